@@ -1,0 +1,1 @@
+"""Sign in to Notion's hosted MCP server once."""
