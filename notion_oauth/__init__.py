@@ -1,1 +1,1 @@
-"""Sign in to Notion's hosted MCP server once."""
+"""Sign in to Notion once, and every program has a valid Notion MCP token until Notion itself ends the grant."""

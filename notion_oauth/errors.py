@@ -1,0 +1,147 @@
+"""Every error this package raises on purpose.
+
+    NotionOAuthError
+    ├── ConfigurationError          a setting or an argument is wrong
+    ├── StorageError                the token store cannot be read, written or locked
+    │   ├── StoreDamaged            the file is not ours, or is damaged; it was left as it is
+    │   └── StoreBusy               another process holds the lock for too long
+    ├── NotSignedIn                 no login is stored
+    ├── SignInRequired              the server has ended the login; only a new sign-in helps
+    ├── TransientError              passing: nothing was lost, the same call may succeed later
+    │   ├── NetworkError            no answer: DNS, connection, TLS, time-out
+    │   └── ServerUnavailable       429, 5xx, or an answer that is no OAuth answer
+    ├── MetadataError               discovery documents that are missing, unusable or contradictory
+    ├── OAuthError                  the server refused, with an RFC 6749 error code
+    │   ├── RegistrationRefused     at the registration endpoint (RFC 7591 §3.2.2)
+    │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
+    │   └── TokenRefused            at the token endpoint (RFC 6749 §5.2)
+    └── AuthorizationResponseError  a redirect that must not be acted on
+        ├── StateMismatch           no pending sign-in of this browser has that state
+        ├── PendingExpired          the sign-in was begun too long ago
+        └── IssuerMismatch          another authorization server answered (RFC 9207)
+
+A message says what happened and why, `cure` the one thing to do next. Neither ever holds a secret or a response body.
+"""
+
+from __future__ import annotations
+
+SIGN_IN = "Sign in with: notion-oauth login"
+SIGN_IN_AGAIN = "Sign in again with: notion-oauth login"
+TRY_LATER = "Nothing was lost. Try again in a moment."
+
+
+class NotionOAuthError(Exception):
+    """The root of the tree. `message` is what happened, `cure` what to do about it; `str()` gives both."""
+
+    default_cure = ""
+
+    def __init__(self, message: str, *, cure: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.cure = self.default_cure if cure is None else cure
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.cure}".rstrip()
+
+
+class ConfigurationError(NotionOAuthError):
+    """A setting or an argument is wrong; nothing was attempted."""
+
+
+class StorageError(NotionOAuthError):
+    """The token store cannot be read, written or locked. What it held is untouched."""
+
+
+class StoreDamaged(StorageError):
+    """The file is not a token file, or is damaged. It is never overwritten or deleted."""
+
+
+class StoreBusy(StorageError):
+    """Another process holds the store's lock for longer than a refresh may take."""
+
+    default_cure = "If no program of yours is signing in or refreshing, look for one that hangs and end it."
+
+
+class NotSignedIn(NotionOAuthError):
+    """No login is stored for this profile."""
+
+    default_cure = SIGN_IN
+
+
+class SignInRequired(NotionOAuthError):
+    """The login has ended and only a new sign-in helps. `error` is the server's code, where there was one."""
+
+    default_cure = SIGN_IN_AGAIN
+
+    def __init__(self, message: str, *, cure: str | None = None, error: str | None = None) -> None:
+        super().__init__(message, cure=cure)
+        self.error = error
+
+
+class TransientError(NotionOAuthError):
+    """A passing failure. Stored tokens are kept, and the same call may succeed later."""
+
+    default_cure = TRY_LATER
+
+
+class NetworkError(TransientError):
+    """No answer arrived: DNS, connection, TLS or time-out."""
+
+    default_cure = "Nothing was lost. Check the network connection and try again."
+
+
+class ServerUnavailable(TransientError):
+    """The server answered, but not with an OAuth answer. `retry_after` is in seconds, where it gave one."""
+
+    def __init__(self, message: str, *, cure: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, cure=cure)
+        self.retry_after = retry_after
+
+
+class MetadataError(NotionOAuthError):
+    """Discovery documents are missing, unusable or contradict each other (RFC 9728, RFC 8414)."""
+
+    default_cure = "Check NOTION_OAUTH_SERVER_URL; if it is right, the server is set up wrongly."
+
+
+class OAuthError(NotionOAuthError):
+    """The server refused with an error code. `description` is its own text, made safe to print."""
+
+    def __init__(self, message: str, *, error: str, description: str | None = None, cure: str | None = None) -> None:
+        super().__init__(message, cure=cure)
+        self.error = error
+        self.description = description
+
+
+class RegistrationRefused(OAuthError):
+    """The registration endpoint refused this client (RFC 7591 §3.2.2)."""
+
+
+class AuthorizationRefused(OAuthError):
+    """The authorization endpoint sent an error back (RFC 6749 §4.1.2.1)."""
+
+    default_cure = SIGN_IN_AGAIN
+
+
+class TokenRefused(OAuthError):
+    """The token endpoint refused with an error code (RFC 6749 §5.2)."""
+
+    default_cure = SIGN_IN_AGAIN
+
+
+class AuthorizationResponseError(NotionOAuthError):
+    """A redirect that must not be acted on: damaged, replayed or not meant for us."""
+
+    default_cure = "Nothing was changed. Start the sign-in again."
+
+
+class StateMismatch(AuthorizationResponseError):
+    """No pending sign-in of this browser has that `state` (RFC 6749 §10.12)."""
+
+
+class PendingExpired(AuthorizationResponseError):
+    """The sign-in was begun more than ten minutes ago."""
+
+
+class IssuerMismatch(AuthorizationResponseError):
+    """Another authorization server answered than the one that was asked (RFC 9207 §2.4)."""

@@ -1,0 +1,158 @@
+"""Files that hold secrets: read whole or refused, written whole or not at all, mode 0600 from the first byte."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from notion_oauth.errors import StorageError, StoreDamaged
+
+MAX_FILE = 1024 * 1024  # bytes
+_ABANDONED_AFTER = 60.0  # seconds; a writer that lives needs far less
+
+
+def read_file(path: Path) -> bytes | None:
+    """The whole content; None where there is no such file.
+
+    Raises StorageError where it cannot be read, StoreDamaged where it is a directory, a device, a pipe or too large.
+    """
+    try:
+        # O_NONBLOCK: a pipe somebody put there must not hold us up
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        return None
+    except IsADirectoryError:
+        _not_a_file(path)
+    except OSError as error:
+        _failed(path, "read", error)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no Path
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                _not_a_file(path)
+            content = file.read(MAX_FILE + 1)
+        except OSError as error:
+            _failed(path, "read", error)
+    if len(content) > MAX_FILE:
+        raise StoreDamaged(f"{path} is larger than {MAX_FILE // 1024} KiB, so it is no file of ours.", cure=_MOVE)
+    return content
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace the file's content in one step: temporary file, fsync, rename, fsync of the folder.
+
+    A crash at any moment leaves either the old content or the new. Raises StorageError; the old content is
+    then untouched.
+    """
+    try:
+        temporary = _write_beside(path, content)
+        try:
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        _failed(path, "written", error)
+
+
+def create_file(path: Path, content: bytes) -> bool:
+    """Write the file if there is none, whole and in one step; whether it was this call that made it.
+
+    Raises StorageError.
+    """
+    try:
+        temporary = _write_beside(path, content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _failed(path, "written", error)
+    return True
+
+
+def delete_file(path: Path) -> bool:
+    """Remove the file; whether there was one. Raises StorageError."""
+    try:
+        path.unlink()
+        _sync_folder(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        _failed(path, "deleted", error)
+    return True
+
+
+def ensure_writable(path: Path, *, size: int) -> None:
+    """Raise StorageError unless a file of `size` bytes can be written in the place of this one."""
+    if path.is_symlink():
+        raise StorageError(f"{path} is a symbolic link, and secrets are not written through one.", cure=_REAL_FILE)
+    try:
+        _write_beside(path, bytes(size)).unlink()
+    except OSError as error:
+        _failed(path, "written", error)
+
+
+def _write_beside(path: Path, content: bytes) -> Path:
+    """A new, synced temporary file in the same folder. Leaves nothing behind when it fails."""
+    make_folder(path.parent)
+    _sweep(path)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)  # mode 0600
+    temporary = Path(name)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no Path
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder, for its owner alone, if there is none."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a writer that was killed left behind: it may hold tokens."""
+    for abandoned in path.parent.glob(f"{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - abandoned.stat().st_mtime > _ABANDONED_AFTER:
+                abandoned.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or removal last through a power cut."""
+    if os.name == "nt":  # pragma: no cover - Windows cannot open folders, and its renames are journaled
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_MOVE = "Nothing was changed. Move it away, or set NOTION_OAUTH_TOKEN_FILE to another path."
+_REAL_FILE = "Set NOTION_OAUTH_TOKEN_FILE to the real file."
+
+
+def _not_a_file(path: Path) -> NoReturn:
+    raise StoreDamaged(f"{path} is not a regular file.", cure=_MOVE) from None
+
+
+def _failed(path: Path, done: str, error: OSError) -> NoReturn:
+    if isinstance(error, IsADirectoryError):
+        _not_a_file(path)
+    reason = error.strerror or type(error).__name__
+    cure = "What was stored is untouched. Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+    raise StorageError(f"{path} could not be {done}: {reason}.", cure=cure) from None

@@ -1,0 +1,196 @@
+"""The OAuth types, under the RFCs' own field names. All are immutable; secrets are `SecretStr`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+
+AuthMethod = Literal["none", "client_secret_basic", "client_secret_post"]
+PENDING_LIFETIME = timedelta(minutes=10)  # Notion keeps its side of a pending sign-in for ten minutes at most
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class ProtectedResourceMetadata(_Frozen):
+    """What a resource says of itself (RFC 9728 §2)."""
+
+    resource: str
+    authorization_servers: tuple[str, ...] = ()
+    scopes_supported: tuple[str, ...] | None = None
+    bearer_methods_supported: tuple[str, ...] | None = None
+    resource_name: str | None = None
+
+
+class AuthorizationServerMetadata(_Frozen):
+    """What an authorization server says of itself (RFC 8414 §2, RFC 9207 §3)."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    registration_endpoint: str | None = None
+    revocation_endpoint: str | None = None
+    scopes_supported: tuple[str, ...] | None = None
+    # Left out means client_secret_basic alone (RFC 8414 §2)
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+    code_challenge_methods_supported: tuple[str, ...] = ()
+    authorization_response_iss_parameter_supported: bool = False
+
+
+class Discovery(_Frozen):
+    """What discovery found: the resource indicator as the metadata spells it, the scopes, the server."""
+
+    resource: str
+    scopes: tuple[str, ...] | None
+    server: AuthorizationServerMetadata
+
+
+class ClientMetadata(_Frozen):
+    """What a client asks to be registered as (RFC 7591 §2). A public client, unless told otherwise."""
+
+    client_name: str
+    redirect_uris: tuple[str, ...]
+    grant_types: tuple[str, ...] = ("authorization_code", "refresh_token")
+    response_types: tuple[str, ...] = ("code",)
+    token_endpoint_auth_method: AuthMethod = "none"  # noqa: S105 - a method, no secret
+    application_type: Literal["native", "web"]
+    scope: str | None = None
+
+
+class ClientInformation(_Frozen):
+    """What the server made of it (RFC 7591 §3.2.1). Times are seconds since 1970; 0 means never."""
+
+    client_id: str
+    client_secret: SecretStr | None = None
+    client_secret_expires_at: int = 0
+    token_endpoint_auth_method: AuthMethod | None = None
+
+    @field_validator("client_id")
+    @classmethod
+    def _not_empty(cls, value: str) -> str:
+        if not value:
+            raise ValueError("client_id is empty")
+        return value
+
+    @field_validator("client_secret", mode="before")
+    @classmethod
+    def _no_empty_secret(cls, value: object) -> object:
+        return value or None  # some servers send "" or null to public clients
+
+    @field_validator("client_secret_expires_at", mode="before")
+    @classmethod
+    def _no_null(cls, value: object) -> object:
+        return 0 if value is None else value
+
+    def expired(self, now: datetime) -> bool:
+        """Whether the secret's lifetime is over (RFC 7591 §3.2.1)."""
+        return 0 < self.client_secret_expires_at <= now.timestamp()
+
+
+class Registration(_Frozen):
+    """A client registration that is kept: good for this issuer and this redirect URI alone."""
+
+    issuer: str
+    redirect_uri: str
+    client: ClientInformation
+
+
+class PendingAuthorization(_Frozen):
+    """A sign-in that waits for the browser to come back. Everything that the answer is checked against."""
+
+    state: SecretStr
+    code_verifier: SecretStr
+    redirect_uri: str
+    resource: str
+    scope: str | None
+    client: ClientInformation
+    issuer: str
+    token_endpoint: str
+    revocation_endpoint: str | None
+    token_endpoint_auth_methods_supported: tuple[str, ...]
+    authorization_response_iss_parameter_supported: bool
+    begun_at: datetime
+
+
+class AuthorizationRequest(_Frozen):
+    """Where to send the browser, and what to remember until it comes back."""
+
+    url: SecretStr  # it carries the state, which is no one else's business
+    pending: PendingAuthorization
+
+
+class AuthorizationResponse(_Frozen):
+    """The parameters of the redirect, each at most once (RFC 6749 §4.1.2, RFC 9207 §2)."""
+
+    state: SecretStr | None = None
+    code: SecretStr | None = None
+    iss: str | None = None
+    error: str | None = None
+    error_description: str | None = None
+
+
+class TokenResponse(_Frozen):
+    """A successful answer of the token endpoint (RFC 6749 §5.1). `expires_in` is in seconds."""
+
+    access_token: SecretStr
+    token_type: str
+    expires_in: int | None = None
+    refresh_token: SecretStr | None = None
+    scope: str | None = None
+
+
+class TokenSet(_Frozen):
+    """A login: the tokens, and all that it takes to refresh and revoke them without discovery."""
+
+    access_token: SecretStr
+    token_type: str = "Bearer"  # noqa: S105 - a scheme, no secret
+    expires_in: int | None = None  # as the server gave it; seconds from updated_at
+    expires_at: datetime | None = None  # None: the server did not say
+    refresh_token: SecretStr | None = None
+    scope: str | None = None
+    client: ClientInformation | None = None
+    issuer: str | None = None
+    resource: str | None = None
+    token_endpoint: str | None = None
+    revocation_endpoint: str | None = None
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ()
+    authorized_at: datetime | None = None  # when the person signed in
+    updated_at: datetime  # when these tokens were received
+
+    def expires_in_seconds(self, now: datetime) -> int | None:
+        """Whole seconds for which the access token is still good, never below 0; None where unknown."""
+        if self.expires_at is None:
+            return None
+        return max(0, int((self.expires_at - now).total_seconds()))
+
+    def expired(self, now: datetime, *, leeway: timedelta = timedelta()) -> bool:
+        """Whether the access token is past its time, or will be within `leeway`."""
+        return self.expires_at is not None and self.expires_at <= now + leeway
+
+
+class Status(_Frozen):
+    """A look at the stored login, made without any request.
+
+    `status` is "authenticated", "expired" (the access token is over, the login is not: the next use
+    refreshes it) or "unauthenticated".
+    """
+
+    status: Literal["authenticated", "expired", "unauthenticated"]
+    expires_in_seconds: int | None = None
+    token_type: str | None = None
+    expires_at: datetime | None = None
+    refreshable: bool = False
+    scope: str | None = None
+    issuer: str | None = None
+    resource: str | None = None
+    authorized_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready mapping; without a login it holds `status` alone. Times are RFC 3339 in UTC."""
+        if self.status == "unauthenticated":
+            return {"status": self.status}
+        return self.model_dump(mode="json")

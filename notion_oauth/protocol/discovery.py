@@ -1,0 +1,114 @@
+"""Where the metadata lies and what makes it usable (RFC 9728, RFC 8414, OpenID Connect Discovery 1.0)."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import ValidationError
+
+from notion_oauth.errors import MetadataError, ServerUnavailable
+from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata
+from notion_oauth.protocol.message import Response, host_of, retry_after
+from notion_oauth.protocol.urls import covers, why_unusable
+
+_ENDPOINTS = ("authorization_endpoint", "token_endpoint", "registration_endpoint", "revocation_endpoint")
+
+
+def protected_resource_metadata_urls(server_url: str) -> tuple[str, ...]:
+    """The well-known URLs of a resource: with its path first, then the root one (RFC 9728 §3.1, MCP)."""
+    return _with_and_without_path(server_url, "oauth-protected-resource")
+
+
+def authorization_server_metadata_urls(issuer: str) -> tuple[str, ...]:
+    """The well-known URLs of an issuer, in the order that MCP asks for (RFC 8414 §3.1, OpenID Discovery §4)."""
+    parts = urlsplit(issuer)
+    path = parts.path.rstrip("/")
+    paths = [f"/.well-known/oauth-authorization-server{path}", f"/.well-known/openid-configuration{path}"]
+    if path:
+        paths.append(f"{path}/.well-known/openid-configuration")
+    return tuple(urlunsplit((parts.scheme, parts.netloc, well_known, "", "")) for well_known in paths)
+
+
+def _with_and_without_path(url: str, name: str) -> tuple[str, ...]:
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/")
+    root = urlunsplit((parts.scheme, parts.netloc, f"/.well-known/{name}", "", ""))
+    if not path and not parts.query:
+        return (root,)
+    return (urlunsplit((parts.scheme, parts.netloc, f"/.well-known/{name}{path}", parts.query, "")), root)
+
+
+def parse_protected_resource_metadata(response: Response, *, server_url: str) -> ProtectedResourceMetadata | None:
+    """Read a resource's metadata; None where there is none at that URL (a 4xx).
+
+    Raises MetadataError where the document is no metadata, is that of another resource (RFC 9728 §3.3) or
+    names no authorization server that may be used, ServerUnavailable for a passing failure.
+    """
+    document = _document(response)
+    if document is None:
+        return None
+    try:
+        metadata = ProtectedResourceMetadata.model_validate(document)
+    except ValidationError as error:
+        raise MetadataError(f"{response.url} is no protected resource metadata: {_first(error)}.") from None
+    if reason := why_unusable(metadata.resource):
+        raise MetadataError(f"The resource that {response.url} names {reason}.")
+    if not covers(metadata.resource, server_url):
+        raise MetadataError(f"{response.url} speaks for another resource, not for {server_url}.")
+    if not metadata.authorization_servers:
+        raise MetadataError(f"{response.url} names no authorization server.")
+    for issuer in metadata.authorization_servers:
+        check_issuer_identifier(issuer)
+    return metadata
+
+
+def check_issuer_identifier(issuer: str) -> None:
+    """Raise MetadataError unless the issuer is a URL without query and fragment (RFC 8414 §2)."""
+    if reason := why_unusable(issuer):
+        raise MetadataError(f"An authorization server that the resource names {reason}.")
+    if "?" in issuer:
+        raise MetadataError("An authorization server that the resource names has a query.")
+
+
+def parse_authorization_server_metadata(response: Response, *, issuer: str) -> AuthorizationServerMetadata | None:
+    """Read an authorization server's metadata; None where there is none at that URL (a 4xx).
+
+    Raises MetadataError unless `issuer` is the one asked for, to the letter (RFC 8414 §3.3), PKCE with S256
+    is listed and all endpoints are https (http on loopback); ServerUnavailable for a passing failure.
+    """
+    document = _document(response)
+    if document is None:
+        return None
+    try:
+        metadata = AuthorizationServerMetadata.model_validate(document)
+    except ValidationError as error:
+        raise MetadataError(f"{response.url} is no authorization server metadata: {_first(error)}.") from None
+    if metadata.issuer != issuer:
+        raise MetadataError(f"{response.url} speaks for another issuer than {issuer}; it was not used.")
+    for name in _ENDPOINTS:
+        endpoint: str | None = getattr(metadata, name)
+        if endpoint is not None and (reason := why_unusable(endpoint)):
+            raise MetadataError(f"The {name} of {issuer} {reason}.")
+    if "S256" not in metadata.code_challenge_methods_supported:
+        raise MetadataError(f"{issuer} does not list PKCE with S256, without which a sign-in is not safe.")
+    return metadata
+
+
+def _document(response: Response) -> dict[str, object] | None:
+    if 400 <= response.status < 500 and response.status not in (408, 425, 429):
+        return None
+    if response.status != 200:
+        host = host_of(response.url)
+        raise ServerUnavailable(
+            f"{host} answered HTTP {response.status} to discovery.", retry_after=retry_after(response)
+        )
+    document = response.json_object()
+    if document is None:
+        raise MetadataError(f"{response.url} is not a JSON object.")
+    return document
+
+
+def _first(error: ValidationError) -> str:
+    """Which field is wrong and why, without its value."""
+    detail = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}"

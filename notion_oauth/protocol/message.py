@@ -1,0 +1,126 @@
+"""The request and the response that protocol functions build and read, and what all answers have in common."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+from urllib.parse import urlencode, urlsplit
+
+from notion_oauth.errors import OAuthError, ServerUnavailable
+
+MAX_DESCRIPTION = 300  # characters of a server's own text that we repeat
+_ERROR_CODE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,100}\Z")  # RFC 6749 §5.2, and no spaces: it is a code
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request. Headers and body hold secrets, so neither is shown by `repr`."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    json: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def content(self) -> bytes | None:
+        """The encoded body; None where there is none."""
+        if self.form is not None:
+            return urlencode(self.form).encode()
+        if self.json is not None:
+            return json.dumps(self.json).encode()
+        return None
+
+    def all_headers(self) -> dict[str, str]:
+        """The headers with the content type that the body has."""
+        headers = {"Accept": "application/json", **self.headers}
+        if self.form is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        elif self.json is not None:
+            headers["Content-Type"] = "application/json"
+        return headers
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP response, read to its end. Header names are in lower case."""
+
+    status: int
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    def json_object(self) -> dict[str, Any] | None:
+        """The body as a JSON object; None for anything else."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
+
+
+def form_of(fields: Mapping[str, str | None]) -> dict[str, str]:
+    """The fields that have a value: a parameter without one counts as left out (RFC 6749 §3.2)."""
+    return {name: value for name, value in fields.items() if value}
+
+
+def printable(text: object, *, secrets: frozenset[str] = frozenset()) -> str | None:
+    """A server's own text, made safe for a terminal, a log and a page; None where nothing usable is left.
+
+    Text that repeats one of `secrets` is dropped whole: a server that echoes what it was sent must not
+    make us print it.
+    """
+    if not isinstance(text, str) or any(secret in text for secret in secrets):
+        return None
+    clean = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(clean.split())[:MAX_DESCRIPTION] or None
+
+
+def error_code(value: object) -> str | None:
+    """An error code as RFC 6749 §5.2 allows it; None for anything else."""
+    return value if isinstance(value, str) and _ERROR_CODE.match(value) else None
+
+
+def quoted(description: str | None) -> str:
+    """`: "the server's words"`, or nothing."""
+    return f': "{description}"' if description else ""
+
+
+def host_of(url: str) -> str:
+    """Host and port, for messages: a URL's path and query can hold what nobody should see."""
+    try:
+        return urlsplit(url).netloc.rpartition("@")[2] or url
+    except ValueError:
+        return "the server"
+
+
+def refuse(response: Response, request: Request, refused: type[OAuthError], doing: str) -> NoReturn:
+    """Raise the error that an unsuccessful answer stands for.
+
+    Raises `refused` where the answer is a 4xx with an OAuth error code that is final, ServerUnavailable
+    for everything else: 429, 5xx, pages, redirects and 4xx without a code are passing.
+    """
+    document = response.json_object() or {}
+    code = error_code(document.get("error"))
+    secrets = frozenset(value for value in (request.form or {}).values() if len(value) > 15)
+    description = printable(document.get("error_description"), secrets=secrets)
+    host = host_of(response.url)
+    if code in secrets:
+        code = None
+    passing = response.status == 429 or not 400 <= response.status < 500
+    if code is None or passing or code in {"temporarily_unavailable", "server_error"}:
+        said = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}"
+        raise ServerUnavailable(f"{host} could not {doing} just now ({said}).", retry_after=retry_after(response))
+    raise refused(f"{host} refused to {doing} ({code}{quoted(description)}).", error=code, description=description)
+
+
+def retry_after(response: Response) -> float | None:
+    """The seconds of a Retry-After header (RFC 9110 §10.2.3); its date form is left to our own backoff."""
+    value = response.headers.get("retry-after", "").strip()
+    return float(value) if re.fullmatch(r"[0-9]{1,9}", value) else None

@@ -1,0 +1,159 @@
+"""The token endpoint: code and refresh requests, their answers and errors (RFC 6749 §2.3, §4.1.3, §5, §6)."""
+
+from __future__ import annotations
+
+import base64
+import math
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote_plus
+
+from pydantic import SecretStr, ValidationError
+
+from notion_oauth.errors import ServerUnavailable, SignInRequired, TokenRefused
+from notion_oauth.models import (
+    AuthMethod,
+    ClientInformation,
+    PendingAuthorization,
+    TokenResponse,
+    TokenSet,
+)
+from notion_oauth.protocol.message import Request, Response, form_of, host_of, refuse
+
+MAX_LIFETIME = timedelta(days=3650)  # a longer one is a mistake, and would overflow dates
+TERMINAL = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
+
+
+def authentication_method(client: ClientInformation, supported: tuple[str, ...]) -> AuthMethod:
+    """How this client authenticates: as it was registered, else by what the server lists (RFC 6749 §2.3)."""
+    if client.client_secret is None:
+        return "none"
+    if client.token_endpoint_auth_method is not None:
+        return client.token_endpoint_auth_method
+    if "client_secret_basic" in supported or not supported:
+        return "client_secret_basic"
+    return "client_secret_post" if "client_secret_post" in supported else "none"
+
+
+def client_authentication(
+    client: ClientInformation, supported: tuple[str, ...]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The headers and the form fields that say who the client is, by one method and never by two.
+
+    Basic carries the form-encoded id and secret (RFC 6749 §2.3.1), and then no `client_id` in the body:
+    Notion refuses both at once.
+    """
+    method = authentication_method(client, supported)
+    secret = client.client_secret.get_secret_value() if client.client_secret else ""
+    if method == "client_secret_basic":
+        pair = f"{quote_plus(client.client_id)}:{quote_plus(secret)}"
+        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}, {}
+    if method == "client_secret_post":
+        return {}, {"client_id": client.client_id, "client_secret": secret}
+    return {}, {"client_id": client.client_id}
+
+
+def code_request(pending: PendingAuthorization, code: SecretStr) -> Request:
+    """Exchange a code for tokens (RFC 6749 §4.1.3, RFC 7636 §4.5, RFC 8707 §2.2)."""
+    headers, fields = client_authentication(pending.client, pending.token_endpoint_auth_methods_supported)
+    form = {
+        "grant_type": "authorization_code",
+        "code": code.get_secret_value(),
+        "redirect_uri": pending.redirect_uri,
+        "code_verifier": pending.code_verifier.get_secret_value(),
+        "resource": pending.resource,
+    }
+    return Request("POST", pending.token_endpoint, headers=headers, form={**form, **fields})
+
+
+def refresh_request(tokens: TokenSet) -> Request:
+    """Ask for new tokens (RFC 6749 §6). Raises SignInRequired where the login lacks what it takes."""
+    if tokens.refresh_token is None:
+        raise SignInRequired("The access token has expired, and the server gave no refresh token with it.")
+    if tokens.client is None or tokens.token_endpoint is None:
+        raise SignInRequired("The stored login does not say which client or token endpoint it belongs to.")
+    headers, fields = client_authentication(tokens.client, tokens.token_endpoint_auth_methods_supported)
+    form = form_of(
+        {
+            "grant_type": "refresh_token",
+            "refresh_token": tokens.refresh_token.get_secret_value(),
+            "resource": tokens.resource,
+        }
+    )
+    return Request("POST", tokens.token_endpoint, headers=headers, form={**form, **fields})
+
+
+def parse_token_response(response: Response, *, request: Request) -> TokenResponse:
+    """Read the answer of the token endpoint (RFC 6749 §5).
+
+    Raises TokenRefused for an error code, ServerUnavailable for a passing failure, an answer that is no
+    token response, or a token that is no bearer token.
+    """
+    document = response.json_object() if response.ok else None
+    if document is None or "access_token" not in document:
+        if not response.ok or (document and "error" in document):
+            refuse(response, request, TokenRefused, "issue a token")
+        raise ServerUnavailable(f"{host_of(response.url)} answered with something that is no token.")
+    try:
+        parsed = TokenResponse.model_validate({**document, "expires_in": seconds(document.get("expires_in"))})
+    except ValidationError:
+        raise ServerUnavailable(f"{host_of(response.url)} answered with a damaged token response.") from None
+    if parsed.token_type.lower() != "bearer" or not _sendable(parsed.access_token):
+        raise ServerUnavailable(f"{host_of(response.url)} issued a token that cannot be sent as a bearer token.")
+    return parsed
+
+
+def _sendable(token: SecretStr) -> bool:
+    """Whether a token fits into a header (RFC 6750 §2.1): anything else could smuggle one in."""
+    value = token.get_secret_value()
+    return bool(value) and all(0x21 <= ord(character) <= 0x7E for character in value)
+
+
+def seconds(value: Any) -> int | None:
+    """A lifetime in whole seconds, from whatever a server may send; None where it says nothing usable."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if isinstance(value, bool) or math.isnan(seconds):
+        return None
+    return int(min(max(seconds, 0), MAX_LIFETIME.totalseconds()))
+
+
+def expires_at(expires_in: int | None, *, received_at: datetime) -> datetime | None:
+    """When a token expires, absolutely: made once, on receipt, and kept."""
+    return None if expires_in is None else received_at + timedelta(seconds=expires_in)
+
+
+def token_set(response: TokenResponse, pending: PendingAuthorization, *, received_at: datetime) -> TokenSet:
+    """The login that a code exchange began."""
+    return TokenSet(
+        access_token=response.access_token,
+        token_type="Bearer",  # noqa: S106 - the scheme, in the one spelling that every server takes
+        expires_in=response.expires_in,
+        expires_at=expires_at(response.expires_in, received_at=received_at),
+        refresh_token=response.refresh_token,
+        scope=response.scope or pending.scope,
+        client=pending.client,
+        issuer=pending.issuer,
+        resource=pending.resource,
+        token_endpoint=pending.token_endpoint,
+        revocation_endpoint=pending.revocation_endpoint,
+        token_endpoint_auth_methods_supported=pending.token_endpoint_auth_methods_supported,
+        authorized_at=received_at,
+        updated_at=received_at,
+    )
+
+
+def refreshed(tokens: TokenSet, response: TokenResponse, *, received_at: datetime) -> TokenSet:
+    """The same login with new tokens; without a new refresh token the old one stays good (RFC 6749 §6)."""
+    return tokens.model_copy(
+        update={
+            "access_token": response.access_token,
+            "expires_in": response.expires_in,
+            "expires_at": expires_at(response.expires_in, received_at=received_at),
+            "refresh_token": response.refresh_token or tokens.refresh_token,
+            "scope": response.scope or tokens.scope,
+            "updated_at": received_at,
+        }
+    )

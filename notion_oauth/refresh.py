@@ -1,0 +1,101 @@
+"""TokenSource: a valid access token, with one refresh at a time across tasks, processes and machines."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import SecretStr
+
+from notion_oauth.errors import NotSignedIn, SignInRequired, TokenRefused, TransientError
+from notion_oauth.models import TokenSet
+from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
+from notion_oauth.protocol.token import TERMINAL
+from notion_oauth.storage import TokenStore
+
+REFRESH_LEEWAY = timedelta(minutes=5)  # Notion asks for five to ten
+LEEWAY_SHARE = 3  # never more than a third of the lifetime: short-lived tokens would be refreshed at every use
+
+
+class TokenSource:
+    """Hands out a valid access token of one profile, and refreshes the stored login when that takes it.
+
+    `server_url` is asked for what a login lacks that another program stored.
+    """
+
+    def __init__(
+        self, store: TokenStore, client: OAuthClient, *, server_url: str, profile: str, clock: Clock = utc_now
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._server_url = server_url
+        self._profile = profile
+        self._clock = clock
+
+    async def token(self, *, rejected: SecretStr | None = None) -> SecretStr:
+        """A valid access token. `rejected` is one that the resource has just refused: another is then found.
+
+        Raises NotSignedIn, SignInRequired where the login has ended, TransientError where a refresh is due
+        and not possible now, StorageError.
+        """
+        tokens = await self.stored()
+        if self._good(tokens, rejected):
+            return tokens.access_token
+        try:
+            return (await self._refresh(rejected)).access_token
+        except TransientError:
+            if tokens.access_token == rejected or tokens.expired(self._clock()):
+                raise
+            return tokens.access_token  # refreshed early for comfort: it is still good
+
+    async def stored(self) -> TokenSet:
+        """The stored login. Raises NotSignedIn."""
+        tokens = await self._store.load(self._profile)
+        if tokens is None:
+            raise NotSignedIn("Nobody is signed in.")
+        return tokens
+
+    async def refresh(self) -> TokenSet:
+        """Refresh now, valid or not, unless another has done so since this call began. Raises as `token` does."""
+        return await self._refresh((await self.stored()).access_token)
+
+    async def _refresh(self, rejected: SecretStr | None) -> TokenSet:
+        async with self._store.exclusive(self._profile):
+            tokens = await self.stored()
+            if self._good(tokens, rejected):
+                return tokens  # somebody else has refreshed while we waited
+            await self._store.ensure_writable(self._profile)  # before the server gives what can't be kept
+            try:
+                new = await self._client.refresh(await self.complete(tokens))
+            except TokenRefused as refused:
+                if refused.error not in TERMINAL:
+                    raise
+                message = f"The login has ended: {refused.message}"
+                raise SignInRequired(message, error=refused.error) from None
+            await self._store.save(self._profile, new)  # before any caller sees it
+        return new
+
+    async def complete(self, tokens: TokenSet) -> TokenSet:
+        """Add what a login lacks that another program stored. A complete one costs no request."""
+        if tokens.token_endpoint is not None or tokens.refresh_token is None:
+            return tokens
+        found = await self._client.discover(self._server_url)
+        return tokens.model_copy(
+            update={
+                "issuer": found.server.issuer,
+                "resource": found.resource,
+                "token_endpoint": found.server.token_endpoint,
+                "revocation_endpoint": found.server.revocation_endpoint,
+                "token_endpoint_auth_methods_supported": found.server.token_endpoint_auth_methods_supported,
+            }
+        )
+
+    def _good(self, tokens: TokenSet, rejected: SecretStr | None) -> bool:
+        refused = rejected is not None and rejected == tokens.access_token
+        return not refused and not tokens.expired(self._clock(), leeway=_leeway(tokens))
+
+
+def _leeway(tokens: TokenSet) -> timedelta:
+    """How long before its expiry a token is refreshed."""
+    if tokens.expires_in is None:
+        return timedelta()
+    return min(REFRESH_LEEWAY, timedelta(seconds=tokens.expires_in) / LEEWAY_SHARE)

@@ -1,0 +1,166 @@
+"""NotionOAuth: sign in, look, refresh, sign out. What every surface calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+from authlib.common.security import generate_token
+from pydantic import SecretStr
+
+from notion_oauth.errors import NotionOAuthError
+from notion_oauth.models import (
+    AuthorizationRequest,
+    AuthorizationResponse,
+    ClientInformation,
+    Discovery,
+    PendingAuthorization,
+    Registration,
+    Status,
+    TokenSet,
+)
+from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
+from notion_oauth.protocol import authorization, registration
+from notion_oauth.refresh import TokenSource
+from notion_oauth.settings import Settings, load_settings
+from notion_oauth.storage import DEFAULT_PROFILE, JsonFileStore, TokenStore
+from notion_oauth.transport import Transport
+
+STATE_LENGTH = 43  # letters and digits: 256 bits
+VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
+
+
+class SignOut(Enum):
+    """What became of a login at sign-out. The stored tokens are gone in every case."""
+
+    REVOKED = "revoked"
+    NOT_OFFERED = "the server offers no revocation"
+    NOT_REACHED = "the server could not be told"
+    NOT_SIGNED_IN = "nobody was signed in"
+
+
+class NotionOAuth:
+    """One profile's login, from discovery to revocation. Cheap to make; holds no connection and no file open.
+
+    `store`, `client`, `clock` and `random` replace what `settings` would lead to.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        profile: str = DEFAULT_PROFILE,
+        store: TokenStore | None = None,
+        client: OAuthClient | None = None,
+        clock: Clock = utc_now,
+        random: Callable[[int], str] = generate_token,
+    ) -> None:
+        self.settings = settings or load_settings()
+        self.profile = profile
+        self.store: TokenStore = store or JsonFileStore(self.settings.token_file)
+        self.client = client or OAuthClient(Transport(timeout=self.settings.timeout_delta), clock=clock)
+        self._clock = clock
+        self._random = random
+        self.tokens = TokenSource(
+            self.store, self.client, server_url=self.settings.server_url, profile=profile, clock=clock
+        )
+
+    async def begin_authorization(self, redirect_uri: str) -> AuthorizationRequest:
+        """Discover, register where this client is not known yet, and build the URL for the browser.
+
+        Raises StorageError where the login could not be kept (asked first, before anybody consents),
+        MetadataError, RegistrationRefused, TransientError.
+        """
+        await self.store.ensure_writable(self.profile)
+        discovery = await self.client.discover(self.settings.server_url)
+        client = await self.register(discovery, redirect_uri)
+        return authorization.authorization_request(
+            discovery,
+            client,
+            redirect_uri=redirect_uri,
+            state=SecretStr(self._random(STATE_LENGTH)),
+            code_verifier=SecretStr(self._random(VERIFIER_LENGTH)),
+            now=self._clock(),
+        )
+
+    async def register(self, discovery: Discovery, redirect_uri: str) -> ClientInformation:
+        """The client of this profile for this issuer and redirect URI; registered once, kept, used again.
+
+        Raises RegistrationRefused, MetadataError where the server registers nobody, TransientError, StorageError.
+        """
+        issuer = discovery.server.issuer
+        async with self.store.exclusive(self.profile):
+            for kept in await self.store.load_registrations(self.profile):
+                same = (kept.issuer, kept.redirect_uri) == (issuer, redirect_uri)
+                if same and not kept.client.expired(self._clock()):
+                    return kept.client
+            metadata = registration.client_metadata(
+                client_name=self.settings.client_name, redirect_uri=redirect_uri, scopes=discovery.scopes
+            )
+            client = await self.client.register(discovery.server, metadata)
+            await self.store.save_registration(
+                self.profile, Registration(issuer=issuer, redirect_uri=redirect_uri, client=client)
+            )
+        return client
+
+    async def registered_redirect_uris(self) -> Sequence[str]:
+        """The redirect URIs that this profile's kept registrations are for, the newest first."""
+        return [kept.redirect_uri for kept in reversed(await self.store.load_registrations(self.profile))]
+
+    async def complete_authorization(self, pending: PendingAuthorization, response: AuthorizationResponse) -> TokenSet:
+        """Check the redirect, exchange its code, store the tokens. Only then is anybody signed in.
+
+        Raises AuthorizationResponseError and its kinds for a redirect that is not ours, AuthorizationRefused for
+        the server's own error, TokenRefused, TransientError, StorageError. A stored login is then untouched.
+        """
+        code = authorization.check_authorization_response(response, pending, now=self._clock())
+        await self.store.ensure_writable(self.profile)
+        tokens = await self.client.exchange(pending, code)
+        async with self.store.exclusive(self.profile):
+            await self.store.save(self.profile, tokens)
+        return tokens
+
+    async def status(self) -> Status:
+        """A look at the stored login, without any request. Raises StorageError, StoreDamaged."""
+        tokens = await self.store.load(self.profile)
+        if tokens is None:
+            return Status(status="unauthenticated")
+        now = self._clock()
+        refreshable = tokens.refresh_token is not None
+        expired = tokens.expired(now)
+        if expired and not refreshable:
+            return Status(status="unauthenticated")
+        return Status(
+            status="expired" if expired else "authenticated",
+            expires_in_seconds=tokens.expires_in_seconds(now),
+            token_type=tokens.token_type,
+            expires_at=tokens.expires_at,
+            refreshable=refreshable,
+            scope=tokens.scope,
+            issuer=tokens.issuer,
+            resource=tokens.resource,
+            authorized_at=tokens.authorized_at,
+            updated_at=tokens.updated_at,
+        )
+
+    async def refresh(self) -> TokenSet:
+        """Refresh now. Raises NotSignedIn, SignInRequired, TransientError, StorageError."""
+        return await self.tokens.refresh()
+
+    async def sign_out(self) -> SignOut:
+        """Revoke the grant where the server offers it, and forget the tokens in any case.
+
+        The client registration is kept for the next sign-in. Raises StorageError, and StoreDamaged for a
+        file that holds no login: it is not deleted.
+        """
+        async with self.store.exclusive(self.profile):
+            tokens = await self.store.load(self.profile)
+            if tokens is None:
+                return SignOut.NOT_SIGNED_IN
+            try:
+                offered = await self.client.revoke(await self.tokens.complete(tokens))
+                outcome = SignOut.REVOKED if offered else SignOut.NOT_OFFERED
+            except NotionOAuthError:
+                outcome = SignOut.NOT_REACHED
+            await self.store.delete(self.profile)
+        return outcome

@@ -1,0 +1,98 @@
+"""Every option, read from the environment (prefix `NOTION_OAUTH_`) or a `.env` file."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from notion_oauth.errors import ConfigurationError
+from notion_oauth.protocol.urls import why_unusable
+
+PREFIX = "NOTION_OAUTH_"
+MIN_SECRET_KEY = 32  # characters; 32 random hexadecimal digits are 128 bits
+
+
+class Settings(BaseSettings):
+    """What can be set. The description of each field is its line in the README's table."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+    )
+
+    server_url: str = Field(default="https://mcp.notion.com/mcp", description="The MCP server to sign in to.")
+    token_file: Path = Field(default=Path(".notion-tokens.json"), description="Where the tokens lie.")
+    public_url: str | None = Field(
+        default=None, description="The service's address as browsers see it; needed unless that is loopback."
+    )
+    secret_key: SecretStr | None = Field(
+        default=None, description="Signs and seals the session cookie; at least 32 characters."
+    )
+    client_name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
+        default="notion-oauth", description="The name that Notion shows on its consent page."
+    )
+    timeout: Annotated[float, Field(gt=0, le=300)] = Field(
+        default=10.0, description="Seconds that one request to the server may take, from first to last byte."
+    )
+
+    @property
+    def timeout_delta(self) -> timedelta:
+        return timedelta(seconds=self.timeout)
+
+    @field_validator("server_url", "public_url")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        if value is not None and (reason := why_unusable(value)):
+            raise ValueError(f"the URL {reason}")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is not None and "?" in value:
+            raise ValueError("the URL has a query")
+        return value.rstrip("/") if value else value
+
+    @field_validator("token_file")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError("there is no home folder to put in the place of ~") from None
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_SECRET_KEY:
+            raise ValueError(f"is shorter than {MIN_SECRET_KEY} characters")
+        return value
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this environment; overrides that are not None win.
+
+    Raises ConfigurationError that names each wrong setting and what is wrong with it, never its value.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_url=False, include_context=False)
+        wrong = "; ".join(f"{_variable(detail['loc'])}: {_reason(detail['msg'])}" for detail in details)
+        raise ConfigurationError(f"Wrong setting: {wrong}.", cure="Correct it and run the command again.") from None
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return PREFIX + "_".join(str(part) for part in location).upper()
+
+
+def _reason(message: str) -> str:
+    return message.removeprefix("Value error, ")

@@ -1,0 +1,161 @@
+"""Where logins are kept: the contract `TokenStore`, and `JsonFileStore`, a file for each profile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+import filelock
+
+from notion_oauth import files, tokenfile
+from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy
+from notion_oauth.models import Registration, TokenSet
+
+DEFAULT_PROFILE = "default"
+LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
+LOCK_POLL = timedelta(milliseconds=20)
+KEPT_REGISTRATIONS = 20
+_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+_ROOM = 16 * 1024  # bytes; more than any token set takes
+
+T = TypeVar("T")
+
+
+class TokenStore(Protocol):
+    """The contract of every store. All methods raise StorageError where the store fails, and lose nothing then.
+
+    Whoever changes a profile's tokens or registrations does so inside `exclusive`, and reads them again
+    there first: what was read before may be another's past.
+    """
+
+    async def load(self, profile: str) -> TokenSet | None:
+        """The stored login, None where there is none. Raises StoreDamaged for what is no login."""
+
+    async def save(self, profile: str, tokens: TokenSet) -> None:
+        """Replace the login in one step; once this returns, it outlives a crash and a power cut."""
+
+    async def delete(self, profile: str) -> bool:
+        """Forget the login, not the registrations; whether there was one."""
+
+    async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
+        """The client registrations that are kept, the newest last."""
+
+    async def save_registration(self, profile: str, registration: Registration) -> None:
+        """Keep a registration, in the place of one for the same issuer and redirect URI."""
+
+    async def ensure_writable(self, profile: str) -> None:
+        """Raise StorageError unless a login could be saved now. Asked before the server gives what can't be kept."""
+
+    def exclusive(self, profile: str) -> AbstractAsyncContextManager[None]:
+        """Hold the profile alone among all tasks, threads, processes and machines that share the store.
+
+        Freed when the holder dies. Raises StoreBusy after a minute of waiting.
+        """
+
+
+class JsonFileStore:
+    """Keeps the default profile in the file at `path`, and profile NAME in `path.NAME` beside it.
+
+    Next to each lie `.lock`, the kernel lock, and `.clients`, the registrations. All are mode 0600.
+    """
+
+    def __init__(self, path: Path, *, lock_wait: timedelta = LOCK_WAIT) -> None:
+        self._path = path
+        self._lock_wait = lock_wait
+
+    def path(self, profile: str) -> Path:
+        """Where a profile's tokens lie. Raises ConfigurationError for a name that is no file name."""
+        if not _PROFILE.match(profile):
+            raise ConfigurationError(
+                "A profile's name is made of letters, digits, - and _ (64 at most).", cure="Choose another name."
+            )
+        return self._path if profile == DEFAULT_PROFILE else self._beside(self._path, f".{profile}.profile")
+
+    async def load(self, profile: str) -> TokenSet | None:
+        return await _in_thread(self._load, self.path(profile))
+
+    def _load(self, path: Path) -> TokenSet | None:
+        content = files.read_file(path)
+        return None if content is None else tokenfile.decode_tokens(content, path)
+
+    async def save(self, profile: str, tokens: TokenSet) -> None:
+        await _in_thread(self._save, self.path(profile), tokens)
+
+    def _save(self, path: Path, tokens: TokenSet) -> None:
+        self._load(path)  # raises for a file that is not ours: it is not overwritten
+        files.write_file(path, tokenfile.encode_tokens(tokens))
+
+    async def delete(self, profile: str) -> bool:
+        return await _in_thread(self._delete, self.path(profile))
+
+    def _delete(self, path: Path) -> bool:
+        self._load(path)  # as in _save
+        return files.delete_file(path)
+
+    async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
+        return await _in_thread(self._load_registrations, self._clients(profile))
+
+    def _load_registrations(self, path: Path) -> tuple[Registration, ...]:
+        content = files.read_file(path)
+        return () if content is None else tokenfile.decode_registrations(content, path)
+
+    async def save_registration(self, profile: str, registration: Registration) -> None:
+        await _in_thread(self._save_registration, self._clients(profile), registration)
+
+    def _save_registration(self, path: Path, new: Registration) -> None:
+        replaced = (new.issuer, new.redirect_uri)
+        others = [kept for kept in self._load_registrations(path) if (kept.issuer, kept.redirect_uri) != replaced]
+        kept = (*others, new)[-KEPT_REGISTRATIONS:]
+        files.write_file(path, tokenfile.encode_registrations(kept))
+
+    async def ensure_writable(self, profile: str) -> None:
+        await _in_thread(self._ensure_writable, self.path(profile))
+
+    def _ensure_writable(self, path: Path) -> None:
+        self._load(path)
+        files.ensure_writable(path, size=_ROOM)
+
+    @asynccontextmanager
+    async def exclusive(self, profile: str) -> AsyncIterator[None]:
+        path = self._beside(self.path(profile), ".lock")
+        lock = filelock.FileLock(path, mode=0o600, thread_local=False, blocking=False, fallback_to_soft=False)
+        try:
+            with anyio.fail_after(self._lock_wait.total_seconds()):
+                while not _acquired(lock):  # a try takes microseconds, and so needs no thread
+                    await anyio.sleep(LOCK_POLL.total_seconds())  # noqa: ASYNC110 - the kernel tells nobody
+        except TimeoutError:
+            raise StoreBusy(f"Another process holds {path}, and did not let go.") from None
+        except OSError as error:
+            cure = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+            raise StorageError(f"{path} could not be locked: {error.strerror or error}.", cure=cure) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _clients(self, profile: str) -> Path:
+        return self._beside(self.path(profile), ".clients")
+
+    @staticmethod
+    def _beside(path: Path, suffix: str) -> Path:
+        return path.with_name(path.name + suffix)
+
+
+def _acquired(lock: filelock.BaseFileLock) -> bool:
+    files.make_folder(Path(lock.lock_file).parent)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return False
+    return True
+
+
+async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Run it where waiting for a disk holds up no event loop. Once begun it runs to its end, cancelled or not."""
+    return await anyio.to_thread.run_sync(lambda: function(*arguments))

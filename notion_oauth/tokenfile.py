@@ -1,0 +1,142 @@
+"""The token file's format: seven fields that other programs know, and ours beside them.
+
+`access_token`, `token_type`, `expires_in`, `refresh_token`, `client_id`, `client_secret` and `updated_at` (milliseconds
+since 1970) are enough to be read. The others keep what would else have to be asked of the server again; all
+times are milliseconds since 1970.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from notion_oauth.errors import StoreDamaged
+from notion_oauth.models import ClientInformation, Registration, TokenSet
+from notion_oauth.protocol import token
+
+_MAX_MILLISECONDS = 4_102_444_800_000  # the year 2100; a later time is a mistake
+
+
+def encode_tokens(tokens: TokenSet) -> bytes:
+    """The file's bytes: JSON, indented, for a person may look at it."""
+    client = tokens.client
+    document = {
+        "access_token": tokens.access_token.get_secret_value(),
+        "token_type": tokens.token_type,
+        "expires_in": tokens.expires_in,
+        "refresh_token": _revealed(tokens.refresh_token),
+        "client_id": client.client_id if client else None,
+        "client_secret": _revealed(client.client_secret) if client else None,
+        "updated_at": _milliseconds(tokens.updated_at),
+        "expires_at": _milliseconds(tokens.expires_at),
+        "authorized_at": _milliseconds(tokens.authorized_at),
+        "scope": tokens.scope,
+        "issuer": tokens.issuer,
+        "resource": tokens.resource,
+        "token_endpoint": tokens.token_endpoint,
+        "revocation_endpoint": tokens.revocation_endpoint,
+        "token_endpoint_auth_method": client.token_endpoint_auth_method if client else None,
+        "token_endpoint_auth_methods_supported": list(tokens.token_endpoint_auth_methods_supported),
+        "client_secret_expires_at": client.client_secret_expires_at if client else 0,
+    }
+    return _encode(document)
+
+
+def decode_tokens(content: bytes, path: Path) -> TokenSet:
+    """Read a token file. Raises StoreDamaged where it is not one, without showing what it holds."""
+    document = _decode(content, path)
+    if not isinstance(document, dict) or not isinstance(document.get("access_token"), str):
+        raise _damaged(path, "it holds no access_token")
+    expires_in = token.seconds(document.get("expires_in"))
+    updated_at = _moment(document.get("updated_at"))
+    expires_at = _moment(document.get("expires_at"))
+    if updated_at is None:
+        updated_at = datetime.fromtimestamp(0, UTC)
+        expires_in = None  # it says nothing without the moment it counts from
+    try:
+        return TokenSet(
+            **{name: document.get(name) for name in _AS_THEY_ARE},
+            token_type=document.get("token_type") or "Bearer",
+            expires_in=expires_in,
+            expires_at=expires_at or token.expires_at(expires_in, received_at=updated_at),
+            refresh_token=document.get("refresh_token") or None,
+            client=_client(document),
+            token_endpoint_auth_methods_supported=document.get("token_endpoint_auth_methods_supported") or (),
+            authorized_at=_moment(document.get("authorized_at")),
+            updated_at=updated_at,
+        )
+    except ValidationError as error:
+        fields = ", ".join(sorted({str(detail["loc"][0]) for detail in error.errors(include_input=False)}))
+        raise _damaged(path, f"these fields are wrong: {fields}") from None
+
+
+_AS_THEY_ARE = ("access_token", "scope", "issuer", "resource", "token_endpoint", "revocation_endpoint")
+_OF_THE_CLIENT = ("client_id", "client_secret", "client_secret_expires_at", "token_endpoint_auth_method")
+
+
+def _client(document: dict[str, Any]) -> ClientInformation | None:
+    if not document.get("client_id"):
+        return None
+    return ClientInformation.model_validate({name: document.get(name) for name in _OF_THE_CLIENT})
+
+
+def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
+    """The bytes of the file that keeps client registrations."""
+    return _encode(
+        {
+            "registrations": [
+                {
+                    "issuer": kept.issuer,
+                    "redirect_uri": kept.redirect_uri,
+                    **kept.client.model_dump(mode="json", exclude={"client_secret"}),
+                    "client_secret": _revealed(kept.client.client_secret),
+                }
+                for kept in registrations
+            ]
+        }
+    )
+
+
+def decode_registrations(content: bytes, path: Path) -> tuple[Registration, ...]:
+    """Read kept registrations. Raises StoreDamaged."""
+    document = _decode(content, path)
+    try:
+        return tuple(Registration.model_validate({**entry, "client": entry}) for entry in document["registrations"])
+    except (TypeError, KeyError, ValidationError):
+        raise _damaged(path, "it holds no client registrations") from None
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def _decode(content: bytes, path: Path) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise _damaged(path, "it is empty" if not content.strip() else "it is not JSON") from None
+
+
+def _damaged(path: Path, reason: str) -> StoreDamaged:
+    cure = "Nothing was changed. Move it away and sign in again, or set NOTION_OAUTH_TOKEN_FILE to another path."
+    return StoreDamaged(f"{path} is damaged or not a file of ours: {reason}.", cure=cure)
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)
+
+
+def _moment(value: object) -> datetime | None:
+    """A time in milliseconds; None for anything that is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return datetime.fromtimestamp(value / 1000, UTC) if 0 < value < _MAX_MILLISECONDS else None

@@ -1,0 +1,96 @@
+"""The one door to the network: https (http on loopback alone), one time-out for all, a size cap, no redirects."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import timedelta
+from functools import cache
+from importlib.metadata import version
+from typing import NoReturn
+
+import anyio
+import httpx
+
+from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable
+from notion_oauth.protocol.message import Request, Response, host_of
+from notion_oauth.protocol.urls import why_unusable
+
+MAX_BODY = 1024 * 1024  # bytes, after decompression
+USER_AGENT = f"notion-oauth/{version('notion-oauth')}"
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
+class Transport:
+    """Sends one request and reads its answer to the end, within `timeout` from first to last.
+
+    A connection is opened for each request and closed after it: requests are rare, and nothing is then
+    bound to an event loop or a process. `network` replaces the sockets, in tests and for special routes.
+    """
+
+    def __init__(self, *, timeout: timedelta, network: httpx.AsyncBaseTransport | None = None) -> None:
+        self._timeout = timeout
+        self._network = network
+
+    async def send(self, request: Request) -> Response:
+        """Return the answer, whatever its status, redirects apart.
+
+        Raises MetadataError where the URL may not be talked to, NetworkError where no whole answer arrived in
+        time, ServerUnavailable where it is a redirect or larger than 1 MiB.
+        """
+        if reason := why_unusable(request.url):
+            raise MetadataError(f"The URL of {host_of(request.url)} {reason}; nothing was sent.")
+        host = host_of(request.url)
+        try:
+            with anyio.fail_after(self._timeout.total_seconds()):
+                return await self._send(request)
+        except TimeoutError:
+            seconds = f"{self._timeout.total_seconds():g}"
+            message = f"{host} gave no whole answer within {seconds} seconds."
+            raise NetworkError(message) from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            _unreachable(host, error)
+
+    async def _send(self, request: Request) -> Response:
+        # Time is kept by fail_after alone: httpx's own time-outs start anew with every byte that drips in.
+        client = httpx.AsyncClient(
+            verify=_ssl_context(),
+            transport=self._network,
+            timeout=None,  # noqa: S113
+            follow_redirects=False,
+        )
+        headers = {**request.all_headers(), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        async with (
+            client,
+            client.stream(request.method, request.url, headers=headers, content=request.content()) as answer,
+        ):
+            host = host_of(request.url)
+            if answer.is_redirect:
+                raise ServerUnavailable(f"{host} answered with a redirect, and none is followed.")
+            body = bytearray()
+            async for chunk in answer.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise ServerUnavailable(f"{host} sent more than {MAX_BODY // 1024} KiB; the rest was not read.")
+        names = {name.lower(): value for name, value in answer.headers.items()}
+        return Response(answer.status_code, request.url, names, bytes(body))
+
+
+def _unreachable(host: str, error: Exception) -> NoReturn:
+    """Say in one sentence why there was no answer, from the innermost cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            cure = "Check the clock, and whether a proxy on the way needs its certificate in SSL_CERT_FILE."
+            raise NetworkError(
+                f"The certificate of {host} is not trusted: {cause.verify_message}.", cure=cure
+            ) from None
+        if isinstance(cause, ssl.SSLError):
+            raise NetworkError(f"No secure connection to {host} was possible ({cause.reason or 'TLS'}).") from None
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx.ConnectError | OSError):
+        raise NetworkError(f"{host} could not be reached.") from None
+    raise NetworkError(f"The connection to {host} broke before the answer was whole.") from None
