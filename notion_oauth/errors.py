@@ -15,6 +15,7 @@
     │   ├── RegistrationRefused     at the registration endpoint (RFC 7591 §3.2.2)
     │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
     │   └── TokenRefused            at the token endpoint (RFC 6749 §5.2)
+    ├── RequestForbidden            a form that another site sent, or a page that is too old
     └── AuthorizationResponseError  a redirect that must not be acted on
         ├── StateMismatch           no pending sign-in of this browser has that state
         ├── PendingExpired          the sign-in was begun too long ago
@@ -127,6 +128,12 @@ class TokenRefused(OAuthError):
     """The token endpoint refused with an error code (RFC 6749 §5.2)."""
 
     default_cure = SIGN_IN_AGAIN
+
+
+class RequestForbidden(NotionOAuthError):
+    """A request that changes something and did not come from our own page in this browser."""
+
+    default_cure = "Nothing was changed. Open the status page and use its buttons."
 
 
 class AuthorizationResponseError(NotionOAuthError):

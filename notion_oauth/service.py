@@ -39,6 +39,14 @@ class SignOut(Enum):
     NOT_SIGNED_IN = "nobody was signed in"
 
 
+SIGNED_OUT = {
+    SignOut.REVOKED: "Signed out. Notion has ended the grant.",
+    SignOut.NOT_OFFERED: "Signed out here. The server offers no revocation: end the connection in its settings too.",
+    SignOut.NOT_REACHED: "Signed out here, but the server could not be told: end the connection in Notion's settings.",
+    SignOut.NOT_SIGNED_IN: "Nobody was signed in.",
+}
+
+
 class NotionOAuth:
     """One profile's login, from discovery to revocation. Cheap to make; holds no connection and no file open.
 

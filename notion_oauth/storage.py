@@ -127,8 +127,9 @@ class JsonFileStore:
         lock = filelock.FileLock(path, mode=0o600, thread_local=False, blocking=False, fallback_to_soft=False)
         try:
             with anyio.fail_after(self._lock_wait.total_seconds()):
-                while not _acquired(lock):  # a try takes microseconds, and so needs no thread
-                    await anyio.sleep(LOCK_POLL.total_seconds())  # noqa: ASYNC110 - the kernel tells nobody
+                # A try takes microseconds, and the kernel wakes nobody: no thread, no event
+                while not _acquired(lock):  # noqa: ASYNC110
+                    await anyio.sleep(LOCK_POLL.total_seconds())
         except TimeoutError:
             raise StoreBusy(f"Another process holds {path}, and did not let go.") from None
         except OSError as error:

@@ -1,0 +1,6 @@
+"""The command line: uv run python cli.py login"""
+
+from notion_oauth.cli import app
+
+if __name__ == "__main__":
+    app()

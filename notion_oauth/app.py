@@ -1,0 +1,62 @@
+"""create_app(): the service, ready to run."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.sessions import SessionMiddleware
+
+from notion_oauth import pages
+from notion_oauth.router import create_router, path_of, status_response
+from notion_oauth.service import NotionOAuth
+from notion_oauth.session import session_key
+from notion_oauth.settings import Settings
+
+SESSION_LIFETIME = 8 * 60 * 60  # seconds; a pending sign-in in it lives ten minutes
+
+
+def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = None) -> FastAPI:
+    """The sign-in service: its page at `/`, the routes under `/auth`, sessions.
+
+    Raises ConfigurationError for wrong settings, StorageError where no session key can be read or made.
+    """
+    service = oauth or NotionOAuth(settings)
+    key = session_key(service.settings)
+    app = FastAPI(
+        title="notion-oauth",
+        summary="Sign in to Notion's MCP server once.",
+        version=version("notion-oauth"),
+        root_path=urlsplit(service.settings.public_url or "").path,
+        docs_url=None,  # their pages load scripts from another site
+        redoc_url=None,
+    )
+    app.add_middleware(
+        SessionMiddleware,
+        secret_key=key.get_secret_value(),
+        session_cookie="notion_oauth_session",
+        max_age=SESSION_LIFETIME,
+        same_site="lax",  # strict would keep the cookie from the redirect that ends a sign-in
+        https_only=(service.settings.public_url or "").startswith("https:"),
+    )
+    app.include_router(create_router(service))
+
+    @app.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
+    async def home(request: Request) -> Response:
+        return await status_response(request, service)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        """A page for a browser that asks for what there is not."""
+        home = path_of(request, "notion_oauth_home")
+        if pages.wants_html(request):
+            context = {"title": error.detail, "message": "There is nothing here.", "cure": "", "home": home}
+            answer = pages.page("error.html", context, status=error.status_code)
+        else:
+            answer = pages.data({"error": error.detail}, status=error.status_code)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    return app

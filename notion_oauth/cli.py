@@ -1,0 +1,212 @@
+"""The commands: parse, call the service, print. Data goes to stdout, talk to stderr.
+
+Exit codes: 0 done, 1 an error of our own, 2 wrong usage or setting, 3 not signed in, 4 refused by the server,
+5 no usable answer from the network (passing), 6 the login has ended: sign in again, 7 the token file, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from notion_oauth import errors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from notion_oauth.models import Status
+    from notion_oauth.service import NotionOAuth
+
+T = TypeVar("T")
+
+EXIT_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
+    (errors.ConfigurationError, 2),
+    (errors.NotSignedIn, 3),
+    (errors.TransientError, 5),
+    (errors.SignInRequired, 6),
+    (errors.StorageError, 7),
+    (errors.NotionOAuthError, 4),  # the rest: the server refused, or contradicts itself
+)
+NOT_SIGNED_IN = 3
+INTERRUPTED = 130
+
+
+def exit_code(error: errors.NotionOAuthError) -> int:
+    """The exit code that an error ends the program with."""
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+
+
+class _Commands(TyperGroup):
+    """Ends the program with one sentence and an exit code where a command raises one of our errors."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.NotionOAuthError as error:
+            typer.echo(f"Error: {as_run(str(error))}", err=True)
+            raise typer.Exit(exit_code(error)) from None
+        except KeyboardInterrupt:
+            typer.echo("\nStopped. Nothing was changed.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    name="notion-oauth",
+    cls=_Commands,
+    help="Sign in to Notion once, and every program you run has a valid Notion MCP token.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # they would print local variables, and so tokens
+)
+
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="Where the tokens lie. [NOTION_OAUTH_TOKEN_FILE]", show_default=False),
+]
+ServerUrl = Annotated[
+    str | None, typer.Option("--server-url", help="The MCP server. [NOTION_OAUTH_SERVER_URL]", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(epilog="Example: `notion-oauth login`")
+def login(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+    """Sign in through the browser, and keep the tokens."""
+    from notion_oauth.login import sign_in
+
+    oauth, talk = _oauth(token_file, server_url), _talk()
+    _run(lambda: sign_in(oauth, talk))
+    status = _run(oauth.status)
+    talk.print(f"Signed in. The tokens are kept in {oauth.settings.token_file}.", markup=False, highlight=False)
+    if as_json:
+        _print_json(status.as_json())
+
+
+@app.command(epilog="Example: `notion-oauth status --json`")
+def status(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+    """Show whether anybody is signed in. Asks no server; exits with 3 where nobody is."""
+    found = _run(_oauth(token_file, server_url).status)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        typer.echo(as_run(_described(found)))
+    if found.status == "unauthenticated":
+        raise typer.Exit(NOT_SIGNED_IN)
+
+
+@app.command(epilog='Example: `curl -H "Authorization: Bearer $(notion-oauth token)" https://mcp.notion.com/mcp`')
+def token(token_file: TokenFile = None, server_url: ServerUrl = None) -> None:
+    """Print a valid access token and nothing else; refreshes where needed, never opens a browser."""
+    oauth = _oauth(token_file, server_url)
+    typer.echo(_run(oauth.tokens.token).get_secret_value())
+
+
+@app.command(epilog="Example: `notion-oauth refresh`")
+def refresh(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+    """Renew the access token now, valid or not."""
+    oauth = _oauth(token_file, server_url)
+    _run(oauth.refresh)
+    found = _run(oauth.status)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        _talk().print(f"Renewed. {_validity(found)}.", markup=False, highlight=False)
+
+
+@app.command(epilog="Example: `notion-oauth logout`")
+def logout(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+    """End the grant at the server and forget the tokens."""
+    from notion_oauth.service import SIGNED_OUT
+
+    outcome = _run(_oauth(token_file, server_url).sign_out)
+    if as_json:
+        _print_json({"status": "unauthenticated", "outcome": outcome.name.lower()})
+    else:
+        typer.echo(SIGNED_OUT[outcome], err=True)
+
+
+@app.command(epilog="Example: `notion-oauth sandbox --port 9000 --token-lifetime 60`")
+def sandbox(
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)] = 9000,
+    token_lifetime: Annotated[float, typer.Option(help="Seconds that an access token lives.", min=1)] = 3600,
+    auto_consent: Annotated[bool, typer.Option("--auto-consent", help="Agree without showing a page.")] = False,
+) -> None:
+    """Run a practice server on this machine, for those who develop without a Notion workspace."""
+    from notion_oauth.practice import run_sandbox
+
+    run_sandbox(port=port, token_lifetime=token_lifetime, auto_consent=auto_consent)
+
+
+@app.command(epilog="Example: `notion-oauth demo`")
+def demo() -> None:
+    """Show it all in a few seconds against a practice server: sign in, use, refresh, sign out."""
+    from notion_oauth.demo import run_demo
+
+    if not run_demo():
+        raise typer.Exit(1)
+
+
+def as_run(text: str) -> str:
+    """The text, with our own commands spelled as this program was started."""
+    started = Path(sys.argv[0])
+    return text.replace("notion-oauth ", f"python {started.name} ") if started.suffix == ".py" else text
+
+
+def _oauth(token_file: Path | None, server_url: str | None) -> NotionOAuth:
+    from notion_oauth.service import NotionOAuth
+    from notion_oauth.settings import load_settings
+
+    return NotionOAuth(load_settings(token_file=token_file, server_url=server_url))
+
+
+def _run(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    import anyio
+
+    return anyio.run(function)
+
+
+def _talk() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    typer.echo(json.dumps(content, indent=2))
+
+
+def _described(status: Status) -> str:
+    if status.status == "unauthenticated":
+        return f"Not signed in. {errors.SIGN_IN}"
+    lines = ["Signed in to Notion." if status.status == "authenticated" else "Signed in; the access token has expired."]
+    lines.append(f"  Token      {_validity(status)}")
+    if status.status == "expired":
+        lines.append("             the next program that needs one renews it (now: notion-oauth refresh)")
+    if status.authorized_at:
+        lines.append(f"  Signed in  {_moment(status.authorized_at)}")
+    if status.resource:
+        lines.append(f"  Server     {status.resource}")
+    return "\n".join(lines)
+
+
+def _validity(status: Status) -> str:
+    from datetime import timedelta
+
+    from notion_oauth.words import in_words
+
+    if status.expires_at is None or status.expires_in_seconds is None:
+        return "valid until the server says otherwise"
+    if status.status == "expired":
+        return f"expired on {_moment(status.expires_at)}"
+    return f"valid for {in_words(timedelta(seconds=status.expires_in_seconds))}, until {_moment(status.expires_at)}"
+
+
+def _moment(when: Any) -> str:
+    return f"{when.astimezone():%Y-%m-%d %H:%M:%S %Z}"

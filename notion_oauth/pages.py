@@ -1,0 +1,97 @@
+"""Pages and JSON: one answer for people, one for programs, with the headers that both need."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from fastapi import Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+
+from notion_oauth import errors
+from notion_oauth.words import in_words
+
+SECURE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
+    (errors.AuthorizationResponseError, 400),
+    (errors.AuthorizationRefused, 403),
+    (errors.RequestForbidden, 403),
+    (errors.NotSignedIn, 401),
+    (errors.SignInRequired, 401),
+    (errors.StoreBusy, 503),
+    (errors.StorageError, 500),
+    (errors.ConfigurationError, 500),
+    (errors.NotionOAuthError, 502),  # the rest: the server that we depend on failed or refused
+)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("notion_oauth"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["span"] = in_words
+    return environment
+
+
+@cache
+def _style() -> str:
+    return files("notion_oauth").joinpath("templates/style.css").read_text()
+
+
+@cache
+def _content_security_policy() -> str:
+    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """The HTML of a page, everything in it escaped."""
+    return _environment().get_template(template).render(style=_style(), **context)
+
+
+def page(template: str, context: Mapping[str, Any], *, status: int = 200) -> Response:
+    """A page with a policy that lets nothing but itself be loaded."""
+    headers = {**SECURE_HEADERS, "Content-Security-Policy": _content_security_policy(), "Vary": "Accept"}
+    return HTMLResponse(render(template, context), status, headers)
+
+
+def data(content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """JSON that nobody keeps a copy of."""
+    return JSONResponse(dict(content), status, {**SECURE_HEADERS, "Vary": "Accept", **(headers or {})})
+
+
+def redirect(url: str) -> Response:
+    """On to another page, with GET, leaving no trace of this one."""
+    return RedirectResponse(url, 303, SECURE_HEADERS)
+
+
+def wants_html(request: Request) -> bool:
+    """Whether a person's browser asks; programs that name no type get JSON."""
+    accept = request.headers.get("accept", "")
+    return "text/html" in accept and "application/json" not in accept
+
+
+def failure(request: Request, error: errors.NotionOAuthError, *, home: str) -> Response:
+    """An error as a page or as JSON: what happened, and what to do next."""
+    status = next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
+    if wants_html(request):
+        context = {"title": "That did not work", "message": error.message, "cure": error.cure, "home": home}
+        return page("error.html", context, status=status)
+    retry_after = getattr(error, "retry_after", None)
+    headers = {"Retry-After": f"{retry_after:.0f}"} if retry_after is not None else {}
+    content = {"error": type(error).__name__, "message": error.message, "next": error.cure}
+    return data(content, status=status, headers=headers)

@@ -1,0 +1,20 @@
+"""Times as a person says them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+
+def in_words(span: timedelta) -> str:
+    """A span of time as a person says it: `54 minutes`, `3 hours`, `12 days`."""
+    seconds = max(0, int(span.total_seconds()))
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= 2 * size or (seconds >= size and unit != "minute"):
+            count = seconds // size
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return "a minute" if seconds >= 60 else f"{seconds} second{'' if seconds == 1 else 's'}"
+
+
+def moment(when: datetime) -> str:
+    """A time as a person reads it, with its zone: the reader's own is not known here."""
+    return when.strftime("%-d %B %Y, %H:%M UTC")
