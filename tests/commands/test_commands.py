@@ -1,0 +1,274 @@
+"""The commands as people and scripts run them: what they print where, and what they exit with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from notion_oauth.sandbox import Sandbox
+from tests.commands.conftest import CommandLine
+from tests.conftest import Posted
+
+
+def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]) -> None:
+    login = cli.run("login")
+    assert login.returncode == 0, login.stderr
+    assert login.stdout == ""
+    assert "Waiting for you to agree" in login.stderr
+    assert "Signed in. The tokens are kept in .notion-tokens.json." in login.stderr
+    url, shown = opened()
+    assert url in login.stderr.splitlines(), "the address is printed whole, on a line of its own"
+    assert shown.startswith("200")
+    assert "You are signed in" in shown
+    assert (cli.folder / ".notion-tokens.json").stat().st_mode & 0o777 == 0o600
+
+    status = cli.run("status")
+    assert status.returncode == 0
+    assert status.stdout.startswith("Signed in to Notion.")
+    assert "valid for 59 minutes" in status.stdout or "valid for 1 hour" in status.stdout
+    as_json = json.loads(cli.run("status", "--json").stdout)
+    assert as_json["status"] == "authenticated"
+    assert 3500 < as_json["expires_in_seconds"] <= 3600
+
+    token = cli.run("token")
+    assert (token.returncode, token.stderr) == (0, "")
+    assert token.stdout == token.stdout.strip() + "\n"
+    assert sandbox.is_access_token_live(token.stdout.strip())
+
+    refresh = cli.run("refresh")
+    assert (refresh.returncode, refresh.stdout) == (0, "")
+    assert "Renewed. valid for" in refresh.stderr.replace("Valid", "valid")
+    assert cli.run("token").stdout != token.stdout
+
+    logout = cli.run("logout")
+    assert logout.returncode == 0
+    assert "Signed out. Notion has ended the grant." in logout.stderr
+    assert sandbox.live_grants == 0
+    assert not (cli.folder / ".notion-tokens.json").exists()
+
+    assert cli.run("status").returncode == 3
+    again = cli.run("logout")
+    assert (again.returncode, "Nobody was signed in." in again.stderr) == (0, True)
+
+
+def test_json_goes_to_standard_output_for_every_command_that_has_data(cli: CommandLine) -> None:
+    assert json.loads(cli.run("login", "--json").stdout)["status"] == "authenticated"
+    assert json.loads(cli.run("refresh", "--json").stdout)["status"] == "authenticated"
+    assert json.loads(cli.run("logout", "--json").stdout) == {"status": "unauthenticated", "outcome": "revoked"}
+    status = cli.run("status", "--json")
+    assert (status.returncode, json.loads(status.stdout)) == (3, {"status": "unauthenticated"})
+
+
+@pytest.mark.parametrize("command", ["token", "refresh"])
+def test_not_signed_in_is_3_and_opens_no_browser(
+    cli: CommandLine, command: str, opened: Callable[[], list[str]]
+) -> None:
+    done = cli.run(command)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "Error: Nobody is signed in. Sign in with: python cli.py login\n"
+    assert opened() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["bogus"], {}, "No such command"),
+        (["status", "--bogus"], {}, "No such option"),
+        (["sandbox", "--port", "70000"], {}, "70000"),
+        (["status"], {"NOTION_OAUTH_TIMEOUT": "soon"}, "NOTION_OAUTH_TIMEOUT"),
+        (["status", "--server-url", "http://mcp.notion.com/mcp"], {}, "NOTION_OAUTH_SERVER_URL: the URL is not https"),
+    ],
+)
+def test_wrong_usage_is_2(cli: CommandLine, arguments: list[str], environment: dict[str, str], said: str) -> None:
+    done = cli.run(*arguments, **environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_refused_by_the_server_is_4(cli: CommandLine, sandbox: Sandbox) -> None:
+    sandbox.fail_next("/register", error="invalid_client_metadata", description="No more clients today")
+    done = cli.run("login")
+    assert done.returncode == 4
+    assert "No more clients today" in done.stderr
+    sandbox.fail_next("/token", error="invalid_grant")
+    assert cli.run("login").returncode == 4
+    assert not (cli.folder / ".notion-tokens.json").exists()
+
+
+def test_no_network_is_5_and_loses_nothing(cli: CommandLine, sandbox: Sandbox) -> None:
+    assert cli.run("login").returncode == 0
+    before = (cli.folder / ".notion-tokens.json").read_bytes()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        assert cli.run("login", "--server-url", f"http://127.0.0.1:{port}/mcp").returncode == 5
+    for fault in ({"status": 503}, {"status": 502, "body": "<html>"}, {"status": 429, "headers": {"Retry-After": "3"}}):
+        sandbox.fail_next("/token", **fault)  # type: ignore[arg-type]
+        done = cli.run("refresh")
+        assert (done.returncode, done.stdout) == (5, "")
+        assert "Nothing was lost" in done.stderr
+    assert (cli.folder / ".notion-tokens.json").read_bytes() == before
+    assert cli.run("token").returncode == 0
+
+
+def test_a_login_that_has_ended_is_6(cli: CommandLine, sandbox: Sandbox) -> None:
+    assert cli.run("login").returncode == 0
+    sandbox.revoke_grants()
+    done = cli.run("refresh")
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "OAuth grant revoked" in done.stderr
+    assert "Sign in again with: python cli.py login" in done.stderr
+
+
+def test_a_bad_token_file_is_7(cli: CommandLine) -> None:
+    file = cli.folder / ".notion-tokens.json"
+    file.write_text("not ours")
+    for command in ("login", "status", "token", "refresh", "logout"):
+        done = cli.run(command)
+        assert (done.returncode, done.stdout) == (7, ""), done.stderr
+        assert ".notion-tokens.json" in done.stderr
+        assert file.read_text() == "not ours"
+
+
+def test_an_expired_token_is_refreshed_on_the_way(cli: CommandLine, sandbox: Sandbox, grants_asked: Posted) -> None:
+    sandbox.options.access_token_lifetime = 0
+    cli.run("login")
+    sandbox.options.access_token_lifetime = 3600
+    status = cli.run("status")
+    assert status.returncode == 0
+    assert "has expired" in status.stdout
+    token = cli.run("token").stdout.strip()
+    assert sandbox.is_access_token_live(token)
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+def test_the_same_port_and_registration_serve_again(
+    cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]
+) -> None:
+    for _ in range(2):
+        assert cli.run("login").returncode == 0
+    assert len(sandbox.requests_to("/register")) == 1
+    redirect = sandbox.requests_to("/token")[-1].form["redirect_uri"]
+    port = int(redirect.split(":")[2].split("/")[0])
+    with socket.create_server(("127.0.0.1", port)):
+        assert cli.run("login").returncode == 0, "a port that is taken is no error"
+    assert len(sandbox.requests_to("/register")) == 2
+    assert len([line for line in opened() if line.startswith("http")]) == 3, "one browser page for each sign-in"
+
+
+def test_without_a_browser_the_address_is_there(cli: CommandLine) -> None:
+    with cli.start("login", BROWSER="false %s") as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if line.startswith("http"))
+        assert "code_challenge=" in line
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Stopped. Nothing was changed." in rest
+    assert "Traceback" not in rest
+
+
+def test_a_stranger_cannot_end_the_sign_in(cli: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Wrong states, repeated parameters and other paths are answered, and the wait goes on."""
+    with cli.start("login", BROWSER="true %s") as process:
+        assert process.stderr is not None
+        url = httpx.URL(next(line for line in process.stderr if line.startswith("http")).strip())
+        callback = httpx.URL(url.params["redirect_uri"])
+        assert (callback.host, callback.path) == ("127.0.0.1", "/callback")
+        with httpx.Client(trust_env=False) as client:
+            assert client.get(callback, params={"code": "x", "state": "wrong"}).status_code == 400
+            assert client.get(callback, params={"error": "access_denied"}).status_code == 400
+            assert client.get(callback.copy_with(path="/favicon.ico")).status_code == 404
+            page = client.get(url, follow_redirects=True)
+            assert "You are signed in" in page.text
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_declining_in_the_browser_ends_the_command(cli: CommandLine, sandbox: Sandbox) -> None:
+    with cli.start("login", BROWSER="true %s") as process:
+        assert process.stderr is not None
+        url = httpx.URL(next(line for line in process.stderr if line.startswith("http")).strip())
+        denied = {"error": "access_denied", "state": url.params["state"], "iss": sandbox.issuer}
+        page = httpx.get(url.params["redirect_uri"], params=denied, trust_env=False)
+        assert page.status_code == 400
+        assert "The sign-in was declined." in page.text
+        _, rest = process.communicate(timeout=20)
+    assert process.returncode == 4
+    assert "The sign-in was declined." in rest
+
+
+def test_a_server_that_hangs_is_given_up_in_time(cli: CommandLine, sandbox: Sandbox) -> None:
+    sandbox.misbehave_next("/.well-known/oauth-protected-resource/mcp", "hang")
+    done = cli.run("login", timeout=8, NOTION_OAUTH_TIMEOUT="0.5")
+    assert done.returncode == 5
+    assert "no whole answer within 0.5 seconds" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["login", "status", "token", "refresh", "logout", "sandbox", "demo"])
+def test_help_has_an_example(cli: CommandLine, command: str) -> None:
+    done = cli.run(command, "--help")
+    assert done.returncode == 0
+    assert "Example:" in done.stdout
+    assert f"notion-oauth {command}" in done.stdout
+
+
+def test_options_go_before_the_environment(cli: CommandLine, sandbox: Sandbox) -> None:
+    environment = {"NOTION_OAUTH_SERVER_URL": "https://mcp.invalid/mcp", "NOTION_OAUTH_TOKEN_FILE": "elsewhere.json"}
+    done = cli.run("login", "--server-url", sandbox.mcp_url, "--token-file", "mine.json", **environment)
+    assert done.returncode == 0, done.stderr
+    assert (cli.folder / "mine.json").exists()
+    assert not (cli.folder / "elsewhere.json").exists()
+
+
+def test_sandbox_runs_until_it_is_stopped(cli: CommandLine) -> None:
+    with cli.start("sandbox", "--port", "0", "--auto-consent") as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "NOTION_OAUTH_SERVER_URL=" in line)
+        server_url = line.split("=", 1)[1].strip()
+        done = cli.run("login", NOTION_OAUTH_SERVER_URL=server_url)
+        assert done.returncode == 0, done.stderr
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+
+
+def test_sandbox_says_that_its_port_is_taken(cli: CommandLine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = cli.run("sandbox", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert "cannot be used" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_demo_shows_it_all(cli: CommandLine) -> None:
+    done = cli.run("demo", timeout=60)
+    assert done.returncode == 0, done.stderr
+    for said in ("not connected", "authenticated", "expired", "refreshed exactly once", "unauthenticated", "401"):
+        assert said in done.stdout
+    assert "All of it worked" in done.stdout
+    assert list(cli.folder.iterdir()) == []
+
+
+def test_no_output_of_any_command_holds_a_secret(cli: CommandLine, sandbox: Sandbox) -> None:
+    said = ""
+    for command in ("login", "status", "refresh", "logout"):
+        done = cli.run(command)
+        said += done.stdout + done.stderr
+    secrets = [
+        value
+        for request in sandbox.requests_to("/token")
+        for name, value in request.form.items()
+        if name in ("code", "code_verifier", "refresh_token", "token")
+    ]
+    assert len(secrets) >= 4
+    assert not [secret for secret in secrets if secret in said]
+    assert os.environ.get("HOME", "/nowhere") not in said

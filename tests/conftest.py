@@ -1,0 +1,52 @@
+"""What tests of all parts share: a practice server, settings that point at it, a folder of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting, proxy, `.env` or token file of whoever runs the tests has a say in them."""
+    for name in list(os.environ):
+        if name.startswith("NOTION_OAUTH_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with serve_sandbox(SandboxOptions()) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(sandbox: Sandbox, tmp_path: Path) -> Settings:
+    return Settings(server_url=sandbox.mcp_url, token_file=tmp_path / ".notion-tokens.json", timeout=5.0)
+
+
+@pytest.fixture
+def oauth(settings: Settings) -> NotionOAuth:
+    return NotionOAuth(settings)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+Posted = Callable[[], list[str]]
+
+
+@pytest.fixture
+def grants_asked(sandbox: Sandbox) -> Posted:
+    """The grant types that the token endpoint was asked for, in order."""
+    return lambda: [request.form.get("grant_type", "") for request in sandbox.requests_to("/token", "POST")]

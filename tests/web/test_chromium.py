@@ -1,0 +1,118 @@
+"""A real browser, headless, from the first click to the sign-out. No JavaScript is needed, and none is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import title_contains
+from selenium.webdriver.support.ui import WebDriverWait
+
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.settings import Settings
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+REQUIRED = os.environ.get("NOTION_OAUTH_TEST_BROWSER") == "required"
+
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER) and not REQUIRED, reason="needs chromium and chromedriver (Debian: chromium-driver)"
+)
+
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",  # tests run as root in containers
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=390,844",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    assert CHROMIUM, "chromium is required and not installed"
+    assert DRIVER, "chromedriver is required and not installed"
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(argument)
+    driver = Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def click(chromium: Chrome, element: str, then: str) -> None:
+    """Click, and wait for the page that comes then."""
+    chromium.find_element(By.ID, element).click()
+    WebDriverWait(chromium, 10).until(title_contains(then))
+
+
+def text(chromium: Chrome) -> str:
+    return chromium.find_element(By.TAG_NAME, "main").text
+
+
+def test_a_person_signs_in_renews_and_signs_out(
+    chromium: Chrome, sandbox: Sandbox, service_url: str, settings: Settings
+) -> None:
+    sandbox.options.auto_consent = False
+    chromium.get(service_url)
+    assert "Not connected" in text(chromium)
+
+    chromium.find_element(By.ID, "login").click()
+    WebDriverWait(chromium, 10).until(lambda driver: driver.find_elements(By.ID, "approve"))
+    assert chromium.current_url.startswith(f"{sandbox.base_url}/authorize")
+    assert "notion-oauth" in chromium.page_source, "the consent page names the client"
+    click(chromium, "approve", then="Connected to Notion")
+    assert "You are signed in." in text(chromium)
+    assert "code=" not in chromium.current_url
+    assert settings.token_file.exists()
+
+    click(chromium, "refresh", then="Connected to Notion")
+    WebDriverWait(chromium, 10).until(lambda driver: "The token was renewed." in text(driver))
+    assert [request.form["grant_type"] for request in sandbox.requests_to("/token")][-1] == "refresh_token"
+
+    click(chromium, "logout", then="Not connected")
+    assert "Signed out. Notion has ended the grant." in text(chromium)
+    assert not settings.token_file.exists()
+    assert sandbox.live_grants == 0
+
+
+def test_a_person_who_declines_is_told_so(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
+    sandbox.options.auto_consent = False
+    chromium.get(f"{service_url}/auth/login")
+    click(chromium, "deny", then="That did not work")
+    assert "The sign-in was declined." in text(chromium)
+    click(chromium, "home", then="Not connected")
+
+
+def test_two_tabs_sign_in_side_by_side(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
+    sandbox.options.auto_consent = False
+    first = chromium.current_window_handle
+    chromium.get(f"{service_url}/auth/login")
+    chromium.switch_to.new_window("tab")
+    chromium.get(f"{service_url}/auth/login")
+    click(chromium, "approve", then="Connected to Notion")
+    chromium.close()
+    chromium.switch_to.window(first)
+    click(chromium, "approve", then="Connected to Notion")
+    assert "You are signed in." in text(chromium)
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_nothing_is_cut_off(chromium: Chrome, service_url: str, width: int, tmp_path: Path) -> None:
+    chromium.set_window_size(width, 800)
+    chromium.get(f"{service_url}/auth/login")
+    WebDriverWait(chromium, 10).until(title_contains("Connected to Notion"))
+    wide = chromium.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide == 0
+    assert not [entry for entry in chromium.get_log("browser") if "Content Security Policy" in str(entry["message"])]

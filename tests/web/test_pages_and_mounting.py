@@ -1,0 +1,208 @@
+"""What the pages are made of, and the router inside other people's applications."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+from starlette.middleware.sessions import SessionMiddleware
+
+from notion_oauth.app import create_app
+from notion_oauth.background import served
+from notion_oauth.errors import StorageError, StoreDamaged
+from notion_oauth.router import create_router
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.session import session_key
+from notion_oauth.settings import Settings
+from tests.web.conftest import Browser
+
+
+class _Resources(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.found += [value or "" for name, value in attrs if name in ("src", "href", "action", "srcset", "data")]
+
+
+@pytest.mark.parametrize("path", ["/", "/auth/status", "/auth/callback?state=wrong", "/nowhere"])
+def test_a_page_needs_no_script_and_nothing_from_outside(signed_in: Browser, path: str) -> None:
+    page = signed_in.get(path)
+    resources = _Resources()
+    resources.feed(page.text)
+    assert "script" not in resources.tags
+    assert all(url.startswith(("/", "data:,")) for url in resources.found), resources.found
+    assert "@import" not in page.text
+    assert "url(" not in page.text
+    assert 'name="viewport"' in page.text
+    assert "prefers-color-scheme: dark" in page.text
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "form-action 'self'" in policy
+    assert page.headers["cache-control"] == "no-store"
+    assert page.headers["referrer-policy"] == "no-referrer"
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["x-frame-options"] == "DENY"
+
+
+def test_no_token_ever_reaches_the_browser(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
+    signed_in.post("/auth/refresh", data={"csrf_token": signed_in.csrf_token()})
+    kept = settings.token_file.read_text()
+    tokens = re.findall(r'"(?:access|refresh)_token": "([^"]+)"', kept)
+    assert len(tokens) == 2
+    seen = [signed_in.get("/"), signed_in.get("/auth/status"), signed_in.get("/auth/status", headers={"Accept": "*/*"})]
+    for answer in seen:
+        for token in tokens:
+            assert token not in answer.text
+            assert token not in str(answer.headers)
+
+
+def test_what_a_server_says_is_escaped(browser: Browser, sandbox: Sandbox) -> None:
+    state = parse_qs(urlsplit(browser.step("/auth/login")).query)["state"][0]
+    answer = browser.get(
+        "/auth/callback",
+        params={
+            "state": state,
+            "iss": sandbox.issuer,
+            "error": "server_error",
+            "error_description": "<script>alert(1)</script>\x1b[31m",
+        },
+    )
+    assert "<script" not in answer.text
+    assert "&lt;script&gt;" in answer.text
+    assert "\x1b" not in answer.text
+
+
+def test_what_there_is_not_is_said_in_kind(browser: Browser) -> None:
+    page = browser.get("/nowhere")
+    assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    answer = browser.get("/nowhere", headers={"Accept": "*/*"})
+    assert (answer.status_code, answer.json()) == (404, {"error": "Not Found"})
+
+
+def test_the_session_cookie_is_not_for_scripts(browser: Browser) -> None:
+    cookie = browser.get("/auth/login", follow_redirects=False).headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "secure" not in cookie
+
+
+def test_a_public_address_is_followed(sandbox: Sandbox, settings: Settings) -> None:
+    public = settings.model_copy(update={"public_url": "https://notion.example/tokens"})
+    with served(create_app(public)) as url, Browser(url) as browser:
+        begun = browser.get("/auth/login", follow_redirects=False)
+        page = browser.get("/tokens/")
+    query = parse_qs(urlsplit(begun.headers["location"]).query)
+    assert query["redirect_uri"] == ["https://notion.example/tokens/auth/callback"]
+    assert "; secure" in begun.headers["set-cookie"].lower()
+    assert 'href="/tokens/auth/login"' in page.text
+    registration = sandbox.requests_to("/register")[0].json
+    assert registration is not None
+    assert registration["application_type"] == "web"
+
+
+def test_an_address_that_is_not_loopback_is_not_taken_from_the_request(browser: Browser, sandbox: Sandbox) -> None:
+    answer = browser.get("/auth/login", headers={"Host": "evil.example"})
+    assert answer.status_code == 500
+    assert "NOTION_OAUTH_PUBLIC_URL" in answer.text
+    assert sandbox.requests == []
+
+
+def test_the_router_lives_in_another_application(settings: Settings) -> None:
+    inner, outer = FastAPI(), FastAPI()
+    inner.include_router(create_router(NotionOAuth(settings), prefix="/notion"))
+    outer.add_middleware(SessionMiddleware, secret_key="k" * 32)
+    outer.mount("/apps", inner)
+    with served(outer) as url, Browser(url) as browser:
+        page = browser.get("/apps/notion/login")
+        assert "You are signed in" in page.text
+        assert page.url.path == "/apps/notion/status"
+        assert 'action="/apps/notion/logout"' in page.text
+        refused = browser.get("/apps/notion/callback?state=wrong")
+        assert refused.status_code == 400
+
+
+def test_an_application_without_sessions_is_told_what_it_lacks(settings: Settings) -> None:
+    app = FastAPI()
+    app.include_router(create_router(NotionOAuth(settings)))
+    with served(app) as url, Browser(url) as browser:
+        answer = browser.get("/auth/login", headers={"Accept": "*/*"})
+    assert answer.status_code == 500
+    assert "SessionMiddleware" in answer.json()["next"]
+
+
+def test_main_serves_with_the_settings_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", sandbox.mcp_url)
+    monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", str(tmp_path / "kept" / "tokens.json"))
+    with served(create_app()) as url, Browser(url) as browser:
+        assert "You are signed in" in browser.get("/auth/login").text
+    assert (tmp_path / "kept" / "tokens.json").exists()
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    assert isinstance(importlib.import_module("main").app, FastAPI)
+
+
+class TestSessionKey:
+    """The key that signs and seals sessions."""
+
+    def test_it_comes_from_the_environment(self, settings: Settings) -> None:
+        given = settings.model_copy(update={"secret_key": SecretStr("s" * 40)})
+        assert session_key(given).get_secret_value() == "s" * 40
+        assert list(settings.token_file.parent.iterdir()) == []
+
+    def test_it_is_made_once_and_kept_beside_the_tokens(self, settings: Settings) -> None:
+        key = session_key(settings).get_secret_value()
+        file = settings.token_file.with_name(".notion-tokens.json.session-key")
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert len(key) == 64
+        assert session_key(settings).get_secret_value() == key
+
+    def test_workers_that_start_at_once_agree(self, settings: Settings) -> None:
+        with ThreadPoolExecutor(16) as pool:
+            keys = {key.get_secret_value() for key in pool.map(session_key, [settings] * 64)}
+        assert len(keys) == 1
+
+    def test_a_damaged_one_is_not_replaced(self, settings: Settings) -> None:
+        settings.token_file.with_name(".notion-tokens.json.session-key").write_text("short")
+        with pytest.raises(StoreDamaged, match="holds no session key"):
+            session_key(settings)
+
+    def test_where_none_can_be_kept_it_says_so(self, settings: Settings, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        elsewhere = settings.model_copy(update={"token_file": tmp_path / "file" / "tokens.json"})
+        with pytest.raises(StorageError):
+            session_key(elsewhere)
+
+
+def test_the_service_starts_as_the_readme_says(tmp_path: Path) -> None:
+    """`uvicorn main:app` itself, in a process of its own: it listens, and ends cleanly on SIGTERM."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", "--app-dir", str(root)]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        running = next((line for line in lines if "Uvicorn running on" in line), "")
+        found = re.search(r"http://127\.0\.0\.1:\d+", running)
+        try:
+            assert found, running
+            with Browser(found.group()) as browser:
+                assert browser.status() == {"status": "unauthenticated"}
+        finally:
+            process.terminate()
+            process.communicate(timeout=10)

@@ -1,0 +1,215 @@
+"""The sign-in through the service, from the first click to the page that says it worked."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from notion_oauth.app import create_app
+from notion_oauth.background import served
+from notion_oauth.oauth_client import utc_now
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.web.conftest import Browser
+
+
+def session_of(browser: Browser) -> dict[str, object]:
+    """What anybody can read in the session cookie."""
+    decoded: dict[str, object] = json.loads(b64decode(browser.cookies["notion_oauth_session"].split(".")[0]))
+    return decoded
+
+
+def stored(settings: Settings) -> bytes | None:
+    return settings.token_file.read_bytes() if settings.token_file.exists() else None
+
+
+def test_a_browser_signs_in_and_the_tokens_are_stored(browser: Browser, settings: Settings) -> None:
+    assert "Not connected" in browser.get("/").text
+    page = browser.get("/auth/login")
+    assert page.status_code == 200
+    assert "You are signed in" in page.text
+    assert "Connected to Notion" in page.text
+    assert page.url.path == "/auth/status"
+    assert settings.token_file.stat().st_mode & 0o777 == 0o600
+    assert "You are signed in" not in browser.get("/").text, "the notice is shown once"
+
+
+def test_the_authorization_request_is_complete(browser: Browser, sandbox: Sandbox, service_url: str) -> None:
+    query = parse_qs(urlsplit(browser.step("/auth/login")).query)
+    registration = sandbox.requests_to("/register", "POST")[0].json
+    assert registration is not None
+    assert registration["token_endpoint_auth_method"] == "none"
+    assert registration["grant_types"] == ["authorization_code", "refresh_token"]
+    assert registration["redirect_uris"] == query["redirect_uri"] == [f"{service_url}/auth/callback"]
+    assert registration["application_type"] == "native"
+    assert query["response_type"] == ["code"]
+    assert query["code_challenge_method"] == ["S256"]
+    assert len(query["code_challenge"][0]) == 43
+    assert query["resource"] == [sandbox.mcp_url]
+    assert query["scope"] == ["default"]
+    assert len(query["state"][0]) >= 43
+
+
+def test_the_registration_is_used_again(signed_in: Browser, sandbox: Sandbox) -> None:
+    signed_in.get("/auth/login")
+    signed_in.post("/auth/logout", data={"csrf_token": signed_in.csrf_token()})
+    signed_in.get("/auth/login")
+    assert len(sandbox.requests_to("/register")) == 1
+
+
+def test_the_verifier_cannot_be_read_in_the_cookie(browser: Browser, sandbox: Sandbox) -> None:
+    back = browser.consent()
+    raw = browser.cookies["notion_oauth_session"]
+    session = json.dumps(session_of(browser))
+    browser.get(back)
+    verifier = sandbox.requests_to("/token", "POST")[0].form["code_verifier"]
+    assert len(verifier) >= 43
+    assert verifier not in raw
+    assert verifier not in session
+    assert parse_qs(urlsplit(back).query)["state"][0] not in session
+
+
+def test_two_sign_ins_in_two_tabs_both_work(browser: Browser) -> None:
+    first, second = browser.consent(), browser.consent()
+    assert "You are signed in" in browser.get(first).text
+    assert "You are signed in" in browser.get(second).text
+    assert browser.status()["status"] == "authenticated"
+
+
+def test_many_tabs_keep_the_cookie_within_what_browsers_take(browser: Browser) -> None:
+    for _ in range(12):
+        last = browser.consent()
+        header = f"notion_oauth_session={browser.cookies['notion_oauth_session']}"
+        assert len(header) <= 4096
+    assert len(session_of(browser)["pending"]) >= 4  # type: ignore[arg-type]
+    assert "You are signed in" in browser.get(last).text
+
+
+def test_a_callback_works_once(browser: Browser, grants_asked: Posted) -> None:
+    back = browser.consent()
+    assert browser.get(back).status_code == 200
+    replayed = browser.get(back)
+    assert replayed.status_code == 400
+    assert "has finished it already" in replayed.text
+    assert grants_asked() == ["authorization_code"]
+    assert browser.status()["status"] == "authenticated"
+
+
+def test_another_browser_cannot_finish_a_sign_in(browser: Browser, service_url: str, grants_asked: Posted) -> None:
+    back = browser.consent()
+    with Browser(service_url) as other:
+        assert other.get(back).status_code == 400
+    assert grants_asked() == []
+    assert browser.get(back).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["", "?code=x", "?code=x&state=", "?code=x&state=wrong", "?error=access_denied"])
+def test_an_answer_that_belongs_to_no_sign_in_is_dropped(browser: Browser, query: str, grants_asked: Posted) -> None:
+    back = browser.consent()
+    assert browser.get(f"/auth/callback{query}").status_code == 400
+    assert grants_asked() == []
+    assert "You are signed in" in browser.get(back).text, "the real answer still counts"
+
+
+def test_a_repeated_parameter_is_refused(browser: Browser, grants_asked: Posted) -> None:
+    back = browser.consent()
+    answer = browser.get(f"{back}&code=another")
+    assert answer.status_code == 400
+    assert "carries code twice" in answer.text
+    assert grants_asked() == []
+
+
+def test_an_answer_of_another_issuer_is_refused(browser: Browser, grants_asked: Posted) -> None:
+    back = httpx.URL(browser.consent())
+    answer = browser.get(back.copy_set_param("iss", "https://evil.example"))
+    assert answer.status_code == 400
+    assert "another authorization server" in answer.text
+    assert grants_asked() == []
+
+
+def test_a_sign_in_is_pending_for_ten_minutes(settings: Settings) -> None:
+    late = [timedelta()]
+    oauth = NotionOAuth(settings, clock=lambda: utc_now() + late[0])
+    with served(create_app(oauth=oauth)) as url, Browser(url) as browser:
+        in_time, too_late = browser.consent(), browser.consent()
+        late[0] = timedelta(minutes=9, seconds=55)
+        assert browser.get(in_time).status_code == 200
+        late[0] = timedelta(minutes=10, seconds=5)
+        answer = browser.get(too_late)
+    assert answer.status_code == 400
+    assert "more than ten minutes ago" in answer.text
+
+
+def test_a_worker_finishes_what_another_began(browser: Browser, settings: Settings) -> None:
+    """Another process with the same settings, or the same one after a restart: nothing is kept in memory."""
+    back = urlsplit(browser.consent())
+    with served(create_app(settings)) as other_url:
+        page = browser.get(f"{other_url}{back.path}?{back.query}")
+    assert page.status_code == 200
+    assert "You are signed in" in page.text
+
+
+def test_declining_is_said_and_changes_nothing(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
+    before = stored(settings)
+    state = parse_qs(urlsplit(signed_in.step("/auth/login")).query)["state"][0]
+    denied = {"error": "access_denied", "state": state, "iss": sandbox.issuer}
+    page = signed_in.get("/auth/callback", params=denied)
+    assert page.status_code == 403
+    assert "The sign-in was declined." in page.text
+    assert "You are signed in" not in page.text
+    assert stored(settings) == before
+
+
+def test_an_exchange_that_fails_is_no_success(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
+    before = stored(settings)
+    sandbox.fail_next("/token", error="invalid_grant", description="Authorization code expired")
+    page = signed_in.get("/auth/login")
+    assert page.status_code == 502
+    assert "Authorization code expired" in page.text
+    assert "You are signed in" not in page.text
+    assert stored(settings) == before
+    assert signed_in.status()["status"] == "authenticated"
+
+
+def test_tokens_that_cannot_be_stored_are_no_success(
+    browser: Browser, settings: Settings, grants_asked: Posted
+) -> None:
+    back = browser.consent()
+    settings.token_file.mkdir()
+    page = browser.get(back)
+    assert page.status_code == 500
+    assert "not a regular file" in page.text
+    assert "You are signed in" not in page.text
+    assert grants_asked() == [], "the code was not spent on tokens that could not be kept"
+
+
+def test_a_program_gets_json_all_the_way(browser: Browser) -> None:
+    browser.headers["Accept"] = "*/*"
+    done = browser.get("/auth/login").json()
+    assert done["status"] == "authenticated"
+    assert done["message"] == "You are signed in."
+    refused = browser.get("/auth/callback?state=wrong")
+    assert refused.status_code == 400
+    assert refused.json()["error"] == "StateMismatch"
+    assert "Start the sign-in again" in refused.json()["next"]
+
+
+@pytest.mark.parametrize("kind", ["hang", "drip", "drop", "redirect", "oversize", "garble"])
+@pytest.mark.parametrize("path", ["/.well-known/oauth-protected-resource/mcp", "/register", "/token"])
+def test_a_server_that_misbehaves_is_named_in_time(sandbox: Sandbox, tmp_path: Path, kind: str, path: str) -> None:
+    settings = Settings(server_url=sandbox.mcp_url, token_file=tmp_path / "tokens.json", timeout=0.4)
+    sandbox.misbehave_next(path, kind, location="http://127.0.0.1:9/")  # type: ignore[arg-type]
+    with served(create_app(settings)) as url, Browser(url) as browser:
+        page = browser.get("/auth/login")
+        assert page.elapsed.total_seconds() < 2
+    assert page.status_code == 502
+    assert urlsplit(sandbox.base_url).netloc in page.text
+    assert not settings.token_file.exists()

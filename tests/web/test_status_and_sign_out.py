@@ -1,0 +1,174 @@
+"""Status for people and programs, renewing and signing out by forms that no other site can send."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.web.conftest import Browser
+
+
+def test_status_of_a_signed_in_user(signed_in: Browser, sandbox: Sandbox) -> None:
+    status = signed_in.status()
+    assert list(status)[:3] == ["status", "expires_in_seconds", "token_type"]
+    assert status["status"] == "authenticated"
+    assert status["token_type"] == "Bearer"
+    assert isinstance(status["expires_in_seconds"], int)
+    assert 3590 <= status["expires_in_seconds"] <= 3600
+    assert status["resource"] == sandbox.mcp_url
+
+
+def test_status_of_others(browser: Browser) -> None:
+    assert browser.status() == {"status": "unauthenticated"}
+
+
+def test_an_expired_token_is_told_apart_and_not_refreshed(
+    sandbox: Sandbox, browser: Browser, grants_asked: Posted
+) -> None:
+    sandbox.options.access_token_lifetime = 0
+    browser.get("/auth/login")
+    before = len(sandbox.requests)
+    status = browser.status()
+    assert (status["status"], status["expires_in_seconds"], status["refreshable"]) == ("expired", 0, True)
+    page = browser.get("/auth/status").text
+    assert "Token expired" in page
+    assert "Renew now" in page
+    assert len(sandbox.requests) == before, "status asks nobody"
+
+
+def test_an_expired_token_that_cannot_be_refreshed_is_no_login(sandbox: Sandbox, browser: Browser) -> None:
+    sandbox.options.access_token_lifetime = 0
+    sandbox.options.token_response_overrides = {"refresh_token": None}
+    browser.get("/auth/login")
+    assert browser.status() == {"status": "unauthenticated"}
+
+
+def test_a_token_without_expiry_counts_until_the_server_says_otherwise(sandbox: Sandbox, browser: Browser) -> None:
+    sandbox.options.token_response_overrides = {"expires_in": None}
+    page = browser.get("/auth/login")
+    assert "until the server says otherwise" in page.text
+    assert browser.status()["expires_in_seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "application/json"),
+        ("application/json", "application/json"),
+        ("application/json, text/html;q=0.5", "application/json"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html; charset=utf-8"),
+    ],
+)
+def test_a_program_gets_json_and_a_browser_a_page(browser: Browser, accept: str, kind: str) -> None:
+    answer = browser.get("/auth/status", headers={"Accept": accept})
+    assert answer.headers["content-type"] == kind
+    assert "Accept" in answer.headers["vary"]
+
+
+def test_signing_out_revokes_and_deletes(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
+    assert sandbox.live_grants == 1
+    page = signed_in.post("/auth/logout", data={"csrf_token": signed_in.csrf_token()})
+    assert page.status_code == 200
+    assert "Notion has ended the grant" in page.text
+    assert sandbox.live_grants == 0
+    assert not settings.token_file.exists()
+    assert signed_in.status() == {"status": "unauthenticated"}
+
+
+def test_signing_out_says_when_the_server_could_not_be_told(signed_in: Browser, sandbox: Sandbox) -> None:
+    sandbox.fail_next("/token", status=503)
+    page = signed_in.post("/auth/logout", data={"csrf_token": signed_in.csrf_token()})
+    assert "the server could not be told" in page.text
+    assert signed_in.status() == {"status": "unauthenticated"}
+
+
+def test_nobody_signs_out_by_get(signed_in: Browser) -> None:
+    assert signed_in.get("/auth/logout").status_code == 405
+    assert signed_in.get("/auth/refresh").status_code == 405
+    assert signed_in.status()["status"] == "authenticated"
+
+
+@pytest.mark.parametrize("path", ["/auth/logout", "/auth/refresh"])
+@pytest.mark.parametrize(
+    ("token", "headers"),
+    [
+        (None, {}),
+        ("", {}),
+        ("wrong", {}),
+        ("right", {"Origin": "https://evil.example"}),
+        ("right", {"Sec-Fetch-Site": "cross-site"}),
+        ("right", {"Sec-Fetch-Site": "same-site"}),
+        ("right", {"Sec-Fetch-Site": "none"}),
+    ],
+)
+def test_no_other_site_can_send_the_forms(
+    signed_in: Browser, sandbox: Sandbox, path: str, token: str | None, headers: dict[str, str]
+) -> None:
+    right = signed_in.csrf_token()
+    before = len(sandbox.requests)
+    data = {} if token is None else {"csrf_token": right if token == "right" else token}
+    answer = signed_in.post(path, data=data, headers=headers)
+    assert answer.status_code == 403
+    assert "did not come from this service" in answer.text
+    assert len(sandbox.requests) == before
+    assert signed_in.status()["status"] == "authenticated"
+
+
+def test_another_browsers_form_token_is_refused(signed_in: Browser, service_url: str) -> None:
+    with Browser(service_url) as other:
+        stolen = other.csrf_token() if "csrf_token" in other.get("/").text else ""
+    assert stolen, "the other browser is shown the form too"
+    assert signed_in.post("/auth/logout", data={"csrf_token": stolen}).status_code == 403
+
+
+def test_a_form_larger_than_ours_is_refused(signed_in: Browser) -> None:
+    token = signed_in.csrf_token()
+    answer = signed_in.post("/auth/logout", data={"csrf_token": token, "padding": "x" * 10_000})
+    assert answer.status_code == 403
+    repeated = signed_in.post(
+        "/auth/logout",
+        content=f"csrf_token={token}&csrf_token={token}",
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert repeated.status_code == 403
+
+
+def test_our_own_page_may_renew(signed_in: Browser, grants_asked: Posted, service_url: str) -> None:
+    data = {"csrf_token": signed_in.csrf_token()}
+    page = signed_in.post("/auth/refresh", data=data, headers={"Origin": service_url, "Sec-Fetch-Site": "same-origin"})
+    assert "The token was renewed." in page.text
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+def test_renewing_without_a_login_says_what_to_do(browser: Browser, sandbox: Sandbox) -> None:
+    browser.get("/auth/login")
+    token = browser.csrf_token()
+    browser.post("/auth/logout", data={"csrf_token": token})
+    answer = browser.post("/auth/refresh", data={"csrf_token": token})
+    assert answer.status_code == 401
+    assert "Nobody is signed in." in answer.text
+
+
+def test_a_damaged_file_is_reported_and_kept(browser: Browser, settings: Settings) -> None:
+    settings.token_file.write_text('{"name": "somebody else\'s"}')
+    page = browser.get("/")
+    assert page.status_code == 500
+    assert "holds no access_token" in page.text
+    answer = browser.get("/auth/status", headers={"Accept": "*/*"})
+    assert answer.status_code == 500
+    assert answer.json()["error"] == "StoreDamaged"
+    assert browser.get("/auth/login").status_code == 500
+    assert Path(settings.token_file).read_text() == '{"name": "somebody else\'s"}'
+
+
+def test_a_busy_server_hands_on_when_to_come_back(signed_in: Browser, sandbox: Sandbox) -> None:
+    sandbox.fail_next("/token", status=429, error="temporarily_unavailable", headers={"Retry-After": "30"})
+    data = {"csrf_token": signed_in.csrf_token()}
+    answer = signed_in.post("/auth/refresh", data=data, headers={"Accept": "application/json"})
+    assert answer.status_code == 502
+    assert answer.headers["retry-after"] == "30"
+    assert signed_in.status()["status"] == "authenticated"
