@@ -100,7 +100,7 @@ class _Demo:
         status = self._status()
         seconds = status.get("expires_in_seconds")
         _check(
-            status["status"] == "authenticated", f"GET /auth/status says: authenticated, for {seconds} more seconds."
+            status["status"] == "authenticated", f"GET /auth/status says: authenticated; expires_in_seconds: {seconds}."
         )
         mode = self._settings.token_file.stat().st_mode & 0o777
         _check(mode == 0o600, f"The tokens lie in {self._settings.token_file.name}, mode {mode:o}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -64,7 +64,7 @@ def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") ->
         """Check the redirect, exchange its code, store the tokens; success is shown only then."""
         browser = _session(request)
         response = parse_authorization_response(request.query_params.multi_items())
-        begun = pending.take(browser, response.state, now=datetime.now(UTC))
+        begun = pending.take(browser, response.state, now=service.clock())
         await service.complete_authorization(begun, response)
         return await _done(request, service, "signed_in")
 
@@ -96,14 +96,14 @@ async def status_response(request: Request, service: NotionOAuth) -> Response:
     if not pages.wants_html(request):
         return pages.data(status.as_json())
     browser = _session(request)
-    return pages.page("status.html", {**_status_context(status), **_page_context(request, browser)})
+    return pages.page("status.html", {**_status_context(status, service.clock()), **_page_context(request, browser)})
 
 
-def _status_context(status: Status) -> dict[str, Any]:
+def _status_context(status: Status, now: datetime) -> dict[str, Any]:
     return {
         "title": _TITLES[status.status],
         "status": status,
-        "remaining": (status.expires_at - datetime.now(UTC)) if status.expires_at else None,
+        "remaining": (status.expires_at - now) if status.expires_at else None,
         "expires": moment(status.expires_at) if status.expires_at else None,
         "authorized": moment(status.authorized_at) if status.authorized_at else None,
     }

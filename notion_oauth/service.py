@@ -67,7 +67,7 @@ class NotionOAuth:
         self.profile = profile
         self.store: TokenStore = store or JsonFileStore(self.settings.token_file)
         self.client = client or OAuthClient(Transport(timeout=self.settings.timeout_delta), clock=clock)
-        self._clock = clock
+        self.clock = clock
         self._random = random
         self.tokens = TokenSource(
             self.store, self.client, server_url=self.settings.server_url, profile=profile, clock=clock
@@ -88,7 +88,7 @@ class NotionOAuth:
             redirect_uri=redirect_uri,
             state=SecretStr(self._random(STATE_LENGTH)),
             code_verifier=SecretStr(self._random(VERIFIER_LENGTH)),
-            now=self._clock(),
+            now=self.clock(),
         )
 
     async def register(self, discovery: Discovery, redirect_uri: str) -> ClientInformation:
@@ -100,7 +100,7 @@ class NotionOAuth:
         async with self.store.exclusive(self.profile):
             for kept in await self.store.load_registrations(self.profile):
                 same = (kept.issuer, kept.redirect_uri) == (issuer, redirect_uri)
-                if same and not kept.client.expired(self._clock()):
+                if same and not kept.client.expired(self.clock()):
                     return kept.client
             metadata = registration.client_metadata(
                 client_name=self.settings.client_name, redirect_uri=redirect_uri, scopes=discovery.scopes
@@ -121,7 +121,7 @@ class NotionOAuth:
         Raises AuthorizationResponseError and its kinds for a redirect that is not ours, AuthorizationRefused for
         the server's own error, TokenRefused, TransientError, StorageError. A stored login is then untouched.
         """
-        code = authorization.check_authorization_response(response, pending, now=self._clock())
+        code = authorization.check_authorization_response(response, pending, now=self.clock())
         await self.store.ensure_writable(self.profile)
         tokens = await self.client.exchange(pending, code)
         async with self.store.exclusive(self.profile):
@@ -133,7 +133,7 @@ class NotionOAuth:
         tokens = await self.store.load(self.profile)
         if tokens is None:
             return Status(status="unauthenticated")
-        now = self._clock()
+        now = self.clock()
         refreshable = tokens.refresh_token is not None
         expired = tokens.expired(now)
         if expired and not refreshable:

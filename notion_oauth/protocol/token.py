@@ -117,7 +117,7 @@ def seconds(value: Any) -> int | None:
         return None
     if isinstance(value, bool) or math.isnan(seconds):
         return None
-    return int(min(max(seconds, 0), MAX_LIFETIME.totalseconds()))
+    return int(min(max(seconds, 0), MAX_LIFETIME.total_seconds()))
 
 
 def expires_at(expires_in: int | None, *, received_at: datetime) -> datetime | None:

@@ -40,10 +40,10 @@ class CommandLine:
             text=True,
         )
 
-    def run(self, *arguments: str, timeout: float = 30, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         with self.start(*arguments, **environment) as process:
             try:
-                out, err = process.communicate(timeout=timeout)
+                out, err = process.communicate(timeout=60)
             except BaseException:
                 process.kill()
                 raise

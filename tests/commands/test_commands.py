@@ -110,7 +110,7 @@ def test_no_network_is_5_and_loses_nothing(cli: CommandLine, sandbox: Sandbox) -
         port = nobody.getsockname()[1]
         assert cli.run("login", "--server-url", f"http://127.0.0.1:{port}/mcp").returncode == 5
     for fault in ({"status": 503}, {"status": 502, "body": "<html>"}, {"status": 429, "headers": {"Retry-After": "3"}}):
-        sandbox.fail_next("/token", **fault)  # type: ignore[arg-type]
+        sandbox.fail_next("/token", **fault)
         done = cli.run("refresh")
         assert (done.returncode, done.stdout) == (5, "")
         assert "Nothing was lost" in done.stderr
@@ -207,7 +207,7 @@ def test_declining_in_the_browser_ends_the_command(cli: CommandLine, sandbox: Sa
 
 def test_a_server_that_hangs_is_given_up_in_time(cli: CommandLine, sandbox: Sandbox) -> None:
     sandbox.misbehave_next("/.well-known/oauth-protected-resource/mcp", "hang")
-    done = cli.run("login", timeout=8, NOTION_OAUTH_TIMEOUT="0.5")
+    done = cli.run("login", NOTION_OAUTH_TIMEOUT="0.5")
     assert done.returncode == 5
     assert "no whole answer within 0.5 seconds" in done.stderr
 
@@ -250,7 +250,7 @@ def test_sandbox_says_that_its_port_is_taken(cli: CommandLine) -> None:
 
 
 def test_demo_shows_it_all(cli: CommandLine) -> None:
-    done = cli.run("demo", timeout=60)
+    done = cli.run("demo")
     assert done.returncode == 0, done.stderr
     for said in ("not connected", "authenticated", "expired", "refreshed exactly once", "unauthenticated", "401"):
         assert said in done.stdout

@@ -115,4 +115,5 @@ def test_nothing_is_cut_off(chromium: Chrome, service_url: str, width: int, tmp_
     WebDriverWait(chromium, 10).until(title_contains("Connected to Notion"))
     wide = chromium.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide == 0
-    assert not [entry for entry in chromium.get_log("browser") if "Content Security Policy" in str(entry["message"])]
+    log = chromium.get_log("browser")  # type: ignore[no-untyped-call]
+    assert not [entry for entry in log if "Content Security Policy" in str(entry["message"])]

@@ -85,6 +85,7 @@ def test_two_sign_ins_in_two_tabs_both_work(browser: Browser) -> None:
 
 
 def test_many_tabs_keep_the_cookie_within_what_browsers_take(browser: Browser) -> None:
+    last = ""
     for _ in range(12):
         last = browser.consent()
         header = f"notion_oauth_session={browser.cookies['notion_oauth_session']}"

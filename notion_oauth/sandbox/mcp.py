@@ -1,0 +1,62 @@
+"""A small MCP server over Streamable HTTP: enough to sign in, look, and call one tool."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
+WORKSPACE = {"id": "00000000-0000-4000-8000-000000000001", "name": "Practice workspace"}
+PERSON = {
+    "id": "00000000-0000-4000-8000-000000000002",
+    "name": "Practice person",
+    "type": "person",
+    "email": "practice@example.com",
+}
+TOOL = {
+    "name": "notion-fetch",
+    "description": "Fetch an entity by its id; `self` tells who is signed in to which workspace.",
+    "inputSchema": {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+}
+
+
+def answer(message: Any) -> tuple[int, dict[str, Any] | None]:
+    """The HTTP status and the JSON-RPC answer to one message; None for a notification."""
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or not isinstance(message.get("method"), str):
+        return 400, _error(None, -32600, "Invalid Request")
+    if "id" not in message:
+        return 202, None
+    params = message.get("params")
+    result = _result(message["method"], params if isinstance(params, dict) else {})
+    if result is None:
+        return 200, _error(message["id"], -32601, "Method not found")
+    return 200, {"jsonrpc": "2.0", "id": message["id"], "result": result}
+
+
+def _error(request_id: Any, code: int, text: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}}
+
+
+def _result(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
+    if method == "initialize":
+        asked = params.get("protocolVersion")
+        return {
+            "protocolVersion": asked if asked in VERSIONS else VERSIONS[0],
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "notion-oauth practice server", "version": "1"},
+        }
+    if method == "ping":
+        return {}
+    if method == "tools/list":
+        return {"tools": [TOOL]}
+    return _call(params) if method == "tools/call" else None
+
+
+def _call(params: dict[str, Any]) -> dict[str, Any]:
+    arguments = params.get("arguments")
+    wanted = arguments.get("id") if isinstance(arguments, dict) else None
+    if params.get("name") == TOOL["name"] and wanted == "self":
+        text, failed = json.dumps({"self": {"workspace": WORKSPACE, "user": PERSON}}), False
+    else:
+        text, failed = "This practice server knows the tool notion-fetch with the id self, and nothing else.", True
+    return {"content": [{"type": "text", "text": text}], "isError": failed}

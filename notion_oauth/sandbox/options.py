@@ -1,0 +1,36 @@
+"""What can be set about the practice server, before and while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+DAY = 24 * 60 * 60.0
+
+
+@dataclass(kw_only=True)
+class SandboxOptions:
+    """Notion's behaviour unless told otherwise. Times are in seconds; a test may change any of it at any time."""
+
+    auto_consent: bool = True  # False shows a consent page
+    access_token_lifetime: float = 3600
+    refresh_token_lifetime: float = 180 * DAY  # from the sign-in, however often it is refreshed
+    refresh_token_idle_lifetime: float = 30 * DAY  # without a successful refresh
+    registration_lifetime: float | None = 90 * DAY
+    authorization_code_lifetime: float = 600
+    reuse: Literal["notion", "strict"] = "notion"  # strict: any replay of a refresh token ends the grant
+    access_token_survives_refresh: bool = True
+    announce_iss: bool = True
+    offer_revocation: bool = True
+    serve_path_metadata: bool = True
+    serve_root_metadata: bool = True
+    metadata_overrides: dict[str, Any] = field(default_factory=dict)  # a value of None leaves the key out
+    resource_metadata_overrides: dict[str, Any] = field(default_factory=dict)
+    token_response_overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def overridden(document: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """The document with the overrides in it; what they set to None is left out."""
+    return {
+        name: value for name, value in {**document, **overrides}.items() if name not in overrides or value is not None
+    }

@@ -1,0 +1,63 @@
+"""What arrived, request by request, for tests to look at."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+
+@dataclass(repr=False)
+class RecordedRequest:
+    """One request. `status` is None until it was answered; `repr` shows names, never values: they are secrets."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]  # names in lower case
+    form: dict[str, str]
+    json: Any | None
+    status: int | None = None
+
+    def __repr__(self) -> str:
+        names = ", ".join([*self.query, *self.form])
+        return f"<{self.method} {self.path} [{names}] {self.status or 'unanswered'}>"
+
+
+class Recorder:
+    """Keeps requests in the order in which they arrived."""
+
+    def __init__(self) -> None:
+        self.requests: list[RecordedRequest] = []
+        self._lock = threading.Lock()
+
+    def record(self, scope: Any, body: bytes) -> RecordedRequest:
+        """Keep a request of an ASGI scope with its whole body."""
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        kind = headers.get("content-type", "").partition(";")[0]
+        request = RecordedRequest(
+            method=scope["method"],
+            path=scope["path"],
+            query=dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)),
+            headers=headers,
+            form=dict(pairs_of(body)) if kind == "application/x-www-form-urlencoded" else {},
+            json=json_of(body) if kind == "application/json" else None,
+        )
+        with self._lock:
+            self.requests.append(request)
+        return request
+
+
+def pairs_of(body: bytes) -> list[tuple[str, str]]:
+    """The fields of a form, repeated ones too."""
+    return parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+
+
+def json_of(body: bytes) -> Any | None:
+    """The JSON value; None for anything else."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,174 @@
+"""The practice server as one object, and how to run it on a real port."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import uvicorn
+
+from notion_oauth.sandbox.app import Routes
+from notion_oauth.sandbox.faults import Fault, Faults, Kind, answer
+from notion_oauth.sandbox.options import SandboxOptions
+from notion_oauth.sandbox.recording import RecordedRequest, Recorder
+from notion_oauth.sandbox.state import State
+
+
+class Sandbox:
+    """A practice authorization server with a protected `/mcp`. `app` is ASGI; everything is in memory."""
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:9000",
+        options: SandboxOptions | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.base_url = self.issuer = base_url
+        self.mcp_url = f"{base_url}/mcp"
+        self.options = options or SandboxOptions()
+        self._ahead = 0.0
+        self._state = State(self.options, lambda: clock() + self._ahead)
+        self._recorder = Recorder()
+        self._faults = Faults(Routes(base_url, self._state).app(), self._recorder)
+        self.app = self._faults
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """Every request so far, in the order in which they arrived."""
+        return list(self._recorder.requests)
+
+    def requests_to(self, path: str, method: str | None = None) -> list[RecordedRequest]:
+        """Those for one path, and one method where it is given."""
+        return [found for found in self.requests if found.path == path and method in (None, found.method)]
+
+    def advance(self, seconds: float) -> None:
+        """Move the server's clock forward."""
+        self._ahead += seconds
+
+    def fail_next(
+        self,
+        path: str,
+        *,
+        status: int | None = None,
+        error: str | None = None,
+        description: str | None = None,
+        body: bytes | str | None = None,
+        content_type: str | None = None,
+        headers: dict[str, str] | None = None,
+        times: int = 1,
+        method: str | None = None,
+    ) -> None:
+        """Answer the next requests for this path so, and do nothing else for them. `error` makes an OAuth error."""
+        code, raw = answer(status, error, description, body)
+        kind = content_type or ("application/json" if body is None and error else "text/html")
+        all_headers = {"Content-Type": kind, "Cache-Control": "no-store", **(headers or {})}
+        self._faults.add(Fault(path, method, "answer", status=code, headers=all_headers, body=raw), times)
+
+    def misbehave_next(
+        self,
+        path: str,
+        kind: Kind,
+        *,
+        times: int = 1,
+        method: str | None = None,
+        seconds: float | None = None,
+        size: int | None = None,
+        location: str | None = None,
+    ) -> None:
+        """Let the next answers for this path go wrong.
+
+        hang: none ever comes. drop: cut before it is whole, nothing was done. lose_response: the same, all was done.
+        drip: a byte every `seconds`. oversize: `size` bytes of JSON. redirect: to `location`. garble: a page for JSON.
+        """
+        fault = Fault(path, method, kind, status=200, headers={"Content-Type": "application/json"})
+        if kind == "redirect":
+            fault.status, fault.headers = 302, {"Location": location or f"{self.base_url}/elsewhere"}
+        elif kind == "garble":
+            fault.headers, fault.body = {"Content-Type": "text/html"}, b"<html>a page of some proxy"
+        fault.seconds = fault.seconds if seconds is None else seconds
+        fault.size = fault.size if size is None else size
+        self._faults.add(fault, times)
+
+    def let_go(self) -> None:
+        """End the answers that hang or drip, for good."""
+        self._faults.stopping = True
+
+    def forget_clients(self) -> None:
+        """Forget every registration: from now on `invalid_client`, "Client not found"."""
+        with self._state.lock:
+            self._state.clients.clear()
+
+    def revoke_grants(self) -> None:
+        """The person ends the connection in their settings: "OAuth grant revoked"."""
+        with self._state.lock:
+            for grant in self._state.grants.values():
+                self._state.end(grant, grant.ended or "OAuth grant revoked")
+
+    def expire_access_tokens(self) -> None:
+        """End every access token, and no grant."""
+        with self._state.lock:
+            for grant in self._state.grants.values():
+                grant.access_tokens.clear()
+
+    def is_access_token_live(self, token: str) -> bool:
+        """Whether /mcp would take this token."""
+        with self._state.lock:
+            return self._state.grant_of_access_token(token) is not None
+
+    @property
+    def live_grants(self) -> int:
+        with self._state.lock:
+            return sum(grant.ended is None for grant in self._state.grants.values())
+
+    @property
+    def registered_clients(self) -> int:
+        with self._state.lock:
+            return len(self._state.clients)
+
+
+class RunningSandbox:
+    """A sandbox served by uvicorn in a thread of this process. Raises OSError where the port is taken."""
+
+    def __init__(
+        self,
+        options: SandboxOptions | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._listener = socket.create_server((host, port))
+        self.sandbox = Sandbox(f"http://{host}:{self._listener.getsockname()[1]}", options, clock=clock)
+        config = uvicorn.Config(
+            self.sandbox.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener],), name="sandbox", daemon=True)
+        self._thread.start()  # the socket listens already: whoever connects before uvicorn is up waits in its queue
+
+    def stop(self) -> None:
+        """End it, whatever is still being answered."""
+        self.sandbox.let_go()
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+
+@contextmanager
+def serve_sandbox(
+    options: SandboxOptions | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    clock: Callable[[], float] = time.time,
+) -> Generator[Sandbox]:
+    """A sandbox on a real port for as long as the block runs; port 0 takes a free one. Raises OSError."""
+    running = RunningSandbox(options, host=host, port=port, clock=clock)
+    try:
+        yield running.sandbox
+    finally:
+        running.stop()

@@ -1,0 +1,193 @@
+"""Clients, codes, grants and tokens, and the rules by which they live and die. All in memory, behind one lock."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from authlib.oauth2.rfc6749 import AuthorizationCodeMixin, ClientMixin, InvalidGrantError, TokenMixin
+
+from notion_oauth.sandbox.options import SandboxOptions
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(repr=False)
+class Client(ClientMixin):
+    """A registered client (RFC 7591)."""
+
+    client_id: str
+    client_secret: str | None
+    metadata: dict[str, Any]
+    registered_at: float
+
+    def get_client_id(self) -> str:
+        return self.client_id
+
+    def get_default_redirect_uri(self) -> str | None:
+        return None  # it has to be sent, always
+
+    def get_allowed_scope(self, scope: str) -> str:
+        return " ".join(name for name in (scope or "default").split() if name == "default")
+
+    def check_redirect_uri(self, redirect_uri: str) -> bool:
+        return any(_without_port(redirect_uri) == _without_port(kept) for kept in self.metadata["redirect_uris"])
+
+    def check_client_secret(self, client_secret: str) -> bool:
+        return self.client_secret is not None and secrets.compare_digest(self.client_secret, client_secret)
+
+    def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
+        return bool(self.metadata["token_endpoint_auth_method"] == method)
+
+    def check_response_type(self, response_type: str) -> bool:
+        return response_type == "code"
+
+    def check_grant_type(self, grant_type: str) -> bool:
+        return grant_type in self.metadata.get("grant_types", ["authorization_code", "refresh_token"])
+
+
+def _without_port(uri: str) -> str:
+    """A loopback redirect URI may differ in its port at the authorization endpoint (RFC 8252 §7.3)."""
+    parts = urlsplit(uri)
+    if parts.scheme != "http" or parts.hostname not in LOOPBACK:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition(":")[0] if parts.port else parts.netloc))
+
+
+@dataclass(repr=False)
+class Code(AuthorizationCodeMixin):
+    """An authorization code, good once."""
+
+    code: str
+    client_id: str
+    redirect_uri: str
+    scope: str
+    resource: str | None
+    code_challenge: str | None
+    code_challenge_method: str | None
+    expires_at: float
+    grant_id: str | None = None  # what its first use began
+
+    def get_redirect_uri(self) -> str:
+        return self.redirect_uri
+
+    def get_scope(self) -> str:
+        return self.scope
+
+
+@dataclass(repr=False)
+class Grant(TokenMixin):
+    """What the person agreed to. Of its refresh tokens two are good: the current one and the one before."""
+
+    grant_id: str
+    client_id: str
+    scope: str
+    authorized_at: float
+    refreshed_at: float
+    current: str = ""
+    previous: str | None = None
+    access_tokens: dict[str, float] = field(default_factory=dict)  # and when each expires
+    ended: str | None = None  # why
+
+    def check_client(self, client: Client) -> bool:
+        return self.client_id == client.client_id
+
+    def get_scope(self) -> str:
+        return self.scope
+
+
+class State:
+    """Everything the server remembers."""
+
+    def __init__(self, options: SandboxOptions, clock: Callable[[], float]) -> None:
+        self.options = options
+        self.clock = clock
+        self.lock = threading.RLock()
+        self.clients: dict[str, Client] = {}
+        self.codes: dict[str, Code] = {}
+        self.grants: dict[str, Grant] = {}
+        self._rotated: dict[str, str] = {}  # every refresh token ever issued, and its grant
+
+    def find_client(self, client_id: str | None) -> Client | None:
+        """A client that is registered and whose registration has not expired."""
+        client = self.clients.get(client_id or "")
+        lifetime = self.options.registration_lifetime
+        if client is not None and lifetime is not None and client.registered_at + lifetime <= self.clock():
+            return None
+        return client
+
+    def find_code(self, code: str, client: Client) -> Code | None:
+        """The code, if it is this client's and still good. Used a second time, it ends what its first use began."""
+        found = self.codes.get(code)
+        if found is None or found.client_id != client.client_id or found.expires_at <= self.clock():
+            return None
+        if found.grant_id is not None:
+            self.end(self.grants[found.grant_id], "Authorization code used twice")
+            return None
+        return found
+
+    def begin_grant(self, client_id: str, scope: str) -> Grant:
+        """A new sign-in. It ends the earlier grant of the same person with the same client."""
+        for grant in self.grants.values():
+            if grant.client_id == client_id and grant.ended is None:
+                self.end(grant, "Grant not found")
+        now = self.clock()
+        grant = Grant(secrets.token_hex(8), client_id, scope, authorized_at=now, refreshed_at=now)
+        self.grants[grant.grant_id] = grant
+        return grant
+
+    def issue(self, grant: Grant) -> tuple[str, str]:
+        """A new access token and a new refresh token. The refresh token that was used stays good until this one is."""
+        if not self.options.access_token_survives_refresh:
+            grant.access_tokens.clear()
+        access, refresh = (f"user:{grant.grant_id}:{secrets.token_urlsafe(24)}" for _ in range(2))
+        grant.access_tokens[access] = self.clock() + self.options.access_token_lifetime
+        grant.current, self._rotated[refresh] = refresh, grant.grant_id
+        grant.refreshed_at = self.clock()
+        return access, refresh
+
+    def use_refresh_token(self, token: str, client: Client) -> Grant:
+        """The grant of a refresh token that may be used now. Raises InvalidGrantError with Notion's words."""
+        if token.count(":") != 2:
+            raise InvalidGrantError("Invalid token format")
+        if token not in self._rotated:
+            raise InvalidGrantError("Invalid refresh token")
+        grant = self.grants[self._rotated[token]]
+        if grant.ended is not None:
+            raise InvalidGrantError(grant.ended)
+        if not grant.check_client(client):
+            raise InvalidGrantError("Client ID mismatch")
+        self._check_age(grant)
+        replayed = token != grant.current and (self.options.reuse == "strict" or token != grant.previous)
+        if replayed:
+            self.end(grant, "Refresh token reuse detected")
+            raise InvalidGrantError("Refresh token reuse detected")
+        grant.previous = token  # used as the previous one, it kills the sibling that was issued in between
+        return grant
+
+    def _check_age(self, grant: Grant) -> None:
+        now, options = self.clock(), self.options
+        absolute = grant.authorized_at + options.refresh_token_lifetime
+        if now >= absolute or now >= grant.refreshed_at + options.refresh_token_idle_lifetime:
+            self.end(grant, "Refresh token has expired")
+            raise InvalidGrantError("Refresh token has expired")
+
+    def grant_of_refresh_token(self, token: str) -> Grant | None:
+        """The grant that a refresh token is or was of."""
+        return self.grants.get(self._rotated.get(token, ""))
+
+    def grant_of_access_token(self, token: str) -> Grant | None:
+        """The living grant whose access token this is, if that has not expired."""
+        for grant in self.grants.values():
+            if grant.ended is None and grant.access_tokens.get(token, 0) > self.clock():
+                return grant
+        return None
+
+    def end(self, grant: Grant, why: str) -> None:
+        """End a grant with all its tokens."""
+        grant.ended = why
+        grant.access_tokens.clear()
