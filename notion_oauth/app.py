@@ -5,17 +5,30 @@ from __future__ import annotations
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import pages
-from notion_oauth.router import create_router, path_of, status_response
+from notion_oauth.router import AuthRoute, create_router, path_of, status_response
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_key
 from notion_oauth.settings import Settings
 
 SESSION_LIFETIME = 8 * 60 * 60  # seconds; a pending sign-in in it lives ten minutes
+
+
+class _PublicPath:
+    """Makes links begin with the public URL's path, whether a proxy in front takes that away or not."""
+
+    def __init__(self, app: ASGIApp, path: str) -> None:
+        self._app, self._path = app, path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope.get("root_path"):
+            scope = {**scope, "root_path": self._path}
+        await self._app(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = None) -> FastAPI:
@@ -29,7 +42,6 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         title="notion-oauth",
         summary="Sign in to Notion's MCP server once.",
         version=version("notion-oauth"),
-        root_path=urlsplit(service.settings.public_url or "").path,
         docs_url=None,  # their pages load scripts from another site
         redoc_url=None,
     )
@@ -41,11 +53,15 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         same_site="lax",  # strict would keep the cookie from the redirect that ends a sign-in
         https_only=(service.settings.public_url or "").startswith("https:"),
     )
+    app.add_middleware(_PublicPath, path=urlsplit(service.settings.public_url or "").path)
     app.include_router(create_router(service))
+    pages_router = APIRouter(route_class=AuthRoute)
 
-    @app.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
+    @pages_router.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
     async def home(request: Request) -> Response:
         return await status_response(request, service)
+
+    app.include_router(pages_router)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:

@@ -26,19 +26,25 @@ def read_file(path: Path) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
-        _not_a_file(path)
     except OSError as error:
         _failed(path, "read", error)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no Path
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                _not_a_file(path)
-            content = file.read(MAX_FILE + 1)
-        except OSError as error:
-            _failed(path, "read", error)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            _not_a_file(path)
+        content = _read(descriptor)
+    except OSError as error:
+        _failed(path, "read", error)
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_FILE:
         raise StoreDamaged(f"{path} is larger than {MAX_FILE // 1024} KiB, so it is no file of ours.", cure=_MOVE)
+    return content
+
+
+def _read(descriptor: int) -> bytes:
+    content = b""
+    while len(content) <= MAX_FILE and (part := os.read(descriptor, MAX_FILE + 1)):
+        content += part
     return content
 
 

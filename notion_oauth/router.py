@@ -27,7 +27,7 @@ _NOTICES = {
 _TITLES = {"authenticated": "Connected to Notion", "expired": "Token expired", "unauthenticated": "Not connected"}
 
 
-class _Route(APIRoute):
+class AuthRoute(APIRoute):
     """Turns our errors into a page or JSON, in whichever application the router is mounted."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -49,7 +49,7 @@ def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") ->
     """
     service = oauth or NotionOAuth()
     pending = session.PendingAuthorizations(session.session_key(service.settings))
-    router = APIRouter(prefix=prefix, tags=["auth"], route_class=_Route)
+    router = APIRouter(prefix=prefix, tags=["auth"], route_class=AuthRoute)
 
     @router.get("/login", name="notion_oauth_login", status_code=303, response_class=Response)
     async def login(request: Request) -> Response:

@@ -66,7 +66,8 @@ def browser_command(tmp_path: Path) -> str:
 
 @pytest.fixture
 def cli(settings: Settings, tmp_path: Path, browser_command: str) -> CommandLine:
-    kept = {name: value for name, value in os.environ.items() if name.startswith(("COV", "PATH", "HOME", "PYTHON"))}
+    # Compiled modules may be written: without them each process compiles all it imports, for seconds
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("COV", "PATH", "HOME"))}
     folder = tmp_path / "work"
     folder.mkdir()
     return CommandLine(

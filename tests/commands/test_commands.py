@@ -80,7 +80,7 @@ def test_not_signed_in_is_3_and_opens_no_browser(
     [
         (["bogus"], {}, "No such command"),
         (["status", "--bogus"], {}, "No such option"),
-        (["sandbox", "--port", "70000"], {}, "70000"),
+        (["sandbox", "--port", "70000"], {}, "--port"),
         (["status"], {"NOTION_OAUTH_TIMEOUT": "soon"}, "NOTION_OAUTH_TIMEOUT"),
         (["status", "--server-url", "http://mcp.notion.com/mcp"], {}, "NOTION_OAUTH_SERVER_URL: the URL is not https"),
     ],
