@@ -99,8 +99,6 @@ def delete_file(path: Path) -> bool:
 
 def ensure_writable(path: Path, *, size: int) -> None:
     """Raise StorageError unless a file of `size` bytes can be written in the place of this one."""
-    if path.is_symlink():
-        raise StorageError(f"{path} is a symbolic link, and secrets are not written through one.", cure=_REAL_FILE)
     try:
         _write_beside(path, bytes(size)).unlink()
     except OSError as error:
@@ -109,6 +107,8 @@ def ensure_writable(path: Path, *, size: int) -> None:
 
 def _write_beside(path: Path, content: bytes) -> Path:
     """A new, synced temporary file in the same folder. Leaves nothing behind when it fails."""
+    if path.is_symlink():
+        raise StorageError(f"{path} is a symbolic link, and secrets are not written through one.", cure=_REAL_FILE)
     make_folder(path.parent)
     _sweep(path)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)  # mode 0600

@@ -103,7 +103,7 @@ class PendingAuthorizations:
 
 def _name(state: SecretStr) -> str:
     """What a pending sign-in is found by: 128 bits of a hash, which no other state shares."""
-    return hashlib.sha256(state.get_secret_value().encode()).hexdigest()[:32]
+    return hashlib.sha256(state.get_secret_value().encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def csrf_token(session: Session) -> str:

@@ -50,7 +50,8 @@ def encode_tokens(tokens: TokenSet) -> bytes:
 def decode_tokens(content: bytes, path: Path) -> TokenSet:
     """Read a token file. Raises StoreDamaged where it is not one, without showing what it holds."""
     document = _decode(content, path)
-    if not isinstance(document, dict) or not isinstance(document.get("access_token"), str):
+    held = document.get("access_token") if isinstance(document, dict) else None
+    if not isinstance(held, str) or not held:
         raise _damaged(path, "it holds no access_token")
     expires_in = token.seconds(document.get("expires_in"))
     updated_at = _moment(document.get("updated_at"))

@@ -104,8 +104,7 @@ def check_authorization_response(
     Raises StateMismatch, PendingExpired, IssuerMismatch (RFC 9207 §2.4), AuthorizationRefused for the
     server's own error, AuthorizationResponseError where there is neither code nor error.
     """
-    sent, expected = response.state or SecretStr(""), pending.state
-    if not hmac.compare_digest(sent.get_secret_value().encode(), expected.get_secret_value().encode()):
+    if not _same(response.state or SecretStr(""), pending.state):
         raise StateMismatch("The redirect belongs to no sign-in that was begun here.")
     if abs(now - pending.begun_at) >= PENDING_LIFETIME:
         raise PendingExpired("This sign-in was begun more than ten minutes ago.")
@@ -115,6 +114,11 @@ def check_authorization_response(
     if response.code is None:
         raise AuthorizationResponseError("The redirect carries neither a code nor an error.")
     return response.code
+
+
+def _same(sent: SecretStr, expected: SecretStr) -> bool:
+    raw = (secret.get_secret_value().encode(errors="surrogatepass") for secret in (sent, expected))
+    return hmac.compare_digest(*raw)
 
 
 def check_issuer(response: AuthorizationResponse, pending: PendingAuthorization) -> None:

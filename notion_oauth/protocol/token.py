@@ -113,7 +113,9 @@ def seconds(value: Any) -> int | None:
     """A lifetime in whole seconds, from whatever a server may send; None where it says nothing usable."""
     try:
         seconds = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except OverflowError:  # a whole number with more than 308 digits
+        seconds = math.inf if value > 0 else 0
+    except (TypeError, ValueError):
         return None
     if isinstance(value, bool) or math.isnan(seconds):
         return None

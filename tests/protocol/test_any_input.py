@@ -1,0 +1,171 @@
+"""Any bytes give a value or our own error, never another exception."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from notion_oauth.errors import NotionOAuthError
+from notion_oauth.protocol.authorization import (
+    authorization_request,
+    check_authorization_response,
+    parse_authorization_response,
+)
+from notion_oauth.protocol.discovery import (
+    authorization_server_metadata_urls,
+    parse_authorization_server_metadata,
+    parse_protected_resource_metadata,
+)
+from notion_oauth.protocol.message import Request, Response
+from notion_oauth.protocol.registration import parse_registration_response
+from notion_oauth.protocol.token import client_authentication, parse_token_response, refresh_request, token_set
+from notion_oauth.protocol.urls import covers, why_unusable
+from notion_oauth.tokenfile import decode_registrations, decode_tokens, encode_registrations, encode_tokens
+from tests.protocol.builders import DISCOVERY, NOW, REDIRECT_URI, pending
+
+REQUEST = Request("POST", "https://h.example/token", form={"a": "b"})
+PATH = Path("tokens.json")
+FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(
+        ["https://h.example", "https://[::1", "http://a:b@c", "https://h:99999", "\ud800", "none", 10**400]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def document_of(*names: str) -> st.SearchStrategy[bytes]:
+    """JSON with those fields, each of them anything; and bytes that are no JSON at all."""
+    fields = st.fixed_dictionaries({}, optional=dict.fromkeys(names, VALUES))
+    return fields.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60)
+
+
+def tolerated(function: Callable[[], Any]) -> Any:
+    with contextlib.suppress(NotionOAuthError):
+        return function()
+    return None
+
+
+RESOURCE = document_of("resource", "authorization_servers", "scopes_supported")
+SERVER = document_of(
+    "issuer", "authorization_endpoint", "token_endpoint", "code_challenge_methods_supported", "registration_endpoint"
+)
+CLIENT = document_of("client_id", "client_secret", "client_secret_expires_at", "token_endpoint_auth_method")
+TOKEN = document_of("access_token", "token_type", "expires_in", "refresh_token", "scope", "error", "error_description")
+FILE = document_of(
+    "access_token",
+    "token_type",
+    "expires_in",
+    "refresh_token",
+    "client_id",
+    "client_secret",
+    "updated_at",
+    "expires_at",
+    "token_endpoint",
+    "token_endpoint_auth_methods_supported",
+)
+
+
+@FEW
+@given(body=RESOURCE, status=st.integers(100, 599))
+def test_a_resource_document(body: bytes, status: int) -> None:
+    response = Response(status, "https://h.example/x", {}, body)
+    tolerated(lambda: parse_protected_resource_metadata(response, server_url="https://h.example/mcp"))
+
+
+@FEW
+@given(body=SERVER, issuer=st.sampled_from(["https://h.example", "https://[::1"]))
+def test_a_server_document(body: bytes, issuer: str) -> None:
+    response = Response(200, "https://h.example/x", {}, body)
+    tolerated(lambda: parse_authorization_server_metadata(response, issuer=issuer))
+
+
+@FEW
+@given(body=CLIENT, status=st.sampled_from([200, 201, 400, 500]))
+def test_a_registration_answer_and_all_that_is_done_with_it(body: bytes, status: int) -> None:
+    response = Response(status, "https://h.example/register", {}, body)
+    client = tolerated(lambda: parse_registration_response(response, request=REQUEST))
+    if client is not None:
+        client.expired(NOW)
+        _, form = client_authentication(client, ("none",))
+        urlencode(form).encode()
+        begun = authorization_request(
+            DISCOVERY, client, redirect_uri=REDIRECT_URI, state=SecretStr("s"), code_verifier=SecretStr("v"), now=NOW
+        )
+        assert begun.url.get_secret_value().isascii()
+
+
+@FEW
+@given(body=TOKEN, status=st.sampled_from([200, 400, 401, 429, 500]), header=st.text(max_size=12))
+def test_a_token_answer_and_all_that_is_done_with_it(body: bytes, status: int, header: str) -> None:
+    response = Response(status, "https://h.example/token", {"retry-after": header}, body)
+    parsed = tolerated(lambda: parse_token_response(response, request=REQUEST))
+    if parsed is not None:
+        login = token_set(parsed, pending(), received_at=NOW)
+        assert decode_tokens(encode_tokens(login), PATH).access_token == login.access_token
+        if login.refresh_token is not None:
+            assert refresh_request(login).content()
+
+
+@FEW
+@given(body=FILE)
+def test_a_token_file_and_all_that_is_done_with_it(body: bytes) -> None:
+    login = tolerated(lambda: decode_tokens(body, PATH))
+    if login is not None:
+        login.expired(NOW)
+        login.expires_in_seconds(NOW)
+        assert decode_tokens(encode_tokens(login), PATH).access_token == login.access_token
+        request = tolerated(lambda: refresh_request(login))
+        if request is not None:
+            request.content()
+
+
+@FEW
+@given(entries=st.lists(CLIENT | document_of("issuer", "redirect_uri", "client_id"), max_size=3))
+def test_a_registrations_file(entries: list[bytes]) -> None:
+    body = b'{"registrations": [' + b",".join(entries) + b"]}"
+    kept = tolerated(lambda: decode_registrations(body, PATH))
+    if kept is not None:
+        assert decode_registrations(encode_registrations(kept), PATH) == kept
+
+
+@FEW
+@given(
+    query=st.lists(
+        st.tuples(st.sampled_from(["state", "code", "iss", "error", "error_description", "x"]), st.text(max_size=30)),
+        max_size=6,
+    )
+)
+def test_a_redirect(query: list[tuple[str, str]]) -> None:
+    tolerated(lambda: check_authorization_response(parse_authorization_response(query), pending(), now=NOW))
+
+
+@FEW
+@given(url=st.text(max_size=40) | st.from_regex(r"https?://[a-z\[\]:@.0-9]{1,20}(/[a-z?#]*)?", fullmatch=True))
+def test_a_url(url: str) -> None:
+    if why_unusable(url) is None:
+        covers(url, "https://h.example/mcp")
+        authorization_server_metadata_urls(url)
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_nesting_is_no_way_in(size: int) -> None:
+    body = b'{"access_token":' + b"[" * size
+    tolerated(lambda: parse_token_response(Response(200, "https://h.example/", {}, body), request=REQUEST))
+    tolerated(lambda: decode_tokens(body, PATH))

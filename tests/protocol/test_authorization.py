@@ -1,0 +1,233 @@
+"""The authorization request, and the redirect that answers it (RFC 6749 §4.1, 7636, 8707, 9207)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth.errors import (
+    AuthorizationRefused,
+    AuthorizationResponseError,
+    IssuerMismatch,
+    MetadataError,
+    PendingExpired,
+    RegistrationRefused,
+    ServerUnavailable,
+    StateMismatch,
+)
+from notion_oauth.models import Discovery, PendingAuthorization
+from notion_oauth.protocol.authorization import (
+    authorization_request,
+    check_authorization_response,
+    parse_authorization_response,
+)
+from notion_oauth.protocol.message import Response
+from notion_oauth.protocol.registration import client_metadata, parse_registration_response, registration_request
+from tests.protocol.builders import DISCOVERY, ISSUER, NOW, PUBLIC, REDIRECT_URI, SERVER, pending
+
+ANNOUNCED = pending(authorization_response_iss_parameter_supported=True)
+SILENT = pending(authorization_response_iss_parameter_supported=False)
+
+
+def request_query(verifier: str, discovery: Discovery = DISCOVERY) -> dict[str, list[str]]:
+    begun = authorization_request(
+        discovery, PUBLIC, redirect_uri=REDIRECT_URI, state=SecretStr("s"), code_verifier=SecretStr(verifier), now=NOW
+    )
+    return parse_qs(urlsplit(begun.url.get_secret_value()).query)
+
+
+def test_the_challenge_is_that_of_rfc_7636_appendix_b() -> None:
+    query = request_query("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
+    assert query["code_challenge"] == ["E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"]
+    assert query["code_challenge_method"] == ["S256"]
+
+
+def test_the_request_carries_all_it_must() -> None:
+    query = request_query("v" * 43)
+    assert query["response_type"] == ["code"]
+    assert query["client_id"] == ["public-client"]
+    assert query["redirect_uri"] == [REDIRECT_URI]
+    assert query["resource"] == ["https://mcp.notion.com/mcp"]
+    assert query["scope"] == ["default"]
+    assert query["prompt"] == ["consent"]
+
+
+def test_no_scope_is_asked_for_where_the_resource_lists_none() -> None:
+    assert "scope" not in request_query("v" * 43, DISCOVERY.model_copy(update={"scopes": None}))
+
+
+def test_an_endpoint_with_a_query_keeps_it() -> None:
+    server = SERVER.model_copy(update={"authorization_endpoint": f"{ISSUER}/authorize?tenant=1"})
+    query = request_query("v" * 43, DISCOVERY.model_copy(update={"server": server}))
+    assert query["tenant"] == ["1"]
+    assert query["response_type"] == ["code"]
+
+
+def check(query: dict[str, str], waiting: PendingAuthorization, *, later: timedelta = timedelta()) -> str:
+    response = parse_authorization_response(list(query.items()))
+    return check_authorization_response(response, waiting, now=NOW + later).get_secret_value()
+
+
+def test_the_code_comes_back() -> None:
+    assert check({"state": "canary-state", "code": "c", "unknown": "ignored"}, SILENT) == "c"
+
+
+@pytest.mark.parametrize("state", ["", "canary-statf", "canary-state ", "CANARY-STATE", "ünïcode", "\ud800"])
+def test_another_state_is_refused(state: str) -> None:
+    with pytest.raises(StateMismatch):
+        check({"state": state, "code": "c", "iss": ISSUER}, SILENT)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "iss", "accepted"),
+    [
+        # The table of RFC 9207 §2.4 as MCP has it
+        (ANNOUNCED, ISSUER, True),
+        (ANNOUNCED, None, False),
+        (SILENT, ISSUER, True),
+        (SILENT, None, True),
+        # Strings: nothing is normalised
+        (ANNOUNCED, f"{ISSUER}/", False),
+        (ANNOUNCED, "https://mcp.notion.com:443", False),
+        (ANNOUNCED, "https://MCP.notion.com", False),
+        (ANNOUNCED, "https%3A%2F%2Fmcp.notion.com", False),
+        (SILENT, "https://evil.example", False),
+    ],
+)
+def test_the_issuer_is_compared_in_success_and_in_error(
+    waiting: PendingAuthorization, iss: str | None, accepted: bool
+) -> None:
+    query = {"state": "canary-state", **({"iss": iss} if iss else {})}
+    if accepted:
+        assert check({**query, "code": "c"}, waiting) == "c"
+        with pytest.raises(AuthorizationRefused):
+            check({**query, "error": "server_error"}, waiting)
+    else:
+        for rest in ({"code": "c"}, {"error": "access_denied", "error_description": "call +1 555"}):
+            with pytest.raises(IssuerMismatch) as caught:
+                check({**query, **rest}, waiting)
+            assert "555" not in str(caught.value), "what a stranger says is not shown"
+
+
+def test_an_error_is_shown_only_after_the_state_fits() -> None:
+    with pytest.raises(StateMismatch) as caught:
+        check({"state": "wrong", "error": "access_denied", "error_description": "call +1 555"}, SILENT)
+    assert "555" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [  # RFC 6749 §4.1.2.1, RFC 8707 §2, OpenID
+        "invalid_request",
+        "unauthorized_client",
+        "access_denied",
+        "unsupported_response_type",
+        "invalid_scope",
+        "server_error",
+        "temporarily_unavailable",
+        "invalid_target",
+        "login_required",
+        "consent_required",
+    ],
+)
+def test_every_error_code_is_kept(error: str) -> None:
+    with pytest.raises(AuthorizationRefused) as caught:
+        check({"state": "canary-state", "error": error, "error_description": "why\x1b[2J not"}, SILENT)
+    assert caught.value.error == error
+    assert caught.value.description == "why [2J not"
+    assert error in str(caught.value)
+
+
+def test_an_error_code_that_is_none_is_not_repeated() -> None:
+    with pytest.raises(AuthorizationRefused) as caught:
+        check({"state": "canary-state", "error": "<b>call me</b> now"}, SILENT)
+    assert "call me" not in str(caught.value)
+
+
+def test_neither_code_nor_error_is_refused() -> None:
+    with pytest.raises(AuthorizationResponseError, match="neither"):
+        check({"state": "canary-state", "code": ""}, SILENT)
+
+
+@pytest.mark.parametrize("name", ["state", "code", "iss", "error", "error_description"])
+def test_a_repeated_parameter_is_refused(name: str) -> None:
+    with pytest.raises(AuthorizationResponseError, match=f"{name} twice"):
+        parse_authorization_response([(name, "a"), (name, "a")])
+
+
+def test_a_sign_in_lives_ten_minutes() -> None:
+    query = {"state": "canary-state", "code": "c"}
+    assert check(query, SILENT, later=timedelta(minutes=9, seconds=59)) == "c"
+    with pytest.raises(PendingExpired):
+        check(query, SILENT, later=timedelta(minutes=10))
+    with pytest.raises(PendingExpired):
+        check(query, SILENT, later=-timedelta(days=365))
+
+
+@pytest.mark.parametrize(
+    ("redirect_uri", "kind"),
+    [
+        ("http://127.0.0.1:1/callback", "native"),
+        ("http://localhost:8000/auth/callback", "native"),
+        ("https://notion.example/auth/callback", "web"),
+    ],
+)
+def test_a_public_client_asks_for_what_it_uses(redirect_uri: str, kind: str) -> None:
+    metadata = client_metadata(client_name="mine", redirect_uri=redirect_uri, scopes=("a", "b"))
+    sent = registration_request(SERVER, metadata).json
+    assert sent == {
+        "client_name": "mine",
+        "redirect_uris": [redirect_uri],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        "token_endpoint_auth_method": "none",
+        "application_type": kind,
+        "scope": "a b",
+    }
+
+
+def test_a_server_without_registration_is_said_to_be_one() -> None:
+    metadata = client_metadata(client_name="mine", redirect_uri=REDIRECT_URI, scopes=None)
+    with pytest.raises(MetadataError, match="offers no client registration"):
+        registration_request(SERVER.model_copy(update={"registration_endpoint": None}), metadata)
+
+
+REGISTRATION = registration_request(SERVER, client_metadata(client_name="m", redirect_uri=REDIRECT_URI, scopes=None))
+
+
+@pytest.mark.parametrize(
+    ("body", "secret"),
+    [
+        (b'{"client_id": "c"}', None),
+        (b'{"client_id": "c", "client_secret": "", "client_secret_expires_at": null}', None),
+        (b'{"client_id": "c", "client_secret": "s", "client_secret_expires_at": 0}', "s"),
+    ],
+)
+def test_the_client_that_the_server_made(body: bytes, secret: str | None) -> None:
+    client = parse_registration_response(Response(201, f"{ISSUER}/register", {}, body), request=REGISTRATION)
+    assert client.client_id == "c"
+    assert (client.client_secret.get_secret_value() if client.client_secret else None) == secret
+    assert not client.expired(NOW)
+
+
+def test_a_secret_that_has_expired_is_known_to_have() -> None:
+    body = f'{{"client_id": "c", "client_secret": "s", "client_secret_expires_at": {int(NOW.timestamp())}}}'.encode()
+    client = parse_registration_response(Response(201, f"{ISSUER}/register", {}, body), request=REGISTRATION)
+    assert client.expired(NOW)
+    assert not client.expired(NOW - timedelta(seconds=1))
+
+
+def test_a_refused_registration_says_why() -> None:
+    body = b'{"error": "invalid_redirect_uri", "error_description": "not that one"}'
+    with pytest.raises(RegistrationRefused, match="not that one") as caught:
+        parse_registration_response(Response(400, f"{ISSUER}/register", {}, body), request=REGISTRATION)
+    assert caught.value.error == "invalid_redirect_uri"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"client_id": ""}', b'{"client_id": 7}', b"<html>"])
+def test_an_answer_that_is_no_client_is_passing(body: bytes) -> None:
+    with pytest.raises(ServerUnavailable):
+        parse_registration_response(Response(201, f"{ISSUER}/register", {}, body), request=REGISTRATION)

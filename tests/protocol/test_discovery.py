@@ -1,0 +1,239 @@
+"""Where metadata lies, and what makes it usable (RFC 9728, RFC 8414, MCP)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from notion_oauth.errors import MetadataError, ServerUnavailable
+from notion_oauth.protocol.discovery import (
+    authorization_server_metadata_urls,
+    parse_authorization_server_metadata,
+    parse_protected_resource_metadata,
+    protected_resource_metadata_urls,
+)
+from notion_oauth.protocol.message import Response
+from notion_oauth.protocol.urls import covers, why_unusable
+
+SERVER = "https://mcp.notion.com/mcp"
+RESOURCE: dict[str, Any] = {
+    "resource": SERVER,
+    "authorization_servers": ["https://mcp.notion.com"],
+    "scopes_supported": ["default"],
+    "bearer_methods_supported": ["header"],
+    "resource_name": "Notion MCP (Beta)",
+}
+ISSUER = "https://mcp.notion.com"
+METADATA: dict[str, Any] = {
+    "issuer": ISSUER,
+    "authorization_endpoint": f"{ISSUER}/authorize",
+    "token_endpoint": f"{ISSUER}/token",
+    "registration_endpoint": f"{ISSUER}/register",
+    "revocation_endpoint": f"{ISSUER}/token",
+    "response_types_supported": ["code"],
+    "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+    "code_challenge_methods_supported": ["plain", "S256"],
+}
+
+
+def answer(document: object, status: int = 200) -> Response:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return Response(status, "https://mcp.notion.com/.well-known/x", {}, body)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        # RFC 9728 §3.1: the well-known string goes between host and path
+        (
+            "https://resource.example.com/resource1",
+            [
+                "https://resource.example.com/.well-known/oauth-protected-resource/resource1",
+                "https://resource.example.com/.well-known/oauth-protected-resource",
+            ],
+        ),
+        ("https://resource.example.com", ["https://resource.example.com/.well-known/oauth-protected-resource"]),
+        ("https://resource.example.com/", ["https://resource.example.com/.well-known/oauth-protected-resource"]),
+        (
+            "https://h.example:8443/a/b/?k=v",
+            [
+                "https://h.example:8443/.well-known/oauth-protected-resource/a/b?k=v",
+                "https://h.example:8443/.well-known/oauth-protected-resource",
+            ],
+        ),
+    ],
+)
+def test_well_known_urls_of_a_resource(url: str, expected: list[str]) -> None:
+    assert list(protected_resource_metadata_urls(url)) == expected
+
+
+@pytest.mark.parametrize(
+    ("issuer", "expected"),
+    [
+        # RFC 8414 §3.1, and the order that MCP asks for
+        (
+            "https://example.com",
+            [
+                "https://example.com/.well-known/oauth-authorization-server",
+                "https://example.com/.well-known/openid-configuration",
+            ],
+        ),
+        (
+            "https://example.com/issuer1",
+            [
+                "https://example.com/.well-known/oauth-authorization-server/issuer1",
+                "https://example.com/.well-known/openid-configuration/issuer1",
+                "https://example.com/issuer1/.well-known/openid-configuration",
+            ],
+        ),
+    ],
+)
+def test_well_known_urls_of_an_issuer(issuer: str, expected: list[str]) -> None:
+    assert list(authorization_server_metadata_urls(issuer)) == expected
+
+
+@pytest.mark.parametrize(
+    ("resource", "url", "covered"),
+    [
+        (SERVER, SERVER, True),
+        ("https://mcp.notion.com", SERVER, True),
+        ("https://mcp.notion.com/", SERVER, True),
+        ("https://MCP.Notion.com:443", SERVER, True),
+        ("https://mcp.notion.com/mcp/", SERVER, True),
+        ("https://mcp.notion.com/mc", SERVER, False),
+        ("https://mcp.notion.com/mcp/more", SERVER, False),
+        ("https://mcp.notion.com/mcp?tenant=1", SERVER, False),
+        ("https://evil.example/mcp", SERVER, False),
+        ("https://mcp.notion.com.evil.example/mcp", SERVER, False),
+        ("https://mcp.notion.com:8443/mcp", SERVER, False),
+        ("http://mcp.notion.com/mcp", SERVER, False),
+        ("https://h.example/mcp", "https://h.example/mcp-other", False),
+    ],
+)
+def test_which_resource_covers_which_url(resource: str, url: str, covered: bool) -> None:
+    assert covers(resource, url) is covered
+
+
+@pytest.mark.parametrize(
+    ("url", "usable"),
+    [
+        ("https://mcp.notion.com/mcp", True),
+        ("http://127.0.0.1:9000/mcp", True),
+        ("http://127.8.9.1/mcp", True),
+        ("http://[::1]:9000/mcp", True),
+        ("http://localhost/mcp", True),
+        ("http://mcp.notion.com/mcp", False),
+        ("http://localhost.evil.example/", False),
+        ("http://127.0.0.1.evil.example/", False),
+        ("http://[::ffff:8.8.8.8]/", False),
+        ("ftp://mcp.notion.com/", False),
+        ("javascript:alert(1)", False),
+        ("file:///etc/passwd", False),
+        ("https://", False),
+        ("https:///path", False),
+        ("//mcp.notion.com/mcp", False),
+        ("https://user:pass@mcp.notion.com/", False),
+        ("https://mcp.notion.com/#fragment", False),
+        ("https://mcp.notion.com/#", False),
+        ("https://mcp.notion.com:port/", False),
+        ("https://mcp.notion.com:99999/", False),
+        ("https://[::1/", False),
+        ("https://mcp.notion.com/a b", False),
+        ("https://mcp.notion.com/\r\nHost: evil", False),
+        ("https://mcp.not\u0456on.com/", False),  # a Cyrillic letter
+        ("", False),
+    ],
+)
+def test_which_urls_may_be_talked_to(url: str, usable: bool) -> None:
+    assert (why_unusable(url) is None) is usable
+
+
+def test_a_resource_speaks_for_itself() -> None:
+    metadata = parse_protected_resource_metadata(answer(RESOURCE), server_url=SERVER)
+    assert metadata is not None
+    assert metadata.resource == SERVER
+    assert metadata.authorization_servers == (ISSUER,)
+    assert metadata.scopes_supported == ("default",)
+
+
+def test_the_resource_is_kept_to_the_letter() -> None:
+    document = {**RESOURCE, "resource": "https://mcp.notion.com"}
+    metadata = parse_protected_resource_metadata(answer(document), server_url=SERVER)
+    assert metadata is not None
+    assert metadata.resource == "https://mcp.notion.com", "no slash is added (RFC 8707 §2)"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410])
+def test_a_4xx_means_that_there_is_none(status: int) -> None:
+    assert parse_protected_resource_metadata(answer({}, status), server_url=SERVER) is None
+    assert parse_authorization_server_metadata(answer({}, status), issuer=ISSUER) is None
+
+
+@pytest.mark.parametrize("status", [204, 408, 429, 500, 502, 503])
+def test_a_passing_failure_is_not_taken_for_absence(status: int) -> None:
+    with pytest.raises(ServerUnavailable, match=str(status)):
+        parse_protected_resource_metadata(answer(RESOURCE, status), server_url=SERVER)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"resource": "https://evil.example/mcp"}, "another resource"),  # RFC 9728 §3.3
+        ({"resource": "https://mcp.notion.com/other"}, "another resource"),
+        ({"resource": "http://mcp.notion.com/mcp"}, "not https"),
+        ({"resource": "https://mcp.notion.com/mcp#x"}, "fragment"),
+        ({"resource": None}, "resource"),
+        ({"authorization_servers": []}, "names no authorization server"),
+        ({"authorization_servers": "https://mcp.notion.com"}, "authorization_servers"),
+        ({"authorization_servers": ["http://mcp.notion.com"]}, "not https"),
+        ({"authorization_servers": ["https://mcp.notion.com?x=1"]}, "query"),  # RFC 8414 §2
+    ],
+)
+def test_a_resource_document_that_must_not_be_used(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(MetadataError, match=said):
+        parse_protected_resource_metadata(answer({**RESOURCE, **changes}), server_url=SERVER)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"null", b"\xff\xfe", b"[" * 100_000])
+def test_a_document_that_is_none(body: bytes) -> None:
+    with pytest.raises(MetadataError, match="not a JSON object"):
+        parse_protected_resource_metadata(answer(body), server_url=SERVER)
+    with pytest.raises(MetadataError, match="not a JSON object"):
+        parse_authorization_server_metadata(answer(body), issuer=ISSUER)
+
+
+def test_a_server_speaks_for_itself() -> None:
+    metadata = parse_authorization_server_metadata(answer(METADATA), issuer=ISSUER)
+    assert metadata is not None
+    assert metadata.token_endpoint == f"{ISSUER}/token"
+    assert metadata.authorization_response_iss_parameter_supported is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"issuer": f"{ISSUER}/"}, "another issuer"),  # RFC 8414 §3.3: to the letter
+        ({"issuer": "https://MCP.notion.com"}, "another issuer"),
+        ({"issuer": "https://mcp.notion.com:443"}, "another issuer"),
+        ({"issuer": None}, "issuer"),
+        ({"code_challenge_methods_supported": []}, "PKCE"),
+        ({"code_challenge_methods_supported": ["plain"]}, "PKCE"),
+        ({"authorization_endpoint": "http://mcp.notion.com/authorize"}, "authorization_endpoint .* not https"),
+        ({"token_endpoint": "http://mcp.notion.com/token"}, "token_endpoint .* not https"),
+        ({"registration_endpoint": "ftp://mcp.notion.com/register"}, "registration_endpoint"),
+        ({"revocation_endpoint": "javascript:alert(1)"}, "revocation_endpoint"),
+        ({"token_endpoint": None}, "token_endpoint"),
+        ({"token_endpoint": 7}, "token_endpoint"),
+    ],
+)
+def test_a_server_document_that_must_not_be_used(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(MetadataError, match=said):
+        parse_authorization_server_metadata(answer({**METADATA, **changes}), issuer=ISSUER)
+
+
+def test_pkce_must_be_listed() -> None:
+    document = {name: value for name, value in METADATA.items() if name != "code_challenge_methods_supported"}
+    with pytest.raises(MetadataError, match="PKCE"):
+        parse_authorization_server_metadata(answer(document), issuer=ISSUER)

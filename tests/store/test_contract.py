@@ -1,0 +1,118 @@
+"""What every TokenStore must do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth.models import ClientInformation, Registration
+from notion_oauth.storage import JsonFileStore, TokenStore
+from tests.protocol.builders import tokens
+from tests.store.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+CONFIDENTIAL = ClientInformation(
+    client_id="c",
+    client_secret=SecretStr("canary-secret"),
+    client_secret_expires_at=7,
+    token_endpoint_auth_method="client_secret_post",
+)
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> TokenStore:
+    return JsonFileStore(tmp_path / "tokens.json") if request.param == "file" else MemoryStore()
+
+
+def registration(issuer: str = "https://a.example", redirect_uri: str = "http://127.0.0.1:1/callback") -> Registration:
+    return Registration(issuer=issuer, redirect_uri=redirect_uri, client=CONFIDENTIAL)
+
+
+async def test_an_empty_store_holds_nothing(store: TokenStore) -> None:
+    assert await store.load("default") is None
+    assert await store.delete("default") is False
+    assert await store.load_registrations("default") == ()
+    await store.ensure_writable("default")
+
+
+async def test_what_is_saved_is_loaded(store: TokenStore) -> None:
+    for saved in (
+        tokens(),
+        tokens(client=CONFIDENTIAL, expires_in=None, expires_at=None),
+        tokens(refresh_token=None, client=None, token_endpoint=None, authorized_at=None, scope=None),
+    ):
+        await store.save("default", saved)
+        assert await store.load("default") == saved
+
+
+async def test_profiles_are_apart(store: TokenStore) -> None:
+    await store.save("default", tokens())
+    await store.save("work", tokens(access_token=SecretStr("other")))
+    await store.save_registration("work", registration())
+    assert await store.load_registrations("default") == ()
+    assert await store.delete("default") is True
+    assert await store.load("default") is None
+    assert (await store.load("work")) == tokens(access_token=SecretStr("other"))
+
+
+async def test_registrations_outlive_the_login(store: TokenStore) -> None:
+    await store.save("default", tokens())
+    await store.save_registration("default", registration())
+    await store.delete("default")
+    assert await store.load_registrations("default") == (registration(),)
+
+
+async def test_a_registration_replaces_its_like_alone(store: TokenStore) -> None:
+    first, second = registration(), registration(issuer="https://b.example")
+    third = registration(redirect_uri="http://127.0.0.1:2/callback")
+    for each in (first, second, third):
+        await store.save_registration("default", each)
+    again = first.model_copy(update={"client": ClientInformation(client_id="new")})
+    await store.save_registration("default", again)
+    assert await store.load_registrations("default") == (second, third, again)
+
+
+async def test_only_one_holds_a_profile(store: TokenStore) -> None:
+    inside, most, done = 0, 0, 0
+
+    async def enter(profile: str) -> None:
+        nonlocal inside, most, done
+        async with store.exclusive(profile):
+            inside += 1
+            most = max(most, inside)
+            await anyio.sleep(0)
+            inside -= 1
+            done += 1
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(enter, "default")
+    assert (most, done) == (1, 20)
+
+
+async def test_profiles_do_not_wait_for_one_another(store: TokenStore) -> None:
+    with anyio.fail_after(5):
+        async with store.exclusive("default"), store.exclusive("work"):
+            pass
+
+
+async def test_an_error_inside_lets_go(store: TokenStore) -> None:
+    with pytest.raises(LookupError):
+        async with store.exclusive("default"):
+            raise LookupError
+    with anyio.fail_after(5):
+        async with store.exclusive("default"):
+            pass
+
+
+async def test_a_cancelled_holder_lets_go(store: TokenStore) -> None:
+    with anyio.move_on_after(0.05):
+        async with store.exclusive("default"):
+            await anyio.sleep_forever()
+    with anyio.fail_after(5):
+        async with store.exclusive("default"):
+            pass

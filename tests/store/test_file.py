@@ -1,0 +1,360 @@
+"""The JSON file: seven fields that others know, whole or not at all, and nobody's file but ours overwritten."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth import files
+from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy, StoreDamaged
+from notion_oauth.models import Registration
+from notion_oauth.storage import KEPT_REGISTRATIONS, JsonFileStore
+from tests.protocol.builders import NOW, PUBLIC, tokens
+
+pytestmark = pytest.mark.anyio
+
+SEVEN = {
+    "access_token": "canary-access",
+    "token_type": "Bearer",
+    "expires_in": 3600,
+    "refresh_token": "canary-refresh",
+    "client_id": "c",
+    "client_secret": None,
+    "updated_at": int(NOW.timestamp() * 1000),
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / ".notion-tokens.json"
+
+
+@pytest.fixture
+def store(path: Path) -> JsonFileStore:
+    return JsonFileStore(path)
+
+
+async def test_the_file_has_the_seven_fields_and_times_in_milliseconds(store: JsonFileStore, path: Path) -> None:
+    await store.save("default", tokens())
+    document = json.loads(path.read_text())
+    assert list(document)[:7] == list(SEVEN)
+    assert document["updated_at"] == int(NOW.timestamp() * 1000)
+    assert document["expires_at"] == document["updated_at"] + 3_600_000
+    assert document["client_id"] == PUBLIC.client_id
+    assert document["client_secret"] is None
+    assert document["token_endpoint"] == "https://mcp.notion.com/token"
+
+
+async def test_a_file_with_the_seven_fields_alone_is_read(store: JsonFileStore, path: Path) -> None:
+    path.write_text(json.dumps(SEVEN))
+    login = await store.load("default")
+    assert login is not None
+    assert login.access_token.get_secret_value() == "canary-access"
+    assert login.refresh_token is not None
+    assert login.client is not None
+    assert (login.client.client_id, login.client.client_secret) == ("c", None)
+    assert login.updated_at == NOW
+    assert login.expires_at == NOW + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expires_after"),
+    [
+        ({"expires_in": "3600"}, 3600),
+        ({"expires_in": 0}, 0),
+        ({"expires_in": -1}, 0),
+        ({"expires_in": None}, None),
+        ({"expires_in": "soon"}, None),
+        ({"updated_at": None}, None),
+        ({"updated_at": "yesterday"}, None),
+        ({"updated_at": 10**30}, None),
+        ({"updated_at": True}, None),
+        ({"updated_at": SEVEN["updated_at"] + 0.5}, 3600.0005),
+        ({"expires_at": int((NOW + timedelta(days=1)).timestamp() * 1000)}, 86400),
+    ],
+)
+async def test_times_of_all_kinds(
+    path: Path, store: JsonFileStore, changes: dict[str, Any], expires_after: float
+) -> None:
+    path.write_text(json.dumps({**SEVEN, **changes}))
+    login = await store.load("default")
+    assert login is not None
+    assert login.expires_at == (None if expires_after is None else NOW + timedelta(seconds=expires_after))
+
+
+async def test_unknown_fields_do_not_disturb(path: Path, store: JsonFileStore) -> None:
+    path.write_text(json.dumps({**SEVEN, "workspace": {"name": "x"}, "token_type": None, "client_secret": ""}))
+    login = await store.load("default")
+    assert login is not None
+    assert login.token_type == "Bearer"
+
+
+FOREIGN = {
+    "other json": b'{"name": "package"}',
+    "array": b"[1, 2]",
+    "text": b"hello",
+    "empty": b"",
+    "blank": b" \n",
+    "binary": bytes(range(256)),
+    "truncated": json.dumps(SEVEN).encode()[:-20],
+    "token is no text": b'{"access_token": 7}',
+    "empty token": b'{"access_token": ""}',
+    "wrong field": b'{"access_token": "a", "refresh_token": 7}',
+    "wrong client": b'{"access_token": "a", "client_id": 7}',
+    "too large": b" " * (files.MAX_FILE + 1),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+async def test_a_file_that_is_not_ours_is_reported_and_left(store: JsonFileStore, path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    for attempt in (
+        lambda: store.load("default"),
+        lambda: store.save("default", tokens()),
+        lambda: store.delete("default"),
+        lambda: store.ensure_writable("default"),
+    ):
+        with pytest.raises(StoreDamaged) as caught:
+            await attempt()
+        assert str(path) in str(caught.value)
+        assert "Nothing was changed" in caught.value.cure
+        assert "canary" not in str(caught.value)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
+async def test_what_is_no_file_is_reported_at_once(
+    store: JsonFileStore, path: Path, make: Callable[[Path], None]
+) -> None:
+    make(path)
+    before = path.stat().st_mode
+    with anyio.fail_after(5):
+        for attempt in (lambda: store.load("default"), lambda: store.save("default", tokens())):
+            with pytest.raises(StoreDamaged, match="not a regular file"):
+                await attempt()
+    assert path.stat().st_mode == before
+
+
+async def test_a_damaged_registrations_file_is_left_too(store: JsonFileStore, path: Path) -> None:
+    clients = path.with_name(f"{path.name}.clients")
+    clients.write_text('{"registrations": "none"}')
+    new = Registration(issuer="https://a.example", redirect_uri="http://127.0.0.1/", client=PUBLIC)
+    with pytest.raises(StoreDamaged, match="holds no client registrations"):
+        await store.save_registration("default", new)
+    assert clients.read_text() == '{"registrations": "none"}'
+
+
+async def test_registrations_do_not_pile_up(store: JsonFileStore) -> None:
+    for port in range(KEPT_REGISTRATIONS + 5):
+        uri = f"http://127.0.0.1:{port}/callback"
+        await store.save_registration(
+            "default", Registration(issuer="https://a.example", redirect_uri=uri, client=PUBLIC)
+        )
+    kept = await store.load_registrations("default")
+    assert len(kept) == KEPT_REGISTRATIONS
+    assert kept[-1].redirect_uri == uri
+
+
+async def test_a_folder_below_a_file_is_no_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = JsonFileStore(tmp_path / "file" / "tokens.json")
+    with pytest.raises(StorageError, match="could not be read"):
+        await store.load("default")
+    with pytest.raises(StorageError, match="could not be locked"):
+        async with store.exclusive("default"):
+            pass
+
+
+async def test_a_link_is_not_written_through(store: JsonFileStore, path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere.json"
+    target.write_text(json.dumps(SEVEN))
+    path.symlink_to(target)
+    with pytest.raises(StorageError, match="symbolic link"):
+        await store.ensure_writable("default")
+    with pytest.raises(StorageError, match="symbolic link"):
+        await store.save("default", tokens())
+    assert path.is_symlink()
+    assert json.loads(target.read_text()) == SEVEN
+
+
+async def test_a_folder_is_made_for_the_owner_alone(tmp_path: Path) -> None:
+    store = JsonFileStore(tmp_path / "a" / "b" / "tokens.json")
+    async with store.exclusive("default"):
+        await store.save("default", tokens())
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+
+
+async def test_everything_is_0600_whatever_the_umask(store: JsonFileStore, path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with store.exclusive("default"):
+            await store.save("default", tokens())
+            await store.save_registration(
+                "default", Registration(issuer="https://a.example", redirect_uri="http://127.0.0.1/", client=PUBLIC)
+            )
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert modes == {path.name: 0o600, f"{path.name}.lock": 0o600, f"{path.name}.clients": 0o600}
+
+
+SAVE = """
+import sys
+from pathlib import Path
+import anyio
+from notion_oauth.storage import JsonFileStore
+from tests.protocol.builders import tokens
+anyio.run(JsonFileStore(Path(sys.argv[1])).save, "default", tokens())
+"""
+
+
+def run_python(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+async def test_a_full_disk_loses_nothing(store: JsonFileStore, path: Path) -> None:
+    """A process that may write no more than 100 bytes to a file stands for the disk that is full."""
+    await store.save("default", tokens(access_token=SecretStr("old")))
+    before = path.read_bytes()
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    done = await anyio.to_thread.run_sync(lambda: run_python(SAVE, str(path), preexec_fn=limited))
+    assert done.returncode == 1
+    assert f"StorageError: {path} could not be written: {os.strerror(errno.EFBIG)}" in done.stderr
+    assert "canary" not in done.stderr
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name], "nothing half-written is left"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+async def test_a_file_of_somebody_else_is_reported(store: JsonFileStore, path: Path) -> None:
+    await store.save("default", tokens())
+    before = path.read_bytes()
+    os.seteuid(65534)
+    try:
+        with pytest.raises(StorageError, match="could not be read: Permission denied"):
+            await store.load("default")
+        with pytest.raises(StorageError, match="could not be written: Permission denied"):
+            files.write_file(path, b"")
+        with pytest.raises(StorageError, match="could not be deleted: Permission denied"):
+            files.delete_file(path)
+        with pytest.raises(StorageError, match="could not be locked: Permission denied"):
+            async with store.exclusive("default"):
+                pass
+    finally:
+        os.seteuid(0)
+    assert path.read_bytes() == before
+
+
+async def test_a_writer_that_was_killed_leaves_nothing_for_long(store: JsonFileStore, path: Path) -> None:
+    abandoned, recent = (path.with_name(f"{path.name}.{name}.tmp") for name in ("old", "new"))
+    for file in (abandoned, recent):
+        file.write_text("half a token")
+    os.utime(abandoned, (time.time() - 120,) * 2)
+    await store.save("default", tokens())
+    assert not abandoned.exists()
+    assert recent.exists(), "it may be another's that is still being written"
+
+
+async def test_the_new_file_replaces_the_old_in_one_step(store: JsonFileStore, path: Path) -> None:
+    """Readers that look as fast as they can never see anything but a whole file."""
+    await store.save("default", tokens())
+    seen, stop = [], threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            seen.append(json.loads(path.read_bytes())["access_token"])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for number in range(50):
+        await store.save("default", tokens(access_token=SecretStr(f"t{number}" * 500)))
+    stop.set()
+    watcher.join()
+    assert len(set(seen)) > 1
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a.b", "-x", "ü", "x" * 65, "a\n"])
+def test_a_profile_is_no_path(store: JsonFileStore, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="profile"):
+        store.path(name)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+import anyio
+from notion_oauth.storage import JsonFileStore
+async def hold():
+    async with JsonFileStore(Path(sys.argv[1])).exclusive("default"):
+        print("held", flush=True)
+        await anyio.sleep(60)
+anyio.run(hold)
+"""
+
+
+def start_holder(path: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+async def test_the_lock_holds_between_processes_and_dies_with_its_holder(path: Path) -> None:
+    impatient, patient = JsonFileStore(path, lock_wait=timedelta(milliseconds=100)), JsonFileStore(path)
+    with await anyio.to_thread.run_sync(start_holder, path) as holder:
+        with pytest.raises(StoreBusy, match=r"\.lock"):
+            async with impatient.exclusive("default"):
+                pass
+        holder.kill()
+        with anyio.fail_after(5):
+            async with patient.exclusive("default"):
+                pass
+    assert path.with_name(f"{path.name}.lock").exists(), "it stays: its removal would let two in"
+
+
+async def test_threads_and_their_event_loops_exclude_one_another(path: Path) -> None:
+    inside, most = [], []
+
+    async def enter() -> None:
+        async with JsonFileStore(path).exclusive("default"):
+            inside.append(1)
+            most.append(len(inside))
+            await anyio.sleep(0.001)
+            inside.pop()
+
+    threads = [threading.Thread(target=lambda: anyio.run(enter)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    await anyio.to_thread.run_sync(lambda: [thread.join() for thread in threads])
+    assert most == [1] * 8
