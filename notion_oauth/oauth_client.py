@@ -69,14 +69,14 @@ class OAuthClient:
         request = token.code_request(pending, code)
         response = await self._transport.send(request)
         parsed = token.parse_token_response(response, request=request)
-        return token.token_set(parsed, pending, received_at=self._clock())
+        return token.token_set(parsed, pending, received_at=self._received_at())
 
     async def refresh(self, tokens: TokenSet) -> TokenSet:
         """Refresh a login. Raises TokenRefused, SignInRequired where it has no refresh token."""
         request = token.refresh_request(tokens)
         response = await self._transport.send(request)
         parsed = token.parse_token_response(response, request=request)
-        return token.refreshed(tokens, parsed, received_at=self._clock())
+        return token.refreshed(tokens, parsed, received_at=self._received_at())
 
     async def revoke(self, tokens: TokenSet) -> bool:
         """End the grant at the server; False where the server offers no revocation. Raises TokenRefused."""
@@ -85,3 +85,8 @@ class OAuthClient:
             return False
         revocation.check_revocation_response(await self._transport.send(request), request=request)
         return True
+
+    def _received_at(self) -> datetime:
+        """Now, in whole milliseconds: what stores keep, so that a login is equal to itself when it is read again."""
+        now = self._clock()
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)

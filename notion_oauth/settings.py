@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     client_name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
         default="notion-oauth", description="The name that Notion shows on its consent page."
     )
-    timeout: Annotated[float, Field(gt=0, le=300)] = Field(
+    timeout: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
         default=10.0, description="Seconds that one request to the server may take, from first to last byte."
     )
 

@@ -54,6 +54,13 @@ class Answer:
         self.location = dict(headers).get("Location")
 
 
+class _Tokens(dict[str, Any]):
+    """A token response that a log can hold: Authlib logs it."""
+
+    def __repr__(self) -> str:
+        return f"<token response with {', '.join(self)}>"
+
+
 class _Payload(OAuth2Payload):
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         self._pairs = pairs
@@ -248,7 +255,7 @@ class Server(AuthorizationServer):
         return self.state.find_client(client_id)
 
     def _token(self, **_: Any) -> dict[str, Any]:
-        return {}  # made in save_token, where the request is known
+        return _Tokens()  # filled in save_token, where the request is known
 
     def save_token(self, token: dict[str, Any], request: Any) -> None:
         """Issue the tokens into the answer that Authlib is about to send."""

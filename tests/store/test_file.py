@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from tests.protocol.builders import NOW, PUBLIC, tokens
 
 pytestmark = pytest.mark.anyio
 
-SEVEN = {
+SEVEN: dict[str, Any] = {
     "access_token": "canary-access",
     "token_type": "Bearer",
     "expires_in": 3600,
@@ -90,7 +89,7 @@ async def test_a_file_with_the_seven_fields_alone_is_read(store: JsonFileStore, 
     ],
 )
 async def test_times_of_all_kinds(
-    path: Path, store: JsonFileStore, changes: dict[str, Any], expires_after: float
+    path: Path, store: JsonFileStore, changes: dict[str, Any], expires_after: float | None
 ) -> None:
     path.write_text(json.dumps({**SEVEN, **changes}))
     login = await store.load("default")
@@ -138,16 +137,18 @@ async def test_a_file_that_is_not_ours_is_reported_and_left(store: JsonFileStore
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
-async def test_what_is_no_file_is_reported_at_once(
-    store: JsonFileStore, path: Path, make: Callable[[Path], None]
-) -> None:
-    make(path)
+@pytest.mark.parametrize("kind", ["directory", "pipe"])
+async def test_what_is_no_file_is_reported_at_once(store: JsonFileStore, path: Path, kind: str) -> None:
+    if kind == "directory":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
     before = path.stat().st_mode
     with anyio.fail_after(5):
-        for attempt in (lambda: store.load("default"), lambda: store.save("default", tokens())):
-            with pytest.raises(StoreDamaged, match="not a regular file"):
-                await attempt()
+        with pytest.raises(StoreDamaged, match="not a regular file"):
+            await store.load("default")
+        with pytest.raises(StoreDamaged, match="not a regular file"):
+            await store.save("default", tokens())
     assert path.stat().st_mode == before
 
 
@@ -161,14 +162,13 @@ async def test_a_damaged_registrations_file_is_left_too(store: JsonFileStore, pa
 
 
 async def test_registrations_do_not_pile_up(store: JsonFileStore) -> None:
-    for port in range(KEPT_REGISTRATIONS + 5):
-        uri = f"http://127.0.0.1:{port}/callback"
+    uris = [f"http://127.0.0.1:{port}/callback" for port in range(KEPT_REGISTRATIONS + 5)]
+    for uri in uris:
         await store.save_registration(
             "default", Registration(issuer="https://a.example", redirect_uri=uri, client=PUBLIC)
         )
     kept = await store.load_registrations("default")
-    assert len(kept) == KEPT_REGISTRATIONS
-    assert kept[-1].redirect_uri == uri
+    assert [registration.redirect_uri for registration in kept] == uris[5:]
 
 
 async def test_a_folder_below_a_file_is_no_place(tmp_path: Path) -> None:
@@ -356,5 +356,6 @@ async def test_threads_and_their_event_loops_exclude_one_another(path: Path) -> 
     threads = [threading.Thread(target=lambda: anyio.run(enter)) for _ in range(8)]
     for thread in threads:
         thread.start()
-    await anyio.to_thread.run_sync(lambda: [thread.join() for thread in threads])
+    for thread in threads:
+        await anyio.to_thread.run_sync(thread.join)
     assert most == [1] * 8

@@ -1,0 +1,322 @@
+"""A valid token: refreshed once whoever asks, kept through passing failures, ended by the server alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth.errors import (
+    NotSignedIn,
+    SignInRequired,
+    StorageError,
+    TokenRefused,
+    TransientError,
+)
+from notion_oauth.models import TokenSet
+from notion_oauth.oauth_client import utc_now
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.engine.signing_in import sign_in
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    """A wall clock that tests move."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return utc_now() + self.ahead
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def oauth(settings: Settings, clock: Clock) -> NotionOAuth:
+    return NotionOAuth(settings, clock=clock)
+
+
+async def stored(oauth: NotionOAuth) -> TokenSet:
+    login = await oauth.store.load("default")
+    assert login is not None
+    return login
+
+
+async def test_a_valid_token_costs_no_request(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    login = await sign_in(oauth)
+    before = len(sandbox.requests)
+    assert await oauth.tokens.token() == login.access_token
+    assert len(sandbox.requests) == before
+
+
+async def test_an_expired_token_costs_one_post(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock) -> None:
+    await sign_in(oauth)
+    before = len(sandbox.requests)
+    clock.ahead = timedelta(hours=1)
+    token = await oauth.tokens.token()
+    assert [(request.method, request.path) for request in sandbox.requests[before:]] == [("POST", "/token")]
+    assert sandbox.is_access_token_live(token.get_secret_value())
+    assert (await stored(oauth)).access_token == token
+
+
+async def test_a_token_is_refreshed_five_minutes_early(oauth: NotionOAuth, clock: Clock, grants_asked: Posted) -> None:
+    first = (await sign_in(oauth)).access_token
+    clock.ahead = timedelta(minutes=54)
+    assert await oauth.tokens.token() == first
+    clock.ahead = timedelta(minutes=56)
+    assert await oauth.tokens.token() != first
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+async def test_a_short_lived_token_is_not_refreshed_at_every_use(
+    oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, grants_asked: Posted
+) -> None:
+    sandbox.options.access_token_lifetime = 60
+    await sign_in(oauth)
+    clock.ahead = timedelta(seconds=38)
+    await oauth.tokens.token()
+    assert grants_asked() == ["authorization_code"]
+    clock.ahead = timedelta(seconds=41)
+    await oauth.tokens.token()
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+async def test_many_tasks_refresh_once(
+    oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, grants_asked: Posted
+) -> None:
+    sandbox.options.reuse = "strict"
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    got: list[SecretStr] = []
+
+    async def ask() -> None:
+        got.append(await oauth.tokens.token())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(25):
+            tasks.start_soon(ask)
+    assert len(got) == 25
+    assert len({token.get_secret_value() for token in got}) == 1
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+    assert sandbox.live_grants == 1
+
+
+ASK = """
+import sys, anyio
+from notion_oauth.service import NotionOAuth
+print("ready", flush=True)
+sys.stdin.readline()
+print(anyio.run(NotionOAuth().tokens.token).get_secret_value())
+"""
+
+
+async def test_many_processes_refresh_once(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, grants_asked: Posted
+) -> None:
+    sandbox.options.reuse, sandbox.options.access_token_lifetime = "strict", 0
+    await sign_in(oauth)
+    sandbox.options.access_token_lifetime = 3600
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+        "NOTION_OAUTH_SERVER_URL": settings.server_url,
+        "NOTION_OAUTH_TOKEN_FILE": str(settings.token_file),
+    }
+
+    def race() -> list[str]:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", ASK],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(6)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        return [process.communicate(timeout=60)[0].strip() for process in _started(processes)]
+
+    tokens = await anyio.to_thread.run_sync(race)
+    assert len(set(tokens)) == 1
+    assert sandbox.is_access_token_live(tokens[0])
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+    assert sandbox.live_grants == 1
+
+
+def _started(processes: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
+    """All at once, before the first is waited for."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return processes
+
+
+async def test_what_another_has_refreshed_is_adopted(
+    oauth: NotionOAuth, settings: Settings, grants_asked: Posted
+) -> None:
+    refused = (await sign_in(oauth)).access_token
+    newer = (await NotionOAuth(settings).refresh()).access_token
+    assert await oauth.tokens.token(rejected=refused) == newer
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+async def test_a_token_that_was_refused_is_replaced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    refused = (await sign_in(oauth)).access_token
+    sandbox.expire_access_tokens()
+    token = await oauth.tokens.token(rejected=refused)
+    assert token != refused
+    assert sandbox.is_access_token_live(token.get_secret_value())
+
+
+PASSING: list[dict[str, Any]] = [
+    {"status": 429, "error": "temporarily_unavailable", "headers": {"Retry-After": "30"}},
+    {"status": 500},
+    {"status": 503, "body": "<html>"},
+    {"status": 502, "error": "invalid_grant"},
+    {"status": 403, "body": "<html>blocked by a proxy</html>"},
+    {"status": 400, "body": "{}", "content_type": "application/json"},
+    {"status": 200, "body": "<html>"},
+]
+
+
+@pytest.mark.parametrize("failure", PASSING, ids=lambda failure: str(failure["status"]))
+async def test_a_passing_failure_loses_nothing(
+    oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, failure: dict[str, Any]
+) -> None:
+    login = await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    sandbox.fail_next("/token", **failure)
+    with pytest.raises(TransientError):
+        await oauth.tokens.token()
+    assert await stored(oauth) == login
+    assert await oauth.tokens.token() != login.access_token, "the next try succeeds"
+
+
+@pytest.mark.parametrize("kind", ["drop", "lose_response", "garble", "oversize"])
+async def test_a_lost_answer_loses_no_login(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, kind: Any) -> None:
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    sandbox.misbehave_next("/token", kind)
+    with pytest.raises(TransientError):
+        await oauth.tokens.token()
+    token = await oauth.tokens.token()
+    assert sandbox.is_access_token_live(token.get_secret_value())
+    assert sandbox.live_grants == 1
+
+
+async def test_a_token_that_is_still_good_is_served_meanwhile(
+    oauth: NotionOAuth, sandbox: Sandbox, clock: Clock
+) -> None:
+    login = await sign_in(oauth)
+    clock.ahead = timedelta(minutes=57)
+    sandbox.fail_next("/token", status=503)
+    assert await oauth.tokens.token() == login.access_token
+    sandbox.fail_next("/token", status=503)
+    with pytest.raises(TransientError):
+        await oauth.tokens.token(rejected=login.access_token)
+
+
+@pytest.mark.parametrize("error", ["invalid_grant", "invalid_client", "unauthorized_client"])
+async def test_only_the_server_ends_a_login(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, error: str) -> None:
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    sandbox.fail_next("/token", error=error, description="Grant not found")
+    with pytest.raises(SignInRequired, match="Grant not found") as caught:
+        await oauth.tokens.token()
+    assert caught.value.error == error
+    assert "notion-oauth login" in caught.value.cure
+
+
+async def test_another_refusal_is_named_for_what_it_is(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock) -> None:
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    sandbox.fail_next("/token", error="invalid_target")
+    with pytest.raises(TokenRefused, match="invalid_target"):
+        await oauth.tokens.token()
+
+
+async def test_nobody_signed_in(oauth: NotionOAuth) -> None:
+    with pytest.raises(NotSignedIn):
+        await oauth.tokens.token()
+    with pytest.raises(NotSignedIn):
+        await oauth.refresh()
+
+
+async def test_nothing_is_asked_for_that_could_not_be_kept(
+    oauth: NotionOAuth, settings: Settings, clock: Clock, grants_asked: Posted
+) -> None:
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    kept = settings.token_file.with_name("moved.json")
+    settings.token_file.rename(kept)
+    settings.token_file.symlink_to(kept)
+    with pytest.raises(StorageError, match="symbolic link"):
+        await oauth.tokens.token()
+    assert grants_asked() == ["authorization_code"]
+
+
+async def test_a_login_of_seven_fields_is_refreshed_by_discovery(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
+) -> None:
+    login = await sign_in(oauth)
+    document = json.loads(settings.token_file.read_text())
+    names = ["access_token", "token_type", "expires_in", "refresh_token", "client_id", "client_secret", "updated_at"]
+    seven = {name: document[name] for name in names}
+    seven["updated_at"] = int(datetime(2020, 1, 1, tzinfo=UTC).timestamp() * 1000)
+    settings.token_file.write_text(json.dumps(seven))
+    token = await oauth.tokens.token()
+    assert sandbox.is_access_token_live(token.get_secret_value())
+    complete = await stored(oauth)
+    assert (complete.token_endpoint, complete.resource) == (login.token_endpoint, login.resource)
+    assert len(sandbox.requests_to("/register")) == 1
+
+
+async def test_the_pair_is_stored_before_anybody_sees_it(
+    oauth: NotionOAuth, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+
+    async def cannot(profile: str, tokens: TokenSet) -> None:
+        raise StorageError("The disk is full.")
+
+    monkeypatch.setattr(oauth.store, "save", cannot)
+    with pytest.raises(StorageError):
+        await oauth.tokens.token()
+    monkeypatch.undo()
+    assert await stored(oauth) == login
+    assert await oauth.tokens.token() != login.access_token, "the refresh token that is stored is good once more"
+
+
+async def test_a_sign_out_during_a_refresh_stays(oauth: NotionOAuth, settings: Settings, clock: Clock) -> None:
+    """Whoever holds the lock first wins, and no order of the two brings the login back."""
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    async with anyio.create_task_group() as tasks:
+
+        async def refresh() -> None:
+            with contextlib.suppress(NotSignedIn):
+                await oauth.tokens.token()
+
+        tasks.start_soon(refresh)
+        tasks.start_soon(NotionOAuth(settings).sign_out)
+    assert await oauth.store.load("default") is None

@@ -1,0 +1,347 @@
+"""NotionOAuth and BearerAuth: sign-in to sign-out, without a browser and without pages."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+import notion_oauth
+from notion_oauth.auth import BearerAuth
+from notion_oauth.background import served
+from notion_oauth.errors import (
+    AuthorizationRefused,
+    IssuerMismatch,
+    MetadataError,
+    NotionOAuthError,
+    NotSignedIn,
+    RegistrationRefused,
+    SignInRequired,
+    StateMismatch,
+    StoreDamaged,
+)
+from notion_oauth.models import AuthorizationResponse
+from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.engine.signing_in import begin, sign_in
+from tests.store.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_discovery_asks_the_path_first_and_then_the_root(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    await begin(oauth)
+    assert [request.path for request in sandbox.requests][:2] == [
+        "/.well-known/oauth-protected-resource/mcp",
+        "/.well-known/oauth-authorization-server",
+    ]
+    sandbox.options.serve_path_metadata = False
+    before = len(sandbox.requests)
+    pending, _ = await begin(oauth)
+    assert [request.path for request in sandbox.requests][before : before + 2] == [
+        "/.well-known/oauth-protected-resource/mcp",
+        "/.well-known/oauth-protected-resource",
+    ]
+    assert pending.resource == sandbox.base_url, "as that document spells it"
+
+
+async def test_a_server_without_metadata_is_said_to_have_none(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    sandbox.options.serve_path_metadata = sandbox.options.serve_root_metadata = False
+    with pytest.raises(MetadataError, match="publishes no protected resource metadata"):
+        await begin(oauth)
+    sandbox.options.serve_path_metadata = True
+    sandbox.fail_next("/.well-known/oauth-authorization-server", status=404)
+    with pytest.raises(MetadataError, match="publishes no authorization server metadata"):
+        await begin(oauth)
+    assert sandbox.requests_to("/.well-known/openid-configuration")
+
+
+@pytest.mark.parametrize(
+    ("resource", "server", "said"),
+    [
+        ({"resource": "https://evil.example/mcp"}, {}, "another resource"),
+        ({}, {"issuer": "https://evil.example"}, "another issuer"),
+        ({}, {"code_challenge_methods_supported": ["plain"]}, "PKCE"),
+        ({}, {"token_endpoint": "http://evil.example/token"}, "not https"),
+    ],
+)
+async def test_a_server_that_lies_is_not_registered_with(
+    oauth: NotionOAuth, sandbox: Sandbox, resource: dict[str, Any], server: dict[str, Any], said: str
+) -> None:
+    sandbox.options.resource_metadata_overrides, sandbox.options.metadata_overrides = resource, server
+    with pytest.raises(MetadataError, match=said):
+        await begin(oauth)
+    assert sandbox.registered_clients == 0
+
+
+async def test_a_registration_is_bound_to_issuer_redirect_uri_and_profile(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
+) -> None:
+    for _ in range(2):
+        await begin(oauth)
+    assert sandbox.registered_clients == 1
+    await begin(oauth, "http://127.0.0.1:5555/callback")
+    assert sandbox.registered_clients == 2
+    await begin(NotionOAuth(settings, profile="work"))
+    assert sandbox.registered_clients == 3
+    assert list(await oauth.registered_redirect_uris()) == [
+        "http://127.0.0.1:5555/callback",
+        "http://127.0.0.1:4321/callback",
+    ]
+
+
+async def test_sign_ins_that_begin_at_once_register_once(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(begin, oauth)
+    assert sandbox.registered_clients == 1
+
+
+async def test_a_confidential_client_is_used_as_one(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    """A server that makes every client confidential: its secret is kept and used, by one method."""
+    sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
+    login = await sign_in(oauth)
+    assert login.client is not None
+    assert login.client.client_secret is None, "asked for as a public client, it is one"
+
+
+async def test_two_profiles_live_side_by_side(settings: Settings, sandbox: Sandbox) -> None:
+    first, second = NotionOAuth(settings), NotionOAuth(settings, profile="work")
+    await sign_in(first)
+    await sign_in(second)
+    assert sandbox.live_grants == 2, "a second sign-in with the same client would have ended the first"
+    for each in (first, second):
+        assert sandbox.is_access_token_live((await each.refresh()).access_token.get_secret_value())
+
+
+async def test_a_refused_registration_says_why(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    with pytest.raises(RegistrationRefused, match="invalid_redirect_uri"):
+        await begin(oauth, "http://not-loopback.example/callback")
+    assert await oauth.store.load_registrations("default") == ()
+
+
+async def test_an_answer_of_another_issuer_reaches_no_token_endpoint(oauth: NotionOAuth, grants_asked: Posted) -> None:
+    pending, query = await begin(oauth)
+    assert query["iss"]
+    for wrong in (query.remove("iss"), query.set("iss", query["iss"] + "/"), query.set("iss", "https://evil.example")):
+        with pytest.raises(IssuerMismatch):
+            await oauth.complete_authorization(pending, parse_authorization_response(wrong.multi_items()))
+    assert grants_asked() == []
+
+
+async def test_a_server_that_announces_no_iss_may_send_none(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    sandbox.options.announce_iss = False
+    _, query = await begin(oauth)
+    assert "iss" not in query
+    assert (await sign_in(oauth)).refresh_token is not None
+
+
+async def test_another_state_and_a_refusal_change_nothing(oauth: NotionOAuth, grants_asked: Posted) -> None:
+    before = await sign_in(oauth)
+    pending, query = await begin(oauth)
+    wrong = parse_authorization_response(query.set("state", "wrong").multi_items())
+    with pytest.raises(StateMismatch):
+        await oauth.complete_authorization(pending, wrong)
+    refused = AuthorizationResponse(state=pending.state, iss=pending.issuer, error="access_denied")
+    with pytest.raises(AuthorizationRefused, match="declined"):
+        await oauth.complete_authorization(pending, refused)
+    assert await oauth.store.load("default") == before
+    assert grants_asked() == ["authorization_code"]
+
+
+async def test_signing_out_ends_the_grant_and_keeps_the_registration(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings
+) -> None:
+    login = await sign_in(oauth)
+    assert await oauth.sign_out() is SignOut.REVOKED
+    assert sandbox.live_grants == 0
+    assert not sandbox.is_access_token_live(login.access_token.get_secret_value())
+    assert not settings.token_file.exists()
+    assert (await oauth.status()).status == "unauthenticated"
+    assert await oauth.sign_out() is SignOut.NOT_SIGNED_IN
+    await sign_in(oauth)
+    assert sandbox.registered_clients == 1
+
+
+@pytest.mark.parametrize("fault", ["drop", "hang", "garble"])
+async def test_signing_out_works_without_the_server(settings: Settings, sandbox: Sandbox, fault: Any) -> None:
+    oauth = NotionOAuth(settings.model_copy(update={"timeout": 0.4}))
+    await sign_in(oauth)
+    sandbox.misbehave_next("/token", fault)
+    outcome = await oauth.sign_out()
+    # A page for an answer is a 200 all the same, and RFC 7009 says no more about it
+    assert outcome is (SignOut.REVOKED if fault == "garble" else SignOut.NOT_REACHED)
+    assert not settings.token_file.exists()
+
+
+async def test_signing_out_where_no_revocation_is_offered(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    sandbox.options.offer_revocation = False
+    await sign_in(oauth)
+    assert await oauth.sign_out() is SignOut.NOT_OFFERED
+    assert sandbox.live_grants == 1
+
+
+async def test_signing_out_deletes_no_file_of_others(oauth: NotionOAuth, settings: Settings) -> None:
+    settings.token_file.write_text("{}")
+    with pytest.raises(StoreDamaged):
+        await oauth.sign_out()
+    assert settings.token_file.read_text() == "{}"
+
+
+async def test_a_store_of_ones_own_serves(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings, store=MemoryStore())
+    login = await sign_in(oauth)
+    assert await oauth.tokens.token() == login.access_token
+    assert list(settings.token_file.parent.iterdir()) == []
+    assert await oauth.sign_out() is SignOut.REVOKED
+
+
+class TestBearerAuth:
+    """The token on requests: to the resource's own origin, renewed once."""
+
+    @pytest.fixture
+    def elsewhere(self, sandbox: Sandbox) -> Iterator[tuple[str, list[dict[str, str]]]]:
+        """Another origin that notes the headers it is sent, and one path of it that redirects to the resource."""
+        seen: list[dict[str, str]] = []
+
+        async def note(request: Request) -> Response:
+            seen.append(dict(request.headers))
+            if request.url.path == "/to-resource":
+                return RedirectResponse(sandbox.mcp_url, 307)
+            return PlainTextResponse("noted")
+
+        with served(Starlette(routes=[Route("/{path:path}", note, methods=["GET", "POST"])])) as url:
+            yield url, seen
+
+    async def test_async(self, oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted) -> None:
+        await sign_in(oauth)
+        async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
+            ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+            assert (await client.post(sandbox.mcp_url, json=ping)).json()["result"] == {}
+            sandbox.expire_access_tokens()
+            answer = await client.post(sandbox.mcp_url, json=ping)
+        assert answer.status_code == 200, "a 401 is answered with another token, and the body is sent again"
+        assert grants_asked() == ["authorization_code", "refresh_token"]
+
+    async def test_sync_even_where_an_event_loop_runs(
+        self, oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted
+    ) -> None:
+        await sign_in(oauth)
+        with httpx.Client(auth=BearerAuth(oauth), trust_env=False) as client:
+            ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+            assert client.post(sandbox.mcp_url, json=ping).status_code == 200
+            sandbox.expire_access_tokens()
+            assert client.post(sandbox.mcp_url, json=ping).status_code == 200
+        assert grants_asked() == ["authorization_code", "refresh_token"]
+
+    async def test_a_401_that_stays_is_handed_on(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        await sign_in(oauth)
+        sandbox.fail_next("/mcp", status=401, times=2)
+        async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
+            assert (await client.post(sandbox.mcp_url, json={})).status_code == 401
+        assert len(sandbox.requests_to("/mcp")) == 2
+
+    async def test_no_other_origin_is_shown_a_token(
+        self, oauth: NotionOAuth, elsewhere: tuple[str, list[dict[str, str]]]
+    ) -> None:
+        url, seen = elsewhere
+        await sign_in(oauth)
+        async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
+            await client.get(url)
+        with httpx.Client(auth=BearerAuth(oauth), trust_env=False) as sync_client:
+            sync_client.get(url)
+        assert len(seen) == 2
+        assert not [headers for headers in seen if "authorization" in headers]
+
+    async def test_no_redirect_carries_a_token_away(
+        self, oauth: NotionOAuth, sandbox: Sandbox, elsewhere: tuple[str, list[dict[str, str]]]
+    ) -> None:
+        url, seen = elsewhere
+        await sign_in(oauth)
+        sandbox.misbehave_next("/mcp", "redirect", location=url)
+        async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False, follow_redirects=True) as client:
+            answer = await client.post(sandbox.mcp_url, json={})
+        assert answer.text == "noted"
+        assert "authorization" in sandbox.requests_to("/mcp")[0].headers
+        assert "authorization" not in seen[0]
+
+    async def test_without_a_login_it_says_so(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
+            with pytest.raises(NotSignedIn):
+                await client.get(sandbox.mcp_url)
+        assert sandbox.requests_to("/mcp") == []
+
+    def test_it_takes_its_settings_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", "http://127.0.0.1:9/mcp")
+        with httpx.Client(auth=BearerAuth(), trust_env=False) as client, pytest.raises(NotSignedIn):
+            client.get("http://127.0.0.1:9/other")
+
+
+async def test_no_secret_is_shown_anywhere(
+    oauth: NotionOAuth, sandbox: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything that can be printed along the way, searched for every secret that was sent or received."""
+    caplog.set_level(logging.DEBUG)
+    shown = []
+    begun = await oauth.begin_authorization("http://127.0.0.1:4321/callback")
+    _, query = await begin(oauth)
+    pending = begun.pending
+    login = await sign_in(oauth)
+    shown += [repr(begun), str(begun), repr(pending), repr(login), str(login), f"{login!r:>5}", repr(oauth.settings)]
+    shown.append(repr(parse_authorization_response(query.multi_items())))
+    shown.append(repr(sandbox.requests))
+    for error in ("invalid_grant", "temporarily_unavailable"):
+        assert login.refresh_token is not None
+        echo = login.refresh_token.get_secret_value()
+        sandbox.fail_next("/token", error=error, description=f"{echo} is bad", status=400)
+        try:
+            await oauth.refresh()
+        except NotionOAuthError as failure:
+            shown += [str(failure), repr(failure), "".join(traceback.format_exception(failure))]
+    await oauth.sign_out()
+    own_log = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore", "asyncio"))]
+    shown += [record.getMessage() for record in own_log]
+    library_log = "\n".join(record.getMessage() for record in caplog.records)
+    secrets = {
+        value
+        for request in sandbox.requests
+        for name, value in request.form.items()
+        if name in ("code", "code_verifier", "refresh_token", "token", "client_secret")
+    }
+    assert len(secrets) >= 3
+    secrets.add(pending.code_verifier.get_secret_value())
+    assert not [text for text in shown if any(secret in text for secret in secrets)]
+    verifiers = {
+        request.form["code_verifier"] for request in sandbox.requests_to("/token") if request.form.get("code_verifier")
+    }
+    assert not [verifier for verifier in verifiers if verifier in library_log]
+
+
+async def test_a_login_that_the_server_has_ended_says_how_to_go_on(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    await sign_in(oauth)
+    sandbox.advance(timedelta(days=31).total_seconds())
+    with pytest.raises(SignInRequired, match="Refresh token has expired"):
+        await oauth.refresh()
+
+
+def test_the_public_names_are_there() -> None:
+    for name in notion_oauth.__all__:
+        assert getattr(notion_oauth, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = notion_oauth.nonsense
+    assert issubclass(notion_oauth.SignInRequired, notion_oauth.NotionOAuthError)
+    assert Path(notion_oauth.__file__).with_name("py.typed").exists()

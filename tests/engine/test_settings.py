@@ -1,0 +1,95 @@
+"""Every option: from the environment, checked, named where it is wrong, and in the README."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from notion_oauth.errors import ConfigurationError
+from notion_oauth.settings import PREFIX, Settings, load_settings
+
+README = Path(__file__).parents[2] / "README.md"
+
+GIVEN = {
+    "SERVER_URL": "https://other.example/mcp",
+    "TOKEN_FILE": "kept/tokens.json",
+    "PUBLIC_URL": "https://me.example/notion",
+    "SECRET_KEY": "canary-" + "k" * 40,
+    "CLIENT_NAME": "Mine",
+    "TIMEOUT": "2.5",
+}
+
+
+def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {name.upper() for name in Settings.model_fields} == set(GIVEN)
+    for name, value in GIVEN.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    found = load_settings()
+    assert found.server_url == GIVEN["SERVER_URL"]
+    assert found.token_file == Path("kept/tokens.json")
+    assert found.public_url == GIVEN["PUBLIC_URL"]
+    assert found.secret_key is not None
+    assert found.secret_key.get_secret_value() == GIVEN["SECRET_KEY"]
+    assert (found.client_name, found.timeout, found.timeout_delta.total_seconds()) == ("Mine", 2.5, 2.5)
+    assert "canary" not in repr(found)
+
+
+def test_a_dotenv_file_in_the_working_folder_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("NOTION_OAUTH_CLIENT_NAME='From the file'\nSOMETHING_ELSE=1\n")
+    assert load_settings().client_name == "From the file"
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTION_OAUTH_PUBLIC_URL", "")
+    assert load_settings().public_url is None
+
+
+def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", "https://other.example/mcp")
+    assert (
+        load_settings(server_url="https://given.example/mcp", token_file=None).server_url == "https://given.example/mcp"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SERVER_URL", "http://canary.example/mcp", "not https"),
+        ("SERVER_URL", "canary", "no https URL"),
+        ("SERVER_URL", "https://canary:canary@h.example/", "user name"),
+        ("PUBLIC_URL", "http://canary.example", "not https"),
+        ("PUBLIC_URL", "https://h.example/?canary=1", "query"),
+        ("SECRET_KEY", "canary", "shorter than 32 characters"),
+        ("CLIENT_NAME", "canary" * 20, "at most 100 characters"),
+        ("TIMEOUT", "canary", "valid number"),
+        ("TIMEOUT", "0", "greater than 0"),
+        ("TIMEOUT", "-1", "greater than 0"),
+        ("TIMEOUT", "301", "less than or equal to 300"),
+        ("TIMEOUT", "nan", "finite|greater than 0"),
+    ],
+)
+def test_a_wrong_one_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    monkeypatch.setenv(PREFIX + name, value)
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        load_settings()
+    assert PREFIX + name in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_settings(token_file="~/tokens.json").token_file == tmp_path / "tokens.json"
+    with pytest.raises(ConfigurationError, match="TOKEN_FILE"):
+        load_settings(token_file="~nobody-of-that-name/tokens.json")
+
+
+def test_the_table_of_the_readme_is_true() -> None:
+    rows = re.findall(r"^\| `(NOTION_OAUTH_\w+)` \| (?:`([^`]*)`)? ?\| (.+) \|$", README.read_text(), re.MULTILINE)
+    documented = {name: (default, meaning) for name, default, meaning in rows}
+    actual = {
+        PREFIX + name.upper(): ("" if field.default is None else str(field.default), field.description)
+        for name, field in Settings.model_fields.items()
+    }
+    assert documented == actual

@@ -1,0 +1,198 @@
+"""The one door to the network: every way in which a server can misbehave ends in one of our errors, in time."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from notion_oauth.errors import MetadataError, NetworkError, NotionOAuthError, ServerUnavailable
+from notion_oauth.protocol.message import Request
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.transport import MAX_BODY, USER_AGENT, Transport
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = timedelta(seconds=0.4)
+Script = Callable[[socket.socket], None]
+
+
+@contextmanager
+def raw_server(script: Script) -> Iterator[str]:
+    """A server that reads one request's head and then does what the script says."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                try:
+                    script(connection)
+                except OSError:
+                    return  # the client has gone
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        thread.join(5)
+
+
+def drip(head: bytes, each: bytes) -> Script:
+    def script(connection: socket.socket) -> None:
+        connection.sendall(head)
+        for _ in range(200):
+            connection.sendall(each)
+            time.sleep(0.05)
+
+    return script
+
+
+def say(answer: bytes) -> Script:
+    return lambda connection: connection.sendall(answer)
+
+
+async def send(url: str) -> int:
+    response = await Transport(timeout=PATIENCE).send(Request("GET", url))
+    return response.status
+
+
+def hang(connection: socket.socket) -> None:
+    connection.recv(1)  # until the client closes
+
+
+BOMB = gzip.compress(b"x" * (MAX_BODY * 4))
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+MISBEHAVIOUR: dict[str, tuple[Script, type[NotionOAuthError], str]] = {
+    "hangs": (hang, NetworkError, "no whole answer within 0.4 seconds"),
+    "drips its headers": (drip(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"), NetworkError, "within 0.4 seconds"),
+    "drips one header": (drip(b"HTTP/1.1 200 OK\r\nX-A: ", b"b"), NetworkError, "within 0.4 seconds"),
+    "drips its body": (drip(HEAD + b"Content-Length: 9999\r\n\r\n", b"x"), NetworkError, "within 0.4 seconds"),
+    "says nothing": (say(b""), NetworkError, "broke before the answer was whole"),
+    "speaks something else": (say(b"220 smtp.example ESMTP\r\n\r\n"), NetworkError, "broke"),
+    "stops midway": (say(HEAD + b"Content-Length: 99\r\n\r\n{"), NetworkError, "broke"),
+    "redirects": (say(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\n\r\n"), ServerUnavailable, "redirect"),
+    "is too long": (
+        say(HEAD + f"Content-Length: {MAX_BODY + 1}\r\n\r\n".encode() + b"x" * (MAX_BODY + 1)),
+        ServerUnavailable,
+        "more than 1024 KiB",
+    ),
+    "is endless": (drip(HEAD + b"\r\n", b"x" * 400_000), ServerUnavailable, "more than 1024 KiB"),
+    "unpacks to too much": (
+        say(HEAD + f"Content-Encoding: gzip\r\nContent-Length: {len(BOMB)}\r\n\r\n".encode() + BOMB),
+        ServerUnavailable,
+        "more than 1024 KiB",
+    ),
+    "cannot be unpacked": (
+        say(HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope"),
+        NetworkError,
+        "broke",
+    ),
+}
+
+
+@pytest.mark.parametrize(("script", "error", "said"), MISBEHAVIOUR.values(), ids=MISBEHAVIOUR)
+async def test_a_server_that_misbehaves(script: Script, error: type[NotionOAuthError], said: str) -> None:
+    with raw_server(script) as url:
+        began = time.monotonic()
+        with pytest.raises(error, match=said) as caught:
+            await send(url)
+        assert time.monotonic() - began < 2
+        assert "127.0.0.1" in str(caught.value)
+        assert caught.value.cure
+
+
+async def test_exactly_one_mebibyte_is_taken() -> None:
+    with raw_server(say(HEAD + f"Content-Length: {MAX_BODY}\r\n\r\n".encode() + b"x" * MAX_BODY)) as url:
+        assert await send(url) == 200
+
+
+async def test_nobody_listens() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(NetworkError, match="could not be reached"):
+            await send(f"http://127.0.0.1:{unused.getsockname()[1]}/")
+
+
+async def test_a_name_that_does_not_exist() -> None:
+    with pytest.raises(
+        NetworkError, match=r"nobody\.invalid could not be reached|nobody\.invalid gave no whole answer"
+    ):
+        await send("https://nobody.invalid/")
+
+
+@pytest.mark.parametrize("url", ["http://mcp.notion.com/", "ftp://h.example/", "https://u:p@h.example/", "nonsense"])
+async def test_nothing_is_sent_where_it_must_not_go(url: str) -> None:
+    with pytest.raises(MetadataError, match="nothing was sent") as caught:
+        await send(url)
+    assert "u:p" not in str(caught.value)
+
+
+async def test_who_we_are_is_said(sandbox: Sandbox) -> None:
+    await send(sandbox.base_url)
+    headers = sandbox.requests[0].headers
+    assert headers["user-agent"] == USER_AGENT
+    assert headers["user-agent"].startswith("notion-oauth/")
+    assert headers["accept"] == "application/json"
+
+
+@pytest.fixture
+def self_signed(tmp_path: Path) -> Iterator[str]:
+    """An https server on loopback whose certificate nobody vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path / "server.pem"
+    file.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            try:
+                context.wrap_socket(connection, server_side=True).close()
+            except OSError:
+                connection.close()  # the client has refused
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        thread.join(5)
+
+
+async def test_a_certificate_that_is_not_trusted(self_signed: str) -> None:
+    with pytest.raises(NetworkError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
+        await send(self_signed)
+    assert "SSL_CERT_FILE" in caught.value.cure
+
+
+async def test_a_port_that_speaks_no_tls() -> None:
+    answer = say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with raw_server(answer) as url, pytest.raises(NetworkError, match="No secure connection"):
+        await send(url.replace("http:", "https:"))
