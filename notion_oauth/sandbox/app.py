@@ -173,7 +173,7 @@ def _as_https(value: Any) -> Any:
 async def _message(request: Request) -> Message:
     body = await request.body()
     pairs = [*request.query_params.multi_items(), *pairs_of(body)]
-    return Message(request.method, str(request.url), dict(request.headers), pairs, json_of(body))
+    return Message(request.method, str(request.url), request.headers, pairs, json_of(body))
 
 
 def _response(answer: Answer) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -41,7 +42,9 @@ class InvalidTargetError(OAuth2Error):
 class Message:
     """A request as Authlib wants it: form and query already read."""
 
-    def __init__(self, method: str, url: str, headers: dict[str, str], pairs: list[tuple[str, str]], json: Any = None):
+    def __init__(
+        self, method: str, url: str, headers: Mapping[str, str], pairs: list[tuple[str, str]], json: Any = None
+    ):
         self.method, self.url, self.headers, self.pairs, self.json = method, url, headers, pairs, json
 
 

@@ -321,7 +321,8 @@ anyio.run(hold)
 
 
 def start_holder(path: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    measured_not = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it is killed
+    environment = {**measured_not, "PYTHONPATH": str(Path(__file__).parents[2])}
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], env=environment, stdout=subprocess.PIPE, text=True
     )
