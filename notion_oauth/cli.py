@@ -84,7 +84,8 @@ def login(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: A
     oauth, talk = _oauth(token_file, server_url), _talk()
     _run(lambda: sign_in(oauth, talk))
     status = _run(oauth.status)
-    talk.print(f"Signed in. The tokens are kept in {oauth.settings.token_file}.", markup=False, highlight=False)
+    achieved = f"Signed in. The token is {_validity(status)}.\nIt is kept in {oauth.settings.token_file}."
+    talk.print(achieved, markup=False, highlight=False)
     if as_json:
         _print_json(status.as_json())
 
@@ -117,7 +118,7 @@ def refresh(token_file: TokenFile = None, server_url: ServerUrl = None, as_json:
     if as_json:
         _print_json(found.as_json())
     else:
-        _talk().print(f"Renewed. {_validity(found)}.", markup=False, highlight=False)
+        _talk().print(f"Renewed. The token is {_validity(found)}.", markup=False, highlight=False)
 
 
 @app.command(epilog="Example: `notion-oauth logout`")
@@ -197,6 +198,7 @@ def _described(status: Status) -> str:
 
 
 def _validity(status: Status) -> str:
+    """`valid for 59 minutes, until …`, in the reader's own time zone."""
     from datetime import timedelta
 
     from notion_oauth.words import in_words

@@ -6,6 +6,7 @@
     │   ├── StoreDamaged            the file is not ours, or is damaged; it was left as it is
     │   └── StoreBusy               another process holds the lock for too long
     ├── NotSignedIn                 no login is stored
+    │   └── OtherResource           the one that is stored is for another server
     ├── SignInRequired              the server has ended the login; only a new sign-in helps
     ├── TransientError              passing: nothing was lost, the same call may succeed later
     │   ├── NetworkError            no answer: DNS, connection, TLS, time-out
@@ -67,6 +68,12 @@ class NotSignedIn(NotionOAuthError):
     """No login is stored for this profile."""
 
     default_cure = SIGN_IN
+
+
+class OtherResource(NotSignedIn):
+    """The stored login is for another server; its token is not sent to this one (MCP, RFC 8707)."""
+
+    default_cure = "Set NOTION_OAUTH_TOKEN_FILE to another file, or end the other login with: notion-oauth logout"
 
 
 class SignInRequired(NotionOAuthError):

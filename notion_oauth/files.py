@@ -23,7 +23,7 @@ def read_file(path: Path) -> bytes | None:
     """
     try:
         # O_NONBLOCK: a pipe somebody put there must not hold us up
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -141,7 +141,7 @@ def _sync_folder(folder: Path) -> None:
     """Make a rename or removal last through a power cut."""
     if os.name == "nt":  # pragma: no cover - Windows cannot open folders, and its renames are journaled
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

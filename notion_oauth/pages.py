@@ -26,6 +26,7 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.AuthorizationResponseError, 400),
     (errors.AuthorizationRefused, 403),
     (errors.RequestForbidden, 403),
+    (errors.OtherResource, 409),
     (errors.NotSignedIn, 401),
     (errors.SignInRequired, 401),
     (errors.StoreBusy, 503),

@@ -6,10 +6,11 @@ from datetime import timedelta
 
 from pydantic import SecretStr
 
-from notion_oauth.errors import NotSignedIn, SignInRequired, TokenRefused, TransientError
+from notion_oauth.errors import NotSignedIn, OtherResource, SignInRequired, TokenRefused, TransientError
 from notion_oauth.models import TokenSet
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
 from notion_oauth.protocol.token import TERMINAL
+from notion_oauth.protocol.urls import covers
 from notion_oauth.storage import TokenStore
 
 REFRESH_LEEWAY = timedelta(minutes=5)  # Notion asks for five to ten
@@ -47,9 +48,19 @@ class TokenSource:
                 raise
             return tokens.access_token  # refreshed early for comfort: it is still good
 
-    async def stored(self) -> TokenSet:
-        """The stored login. Raises NotSignedIn."""
+    async def load(self) -> TokenSet | None:
+        """The stored login, None where there is none.
+
+        Raises OtherResource where it is for another server than the one that is set: its token must not go there.
+        """
         tokens = await self._store.load(self._profile)
+        if tokens is not None and tokens.resource is not None and not covers(tokens.resource, self._server_url):
+            raise OtherResource(f"The stored login is for {tokens.resource}, not for {self._server_url}.")
+        return tokens
+
+    async def stored(self) -> TokenSet:
+        """The stored login. Raises NotSignedIn, OtherResource."""
+        tokens = await self.load()
         if tokens is None:
             raise NotSignedIn("Nobody is signed in.")
         return tokens

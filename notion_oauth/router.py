@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,7 @@ from notion_oauth.protocol.urls import is_loopback
 from notion_oauth.service import SIGNED_OUT, NotionOAuth
 from notion_oauth.words import moment
 
+_ACCESS_LOG = logging.getLogger("uvicorn.access")
 MAX_FORM = 8 * 1024  # bytes; ours hold one short field
 _NOTICES = {
     "signed_in": "You are signed in.",
@@ -25,6 +27,16 @@ _NOTICES = {
     **{f"signed_out_{outcome.name}": text for outcome, text in SIGNED_OUT.items()},
 }
 _TITLES = {"authenticated": "Connected to Notion", "expired": "Token expired", "unauthenticated": "Not connected"}
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Cut the query from a line of uvicorn's access log that tells of a callback: it holds the code and the state."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            value.partition("?")[0] if isinstance(value, str) and "/callback?" in value else value
+            for value in record.args
+        )
+    return True
 
 
 class AuthRoute(APIRoute):
@@ -48,6 +60,7 @@ def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") ->
     Raises ConfigurationError for wrong settings, StorageError where no session key can be read or made.
     """
     service = oauth or NotionOAuth()
+    _ACCESS_LOG.addFilter(_without_query)
     pending = session.PendingAuthorizations(session.session_key(service.settings))
     router = APIRouter(prefix=prefix, tags=["auth"], route_class=AuthRoute)
 

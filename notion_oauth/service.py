@@ -77,9 +77,11 @@ class NotionOAuth:
         """Discover, register where this client is not known yet, and build the URL for the browser.
 
         Raises StorageError where the login could not be kept (asked first, before anybody consents),
-        MetadataError, RegistrationRefused, TransientError.
+        OtherResource where a login of another server would be lost, MetadataError, RegistrationRefused,
+        TransientError.
         """
         await self.store.ensure_writable(self.profile)
+        await self.tokens.load()  # raises for the login of another server: it would be lost
         discovery = await self.client.discover(self.settings.server_url)
         client = await self.register(discovery, redirect_uri)
         return authorization.authorization_request(
@@ -122,15 +124,15 @@ class NotionOAuth:
         the server's own error, TokenRefused, TransientError, StorageError. A stored login is then untouched.
         """
         code = authorization.check_authorization_response(response, pending, now=self.clock())
-        await self.store.ensure_writable(self.profile)
-        tokens = await self.client.exchange(pending, code)
         async with self.store.exclusive(self.profile):
+            await self.store.ensure_writable(self.profile)  # before a code is spent on tokens that can't be kept
+            tokens = await self.client.exchange(pending, code)
             await self.store.save(self.profile, tokens)
         return tokens
 
     async def status(self) -> Status:
-        """A look at the stored login, without any request. Raises StorageError, StoreDamaged."""
-        tokens = await self.store.load(self.profile)
+        """A look at the stored login, without any request. Raises StorageError, StoreDamaged, OtherResource."""
+        tokens = await self.tokens.load()
         if tokens is None:
             return Status(status="unauthenticated")
         now = self.clock()

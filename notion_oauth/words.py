@@ -17,4 +17,4 @@ def in_words(span: timedelta) -> str:
 
 def moment(when: datetime) -> str:
     """A time as a person reads it, with its zone: the reader's own is not known here."""
-    return when.strftime("%-d %B %Y, %H:%M UTC")
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"

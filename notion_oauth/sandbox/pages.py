@@ -38,7 +38,7 @@ button { border-radius: .5rem; border: 1px solid; }
 </html>
 """
 _CONSENT = """<p><strong>{{ client }}</strong> asks for access to the practice workspace
-(scope: {{ scope }}), and is answered at <strong>{{ host }}</strong>.</p>
+(scope: {{ scope }}). You will be sent back to <strong>{{ host }}</strong>.</p>
 <form method="post" action="/authorize">
 <input type="hidden" name="ticket" value="{{ ticket }}">
 <button id="approve" name="decision" value="approve">Approve</button>

@@ -10,7 +10,10 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from notion_oauth import demo
+from notion_oauth.cli import app
 from notion_oauth.sandbox import Sandbox
 from tests.commands.conftest import CommandLine
 from tests.conftest import Posted
@@ -21,7 +24,8 @@ def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[],
     assert login.returncode == 0, login.stderr
     assert login.stdout == ""
     assert "Waiting for you to agree" in login.stderr
-    assert "Signed in. The tokens are kept in .notion-tokens.json." in login.stderr
+    assert "Signed in. The token is valid for" in login.stderr
+    assert "It is kept in .notion-tokens.json." in login.stderr
     url, shown = opened()
     assert url in login.stderr.splitlines(), "the address is printed whole, on a line of its own"
     assert shown.startswith("200")
@@ -43,7 +47,7 @@ def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[],
 
     refresh = cli.run("refresh")
     assert (refresh.returncode, refresh.stdout) == (0, "")
-    assert "Renewed. valid for" in refresh.stderr.replace("Valid", "valid")
+    assert "Renewed. The token is valid for" in refresh.stderr
     assert cli.run("token").stdout != token.stdout
 
     logout = cli.run("logout")
@@ -108,7 +112,8 @@ def test_no_network_is_5_and_loses_nothing(cli: CommandLine, sandbox: Sandbox) -
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
-        assert cli.run("login", "--server-url", f"http://127.0.0.1:{port}/mcp").returncode == 5
+        elsewhere = ("--server-url", f"http://127.0.0.1:{port}/mcp", "--token-file", "other.json")
+        assert cli.run("login", *elsewhere).returncode == 5
     for fault in ({"status": 503}, {"status": 502, "body": "<html>"}, {"status": 429, "headers": {"Retry-After": "3"}}):
         sandbox.fail_next("/token", **fault)
         done = cli.run("refresh")
@@ -256,6 +261,28 @@ def test_demo_shows_it_all(cli: CommandLine) -> None:
         assert said in done.stdout
     assert "All of it worked" in done.stdout
     assert list(cli.folder.iterdir()) == []
+
+
+def test_a_demo_that_fails_says_so_and_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that does not expire in time stands for everything that could be wrong."""
+    monkeypatch.setattr(demo, "PATIENCE", 0)
+    result = CliRunner().invoke(app, ["demo"])
+    assert result.exit_code == 1
+    assert "This did not happen: GET /auth/status says: expired" in result.stderr
+    assert "All of it worked" not in result.output
+
+
+def test_a_login_of_another_server_is_neither_used_nor_lost(cli: CommandLine, sandbox: Sandbox) -> None:
+    assert cli.run("login").returncode == 0
+    kept = (cli.folder / ".notion-tokens.json").read_bytes()
+    before = len(sandbox.requests)
+    for command in ("token", "status", "refresh", "login"):
+        done = cli.run(command, "--server-url", "https://mcp.notion.com/mcp")
+        assert (done.returncode, done.stdout) == (3, "")
+        assert f"The stored login is for {sandbox.mcp_url}" in done.stderr
+        assert "NOTION_OAUTH_TOKEN_FILE" in done.stderr
+    assert (cli.folder / ".notion-tokens.json").read_bytes() == kept
+    assert len(sandbox.requests) == before
 
 
 def test_no_output_of_any_command_holds_a_secret(cli: CommandLine, sandbox: Sandbox) -> None:

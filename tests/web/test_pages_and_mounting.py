@@ -191,10 +191,10 @@ class TestSessionKey:
 
 
 def test_the_service_starts_as_the_readme_says(tmp_path: Path) -> None:
-    """`uvicorn main:app` itself, in a process of its own: it listens, and ends cleanly on SIGTERM."""
+    """`uvicorn main:app` itself, in a process of its own: it listens, logs no code, and ends cleanly on SIGTERM."""
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", "--app-dir", str(root)]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         running = next((line for line in lines if "Uvicorn running on" in line), "")
@@ -203,6 +203,10 @@ def test_the_service_starts_as_the_readme_says(tmp_path: Path) -> None:
             assert found, running
             with Browser(found.group()) as browser:
                 assert browser.status() == {"status": "unauthenticated"}
+                assert browser.get("/auth/callback?code=canary-code&state=canary-state").status_code == 400
         finally:
             process.terminate()
-            process.communicate(timeout=10)
+            access_log, log = process.communicate(timeout=10)
+    assert '"GET /auth/callback HTTP/1.1" 400' in access_log
+    assert "canary" not in access_log + log
+    assert "Traceback" not in log
