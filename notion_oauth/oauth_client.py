@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from pydantic import SecretStr
 
-from notion_oauth.errors import MetadataError
+from notion_oauth.errors import MetadataError, TransientError
 from notion_oauth.models import (
     AuthorizationServerMetadata,
     ClientInformation,
@@ -63,6 +63,14 @@ class OAuthClient:
         """Register a client (RFC 7591). Raises MetadataError where that is not offered, RegistrationRefused."""
         request = registration.registration_request(server, metadata)
         return registration.parse_registration_response(await self._transport.send(request), request=request)
+
+    async def knows(self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str) -> bool:
+        """Whether the server still knows a client. Raises nothing for a passing failure: it then counts as known."""
+        try:
+            answer = await self._transport.send(registration.probe_request(server, client, redirect_uri))
+        except TransientError:
+            return True
+        return not registration.is_forgotten(answer)
 
     async def exchange(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
         """Exchange a code for tokens. Raises TokenRefused."""

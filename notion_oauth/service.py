@@ -96,13 +96,14 @@ class NotionOAuth:
     async def register(self, discovery: Discovery, redirect_uri: str) -> ClientInformation:
         """The client of this profile for this issuer and redirect URI; registered once, kept, used again.
 
-        Raises RegistrationRefused, MetadataError where the server registers nobody, TransientError, StorageError.
+        One that the server has forgotten is registered anew. Raises RegistrationRefused, MetadataError where the
+        server registers nobody, TransientError, StorageError.
         """
         issuer = discovery.server.issuer
         async with self.store.exclusive(self.profile):
             for kept in await self.store.load_registrations(self.profile):
                 same = (kept.issuer, kept.redirect_uri) == (issuer, redirect_uri)
-                if same and not kept.client.expired(self.clock()):
+                if same and await self._usable(discovery, kept):
                     return kept.client
             metadata = registration.client_metadata(
                 client_name=self.settings.client_name, redirect_uri=redirect_uri, scopes=discovery.scopes
@@ -112,6 +113,11 @@ class NotionOAuth:
                 self.profile, Registration(issuer=issuer, redirect_uri=redirect_uri, client=client)
             )
         return client
+
+    async def _usable(self, discovery: Discovery, kept: Registration) -> bool:
+        if kept.client.expired(self.clock()):
+            return False
+        return await self.client.knows(discovery.server, kept.client, kept.redirect_uri)
 
     async def registered_redirect_uris(self) -> Sequence[str]:
         """The redirect URIs that this profile's kept registrations are for, the newest first."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -48,5 +49,9 @@ Posted = Callable[[], list[str]]
 
 @pytest.fixture
 def grants_asked(sandbox: Sandbox) -> Posted:
-    """The grant types that the token endpoint was asked for, in order."""
-    return lambda: [request.form.get("grant_type", "") for request in sandbox.requests_to("/token", "POST")]
+    """The grant types that the token endpoint was asked for, in order; not the question whether a client is known."""
+    return lambda: [
+        request.form.get("grant_type", "")
+        for request in sandbox.requests_to("/token", "POST")
+        if request.form.get("code") != PROBE_CODE
+    ]

@@ -9,7 +9,10 @@ from pydantic import ValidationError
 from notion_oauth.errors import MetadataError, RegistrationRefused, ServerUnavailable
 from notion_oauth.models import AuthorizationServerMetadata, ClientInformation, ClientMetadata
 from notion_oauth.protocol.message import Request, Response, host_of, refuse
+from notion_oauth.protocol.token import client_authentication
 from notion_oauth.protocol.urls import is_loopback
+
+PROBE_CODE = "is-this-client-registered"  # nobody issues such a code; it tells a server's operator what we want
 
 
 def client_metadata(*, client_name: str, redirect_uri: str, scopes: tuple[str, ...] | None) -> ClientMetadata:
@@ -43,3 +46,25 @@ def parse_registration_response(response: Response, *, request: Request) -> Clie
     except ValidationError:
         message = f"{host_of(response.url)} answered the registration with something that is no client information."
         raise ServerUnavailable(message) from None
+
+
+def probe_request(server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str) -> Request:
+    """Ask whether the server still knows a client, with a code that is none.
+
+    A server that has forgotten the client shows the person an error page and never redirects: nobody would
+    tell us. The token endpoint authenticates the client first (RFC 6749 §4.1.3) and answers `invalid_client`.
+    """
+    headers, fields = client_authentication(client, server.token_endpoint_auth_methods_supported)
+    form = {
+        "grant_type": "authorization_code",
+        "code": PROBE_CODE,
+        "redirect_uri": redirect_uri,
+        "code_verifier": PROBE_CODE.ljust(43, "-"),
+    }
+    return Request("POST", server.token_endpoint, headers=headers, form={**form, **fields})
+
+
+def is_forgotten(response: Response) -> bool:
+    """Whether the answer to a probe says that the client is unknown. Any other answer does not."""
+    document = response.json_object() or {}
+    return response.status in (400, 401) and document.get("error") == "invalid_client"

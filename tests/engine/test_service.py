@@ -111,6 +111,27 @@ async def test_sign_ins_that_begin_at_once_register_once(oauth: NotionOAuth, san
     assert sandbox.registered_clients == 1
 
 
+async def test_a_registration_that_the_server_has_forgotten_heals(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    first = await sign_in(oauth)
+    sandbox.forget_clients()
+    second = await sign_in(oauth)
+    assert first.client != second.client
+    assert len(sandbox.requests_to("/register")) == 2
+    await sign_in(oauth)
+    assert len(sandbox.requests_to("/register")) == 2, "the new one is kept in the place of the old"
+    assert len(await oauth.store.load_registrations("default")) == 1
+
+
+@pytest.mark.parametrize("fault", ["drop", "garble", "redirect"])
+async def test_a_registration_is_not_given_up_for_a_passing_failure(
+    oauth: NotionOAuth, sandbox: Sandbox, fault: Any
+) -> None:
+    await sign_in(oauth)
+    sandbox.misbehave_next("/token", fault)
+    await begin(oauth)
+    assert len(sandbox.requests_to("/register")) == 1
+
+
 async def test_a_confidential_client_is_used_as_one(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     """A server that makes every client confidential: its secret is kept and used, by one method."""
     sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}

@@ -170,9 +170,9 @@ def test_declining_is_said_and_changes_nothing(signed_in: Browser, sandbox: Sand
 
 
 def test_an_exchange_that_fails_is_no_success(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
-    before = stored(settings)
+    before, back = stored(settings), signed_in.consent()
     sandbox.fail_next("/token", error="invalid_grant", description="Authorization code expired")
-    page = signed_in.get("/auth/login")
+    page = signed_in.get(back)
     assert page.status_code == 502
     assert "Authorization code expired" in page.text
     assert "You are signed in" not in page.text
