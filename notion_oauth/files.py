@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import stat
 import tempfile
@@ -131,7 +132,7 @@ def make_folder(folder: Path) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove what a writer that was killed left behind: it may hold tokens."""
-    for abandoned in path.parent.glob(f"{path.name}.*.tmp"):
+    for abandoned in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - abandoned.stat().st_mtime > _ABANDONED_AFTER:
                 abandoned.unlink()

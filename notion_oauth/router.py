@@ -77,7 +77,7 @@ def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") ->
         """Check the redirect, exchange its code, store the tokens; success is shown only then."""
         browser = _session(request)
         response = parse_authorization_response(request.query_params.multi_items())
-        begun = pending.take(browser, response.state, now=service.clock())
+        begun = pending.take(browser, response.state)
         await service.complete_authorization(begun, response)
         return await _done(request, service, "signed_in")
 

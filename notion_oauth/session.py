@@ -14,7 +14,6 @@ import secrets
 import zlib
 from base64 import urlsafe_b64encode
 from collections.abc import MutableMapping
-from datetime import datetime
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -24,7 +23,7 @@ from pydantic import SecretStr
 
 from notion_oauth import files
 from notion_oauth.errors import MetadataError, StateMismatch, StoreDamaged
-from notion_oauth.models import PENDING_LIFETIME, PendingAuthorization
+from notion_oauth.models import PendingAuthorization
 from notion_oauth.settings import MIN_SECRET_KEY, Settings
 
 Session = MutableMapping[str, Any]
@@ -73,10 +72,10 @@ class PendingAuthorizations:
             del kept[next(iter(kept))]
         session[_PENDING] = kept
 
-    def take(self, session: Session, state: SecretStr | None, *, now: datetime) -> PendingAuthorization:
+    def take(self, session: Session, state: SecretStr | None) -> PendingAuthorization:
         """Remove and return the sign-in that was begun with this state.
 
-        Raises StateMismatch where this browser began none, or it is over: answered already, or too old.
+        Raises StateMismatch where this browser began none, or it is over. Its age is left to whoever completes it.
         """
         kept = dict(session.get(_PENDING, {}))
         sealed = kept.pop(_name(state), None) if state is not None else None
@@ -84,11 +83,9 @@ class PendingAuthorizations:
             raise StateMismatch("This browser began no such sign-in, or has finished it already.")
         session[_PENDING] = kept
         try:
-            content = self._fernet.decrypt_at_time(
-                sealed, ttl=int(PENDING_LIFETIME.total_seconds()), current_time=int(now.timestamp())
-            )
+            content = self._fernet.decrypt(sealed)
         except InvalidToken:
-            raise StateMismatch("This sign-in was begun more than ten minutes ago.") from None
+            raise StateMismatch("This sign-in was begun with another session key.") from None
         fields = json.loads(zlib.decompress(content))
         return PendingAuthorization.model_validate({**fields, "state": state})
 
@@ -98,7 +95,7 @@ class PendingAuthorizations:
         if pending.client.client_secret is not None:
             fields["client"]["client_secret"] = pending.client.client_secret.get_secret_value()
         content = json.dumps(fields, separators=(",", ":")).encode()
-        return self._fernet.encrypt_at_time(zlib.compress(content), int(pending.begun_at.timestamp())).decode()
+        return self._fernet.encrypt(zlib.compress(content)).decode()
 
 
 def _name(state: SecretStr) -> str:

@@ -7,13 +7,14 @@ from datetime import timedelta
 from functools import cache
 from importlib.metadata import version
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
 
 from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable
 from notion_oauth.protocol.message import Request, Response, host_of
-from notion_oauth.protocol.urls import why_unusable
+from notion_oauth.protocol.urls import is_loopback, why_unusable
 
 MAX_BODY = 1024 * 1024  # bytes, after decompression
 USER_AGENT = f"notion-oauth/{version('notion-oauth')}"
@@ -61,6 +62,7 @@ class Transport:
             transport=self._network,
             timeout=None,  # noqa: S113
             follow_redirects=False,
+            trust_env=not is_loopback(urlsplit(request.url).hostname),  # no proxy leads back to this machine
         )
         headers = {**request.all_headers(), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         async with (

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from notion_oauth.errors import MetadataError, ServerUnavailable
 from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata
 from notion_oauth.protocol.message import Response, host_of, retry_after
 from notion_oauth.protocol.urls import covers, why_unusable
+
+M = TypeVar("M", bound=BaseModel)
 
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "registration_endpoint", "revocation_endpoint")
 
@@ -44,13 +47,9 @@ def parse_protected_resource_metadata(response: Response, *, server_url: str) ->
     Raises MetadataError where the document is no metadata, is that of another resource (RFC 9728 §3.3) or
     names no authorization server that may be used, ServerUnavailable for a passing failure.
     """
-    document = _document(response)
-    if document is None:
+    metadata = _read(response, ProtectedResourceMetadata, "protected resource metadata")
+    if metadata is None:
         return None
-    try:
-        metadata = ProtectedResourceMetadata.model_validate(document)
-    except ValidationError as error:
-        raise MetadataError(f"{response.url} is no protected resource metadata: {_first(error)}.") from None
     if reason := why_unusable(metadata.resource):
         raise MetadataError(f"The resource that {response.url} names {reason}.")
     if not covers(metadata.resource, server_url):
@@ -76,13 +75,9 @@ def parse_authorization_server_metadata(response: Response, *, issuer: str) -> A
     Raises MetadataError unless `issuer` is the one asked for, to the letter (RFC 8414 §3.3), PKCE with S256
     is listed and all endpoints are https (http on loopback); ServerUnavailable for a passing failure.
     """
-    document = _document(response)
-    if document is None:
+    metadata = _read(response, AuthorizationServerMetadata, "authorization server metadata")
+    if metadata is None:
         return None
-    try:
-        metadata = AuthorizationServerMetadata.model_validate(document)
-    except ValidationError as error:
-        raise MetadataError(f"{response.url} is no authorization server metadata: {_first(error)}.") from None
     if metadata.issuer != issuer:
         raise MetadataError(f"{response.url} speaks for another issuer than {issuer}; it was not used.")
     for name in _ENDPOINTS:
@@ -94,18 +89,20 @@ def parse_authorization_server_metadata(response: Response, *, issuer: str) -> A
     return metadata
 
 
-def _document(response: Response) -> dict[str, object] | None:
+def _read(response: Response, model: type[M], kind: str) -> M | None:
+    """The document at a well-known URL; None for a 4xx, which says that there is none."""
     if 400 <= response.status < 500 and response.status not in (408, 425, 429):
         return None
     if response.status != 200:
-        host = host_of(response.url)
-        raise ServerUnavailable(
-            f"{host} answered HTTP {response.status} to discovery.", retry_after=retry_after(response)
-        )
+        message = f"{host_of(response.url)} answered HTTP {response.status} to discovery."
+        raise ServerUnavailable(message, retry_after=retry_after(response))
     document = response.json_object()
     if document is None:
         raise MetadataError(f"{response.url} is not a JSON object.")
-    return document
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise MetadataError(f"{response.url} is no {kind}: {_first(error)}.") from None
 
 
 def _first(error: ValidationError) -> str:

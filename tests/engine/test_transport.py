@@ -140,6 +140,17 @@ async def test_nothing_is_sent_where_it_must_not_go(url: str) -> None:
     assert "u:p" not in str(caught.value)
 
 
+async def test_a_proxy_is_not_asked_for_this_machine_and_is_for_others(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with raw_server(say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")) as proxy:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, proxy.removesuffix("/x"))
+        assert await send(sandbox.base_url) == 200
+        with pytest.raises(NetworkError, match=r"h\.example"):
+            await send("https://h.example/")
+
+
 async def test_who_we_are_is_said(sandbox: Sandbox) -> None:
     await send(sandbox.base_url)
     headers = sandbox.requests[0].headers

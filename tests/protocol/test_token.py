@@ -176,6 +176,7 @@ def test_an_error_code_is_a_refusal(status: int, code: str) -> None:
     [
         ({"error": "invalid_grant"}, 500),
         ({"error": "invalid_grant"}, 503),
+        ({"error": "invalid_grant"}, 429),
         ({"error": "temporarily_unavailable"}, 429),
         ({"error": "temporarily_unavailable"}, 400),
         ({"error": "server_error"}, 400),

@@ -181,6 +181,30 @@ async def test_a_folder_below_a_file_is_no_place(tmp_path: Path) -> None:
             pass
 
 
+async def test_a_save_is_synced_before_and_after_its_rename(
+    store: JsonFileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reaches the disk, in which order; and that the new file was for its owner alone before the rename."""
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def seen_fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else f"{status.st_size > 100} {stat.S_IMODE(status.st_mode):o}"
+        steps.append(f"fsync {kind}")
+        fsync(descriptor)
+
+    def seen_replace(source: Path, target: Path) -> None:
+        steps.append(f"rename to {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(os, "replace", seen_replace)
+    await store.save("default", tokens())
+    await store.delete("default")
+    assert steps == ["fsync True 600", f"rename to {path.name}", "fsync folder", "fsync folder"]
+
+
 async def test_a_link_is_not_written_through(store: JsonFileStore, path: Path, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere.json"
     target.write_text(json.dumps(SEVEN))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from itsdangerous import TimestampSigner
+from pydantic import SecretStr
 
 from notion_oauth.app import create_app
 from notion_oauth.background import served
@@ -156,6 +158,22 @@ def test_a_worker_finishes_what_another_began(browser: Browser, settings: Settin
         page = browser.get(f"{other_url}{back.path}?{back.query}")
     assert page.status_code == 200
     assert "You are signed in" in page.text
+
+
+def test_a_sign_in_that_another_key_sealed_is_refused(sandbox: Sandbox, settings: Settings) -> None:
+    """The sessions' key is kept, the sealing key is not: the cookie is ours, and what is in it cannot be opened."""
+    settings = settings.model_copy(update={"secret_key": SecretStr("a" * 40)})
+    with served(create_app(settings)) as url, Browser(url) as browser:
+        back = urlsplit(browser.consent())
+        session = session_of(browser)
+        changed = settings.model_copy(update={"secret_key": SecretStr("b" * 40)})
+        signer = TimestampSigner("b" * 40)
+        signed = signer.sign(b64encode(json.dumps(session).encode())).decode()
+        with served(create_app(changed)) as other, Browser(other) as stranger:
+            stranger.cookies.set("notion_oauth_session", signed)
+            answer = stranger.get(f"{back.path}?{back.query}")
+    assert answer.status_code == 400
+    assert "another session key" in answer.text
 
 
 def test_declining_is_said_and_changes_nothing(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
