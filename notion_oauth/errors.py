@@ -45,6 +45,14 @@ class NotionOAuthError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.cure}".rstrip()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Lets a pool of processes hand it over, whatever its own arguments are."""
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[NotionOAuthError], arguments: tuple[object, ...]) -> NotionOAuthError:
+    return kind.__new__(kind, *arguments)
+
 
 class ConfigurationError(NotionOAuthError):
     """A setting or an argument is wrong; nothing was attempted."""

@@ -141,6 +141,16 @@ class TokenResponse(_Frozen):
     refresh_token: SecretStr | None = None
     scope: str | None = None
 
+    @field_validator("refresh_token", mode="before")
+    @classmethod
+    def _no_empty_token(cls, value: object) -> object:
+        return None if value == "" else value  # nothing could be refreshed with it
+
+    @field_validator("scope", mode="before")
+    @classmethod
+    def _only_text(cls, value: object) -> object:
+        return value if isinstance(value, str) else None  # no reason to lose tokens that cannot be had again
+
 
 class TokenSet(_Frozen):
     """A login: the tokens, and all that it takes to refresh and revoke them without discovery."""

@@ -18,6 +18,7 @@ from pydantic import SecretStr, ValidationError
 from notion_oauth.errors import StoreDamaged
 from notion_oauth.models import ClientInformation, Registration, TokenSet
 from notion_oauth.protocol import token
+from notion_oauth.protocol.message import parse_json
 
 _MAX_MILLISECONDS = 4_102_444_800_000  # the year 2100; a later time is a mistake
 
@@ -118,8 +119,8 @@ def _encode(document: dict[str, Any]) -> bytes:
 
 def _decode(content: bytes, path: Path) -> Any:
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
+        return parse_json(content)
+    except ValueError:
         raise _damaged(path, "it is empty" if not content.strip() else "it is not JSON") from None
 
 

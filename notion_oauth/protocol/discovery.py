@@ -58,6 +58,7 @@ def parse_protected_resource_metadata(response: Response, *, server_url: str) ->
         raise MetadataError(f"{response.url} names no authorization server.")
     for issuer in metadata.authorization_servers:
         check_issuer_identifier(issuer)
+        _check_not_weaker(f"An authorization server that {response.url} names", issuer, than=server_url)
     return metadata
 
 
@@ -67,6 +68,15 @@ def check_issuer_identifier(issuer: str) -> None:
         raise MetadataError(f"An authorization server that the resource names {reason}.")
     if "?" in issuer:
         raise MetadataError("An authorization server that the resource names has a query.")
+
+
+def _check_not_weaker(what: str, url: str, *, than: str) -> None:
+    """Raise MetadataError where an https server sends us to plain http.
+
+    That is loopback: it would make us knock on the doors of this machine.
+    """
+    if urlsplit(than).scheme == "https" and urlsplit(url).scheme != "https":
+        raise MetadataError(f"{what} is not https (plain http is for a server on loopback alone).")
 
 
 def parse_authorization_server_metadata(response: Response, *, issuer: str) -> AuthorizationServerMetadata | None:
@@ -84,6 +94,8 @@ def parse_authorization_server_metadata(response: Response, *, issuer: str) -> A
         endpoint: str | None = getattr(metadata, name)
         if endpoint is not None and (reason := why_unusable(endpoint)):
             raise MetadataError(f"The {name} of {issuer} {reason}.")
+        if endpoint is not None:
+            _check_not_weaker(f"The {name} of {issuer}", endpoint, than=issuer)
     if "S256" not in metadata.code_challenge_methods_supported:
         raise MetadataError(f"{issuer} does not list PKCE with S256, without which a sign-in is not safe.")
     return metadata

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote_plus, urlencode, urlsplit
 
 from notion_oauth.errors import OAuthError, ServerUnavailable
 
 MAX_DESCRIPTION = 300  # characters of a server's own text that we repeat
+MIN_SECRET = 16  # characters; shorter values, such as "refresh_token", are words that may be repeated
 _ERROR_CODE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,100}\Z")  # RFC 6749 §5.2, and no spaces: it is a code
 
 
@@ -28,7 +30,7 @@ class Request:
     def content(self) -> bytes | None:
         """The encoded body; None where there is none."""
         if self.form is not None:
-            return urlencode(self.form).encode()
+            return urlencode(self.form, errors="replace").encode()
         if self.json is not None:
             return json.dumps(self.json).encode()
         return None
@@ -59,10 +61,23 @@ class Response:
     def json_object(self) -> dict[str, Any] | None:
         """The body as a JSON object; None for anything else."""
         try:
-            value = json.loads(self.body)
-        except (ValueError, RecursionError):
+            value = parse_json(self.body)
+        except ValueError:
             return None
         return value if isinstance(value, dict) else None
+
+
+def parse_json(content: bytes) -> Any:
+    """The value that the bytes stand for. Raises ValueError for all that is no JSON.
+
+    Text with half a surrogate pair is none (RFC 8259 §8.2, RFC 7493 §2.1): it could be sent nowhere.
+    """
+    try:
+        value = json.loads(content)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
 
 
 def form_of(fields: Mapping[str, str | None]) -> dict[str, str]:
@@ -108,7 +123,7 @@ def refuse(response: Response, request: Request, refused: type[OAuthError], doin
     """
     document = response.json_object() or {}
     code = error_code(document.get("error"))
-    secrets = frozenset(value for value in (request.form or {}).values() if len(value) > 15)
+    secrets = _sent(request)
     description = printable(document.get("error_description"), secrets=secrets)
     host = host_of(response.url)
     if code in secrets:
@@ -118,6 +133,16 @@ def refuse(response: Response, request: Request, refused: type[OAuthError], doin
         said = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}"
         raise ServerUnavailable(f"{host} could not {doing} just now ({said}).", retry_after=retry_after(response))
     raise refused(f"{host} refused to {doing} ({code}{quoted(description)}).", error=code, description=description)
+
+
+def _sent(request: Request) -> frozenset[str]:
+    """What was sent and could be a secret: fields of the form, and what the Authorization header holds."""
+    values = list((request.form or {}).values())
+    if header := request.headers.get("Authorization", ""):
+        encoded = header.partition(" ")[2]
+        pair = base64.b64decode(encoded).decode()
+        values += [encoded, pair, *pair.split(":"), *map(unquote_plus, pair.split(":"))]
+    return frozenset(value for value in values if len(value) >= MIN_SECRET)
 
 
 def retry_after(response: Response) -> float | None:

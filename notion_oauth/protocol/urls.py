@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
+_NOT_IN_URLS = frozenset('"<>\\^`{|}')  # RFC 3986 §2; browsers take a backslash for a slash, and us elsewhere
 DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
@@ -22,8 +23,8 @@ def is_loopback(host: str | None) -> bool:
 
 def why_unusable(url: str) -> str | None:
     """Why no request may go to this URL; None where it may: https, or http on loopback, without fragment or user."""
-    if any(ord(character) <= 0x20 or ord(character) >= 0x7F for character in url):
-        return "holds a space, a control character or one outside ASCII"
+    if any(not "!" <= character <= "~" or character in _NOT_IN_URLS for character in url):
+        return "holds a character that no URL has"
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises for a port that is no number
@@ -49,6 +50,8 @@ def origin(parts: SplitResult) -> tuple[str, str, int | None]:
 
 def covers(resource: str, url: str) -> bool:
     """Whether `resource` is the URL itself or one of its parents: same origin, whole path segments."""
+    if why_unusable(resource) or why_unusable(url):
+        return False
     outer, inner = urlsplit(resource), urlsplit(url)
     if origin(outer) != origin(inner) or outer.query not in ("", inner.query):
         return False

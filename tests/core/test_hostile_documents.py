@@ -1,0 +1,159 @@
+"""Documents that a careless or hostile server sends, and what must not come of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth import errors
+from notion_oauth.errors import MetadataError, NotionOAuthError, ServerUnavailable, StoreDamaged, TokenRefused
+from notion_oauth.models import ClientInformation, TokenResponse
+from notion_oauth.protocol.authorization import check_authorization_response, parse_authorization_response
+from notion_oauth.protocol.discovery import parse_authorization_server_metadata, parse_protected_resource_metadata
+from notion_oauth.protocol.message import Request, Response
+from notion_oauth.protocol.registration import parse_registration_response
+from notion_oauth.protocol.token import code_request, parse_token_response, refresh_request, token_set
+from notion_oauth.protocol.urls import covers, why_unusable
+from notion_oauth.tokenfile import decode_registrations, decode_tokens
+from tests.protocol.builders import DISCOVERY, ISSUER, NOW, SERVER, pending, tokens
+
+REQUEST = Request("POST", f"{ISSUER}/token", form={"client_id": "c"})
+HALF = "\ud800"  # half a surrogate pair: JSON can write it, UTF-8 cannot
+
+
+def answer(document: object, status: int = 200) -> Response:
+    return Response(status, f"{ISSUER}/token", {}, json.dumps(document).encode())
+
+
+def issued(**fields: Any) -> TokenResponse:
+    return parse_token_response(answer({"access_token": "a", "token_type": "bearer", **fields}), request=REQUEST)
+
+
+@pytest.mark.parametrize("name", ["refresh_token", "scope", "unknown"])
+def test_text_that_could_be_sent_nowhere_is_no_json(name: str) -> None:
+    """RFC 8259 §8.2: half a surrogate pair; kept, it would fail when the next refresh is encoded."""
+    with pytest.raises(ServerUnavailable):
+        issued(**{name: f"x{HALF}"})
+    with pytest.raises(ServerUnavailable):
+        parse_registration_response(answer({"client_id": f"x{HALF}"}, 201), request=REQUEST)
+    with pytest.raises(MetadataError):
+        parse_protected_resource_metadata(answer({"scopes_supported": [HALF]}), server_url=DISCOVERY.resource)
+    with pytest.raises(StoreDamaged):
+        decode_tokens(json.dumps({"access_token": "a", name: HALF}).encode(), Path("t"))
+    with pytest.raises(StoreDamaged):
+        decode_registrations(json.dumps({"registrations": [{"client_id": HALF}]}).encode(), Path("t"))
+
+
+def test_whole_pairs_and_all_other_text_are_json() -> None:
+    parsed = issued(refresh_token="\U0001f511 ü", scope="日本")
+    assert parsed.refresh_token is not None
+    assert parsed.refresh_token.get_secret_value() == "\U0001f511 ü"
+    assert refresh_request(tokens(refresh_token=parsed.refresh_token)).content()
+
+
+def test_a_code_that_could_not_be_encoded_is_refused_by_the_server_and_not_by_python() -> None:
+    response = parse_authorization_response([("state", "canary-state"), ("code", f"x{HALF}")])
+    code = check_authorization_response(response, pending(), now=NOW)
+    assert b"code=x%3F" in (code_request(pending(), code).content() or b"")
+
+
+@pytest.mark.parametrize("scope", [["default"], {"a": 1}, 7, None, True])
+def test_a_scope_of_the_wrong_kind_loses_no_tokens(scope: object) -> None:
+    """The refresh token that was sent is spent: what comes back is all there is."""
+    parsed = issued(scope=scope, refresh_token="r")
+    assert parsed.scope is None
+    assert parsed.refresh_token == SecretStr("r")
+
+
+def test_an_empty_refresh_token_is_none() -> None:
+    assert token_set(issued(refresh_token=""), pending(), received_at=NOW).refresh_token is None
+
+
+@pytest.mark.parametrize("client_id", ["c", "an-id-that-is-long-enough"])
+@pytest.mark.parametrize("echoed", ["canary secret: 100%", "canary+secret%3A+100%25", "the pair", "the header"])
+def test_a_client_secret_that_is_echoed_is_not_shown(echoed: str, client_id: str) -> None:
+    client = ClientInformation(
+        client_id=client_id,
+        client_secret=SecretStr("canary secret: 100%"),
+        token_endpoint_auth_method="client_secret_basic",
+    )
+    request = refresh_request(tokens(client=client))
+    header = request.headers["Authorization"].removeprefix("Basic ")
+    text = {"the pair": base64.b64decode(header).decode(), "the header": header}.get(echoed, echoed)
+    refusal = answer({"error": "invalid_client", "error_description": f"Bad credentials {text}"}, 401)
+    with pytest.raises(TokenRefused) as caught:
+        parse_token_response(refusal, request=request)
+    assert caught.value.description is None
+    assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example\\.notion.com/",  # a browser goes to evil.example
+        "https://mcp.notion.com\\@evil.example/",
+        "https://mcp.notion.com/<script>",
+        'https://mcp.notion.com/"onload="x',
+        "https://mcp.notion.com/{x}|^`",
+        "https://mcp.notion.com/\x7f",
+    ],
+)
+def test_a_url_with_characters_that_no_url_has_is_not_used(url: str) -> None:
+    """RFC 3986 §2, Appendix A."""
+    assert why_unusable(url) == "holds a character that no URL has"
+
+
+@pytest.mark.parametrize("resource", ["https://[::1", "https://h:99999", "nonsense", "", HALF, "https://h.example#x"])
+def test_what_is_no_url_covers_nothing(resource: str) -> None:
+    assert covers(resource, "https://h.example/mcp") is False
+    assert covers("https://h.example", resource) is False
+
+
+LOOPBACK = "http://127.0.0.1:8080"
+
+
+def test_an_https_resource_names_no_authorization_server_on_this_machine() -> None:
+    """Plain http is for loopback; a remote server that points there makes us knock on local doors."""
+    document = {"resource": DISCOVERY.resource, "authorization_servers": [LOOPBACK]}
+    with pytest.raises(MetadataError, match="not https"):
+        parse_protected_resource_metadata(answer(document), server_url=DISCOVERY.resource)
+    local = {"resource": f"{LOOPBACK}/mcp", "authorization_servers": [LOOPBACK, ISSUER]}
+    assert parse_protected_resource_metadata(answer(local), server_url=f"{LOOPBACK}/mcp") is not None
+
+
+@pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "registration_endpoint"])
+def test_an_https_issuer_has_no_endpoint_on_this_machine(name: str) -> None:
+    document = {**SERVER.model_dump(mode="json"), name: f"{LOOPBACK}/x"}
+    with pytest.raises(MetadataError, match=f"{name} .* not https"):
+        parse_authorization_server_metadata(answer(document), issuer=ISSUER)
+    local = {**document, "issuer": LOOPBACK}
+    assert parse_authorization_server_metadata(answer(local), issuer=LOOPBACK) is not None
+
+
+ERRORS = [
+    errors.SignInRequired("m", error="invalid_grant"),
+    errors.ServerUnavailable("m", retry_after=30.0),
+    *(
+        kind("m", error="e", description="d", cure="c")
+        for kind in (errors.RegistrationRefused, errors.AuthorizationRefused, errors.TokenRefused)
+    ),
+    *(
+        kind("m")
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, NotionOAuthError) and not issubclass(kind, errors.OAuthError)
+    ),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_errors_pass_between_processes(error: NotionOAuthError) -> None:
+    """A pool of processes pickles what its workers raise; what cannot be unpickled hangs or breaks the pool."""
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert type(again) is type(error)
+    assert (vars(again), str(again), repr(again)) == (vars(error), str(error), repr(error))
