@@ -1,0 +1,183 @@
+"""The network at its worst: surroundings that are set up wrongly, names that are none, and logins that survive."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import threading
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from notion_oauth import transport
+from notion_oauth.errors import ConfigurationError, MetadataError, NetworkError, ServerUnavailable, TransientError
+from notion_oauth.protocol.message import Request
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.settings import Settings
+from notion_oauth.transport import MAX_BODY, Transport
+from tests.engine.signing_in import begin, sign_in
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = timedelta(seconds=0.4)
+
+
+async def send(url: str, network: httpx.AsyncBaseTransport | None = None) -> bytes:
+    return (await Transport(timeout=PATIENCE, network=network).send(Request("GET", url))).body
+
+
+@contextmanager
+def listening(script: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port that lets one caller in and then does what the script says."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                script(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(5)
+
+
+async def test_a_server_that_never_finishes_the_tls_handshake_is_given_up() -> None:
+    closed = threading.Event()
+
+    def until_closed(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            pass
+        closed.set()
+
+    with listening(until_closed) as port:
+        with anyio.fail_after(5), pytest.raises(NetworkError, match="no whole answer within 1 seconds"):
+            await Transport(timeout=timedelta(seconds=1)).send(Request("GET", f"https://127.0.0.1:{port}/"))
+        assert closed.wait(5), "the connection is not left open"
+
+
+@pytest.mark.parametrize("host", ["xn--", "xn--a.invalid", "a" * 64 + ".invalid", "a..b", "-.invalid", "[v1.x]"])
+async def test_a_host_that_is_no_name_is_not_reached(host: str) -> None:
+    with pytest.raises(NetworkError):
+        await send(f"https://{host}/")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:canary@h.invalid:1", "ftp://canary.invalid", "://canary"])
+async def test_a_proxy_that_cannot_be_used_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(ConfigurationError, match="proxy") as caught:
+        await send("https://h.invalid/")
+    assert "canary" not in str(caught.value)
+    assert "HTTPS_PROXY" in caught.value.cure
+
+
+@pytest.fixture
+def _fresh_certificates() -> Iterator[None]:
+    transport._ssl_context.cache_clear()
+    yield
+    transport._ssl_context.cache_clear()
+
+
+@pytest.mark.usefixtures("_fresh_certificates")
+@pytest.mark.parametrize("content", [None, "no certificate"])
+async def test_certificates_that_cannot_be_read_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
+        await send("https://h.invalid/")
+
+
+class Answers(httpx.AsyncBaseTransport):
+    """A network on which everybody answers the same."""
+
+    def __init__(self, content: bytes, **headers: str) -> None:
+        self._content, self._headers = content, headers
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        async def parts() -> Any:
+            for start in range(0, len(self._content), 65536):
+                yield self._content[start : start + 65536]
+
+        return httpx.Response(200, headers=self._headers, content=parts())
+
+
+@pytest.mark.parametrize(
+    ("coding", "packed"),
+    [("gzip", gzip.compress(b"{}")), ("deflate", zlib.compress(b"{}")), ("identity", b"{}"), ("", b"{}")],
+)
+async def test_an_answer_that_is_packed_unasked_is_unpacked(coding: str, packed: bytes) -> None:
+    assert await send("https://h.example/", Answers(packed, **{"Content-Encoding": coding})) == b"{}"
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip"])
+async def test_an_answer_that_is_packed_in_other_ways_is_refused(coding: str) -> None:
+    with pytest.raises(ServerUnavailable, match="not asked for"):
+        await send("https://h.example/", Answers(b"{}", **{"Content-Encoding": coding}))
+
+
+async def test_a_packed_answer_never_fills_the_memory() -> None:
+    """One mebibyte of gzip stands for a gibibyte; no more than its first mebibyte is ever unpacked."""
+    bomb = gzip.compress(bytes(200 * MAX_BODY))
+    assert len(bomb) < MAX_BODY
+    tracemalloc.start()
+    try:
+        with pytest.raises(ServerUnavailable, match="more than 1024 KiB"):
+            await send("https://h.example/", Answers(bomb, **{"Content-Encoding": "gzip"}))
+        assert tracemalloc.get_traced_memory()[1] < 16 * MAX_BODY
+    finally:
+        tracemalloc.stop()
+
+
+MISBEHAVIOUR = ["hang", "drop", "lose_response", "drip", "oversize", "redirect", "garble"]
+
+
+@pytest.mark.parametrize("kind", MISBEHAVIOUR)
+async def test_however_a_refresh_goes_wrong_the_stored_bytes_stay(
+    settings: Settings, sandbox: Sandbox, kind: Any
+) -> None:
+    await sign_in(NotionOAuth(settings))
+    before = settings.token_file.read_bytes()
+    sandbox.misbehave_next("/token", kind)
+    impatient = settings.model_copy(update={"timeout": PATIENCE.total_seconds()})
+    later = NotionOAuth(impatient, clock=lambda: datetime.now(UTC) + timedelta(days=1))
+    with pytest.raises(TransientError):
+        await later.tokens.token()
+    assert settings.token_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", MISBEHAVIOUR)
+@pytest.mark.parametrize("path", ["/.well-known/oauth-protected-resource/mcp", "/register"])
+async def test_however_a_sign_in_goes_wrong_the_login_before_it_stays(
+    settings: Settings, sandbox: Sandbox, path: str, kind: Any
+) -> None:
+    await sign_in(NotionOAuth(settings))
+    before = settings.token_file.read_bytes()
+    sandbox.misbehave_next(path, kind)
+    impatient = NotionOAuth(settings.model_copy(update={"timeout": PATIENCE.total_seconds()}))
+    with pytest.raises((TransientError, MetadataError)):  # a page is no metadata
+        await begin(impatient, "http://127.0.0.1:5555/callback")
+    assert settings.token_file.read_bytes() == before
+
+
+async def test_signing_out_waits_no_longer_than_it_must(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings.model_copy(update={"timeout": PATIENCE.total_seconds()}))
+    await sign_in(oauth)
+    sandbox.misbehave_next("/token", "drip", seconds=0.05)
+    began = time.monotonic()
+    assert await oauth.sign_out() is SignOut.NOT_REACHED
+    assert time.monotonic() - began < 2
+    assert not settings.token_file.exists()
