@@ -1,10 +1,15 @@
-"""Run a coroutine to its end from code that cannot wait for one."""
+"""Run a coroutine to its end from code that cannot wait for one, and not a moment longer."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 
@@ -14,4 +19,35 @@ T = TypeVar("T")
 def run(function: Callable[[], Awaitable[T]]) -> T:
     """Its result, or its exception. Works in threads that run an event loop too: the coroutine gets its own."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="notion-oauth") as thread:
-        return thread.submit(anyio.run, function).result()
+        return thread.submit(run_here, function).result()
+
+
+def run_here(function: Callable[[], Awaitable[T]]) -> T:
+    """The same in this thread, where no event loop may run. Ctrl-C cancels the coroutine."""
+    return anyio.run(function, backend_options={"loop_factory": _Loop})
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Looks names up in threads that nobody waits for.
+
+    asyncio's own look-up runs in an executor that is joined when the loop ends: a name server that does not
+    answer would hold us up long after our time-out.
+    """
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+        answer = self.create_future()
+
+        def deliver(set_outcome: Callable[[Any], None], outcome: Any) -> None:
+            if not answer.done():
+                set_outcome(outcome)
+
+        def look_up() -> None:
+            try:
+                outcome = partial(deliver, answer.set_result, socket.getaddrinfo(host, port, **options))
+            except OSError as error:
+                outcome = partial(deliver, answer.set_exception, error)
+            with contextlib.suppress(RuntimeError):  # the loop has ended without us
+                self.call_soon_threadsafe(outcome)
+
+        threading.Thread(target=look_up, name="look-up", daemon=True).start()
+        return await answer

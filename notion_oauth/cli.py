@@ -168,9 +168,9 @@ def _oauth(token_file: Path | None, server_url: str | None) -> NotionOAuth:
 
 
 def _run(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    import anyio
+    from notion_oauth.blocking import run_here
 
-    return anyio.run(function)
+    return run_here(function)
 
 
 def _talk() -> Console:

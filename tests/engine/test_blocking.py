@@ -1,0 +1,67 @@
+"""Waiting for a coroutine where nobody can await: no longer than it takes, whatever the network does."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from notion_oauth import blocking
+from notion_oauth.cli import app
+from notion_oauth.errors import NetworkError
+from notion_oauth.protocol.message import Request
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.transport import Transport
+
+
+@pytest.fixture
+def silent_name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Looking a name up takes until the test is over."""
+    over = threading.Event()
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host in ("slow.example", b"slow.example"):
+            over.wait(30)
+            raise socket.gaierror("nobody knows")
+        return real(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    yield
+    over.set()
+
+
+def get(url: str, timeout: float) -> int:
+    transport = Transport(timeout=timedelta(seconds=timeout))
+    return blocking.run(partial(transport.send, Request("GET", url))).status
+
+
+@pytest.mark.usefixtures("silent_name_server")
+def test_a_name_server_that_is_silent_is_given_up_in_time() -> None:
+    began = time.monotonic()
+    with pytest.raises(NetworkError, match=r"slow\.example gave no whole answer within 0\.3 seconds"):
+        get("https://slow.example/", 0.3)
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.usefixtures("silent_name_server")
+def test_the_command_line_gives_it_up_in_time_too() -> None:
+    began = time.monotonic()
+    arguments = ["login", "--server-url", "https://slow.example/mcp"]
+    result = CliRunner().invoke(app, arguments, env={"NOTION_OAUTH_TIMEOUT": "0.3"})
+    assert result.exit_code == 5
+    assert "within 0.3 seconds" in result.stderr
+    assert time.monotonic() - began < 5
+
+
+def test_names_are_looked_up_all_the_same(sandbox: Sandbox) -> None:
+    assert get(sandbox.base_url.replace("127.0.0.1", "localhost"), 5) == 200
+    with pytest.raises(NetworkError, match=r"nobody\.invalid"):
+        get("https://nobody.invalid/", 5)
