@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import glob
+import errno
 import os
+import re
 import stat
 import tempfile
 import time
@@ -20,14 +21,16 @@ _ABANDONED_AFTER = 60.0  # seconds; a writer that lives needs far less
 def read_file(path: Path) -> bytes | None:
     """The whole content; None where there is no such file.
 
-    Raises StorageError where it cannot be read, StoreDamaged where it is a directory, a device, a pipe or too large.
+    Raises StorageError where it cannot be read or is a symbolic link, StoreDamaged where it is a directory, a
+    device, a pipe or too large.
     """
     try:
-        # O_NONBLOCK: a pipe somebody put there must not hold us up
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, os.O_RDONLY | _READING)
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            _check_no_link(path)
         _failed(path, "read", error)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -40,6 +43,10 @@ def read_file(path: Path) -> bytes | None:
     if len(content) > MAX_FILE:
         raise StoreDamaged(f"{path} is larger than {MAX_FILE // 1024} KiB, so it is no file of ours.", cure=_MOVE)
     return content
+
+
+# O_NONBLOCK: a pipe that somebody put there must not hold us up. Windows has neither, and needs the last
+_READING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def _read(descriptor: int) -> bytes:
@@ -55,6 +62,8 @@ def write_file(path: Path, content: bytes) -> None:
     A crash at any moment leaves either the old content or the new. Raises StorageError; the old content is
     then untouched.
     """
+    if len(content) > MAX_FILE:
+        raise StorageError(f"{len(content)} bytes are too many for {path}: it could not be read again.")
     try:
         temporary = _write_beside(path, content)
         try:
@@ -87,8 +96,10 @@ def create_file(path: Path, content: bytes) -> bool:
 
 
 def delete_file(path: Path) -> bool:
-    """Remove the file; whether there was one. Raises StorageError."""
+    """Remove the file, and what killed writers left of it; whether there was one. Raises StorageError."""
+    _check_no_link(path)
     try:
+        _sweep(path, older_than=0)
         path.unlink()
         _sync_folder(path.parent)
     except FileNotFoundError:
@@ -101,17 +112,16 @@ def delete_file(path: Path) -> bool:
 def ensure_writable(path: Path, *, size: int) -> None:
     """Raise StorageError unless a file of `size` bytes can be written in the place of this one."""
     try:
-        _write_beside(path, bytes(size)).unlink()
+        _write_beside(path, bytes(size)).unlink(missing_ok=True)  # a sign-out may have swept it
     except OSError as error:
         _failed(path, "written", error)
 
 
 def _write_beside(path: Path, content: bytes) -> Path:
     """A new, synced temporary file in the same folder. Leaves nothing behind when it fails."""
-    if path.is_symlink():
-        raise StorageError(f"{path} is a symbolic link, and secrets are not written through one.", cure=_REAL_FILE)
+    _check_no_link(path)
     make_folder(path.parent)
-    _sweep(path)
+    _sweep(path, older_than=_ABANDONED_AFTER)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)  # mode 0600
     temporary = Path(name)
     try:
@@ -130,21 +140,36 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def _sweep(path: Path) -> None:
-    """Remove what a writer that was killed left behind: it may hold tokens."""
-    for abandoned in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - abandoned.stat().st_mtime > _ABANDONED_AFTER:
-                abandoned.unlink()
+def _check_no_link(path: Path) -> None:
+    """Raise StorageError where the path is a symbolic link: what it leads to is not ours to replace or leave behind."""
+    if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises where the folder must not be entered
+        raise StorageError(f"{path} is a symbolic link, and secrets are not kept behind one.", cure=_REAL_FILE)
+
+
+def _sweep(path: Path, *, older_than: float) -> None:
+    """Remove what a writer that was killed left behind, seconds ago: it may hold tokens."""
+    ours = re.compile(re.escape(path.name) + r"\.[a-z0-9_]{8}\.tmp")  # as mkstemp names them; nobody else's files
+    with contextlib.suppress(OSError):  # a folder that cannot be listed
+        for found in path.parent.iterdir():
+            if ours.fullmatch(found.name):
+                with contextlib.suppress(OSError):  # another has swept it, or may alone
+                    if time.time() - found.lstat().st_mtime >= older_than:
+                        found.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename or removal last through a power cut."""
     if os.name == "nt":  # pragma: no cover - Windows cannot open folders, and its renames are journaled
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return  # a folder that may be written and not read; what was to be done in it is done
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that sync no folders
+            raise
     finally:
         os.close(descriptor)
 

@@ -65,9 +65,12 @@ class Settings(BaseSettings):
     @classmethod
     def _at_home(cls, value: Path) -> Path:
         try:
-            return value.expanduser()
+            path = value.expanduser()
         except RuntimeError:
             raise ValueError("there is no home folder to put in the place of ~") from None
+        if path.name in ("", "..") or "\0" in str(path):
+            raise ValueError("the path names no file")
+        return path
 
     @field_validator("secret_key")
     @classmethod
@@ -84,6 +87,8 @@ def load_settings(**overrides: object) -> Settings:
     """
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError("The file .env cannot be read as text.", cure="Mend it, or move it away.") from None
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=False)
         wrong = "; ".join(f"{_variable(detail['loc'])}: {_reason(detail['msg'])}" for detail in details)

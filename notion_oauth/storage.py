@@ -71,6 +71,8 @@ class JsonFileStore:
 
     def path(self, profile: str) -> Path:
         """Where a profile's tokens lie. Raises ConfigurationError for a name that is no file name."""
+        if not self._path.name:
+            raise ConfigurationError(f"{self._path} names no file.", cure="Set NOTION_OAUTH_TOKEN_FILE to one.")
         if not _PROFILE.match(profile):
             raise ConfigurationError(
                 "A profile's name is made of letters, digits, - and _ (64 at most).", cure="Choose another name."

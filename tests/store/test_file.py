@@ -298,7 +298,7 @@ async def test_a_file_of_somebody_else_is_reported(store: JsonFileStore, path: P
 
 
 async def test_a_writer_that_was_killed_leaves_nothing_for_long(store: JsonFileStore, path: Path) -> None:
-    abandoned, recent = (path.with_name(f"{path.name}.{name}.tmp") for name in ("old", "new"))
+    abandoned, recent = (path.with_name(f"{path.name}.{name}.tmp") for name in ("old_00_0", "new_00_0"))
     for file in (abandoned, recent):
         file.write_text("half a token")
     os.utime(abandoned, (time.time() - 120,) * 2)

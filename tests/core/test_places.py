@@ -1,0 +1,242 @@
+"""Token files in odd places: refused with a cure where they cannot be kept, and never lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth import files
+from notion_oauth.errors import ConfigurationError, StorageError
+from notion_oauth.models import TokenSet
+from notion_oauth.settings import load_settings
+from notion_oauth.storage import JsonFileStore
+from tests.protocol.builders import tokens
+
+pytestmark = pytest.mark.anyio
+
+NOBODY = 65534
+Attempt = Callable[[], Coroutine[Any, Any, Any]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / ".notion-tokens.json"
+
+
+@pytest.fixture
+def store(path: Path) -> JsonFileStore:
+    return JsonFileStore(path)
+
+
+def attempts(store: JsonFileStore) -> dict[str, Attempt]:
+    async def lock() -> None:
+        async with store.exclusive("default"):
+            pass
+
+    return {
+        "load": lambda: store.load("default"),
+        "save": lambda: store.save("default", tokens()),
+        "delete": lambda: store.delete("default"),
+        "ensure_writable": lambda: store.ensure_writable("default"),
+        "exclusive": lock,
+    }
+
+
+@pytest.mark.parametrize("method", ["load", "save", "delete", "ensure_writable"])
+@pytest.mark.parametrize("dangling", [True, False])
+async def test_a_link_is_followed_by_nothing(store: JsonFileStore, path: Path, method: str, dangling: bool) -> None:
+    """Deleting it would leave the tokens that it leads to, replacing it would leave two files that differ."""
+    target = path.with_name("elsewhere.json")
+    if not dangling:
+        await JsonFileStore(target).save("default", tokens())
+    before = None if dangling else target.read_bytes()
+    path.symlink_to(target)
+    with pytest.raises(StorageError, match="symbolic link") as caught:
+        await attempts(store)[method]()
+    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.cure
+    assert path.is_symlink()
+    assert (None if dangling else target.read_bytes()) == before
+
+
+@contextmanager
+def place(kind: str, folder: Path) -> Iterator[Path]:
+    """A path at which no file can be."""
+    if kind == "below a file":
+        (folder / "file").write_text("")
+        yield folder / "file" / "tokens.json"
+    elif kind == "below a circle of links":
+        (folder / "a").symlink_to(folder / "b")
+        (folder / "b").symlink_to(folder / "a")
+        yield folder / "a" / "tokens.json"
+    else:
+        yield folder / ("x" * 252)  # the suffixes make it longer than the 255 that file systems allow
+
+
+@pytest.mark.parametrize("method", ["save", "ensure_writable", "exclusive"])
+@pytest.mark.parametrize("kind", ["below a file", "below a circle of links", "a name that is too long"])
+async def test_where_no_file_can_be_it_is_said(tmp_path: Path, kind: str, method: str) -> None:
+    with place(kind, tmp_path) as path, pytest.raises(StorageError) as caught:
+        await attempts(JsonFileStore(path))[method]()
+    assert str(path) in str(caught.value)
+    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.cure
+
+
+@pytest.mark.parametrize("path", [".", "/", "", ".."])
+async def test_a_path_that_names_no_file_is_a_wrong_setting(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE: the path names no file"):
+        load_settings(token_file=path)
+    if path:  # an empty variable counts as unset
+        monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", path)
+        with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE"):
+            load_settings()
+
+
+@pytest.mark.parametrize("method", ["load", "save", "exclusive"])
+async def test_a_store_without_a_file_name_says_so(method: str) -> None:
+    with pytest.raises(ConfigurationError, match="names no file"):
+        await attempts(JsonFileStore(Path()))[method]()
+
+
+def test_a_path_with_a_null_byte_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE"):
+        load_settings(token_file="a\0b")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", "NOTION_OAUTH_CLIENT_NAME=Zoë\n".encode("latin-1")])
+def test_a_dotenv_file_that_is_no_text_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"\.env"):
+        load_settings()
+
+
+def leftovers(path: Path) -> dict[str, Path]:
+    names = {
+        "ours": f"{path.name}.abc_1234.tmp",
+        "a person's": f"{path.name}.backup.tmp",
+        "another profile's": f"{path.name}.work.profile.abc_1234.tmp",
+        "another file's": "other.json.abc_1234.tmp",
+    }
+    found = {owner: path.with_name(name) for owner, name in names.items()}
+    for file in found.values():
+        file.write_text("half a token")
+        os.utime(file, (time.time() - 3600,) * 2)
+    return found
+
+
+@pytest.mark.parametrize("name", ["tokens.json", "[a-z]*.json", "a?b\\c(.json"])
+async def test_only_our_own_leftovers_are_swept(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    found = leftovers(path)
+    await JsonFileStore(path).save("default", tokens())
+    assert {owner for owner, file in found.items() if file.exists()} == set(found) - {"ours"}
+
+
+async def test_signing_out_leaves_no_half_written_token(store: JsonFileStore, path: Path) -> None:
+    await store.save("default", tokens())
+    found = leftovers(path)
+    os.utime(found["ours"])  # its writer was killed a moment ago
+    assert await store.delete("default") is True
+    assert {owner for owner, file in found.items() if file.exists()} == set(found) - {"ours"}
+
+
+async def test_a_login_that_could_not_be_read_again_is_not_written(store: JsonFileStore, path: Path) -> None:
+    await store.save("default", tokens())
+    before = path.read_bytes()
+    with pytest.raises(StorageError, match="too many") as caught:
+        await store.save("default", tokens(scope="ü" * (files.MAX_FILE // 6)))
+    assert "canary" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("number", "tolerated"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+async def test_a_file_system_that_syncs_no_folders_serves(
+    store: JsonFileStore, path: Path, monkeypatch: pytest.MonkeyPatch, number: int, tolerated: bool
+) -> None:
+    fsync = os.fsync
+
+    def no_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_folders)
+    if tolerated:
+        await store.save("default", tokens())
+        assert await store.delete("default") is True
+    else:
+        with pytest.raises(StorageError, match="could not be written"):
+            await store.save("default", tokens())
+
+
+@contextmanager
+def as_nobody() -> Iterator[Path]:
+    """Become somebody without rights, in a folder of his own."""
+    folder = Path(tempfile.mkdtemp(prefix="notion-oauth-test-"))
+    try:
+        os.chown(folder, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield folder
+        finally:
+            os.seteuid(0)
+    finally:
+        folder.chmod(0o700)
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@root_only
+async def test_a_folder_that_may_not_be_listed_serves() -> None:
+    with as_nobody() as folder:
+        folder.chmod(0o300)
+        store = JsonFileStore(folder / "tokens.json")
+        async with store.exclusive("default"):
+            await store.save("default", tokens())
+        assert await store.load("default") == tokens()
+        assert await store.delete("default") is True
+
+
+@root_only
+async def test_a_folder_that_may_not_be_written_loses_nothing() -> None:
+    with as_nobody() as folder:
+        store = JsonFileStore(folder / "tokens.json")
+        await store.save("default", tokens(access_token=SecretStr("old")))
+        folder.chmod(0o500)
+        for method in ("save", "delete", "ensure_writable", "exclusive"):
+            with pytest.raises(StorageError, match="Permission denied") as caught:
+                await attempts(store)[method]()
+            assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.cure
+        kept = await store.load("default")
+        assert isinstance(kept, TokenSet)
+        assert kept.access_token.get_secret_value() == "old"
+
+
+async def test_a_lock_that_is_a_link_is_refused(store: JsonFileStore, path: Path) -> None:
+    victim = path.with_name("victim")
+    victim.write_text("precious")
+    path.with_name(f"{path.name}.lock").symlink_to(victim)
+    with pytest.raises(StorageError, match="could not be locked"):
+        await attempts(store)["exclusive"]()
+    assert victim.read_text() == "precious"
+
+
+async def test_a_login_of_another_program_keeps_its_mode_no_longer(store: JsonFileStore, path: Path) -> None:
+    path.write_text(json.dumps({"access_token": "a", "updated_at": 1}))
+    path.chmod(0o644)
+    await store.save("default", tokens())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
