@@ -107,6 +107,6 @@ class TokenSource:
 
 def _leeway(tokens: TokenSet) -> timedelta:
     """How long before its expiry a token is refreshed."""
-    if tokens.expires_in is None:
-        return timedelta()
+    if tokens.expires_in is None or tokens.refresh_token is None:
+        return timedelta()  # nothing is known, or nothing can be done: it serves to its end
     return min(REFRESH_LEEWAY, timedelta(seconds=tokens.expires_in) / LEEWAY_SHARE)

@@ -60,7 +60,7 @@ class TokenStore(Protocol):
 
 
 class JsonFileStore:
-    """Keeps the default profile in the file at `path`, and profile NAME in `path.NAME` beside it.
+    """Keeps the default profile in the file at `path`, and profile NAME in `path.NAME.profile` beside it.
 
     Next to each lie `.lock`, the kernel lock, and `.clients`, the registrations. All are mode 0600.
     """

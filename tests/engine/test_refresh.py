@@ -97,6 +97,18 @@ async def test_a_short_lived_token_is_not_refreshed_at_every_use(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
+async def test_a_token_that_cannot_be_refreshed_serves_to_its_end(
+    oauth: NotionOAuth, sandbox: Sandbox, clock: Clock
+) -> None:
+    sandbox.options.token_response_overrides = {"refresh_token": None}
+    login = await sign_in(oauth)
+    clock.ahead = timedelta(minutes=59)
+    assert await oauth.tokens.token() == login.access_token
+    clock.ahead = timedelta(minutes=61)
+    with pytest.raises(SignInRequired, match="no refresh token"):
+        await oauth.tokens.token()
+
+
 async def test_many_tasks_refresh_once(
     oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, grants_asked: Posted
 ) -> None:
