@@ -33,7 +33,7 @@ class BearerAuth(httpx.Auth):
             return
         token = await self._oauth.tokens.token()
         response = yield _with(token, request)
-        if response.status_code == httpx.codes.UNAUTHORIZED:
+        if self._refused(response):
             await response.aread()
             yield _with(await self._oauth.tokens.token(rejected=token), request)
 
@@ -43,12 +43,16 @@ class BearerAuth(httpx.Auth):
             return
         token = blocking.run(self._oauth.tokens.token)
         response = yield _with(token, request)
-        if response.status_code == httpx.codes.UNAUTHORIZED:
+        if self._refused(response):
             response.read()
             yield _with(blocking.run(partial(self._oauth.tokens.token, rejected=token)), request)
 
     def _ours(self, request: httpx.Request) -> bool:
         return origin(urlsplit(str(request.url))) == self._origin
+
+    def _refused(self, response: httpx.Response) -> bool:
+        """Whether it is the resource that refuses the token, not somebody whom it has redirected to."""
+        return response.status_code == httpx.codes.UNAUTHORIZED and self._ours(response.request)
 
 
 def _with(token: SecretStr, request: httpx.Request) -> httpx.Request:

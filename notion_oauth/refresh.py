@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 from pydantic import SecretStr
 
-from notion_oauth.errors import NotSignedIn, OtherResource, SignInRequired, TokenRefused, TransientError
+from notion_oauth.errors import (
+    NotionOAuthError,
+    NotSignedIn,
+    OtherResource,
+    SignInRequired,
+    StorageError,
+    TokenRefused,
+)
+from notion_oauth.finishing import to_the_end
 from notion_oauth.models import TokenSet
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
 from notion_oauth.protocol.token import TERMINAL
@@ -43,7 +53,9 @@ class TokenSource:
             return tokens.access_token
         try:
             return (await self._refresh(rejected)).access_token
-        except TransientError:
+        except (NotSignedIn, SignInRequired, OtherResource):
+            raise
+        except NotionOAuthError:
             if tokens.access_token == rejected or tokens.expired(self._clock()):
                 raise
             return tokens.access_token  # refreshed early for comfort: it is still good
@@ -71,19 +83,30 @@ class TokenSource:
 
     async def _refresh(self, rejected: SecretStr | None) -> TokenSet:
         async with self._store.exclusive(self._profile):
-            tokens = await self.stored()
-            if self._good(tokens, rejected):
-                return tokens  # somebody else has refreshed while we waited
-            await self._store.ensure_writable(self._profile)  # before the server gives what can't be kept
-            try:
-                new = await self._client.refresh(await self.complete(tokens))
-            except TokenRefused as refused:
-                if refused.error not in TERMINAL:
-                    raise
-                message = f"The login has ended: {refused.message}"
-                raise SignInRequired(message, error=refused.error) from None
-            await self._store.save(self._profile, new)  # before any caller sees it
+            return await to_the_end(partial(self._refresh_alone, rejected))
+
+    async def _refresh_alone(self, rejected: SecretStr | None) -> TokenSet:
+        tokens = await self.stored()
+        if self._good(tokens, rejected):
+            return tokens  # somebody else has refreshed while we waited
+        await self._store.ensure_writable(self._profile)  # before the server gives what can't be kept
+        try:
+            new = await self._client.refresh(await self.complete(tokens))
+        except TokenRefused as refused:
+            if refused.error not in TERMINAL:
+                raise
+            return await self._ended(tokens, refused)
+        await self._store.save(self._profile, new)  # before any caller sees it
         return new
+
+    async def _ended(self, tokens: TokenSet, refused: TokenRefused) -> TokenSet:
+        """Forget a login that the server has ended, unless a program that knows no lock has stored another one."""
+        latest = await self._store.load(self._profile)
+        if latest is not None and latest.refresh_token != tokens.refresh_token:
+            return latest
+        with suppress(StorageError):  # what cannot be deleted is refused again at the next use
+            await self._store.delete(self._profile)
+        raise SignInRequired(f"The login has ended: {refused.message}", error=refused.error) from None
 
     async def complete(self, tokens: TokenSet) -> TokenSet:
         """Add what a login lacks that another program stored. A complete one costs no request."""

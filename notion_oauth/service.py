@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from enum import Enum
+from functools import partial
 
 from authlib.common.security import generate_token
 from pydantic import SecretStr
 
 from notion_oauth.errors import NotionOAuthError
+from notion_oauth.finishing import to_the_end
 from notion_oauth.models import (
     AuthorizationRequest,
     AuthorizationResponse,
@@ -23,11 +26,18 @@ from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
 from notion_oauth.protocol import authorization, registration
 from notion_oauth.refresh import TokenSource
 from notion_oauth.settings import Settings, load_settings
-from notion_oauth.storage import DEFAULT_PROFILE, JsonFileStore, TokenStore
+from notion_oauth.storage import DEFAULT_PROFILE, LOCK_WAIT, JsonFileStore, TokenStore
 from notion_oauth.transport import Transport
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
 VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
+MOST_REQUESTS = 6  # under one lock: five of discovery and a refresh, for a login that another program stored
+LOCK_MARGIN = timedelta(seconds=10)  # for the disk
+
+
+def _lock_wait(settings: Settings) -> timedelta:
+    """Longer than another can hold the lock who is patient with a slow server."""
+    return max(LOCK_WAIT, MOST_REQUESTS * settings.timeout_delta + LOCK_MARGIN)
 
 
 class SignOut(Enum):
@@ -65,7 +75,7 @@ class NotionOAuth:
     ) -> None:
         self.settings = settings or load_settings()
         self.profile = profile
-        self.store: TokenStore = store or JsonFileStore(self.settings.token_file)
+        self.store: TokenStore = store or JsonFileStore(self.settings.token_file, lock_wait=_lock_wait(self.settings))
         self.client = client or OAuthClient(Transport(timeout=self.settings.timeout_delta), clock=clock)
         self.clock = clock
         self._random = random
@@ -131,9 +141,12 @@ class NotionOAuth:
         """
         code = authorization.check_authorization_response(response, pending, now=self.clock())
         async with self.store.exclusive(self.profile):
-            await self.store.ensure_writable(self.profile)  # before a code is spent on tokens that can't be kept
-            tokens = await self.client.exchange(pending, code)
-            await self.store.save(self.profile, tokens)
+            return await to_the_end(partial(self._exchange_alone, pending, code))
+
+    async def _exchange_alone(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
+        await self.store.ensure_writable(self.profile)  # before a code is spent on tokens that can't be kept
+        tokens = await self.client.exchange(pending, code)
+        await self.store.save(self.profile, tokens)
         return tokens
 
     async def status(self) -> Status:
@@ -170,13 +183,16 @@ class NotionOAuth:
         file that holds no login: it is not deleted.
         """
         async with self.store.exclusive(self.profile):
-            tokens = await self.store.load(self.profile)
-            if tokens is None:
-                return SignOut.NOT_SIGNED_IN
-            try:
-                offered = await self.client.revoke(await self.tokens.complete(tokens))
-                outcome = SignOut.REVOKED if offered else SignOut.NOT_OFFERED
-            except NotionOAuthError:
-                outcome = SignOut.NOT_REACHED
-            await self.store.delete(self.profile)
+            return await to_the_end(self._sign_out_alone)
+
+    async def _sign_out_alone(self) -> SignOut:
+        tokens = await self.store.load(self.profile)
+        if tokens is None:
+            return SignOut.NOT_SIGNED_IN
+        try:
+            offered = await self.client.revoke(await self.tokens.complete(tokens))
+            outcome = SignOut.REVOKED if offered else SignOut.NOT_OFFERED
+        except NotionOAuthError:
+            outcome = SignOut.NOT_REACHED
+        await self.store.delete(self.profile)
         return outcome

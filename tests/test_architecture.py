@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "notion_oauth"
 LAYERS = (
     {"errors", "models"},
     {"protocol"},
-    {"settings", "files", "words"},
+    {"settings", "files", "finishing", "words"},
     {"tokenfile", "transport"},
     {"storage"},
     {"oauth_client"},

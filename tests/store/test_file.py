@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
-import signal
 import stat
 import subprocess
 import sys
@@ -238,6 +236,11 @@ async def test_everything_is_0600_whatever_the_umask(store: JsonFileStore, path:
     assert modes == {path.name: 0o600, f"{path.name}.lock": 0o600, f"{path.name}.clients": 0o600}
 
 
+FULL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+"""
 SAVE = """
 import sys
 from pathlib import Path
@@ -248,7 +251,7 @@ anyio.run(JsonFileStore(Path(sys.argv[1])).save, "default", tokens())
 """
 
 
-def run_python(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -256,7 +259,6 @@ def run_python(code: str, *arguments: str, **options: Any) -> subprocess.Complet
         capture_output=True,
         text=True,
         check=False,
-        **options,
     )
 
 
@@ -264,12 +266,7 @@ async def test_a_full_disk_loses_nothing(store: JsonFileStore, path: Path) -> No
     """A process that may write no more than 100 bytes to a file stands for the disk that is full."""
     await store.save("default", tokens(access_token=SecretStr("old")))
     before = path.read_bytes()
-
-    def limited() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-
-    done = await anyio.to_thread.run_sync(lambda: run_python(SAVE, str(path), preexec_fn=limited))
+    done = await anyio.to_thread.run_sync(run_python, FULL_DISK + SAVE, str(path))
     assert done.returncode == 1
     assert f"StorageError: {path} could not be written: {os.strerror(errno.EFBIG)}" in done.stderr
     assert "canary" not in done.stderr

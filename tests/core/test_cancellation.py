@@ -1,0 +1,181 @@
+"""A caller that gives up loses nothing: what a server has begun is finished and stored first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from notion_oauth.errors import SignInRequired
+from notion_oauth.finishing import to_the_end
+from notion_oauth.oauth_client import OAuthClient
+from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from notion_oauth.transport import Transport
+from tests.conftest import Posted
+from tests.engine.signing_in import begin, sign_in
+
+pytestmark = pytest.mark.anyio
+
+Call = Callable[[], Coroutine[Any, Any, Any]]
+GiveUp = Callable[["Held", Call], Awaitable[None]]
+
+
+class Held(httpx.AsyncHTTPTransport):
+    """A network that delivers the first answer of the token endpoint only when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered, self.deliver = anyio.Event(), anyio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = await super().handle_async_request(request)
+        if request.url.path == "/token" and not self.answered.is_set():
+            self.answered.set()
+            await self.deliver.wait()
+        return answer
+
+
+async def scope_cancelled(network: Held, call: Call) -> None:
+    """As anyio's time-outs and task groups do it."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await network.answered.wait()
+        tasks.cancel_scope.cancel()
+        await _let_it_be_delivered(network)
+
+
+async def task_cancelled(network: Held, call: Call) -> None:
+    """As asyncio's time-outs do it, and Ctrl-C."""
+    task = asyncio.create_task(call())
+    await network.answered.wait()
+    task.cancel()
+    await _let_it_be_delivered(network)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def _let_it_be_delivered(network: Held) -> None:
+    with anyio.CancelScope(shield=True):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        network.deliver.set()
+
+
+WAYS = pytest.mark.parametrize("give_up", [scope_cancelled, task_cancelled])
+
+
+def later() -> datetime:
+    return datetime.now(UTC) + timedelta(hours=2)
+
+
+def over(network: Held, settings: Settings) -> NotionOAuth:
+    """A profile that speaks over that network, at a time when its token has expired."""
+    transport = Transport(timeout=timedelta(seconds=5), network=network)
+    return NotionOAuth(settings, client=OAuthClient(transport), clock=later)
+
+
+@WAYS
+async def test_a_refresh_that_nobody_waits_for_is_stored(
+    settings: Settings, sandbox: Sandbox, give_up: GiveUp, grants_asked: Posted
+) -> None:
+    sandbox.options.reuse = "strict"  # the old refresh token, sent again, would end the login
+    login = await sign_in(NotionOAuth(settings))
+    network = Held()
+    oauth = over(network, settings)
+    await give_up(network, oauth.tokens.token)
+    stored = await oauth.store.load("default")
+    assert stored is not None
+    assert stored.refresh_token != login.refresh_token
+    assert sandbox.is_access_token_live(stored.access_token.get_secret_value())
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+    await NotionOAuth(settings).refresh()
+    assert sandbox.live_grants == 1
+
+
+@WAYS
+async def test_a_sign_in_that_nobody_waits_for_is_stored(settings: Settings, sandbox: Sandbox, give_up: GiveUp) -> None:
+    pending, query = await begin(NotionOAuth(settings))
+    network = Held()
+    transport = Transport(timeout=timedelta(seconds=5), network=network)
+    oauth = NotionOAuth(settings, client=OAuthClient(transport))
+    response = parse_authorization_response(query.multi_items())
+    await give_up(network, lambda: oauth.complete_authorization(pending, response))
+    assert (await oauth.status()).status == "authenticated"
+
+
+@WAYS
+async def test_a_sign_out_that_nobody_waits_for_is_finished(
+    settings: Settings, sandbox: Sandbox, give_up: GiveUp
+) -> None:
+    await sign_in(NotionOAuth(settings))
+    network = Held()
+    await give_up(network, over(network, settings).sign_out)
+    assert sandbox.live_grants == 0
+    assert not settings.token_file.exists(), "a login that is over is not left behind"
+
+
+async def test_an_error_that_nobody_waits_for_is_not_reported_by_asyncio(settings: Settings, sandbox: Sandbox) -> None:
+    """With warnings as errors, an exception that was never looked at would fail this test."""
+    await sign_in(NotionOAuth(settings))
+    sandbox.fail_next("/token", error="invalid_grant")
+    network = Held()
+    await task_cancelled(network, over(network, settings).tokens.token)
+    assert (await NotionOAuth(settings).status()).status == "unauthenticated"
+
+
+@WAYS
+async def test_the_lock_is_held_until_the_end(settings: Settings, sandbox: Sandbox, give_up: GiveUp) -> None:
+    """Another who waited for it finds the new tokens, not the old ones that are spent."""
+    sandbox.options.reuse = "strict"
+    await sign_in(NotionOAuth(settings))
+    network = Held()
+    others: list[str] = []
+
+    async def another() -> None:
+        await network.answered.wait()
+        others.append((await NotionOAuth(settings, clock=later).refresh()).access_token.get_secret_value())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(another)
+        await give_up(network, over(network, settings).tokens.token)
+    assert sandbox.is_access_token_live(others[0])
+    assert sandbox.live_grants == 1
+
+
+async def test_whoever_waits_for_the_lock_can_give_up(settings: Settings) -> None:
+    await sign_in(NotionOAuth(settings))
+    oauth = NotionOAuth(settings, clock=later)
+    async with oauth.store.exclusive("default"):
+        with anyio.move_on_after(0.05) as scope:
+            await oauth.tokens.token()
+    assert scope.cancelled_caught
+
+
+async def test_work_that_fails_fails_its_caller() -> None:
+    async def work() -> None:
+        raise SignInRequired("over")
+
+    with pytest.raises(SignInRequired):
+        await to_the_end(work)
+
+
+async def test_work_that_is_cancelled_itself_cancels_its_caller() -> None:
+    """A loop that is shut down cancels every task."""
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(1)
+
+    with pytest.raises(asyncio.CancelledError):
+        await to_the_end(work)

@@ -1,0 +1,280 @@
+"""When a login ends and when it does not; what is served meanwhile, and what may be lost: nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from notion_oauth.auth import BearerAuth
+from notion_oauth.background import served
+from notion_oauth.errors import NotSignedIn, SignInRequired, StorageError, StoreBusy, StoreDamaged, TokenRefused
+from notion_oauth.models import TokenSet
+from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.settings import Settings
+from notion_oauth.storage import LOCK_WAIT, JsonFileStore
+from tests.conftest import Posted
+from tests.engine.signing_in import begin, sign_in
+from tests.store.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+TERMINAL = ["invalid_grant", "invalid_client", "unauthorized_client"]
+
+
+def ahead(**span: float) -> Callable[[], datetime]:
+    return lambda: datetime.now(UTC) + timedelta(**span)
+
+
+@pytest.mark.parametrize("error", TERMINAL)
+async def test_a_login_that_the_server_has_ended_is_forgotten(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, error: str
+) -> None:
+    """Dead tokens are secrets without a use, and would be sent again at every call."""
+    await sign_in(oauth)
+    sandbox.fail_next("/token", error=error)
+    with pytest.raises(SignInRequired):
+        await oauth.refresh()
+    assert not settings.token_file.exists()
+    assert (await oauth.status()).status == "unauthenticated"
+    asked = len(sandbox.requests)
+    with pytest.raises(NotSignedIn):
+        await oauth.tokens.token()
+    assert len(sandbox.requests) == asked
+    assert await oauth.registered_redirect_uris(), "the client is not the login"
+
+
+async def test_a_refusal_of_another_kind_forgets_nothing(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    login = await sign_in(oauth)
+    sandbox.fail_next("/token", error="invalid_target")
+    with pytest.raises(TokenRefused):
+        await oauth.refresh()
+    assert await oauth.store.load("default") == login
+
+
+class WithoutLock(MemoryStore):
+    """Shared with a program that knows no lock: it stores a newer login while ours is being refreshed."""
+
+    newer: TokenSet | None = None
+
+    async def ensure_writable(self, profile: str) -> None:
+        if self.newer is not None:
+            await self.save(profile, self.newer)
+
+
+async def test_a_newer_login_of_another_program_is_adopted_and_not_forgotten(
+    settings: Settings, sandbox: Sandbox
+) -> None:
+    store = WithoutLock()
+    oauth = NotionOAuth(settings, store=store)
+    login = await sign_in(oauth)
+    newer = {"access_token": SecretStr("newer"), "refresh_token": SecretStr("newer")}
+    store.newer = login.model_copy(update=newer)
+    sandbox.fail_next("/token", error="invalid_grant", description="Refresh token reuse detected")
+    assert await oauth.refresh() == store.newer
+    assert await store.load("default") == store.newer
+
+
+class Undeletable(MemoryStore):
+    async def delete(self, profile: str) -> bool:
+        raise StorageError("Nothing can be deleted here.")
+
+
+async def test_why_a_login_ended_is_said_even_where_it_cannot_be_deleted(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings, store=Undeletable())
+    await sign_in(oauth)
+    sandbox.fail_next("/token", error="invalid_grant", description="Grant not found")
+    with pytest.raises(SignInRequired, match="Grant not found"):
+        await oauth.refresh()
+
+
+class Unwritable(MemoryStore):
+    problem: StorageError | None = None
+
+    async def ensure_writable(self, profile: str) -> None:
+        if self.problem is not None:
+            raise self.problem
+
+
+@pytest.mark.parametrize("problem", [StorageError("The disk is full."), StoreBusy("Busy.")])
+async def test_a_store_that_cannot_be_written_takes_no_good_token_away(
+    settings: Settings, sandbox: Sandbox, problem: StorageError
+) -> None:
+    store = Unwritable()
+    login = await sign_in(NotionOAuth(settings, store=store))
+    store.problem = problem
+    asked = len(sandbox.requests)
+    assert await NotionOAuth(settings, store=store, clock=ahead(minutes=57)).tokens.token() == login.access_token
+    with pytest.raises(type(problem)):
+        await NotionOAuth(settings, store=store, clock=ahead(minutes=61)).tokens.token()
+    with pytest.raises(type(problem)):
+        await NotionOAuth(settings, store=store).tokens.token(rejected=login.access_token)
+    assert len(sandbox.requests) == asked, "nothing was asked for that could not be kept"
+
+
+async def test_an_odd_refusal_takes_no_good_token_away(settings: Settings, sandbox: Sandbox) -> None:
+    login = await sign_in(NotionOAuth(settings))
+    sandbox.fail_next("/token", error="invalid_target")
+    assert await NotionOAuth(settings, clock=ahead(minutes=57)).tokens.token() == login.access_token
+
+
+async def test_an_ended_login_takes_its_token_with_it(settings: Settings, sandbox: Sandbox) -> None:
+    """A grant that is gone has no good tokens, whatever their time says."""
+    await sign_in(NotionOAuth(settings))
+    sandbox.revoke_grants()
+    with pytest.raises(SignInRequired, match="revoked"):
+        await NotionOAuth(settings, clock=ahead(minutes=57)).tokens.token()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"name": "package"}', b"\x7fELF\0", b"null", b"7"])
+async def test_a_file_that_is_not_ours_stays_whatever_is_tried(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, content: bytes
+) -> None:
+    pending, query = await begin(oauth)
+    asked = len(sandbox.requests)
+    settings.token_file.write_bytes(content)
+
+    async def sign_in_to_the_end() -> None:
+        await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+
+    for attempt in (
+        lambda: begin(oauth),
+        sign_in_to_the_end,
+        oauth.tokens.token,
+        oauth.refresh,
+        oauth.status,
+        oauth.sign_out,
+    ):
+        with pytest.raises(StoreDamaged, match="is damaged or not a file of ours") as caught:
+            await attempt()
+        assert "Move it away" in caught.value.cure
+    assert settings.token_file.read_bytes() == content
+    assert len(sandbox.requests) == asked, "nobody was asked to consent to what cannot be kept"
+
+
+ON_A_FULL_DISK = """
+import resource, signal, sys, anyio
+from datetime import UTC, datetime, timedelta
+from notion_oauth.service import NotionOAuth
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+oauth = NotionOAuth(clock=lambda: datetime.now(UTC) + timedelta(hours=2))
+what = {"login": lambda: oauth.begin_authorization("http://127.0.0.1:5555/callback"),
+        "refresh": oauth.tokens.token, "logout": oauth.sign_out}[sys.argv[1]]
+print(anyio.run(what))
+"""
+
+
+def on_a_full_disk(settings: Settings, command: str) -> subprocess.CompletedProcess[str]:
+    """Run it where no file may grow beyond 100 bytes, as on a disk that is full."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("COV")},
+        "NOTION_OAUTH_SERVER_URL": settings.server_url,
+        "NOTION_OAUTH_TOKEN_FILE": str(settings.token_file),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", ON_A_FULL_DISK, command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("command", ["login", "refresh"])
+async def test_a_full_disk_is_found_out_before_anything_is_asked_for(
+    settings: Settings, sandbox: Sandbox, command: str
+) -> None:
+    await sign_in(NotionOAuth(settings))
+    before, asked = settings.token_file.read_bytes(), len(sandbox.requests)
+    done = await anyio.to_thread.run_sync(on_a_full_disk, settings, command)
+    assert f"StorageError: {settings.token_file} could not be written: File too large." in done.stderr
+    assert settings.token_file.read_bytes() == before
+    assert len(sandbox.requests) == asked
+
+
+async def test_signing_out_works_on_a_full_disk(settings: Settings, sandbox: Sandbox) -> None:
+    await sign_in(NotionOAuth(settings))
+    done = await anyio.to_thread.run_sync(on_a_full_disk, settings, "logout")
+    assert done.stdout.strip() == str(SignOut.REVOKED), done.stderr
+    assert sandbox.live_grants == 0
+    assert not settings.token_file.exists()
+
+
+async def test_signing_out_behind_a_link_ends_nothing(oauth: NotionOAuth, settings: Settings, sandbox: Sandbox) -> None:
+    """Else the grant would be over and its tokens still there."""
+    await sign_in(oauth)
+    moved = settings.token_file.with_name("moved.json")
+    settings.token_file.rename(moved)
+    settings.token_file.symlink_to(moved)
+    with pytest.raises(StorageError, match="symbolic link"):
+        await oauth.sign_out()
+    assert sandbox.live_grants == 1
+    assert moved.exists()
+
+
+async def test_a_login_of_seven_fields_is_revoked_at_sign_out(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
+) -> None:
+    await sign_in(oauth)
+    document = json.loads(settings.token_file.read_text())
+    names = ["access_token", "token_type", "expires_in", "refresh_token", "client_id", "client_secret", "updated_at"]
+    settings.token_file.write_text(json.dumps({name: document[name] for name in names}))
+    assert await oauth.sign_out() is SignOut.REVOKED
+    assert sandbox.live_grants == 0
+
+
+@pytest.mark.parametrize(("timeout", "wait"), [(10.0, 70), (0.1, 60), (300.0, 1810)])
+def test_the_lock_is_waited_for_longer_than_a_slow_server_keeps_it(
+    settings: Settings, timeout: float, wait: float
+) -> None:
+    store = NotionOAuth(settings.model_copy(update={"timeout": timeout})).store
+    assert isinstance(store, JsonFileStore)
+    assert store._lock_wait == timedelta(seconds=wait) >= LOCK_WAIT
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """Another origin, that answers 401 to everybody."""
+
+    async def refuse(request: Request) -> Response:
+        return PlainTextResponse("no", 401)
+
+    with served(Starlette(routes=[Route("/{path:path}", refuse, methods=["GET", "POST"])])) as url:
+        yield url
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_a_401_of_somebody_else_costs_no_refresh(
+    oauth: NotionOAuth, sandbox: Sandbox, elsewhere: str, grants_asked: Posted, sync: bool
+) -> None:
+    await sign_in(oauth)
+    sandbox.misbehave_next("/mcp", "redirect", location=elsewhere)
+    options: dict[str, Any] = {"auth": BearerAuth(oauth), "trust_env": False, "follow_redirects": True}
+    if sync:
+        with httpx.Client(**options) as client:
+            answer = client.post(sandbox.mcp_url, json={})
+    else:
+        async with httpx.AsyncClient(**options) as client:
+            answer = await client.post(sandbox.mcp_url, json={})
+    assert (answer.status_code, answer.text) == (401, "no")
+    assert grants_asked() == ["authorization_code"]
+    assert len(sandbox.requests_to("/mcp")) == 1
