@@ -118,6 +118,7 @@ class Answers(httpx.AsyncBaseTransport):
 @pytest.mark.parametrize(
     ("coding", "packed"),
     [("gzip", gzip.compress(b"{}")), ("deflate", zlib.compress(b"{}")), ("identity", b"{}"), ("", b"{}")],
+    ids=["gzip", "deflate", "identity", "nothing"],  # gzip holds the time, and test names must not
 )
 async def test_an_answer_that_is_packed_unasked_is_unpacked(coding: str, packed: bytes) -> None:
     assert await send("https://h.example/", Answers(packed, **{"Content-Encoding": coding})) == b"{}"
