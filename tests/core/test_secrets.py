@@ -1,0 +1,206 @@
+"""No secret leaves by a log, a repr, an error or a traceback; and no bytes in a token file lead to a crash."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import tempfile
+import traceback
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import anyio
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, SecretStr
+
+from notion_oauth import models
+from notion_oauth.auth import BearerAuth
+from notion_oauth.errors import NotionOAuthError, StoreDamaged
+from notion_oauth.models import ClientInformation
+from notion_oauth.oauth_client import OAuthClient
+from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.protocol.message import Request, Response
+from notion_oauth.protocol.token import code_request, refresh_request
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from notion_oauth.transport import Transport
+from tests.protocol.builders import ISSUER, pending, tokens
+
+SECRET_FIELDS = {"code", "code_verifier", "refresh_token", "token", "client_secret"}
+
+
+def redirected_to(url: str) -> list[tuple[str, str]]:
+    """The query that a browser would come back with; asked for by a library that logs nothing."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=10)
+    connection.request("GET", f"{parts.path}?{parts.query}")
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return parse_qsl(urlsplit(answer.headers["location"]).query)
+
+
+@pytest.mark.anyio
+async def test_the_logs_of_all_libraries_hold_no_secret(
+    settings: Settings, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """httpx logs each URL at INFO, httpcore each step at DEBUG: neither holds what it must not."""
+    caplog.set_level(logging.DEBUG)
+    oauth = NotionOAuth(settings)
+    begun = await oauth.begin_authorization("http://127.0.0.1:4321/callback")
+    query = await anyio.to_thread.run_sync(redirected_to, begun.url.get_secret_value())
+    login = await oauth.complete_authorization(begun.pending, parse_authorization_response(query))
+    async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
+        await client.post(sandbox.mcp_url, json={})
+    renewed = await oauth.refresh()
+    await oauth.begin_authorization("http://127.0.0.1:4321/callback")  # asks whether the client is known
+    await oauth.sign_out()
+    secrets = {value for request in sandbox.requests for name, value in request.form.items() if name in SECRET_FIELDS}
+    secrets |= {each.access_token.get_secret_value() for each in (login, renewed)}
+    secrets |= {begun.pending.state.get_secret_value(), begun.pending.code_verifier.get_secret_value()}
+    assert len(secrets) >= 7
+    ours = [record for record in caplog.records if record.name != "uvicorn.access"]  # the practice server's own
+    logged = [record.getMessage() + repr(record.args) for record in ours]
+    assert any(record.name == "httpx" for record in caplog.records), "this test listens"
+    assert not [text for text in logged if any(secret in text for secret in secrets)]
+    assert not [record.name for record in caplog.records if record.name.startswith("notion_oauth")]
+
+
+CANARY = "canary-secret-of-some-length"
+HELD: list[Any] = [
+    tokens(access_token=SecretStr(CANARY), refresh_token=SecretStr(CANARY)),
+    pending(state=SecretStr(CANARY), code_verifier=SecretStr(CANARY)),
+    ClientInformation(client_id="c", client_secret=SecretStr(CANARY)),
+    models.Registration(
+        issuer=ISSUER, redirect_uri="http://127.0.0.1/", client=ClientInformation(client_id="c", client_secret=CANARY)
+    ),
+    models.AuthorizationRequest(url=SecretStr(f"{ISSUER}/authorize?state={CANARY}"), pending=pending()),
+    models.AuthorizationResponse(state=SecretStr(CANARY), code=SecretStr(CANARY)),
+    models.TokenResponse(access_token=CANARY, token_type="bearer", refresh_token=CANARY),
+    refresh_request(tokens(refresh_token=SecretStr(CANARY))),
+    refresh_request(
+        tokens(client=ClientInformation(client_id="c", client_secret=CANARY), refresh_token=SecretStr(CANARY))
+    ),
+    code_request(pending(code_verifier=SecretStr(CANARY)), SecretStr(CANARY)),
+    Request("POST", ISSUER, headers={"Authorization": CANARY}, json={"a": CANARY}),
+    Response(200, ISSUER, {"set-cookie": CANARY}, CANARY.encode()),
+    Settings(secret_key=SecretStr(CANARY + CANARY)),
+]
+
+
+@pytest.mark.parametrize("thing", HELD, ids=lambda thing: type(thing).__name__)
+def test_what_holds_a_secret_does_not_show_it(thing: Any) -> None:
+    for shown in (repr(thing), str(thing), f"{thing}", f"{thing!a}"):
+        assert CANARY not in shown
+    if isinstance(thing, BaseModel):
+        assert CANARY not in thing.model_dump_json()
+
+
+def test_every_model_that_can_hold_a_secret_is_looked_at() -> None:
+    kinds = {kind for kind in vars(models).values() if isinstance(kind, type) and issubclass(kind, models._Frozen)}
+    with_secrets = {kind for kind in kinds if "SecretStr" in str(kind.model_fields)}
+    assert with_secrets <= {type(thing) for thing in HELD}
+
+
+@pytest.mark.parametrize("name", ["access_token", "refresh_token", "client_id", "client_secret", "scope"])
+def test_a_file_with_a_wrong_field_is_reported_without_what_it_holds(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "tokens.json"
+    path.write_text(json.dumps({"access_token": CANARY, "client_id": "c", "updated_at": 1, name: [CANARY]}))
+    oauth = NotionOAuth(Settings(token_file=path))
+    with pytest.raises(StoreDamaged) as caught:
+        anyio.run(oauth.status)
+    for shown in (repr(caught.value), str(caught.value), *traceback.format_exception(caught.value)):
+        assert CANARY not in shown
+
+
+class NoNetwork(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("nobody is there")
+
+
+NAMES = [
+    "access_token",
+    "token_type",
+    "expires_in",
+    "refresh_token",
+    "client_id",
+    "client_secret",
+    "updated_at",
+    "expires_at",
+    "authorized_at",
+    "scope",
+    "issuer",
+    "resource",
+    "token_endpoint",
+    "revocation_endpoint",
+    "token_endpoint_auth_method",
+    "token_endpoint_auth_methods_supported",
+    "client_secret_expires_at",
+]
+ANYTHING = st.recursive(
+    st.sampled_from(
+        [
+            None,
+            True,
+            0,
+            -1,
+            10**400,
+            1e308,
+            float("nan"),
+            float("inf"),
+            "",
+            "x",
+            "\ud800",
+            "https://[::1",
+            "https://h:99999/",
+            "http://127.0.0.1:9/t",
+            "https://mcp.notion.com/mcp",
+            "client_secret_basic",
+        ]
+    )
+    | st.integers()
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+FILES = (
+    st.fixed_dictionaries({"access_token": ANYTHING}, optional=dict.fromkeys(NAMES[1:], ANYTHING)).map(
+        lambda document: json.dumps(document).encode()
+    )
+    | st.binary(max_size=40)
+    | st.just(b"[" * 100_000)
+)
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(content=FILES, hours=st.sampled_from([-(10**4), 0, 10**5]))
+def test_any_bytes_in_a_token_file_end_in_a_value_or_in_our_own_error(content: bytes, hours: int) -> None:
+    """Whatever is then done with it: looked at, used, refreshed, ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokens.json"
+        client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=NoNetwork()))
+        clock = partial(_moved, timedelta(hours=hours))
+        oauth = NotionOAuth(Settings(token_file=path), client=client, clock=clock)
+
+        async def try_all() -> None:
+            for attempt in (oauth.status, oauth.tokens.token, oauth.refresh, oauth.sign_out):
+                path.write_bytes(content)
+                try:
+                    await attempt()
+                except NotionOAuthError:
+                    assert path.read_bytes() == content, "an error loses nothing"
+
+        anyio.run(try_all)
+
+
+def _moved(by: timedelta) -> datetime:
+    return datetime.now(UTC) + by
