@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -20,7 +22,6 @@ from notion_oauth import errors
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from notion_oauth.models import Status
     from notion_oauth.service import NotionOAuth
 
 T = TypeVar("T")
@@ -33,8 +34,25 @@ EXIT_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.StorageError, 7),
     (errors.NotionOAuthError, 4),  # the rest: the server refused, or contradicts itself
 )
+TOKEN_VARIABLE = "NOTION_MCP_TOKEN"  # noqa: S105 - its name
 NOT_SIGNED_IN = 3
 INTERRUPTED = 130
+
+
+def _span(text: str) -> Any:
+    """An option that takes a span of time, such as 10m."""
+    return typer.Option(parser=_parsed_span, metavar="SPAN", show_default=False, help=text)
+
+
+def _parsed_span(value: str | timedelta) -> timedelta:
+    from notion_oauth.words import parse_span
+
+    if isinstance(value, timedelta):
+        return value  # the default
+    try:
+        return parse_span(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def exit_code(error: errors.NotionOAuthError) -> int:
@@ -73,60 +91,122 @@ TokenFile = Annotated[
 ServerUrl = Annotated[
     str | None, typer.Option("--server-url", help="The MCP server. [NOTION_OAUTH_SERVER_URL]", show_default=False)
 ]
+Profile = Annotated[
+    str | None, typer.Option("--profile", help="Which login is meant. [NOTION_OAUTH_PROFILE]", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(epilog="Example: `notion-oauth login`")
-def login(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+def login(
+    profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
+) -> None:
     """Sign in through the browser, and keep the tokens."""
     from notion_oauth.login import sign_in
+    from notion_oauth.words import validity
 
-    oauth, talk = _oauth(token_file, server_url), _talk()
+    oauth, talk = _oauth(profile, token_file, server_url), _talk()
     _run(lambda: sign_in(oauth, talk))
     status = _run(oauth.status)
-    achieved = f"Signed in. The token is {_validity(status)}.\nIt is kept in {oauth.settings.token_file}."
+    achieved = f"Signed in. The token is {validity(status)}.\nIt is kept in {oauth.settings.token_file}."
     talk.print(achieved, markup=False, highlight=False)
     if as_json:
         _print_json(status.as_json())
 
 
 @app.command(epilog="Example: `notion-oauth status --json`")
-def status(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+def status(
+    profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
+) -> None:
     """Show whether anybody is signed in. Asks no server; exits with 3 where nobody is."""
-    found = _run(_oauth(token_file, server_url).status)
+    from notion_oauth.words import describe
+
+    found = _run(_oauth(profile, token_file, server_url).status)
     if as_json:
         _print_json(found.as_json())
     else:
-        typer.echo(as_run(_described(found)))
+        typer.echo(as_run(describe(found)))
     if found.status == "unauthenticated":
         raise typer.Exit(NOT_SIGNED_IN)
 
 
 @app.command(epilog='Example: `curl -H "Authorization: Bearer $(notion-oauth token)" https://mcp.notion.com/mcp`')
-def token(token_file: TokenFile = None, server_url: ServerUrl = None) -> None:
+def token(
+    min_ttl: Annotated[timedelta, _span("Refresh first if it would expire within this, such as 10m.")] = timedelta(),
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+) -> None:
     """Print a valid access token and nothing else; refreshes where needed, never opens a browser."""
-    oauth = _oauth(token_file, server_url)
-    typer.echo(_run(oauth.tokens.token).get_secret_value())
+    oauth = _oauth(profile, token_file, server_url)
+    typer.echo(_run(partial(oauth.tokens.token, min_ttl=min_ttl)).get_secret_value())
 
 
-@app.command(epilog="Example: `notion-oauth refresh`")
-def refresh(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+@app.command(epilog="Example: `notion-oauth refresh --if-older-than 20d`, from a timer")
+def refresh(
+    if_older_than: Annotated[timedelta, _span("Only if the last refresh is older, such as 20d.")] = timedelta(),
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    as_json: AsJson = False,
+) -> None:
     """Renew the access token now, valid or not."""
-    oauth = _oauth(token_file, server_url)
-    _run(oauth.refresh)
+    from notion_oauth.words import validity
+
+    oauth = _oauth(profile, token_file, server_url)
+    before = _run(oauth.status).updated_at
+    _run(partial(oauth.refresh, if_older_than=if_older_than))
     found = _run(oauth.status)
     if as_json:
         _print_json(found.as_json())
     else:
-        _talk().print(f"Renewed. The token is {_validity(found)}.", markup=False, highlight=False)
+        done = "Renewed" if found.updated_at != before else "Not due yet"
+        _talk().print(f"{done}. The token is {validity(found)}.", markup=False, highlight=False)
+
+
+@app.command(
+    epilog="Example: `notion-oauth run -- python my_agent.py`",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def run(
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.")],
+    variable: Annotated[str, typer.Option("--env", help="The variable that holds the token.")] = TOKEN_VARIABLE,
+    min_ttl: Annotated[timedelta, _span("How long the token is to be good, such as 10m.")] = timedelta(),
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+) -> None:
+    """Run a program with a valid token in its environment. Its exit code becomes ours."""
+    from notion_oauth.running import become
+
+    oauth = _oauth(profile, token_file, server_url)
+    become(command, {variable: _run(partial(oauth.tokens.token, min_ttl=min_ttl)).get_secret_value()})
+
+
+@app.command(epilog="Example: `notion-oauth profiles`")
+def profiles(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+    """List the profiles, and which of them are signed in."""
+    from notion_oauth.storage import JsonFileStore
+
+    store = JsonFileStore(_oauth(None, token_file, server_url).settings.token_file)
+    found = {name: _run(_oauth(name, token_file, server_url).status) for name in _run(store.profiles)}
+    if as_json:
+        _print_json({name: status.as_json() for name, status in found.items()})
+        return
+    for name, status in found.items():
+        typer.echo(f"{name}  {status.status}  {status.resource or ''}".rstrip())
+    if not found:
+        typer.echo(as_run("Nobody is signed in. Sign in with: notion-oauth login --profile NAME"), err=True)
 
 
 @app.command(epilog="Example: `notion-oauth logout`")
-def logout(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+def logout(
+    profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
+) -> None:
     """End the grant at the server and forget the tokens."""
     from notion_oauth.service import SIGNED_OUT
 
-    outcome = _run(_oauth(token_file, server_url).sign_out)
+    outcome = _run(_oauth(profile, token_file, server_url).sign_out)
     if as_json:
         _print_json({"status": "unauthenticated", "outcome": outcome.name.lower()})
     else:
@@ -160,11 +240,11 @@ def as_run(text: str) -> str:
     return text.replace("notion-oauth ", f"python {started.name} ") if started.suffix == ".py" else text
 
 
-def _oauth(token_file: Path | None, server_url: str | None) -> NotionOAuth:
+def _oauth(profile: str | None, token_file: Path | None, server_url: str | None) -> NotionOAuth:
     from notion_oauth.service import NotionOAuth
     from notion_oauth.settings import load_settings
 
-    return NotionOAuth(load_settings(token_file=token_file, server_url=server_url))
+    return NotionOAuth(load_settings(profile=profile, token_file=token_file, server_url=server_url))
 
 
 def _run(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -181,34 +261,3 @@ def _talk() -> Console:
 
 def _print_json(content: dict[str, Any]) -> None:
     typer.echo(json.dumps(content, indent=2))
-
-
-def _described(status: Status) -> str:
-    if status.status == "unauthenticated":
-        return f"Not signed in. {errors.SIGN_IN}"
-    lines = ["Signed in to Notion." if status.status == "authenticated" else "Signed in; the access token has expired."]
-    lines.append(f"  Token      {_validity(status)}")
-    if status.status == "expired":
-        lines.append("             the next program that needs one renews it (now: notion-oauth refresh)")
-    if status.authorized_at:
-        lines.append(f"  Signed in  {_moment(status.authorized_at)}")
-    if status.resource:
-        lines.append(f"  Server     {status.resource}")
-    return "\n".join(lines)
-
-
-def _validity(status: Status) -> str:
-    """`valid for 59 minutes, until …`, in the reader's own time zone."""
-    from datetime import timedelta
-
-    from notion_oauth.words import in_words
-
-    if status.expires_at is None or status.expires_in_seconds is None:
-        return "valid until the server says otherwise"
-    if status.status == "expired":
-        return f"expired on {_moment(status.expires_at)}"
-    return f"valid for {in_words(timedelta(seconds=status.expires_in_seconds))}, until {_moment(status.expires_at)}"
-
-
-def _moment(when: Any) -> str:
-    return f"{when.astimezone():%Y-%m-%d %H:%M:%S %Z}"

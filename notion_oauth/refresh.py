@@ -42,17 +42,18 @@ class TokenSource:
         self._profile = profile
         self._clock = clock
 
-    async def token(self, *, rejected: SecretStr | None = None) -> SecretStr:
+    async def token(self, *, rejected: SecretStr | None = None, min_ttl: timedelta = timedelta()) -> SecretStr:
         """A valid access token. `rejected` is one that the resource has just refused: another is then found.
 
-        Raises NotSignedIn, SignInRequired where the login has ended, TransientError where a refresh is due
-        and not possible now, StorageError.
+        One that would expire within `min_ttl` is refreshed first; where that fails while it is good, or where the
+        server's tokens live shorter than that, what there is has to do. Raises NotSignedIn, SignInRequired where
+        the login has ended, TransientError where a refresh is due and not possible now, StorageError.
         """
         tokens = await self.stored()
-        if self._good(tokens, rejected):
+        if self._good(tokens, rejected, min_ttl):
             return tokens.access_token
         try:
-            return (await self._refresh(rejected)).access_token
+            return (await self._refresh(rejected, min_ttl)).access_token
         except (NotSignedIn, SignInRequired, OtherResource):
             raise
         except NotionOAuthError:
@@ -77,17 +78,23 @@ class TokenSource:
             raise NotSignedIn("Nobody is signed in.")
         return tokens
 
-    async def refresh(self) -> TokenSet:
-        """Refresh now, valid or not, unless another has done so since this call began. Raises as `token` does."""
-        return await self._refresh((await self.stored()).access_token)
+    async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
+        """Refresh now, valid or not, unless another has done so since this call began, or within `if_older_than`.
 
-    async def _refresh(self, rejected: SecretStr | None) -> TokenSet:
-        async with self._store.exclusive(self._profile):
-            return await to_the_end(partial(self._refresh_alone, rejected))
-
-    async def _refresh_alone(self, rejected: SecretStr | None) -> TokenSet:
+        Raises as `token` does.
+        """
         tokens = await self.stored()
-        if self._good(tokens, rejected):
+        if self._clock() - tokens.updated_at < if_older_than:
+            return tokens
+        return await self._refresh(tokens.access_token)
+
+    async def _refresh(self, rejected: SecretStr | None, min_ttl: timedelta = timedelta()) -> TokenSet:
+        async with self._store.exclusive(self._profile):
+            return await to_the_end(partial(self._refresh_alone, rejected, min_ttl))
+
+    async def _refresh_alone(self, rejected: SecretStr | None, min_ttl: timedelta) -> TokenSet:
+        tokens = await self.stored()
+        if self._good(tokens, rejected, min_ttl):
             return tokens  # somebody else has refreshed while we waited
         await self._store.ensure_writable(self._profile)  # before the server gives what can't be kept
         try:
@@ -123,9 +130,9 @@ class TokenSource:
             }
         )
 
-    def _good(self, tokens: TokenSet, rejected: SecretStr | None) -> bool:
+    def _good(self, tokens: TokenSet, rejected: SecretStr | None, min_ttl: timedelta) -> bool:
         refused = rejected is not None and rejected == tokens.access_token
-        return not refused and not tokens.expired(self._clock(), leeway=_leeway(tokens))
+        return not refused and not tokens.expired(self._clock(), leeway=max(_leeway(tokens), min_ttl))
 
 
 def _leeway(tokens: TokenSet) -> timedelta:

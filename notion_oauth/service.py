@@ -26,7 +26,7 @@ from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
 from notion_oauth.protocol import authorization, registration
 from notion_oauth.refresh import TokenSource
 from notion_oauth.settings import Settings, load_settings
-from notion_oauth.storage import DEFAULT_PROFILE, LOCK_WAIT, JsonFileStore, TokenStore
+from notion_oauth.storage import LOCK_WAIT, JsonFileStore, TokenStore
 from notion_oauth.transport import Transport
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
@@ -67,20 +67,20 @@ class NotionOAuth:
         self,
         settings: Settings | None = None,
         *,
-        profile: str = DEFAULT_PROFILE,
+        profile: str | None = None,
         store: TokenStore | None = None,
         client: OAuthClient | None = None,
         clock: Clock = utc_now,
         random: Callable[[int], str] = generate_token,
     ) -> None:
         self.settings = settings or load_settings()
-        self.profile = profile
+        self.profile = profile or self.settings.profile
         self.store: TokenStore = store or JsonFileStore(self.settings.token_file, lock_wait=_lock_wait(self.settings))
         self.client = client or OAuthClient(Transport(timeout=self.settings.timeout_delta), clock=clock)
         self.clock = clock
         self._random = random
         self.tokens = TokenSource(
-            self.store, self.client, server_url=self.settings.server_url, profile=profile, clock=clock
+            self.store, self.client, server_url=self.settings.server_url, profile=self.profile, clock=clock
         )
 
     async def begin_authorization(self, redirect_uri: str) -> AuthorizationRequest:
@@ -172,9 +172,9 @@ class NotionOAuth:
             updated_at=tokens.updated_at,
         )
 
-    async def refresh(self) -> TokenSet:
-        """Refresh now. Raises NotSignedIn, SignInRequired, TransientError, StorageError."""
-        return await self.tokens.refresh()
+    async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
+        """Refresh now, or only where the last one is older. Raises as TokenSource.token does."""
+        return await self.tokens.refresh(if_older_than=if_older_than)
 
     async def sign_out(self) -> SignOut:
         """Revoke the grant where the server offers it, and forget the tokens in any case.

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
 
     server_url: str = Field(default="https://mcp.notion.com/mcp", description="The MCP server to sign in to.")
     token_file: Path = Field(default=Path(".notion-tokens.json"), description="Where the tokens lie.")
+    profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = Field(
+        default="default", description="Which login is meant: one workspace each, apart from the others."
+    )
     public_url: str | None = Field(
         default=None, description="The service's address as browsers see it; needed unless that is loopback."
     )

@@ -79,6 +79,21 @@ class JsonFileStore:
             )
         return self._path if profile == DEFAULT_PROFILE else self._beside(self._path, f".{profile}.profile")
 
+    async def profiles(self) -> tuple[str, ...]:
+        """The names under which a login or a registration is kept, in order."""
+        return await _in_thread(self._profiles)
+
+    def _profiles(self) -> tuple[str, ...]:
+        try:
+            names = [file.name for file in self._path.parent.iterdir()]
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise StorageError(f"{self._path.parent} could not be listed: {error.strerror}.") from None
+        pattern = re.compile(re.escape(self._path.name) + r"\.([^.]+)\.profile\Z")
+        others = {found[1] for name in names if (found := pattern.match(name))}
+        return tuple(sorted(others | ({DEFAULT_PROFILE} if self._path.name in names else set())))
+
     async def load(self, profile: str) -> TokenSet | None:
         return await _in_thread(self._load, self.path(profile))
 

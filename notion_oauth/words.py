@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
+
+from notion_oauth.errors import SIGN_IN
+from notion_oauth.models import Status
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_span(text: str) -> timedelta:
+    """A span as a person types it: `90s`, `10m`, `2h`, `20d`; without a unit, seconds. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text.strip().lower())
+    if found is None:
+        raise ValueError("use a whole number with s, m, h or d, such as 90s, 10m, 2h or 20d")
+    return timedelta(seconds=int(found[1]) * _UNITS[found[2] or "s"])
 
 
 def in_words(span: timedelta) -> str:
@@ -18,3 +32,31 @@ def in_words(span: timedelta) -> str:
 def moment(when: datetime) -> str:
     """A time as a person reads it, with its zone: the reader's own is not known here."""
     return f"{when.day} {when:%B %Y, %H:%M} UTC"
+
+
+def describe(status: Status) -> str:
+    """The status as a person reads it in a terminal, a line for each thing."""
+    if status.status == "unauthenticated":
+        return f"Not signed in. {SIGN_IN}"
+    lines = ["Signed in to Notion." if status.status == "authenticated" else "Signed in; the access token has expired."]
+    lines.append(f"  Token      {validity(status)}")
+    if status.status == "expired":
+        lines.append("             the next program that needs one renews it (now: notion-oauth refresh)")
+    if status.authorized_at:
+        lines.append(f"  Signed in  {_local(status.authorized_at)}")
+    if status.resource:
+        lines.append(f"  Server     {status.resource}")
+    return "\n".join(lines)
+
+
+def validity(status: Status) -> str:
+    """`valid for 59 minutes, until …`, in the reader's own time zone."""
+    if status.expires_at is None or status.expires_in_seconds is None:
+        return "valid until the server says otherwise"
+    if status.status == "expired":
+        return f"expired on {_local(status.expires_at)}"
+    return f"valid for {in_words(timedelta(seconds=status.expires_in_seconds))}, until {_local(status.expires_at)}"
+
+
+def _local(when: datetime) -> str:
+    return f"{when.astimezone():%Y-%m-%d %H:%M:%S %Z}"

@@ -19,7 +19,7 @@ LAYERS = (
     {"service"},
     {"blocking", "background", "session", "pages"},
     {"auth", "router", "loopback"},
-    {"app", "login", "practice"},
+    {"app", "login", "practice", "running"},
     {"demo"},
     {"cli"},
 )

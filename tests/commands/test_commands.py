@@ -217,7 +217,9 @@ def test_a_server_that_hangs_is_given_up_in_time(cli: CommandLine, sandbox: Sand
     assert "no whole answer within 0.5 seconds" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["login", "status", "token", "refresh", "logout", "sandbox", "demo"])
+@pytest.mark.parametrize(
+    "command", ["login", "status", "token", "refresh", "run", "profiles", "logout", "sandbox", "demo"]
+)
 def test_help_has_an_example(cli: CommandLine, command: str) -> None:
     done = cli.run(command, "--help")
     assert done.returncode == 0

@@ -15,6 +15,7 @@ README = Path(__file__).parents[2] / "README.md"
 GIVEN = {
     "SERVER_URL": "https://other.example/mcp",
     "TOKEN_FILE": "kept/tokens.json",
+    "PROFILE": "work",
     "PUBLIC_URL": "https://me.example/notion",
     "SECRET_KEY": "canary-" + "k" * 40,
     "CLIENT_NAME": "Mine",
@@ -59,6 +60,7 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
         ("SERVER_URL", "http://canary.example/mcp", "not https"),
         ("SERVER_URL", "canary", "no https URL"),
         ("SERVER_URL", "https://canary:canary@h.example/", "user name"),
+        ("PROFILE", "canary/../x", "match pattern"),
         ("PUBLIC_URL", "http://canary.example", "not https"),
         ("PUBLIC_URL", "https://h.example/?canary=1", "query"),
         ("SECRET_KEY", "canary", "shorter than 32 characters"),

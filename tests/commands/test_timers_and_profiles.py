@@ -1,0 +1,112 @@
+"""What scripts and timers use: a least lifetime, refreshes when due, programs run with a token, profiles."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import timedelta
+
+import pytest
+
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.words import in_words, parse_span
+from tests.commands.conftest import CommandLine
+from tests.conftest import Posted
+
+
+def test_a_token_lives_at_least_as_long_as_asked_for(cli: CommandLine, grants_asked: Posted) -> None:
+    cli.run("login")
+    first = cli.run("token", "--min-ttl", "30m").stdout
+    assert grants_asked() == ["authorization_code"]
+    assert cli.run("token", "--min-ttl", "2h").stdout != first, "what the server gives is shorter: it has to do"
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+def test_a_timer_refreshes_when_it_is_due(cli: CommandLine, grants_asked: Posted) -> None:
+    cli.run("login")
+    early = cli.run("refresh", "--if-older-than", "20d")
+    assert (early.returncode, "Not due yet." in early.stderr) == (0, True)
+    assert grants_asked() == ["authorization_code"]
+    due = cli.run("refresh", "--if-older-than", "0s")
+    assert (due.returncode, "Renewed." in due.stderr) == (0, True)
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+@pytest.mark.parametrize("span", ["soon", "-5m", "1.5h", "", "10 weeks"])
+def test_a_span_that_is_none_is_wrong_usage(cli: CommandLine, span: str) -> None:
+    done = cli.run("token", f"--min-ttl={span}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--min-ttl" in done.stderr
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("20d", 1728000), ("7", 7)])
+def test_spans_as_people_type_them(text: str, seconds: int) -> None:
+    assert parse_span(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-1, "0 seconds"),
+        (1, "1 second"),
+        (59, "59 seconds"),
+        (60, "a minute"),
+        (119, "a minute"),
+        (120, "2 minutes"),
+        (3599, "59 minutes"),
+        (3600, "1 hour"),
+        (86399, "23 hours"),
+        (86400, "1 day"),
+        (180 * 86400, "180 days"),
+    ],
+)
+def test_spans_as_people_say_them(seconds: int, words: str) -> None:
+    assert in_words(timedelta(seconds=seconds)) == words
+
+
+SHOW = "import os, sys; print(os.environ['{}'], *sys.argv[1:]); sys.exit(7)"
+
+
+def test_a_program_runs_with_a_token_in_its_environment(cli: CommandLine, sandbox: Sandbox) -> None:
+    cli.run("login")
+    done = cli.run("run", "--", sys.executable, "-c", SHOW.format("NOTION_MCP_TOKEN"), "--help", "-x")
+    assert (done.returncode, done.stderr) == (7, "")
+    token, *rest = done.stdout.split()
+    assert sandbox.is_access_token_live(token)
+    assert rest == ["--help", "-x"]
+    other = cli.run("run", "--env", "MY_TOKEN", sys.executable, "-c", SHOW.format("MY_TOKEN"))
+    assert other.stdout.split() == [token]
+
+
+def test_a_program_that_is_not_there_is_wrong_usage(cli: CommandLine) -> None:
+    cli.run("login")
+    done = cli.run("run", "--", "no-such-program")
+    assert done.returncode == 2
+    assert "There is no program 'no-such-program' here." in done.stderr
+
+
+def test_no_program_runs_without_a_login(cli: CommandLine) -> None:
+    assert cli.run("run", "--", sys.executable, "-c", "print('ran')").returncode == 3
+
+
+def test_profiles_are_logins_of_their_own(cli: CommandLine, sandbox: Sandbox) -> None:
+    nobody = cli.run("profiles")
+    assert (nobody.returncode, nobody.stdout) == (0, "")
+    cli.run("login")
+    cli.run("login", "--profile", "work")
+    assert sandbox.live_grants == 2
+    assert cli.run("token").stdout != cli.run("token", "--profile", "work").stdout
+    assert cli.run("token", NOTION_OAUTH_PROFILE="work").stdout == cli.run("token", "--profile", "work").stdout
+    listed = cli.run("profiles").stdout.splitlines()
+    assert listed == [f"default  authenticated  {sandbox.mcp_url}", f"work  authenticated  {sandbox.mcp_url}"]
+    cli.run("logout", "--profile", "work")
+    assert cli.run("status").returncode == 0
+    assert cli.run("status", "--profile", "work").returncode == 3
+    assert list(json.loads(cli.run("profiles", "--json").stdout)) == ["default"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "x" * 65])
+def test_a_profile_that_is_no_name_is_wrong_usage(cli: CommandLine, name: str) -> None:
+    done = cli.run("status", f"--profile={name}")
+    assert done.returncode == 2
+    assert "NOTION_OAUTH_PROFILE" in done.stderr
