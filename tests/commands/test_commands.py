@@ -20,7 +20,7 @@ from tests.conftest import Posted
 
 
 def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]) -> None:
-    login = cli.run("login")
+    login = cli.process("login")
     assert login.returncode == 0, login.stderr
     assert login.stdout == ""
     assert "Waiting for you to agree" in login.stderr
@@ -32,32 +32,32 @@ def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[],
     assert "You are signed in" in shown
     assert (cli.folder / ".notion-tokens.json").stat().st_mode & 0o777 == 0o600
 
-    status = cli.run("status")
+    status = cli.process("status")
     assert status.returncode == 0
     assert status.stdout.startswith("Signed in to Notion.")
     assert "valid for 59 minutes" in status.stdout or "valid for 1 hour" in status.stdout
-    as_json = json.loads(cli.run("status", "--json").stdout)
+    as_json = json.loads(cli.process("status", "--json").stdout)
     assert as_json["status"] == "authenticated"
     assert 3500 < as_json["expires_in_seconds"] <= 3600
 
-    token = cli.run("token")
+    token = cli.process("token")
     assert (token.returncode, token.stderr) == (0, "")
     assert token.stdout == token.stdout.strip() + "\n"
     assert sandbox.is_access_token_live(token.stdout.strip())
 
-    refresh = cli.run("refresh")
+    refresh = cli.process("refresh")
     assert (refresh.returncode, refresh.stdout) == (0, "")
     assert "Renewed. The token is valid for" in refresh.stderr
-    assert cli.run("token").stdout != token.stdout
+    assert cli.process("token").stdout != token.stdout
 
-    logout = cli.run("logout")
+    logout = cli.process("logout")
     assert logout.returncode == 0
     assert "Signed out. Notion has ended the grant." in logout.stderr
     assert sandbox.live_grants == 0
     assert not (cli.folder / ".notion-tokens.json").exists()
 
-    assert cli.run("status").returncode == 3
-    again = cli.run("logout")
+    assert cli.process("status").returncode == 3
+    again = cli.process("logout")
     assert (again.returncode, "Nobody was signed in." in again.stderr) == (0, True)
 
 
