@@ -8,7 +8,6 @@ times are milliseconds since 1970.
 from __future__ import annotations
 
 import json
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -139,6 +138,6 @@ def _milliseconds(moment: datetime | None) -> int | None:
 
 def _moment(value: object) -> datetime | None:
     """A time in milliseconds; None for anything that is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return datetime.fromtimestamp(value / 1000, UTC) if 0 < value < _MAX_MILLISECONDS else None

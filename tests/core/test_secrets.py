@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 import anyio
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
@@ -32,6 +32,7 @@ from notion_oauth.protocol.token import code_request, refresh_request
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.tokenfile import encode_tokens
 from notion_oauth.transport import Transport
 from tests.protocol.builders import ISSUER, pending, tokens
 
@@ -127,25 +128,7 @@ class NoNetwork(httpx.AsyncBaseTransport):
         raise httpx.ConnectError("nobody is there")
 
 
-NAMES = [
-    "access_token",
-    "token_type",
-    "expires_in",
-    "refresh_token",
-    "client_id",
-    "client_secret",
-    "updated_at",
-    "expires_at",
-    "authorized_at",
-    "scope",
-    "issuer",
-    "resource",
-    "token_endpoint",
-    "revocation_endpoint",
-    "token_endpoint_auth_method",
-    "token_endpoint_auth_methods_supported",
-    "client_secret_expires_at",
-]
+WHOLE: dict[str, Any] = json.loads(encode_tokens(tokens()))
 ANYTHING = st.recursive(
     st.sampled_from(
         [
@@ -173,8 +156,8 @@ ANYTHING = st.recursive(
     max_leaves=3,
 )
 FILES = (
-    st.fixed_dictionaries({"access_token": ANYTHING}, optional=dict.fromkeys(NAMES[1:], ANYTHING)).map(
-        lambda document: json.dumps(document).encode()
+    st.dictionaries(st.sampled_from(sorted(WHOLE)), ANYTHING, min_size=1, max_size=3).map(
+        lambda changes: json.dumps({**WHOLE, **changes}).encode()
     )
     | st.binary(max_size=40)
     | st.just(b"[" * 100_000)
@@ -182,6 +165,8 @@ FILES = (
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
+@example(content=json.dumps({**WHOLE, "updated_at": 10**400}).encode(), hours=0)
+@example(content=json.dumps({**WHOLE, "resource": "https://[::1"}).encode(), hours=0)
 @given(content=FILES, hours=st.sampled_from([-(10**4), 0, 10**5]))
 def test_any_bytes_in_a_token_file_end_in_a_value_or_in_our_own_error(content: bytes, hours: int) -> None:
     """Whatever is then done with it: looked at, used, refreshed, ended."""
