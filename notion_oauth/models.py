@@ -178,7 +178,7 @@ class TokenSet(_Frozen):
 
     def expired(self, now: datetime, *, leeway: timedelta = timedelta()) -> bool:
         """Whether the access token is past its time, or will be within `leeway`."""
-        return self.expires_at is not None and self.expires_at <= now + leeway
+        return self.expires_at is not None and self.expires_at - now <= leeway  # now + leeway could overflow
 
 
 class Status(_Frozen):

@@ -132,11 +132,13 @@ class TokenSource:
 
     def _good(self, tokens: TokenSet, rejected: SecretStr | None, min_ttl: timedelta) -> bool:
         refused = rejected is not None and rejected == tokens.access_token
-        return not refused and not tokens.expired(self._clock(), leeway=max(_leeway(tokens), min_ttl))
+        return not refused and not tokens.expired(self._clock(), leeway=_leeway(tokens, min_ttl))
 
 
-def _leeway(tokens: TokenSet) -> timedelta:
+def _leeway(tokens: TokenSet, min_ttl: timedelta) -> timedelta:
     """How long before its expiry a token is refreshed."""
-    if tokens.expires_in is None or tokens.refresh_token is None:
-        return timedelta()  # nothing is known, or nothing can be done: it serves to its end
-    return min(REFRESH_LEEWAY, timedelta(seconds=tokens.expires_in) / LEEWAY_SHARE)
+    if tokens.refresh_token is None:
+        return timedelta()  # nothing can be done: it serves to its end
+    if tokens.expires_in is None:
+        return min_ttl
+    return max(min_ttl, min(REFRESH_LEEWAY, timedelta(seconds=tokens.expires_in) / LEEWAY_SHARE))

@@ -80,7 +80,7 @@ class JsonFileStore:
         return self._path if profile == DEFAULT_PROFILE else self._beside(self._path, f".{profile}.profile")
 
     async def profiles(self) -> tuple[str, ...]:
-        """The names under which a login or a registration is kept, in order."""
+        """The names under which a login is kept, in order. Raises StorageError."""
         return await _in_thread(self._profiles)
 
     def _profiles(self) -> tuple[str, ...]:
@@ -89,9 +89,10 @@ class JsonFileStore:
         except FileNotFoundError:
             return ()
         except OSError as error:
-            raise StorageError(f"{self._path.parent} could not be listed: {error.strerror}.") from None
+            cure = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+            raise StorageError(f"{self._path.parent} could not be listed: {error.strerror}.", cure=cure) from None
         pattern = re.compile(re.escape(self._path.name) + r"\.([^.]+)\.profile\Z")
-        others = {found[1] for name in names if (found := pattern.match(name))}
+        others = {found[1] for name in names if (found := pattern.match(name)) and _PROFILE.match(found[1])}
         return tuple(sorted(others | ({DEFAULT_PROFILE} if self._path.name in names else set())))
 
     async def load(self, profile: str) -> TokenSet | None:

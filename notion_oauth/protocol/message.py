@@ -110,7 +110,7 @@ def quoted(description: str | None) -> str:
 def host_of(url: str) -> str:
     """Host and port, for messages: a URL's path and query can hold what nobody should see."""
     try:
-        return urlsplit(url).netloc.rpartition("@")[2] or url
+        return urlsplit(url).netloc.rpartition("@")[2] or "the server"
     except ValueError:
         return "the server"
 

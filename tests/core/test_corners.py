@@ -1,0 +1,153 @@
+"""Corners of the core that no ordinary day leads to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth import files
+from notion_oauth.errors import StorageError, StoreDamaged
+from notion_oauth.models import ClientInformation, Registration, Status
+from notion_oauth.protocol.message import host_of
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from notion_oauth.storage import JsonFileStore
+from tests.conftest import Posted
+from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
+from tests.protocol.builders import tokens
+
+pytestmark = pytest.mark.anyio
+
+
+def ahead(**span: float) -> Callable[[], datetime]:
+    return lambda: datetime.now(UTC) + timedelta(**span)
+
+
+async def test_a_token_that_cannot_be_refreshed_serves_however_long_one_is_wanted_for(
+    settings: Settings, sandbox: Sandbox
+) -> None:
+    sandbox.options.token_response_overrides = {"refresh_token": None}
+    login = await sign_in(NotionOAuth(settings))
+    late = NotionOAuth(settings, clock=ahead(minutes=55))
+    assert await late.tokens.token(min_ttl=timedelta(minutes=30)) == login.access_token
+
+
+async def test_a_token_may_be_wanted_for_longer_than_time_lasts(settings: Settings, grants_asked: Posted) -> None:
+    oauth = NotionOAuth(settings)
+    await sign_in(oauth)
+    assert await oauth.tokens.token(min_ttl=timedelta.max)
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+async def test_a_token_of_unknown_lifetime_is_not_refreshed_for_its_age(settings: Settings, sandbox: Sandbox) -> None:
+    sandbox.options.token_response_overrides = {"expires_in": None}
+    login = await sign_in(NotionOAuth(settings))
+    later = NotionOAuth(settings, clock=ahead(days=365))
+    assert await later.tokens.token() == login.access_token
+    assert (await later.status()).expires_in_seconds is None
+
+
+async def test_a_client_whose_secret_has_expired_is_registered_anew(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    old = ClientInformation(client_id="old", client_secret=SecretStr("s"), client_secret_expires_at=1)
+    await oauth.store.save_registration(
+        "default", Registration(issuer=sandbox.issuer, redirect_uri=REDIRECT_URI, client=old)
+    )
+    pending, _ = await begin(oauth)
+    assert pending.client.client_id != "old"
+    assert [kept.client for kept in await oauth.store.load_registrations("default")] == [pending.client]
+    assert sandbox.requests_to("/token") == [], "a secret that has expired is not shown around"
+
+
+async def test_a_login_that_is_over_and_cannot_be_renewed_is_none(settings: Settings) -> None:
+    await JsonFileStore(settings.token_file).save("default", tokens(resource=None, refresh_token=None))
+    status = await NotionOAuth(settings, clock=ahead(days=3650)).status()
+    assert status == Status(status="unauthenticated")
+    assert status.as_json() == {"status": "unauthenticated"}
+
+
+async def test_a_status_is_json_with_times_in_utc(settings: Settings) -> None:
+    await JsonFileStore(settings.token_file).save("default", tokens(resource=None))
+    document = (await NotionOAuth(settings, clock=lambda: tokens().updated_at).status()).as_json()
+    assert document["expires_at"] == "2026-11-23T13:00:00Z"
+    assert (document["status"], document["expires_in_seconds"]) == ("authenticated", 3600)
+
+
+async def test_only_profiles_are_listed_as_profiles(tmp_path: Path) -> None:
+    store = JsonFileStore(tmp_path / "folder" / "t.json")
+    assert await store.profiles() == ()
+    for profile in ("work", "default", "home"):
+        await store.save(profile, tokens())
+        async with store.exclusive(profile):
+            pass
+    for stranger in ("t.json.a b.profile", "t.json.-x.profile", "t.json.a.b.profile", "u.json.x.profile"):
+        (tmp_path / "folder" / stranger).touch()
+    assert await store.profiles() == ("default", "home", "work")
+
+
+async def test_profiles_below_a_file_cannot_be_listed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="could not be listed") as caught:
+        await JsonFileStore(tmp_path / "file" / "t.json").profiles()
+    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.cure
+
+
+async def test_a_disk_that_fills_while_it_is_written_to_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = JsonFileStore(tmp_path / "t.json")
+    await store.save("default", tokens(access_token=SecretStr("old")))
+    before = (tmp_path / "t.json").read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        await store.save("default", tokens())
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"t.json": before}
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file whose first byte cannot be read")
+async def test_a_file_that_cannot_be_read_to_its_end_is_not_taken_for_empty() -> None:
+    with pytest.raises(StorageError, match="could not be read: Input/output error"):
+        await JsonFileStore(Path("/proc/self/mem")).load("default")
+
+
+def test_a_folder_in_the_place_of_a_file_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for attempt in (lambda path: files.write_file(path, b"x"), files.delete_file):
+        with pytest.raises((StoreDamaged, StorageError)):
+            attempt(tmp_path / "folder")
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_file_is_created_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    assert files.create_file(path, b"first") is True
+    assert files.create_file(path, b"second") is False
+    assert path.read_bytes() == b"first"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["key"]
+    with pytest.raises(StorageError, match="could not be written"):
+        files.create_file(path / "below", b"third")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:secret@h.example:8443/path?token=secret", "h.example:8443"),
+        ("https://[::1", "the server"),
+        ("nonsense?token=secret", "the server"),
+        ("", "the server"),
+    ],
+)
+def test_of_a_url_only_the_host_is_shown(url: str, shown: str) -> None:
+    assert host_of(url) == shown
