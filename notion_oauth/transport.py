@@ -75,7 +75,9 @@ class Transport:
             if answer.is_redirect:
                 raise ServerUnavailable(f"{host} answered with a redirect, and none is followed.")
             body = bytearray()
-            async for chunk in answer.aiter_raw():
+            # Packed answers are unpacked by us, who stop in time; answers that are whole already have no raw form
+            parts = answer.aiter_raw() if "content-encoding" in answer.headers else answer.aiter_bytes()
+            async for chunk in parts:
                 body += chunk
                 _check_size(len(body), host)
         names = {name.lower(): value for name, value in answer.headers.items()}

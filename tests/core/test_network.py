@@ -183,3 +183,9 @@ async def test_signing_out_waits_no_longer_than_it_must(settings: Settings, sand
     assert await oauth.sign_out() is SignOut.NOT_REACHED
     assert time.monotonic() - began < 2
     assert not settings.token_file.exists()
+
+
+async def test_a_network_that_hands_over_whole_answers_serves() -> None:
+    """As httpx.MockTransport does, which people put in the place of the network."""
+    network = httpx.MockTransport(lambda request: httpx.Response(200, json={"url": str(request.url)}))
+    assert await send("https://h.example/", network) == b'{"url":"https://h.example/"}'
