@@ -85,13 +85,19 @@ class OtherResource(NotSignedIn):
 
 
 class SignInRequired(NotionOAuthError):
-    """The login has ended and only a new sign-in helps. `error` is the server's code, where there was one."""
+    """The login has ended and only a new sign-in helps.
+
+    `error` is the server's code, where there was one; `reason` is a Tombstone's, where the server has ended it.
+    """
 
     default_cure = SIGN_IN_AGAIN
 
-    def __init__(self, message: str, *, cure: str | None = None, error: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, cure: str | None = None, error: str | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(message, cure=cure)
         self.error = error
+        self.reason = reason
 
 
 class TransientError(NotionOAuthError):

@@ -15,6 +15,7 @@ from typing import NoReturn
 from notion_oauth.errors import StorageError, StoreDamaged
 
 MAX_FILE = 1024 * 1024  # bytes
+_TICK = 50_000_000  # nanoseconds; file systems count in steps of up to ten milliseconds
 _ABANDONED_AFTER = 60.0  # seconds; a writer that lives needs far less
 
 
@@ -54,6 +55,21 @@ def _read(descriptor: int) -> bytes:
     while len(content) <= MAX_FILE and (part := os.read(descriptor, MAX_FILE + 1)):
         content += part
     return content
+
+
+def stamp(path: str) -> object:
+    """Something that differs once the file has been replaced, made or removed. Raises nothing.
+
+    A file that was changed a moment ago is never equal to itself: it may be changed again within the same tick of
+    its file system's clock, under a number that was freed just now.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116 - half the time that Path takes, and asked for at each request
+    except (OSError, ValueError):
+        return None
+    if abs(time.time_ns() - found.st_mtime_ns) < _TICK:
+        return object()
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
@@ -168,39 +168,23 @@ class TokenSet(_Frozen):
     revocation_endpoint: str | None = None
     token_endpoint_auth_methods_supported: tuple[str, ...] = ()
     authorized_at: datetime | None = None  # when the person signed in
-    updated_at: datetime  # when these tokens were received
-
-    def expires_in_seconds(self, now: datetime) -> int | None:
-        """Whole seconds for which the access token is still good, never below 0; None where unknown."""
-        if self.expires_at is None:
-            return None
-        return max(0, int((self.expires_at - now).total_seconds()))
-
-    def expired(self, now: datetime, *, leeway: timedelta = timedelta()) -> bool:
-        """Whether the access token is past its time, or will be within `leeway`."""
-        return self.expires_at is not None and self.expires_at - now <= leeway  # now + leeway could overflow
+    refreshed_at: datetime | None = None  # when we last refreshed it
+    updated_at: datetime  # when these tokens were asked for
 
 
-class Status(_Frozen):
-    """A look at the stored login, made without any request.
+EndReason = Literal[
+    "reused", "idle", "too_old", "expired", "revoked", "client_forgotten", "client_refused", "ended"
+]  # why the server has ended a login; `ended` where it does not say
 
-    `status` is "authenticated", "expired" (the access token is over, the login is not: the next use
-    refreshes it) or "unauthenticated".
-    """
 
-    status: Literal["authenticated", "expired", "unauthenticated"]
-    expires_in_seconds: int | None = None
-    token_type: str | None = None
-    expires_at: datetime | None = None
-    refreshable: bool = False
-    scope: str | None = None
+class Tombstone(_Frozen):
+    """What is kept of a login that the server has ended. It holds no token."""
+
+    ended_at: datetime
+    reason: EndReason
+    error: str  # the server's code
+    description: str | None = None  # the server's words, made safe to print
+    authorized_at: datetime | None = None
+    refreshed_at: datetime | None = None
     issuer: str | None = None
     resource: str | None = None
-    authorized_at: datetime | None = None
-    updated_at: datetime | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready mapping; without a login it holds `status` alone. Times are RFC 3339 in UTC."""
-        if self.status == "unauthenticated":
-            return {"status": self.status}
-        return self.model_dump(mode="json")

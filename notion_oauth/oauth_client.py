@@ -75,16 +75,36 @@ class OAuthClient:
     async def exchange(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
         """Exchange a code for tokens. Raises TokenRefused."""
         request = token.code_request(pending, code)
+        asked_at = self._now()
         response = await self._transport.send(request)
         parsed = token.parse_token_response(response, request=request)
-        return token.token_set(parsed, pending, received_at=self._received_at())
+        return token.token_set(parsed, pending, asked_at=asked_at)
 
     async def refresh(self, tokens: TokenSet) -> TokenSet:
         """Refresh a login. Raises TokenRefused, SignInRequired where it has no refresh token."""
         request = token.refresh_request(tokens)
+        asked_at = self._now()
         response = await self._transport.send(request)
         parsed = token.parse_token_response(response, request=request)
-        return token.refreshed(tokens, parsed, received_at=self._received_at())
+        return token.refreshed(tokens, parsed, asked_at=asked_at)
+
+    async def complete(self, tokens: TokenSet, server_url: str) -> TokenSet:
+        """Add what a login lacks that another program stored. A complete one costs no request.
+
+        Raises MetadataError.
+        """
+        if tokens.token_endpoint is not None or tokens.refresh_token is None:
+            return tokens
+        found = await self.discover(server_url)
+        return tokens.model_copy(
+            update={
+                "issuer": found.server.issuer,
+                "resource": found.resource,
+                "token_endpoint": found.server.token_endpoint,
+                "revocation_endpoint": found.server.revocation_endpoint,
+                "token_endpoint_auth_methods_supported": found.server.token_endpoint_auth_methods_supported,
+            }
+        )
 
     async def revoke(self, tokens: TokenSet) -> bool:
         """End the grant at the server; False where the server offers no revocation. Raises TokenRefused."""
@@ -94,7 +114,7 @@ class OAuthClient:
         revocation.check_revocation_response(await self._transport.send(request), request=request)
         return True
 
-    def _received_at(self) -> datetime:
-        """Now, in whole milliseconds: what stores keep, so that a login is equal to itself when it is read again."""
+    def _now(self) -> datetime:
+        """In whole milliseconds: what stores keep, so that a login is equal to itself when it is read again."""
         now = self._clock()
         return now.replace(microsecond=now.microsecond // 1000 * 1000)

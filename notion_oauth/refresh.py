@@ -1,11 +1,15 @@
-"""TokenSource: a valid access token, with one refresh at a time across tasks, processes and machines."""
+"""TokenSource: a valid access token, with one refresh at a time across tasks, threads, processes and machines."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
+from typing import NoReturn
 
+import anyio
 from pydantic import SecretStr
 
 from notion_oauth.errors import (
@@ -15,68 +19,141 @@ from notion_oauth.errors import (
     SignInRequired,
     StorageError,
     TokenRefused,
+    TransientError,
 )
-from notion_oauth.finishing import to_the_end
-from notion_oauth.models import TokenSet
+from notion_oauth.flights import Flight, Flights, GivenUp
+from notion_oauth.memory import Memory
+from notion_oauth.models import TokenSet, Tombstone
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
-from notion_oauth.protocol.token import TERMINAL
+from notion_oauth.patience import Patience, uptime
+from notion_oauth.protocol import ending, lifetime
+from notion_oauth.protocol.lifetime import Lifetimes, Phase
 from notion_oauth.protocol.urls import covers
 from notion_oauth.storage import TokenStore
 
-REFRESH_LEEWAY = timedelta(minutes=5)  # Notion asks for five to ten
-LEEWAY_SHARE = 3  # never more than a third of the lifetime: short-lived tokens would be refreshed at every use
+AHEAD_LOCK_WAIT = timedelta(seconds=2)  # whoever holds the lock for longer refreshes, and nobody waits for us
+LOOK_AGAIN = timedelta(seconds=30)  # how often `keep_fresh` looks; a suspended machine counts no seconds
+_LOG = logging.getLogger(__name__)
 
 
 class TokenSource:
     """Hands out a valid access token of one profile, and refreshes the stored login when that takes it.
 
-    `server_url` is asked for what a login lacks that another program stored.
+    May be used from any number of tasks, threads and event loops at once. `server_url` is asked for what a login
+    lacks that another program stored; `retry_for` is how long a caller is kept waiting through passing failures.
     """
 
     def __init__(
-        self, store: TokenStore, client: OAuthClient, *, server_url: str, profile: str, clock: Clock = utc_now
+        self,
+        store: TokenStore,
+        client: OAuthClient,
+        *,
+        server_url: str,
+        profile: str,
+        lifetimes: Lifetimes | None = None,
+        retry_for: timedelta = timedelta(),
+        clock: Clock = utc_now,
+        uptime: Callable[[], float] = uptime,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self._store = store
         self._client = client
         self._server_url = server_url
         self._profile = profile
+        self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
+        self._sleep = sleep
+        self._patience = Patience(retry_for, uptime=uptime)
+        self._flights: Flights[TokenSet] = Flights()
+        self._memory = Memory(store, profile, window=self._lifetimes.window, clock=clock, uptime=uptime)
+        self._grave: tuple[SecretStr, Tombstone] | None = None  # of a refresh token that is never sent again
+
+    def at_hand(self) -> SecretStr | None:
+        """The token from memory where it is good without a doubt; None sends the caller to `token`.
+
+        Takes microseconds. Notices what other processes have stored, as far as the store can tell.
+        """
+        tokens = self._memory.at_hand()
+        return None if tokens is None else tokens.access_token
 
     async def token(self, *, rejected: SecretStr | None = None, min_ttl: timedelta = timedelta()) -> SecretStr:
         """A valid access token. `rejected` is one that the resource has just refused: another is then found.
 
-        One that would expire within `min_ttl` is refreshed first; where that fails while it is good, or where the
-        server's tokens live shorter than that, what there is has to do. Raises NotSignedIn, SignInRequired where
-        the login has ended, TransientError where a refresh is due and not possible now, StorageError.
+        One that is soon to expire is served, and refreshed in the background; only one that has expired, was
+        rejected, or would expire within `min_ttl` makes the caller wait. Where a refresh for `min_ttl` fails while
+        the token is good, or where the server's tokens live shorter than that, what there is has to do.
+        Raises NotSignedIn, SignInRequired where the login has ended, TransientError where a refresh is due and not
+        possible now, StorageError.
         """
-        tokens = await self.stored()
-        if self._good(tokens, rejected, min_ttl):
-            return tokens.access_token
-        try:
-            return (await self._refresh(rejected, min_ttl)).access_token
-        except (NotSignedIn, SignInRequired, OtherResource):
-            raise
-        except NotionOAuthError:
-            if tokens.access_token == rejected or tokens.expired(self._clock()):
+        if rejected is None and not min_ttl and (found := self.at_hand()) is not None:
+            return found
+        return (await self._valid(rejected, min_ttl)).access_token
+
+    async def _valid(self, rejected: SecretStr | None, min_ttl: timedelta) -> TokenSet:
+        deadline = self._patience.deadline()
+        while True:
+            tokens = await self.stored()
+            phase = self._phase(tokens, rejected, min_ttl)
+            if phase is Phase.GOOD:
+                return tokens
+            if phase is Phase.DUE:
+                self._refresh_ahead()
+                return tokens
+            flight, new = self._flights.board(partial(self._refresh, rejected, min_ttl))
+            try:
+                refreshed = await flight.result()
+            except GivenUp:
+                continue  # another's flight, which nobody waited for
+            except (NotSignedIn, SignInRequired):
                 raise
-            return tokens.access_token  # refreshed early for comfort: it is still good
+            except NotionOAuthError as error:
+                if self._phase(tokens, rejected) is not Phase.EXPIRED:
+                    return tokens  # refreshed early for comfort: it is still good
+                if new or not isinstance(error, TransientError) or self._patience.over(deadline):
+                    raise
+                continue  # another's flight, whose patience began before ours
+            if new or self._phase(refreshed, rejected, min_ttl) is not Phase.EXPIRED:
+                return refreshed
+
+    def _phase(self, tokens: TokenSet, rejected: SecretStr | None, min_ttl: timedelta = timedelta()) -> Phase:
+        """Where a token stands for a caller to whom `rejected` and what ends within `min_ttl` count as expired."""
+        if rejected is not None and rejected == tokens.access_token:
+            return Phase.EXPIRED
+        if self._memory.outlived(tokens):
+            return Phase.EXPIRED
+        left = lifetime.remaining(tokens, self._clock())
+        if min_ttl and left is not None and left <= min_ttl and tokens.refresh_token is not None:
+            return Phase.EXPIRED
+        return lifetime.phase(tokens, self._clock(), self._lifetimes.window)
 
     async def load(self) -> TokenSet | None:
         """The stored login, None where there is none.
 
         Raises OtherResource where it is for another server than the one that is set: its token must not go there.
         """
-        tokens = await self._store.load(self._profile)
-        if tokens is not None and tokens.resource is not None and not covers(tokens.resource, self._server_url):
+        stamp = self._store.stamp(self._profile)
+        tokens = await self._memory.load()
+        if tokens is None:
+            self._memory.forget()
+            return None
+        if tokens.resource is not None and not covers(tokens.resource, self._server_url):
             raise OtherResource(f"The stored login is for {tokens.resource}, not for {self._server_url}.")
+        self._memory.remember(tokens, stamp=stamp)
         return tokens
 
+    async def tombstone(self) -> Tombstone | None:
+        """What is kept of a login that the server has ended; None where there is none."""
+        return await self._store.load_tombstone(self._profile)
+
     async def stored(self) -> TokenSet:
-        """The stored login. Raises NotSignedIn, OtherResource."""
+        """The stored login. Raises NotSignedIn, OtherResource, SignInRequired where the server has ended it."""
         tokens = await self.load()
-        if tokens is None:
+        if tokens is not None:
+            return tokens
+        grave = await self.tombstone()
+        if grave is None:
             raise NotSignedIn("Nobody is signed in.")
-        return tokens
+        raise self._over(grave)
 
     async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
         """Refresh now, valid or not, unless another has done so since this call began, or within `if_older_than`.
@@ -84,61 +161,105 @@ class TokenSource:
         Raises as `token` does.
         """
         tokens = await self.stored()
-        if self._clock() - tokens.updated_at < if_older_than:
+        if timedelta() <= self._clock() - tokens.updated_at < if_older_than:
             return tokens
-        return await self._refresh(tokens.access_token)
+        return await self._valid(tokens.access_token, timedelta())
 
-    async def _refresh(self, rejected: SecretStr | None, min_ttl: timedelta = timedelta()) -> TokenSet:
-        async with self._store.exclusive(self._profile):
-            return await to_the_end(partial(self._refresh_alone, rejected, min_ttl))
+    async def keep_fresh(self) -> NoReturn:
+        """Refresh the login whenever it is due, until cancelled. Logs what goes wrong, once; raises nothing of ours."""
+        said = ""
+        while True:
+            try:
+                await self.token()
+                said = ""
+            except NotSignedIn:
+                said = ""
+            except NotionOAuthError as error:
+                if error.message != said:
+                    _LOG.warning("The token cannot be kept fresh: %s", error)
+                said = error.message
+            await self._sleep(self._until_due().total_seconds())
 
-    async def _refresh_alone(self, rejected: SecretStr | None, min_ttl: timedelta) -> TokenSet:
+    def _until_due(self) -> timedelta:
+        """How long `keep_fresh` sleeps: never long, for sign-ins, clocks that jump and machines that sleep."""
+        left = self._memory.until_due()
+        return LOOK_AGAIN if left is None else min(LOOK_AGAIN, max(timedelta(seconds=1), left))
+
+    async def settle(self) -> None:
+        """Wait until no refresh of this process is under way: before the process is replaced or its server stopped."""
+        while (flight := self._flights.current()) is not None:
+            await flight.landed()
+
+    def _refresh_ahead(self) -> None:
+        """Begin a refresh that nobody waits for, unless one is under way or the last has failed just now."""
+        if not self._patience.resting:
+            self._flights.board(self._refresh_in_the_background)
+
+    async def _refresh_in_the_background(self, flight: Flight[TokenSet]) -> TokenSet:
+        try:
+            return await self._refresh(None, timedelta(), flight, ahead=True)
+        except NotionOAuthError as error:
+            _LOG.warning("The token could not be refreshed ahead of its expiry: %s", error)
+            raise
+
+    async def _refresh(
+        self, rejected: SecretStr | None, min_ttl: timedelta, flight: Flight[TokenSet], *, ahead: bool = False
+    ) -> TokenSet:
+        """Try until it is done, as long as anybody waits and patience lasts. Between tries the lock is free."""
+        deadline = self._patience.deadline()
+        while True:
+            try:
+                with flight.interruptible(AHEAD_LOCK_WAIT if ahead else None):
+                    await self._sleep(self._patience.pause(deadline))
+                    async with self._store.exclusive(self._profile):
+                        flight.commit()
+                        return await self._refresh_alone(rejected, min_ttl, ahead=ahead)
+            except (NotSignedIn, SignInRequired):
+                raise
+            except NotionOAuthError as error:
+                self._patience.failed(error)
+                if not isinstance(error, TransientError) or not flight.wanted or self._patience.over(deadline):
+                    raise
+
+    async def _refresh_alone(self, rejected: SecretStr | None, min_ttl: timedelta, *, ahead: bool) -> TokenSet:
         tokens = await self.stored()
-        if self._good(tokens, rejected, min_ttl):
+        phase = self._phase(tokens, rejected, min_ttl)
+        if phase is Phase.GOOD or (phase is Phase.DUE and not ahead):
             return tokens  # somebody else has refreshed while we waited
+        if self._grave is not None and self._grave[0] == tokens.refresh_token:
+            raise self._over(self._grave[1])
         await self._store.ensure_writable(self._profile)  # before the server gives what can't be kept
         try:
-            new = await self._client.refresh(await self.complete(tokens))
+            new = await self._client.refresh(await self._client.complete(tokens, self._server_url))
         except TokenRefused as refused:
-            if refused.error not in TERMINAL:
+            if refused.error not in ending.TERMINAL:
                 raise
             return await self._ended(tokens, refused)
         await self._store.save(self._profile, new)  # before any caller sees it
+        self._patience.succeeded()
+        self._memory.remember(new, stamp=self._store.stamp(self._profile))
         return new
 
     async def _ended(self, tokens: TokenSet, refused: TokenRefused) -> TokenSet:
-        """Forget a login that the server has ended, unless a program that knows no lock has stored another one."""
+        """Bury a login that the server has ended, unless a program that knows no lock has stored another one."""
         latest = await self._store.load(self._profile)
         if latest is not None and latest.refresh_token != tokens.refresh_token:
             return latest
-        with suppress(StorageError):  # what cannot be deleted is refused again at the next use
-            await self._store.delete(self._profile)
-        raise SignInRequired(f"The login has ended: {refused.message}", error=refused.error) from None
+        grave = ending.tombstone(tokens, refused, now=self._clock(), lifetimes=self._lifetimes)
+        if tokens.refresh_token is not None:
+            self._grave = (tokens.refresh_token, grave)
+        self._memory.forget()
+        try:
+            await self._store.save_tombstone(self._profile, grave)
+        except StorageError:
+            with suppress(StorageError):  # what cannot be deleted is not sent again by this process at least
+                await self._store.delete(self._profile)
+        raise self._over(grave) from None
 
-    async def complete(self, tokens: TokenSet) -> TokenSet:
-        """Add what a login lacks that another program stored. A complete one costs no request."""
-        if tokens.token_endpoint is not None or tokens.refresh_token is None:
-            return tokens
-        found = await self._client.discover(self._server_url)
-        return tokens.model_copy(
-            update={
-                "issuer": found.server.issuer,
-                "resource": found.resource,
-                "token_endpoint": found.server.token_endpoint,
-                "revocation_endpoint": found.server.revocation_endpoint,
-                "token_endpoint_auth_methods_supported": found.server.token_endpoint_auth_methods_supported,
-            }
+    def _over(self, grave: Tombstone) -> SignInRequired:
+        said = f' The server said: "{grave.description}".' if grave.description else ""
+        return SignInRequired(
+            f"The login has ended: {ending.in_words(grave, self._lifetimes)}.{said}",
+            error=grave.error,
+            reason=grave.reason,
         )
-
-    def _good(self, tokens: TokenSet, rejected: SecretStr | None, min_ttl: timedelta) -> bool:
-        refused = rejected is not None and rejected == tokens.access_token
-        return not refused and not tokens.expired(self._clock(), leeway=_leeway(tokens, min_ttl))
-
-
-def _leeway(tokens: TokenSet, min_ttl: timedelta) -> timedelta:
-    """How long before its expiry a token is refreshed."""
-    if tokens.refresh_token is None:
-        return timedelta()  # nothing can be done: it serves to its end
-    if tokens.expires_in is None:
-        return min_ttl
-    return max(min_ttl, min(REFRESH_LEEWAY, timedelta(seconds=tokens.expires_in) / LEEWAY_SHARE))

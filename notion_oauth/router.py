@@ -13,10 +13,10 @@ from fastapi.routing import APIRoute
 
 from notion_oauth import pages, session
 from notion_oauth.errors import ConfigurationError, NotionOAuthError, RequestForbidden
-from notion_oauth.models import Status
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.protocol.urls import is_loopback
 from notion_oauth.service import SIGNED_OUT, NotionOAuth
+from notion_oauth.status import Status
 from notion_oauth.words import moment
 
 _ACCESS_LOG = logging.getLogger("uvicorn.access")

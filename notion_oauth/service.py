@@ -19,13 +19,13 @@ from notion_oauth.models import (
     Discovery,
     PendingAuthorization,
     Registration,
-    Status,
     TokenSet,
 )
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
-from notion_oauth.protocol import authorization, registration
+from notion_oauth.protocol import authorization, ending, registration
 from notion_oauth.refresh import TokenSource
 from notion_oauth.settings import Settings, load_settings
+from notion_oauth.status import Status, status_of
 from notion_oauth.storage import LOCK_WAIT, JsonFileStore, TokenStore
 from notion_oauth.transport import Transport
 
@@ -80,7 +80,13 @@ class NotionOAuth:
         self.clock = clock
         self._random = random
         self.tokens = TokenSource(
-            self.store, self.client, server_url=self.settings.server_url, profile=self.profile, clock=clock
+            self.store,
+            self.client,
+            server_url=self.settings.server_url,
+            profile=self.profile,
+            lifetimes=self.settings.lifetimes,
+            retry_for=timedelta(seconds=self.settings.retry_for),
+            clock=clock,
         )
 
     async def begin_authorization(self, redirect_uri: str) -> AuthorizationRequest:
@@ -152,24 +158,17 @@ class NotionOAuth:
     async def status(self) -> Status:
         """A look at the stored login, without any request. Raises StorageError, StoreDamaged, OtherResource."""
         tokens = await self.tokens.load()
-        if tokens is None:
+        if tokens is not None:
+            return status_of(tokens, now=self.clock(), lifetimes=self.settings.lifetimes)
+        grave = await self.tokens.tombstone()
+        if grave is None:
             return Status(status="unauthenticated")
-        now = self.clock()
-        refreshable = tokens.refresh_token is not None
-        expired = tokens.expired(now)
-        if expired and not refreshable:
-            return Status(status="unauthenticated")
+        because = ending.in_words(grave, self.settings.lifetimes)
         return Status(
-            status="expired" if expired else "authenticated",
-            expires_in_seconds=tokens.expires_in_seconds(now),
-            token_type=tokens.token_type,
-            expires_at=tokens.expires_at,
-            refreshable=refreshable,
-            scope=tokens.scope,
-            issuer=tokens.issuer,
-            resource=tokens.resource,
-            authorized_at=tokens.authorized_at,
-            updated_at=tokens.updated_at,
+            status="unauthenticated",
+            ended_at=grave.ended_at,
+            ended_reason=grave.reason,
+            message=f"The login has ended: {because}.",
         )
 
     async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
@@ -188,9 +187,10 @@ class NotionOAuth:
     async def _sign_out_alone(self) -> SignOut:
         tokens = await self.store.load(self.profile)
         if tokens is None:
+            await self.store.delete(self.profile)  # a tombstone has been seen then
             return SignOut.NOT_SIGNED_IN
         try:
-            offered = await self.client.revoke(await self.tokens.complete(tokens))
+            offered = await self.client.revoke(await self.client.complete(tokens, self.settings.server_url))
             outcome = SignOut.REVOKED if offered else SignOut.NOT_OFFERED
         except NotionOAuthError:
             outcome = SignOut.NOT_REACHED

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from notion_oauth.errors import ConfigurationError
+from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import why_unusable
 
 PREFIX = "NOTION_OAUTH_"
@@ -46,9 +47,36 @@ class Settings(BaseSettings):
         default=10.0, description="Seconds that one request to the server may take, from first to last byte."
     )
 
+    retry_for: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = Field(
+        default=20.0,
+        description="Seconds for which whoever waits for a token is kept waiting through passing failures.",
+    )
+    refresh_window: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
+        default=300.0,
+        description="Seconds before its expiry from which a token is refreshed in the background; at most a third of "
+        "its lifetime.",
+    )
+    keep_fresh: bool = Field(
+        default=True, description="Whether the service refreshes the token in the background while it runs."
+    )
+    grant_days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)] = Field(
+        default=180.0, description="Days after a sign-in when the server ends the login."
+    )
+    idle_days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)] = Field(
+        default=30.0, description="Days without a refresh after which the server ends the login."
+    )
+
     @property
     def timeout_delta(self) -> timedelta:
         return timedelta(seconds=self.timeout)
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        return Lifetimes(
+            window=timedelta(seconds=self.refresh_window),
+            grant=timedelta(days=self.grant_days),
+            idle=timedelta(days=self.idle_days),
+        )
 
     @field_validator("server_url", "public_url")
     @classmethod

@@ -15,7 +15,7 @@ import filelock
 
 from notion_oauth import files, tokenfile
 from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy
-from notion_oauth.models import Registration, TokenSet
+from notion_oauth.models import Registration, TokenSet, Tombstone
 
 DEFAULT_PROFILE = "default"
 LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
@@ -31,17 +31,31 @@ class TokenStore(Protocol):
     """The contract of every store. All methods raise StorageError where the store fails, and lose nothing then.
 
     Whoever changes a profile's tokens or registrations does so inside `exclusive`, and reads them again
-    there first: what was read before may be another's past.
+    there first: what was read before may be another's past. Methods are called from several threads, each with
+    an event loop of its own that may end after the call: a store keeps nothing that is bound to one.
     """
 
     async def load(self, profile: str) -> TokenSet | None:
-        """The stored login, None where there is none. Raises StoreDamaged for what is no login."""
+        """The stored login, None where there is none, or one that has ended. Raises StoreDamaged for what is none."""
+
+    async def load_tombstone(self, profile: str) -> Tombstone | None:
+        """What is kept of a login that the server has ended; None where there is a login, or never was one."""
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
-        """Replace the login in one step; once this returns, it outlives a crash and a power cut."""
+        """Replace the login or the tombstone in one step; once this returns, it outlives a crash and a power cut."""
+
+    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
+        """Put a tombstone in the login's place, in the same way."""
 
     async def delete(self, profile: str) -> bool:
-        """Forget the login, not the registrations; whether there was one."""
+        """Forget the login or the tombstone, not the registrations; whether there was anything."""
+
+    def stamp(self, profile: str) -> object | None:
+        """Something that is equal to what it was before as long as nobody has changed the login.
+
+        Asked at each use of a token, so it takes microseconds, from any thread. None where the store cannot tell:
+        then the login is loaded each time. Raises nothing.
+        """
 
     async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
         """The client registrations that are kept, the newest last."""
@@ -55,7 +69,8 @@ class TokenStore(Protocol):
     def exclusive(self, profile: str) -> AbstractAsyncContextManager[None]:
         """Hold the profile alone among all tasks, threads, processes and machines that share the store.
 
-        Freed when the holder dies. Raises StoreBusy after a minute of waiting.
+        Freed when the holder dies: by the kernel, or by a lease that ends. Whoever waits can be cancelled, and then
+        holds nothing. Raises StoreBusy after a minute of waiting.
         """
 
 
@@ -68,6 +83,7 @@ class JsonFileStore:
     def __init__(self, path: Path, *, lock_wait: timedelta = LOCK_WAIT) -> None:
         self._path = path
         self._lock_wait = lock_wait
+        self._named: dict[str, str] = {}  # profiles whose path was made before: `stamp` has microseconds
 
     def path(self, profile: str) -> Path:
         """Where a profile's tokens lie. Raises ConfigurationError for a name that is no file name."""
@@ -96,18 +112,30 @@ class JsonFileStore:
         return tuple(sorted(others | ({DEFAULT_PROFILE} if self._path.name in names else set())))
 
     async def load(self, profile: str) -> TokenSet | None:
-        return await _in_thread(self._load, self.path(profile))
+        found = await _in_thread(self._load, self.path(profile))
+        return found if isinstance(found, TokenSet) else None
 
-    def _load(self, path: Path) -> TokenSet | None:
+    async def load_tombstone(self, profile: str) -> Tombstone | None:
+        found = await _in_thread(self._load, self.path(profile))
+        return found if isinstance(found, Tombstone) else None
+
+    def _load(self, path: Path) -> TokenSet | Tombstone | None:
         content = files.read_file(path)
-        return None if content is None else tokenfile.decode_tokens(content, path)
+        return None if content is None else tokenfile.decode_login(content, path)
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
-        await _in_thread(self._save, self.path(profile), tokens)
+        await _in_thread(self._save, self.path(profile), tokenfile.encode_tokens(tokens))
 
-    def _save(self, path: Path, tokens: TokenSet) -> None:
+    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
+        await _in_thread(self._save, self.path(profile), tokenfile.encode_tombstone(grave))
+
+    def _save(self, path: Path, content: bytes) -> None:
         self._load(path)  # raises for a file that is not ours: it is not overwritten
-        files.write_file(path, tokenfile.encode_tokens(tokens))
+        files.write_file(path, content)
+
+    def stamp(self, profile: str) -> object | None:
+        path = self._named.get(profile) or self._named.setdefault(profile, str(self.path(profile)))
+        return files.stamp(path)
 
     async def delete(self, profile: str) -> bool:
         return await _in_thread(self._delete, self.path(profile))

@@ -2,7 +2,7 @@
 
 `access_token`, `token_type`, `expires_in`, `refresh_token`, `client_id`, `client_secret` and `updated_at` (milliseconds
 since 1970) are enough to be read. The others keep what would else have to be asked of the server again; all
-times are milliseconds since 1970.
+times are milliseconds since 1970. In the place of a login that the server has ended lies its tombstone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from notion_oauth.errors import StoreDamaged
-from notion_oauth.models import ClientInformation, Registration, TokenSet
-from notion_oauth.protocol import token
+from notion_oauth.models import ClientInformation, Registration, TokenSet, Tombstone
+from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.message import parse_json
 
 _MAX_MILLISECONDS = 4_102_444_800_000  # the year 2100; a later time is a mistake
@@ -35,6 +35,7 @@ def encode_tokens(tokens: TokenSet) -> bytes:
         "updated_at": _milliseconds(tokens.updated_at),
         "expires_at": _milliseconds(tokens.expires_at),
         "authorized_at": _milliseconds(tokens.authorized_at),
+        "refreshed_at": _milliseconds(tokens.refreshed_at),
         "scope": tokens.scope,
         "issuer": tokens.issuer,
         "resource": tokens.resource,
@@ -47,13 +48,28 @@ def encode_tokens(tokens: TokenSet) -> bytes:
     return _encode(document)
 
 
-def decode_tokens(content: bytes, path: Path) -> TokenSet:
+def encode_tombstone(grave: Tombstone) -> bytes:
+    """The bytes that take a login's place."""
+    times = {name: _milliseconds(getattr(grave, name)) for name in _TIMES_OF_A_TOMBSTONE}
+    return _encode({**grave.model_dump(mode="json"), **times})
+
+
+_TIMES_OF_A_TOMBSTONE = ("ended_at", "authorized_at", "refreshed_at")
+
+
+def decode_login(content: bytes, path: Path) -> TokenSet | Tombstone:
     """Read a token file. Raises StoreDamaged where it is not one, without showing what it holds."""
     document = _decode(content, path)
+    if isinstance(document, dict) and "ended_at" in document and "access_token" not in document:
+        times = {name: _moment(document.get(name)) for name in _TIMES_OF_A_TOMBSTONE}
+        try:
+            return Tombstone.model_validate({**document, **times})
+        except ValidationError:
+            raise _damaged(path, "it tells of a login that has ended, and not when or why") from None
     held = document.get("access_token") if isinstance(document, dict) else None
     if not isinstance(held, str) or not held:
         raise _damaged(path, "it holds no access_token")
-    expires_in = token.seconds(document.get("expires_in"))
+    expires_in = lifetime.seconds(document.get("expires_in"))
     updated_at = _moment(document.get("updated_at"))
     expires_at = _moment(document.get("expires_at"))
     if updated_at is None:
@@ -64,11 +80,12 @@ def decode_tokens(content: bytes, path: Path) -> TokenSet:
             **{name: document.get(name) for name in _AS_THEY_ARE},
             token_type=document.get("token_type") or "Bearer",
             expires_in=expires_in,
-            expires_at=expires_at or token.expires_at(expires_in, received_at=updated_at),
+            expires_at=expires_at or lifetime.expires_at(expires_in, asked_at=updated_at),
             refresh_token=document.get("refresh_token") or None,
             client=_client(document),
             token_endpoint_auth_methods_supported=document.get("token_endpoint_auth_methods_supported") or (),
             authorized_at=_moment(document.get("authorized_at")),
+            refreshed_at=_moment(document.get("refreshed_at")),
             updated_at=updated_at,
         )
     except ValidationError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
-from notion_oauth.errors import SIGN_IN
-from notion_oauth.models import Status
+from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN
+from notion_oauth.status import Status
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -36,6 +36,8 @@ def moment(when: datetime) -> str:
 
 def describe(status: Status) -> str:
     """The status as a person reads it in a terminal, a line for each thing."""
+    if status.ended_at is not None:
+        return f"Not signed in.\n  Ended      {_local(status.ended_at)}\n{status.message} {SIGN_IN_AGAIN}"
     if status.status == "unauthenticated":
         return f"Not signed in. {SIGN_IN}"
     lines = ["Signed in to Notion." if status.status == "authenticated" else "Signed in; the access token has expired."]
@@ -44,8 +46,14 @@ def describe(status: Status) -> str:
         lines.append("             the next program that needs one renews it (now: notion-oauth refresh)")
     if status.authorized_at:
         lines.append(f"  Signed in  {_local(status.authorized_at)}")
+    if status.refreshed_at:
+        lines.append(f"  Refreshed  {_local(status.refreshed_at)}")
+    if status.refreshable and status.login_ends_at:
+        lines.append(f"  Login      can live until {_local(status.login_ends_at)}; a refresh may prolong it")
     if status.resource:
         lines.append(f"  Server     {status.resource}")
+    if status.warning:
+        lines.append(f"Warning: {status.warning}")
     return "\n".join(lines)
 
 

@@ -31,7 +31,8 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def settings(sandbox: Sandbox, tmp_path: Path) -> Settings:
-    return Settings(server_url=sandbox.mcp_url, token_file=tmp_path / ".notion-tokens.json", timeout=5.0)
+    """Nobody waits through failures, unless a test is about that."""
+    return Settings(server_url=sandbox.mcp_url, token_file=tmp_path / ".notion-tokens.json", timeout=5.0, retry_for=0)
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 from urllib.parse import unquote_plus, urlencode, urlsplit
 
@@ -146,6 +148,18 @@ def _sent(request: Request) -> frozenset[str]:
 
 
 def retry_after(response: Response) -> float | None:
-    """The seconds of a Retry-After header (RFC 9110 §10.2.3); its date form is left to our own backoff."""
+    """The seconds of a Retry-After header (RFC 9110 §10.2.3); a date is counted from the answer's own Date."""
     value = response.headers.get("retry-after", "").strip()
-    return float(value) if re.fullmatch(r"[0-9]{1,9}", value) else None
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    until, sent = _http_date(value), _http_date(response.headers.get("date", ""))
+    return max(0.0, (until - sent).total_seconds()) if until and sent else None
+
+
+def _http_date(value: str) -> datetime | None:
+    """A date of HTTP (RFC 9110 §5.6.7); None for anything else."""
+    try:
+        found = parsedate_to_datetime(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

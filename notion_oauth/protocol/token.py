@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import math
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 from urllib.parse import quote_plus
 
 from pydantic import SecretStr, ValidationError
@@ -18,10 +16,8 @@ from notion_oauth.models import (
     TokenResponse,
     TokenSet,
 )
+from notion_oauth.protocol.lifetime import expires_at, seconds
 from notion_oauth.protocol.message import Request, Response, form_of, host_of, refuse
-
-MAX_LIFETIME = timedelta(days=3650)  # a longer one is a mistake, and would overflow dates
-TERMINAL = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 
 
 def authentication_method(client: ClientInformation, supported: tuple[str, ...]) -> AuthMethod:
@@ -109,31 +105,13 @@ def _sendable(token: SecretStr) -> bool:
     return bool(value) and all(0x21 <= ord(character) <= 0x7E for character in value)
 
 
-def seconds(value: Any) -> int | None:
-    """A lifetime in whole seconds, from whatever a server may send; None where it says nothing usable."""
-    try:
-        seconds = float(value)
-    except OverflowError:  # a whole number with more than 308 digits
-        seconds = math.inf if value > 0 else 0
-    except (TypeError, ValueError):
-        return None
-    if isinstance(value, bool) or math.isnan(seconds):
-        return None
-    return int(min(max(seconds, 0), MAX_LIFETIME.total_seconds()))
-
-
-def expires_at(expires_in: int | None, *, received_at: datetime) -> datetime | None:
-    """When a token expires, absolutely: made once, on receipt, and kept."""
-    return None if expires_in is None else received_at + timedelta(seconds=expires_in)
-
-
-def token_set(response: TokenResponse, pending: PendingAuthorization, *, received_at: datetime) -> TokenSet:
+def token_set(response: TokenResponse, pending: PendingAuthorization, *, asked_at: datetime) -> TokenSet:
     """The login that a code exchange began."""
     return TokenSet(
         access_token=response.access_token,
         token_type="Bearer",  # noqa: S106 - the scheme, in the one spelling that every server takes
         expires_in=response.expires_in,
-        expires_at=expires_at(response.expires_in, received_at=received_at),
+        expires_at=expires_at(response.expires_in, asked_at=asked_at),
         refresh_token=response.refresh_token,
         scope=response.scope or pending.scope,
         client=pending.client,
@@ -142,20 +120,21 @@ def token_set(response: TokenResponse, pending: PendingAuthorization, *, receive
         token_endpoint=pending.token_endpoint,
         revocation_endpoint=pending.revocation_endpoint,
         token_endpoint_auth_methods_supported=pending.token_endpoint_auth_methods_supported,
-        authorized_at=received_at,
-        updated_at=received_at,
+        authorized_at=asked_at,
+        updated_at=asked_at,
     )
 
 
-def refreshed(tokens: TokenSet, response: TokenResponse, *, received_at: datetime) -> TokenSet:
+def refreshed(tokens: TokenSet, response: TokenResponse, *, asked_at: datetime) -> TokenSet:
     """The same login with new tokens; without a new refresh token the old one stays good (RFC 6749 §6)."""
     return tokens.model_copy(
         update={
             "access_token": response.access_token,
             "expires_in": response.expires_in,
-            "expires_at": expires_at(response.expires_in, received_at=received_at),
+            "expires_at": expires_at(response.expires_in, asked_at=asked_at),
             "refresh_token": response.refresh_token or tokens.refresh_token,
             "scope": response.scope or tokens.scope,
-            "updated_at": received_at,
+            "refreshed_at": asked_at,
+            "updated_at": asked_at,
         }
     )

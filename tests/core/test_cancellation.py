@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 
@@ -33,21 +35,25 @@ class Held(httpx.AsyncHTTPTransport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answered, self.deliver = anyio.Event(), anyio.Event()
+        self.answered, self.deliver = threading.Event(), threading.Event()  # a refresh has a thread of its own
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         answer = await super().handle_async_request(request)
         if request.url.path == "/token" and not self.answered.is_set():
             self.answered.set()
-            await self.deliver.wait()
+            await happened(self.deliver)
         return answer
+
+
+async def happened(event: threading.Event) -> None:
+    assert await anyio.to_thread.run_sync(event.wait, 10)
 
 
 async def scope_cancelled(network: Held, call: Call) -> None:
     """As anyio's time-outs and task groups do it."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)
-        await network.answered.wait()
+        await happened(network.answered)
         tasks.cancel_scope.cancel()
         await _let_it_be_delivered(network)
 
@@ -55,7 +61,7 @@ async def scope_cancelled(network: Held, call: Call) -> None:
 async def task_cancelled(network: Held, call: Call) -> None:
     """As asyncio's time-outs do it, and Ctrl-C."""
     task = asyncio.create_task(call())
-    await network.answered.wait()
+    await happened(network.answered)
     task.cancel()
     await _let_it_be_delivered(network)
     task.cancel()
@@ -92,6 +98,7 @@ async def test_a_refresh_that_nobody_waits_for_is_stored(
     network = Held()
     oauth = over(network, settings)
     await give_up(network, oauth.tokens.token)
+    await oauth.tokens.settle()
     stored = await oauth.store.load("default")
     assert stored is not None
     assert stored.refresh_token != login.refresh_token
@@ -141,7 +148,7 @@ async def test_the_lock_is_held_until_the_end(settings: Settings, sandbox: Sandb
     others: list[str] = []
 
     async def another() -> None:
-        await network.answered.wait()
+        await happened(network.answered)
         others.append((await NotionOAuth(settings, clock=later).refresh()).access_token.get_secret_value())
 
     async with anyio.create_task_group() as tasks:

@@ -14,11 +14,12 @@ from pydantic import SecretStr
 
 from notion_oauth import files
 from notion_oauth.errors import StorageError, StoreDamaged
-from notion_oauth.models import ClientInformation, Registration, Status
+from notion_oauth.models import ClientInformation, Registration
 from notion_oauth.protocol.message import host_of
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.status import Status
 from notion_oauth.storage import JsonFileStore
 from tests.conftest import Posted
 from tests.engine.signing_in import REDIRECT_URI, begin, sign_in

@@ -20,7 +20,7 @@ from notion_oauth.protocol.message import Request, Response
 from notion_oauth.protocol.registration import parse_registration_response
 from notion_oauth.protocol.token import code_request, parse_token_response, refresh_request, token_set
 from notion_oauth.protocol.urls import covers, why_unusable
-from notion_oauth.tokenfile import decode_registrations, decode_tokens
+from notion_oauth.tokenfile import decode_login, decode_registrations
 from tests.protocol.builders import DISCOVERY, ISSUER, NOW, SERVER, pending, tokens
 
 REQUEST = Request("POST", f"{ISSUER}/token", form={"client_id": "c"})
@@ -45,7 +45,7 @@ def test_text_that_could_be_sent_nowhere_is_no_json(name: str) -> None:
     with pytest.raises(MetadataError):
         parse_protected_resource_metadata(answer({"scopes_supported": [HALF]}), server_url=DISCOVERY.resource)
     with pytest.raises(StoreDamaged):
-        decode_tokens(json.dumps({"access_token": "a", name: HALF}).encode(), Path("t"))
+        decode_login(json.dumps({"access_token": "a", name: HALF}).encode(), Path("t"))
     with pytest.raises(StoreDamaged):
         decode_registrations(json.dumps({"registrations": [{"client_id": HALF}]}).encode(), Path("t"))
 
@@ -72,7 +72,7 @@ def test_a_scope_of_the_wrong_kind_loses_no_tokens(scope: object) -> None:
 
 
 def test_an_empty_refresh_token_is_none() -> None:
-    assert token_set(issued(refresh_token=""), pending(), received_at=NOW).refresh_token is None
+    assert token_set(issued(refresh_token=""), pending(), asked_at=NOW).refresh_token is None
 
 
 @pytest.mark.parametrize("client_id", ["c", "an-id-that-is-long-enough"])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
+from pathlib import Path
+
 import httpx
 
 from notion_oauth.models import PendingAuthorization, TokenSet
@@ -25,3 +29,12 @@ async def sign_in(oauth: NotionOAuth, redirect_uri: str = REDIRECT_URI) -> Token
     """The login, stored."""
     pending, query = await begin(oauth, redirect_uri)
     return await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+
+
+def age(file: Path, **span: float) -> None:
+    """Let the login in a token file be older by that span, for every process that reads it."""
+    document = json.loads(file.read_text())
+    for name in ("updated_at", "expires_at", "authorized_at", "refreshed_at"):
+        if document[name] is not None:
+            document[name] -= round(timedelta(**span).total_seconds() * 1000)
+    file.write_text(json.dumps(document))

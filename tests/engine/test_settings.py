@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from notion_oauth.errors import ConfigurationError
+from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.settings import PREFIX, Settings, load_settings
 
 README = Path(__file__).parents[2] / "README.md"
@@ -20,6 +22,11 @@ GIVEN = {
     "SECRET_KEY": "canary-" + "k" * 40,
     "CLIENT_NAME": "Mine",
     "TIMEOUT": "2.5",
+    "RETRY_FOR": "7",
+    "REFRESH_WINDOW": "600",
+    "KEEP_FRESH": "false",
+    "GRANT_DAYS": "90",
+    "IDLE_DAYS": "14",
 }
 
 
@@ -35,6 +42,8 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert found.secret_key.get_secret_value() == GIVEN["SECRET_KEY"]
     assert (found.client_name, found.timeout, found.timeout_delta.total_seconds()) == ("Mine", 2.5, 2.5)
     assert "canary" not in repr(found)
+    assert (found.retry_for, found.keep_fresh) == (7, False)
+    assert found.lifetimes == Lifetimes(timedelta(minutes=10), grant=timedelta(days=90), idle=timedelta(days=14))
 
 
 def test_a_dotenv_file_in_the_working_folder_is_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from notion_oauth.errors import NotionOAuthError
+from notion_oauth.models import TokenSet
+from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.authorization import (
     authorization_request,
     check_authorization_response,
@@ -25,11 +28,14 @@ from notion_oauth.protocol.discovery import (
     parse_authorization_server_metadata,
     parse_protected_resource_metadata,
 )
+from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.message import Request, Response
 from notion_oauth.protocol.registration import parse_registration_response
 from notion_oauth.protocol.token import client_authentication, parse_token_response, refresh_request, token_set
 from notion_oauth.protocol.urls import covers, why_unusable
-from notion_oauth.tokenfile import decode_registrations, decode_tokens, encode_registrations, encode_tokens
+from notion_oauth.status import status_of
+from notion_oauth.tokenfile import decode_login, decode_registrations, encode_registrations, encode_tokens
+from notion_oauth.words import describe
 from tests.protocol.builders import DISCOVERY, NOW, REDIRECT_URI, pending
 
 REQUEST = Request("POST", "https://h.example/token", form={"a": "b"})
@@ -117,8 +123,10 @@ def test_a_token_answer_and_all_that_is_done_with_it(body: bytes, status: int, h
     response = Response(status, "https://h.example/token", {"retry-after": header}, body)
     parsed = tolerated(lambda: parse_token_response(response, request=REQUEST))
     if parsed is not None:
-        login = token_set(parsed, pending(), received_at=NOW)
-        assert decode_tokens(encode_tokens(login), PATH).access_token == login.access_token
+        login = token_set(parsed, pending(), asked_at=NOW)
+        again = decode_login(encode_tokens(login), PATH)
+        assert isinstance(again, TokenSet)
+        assert again.access_token == login.access_token
         if login.refresh_token is not None:
             assert refresh_request(login).content()
 
@@ -126,11 +134,13 @@ def test_a_token_answer_and_all_that_is_done_with_it(body: bytes, status: int, h
 @FEW
 @given(body=FILE)
 def test_a_token_file_and_all_that_is_done_with_it(body: bytes) -> None:
-    login = tolerated(lambda: decode_tokens(body, PATH))
-    if login is not None:
-        login.expired(NOW)
-        login.expires_in_seconds(NOW)
-        assert decode_tokens(encode_tokens(login), PATH).access_token == login.access_token
+    login = tolerated(lambda: decode_login(body, PATH))
+    if isinstance(login, TokenSet):
+        describe(status_of(login, now=NOW, lifetimes=Lifetimes()))
+        lifetime.phase(login, NOW, timedelta(minutes=5))
+        again = decode_login(encode_tokens(login), PATH)
+        assert isinstance(again, TokenSet)
+        assert again.access_token == login.access_token
         request = tolerated(lambda: refresh_request(login))
         if request is not None:
             request.content()
@@ -168,4 +178,4 @@ def test_a_url(url: str) -> None:
 def test_nesting_is_no_way_in(size: int) -> None:
     body = b'{"access_token":' + b"[" * size
     tolerated(lambda: parse_token_response(Response(200, "https://h.example/", {}, body), request=REQUEST))
-    tolerated(lambda: decode_tokens(body, PATH))
+    tolerated(lambda: decode_login(body, PATH))

@@ -12,11 +12,11 @@ from pydantic import SecretStr
 
 from notion_oauth.errors import NotionOAuthError, ServerUnavailable, SignInRequired, TokenRefused
 from notion_oauth.models import ClientInformation
+from notion_oauth.protocol.lifetime import expires_at
 from notion_oauth.protocol.message import Request, Response
 from notion_oauth.protocol.revocation import check_revocation_response, revocation_request
 from notion_oauth.protocol.token import (
     code_request,
-    expires_at,
     parse_token_response,
     refresh_request,
     refreshed,
@@ -116,9 +116,10 @@ def test_basic_is_form_encoded_first(client_id: str, secret: str, pair: str) -> 
         (3600.9, 3600),
         ("3600", 3600),
         (" 3600 ", 3600),
-        (0, 0),
-        (-5, 0),
-        ("-5", 0),
+        (0, None),
+        (-5, None),
+        ("-5", None),
+        (0.25, 1),
         (None, None),
         ("", None),
         ("soon", None),
@@ -136,7 +137,7 @@ def test_every_expires_in_is_understood_or_left(sent: Any, understood: int | Non
         answer({"access_token": "a", "token_type": "bearer", "expires_in": sent}), request=REQUEST
     )
     assert parsed.expires_in == understood
-    absolute = expires_at(parsed.expires_in, received_at=NOW)
+    absolute = expires_at(parsed.expires_in, asked_at=NOW)
     assert absolute == (None if understood is None else NOW + timedelta(seconds=understood))
 
 
@@ -144,7 +145,7 @@ def test_a_login_remembers_all_it_needs() -> None:
     parsed = parse_token_response(
         answer({"access_token": "a", "token_type": "bearer", "expires_in": 60, "refresh_token": "r"}), request=REQUEST
     )
-    login = token_set(parsed, pending(), received_at=NOW)
+    login = token_set(parsed, pending(), asked_at=NOW)
     assert login.expires_at == NOW + timedelta(seconds=60)
     assert (login.token_type, login.scope, login.issuer) == ("Bearer", "default", ISSUER)
     assert (login.token_endpoint, login.revocation_endpoint) == (f"{ISSUER}/token", f"{ISSUER}/token")
@@ -153,7 +154,7 @@ def test_a_login_remembers_all_it_needs() -> None:
 
 def test_a_refresh_keeps_what_the_answer_leaves_out() -> None:
     parsed = parse_token_response(answer({"access_token": "new", "token_type": "Bearer"}), request=REQUEST)
-    login = refreshed(tokens(), parsed, received_at=NOW + timedelta(hours=2))
+    login = refreshed(tokens(), parsed, asked_at=NOW + timedelta(hours=2))
     assert login.access_token.get_secret_value() == "new"
     assert login.refresh_token == tokens().refresh_token, "RFC 6749 §6: without a new one the old one stays"
     assert login.expires_at is None

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 
-from notion_oauth.models import Registration, TokenSet
+from notion_oauth.models import Registration, TokenSet, Tombstone
 
 
 class MemoryStore:
-    """Keeps everything in dictionaries; its lock is for the tasks of one event loop."""
+    """Keeps everything in dictionaries, for the tasks, threads and event loops of one process."""
 
     def __init__(self) -> None:
-        self._tokens: dict[str, TokenSet] = {}
+        self._tokens: dict[str, TokenSet | Tombstone] = {}
+        self._changes = 0
         self._registrations: dict[str, tuple[Registration, ...]] = {}
-        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     async def load(self, profile: str) -> TokenSet | None:
-        return self._tokens.get(profile)
+        found = self._tokens.get(profile)
+        return found if isinstance(found, TokenSet) else None
+
+    async def load_tombstone(self, profile: str) -> Tombstone | None:
+        found = self._tokens.get(profile)
+        return found if isinstance(found, Tombstone) else None
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
+        self._changes += 1
         self._tokens[profile] = tokens
 
+    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
+        self._changes += 1
+        self._tokens[profile] = grave
+
+    def stamp(self, profile: str) -> object | None:
+        return self._changes
+
     async def delete(self, profile: str) -> bool:
+        self._changes += 1
         return self._tokens.pop(profile, None) is not None
 
     async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
@@ -41,5 +57,10 @@ class MemoryStore:
 
     @asynccontextmanager
     async def exclusive(self, profile: str) -> AsyncIterator[None]:
-        async with self._locks[profile]:
+        lock = self._locks[profile]
+        while not lock.acquire(blocking=False):
+            await anyio.sleep(0.002)
+        try:
             yield
+        finally:
+            lock.release()

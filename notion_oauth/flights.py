@@ -1,0 +1,174 @@
+"""Work that is done once however many ask for it, in a thread of its own; any thread and event loop can wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import copy
+import math
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from typing import Any, Generic, NoReturn, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from notion_oauth import blocking
+from notion_oauth.errors import NotionOAuthError
+
+T = TypeVar("T")
+
+
+def _throw(error: BaseException) -> NoReturn:
+    """Raise a copy of an error of ours: each thread that waited gets a traceback of its own."""
+    raise copy.copy(error) if isinstance(error, NotionOAuthError) else error
+
+
+class GivenUp(Exception):
+    """Nobody waits for the work any longer, and it had not reached the part that must be finished."""
+
+
+class Flight(Generic[T]):
+    """One piece of work under way. Its caller may be cancelled, and its event loop may end: the work goes on.
+
+    The thread is no daemon: a program that ends waits until the work has ended too.
+    """
+
+    def __init__(self, work: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> None:
+        self._work = work
+        self._outcome: Callable[[], T] | None = None
+        self._landed: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._landed.set_running_or_notify_cancel()  # from here on no waiter can cancel it
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._scope: anyio.CancelScope | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._landed.done()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits for the outcome."""
+        return self._waiting > 0
+
+    def start(self) -> None:
+        try:
+            threading.Thread(target=self._fly, name="notion-oauth refresh", daemon=False).start()
+        except RuntimeError as error:  # no thread can be started
+            self._land(partial(_throw, error))
+
+    def _fly(self) -> None:
+        async def work() -> T:
+            self._loop = asyncio.get_running_loop()
+            return await self._work(self)
+
+        try:
+            result = blocking.run_here(work)
+        except BaseException as error:  # whoever waits gets it
+            self._land(partial(_throw, error))
+        else:
+            self._land(lambda: result)
+
+    def _land(self, outcome: Callable[[], T]) -> None:
+        self._outcome = outcome
+        self._landed.set_result(None)
+
+    async def landed(self) -> None:
+        """Wait for its end without wanting its outcome. Raises nothing of it."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # Trio's
+            await anyio.to_thread.run_sync(concurrent.futures.wait, [self._landed], abandon_on_cancel=True)
+        else:
+            await asyncio.wrap_future(self._landed)
+
+    async def result(self) -> T:
+        """The outcome. A caller that is cancelled leaves; the work goes on. Raises what it raises."""
+        with self._boarded():
+            await self.landed()
+        assert self._outcome is not None  # noqa: S101 - it has landed
+        return self._outcome()
+
+    @contextmanager
+    def _boarded(self) -> Iterator[None]:
+        with self._lock:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                loop = self._loop if not self._waiting else None
+            if loop is not None:
+                with suppress(RuntimeError):  # it has ended meanwhile
+                    loop.call_soon_threadsafe(self._leave_off)
+
+    def _leave_off(self) -> None:
+        if self._scope is not None and not self.wanted:
+            self._scope.cancel()
+
+    @contextmanager
+    def interruptible(self, patience: timedelta | None = None) -> Iterator[None]:
+        """Until `commit`, the block ends with GivenUp once nobody waits any longer, or patience is over."""
+        deadline = math.inf if patience is None else anyio.current_time() + patience.total_seconds()
+        with anyio.CancelScope(deadline=deadline) as scope:
+            self._scope = scope
+            try:
+                yield
+            finally:
+                self._scope = None
+            return
+        raise GivenUp
+
+    def commit(self) -> None:
+        """From here on the work runs to its end."""
+        if self._scope is not None:
+            self._scope.deadline = math.inf
+        self._scope = None
+
+
+class Flights(Generic[T]):
+    """At most one flight at a time in this process. A fork begins without any."""
+
+    def __init__(self) -> None:
+        self.reset()
+        _EVERY.add(self)
+
+    def reset(self) -> None:
+        """Forget the flight under way."""
+        self._lock = threading.Lock()
+        self._current: Flight[T] | None = None
+
+    def current(self) -> Flight[T] | None:
+        """The flight under way, if there is one."""
+        with self._lock:
+            return self._current if self._current is not None and not self._current.done else None
+
+    def board(self, work: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> tuple[Flight[T], bool]:
+        """The flight under way, or a new one that does the work; whether it is new."""
+        with self._lock:
+            if self._current is not None and not self._current.done:
+                return self._current, False
+            flight = self._current = Flight(work)
+        flight.start()
+        return flight, True
+
+
+_EVERY: weakref.WeakSet[Flights[Any]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """Threads do not survive a fork, and a lock that another thread held stays held for ever."""
+    for flights in list(_EVERY):
+        flights.reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

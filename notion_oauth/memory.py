@@ -1,0 +1,86 @@
+"""A login in memory: at hand in microseconds, and not trusted once the store or a clock says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from notion_oauth.models import TokenSet
+from notion_oauth.oauth_client import Clock
+from notion_oauth.protocol import lifetime
+from notion_oauth.protocol.lifetime import Phase
+from notion_oauth.storage import TokenStore
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A login, and the moments from which the store or the rules have to be asked again."""
+
+    tokens: TokenSet
+    stamp: object | None
+    good_from: datetime  # an earlier wall clock has been put back
+    good_until: datetime
+    uptime_good_until: float
+    uptime_expired: float
+
+
+class Memory:
+    """The last login that was seen. The wall clock may be set and may jump; `uptime` only goes on."""
+
+    def __init__(
+        self, store: TokenStore, profile: str, *, window: timedelta, clock: Clock, uptime: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._profile = profile
+        self._window = window
+        self._clock = clock
+        self._uptime = uptime
+        self._copy: _Copy | None = None
+
+    def at_hand(self) -> TokenSet | None:
+        """The login where its token is good without a doubt: no refresh is due, and nobody has changed the store."""
+        copy = self._copy
+        if (
+            copy is None
+            or copy.stamp is None
+            or not copy.good_from <= self._clock() < copy.good_until
+            or self._uptime() >= copy.uptime_good_until
+            or self._store.stamp(self._profile) != copy.stamp
+        ):
+            return None
+        return copy.tokens
+
+    async def load(self) -> TokenSet | None:
+        """The stored login, read again only where it may have changed."""
+        copy, stamp = self._copy, self._store.stamp(self._profile)
+        if copy is not None and stamp is not None and copy.stamp == stamp:
+            return copy.tokens
+        return await self._store.load(self._profile)
+
+    def remember(self, tokens: TokenSet, *, stamp: object | None) -> None:
+        """Keep a copy; `stamp` was taken before the login was read, or after it was saved under the lock."""
+        now, uptime = self._clock(), self._uptime()
+        left = lifetime.remaining(tokens, now)
+        expired = float("inf") if left is None else uptime + left.total_seconds()
+        if self._copy is not None and self._copy.tokens.access_token == tokens.access_token:
+            expired = min(expired, self._copy.uptime_expired)
+        good = lifetime.phase(tokens, now, self._window) is Phase.GOOD
+        leeway = timedelta() if tokens.refresh_token is None else lifetime.leeway(tokens, self._window)
+        until = _NEVER if tokens.expires_at is None else tokens.expires_at - leeway
+        self._copy = _Copy(tokens, stamp, now, until if good else now, expired - leeway.total_seconds(), expired)
+
+    def forget(self) -> None:
+        self._copy = None
+
+    def outlived(self, tokens: TokenSet) -> bool:
+        """Whether a token that was seen before has had its time, whatever the wall clock says now."""
+        copy = self._copy
+        same = copy is not None and copy.tokens.access_token == tokens.access_token
+        return copy is not None and same and self._uptime() >= copy.uptime_expired
+
+    def until_due(self) -> timedelta | None:
+        """How long until the login is to be refreshed; None where none is known."""
+        return None if self._copy is None else self._copy.good_until - self._clock()
