@@ -17,9 +17,29 @@ T = TypeVar("T")
 
 
 def run(function: Callable[[], Awaitable[T]]) -> T:
-    """Its result, or its exception. Works in threads that run an event loop too: the coroutine gets its own."""
+    """Its result, or its exception. Works in threads that run an event loop too: the coroutine gets its own.
+
+    Ctrl-C while it runs cancels the coroutine.
+    """
+    scope: anyio.CancelScope | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+    async def cancellable() -> T:
+        nonlocal scope, loop
+        loop = asyncio.get_running_loop()
+        with anyio.CancelScope() as scope:
+            return await function()
+        raise asyncio.CancelledError
+
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="notion-oauth") as thread:
-        return thread.submit(run_here, function).result()
+        running = thread.submit(run_here, cancellable)
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            if loop is not None and scope is not None:
+                with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+                    loop.call_soon_threadsafe(scope.cancel)
+            raise
 
 
 def run_here(function: Callable[[], Awaitable[T]]) -> T:

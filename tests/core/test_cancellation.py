@@ -135,7 +135,9 @@ async def test_an_error_that_nobody_waits_for_is_not_reported_by_asyncio(setting
     await sign_in(NotionOAuth(settings))
     sandbox.fail_next("/token", error="invalid_grant")
     network = Held()
-    await task_cancelled(network, over(network, settings).tokens.token)
+    oauth = over(network, settings)
+    await task_cancelled(network, oauth.tokens.token)
+    await oauth.tokens.settle()
     assert (await NotionOAuth(settings).status()).status == "unauthenticated"
 
 

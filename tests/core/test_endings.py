@@ -23,7 +23,7 @@ from starlette.routing import Route
 from notion_oauth.auth import BearerAuth
 from notion_oauth.background import served
 from notion_oauth.errors import NotSignedIn, SignInRequired, StorageError, StoreBusy, StoreDamaged, TokenRefused
-from notion_oauth.models import TokenSet
+from notion_oauth.models import TokenSet, Tombstone
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth, SignOut
@@ -43,21 +43,84 @@ def ahead(**span: float) -> Callable[[], datetime]:
 
 
 @pytest.mark.parametrize("error", TERMINAL)
-async def test_a_login_that_the_server_has_ended_is_forgotten(
+async def test_of_a_login_that_the_server_has_ended_a_tombstone_is_kept_and_no_token(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, error: str
 ) -> None:
     """Dead tokens are secrets without a use, and would be sent again at every call."""
-    await sign_in(oauth)
+    login = await sign_in(oauth)
     sandbox.fail_next("/token", error=error)
     with pytest.raises(SignInRequired):
         await oauth.refresh()
-    assert not settings.token_file.exists()
+    assert login.refresh_token is not None
+    kept = settings.token_file.read_text()
+    for token in (login.access_token, login.refresh_token):
+        assert token.get_secret_value() not in kept
     assert (await oauth.status()).status == "unauthenticated"
     asked = len(sandbox.requests)
-    with pytest.raises(NotSignedIn):
-        await oauth.tokens.token()
+    for another in (oauth, NotionOAuth(settings)):  # this process and the next
+        with pytest.raises(SignInRequired) as caught:
+            await another.tokens.token()
+        assert caught.value.error == error
+        assert "notion-oauth login" in caught.value.cure
+        with pytest.raises(SignInRequired):
+            await another.refresh()
     assert len(sandbox.requests) == asked
     assert await oauth.registered_redirect_uris(), "the client is not the login"
+
+
+WHY: list[tuple[dict[str, str], dict[str, float], str]] = [
+    ({"error": "invalid_grant", "description": "Refresh token reuse detected"}, {}, "reused"),
+    ({"error": "invalid_grant", "description": "OAuth grant revoked"}, {"days": 200}, "revoked"),
+    ({"error": "invalid_grant", "description": "Grant not found"}, {}, "ended"),
+    ({"error": "invalid_grant", "description": "Grant not found"}, {"days": 31}, "idle"),
+    ({"error": "invalid_grant", "description": "Refresh token has expired"}, {"days": 181}, "too_old"),
+    ({"error": "invalid_grant", "description": "Refresh token has expired"}, {}, "expired"),
+    ({"error": "invalid_grant"}, {"days": 31}, "idle"),
+    ({"error": "invalid_grant", "description": "Client ID mismatch"}, {}, "client_refused"),
+    ({"error": "invalid_client", "description": "Client not found"}, {"days": 181}, "client_forgotten"),
+    ({"error": "unauthorized_client"}, {}, "client_refused"),
+]
+
+
+@pytest.mark.parametrize(("refusal", "age", "reason"), WHY)
+async def test_why_a_login_has_ended_is_told_apart(
+    settings: Settings, sandbox: Sandbox, refusal: dict[str, str], age: dict[str, float], reason: str
+) -> None:
+    await sign_in(NotionOAuth(settings))
+    oauth = NotionOAuth(settings, clock=ahead(hours=2, **age))
+    sandbox.fail_next("/token", **refusal)  # type: ignore[arg-type]
+    with pytest.raises(SignInRequired) as caught:
+        await oauth.tokens.token()
+    assert caught.value.reason == reason
+    status = await NotionOAuth(settings).status()
+    assert (status.status, status.ended_reason) == ("unauthenticated", reason)
+    assert status.ended_at is not None
+    assert status.message
+    assert status.message in str(caught.value)
+    assert set(status.as_json()) == {"status", "ended_at", "ended_reason", "message"}
+
+
+async def test_a_login_that_has_ended_lives_again_after_a_sign_in(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings)
+    await sign_in(oauth)
+    sandbox.forget_clients()
+    with pytest.raises(SignInRequired):
+        await oauth.refresh()
+    login = await sign_in(oauth)
+    assert await oauth.tokens.token() == login.access_token
+    assert (await oauth.refresh()).refresh_token != login.refresh_token
+
+
+async def test_a_sign_out_takes_the_tombstone_away(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings)
+    await sign_in(oauth)
+    sandbox.revoke_grants()
+    with pytest.raises(SignInRequired):
+        await oauth.refresh()
+    assert await oauth.sign_out() is SignOut.NOT_SIGNED_IN
+    assert not settings.token_file.exists()
+    with pytest.raises(NotSignedIn):
+        await oauth.tokens.token()
 
 
 async def test_a_refusal_of_another_kind_forgets_nothing(oauth: NotionOAuth, sandbox: Sandbox) -> None:
@@ -91,17 +154,35 @@ async def test_a_newer_login_of_another_program_is_adopted_and_not_forgotten(
     assert await store.load("default") == store.newer
 
 
-class Undeletable(MemoryStore):
+class Unburiable(MemoryStore):
+    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
+        raise StorageError("Nothing can be written here.")
+
+
+class Undeletable(Unburiable):
     async def delete(self, profile: str) -> bool:
         raise StorageError("Nothing can be deleted here.")
 
 
-async def test_why_a_login_ended_is_said_even_where_it_cannot_be_deleted(settings: Settings, sandbox: Sandbox) -> None:
+async def test_dead_tokens_go_even_where_no_tombstone_can_be_kept(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings, store=Unburiable())
+    await sign_in(oauth)
+    sandbox.revoke_grants()
+    with pytest.raises(SignInRequired, match="revoked"):
+        await oauth.refresh()
+    assert await oauth.store.load("default") is None
+
+
+async def test_a_dead_token_is_not_sent_again_even_where_it_cannot_be_deleted(
+    settings: Settings, sandbox: Sandbox, grants_asked: Posted
+) -> None:
     oauth = NotionOAuth(settings, store=Undeletable())
     await sign_in(oauth)
     sandbox.fail_next("/token", error="invalid_grant", description="Grant not found")
-    with pytest.raises(SignInRequired, match="Grant not found"):
-        await oauth.refresh()
+    for _ in range(2):
+        with pytest.raises(SignInRequired, match="Grant not found"):
+            await oauth.refresh()
+    assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
 class Unwritable(MemoryStore):
@@ -138,8 +219,11 @@ async def test_an_ended_login_takes_its_token_with_it(settings: Settings, sandbo
     """A grant that is gone has no good tokens, whatever their time says."""
     await sign_in(NotionOAuth(settings))
     sandbox.revoke_grants()
+    oauth = NotionOAuth(settings, clock=ahead(minutes=57))
+    await oauth.tokens.token()  # it is good as far as anybody here can know, and refreshed ahead
+    await oauth.tokens.settle()
     with pytest.raises(SignInRequired, match="revoked"):
-        await NotionOAuth(settings, clock=ahead(minutes=57)).tokens.token()
+        await oauth.tokens.token()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"name": "package"}', b"\x7fELF\0", b"null", b"7"])

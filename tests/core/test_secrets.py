@@ -174,7 +174,7 @@ def test_any_bytes_in_a_token_file_end_in_a_value_or_in_our_own_error(content: b
         path = Path(folder) / "tokens.json"
         client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=NoNetwork()))
         clock = partial(_moved, timedelta(hours=hours))
-        oauth = NotionOAuth(Settings(token_file=path), client=client, clock=clock)
+        oauth = NotionOAuth(Settings(token_file=path, retry_for=0), client=client, clock=clock)
 
         async def try_all() -> None:
             for attempt in (oauth.status, oauth.tokens.token, oauth.refresh, oauth.sign_out):
@@ -183,6 +183,7 @@ def test_any_bytes_in_a_token_file_end_in_a_value_or_in_our_own_error(content: b
                     await attempt()
                 except NotionOAuthError:
                     assert path.read_bytes() == content, "an error loses nothing"
+                await oauth.tokens.settle()
 
         anyio.run(try_all)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -81,7 +82,8 @@ def test_a_person_signs_in_renews_and_signs_out(
     assert settings.token_file.exists()
 
     click(chromium, "refresh", then="Connected to Notion")
-    WebDriverWait(chromium, 10).until(lambda driver: "The token was renewed." in text(driver))
+    renewed = WebDriverWait(chromium, 10, ignored_exceptions=[StaleElementReferenceException])  # of the page before
+    renewed.until(lambda driver: "The token was renewed." in text(driver))
     assert [request.form["grant_type"] for request in sandbox.requests_to("/token")][-1] == "refresh_token"
 
     click(chromium, "logout", then="Not connected")

@@ -9,6 +9,7 @@ import pytest
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
+from tests.engine.signing_in import age
 from tests.web.conftest import Browser
 
 
@@ -27,10 +28,10 @@ def test_status_of_others(browser: Browser) -> None:
 
 
 def test_an_expired_token_is_told_apart_and_not_refreshed(
-    sandbox: Sandbox, browser: Browser, grants_asked: Posted
+    sandbox: Sandbox, settings: Settings, browser: Browser, grants_asked: Posted
 ) -> None:
-    sandbox.options.access_token_lifetime = 0
     browser.get("/auth/login")
+    age(settings.token_file, hours=2)
     before = len(sandbox.requests)
     status = browser.status()
     assert (status["status"], status["expires_in_seconds"], status["refreshable"]) == ("expired", 0, True)
@@ -40,10 +41,12 @@ def test_an_expired_token_is_told_apart_and_not_refreshed(
     assert len(sandbox.requests) == before, "status asks nobody"
 
 
-def test_an_expired_token_that_cannot_be_refreshed_is_no_login(sandbox: Sandbox, browser: Browser) -> None:
-    sandbox.options.access_token_lifetime = 0
+def test_an_expired_token_that_cannot_be_refreshed_is_no_login(
+    sandbox: Sandbox, settings: Settings, browser: Browser
+) -> None:
     sandbox.options.token_response_overrides = {"refresh_token": None}
     browser.get("/auth/login")
+    age(settings.token_file, hours=2)
     assert browser.status() == {"status": "unauthenticated"}
 
 
