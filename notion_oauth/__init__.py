@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from notion_oauth.app import create_app
     from notion_oauth.auth import BearerAuth
+    from notion_oauth.dependency import ValidToken
     from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
     from notion_oauth.refresh import TokenSource
     from notion_oauth.router import create_router
@@ -26,6 +27,7 @@ __all__ = [
     "TokenSource",
     "TokenStore",
     "TransientError",
+    "ValidToken",
     "create_app",
     "create_router",
 ]
@@ -33,6 +35,7 @@ __all__ = [
 _HOMES = {
     "app": ("create_app",),
     "auth": ("BearerAuth",),
+    "dependency": ("ValidToken",),
     "errors": ("NotSignedIn", "NotionOAuthError", "SignInRequired", "TransientError"),
     "refresh": ("TokenSource",),
     "router": ("create_router",),

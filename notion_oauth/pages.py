@@ -32,6 +32,7 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.StoreBusy, 503),
     (errors.StorageError, 500),
     (errors.ConfigurationError, 500),
+    (errors.TransientError, 503),
     (errors.NotionOAuthError, 502),  # the rest: the server that we depend on failed or refused
 )
 
@@ -86,13 +87,26 @@ def wants_html(request: Request) -> bool:
     return "text/html" in accept and "application/json" not in accept
 
 
+def status_code(error: errors.NotionOAuthError) -> int:
+    """The HTTP status that an error stands for."""
+    return next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
+
+
+def problem(error: errors.NotionOAuthError) -> dict[str, str | None]:
+    """An error as JSON: its kind, what happened, and what to do next."""
+    return {"error": type(error).__name__, "message": error.message, "next": error.cure}
+
+
+def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:
+    """The header that says when to come again, where the server has said so."""
+    seconds = getattr(error, "retry_after", None)
+    return {} if seconds is None else {"Retry-After": f"{seconds:.0f}"}
+
+
 def failure(request: Request, error: errors.NotionOAuthError, *, home: str) -> Response:
     """An error as a page or as JSON: what happened, and what to do next."""
-    status = next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
+    status = status_code(error)
     if wants_html(request):
         context = {"title": "That did not work", "message": error.message, "cure": error.cure, "home": home}
         return page("error.html", context, status=status)
-    retry_after = getattr(error, "retry_after", None)
-    headers = {"Retry-After": f"{retry_after:.0f}"} if retry_after is not None else {}
-    content = {"error": type(error).__name__, "message": error.message, "next": error.cure}
-    return data(content, status=status, headers=headers)
+    return data(problem(error), status=status, headers=retry_after(error))

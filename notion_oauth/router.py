@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import anyio
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
@@ -57,12 +59,15 @@ class AuthRoute(APIRoute):
 def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") -> APIRouter:
     """The sign-in routes under `prefix`. The application must have Starlette's SessionMiddleware.
 
+    While an application runs that includes them, it keeps the token fresh in the background, unless the setting
+    `keep_fresh` is off.
+
     Raises ConfigurationError for wrong settings, StorageError where no session key can be read or made.
     """
     service = oauth or NotionOAuth()
     _ACCESS_LOG.addFilter(_without_query)
     pending = session.PendingAuthorizations(session.session_key(service.settings))
-    router = APIRouter(prefix=prefix, tags=["auth"], route_class=AuthRoute)
+    router = APIRouter(prefix=prefix, tags=["auth"], route_class=AuthRoute, lifespan=_kept_fresh(service))
 
     @router.get("/login", name="notion_oauth_login", status_code=303, response_class=Response)
     async def login(request: Request) -> Response:
@@ -101,6 +106,21 @@ def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") ->
         return await _done(request, service, f"signed_out_{outcome.name}")
 
     return router
+
+
+def _kept_fresh(service: NotionOAuth) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """A lifespan with a task that refreshes the token whenever it is due, and ends when the refresh under way has."""
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            if service.settings.keep_fresh:
+                tasks.start_soon(service.tokens.keep_fresh)
+            yield
+            tasks.cancel_scope.cancel()
+        await service.tokens.settle()
+
+    return lifespan
 
 
 async def status_response(request: Request, service: NotionOAuth) -> Response:

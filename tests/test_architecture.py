@@ -19,7 +19,7 @@ LAYERS = (
     {"refresh"},
     {"service"},
     {"background", "session", "pages", "bearer"},
-    {"auth", "auth_httpx2", "router", "loopback"},
+    {"auth", "auth_httpx2", "router", "dependency", "loopback"},
     {"app", "login", "practice", "running"},
     {"demo"},
     {"cli"},

@@ -1,0 +1,44 @@
+"""A FastAPI dependency that hands a valid token to an endpoint, or sends the caller to the sign-in."""
+
+from __future__ import annotations
+
+from fastapi import HTTPException, Request
+from pydantic import SecretStr
+from starlette.routing import NoMatchFound
+
+from notion_oauth import pages
+from notion_oauth.errors import NotionOAuthError, NotSignedIn, OtherResource, SignInRequired
+from notion_oauth.service import NotionOAuth
+
+
+class ValidToken:
+    """`Annotated[SecretStr, Depends(ValidToken())]`: a valid access token, for as many endpoints as there are.
+
+    Where a person has to sign in, the answer is 401, and its body's `detail.login` says where: the path of the
+    router's login where it is in the same application. Passing failures are 503 with `Retry-After` where the server
+    gave one; `detail` has `error`, `message` and `next` in every case.
+    """
+
+    def __init__(self, oauth: NotionOAuth | None = None) -> None:
+        self._oauth = oauth or NotionOAuth()
+
+    async def __call__(self, request: Request) -> SecretStr:
+        try:
+            return await self._oauth.tokens.token()
+        except NotionOAuthError as error:
+            detail = pages.problem(error)
+            sign_in = isinstance(error, NotSignedIn | SignInRequired) and not isinstance(error, OtherResource)
+            if sign_in:
+                detail["login"] = _login(request)
+            headers = {**pages.retry_after(error), "Cache-Control": "no-store"}
+            if sign_in:
+                headers["WWW-Authenticate"] = 'Session realm="notion-oauth"'  # RFC 9110 §15.5.2 asks for a challenge
+            raise HTTPException(pages.status_code(error), detail, headers) from None
+
+
+def _login(request: Request) -> str | None:
+    """The path of the sign-in as browsers see it; None where this application has no such route."""
+    try:
+        return request.url_for("notion_oauth_login").path
+    except NoMatchFound:
+        return None

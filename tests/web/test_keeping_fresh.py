@@ -1,0 +1,142 @@
+"""The service and its token: kept fresh while it runs, handed to endpoints, and a clean stop."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import anyio
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from starlette.middleware.sessions import SessionMiddleware
+
+from notion_oauth import ValidToken, create_router
+from notion_oauth.app import create_app
+from notion_oauth.background import served
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.engine.signing_in import age, sign_in
+
+pytestmark = pytest.mark.anyio
+
+
+async def until(posted: Posted, expected: list[str]) -> None:
+    """Wait for what a task in another thread does."""
+    with anyio.fail_after(10):
+        while posted() != expected:
+            await anyio.sleep(0.01)
+
+
+async def test_the_service_refreshes_a_token_that_is_due(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, grants_asked: Posted
+) -> None:
+    login = await sign_in(oauth)
+    age(settings.token_file, minutes=57)
+    with served(create_app(settings)):
+        await until(grants_asked, ["authorization_code", "refresh_token"])
+    fresh = await oauth.store.load("default")
+    assert fresh is not None
+    assert fresh.access_token != login.access_token
+    assert sandbox.is_access_token_live(fresh.access_token.get_secret_value())
+
+
+async def test_a_setting_lets_it_be(
+    oauth: NotionOAuth, settings: Settings, grants_asked: Posted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sign_in(oauth)
+    age(settings.token_file, minutes=57)
+    calm = settings.model_copy(update={"keep_fresh": False})
+    with served(create_app(calm)) as url:
+        assert httpx.get(f"{url}/auth/status", trust_env=False).json()["status"] == "authenticated"
+    assert grants_asked() == ["authorization_code"]
+
+
+async def test_the_service_starts_and_stops_without_a_login_and_with_a_dead_one(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, grants_asked: Posted
+) -> None:
+    with served(create_app(settings)) as url:
+        assert httpx.get(f"{url}/auth/status", trust_env=False).json() == {"status": "unauthenticated"}
+    await sign_in(oauth)
+    age(settings.token_file, minutes=57)
+    sandbox.revoke_grants()
+    with served(create_app(settings)) as url:
+        await until(grants_asked, ["authorization_code", "refresh_token"])
+        with anyio.fail_after(10):
+            while (found := httpx.get(f"{url}/auth/status", trust_env=False).json())["status"] == "authenticated":
+                await anyio.sleep(0.01)
+    assert found["ended_reason"] == "revoked"
+
+
+async def test_a_stop_waits_for_the_refresh_that_is_under_way(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, grants_asked: Posted
+) -> None:
+    """What the server has given is stored before the process goes."""
+    sandbox.options.reuse = "strict"
+    await sign_in(oauth)
+    age(settings.token_file, minutes=57)
+    sandbox.misbehave_next("/token", "slow", seconds=0.5)
+    with served(create_app(settings)):
+        await until(grants_asked, ["authorization_code", "refresh_token"])
+    await oauth.refresh()
+    assert sandbox.live_grants == 1
+
+
+@pytest.fixture
+def own_app(settings: Settings) -> TestClient:
+    """An application of somebody else's that uses the dependency."""
+    oauth = NotionOAuth(settings)
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, secret_key="k" * 32)
+    app.include_router(create_router(oauth, prefix="/notion"))
+
+    @app.get("/pages")
+    async def pages(token: Annotated[SecretStr, Depends(ValidToken(oauth))]) -> dict[str, int]:
+        return {"length": len(token.get_secret_value())}
+
+    return TestClient(app)
+
+
+async def test_an_endpoint_gets_a_valid_token(oauth: NotionOAuth, own_app: TestClient) -> None:
+    login = await sign_in(oauth)
+    assert own_app.get("/pages").json() == {"length": len(login.access_token.get_secret_value())}
+
+
+async def test_an_endpoint_without_a_login_says_where_to_sign_in(
+    oauth: NotionOAuth, own_app: TestClient, sandbox: Sandbox
+) -> None:
+    answer = own_app.get("/pages")
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"]
+    assert answer.json()["detail"]["login"] == "/notion/login"
+    assert answer.json()["detail"]["error"] == "NotSignedIn"
+    await sign_in(oauth)
+    sandbox.revoke_grants()
+    age(oauth.settings.token_file, hours=2)
+    answer = own_app.get("/pages")
+    assert (answer.status_code, answer.json()["detail"]["login"]) == (401, "/notion/login")
+    assert "revoked" in answer.json()["detail"]["message"]
+
+
+async def test_an_application_without_the_routes_says_none(settings: Settings) -> None:
+    app = FastAPI()
+
+    @app.get("/pages")
+    async def pages(token: Annotated[SecretStr, Depends(ValidToken(NotionOAuth(settings)))]) -> None: ...
+
+    answer = TestClient(app).get("/pages")
+    assert (answer.status_code, answer.json()["detail"]["login"]) == (401, None)
+
+
+async def test_a_passing_failure_is_503_and_no_sign_in(
+    oauth: NotionOAuth, own_app: TestClient, sandbox: Sandbox
+) -> None:
+    await sign_in(oauth)
+    age(oauth.settings.token_file, hours=2)
+    sandbox.fail_next("/token", status=429, headers={"Retry-After": "30"})
+    answer = own_app.get("/pages")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert "login" not in answer.json()["detail"]
