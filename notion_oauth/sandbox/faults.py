@@ -12,8 +12,10 @@ import anyio
 
 from notion_oauth.sandbox.recording import RecordedRequest, Recorder
 
-Kind = Literal["hang", "drop", "lose_response", "drip", "oversize", "redirect", "garble"]
+Kind = Literal["hang", "drop", "lose_response", "slow", "drip", "oversize", "redirect", "garble"]
 App = Callable[[Any, Any, Any], Awaitable[None]]
+Arrived = Callable[[RecordedRequest], None]
+Answered = Callable[[RecordedRequest, int, bytes], None]
 PROMISED = b"1000000"  # bytes that a cut answer announces and never sends: its reader sees that it was cut
 
 
@@ -39,6 +41,8 @@ class Faults:
         self._waiting: list[Fault] = []
         self._lock = threading.Lock()
         self.stopping = False  # lets go of answers that hang or drip
+        self.arrived: Arrived | None = None
+        self.answered: Answered | None = None
 
     def add(self, fault: Fault, times: int) -> None:
         with self._lock:
@@ -67,18 +71,34 @@ class Faults:
                 request.status = message["status"]
             await send(message)
 
+        if self.arrived is not None:
+            self.arrived(request)
         fault = self._take(request)
         if fault is None:
-            await self._app(scope, replay, note_status)
-        elif fault.kind == "lose_response":
-            await self._app(scope, replay, _nowhere)
-            await _cut(send)
+            await self._process(request, scope, replay, note_status)
+        elif fault.kind in ("lose_response", "slow"):
+            held: list[Any] = []
+            await self._process(request, scope, replay, _keeper(held))
+            await _withhold(fault, held, send if fault.kind == "lose_response" else note_status)
         elif fault.kind == "hang":
             await self._until_gone(receive)
         elif fault.kind == "drip":
             await self._drip(fault, note_status)
         else:
             await _misbehave(fault, note_status)
+
+    async def _process(self, request: RecordedRequest, scope: Any, receive: Any, send: Any) -> None:
+        """Let the server do what it is asked for, and tell who watches before the answer is whole."""
+        status, body = 0, b""
+
+        async def seen(message: Any) -> None:
+            nonlocal status, body
+            status, body = message.get("status", status), body + message.get("body", b"")
+            if self.answered is not None and message["type"] == "http.response.body" and not message.get("more_body"):
+                self.answered(request, status, body)
+            await send(message)
+
+        await self._app(scope, receive, seen)
 
     async def _until_gone(self, receive: Any) -> None:
         gone = False
@@ -122,8 +142,21 @@ async def _cut(send: Any) -> None:
     await send({"type": "http.response.body", "body": b'{"access_', "more_body": True})
 
 
-async def _nowhere(message: Any) -> None:
-    """The answer is lost."""
+def _keeper(held: list[Any]) -> Callable[[Any], Awaitable[None]]:
+    async def keep(message: Any) -> None:
+        held.append(message)
+
+    return keep
+
+
+async def _withhold(fault: Fault, held: list[Any], send: Any) -> None:
+    """The answer to what was done is lost, or comes late."""
+    if fault.kind == "lose_response":
+        await _cut(send)
+        return
+    await anyio.sleep(fault.seconds)
+    for message in held:
+        await send(message)
 
 
 async def _read(receive: Any) -> bytes:

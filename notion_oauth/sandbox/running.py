@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from notion_oauth.sandbox.app import Routes
-from notion_oauth.sandbox.faults import Fault, Faults, Kind, answer
+from notion_oauth.sandbox.faults import Answered, Arrived, Fault, Faults, Kind, answer
 from notion_oauth.sandbox.options import SandboxOptions
 from notion_oauth.sandbox.recording import RecordedRequest, Recorder
 from notion_oauth.sandbox.state import State
@@ -82,7 +82,8 @@ class Sandbox:
         """Let the next answers for this path go wrong.
 
         hang: none ever comes. drop: cut before it is whole, nothing was done. lose_response: the same, all was done.
-        drip: a byte every `seconds`. oversize: `size` bytes of JSON. redirect: to `location`. garble: a page for JSON.
+        slow: all was done, and it comes `seconds` later. drip: a byte every `seconds`. oversize: `size` bytes of JSON.
+        redirect: to `location`. garble: a page for JSON.
         """
         fault = Fault(path, method, kind, status=200, headers={"Content-Type": "application/json"})
         if kind == "redirect":
@@ -92,6 +93,14 @@ class Sandbox:
         fault.seconds = fault.seconds if seconds is None else seconds
         fault.size = fault.size if size is None else size
         self._faults.add(fault, times)
+
+    def watch(self, *, arrived: Arrived | None = None, answered: Answered | None = None) -> None:
+        """Tell of each request when it arrives, when a fault may still be set for it, and when the server has done it.
+
+        The latter with its status and body, before they are sent, and also where they are lost. Called in the event
+        loop that serves the requests.
+        """
+        self._faults.arrived, self._faults.answered = arrived, answered
 
     def let_go(self) -> None:
         """End the answers that hang or drip, for good."""

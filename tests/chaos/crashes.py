@@ -1,0 +1,127 @@
+"""A server of processes that die in the middle of a change to the store.
+
+    python -m tests.chaos.crashes
+
+Reads orders from standard input, one JSON document a line, and forks a process for each, which makes the `change` of
+that name to the store in the folder `site`:
+
+- `{"call": 3, "when": "before", …}` kills itself (SIGKILL) immediately before the third call that it makes to the
+  operating system within the change, or after it. Every call of a C function counts that is one of `posix` or a
+  method of an open file, whoever makes it: Python's profiler reports them all, so none has to be foreseen here.
+- `{"limit": 300, …}` is killed by the kernel (SIGXFSZ) where it writes a file beyond its 300th byte.
+- `{"wait": true, …}` writes a line when it is about to begin, and begins when it reads a byte.
+- `{"in_place": true, …}` writes files as they must not be written, to show that this is found.
+
+Each is answered by `{"signal": …, "call": …}` when the process has died: the signal that killed it, or 0 where it
+finished. Where it is killed it still holds the store's lock.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import anyio
+import anyio.to_thread
+
+from notion_oauth import files
+from notion_oauth.storage import JsonFileStore
+from tests.chaos.changes import CHANGES, NAME
+
+UNCOUNTED = frozenset({"fspath", "getpid"})  # they change nothing
+
+
+class Killer:
+    """Counts calls to the operating system, and ends the process at one of them."""
+
+    def __init__(self, call: int, when: str, note: int) -> None:
+        self._call, self._note = call, note
+        self._events = ("c_call",) if when == "before" else ("c_return", "c_exception")
+        self._count = 0
+
+    def __call__(self, frame: Any, event: str, function: Any) -> None:
+        if event in self._events and (name := _name(function)):
+            self._count += 1
+            if self._count == self._call:
+                os.write(self._note, name.encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _name(function: Any) -> str | None:
+    """What the call is named; None for one that the operating system does not see."""
+    if getattr(function, "__module__", None) in (os.open.__module__, "_io", "io", "fcntl"):
+        return None if function.__name__ in UNCOUNTED else str(function.__qualname__)
+    return str(function.__qualname__) if isinstance(getattr(function, "__self__", None), io.IOBase) else None
+
+
+async def _here(function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+    """In the place of anyio.to_thread.run_sync: in the thread that is watched, and in a process that may fork."""
+    return function(*arguments)
+
+
+async def _make(order: dict[str, Any], note: int) -> None:
+    if order.get("in_place"):
+        files.write_file = write_in_place
+    store = JsonFileStore(Path(order["site"]) / NAME)
+    async with store.exclusive("default"):
+        if "call" in order:
+            sys.setprofile(Killer(order["call"], order["when"], note))
+        elif "limit" in order:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"],) * 2)
+        elif order.get("wait"):
+            _say({"pid": os.getpid()})
+            os.read(0, 1)
+        await CHANGES[order["change"]].make(store)
+        sys.setprofile(None)
+        os._exit(0)
+
+
+def _die(order: dict[str, Any], note: int) -> NoReturn:
+    try:
+        anyio.run(_make, order, note)
+    finally:
+        os._exit(99)  # an exception has been printed
+
+
+def _obey(order: dict[str, Any]) -> dict[str, Any]:
+    reader, note = os.pipe()
+    child = os.fork()
+    if not child:
+        _die(order, note)
+    os.close(note)
+    _, status = os.waitpid(child, 0)
+    with open(reader, "rb") as notes:  # noqa: PTH123 - a descriptor has no Path
+        call = notes.read().decode()
+    code = os.waitstatus_to_exitcode(status)
+    return {"signal": -code, "call": call}
+
+
+def _say(document: dict[str, Any]) -> None:
+    os.write(1, json.dumps(document).encode() + b"\n")
+
+
+def write_in_place(path: Path, content: bytes) -> None:
+    """How a file must not be written: what the crash test has to find."""
+    path.write_bytes(content)
+    path.chmod(0o600)
+
+
+def main() -> None:
+    anyio.to_thread.run_sync = _here  # type: ignore[assignment]
+    anyio.run(anyio.sleep, 0)  # imports what a loop takes, once for all who are forked
+    with open(0, "rb", buffering=0) as orders:  # the next byte may be meant for a process of ours
+        for order in orders:
+            _say(_obey(json.loads(order)))
+
+
+if __name__ == "__main__":
+    main()
