@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import anyio
 import httpx
 import pytest
@@ -93,8 +91,10 @@ def own_app(settings: Settings) -> TestClient:
     app.add_middleware(SessionMiddleware, secret_key="k" * 32)
     app.include_router(create_router(oauth, prefix="/notion"))
 
+    valid = Depends(ValidToken(oauth))
+
     @app.get("/pages")
-    async def pages(token: Annotated[SecretStr, Depends(ValidToken(oauth))]) -> dict[str, int]:
+    async def pages(token: SecretStr = valid) -> dict[str, int]:
         return {"length": len(token.get_secret_value())}
 
     return TestClient(app)
@@ -124,8 +124,10 @@ async def test_an_endpoint_without_a_login_says_where_to_sign_in(
 async def test_an_application_without_the_routes_says_none(settings: Settings) -> None:
     app = FastAPI()
 
+    valid = Depends(ValidToken(NotionOAuth(settings)))
+
     @app.get("/pages")
-    async def pages(token: Annotated[SecretStr, Depends(ValidToken(NotionOAuth(settings)))]) -> None: ...
+    async def pages(token: SecretStr = valid) -> None: ...
 
     answer = TestClient(app).get("/pages")
     assert (answer.status_code, answer.json()["detail"]["login"]) == (401, None)
