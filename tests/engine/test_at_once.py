@@ -1,0 +1,209 @@
+"""One refresh, however many ask at once: tasks, threads, event loops, processes; of a token that is over, or due."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from notion_oauth.auth import BearerAuth
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.engine.signing_in import age, sign_in
+
+ONE_REFRESH = ["authorization_code", "refresh_token"]
+PROCESSES, TASKS = 8, 25
+WORK = f"""
+import sys, anyio, httpx
+from notion_oauth import BearerAuth, NotionOAuth
+oauth = NotionOAuth()
+
+PING = {{"jsonrpc": "2.0", "id": 1, "method": "ping"}}
+
+async def ask(client, statuses):
+    statuses.append((await client.post(oauth.settings.server_url, json=PING)).status_code)
+
+async def work():
+    statuses = []
+    async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False, timeout=60) as client:
+        async with anyio.create_task_group() as tasks:
+            for _ in range({TASKS}):
+                tasks.start_soon(ask, client, statuses)
+    print(*statuses)
+
+print("ready", flush=True)
+sys.stdin.readline()
+anyio.run(work)
+"""
+
+
+@pytest.fixture
+def aged(sandbox: Sandbox, settings: Settings) -> Callable[[float], None]:
+    """A login at a server that ends it at any replay, so many minutes old."""
+    sandbox.options.reuse = "strict"
+
+    def make(minutes: float) -> None:
+        anyio.run(sign_in, NotionOAuth(settings))
+        age(settings.token_file, minutes=minutes)
+
+    return make
+
+
+AGES = pytest.mark.parametrize("minutes", [120, 57], ids=["expired", "due"])
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+        "NOTION_OAUTH_SERVER_URL": settings.server_url,
+        "NOTION_OAUTH_TOKEN_FILE": str(settings.token_file),
+    }
+
+
+@AGES
+def test_processes_and_their_tasks(
+    sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], minutes: float, grants_asked: Posted
+) -> None:
+    aged(minutes)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORK],
+            env=environment(settings),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(PROCESSES)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    said = [worker.communicate(timeout=60)[0].split() for worker in workers]
+    assert said == [["200"] * TASKS] * PROCESSES
+    assert grants_asked() == ONE_REFRESH
+    assert sandbox.live_grants == 1
+    anyio.run(NotionOAuth(settings).refresh)
+    assert sandbox.live_grants == 1, "what is stored is what the server takes"
+
+
+@AGES
+def test_threads_of_a_blocking_client(
+    sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], minutes: float, grants_asked: Posted
+) -> None:
+    aged(minutes)
+    oauth = NotionOAuth(settings)
+    together = threading.Barrier(25)
+
+    def ask(_: int) -> int:
+        with httpx.Client(auth=BearerAuth(oauth), trust_env=False, timeout=60) as client:
+            together.wait(10)
+            return client.post(settings.server_url, json={"jsonrpc": "2.0", "id": 1, "method": "ping"}).status_code
+
+    with ThreadPoolExecutor(25) as threads:
+        assert list(threads.map(ask, range(25))) == [200] * 25
+    anyio.run(oauth.tokens.settle)
+    assert grants_asked() == ONE_REFRESH
+    assert sandbox.live_grants == 1
+
+
+@AGES
+def test_event_loops_in_threads(
+    sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], minutes: float, grants_asked: Posted
+) -> None:
+    aged(minutes)
+    oauth = NotionOAuth(settings)
+    together = threading.Barrier(3)
+
+    def loop(backend: str) -> int:
+        async def ask_all() -> int:
+            found: set[str] = set()
+
+            async def ask() -> None:
+                found.add((await oauth.tokens.token()).get_secret_value())
+
+            together.wait(10)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(25):
+                    tasks.start_soon(ask)
+            return len(found)
+
+        return anyio.run(ask_all, backend=backend)
+
+    with ThreadPoolExecutor(3) as threads:
+        assert max(threads.map(loop, ["asyncio", "trio", "asyncio"])) <= 2, (
+            "the old one where it is good, or the new one"
+        )
+    anyio.run(oauth.tokens.settle)
+    assert grants_asked() == ONE_REFRESH
+    assert sandbox.live_grants == 1
+
+
+def test_several_sources_for_one_file(
+    sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
+) -> None:
+    """As when each part of a program makes its own."""
+    aged(120)
+    sources = [NotionOAuth(settings).tokens for _ in range(5)]
+
+    async def ask_all() -> set[str]:
+        return {token.get_secret_value() for token in await asyncio.gather(*(source.token() for source in sources))}
+
+    assert len(asyncio.run(ask_all())) == 1
+    assert grants_asked() == ONE_REFRESH
+
+
+def test_a_refresh_ahead_outlives_the_event_loop_that_began_it(
+    sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
+) -> None:
+    """A script that ends at once: the process waits for the answer and stores it."""
+    aged(57)
+    sandbox.misbehave_next("/token", "slow", seconds=0.5)
+    code = (
+        "import asyncio; from notion_oauth import NotionOAuth; asyncio.run(NotionOAuth().tokens.token()); print('over')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(settings), capture_output=True, text=True, check=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("over\n", "")
+    assert grants_asked() == ONE_REFRESH
+    anyio.run(NotionOAuth(settings).refresh)
+    assert sandbox.live_grants == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_of_a_process_that_refreshes_refreshes_for_itself(
+    sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], tmp_path: Path, grants_asked: Posted
+) -> None:
+    """Threads do not survive a fork: a child that waited for its parent's would wait for ever."""
+    aged(57)
+    sandbox.misbehave_next("/token", "slow", seconds=1)
+    code = """
+import os, sys, anyio
+from notion_oauth import NotionOAuth
+oauth = NotionOAuth()
+first = anyio.run(oauth.tokens.token)  # a refresh is under way now
+if (child := os.fork()) == 0:
+    anyio.run(oauth.refresh)
+    os._exit(0 if anyio.run(oauth.tokens.token) != first else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(settings), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sandbox.live_grants == 1

@@ -1,0 +1,222 @@
+"""Passing failures: tried again, later and later, as the server asks, and never for longer than a caller will wait."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from notion_oauth.errors import NetworkError, ServerUnavailable, TokenRefused, TransientError
+from notion_oauth.patience import Patience
+from notion_oauth.refresh import TokenSource
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.engine.signing_in import age, sign_in
+
+pytestmark = pytest.mark.anyio
+
+
+class Time:
+    """A clock that only sleepers move."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds:
+            self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+def patient(oauth: NotionOAuth, time: Time, retry_for: float = 20) -> TokenSource:
+    return TokenSource(
+        oauth.store,
+        oauth.client,
+        server_url=oauth.settings.server_url,
+        profile="default",
+        retry_for=timedelta(seconds=retry_for),
+        uptime=time,
+        sleep=time.sleep,
+    )
+
+
+FAILURES: list[dict[str, Any]] = [
+    {"status": 429, "error": "temporarily_unavailable"},
+    {"status": 500},
+    {"status": 502, "error": "invalid_grant"},
+    {"status": 503, "body": "<html>"},
+    {"status": 403, "body": "<html>blocked by a proxy</html>"},
+    {"status": 200, "body": "<html>"},
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: str(failure["status"]))
+async def test_passing_failures_are_outlived(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, failure: dict[str, Any]
+) -> None:
+    await sign_in(oauth)
+    age(settings.token_file, hours=2)
+    sandbox.fail_next("/token", times=3, **failure)
+    token = await patient(oauth, time).token()
+    assert sandbox.is_access_token_live(token.get_secret_value())
+    assert len(time.slept) == 3
+    assert 0.5 <= time.slept[0] <= 1 <= time.slept[1] <= 2 <= time.slept[2] <= 4, "longer each time, with jitter"
+
+
+@pytest.mark.parametrize("kind", ["drop", "lose_response", "garble", "oversize", "redirect"])
+async def test_lost_and_garbled_answers_are_outlived(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, kind: Any
+) -> None:
+    await sign_in(oauth)
+    age(settings.token_file, hours=2)
+    sandbox.misbehave_next("/token", kind, times=2)
+    token = await patient(oauth, time).token()
+    assert sandbox.is_access_token_live(token.get_secret_value())
+    assert sandbox.live_grants == 1
+
+
+async def test_patience_ends(oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time) -> None:
+    login = await sign_in(oauth)
+    age(settings.token_file, hours=2)
+    sandbox.fail_next("/token", times=100, status=503)
+    before = time.now
+    with pytest.raises(ServerUnavailable):
+        await patient(oauth, time).token()
+    assert time.now - before == pytest.approx(20)
+    assert 4 <= len(time.slept) <= 8
+    kept = await oauth.store.load("default")
+    assert kept is not None
+    assert kept.refresh_token == login.refresh_token
+
+
+async def test_retry_after_is_honoured(oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time) -> None:
+    await sign_in(oauth)
+    age(settings.token_file, hours=2)
+    sandbox.fail_next("/token", status=429, headers={"Retry-After": "15"})
+    await patient(oauth, time).token()
+    assert time.slept == [15]
+
+
+async def test_a_server_that_asks_for_more_than_patience_is_left_alone_until_then(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
+) -> None:
+    await sign_in(oauth)
+    age(settings.token_file, hours=2)
+    sandbox.fail_next("/token", status=429, headers={"Retry-After": "30"})
+    source = patient(oauth, time)
+    for _ in range(3):
+        with pytest.raises(ServerUnavailable) as caught:
+            await source.token()
+        assert caught.value.retry_after == 30
+    assert time.slept == []
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+    time.now += 11
+    await source.token()
+    assert time.slept == [pytest.approx(19)]
+
+
+async def test_what_will_not_pass_is_not_tried_again(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
+) -> None:
+    await sign_in(oauth)
+    age(settings.token_file, hours=2)
+    sandbox.fail_next("/token", error="invalid_target")
+    with pytest.raises(TokenRefused):
+        await patient(oauth, time).token()
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+async def test_a_token_that_is_still_good_is_served_through_an_outage_and_the_server_spared(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
+) -> None:
+    login = await sign_in(oauth)
+    age(settings.token_file, minutes=57)
+    sandbox.fail_next("/token", times=100, status=503)
+    source = patient(oauth, time)
+    for second in range(60):
+        time.now = 1000.0 + second
+        assert await source.token() == login.access_token
+        await source.settle()
+    tries = grants_asked().count("refresh_token")
+    assert 4 <= tries <= 7, "backing off doubles: it is not tried at every request"
+    assert time.slept == [], "and nobody waits"
+
+
+async def test_all_who_wait_learn_of_the_failure_and_none_waits_twice(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings
+) -> None:
+    await sign_in(oauth)
+    age(settings.token_file, hours=2)
+    sandbox.fail_next("/token", times=1000, status=503)
+    source = NotionOAuth(settings.model_copy(update={"retry_for": 1.5})).tokens
+    failed: list[TransientError] = []
+
+    async def ask() -> None:
+        try:
+            await source.token()
+        except TransientError as error:
+            failed.append(error)
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(50):
+            tasks.start_soon(ask)
+    assert len(failed) == 50
+    assert len({id(error) for error in failed}) == 50, "each has a traceback of its own"
+    assert anyio.current_time() - began < 3
+    assert len(sandbox.requests_to("/token")) < 10
+
+
+async def test_nobody_is_kept_waiting_for_who_has_given_up(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, grants_asked: Posted
+) -> None:
+    """Backing off is for those who wait: it ends with the last of them, and the program with it."""
+    await sign_in(oauth)
+    age(settings.token_file, hours=2)
+    sandbox.fail_next("/token", times=1000, status=503)
+    source = NotionOAuth(settings.model_copy(update={"retry_for": 300})).tokens
+    with anyio.move_on_after(1):
+        await source.token()
+    with anyio.fail_after(5):
+        await source.settle()
+    assert not [thread for thread in threading.enumerate() if thread.name == "notion-oauth refresh"]
+
+
+def test_the_pause_grows_to_a_bound_and_begins_anew() -> None:
+    time = Time()
+    patience = Patience(timedelta(seconds=20), uptime=time, random=lambda: 1.0)
+    pauses = []
+    for _ in range(8):
+        patience.failed(NetworkError("down"))
+        pauses.append(patience.pause(time.now + 1000))
+    assert pauses == [1, 2, 4, 8, 8, 8, 8, 8]
+    time.now += 59
+    resting = [patience.resting]
+    time.now += 1
+    resting.append(patience.resting)
+    assert resting == [True, False], "who is not waited for is tried once a minute"
+    patience.succeeded()
+    patience.failed(NetworkError("down"))
+    assert patience.pause(time.now + 1000) == 1
+
+
+def test_an_absurd_retry_after_is_believed_for_ten_minutes() -> None:
+    time = Time()
+    patience = Patience(timedelta(), uptime=time)
+    patience.failed(ServerUnavailable("later", retry_after=10.0**9))
+    time.now += 601
+    assert not patience.resting

@@ -1,0 +1,259 @@
+"""Clocks that are wrong, jump or stand still, and how long tokens and logins live."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from notion_oauth.models import TokenSet
+from notion_oauth.oauth_client import OAuthClient
+from notion_oauth.protocol.lifetime import Lifetimes, Phase, grant_end, phase
+from notion_oauth.refresh import TokenSource
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from notion_oauth.status import status_of
+from notion_oauth.storage import JsonFileStore
+from notion_oauth.transport import Transport
+from notion_oauth.words import describe
+from tests.conftest import Posted
+from tests.engine.signing_in import sign_in
+from tests.protocol.builders import NOW, tokens
+
+pytestmark = pytest.mark.anyio
+
+WINDOW = timedelta(minutes=5)
+
+
+class Machine:
+    """A machine's two clocks: the one on the wall can be set, the other goes on."""
+
+    def __init__(self) -> None:
+        self.wall, self.uptime = datetime.now(UTC), 5000.0
+
+    def clock(self) -> datetime:
+        return self.wall
+
+    def pass_by(self, **span: float) -> None:
+        self.wall += timedelta(**span)
+        self.uptime += timedelta(**span).total_seconds()
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def oauth(settings: Settings, machine: Machine) -> NotionOAuth:
+    oauth = NotionOAuth(settings, clock=machine.clock)
+    oauth.tokens = TokenSource(
+        oauth.store,
+        oauth.client,
+        server_url=settings.server_url,
+        profile="default",
+        clock=machine.clock,
+        uptime=lambda: machine.uptime,
+    )
+    return oauth
+
+
+async def test_a_wall_clock_that_is_put_back_makes_no_token_live_longer(
+    oauth: NotionOAuth, machine: Machine, grants_asked: Posted
+) -> None:
+    login = await sign_in(oauth)
+    assert await oauth.tokens.token() == login.access_token
+    machine.wall -= timedelta(hours=3)
+    machine.pass_by(minutes=61)
+    assert await oauth.tokens.token() != login.access_token
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+async def test_a_wall_clock_that_was_ahead_at_the_sign_in_costs_one_refresh(
+    oauth: NotionOAuth, machine: Machine, grants_asked: Posted
+) -> None:
+    machine.wall += timedelta(days=400)
+    login = await sign_in(oauth)
+    machine.wall -= timedelta(days=400)
+    assert await oauth.tokens.token() == login.access_token, "it may well be good"
+    await oauth.tokens.settle()
+    for _ in range(3):
+        assert await oauth.tokens.token() != login.access_token
+        await oauth.tokens.settle()
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+async def test_a_wall_clock_that_jumps_ahead_and_back_costs_two_refreshes_at_most(
+    oauth: NotionOAuth, machine: Machine, sandbox: Sandbox, grants_asked: Posted
+) -> None:
+    await sign_in(oauth)
+    for jump in (timedelta(days=1), timedelta(days=-1)):
+        machine.wall += jump
+        for _ in range(5):
+            await oauth.tokens.token()
+            await oauth.tokens.settle()
+    assert sandbox.is_access_token_live((await oauth.tokens.token()).get_secret_value())
+    assert len(grants_asked()) <= 3
+
+
+async def test_a_small_step_back_costs_nothing(oauth: NotionOAuth, machine: Machine, grants_asked: Posted) -> None:
+    login = await sign_in(oauth)
+    await oauth.tokens.token()
+    machine.wall -= timedelta(seconds=2)
+    assert await oauth.tokens.token() == login.access_token
+    await oauth.tokens.settle()
+    assert grants_asked() == ["authorization_code"]
+
+
+async def test_a_machine_that_slept_knows_that_time_has_passed(
+    oauth: NotionOAuth, machine: Machine, grants_asked: Posted
+) -> None:
+    """Also where the clock that only goes on did not count the sleep."""
+    login = await sign_in(oauth)
+    assert await oauth.tokens.token() == login.access_token
+    machine.wall += timedelta(hours=9)
+    assert await oauth.tokens.token() != login.access_token
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+async def test_a_machine_that_slept_over_the_answer_counts_from_before(
+    settings: Settings, sandbox: Sandbox, machine: Machine
+) -> None:
+    class Asleep(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            answer = await super().handle_async_request(request)
+            if request.url.path == "/token":
+                machine.wall += timedelta(hours=9)
+            return answer
+
+    client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=Asleep()), clock=machine.clock)
+    oauth = NotionOAuth(settings, client=client, clock=machine.clock)
+    await sign_in(oauth)
+    assert (await oauth.status()).status == "expired"
+
+
+@pytest.mark.parametrize("sent", [None, "soon", 0, -7, "0", [], 10**30, 10**400])
+async def test_a_token_of_unknown_or_absurd_lifetime_serves_until_it_is_refused(
+    oauth: NotionOAuth, sandbox: Sandbox, machine: Machine, sent: Any, grants_asked: Posted
+) -> None:
+    """And is not refreshed at every use."""
+    sandbox.options.token_response_overrides = {"expires_in": sent}
+    login = await sign_in(oauth)
+    machine.pass_by(hours=7)
+    for _ in range(3):
+        assert await oauth.tokens.token() == login.access_token
+        await oauth.tokens.settle()
+    assert grants_asked() == ["authorization_code"]
+    assert await oauth.tokens.token(rejected=login.access_token) != login.access_token
+
+
+@pytest.mark.parametrize(
+    ("passed", "expected"),
+    [
+        (timedelta(), Phase.GOOD),
+        (timedelta(minutes=55), Phase.DUE),
+        (timedelta(minutes=54, seconds=59), Phase.GOOD),
+        (timedelta(minutes=59, seconds=59), Phase.DUE),
+        (timedelta(minutes=60), Phase.EXPIRED),
+        (timedelta(days=36500), Phase.EXPIRED),
+        (timedelta(minutes=-4), Phase.GOOD),
+        (timedelta(minutes=-6), Phase.DUE),
+        (timedelta(days=-36500), Phase.DUE),
+    ],
+)
+def test_the_phases_of_a_token(passed: timedelta, expected: Phase) -> None:
+    assert phase(tokens(), NOW + passed, WINDOW) is expected
+
+
+@pytest.mark.parametrize(("lifetime", "due_after"), [(60, 40), (900, 600), (3600, 3300), (28800, 28500)])
+def test_the_window_is_never_more_than_a_third(lifetime: int, due_after: int) -> None:
+    login = tokens(expires_in=lifetime, expires_at=NOW + timedelta(seconds=lifetime))
+    assert phase(login, NOW + timedelta(seconds=due_after - 1), WINDOW) is Phase.GOOD
+    assert phase(login, NOW + timedelta(seconds=due_after), WINDOW) is Phase.DUE
+
+
+def at(days: float, **changes: Any) -> TokenSet:
+    """A login of that age, refreshed just now unless told otherwise."""
+    then = NOW - timedelta(days=days)
+    return tokens(**{"authorized_at": then, "refreshed_at": NOW, "updated_at": NOW, **changes})
+
+
+@pytest.mark.parametrize(
+    ("login", "ends_in", "warned"),
+    [
+        (at(0), 30, None),
+        (at(149), 30, None),
+        (at(155), 25, None),
+        (at(167), 13, "Sign in again before that with: notion-oauth login"),
+        (at(180), 0, "ends by now, 180 days after the sign-in"),
+        (at(20, refreshed_at=NOW - timedelta(days=15)), 15, None),
+        (at(20, refreshed_at=NOW - timedelta(days=17)), 13, "in 13 days unless it is refreshed"),
+        (at(20, refreshed_at=NOW - timedelta(days=29.5)), 0.5, "within a day unless it is refreshed"),
+        (at(20, authorized_at=None), 30, None),
+    ],
+)
+def test_until_when_a_login_can_live(login: TokenSet, ends_in: float, warned: str | None) -> None:
+    status = status_of(login, now=NOW, lifetimes=Lifetimes())
+    assert status.login_ends_at == NOW + timedelta(days=ends_in)
+    assert status.login_ends_at == grant_end(login, Lifetimes())
+    assert (status.warning is None) == (warned is None)
+    assert warned is None or (warned in str(status.warning) and str(status.warning) in describe(status))
+
+
+async def test_the_lifetimes_are_kept_and_set(oauth: NotionOAuth, settings: Settings, machine: Machine) -> None:
+    signed_in = machine.wall
+    await sign_in(oauth)
+    machine.pass_by(days=1)
+    await oauth.refresh()
+    status = await oauth.status()
+    assert status.authorized_at is not None
+    assert status.refreshed_at is not None
+    assert abs(status.authorized_at - signed_in) < timedelta(seconds=1)
+    assert abs(status.refreshed_at - machine.wall) < timedelta(seconds=1)
+    assert json.loads(settings.token_file.read_text())["refreshed_at"]
+    shorter = settings.model_copy(update={"grant_days": 10, "idle_days": 3})
+    found = await NotionOAuth(shorter, clock=machine.clock).status()
+    assert found.login_ends_at == status.refreshed_at + timedelta(days=3)
+    assert found.warning is not None
+
+
+async def test_memory_notices_what_other_processes_do(settings: Settings, sandbox: Sandbox) -> None:
+    mine, other = NotionOAuth(settings), NotionOAuth(settings)
+    login = await sign_in(other)
+    assert await mine.tokens.token() == login.access_token
+    refreshed = await other.refresh()
+    assert await mine.tokens.token() == refreshed.access_token
+    new = await sign_in(other)
+    assert await mine.tokens.token() == new.access_token
+    await other.sign_out()
+    assert mine.tokens.at_hand() is None
+    assert (await mine.status()).status == "unauthenticated"
+
+
+class Counting(JsonFileStore):
+    """Counts how often the file is read."""
+
+    read = 0
+
+    async def load(self, profile: str) -> TokenSet | None:
+        self.read += 1
+        return await super().load(profile)
+
+
+async def test_a_token_at_hand_is_not_read_again_from_the_file(settings: Settings) -> None:
+    store = Counting(settings.token_file)
+    oauth = NotionOAuth(settings, store=store)
+    login = await sign_in(oauth)
+    with anyio.fail_after(5):
+        while oauth.tokens.at_hand() is None:  # a file that was changed a moment ago is not trusted to be the same
+            await oauth.tokens.token()
+    read = store.read
+    for _ in range(10):
+        assert await oauth.tokens.token() == login.access_token
+        assert oauth.tokens.at_hand() == login.access_token
+    assert store.read == read
