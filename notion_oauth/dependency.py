@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from starlette.routing import NoMatchFound
 
 from notion_oauth import pages
-from notion_oauth.errors import NotionOAuthError, NotSignedIn, OtherResource, SignInRequired
+from notion_oauth.errors import NotionOAuthError, NotSignedIn, OtherResource, SignInRequired, TransientError
 from notion_oauth.service import NotionOAuth
 
 
@@ -33,7 +33,8 @@ class ValidToken:
             headers = {**pages.retry_after(error), "Cache-Control": "no-store"}
             if sign_in:
                 headers["WWW-Authenticate"] = 'Session realm="notion-oauth"'  # RFC 9110 §15.5.2 asks for a challenge
-            raise HTTPException(pages.status_code(error), detail, headers) from None
+            status = 503 if isinstance(error, TransientError) else pages.status_code(error)
+            raise HTTPException(status, detail, headers) from None
 
 
 def _login(request: Request) -> str | None:

@@ -32,7 +32,6 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.StoreBusy, 503),
     (errors.StorageError, 500),
     (errors.ConfigurationError, 500),
-    (errors.TransientError, 503),
     (errors.NotionOAuthError, 502),  # the rest: the server that we depend on failed or refused
 )
 

