@@ -74,6 +74,18 @@ async def test_a_wall_clock_that_is_put_back_makes_no_token_live_longer(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
+async def test_a_wall_clock_that_stands_still_makes_no_token_live_longer(
+    oauth: NotionOAuth, machine: Machine, grants_asked: Posted
+) -> None:
+    login = await sign_in(oauth)
+    with anyio.fail_after(5):
+        while oauth.tokens.at_hand() is None:
+            await oauth.tokens.token()
+    machine.uptime += timedelta(minutes=61).total_seconds()
+    assert await oauth.tokens.token() != login.access_token
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
 async def test_a_wall_clock_that_was_ahead_at_the_sign_in_costs_one_refresh(
     oauth: NotionOAuth, machine: Machine, grants_asked: Posted
 ) -> None:
