@@ -1,0 +1,21 @@
+"""The chaos run in its short form: what it counts is really met, and no login is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos.runner import Plan, run
+
+
+@pytest.mark.parametrize("rules", ["notion", "strict"])
+def test_no_login_is_lost_that_need_not_be(rules: str) -> None:
+    plan = Plan(seconds=6, logins=2, processes=2, seed=7, rules=rules, kill_every=0.8)  # type: ignore[arg-type]
+    report = run(plan)
+    assert not report.failures, f"\n{report}"
+    assert rules == "strict" or not report.losses
+    assert report.torn == 0
+    assert report.kills > 0
+    assert report.faults.total() > 0
+    assert report.refreshes > 4
+    assert report.expiries > 4
+    assert report.served > 20
