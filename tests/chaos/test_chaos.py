@@ -9,13 +9,13 @@ from tests.chaos.runner import Plan, run
 
 @pytest.mark.parametrize("rules", ["notion", "strict"])
 def test_no_login_is_lost_that_need_not_be(rules: str) -> None:
-    plan = Plan(seconds=30, expiries=10, logins=2, processes=2, seed=7, rules=rules, kill_every=0.8, faults=0.5)  # type: ignore[arg-type]
+    plan = Plan(seconds=20, expiries=8, logins=2, processes=2, seed=7, rules=rules, kill_every=2, faults=0.5)  # type: ignore[arg-type]
     report = run(plan)
     assert not report.failures, f"\n{report}"
     assert rules == "strict" or not report.losses
     assert report.torn == 0
     assert report.kills > 0
     assert report.faults.total() > 0
-    assert report.refreshes > 4
-    assert report.expiries > 4
+    assert report.refreshes > 2
+    assert report.expiries > 1
     assert report.served > 20
