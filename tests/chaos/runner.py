@@ -32,6 +32,8 @@ from tests.chaos.watching import Watcher
 from tests.engine.signing_in import sign_in
 
 ROOT = Path(__file__).parents[2]
+# Workers may write compiled modules: without them each compiles all it imports, for seconds
+_NOT_THEIRS = ("NOTION_OAUTH_", "COV", "PYTHONDONTWRITEBYTECODE")
 STEP = 0.05  # seconds between two looks at the journals
 AIMED = 0.5  # of the kills hit whoever is refreshing
 AIM = 0.03  # seconds after the server has done a refresh within which its asker is then killed
@@ -141,7 +143,7 @@ class Runner:
             login.workers[name] = self._start(login, name)
 
     def _start(self, login: Login, name: str) -> subprocess.Popen[bytes]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("NOTION_OAUTH_", "COV"))}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_THEIRS)}
         environment = {
             **kept,
             "PYTHONPATH": str(ROOT),
