@@ -150,6 +150,7 @@ class Runner:
             "NOTION_OAUTH_SERVER_URL": self._sandbox.mcp_url,
             "NOTION_OAUTH_TOKEN_FILE": str(login.file),
             "NOTION_OAUTH_TIMEOUT": str(self._plan.timeout),
+            "NOTION_OAUTH_RETRY_FOR": "5",
         }
         arguments = [name, str(self._folder / f"{name}.journal"), str(self._plan.tasks), str(self._plan.seed)]
         return subprocess.Popen(
