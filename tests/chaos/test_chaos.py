@@ -9,7 +9,7 @@ from tests.chaos.runner import Plan, run
 
 @pytest.mark.parametrize("rules", ["notion", "strict"])
 def test_no_login_is_lost_that_need_not_be(rules: str) -> None:
-    plan = Plan(seconds=15, expiries=8, logins=2, processes=2, seed=7, rules=rules, kill_every=2, faults=0.4)  # type: ignore[arg-type]
+    plan = Plan(seconds=25, expiries=8, logins=2, processes=2, seed=7, rules=rules, kill_every=2, faults=0.4)  # type: ignore[arg-type]
     report = run(plan)
     assert not report.failures, f"\n{report}"
     assert rules == "strict" or not report.losses
