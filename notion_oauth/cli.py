@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -60,8 +60,22 @@ def exit_code(error: errors.NotionOAuthError) -> int:
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
+ORDER = ("login", "status", "token", "refresh", "run", "profiles", "logout", "sandbox", "demo")
+
+
 class _Commands(TyperGroup):
-    """Ends the program with one sentence and an exit code where a command raises one of our errors."""
+    """Ends the program with one sentence and an exit code where a command raises one of our errors.
+
+    Of the commands only those that scripts run again and again are made at every start, the others when asked for.
+    """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            self.commands.update(typer.main.get_command(others).commands)  # type: ignore[attr-defined]
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(ORDER)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -84,6 +98,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they would print local variables, and so tokens
 )
 
+others = typer.Typer()
+
 TokenFile = Annotated[
     Path | None,
     typer.Option("--token-file", help="Where the tokens lie. [NOTION_OAUTH_TOKEN_FILE]", show_default=False),
@@ -97,7 +113,7 @@ Profile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command(epilog="Example: `notion-oauth login`")
+@others.command(epilog="Example: `notion-oauth login`")
 def login(
     profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
 ) -> None:
@@ -119,9 +135,16 @@ def status(
     profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
 ) -> None:
     """Show whether anybody is signed in. Asks no server; exits with 3 where nobody is."""
+    from notion_oauth.glance import glance
+    from notion_oauth.protocol.lifetime import Lifetimes
+    from notion_oauth.status import status_of
     from notion_oauth.words import describe
 
-    found = _run(_oauth(profile, token_file, server_url).status)
+    seen = glance(profile, token_file, server_url)
+    if seen is not None:
+        found = status_of(seen, now=datetime.now(UTC), lifetimes=Lifetimes())
+    else:
+        found = _run(_oauth(profile, token_file, server_url).status)
     if as_json:
         _print_json(found.as_json())
     else:
@@ -138,11 +161,18 @@ def token(
     server_url: ServerUrl = None,
 ) -> None:
     """Print a valid access token and nothing else; refreshes where needed, never opens a browser."""
+    from notion_oauth.glance import glance
+    from notion_oauth.protocol.lifetime import Lifetimes, Phase, phase
+
+    seen = glance(profile, token_file, server_url)
+    if seen is not None and not min_ttl and phase(seen, datetime.now(UTC), Lifetimes().window) is Phase.GOOD:
+        typer.echo(seen.access_token)
+        return
     oauth = _oauth(profile, token_file, server_url)
     typer.echo(_run(partial(oauth.tokens.token, min_ttl=min_ttl)).get_secret_value())
 
 
-@app.command(epilog="Example: `notion-oauth refresh --if-older-than 20d`, from a timer")
+@others.command(epilog="Example: `notion-oauth refresh --if-older-than 20d`, from a timer")
 def refresh(
     if_older_than: Annotated[timedelta, _span("Only if the last refresh is older, such as 20d.")] = timedelta(),
     profile: Profile = None,
@@ -164,7 +194,7 @@ def refresh(
         _talk().print(f"{done}. The token is {validity(found)}.", markup=False, highlight=False)
 
 
-@app.command(
+@others.command(
     epilog="Example: `notion-oauth run -- python my_agent.py`",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
@@ -180,10 +210,12 @@ def run(
     from notion_oauth.running import become
 
     oauth = _oauth(profile, token_file, server_url)
-    become(command, {variable: _run(partial(oauth.tokens.token, min_ttl=min_ttl)).get_secret_value()})
+    valid = _run(partial(oauth.tokens.token, min_ttl=min_ttl))
+    _run(oauth.tokens.settle)  # a refresh in the background would die with this program
+    become(command, {variable: valid.get_secret_value()})
 
 
-@app.command(epilog="Example: `notion-oauth profiles`")
+@others.command(epilog="Example: `notion-oauth profiles`")
 def profiles(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
     """List the profiles, and which of them are signed in."""
     from notion_oauth.storage import JsonFileStore
@@ -199,7 +231,7 @@ def profiles(token_file: TokenFile = None, server_url: ServerUrl = None, as_json
         typer.echo(as_run("Nobody is signed in. Sign in with: notion-oauth login --profile NAME"), err=True)
 
 
-@app.command(epilog="Example: `notion-oauth logout`")
+@others.command(epilog="Example: `notion-oauth logout`")
 def logout(
     profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
 ) -> None:
@@ -213,7 +245,7 @@ def logout(
         typer.echo(SIGNED_OUT[outcome], err=True)
 
 
-@app.command(epilog="Example: `notion-oauth sandbox --port 9000 --token-lifetime 60`")
+@others.command(epilog="Example: `notion-oauth sandbox --port 9000 --token-lifetime 60`")
 def sandbox(
     port: Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)] = 9000,
     token_lifetime: Annotated[float, typer.Option(help="Seconds that an access token lives.", min=1)] = 3600,
@@ -225,7 +257,7 @@ def sandbox(
     run_sandbox(port=port, token_lifetime=token_lifetime, auto_consent=auto_consent)
 
 
-@app.command(epilog="Example: `notion-oauth demo`")
+@others.command(epilog="Example: `notion-oauth demo`")
 def demo() -> None:
     """Show it all in a few seconds against a practice server: sign in, use, refresh, sign out."""
     from notion_oauth.demo import run_demo

@@ -7,7 +7,6 @@ import errno
 import os
 import re
 import stat
-import tempfile
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -135,6 +134,8 @@ def ensure_writable(path: Path, *, size: int) -> None:
 
 def _write_beside(path: Path, content: bytes) -> Path:
     """A new, synced temporary file in the same folder. Leaves nothing behind when it fails."""
+    import tempfile  # noqa: PLC0415 - whoever only reads needs none
+
     _check_no_link(path)
     make_folder(path.parent)
     _sweep(path, older_than=_ABANDONED_AFTER)

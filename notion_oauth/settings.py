@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from notion_oauth import places
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import why_unusable
@@ -29,10 +30,10 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    server_url: str = Field(default="https://mcp.notion.com/mcp", description="The MCP server to sign in to.")
-    token_file: Path = Field(default=Path(".notion-tokens.json"), description="Where the tokens lie.")
+    server_url: str = Field(default=places.DEFAULT_SERVER_URL, description="The MCP server to sign in to.")
+    token_file: Path = Field(default=places.DEFAULT_TOKEN_FILE, description="Where the tokens lie.")
     profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = Field(
-        default="default", description="Which login is meant: one workspace each, apart from the others."
+        default=places.DEFAULT_PROFILE, description="Which login is meant: one workspace each, apart from the others."
     )
     public_url: str | None = Field(
         default=None, description="The service's address as browsers see it; needed unless that is loopback."

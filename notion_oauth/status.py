@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from notion_oauth.protocol import lifetime
-from notion_oauth.protocol.lifetime import WARNING, Lifetimes, Login
+from notion_oauth.protocol.lifetime import WARNING, Lifetimes
 
+if TYPE_CHECKING:
+    from typing import Protocol
 
-class StoredLogin(Login, Protocol):
-    """What a look at a login shows beside its times; TokenSet has it."""
+    from notion_oauth.protocol.lifetime import Login
 
-    @property
-    def token_type(self) -> str: ...
-    @property
-    def scope(self) -> str | None: ...
-    @property
-    def issuer(self) -> str | None: ...
-    @property
-    def resource(self) -> str | None: ...
+    class StoredLogin(Login, Protocol):
+        """What a look at a login shows beside its times; TokenSet has it."""
+
+        @property
+        def token_type(self) -> str: ...
+        @property
+        def scope(self) -> str | None: ...
+        @property
+        def issuer(self) -> str | None: ...
+        @property
+        def resource(self) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,15 +13,13 @@ import anyio
 import anyio.to_thread
 import filelock
 
-from notion_oauth import files, tokenfile
+from notion_oauth import files, places, tokenfile
 from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy
 from notion_oauth.models import Registration, TokenSet, Tombstone
 
-DEFAULT_PROFILE = "default"
 LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
 LOCK_POLL = timedelta(milliseconds=20)
 KEPT_REGISTRATIONS = 20
-_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 _ROOM = 16 * 1024  # bytes; more than any token set takes
 
 T = TypeVar("T")
@@ -89,11 +87,11 @@ class JsonFileStore:
         """Where a profile's tokens lie. Raises ConfigurationError for a name that is no file name."""
         if not self._path.name:
             raise ConfigurationError(f"{self._path} names no file.", cure="Set NOTION_OAUTH_TOKEN_FILE to one.")
-        if not _PROFILE.match(profile):
+        if not places.PROFILE.match(profile):
             raise ConfigurationError(
                 "A profile's name is made of letters, digits, - and _ (64 at most).", cure="Choose another name."
             )
-        return self._path if profile == DEFAULT_PROFILE else self._beside(self._path, f".{profile}.profile")
+        return places.profile_file(self._path, profile)
 
     async def profiles(self) -> tuple[str, ...]:
         """The names under which a login is kept, in order. Raises StorageError."""
@@ -108,8 +106,8 @@ class JsonFileStore:
             cure = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
             raise StorageError(f"{self._path.parent} could not be listed: {error.strerror}.", cure=cure) from None
         pattern = re.compile(re.escape(self._path.name) + r"\.([^.]+)\.profile\Z")
-        others = {found[1] for name in names if (found := pattern.match(name)) and _PROFILE.match(found[1])}
-        return tuple(sorted(others | ({DEFAULT_PROFILE} if self._path.name in names else set())))
+        others = {found[1] for name in names if (found := pattern.match(name)) and places.PROFILE.match(found[1])}
+        return tuple(sorted(others | ({places.DEFAULT_PROFILE} if self._path.name in names else set())))
 
     async def load(self, profile: str) -> TokenSet | None:
         found = await _in_thread(self._load, self.path(profile))
@@ -169,7 +167,7 @@ class JsonFileStore:
 
     @asynccontextmanager
     async def exclusive(self, profile: str) -> AsyncIterator[None]:
-        path = self._beside(self.path(profile), ".lock")
+        path = places.beside(self.path(profile), ".lock")
         lock = filelock.FileLock(path, mode=0o600, thread_local=False, blocking=False, fallback_to_soft=False)
         try:
             with anyio.fail_after(self._lock_wait.total_seconds()):
@@ -187,11 +185,7 @@ class JsonFileStore:
             lock.release()
 
     def _clients(self, profile: str) -> Path:
-        return self._beside(self.path(profile), ".clients")
-
-    @staticmethod
-    def _beside(path: Path, suffix: str) -> Path:
-        return path.with_name(path.name + suffix)
+        return places.beside(self.path(profile), ".clients")
 
 
 def _acquired(lock: filelock.BaseFileLock) -> bool:

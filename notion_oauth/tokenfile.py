@@ -19,8 +19,6 @@ from notion_oauth.models import ClientInformation, Registration, TokenSet, Tombs
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.message import parse_json
 
-_MAX_MILLISECONDS = 4_102_444_800_000  # the year 2100; a later time is a mistake
-
 
 def encode_tokens(tokens: TokenSet) -> bytes:
     """The file's bytes: JSON, indented, for a person may look at it."""
@@ -61,7 +59,7 @@ def decode_login(content: bytes, path: Path) -> TokenSet | Tombstone:
     """Read a token file. Raises StoreDamaged where it is not one, without showing what it holds."""
     document = _decode(content, path)
     if isinstance(document, dict) and "ended_at" in document and "access_token" not in document:
-        times = {name: _moment(document.get(name)) for name in _TIMES_OF_A_TOMBSTONE}
+        times = {name: lifetime.from_milliseconds(document.get(name)) for name in _TIMES_OF_A_TOMBSTONE}
         try:
             return Tombstone.model_validate({**document, **times})
         except ValidationError:
@@ -70,8 +68,8 @@ def decode_login(content: bytes, path: Path) -> TokenSet | Tombstone:
     if not isinstance(held, str) or not held:
         raise _damaged(path, "it holds no access_token")
     expires_in = lifetime.seconds(document.get("expires_in"))
-    updated_at = _moment(document.get("updated_at"))
-    expires_at = _moment(document.get("expires_at"))
+    updated_at = lifetime.from_milliseconds(document.get("updated_at"))
+    expires_at = lifetime.from_milliseconds(document.get("expires_at"))
     if updated_at is None:
         updated_at = datetime.fromtimestamp(0, UTC)
         expires_in = None  # it says nothing without the moment it counts from
@@ -84,8 +82,8 @@ def decode_login(content: bytes, path: Path) -> TokenSet | Tombstone:
             refresh_token=document.get("refresh_token") or None,
             client=_client(document),
             token_endpoint_auth_methods_supported=document.get("token_endpoint_auth_methods_supported") or (),
-            authorized_at=_moment(document.get("authorized_at")),
-            refreshed_at=_moment(document.get("refreshed_at")),
+            authorized_at=lifetime.from_milliseconds(document.get("authorized_at")),
+            refreshed_at=lifetime.from_milliseconds(document.get("refreshed_at")),
             updated_at=updated_at,
         )
     except ValidationError as error:
@@ -151,10 +149,3 @@ def _revealed(secret: SecretStr | None) -> str | None:
 
 def _milliseconds(moment: datetime | None) -> int | None:
     return None if moment is None else round(moment.timestamp() * 1000)
-
-
-def _moment(value: object) -> datetime | None:
-    """A time in milliseconds; None for anything that is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return datetime.fromtimestamp(value / 1000, UTC) if 0 < value < _MAX_MILLISECONDS else None

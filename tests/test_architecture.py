@@ -9,10 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "notion_oauth"
 LAYERS = (
-    {"errors", "models"},
+    {"errors", "models", "places"},
     {"protocol"},
     {"settings", "files", "finishing", "blocking", "patience", "status"},
-    {"words", "tokenfile", "transport", "flights"},
+    {"words", "tokenfile", "transport", "flights", "glance"},
     {"storage"},
     {"oauth_client"},
     {"memory"},

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Login(Protocol):
+        """What the rules of time ask of a login; TokenSet has it."""
+
+        @property
+        def refresh_token(self) -> object | None: ...
+        @property
+        def expires_in(self) -> int | None: ...
+        @property
+        def expires_at(self) -> datetime | None: ...
+        @property
+        def authorized_at(self) -> datetime | None: ...
+        @property
+        def refreshed_at(self) -> datetime | None: ...
+        @property
+        def updated_at(self) -> datetime: ...
+
 
 MAX_LIFETIME = timedelta(days=3650)  # a longer one is a mistake, and would overflow dates
+_MAX_MILLISECONDS = 4_102_444_800_000  # the year 2100; a later time is a mistake
 LEEWAY_SHARE = 3  # never more than a third of the lifetime: short-lived tokens would be refreshed at every use
 CLOCK_SKEW = timedelta(minutes=5)  # more than clocks of machines that share a store are apart
 WARNING = timedelta(days=14)
-
-
-class Login(Protocol):
-    """What the rules of time ask of a login; TokenSet has it."""
-
-    @property
-    def refresh_token(self) -> object | None: ...
-    @property
-    def expires_in(self) -> int | None: ...
-    @property
-    def expires_at(self) -> datetime | None: ...
-    @property
-    def authorized_at(self) -> datetime | None: ...
-    @property
-    def refreshed_at(self) -> datetime | None: ...
-    @property
-    def updated_at(self) -> datetime: ...
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,13 @@ def seconds(value: Any) -> int | None:
     if isinstance(value, bool) or math.isnan(given) or given <= 0:
         return None
     return max(1, int(min(given, MAX_LIFETIME.total_seconds())))
+
+
+def from_milliseconds(value: object) -> datetime | None:
+    """A time in milliseconds since 1970; None for anything that is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return datetime.fromtimestamp(value / 1000, UTC) if 0 < value < _MAX_MILLISECONDS else None
 
 
 def expires_at(expires_in: int | None, *, asked_at: datetime) -> datetime | None:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 from urllib.parse import unquote_plus, urlencode, urlsplit
 
@@ -157,9 +156,8 @@ def retry_after(response: Response) -> float | None:
 
 
 def _http_date(value: str) -> datetime | None:
-    """A date of HTTP (RFC 9110 §5.6.7); None for anything else."""
+    """A date of HTTP in the form that senders must use (RFC 9110 §5.6.7); None for anything else."""
     try:
-        found = parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError):
+        return datetime.strptime(value, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
+    except ValueError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

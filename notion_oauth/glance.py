@@ -1,0 +1,99 @@
+"""A look at the stored login with the standard library alone: what `token` and `status` need in the common case.
+
+Loading the models, the settings and the HTTP client takes several times as long as all the rest of such a command.
+Whatever is unusual is not judged here: `glance` then gives None, and the long way says what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from notion_oauth import files, places
+from notion_oauth.errors import NotionOAuthError
+from notion_oauth.protocol import lifetime
+from notion_oauth.protocol.message import parse_json
+from notion_oauth.protocol.urls import covers, why_unusable
+
+_PREFIX = "NOTION_OAUTH_"
+_KNOWN = {_PREFIX + name for name in ("TOKEN_FILE", "SERVER_URL", "PROFILE")}
+_TEXTS = (
+    *("access_token", "token_type", "refresh_token", "client_id", "client_secret", "scope", "issuer", "resource"),
+    *("token_endpoint", "revocation_endpoint"),
+)
+
+
+_METHODS = (None, "none", "client_secret_basic", "client_secret_post")
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Glance:
+    """A login as it lies in the file; `repr` shows none of it."""
+
+    access_token: str
+    token_type: str
+    refresh_token: str | None
+    expires_in: int | None
+    expires_at: datetime | None
+    authorized_at: datetime | None
+    refreshed_at: datetime | None
+    updated_at: datetime
+    scope: str | None
+    issuer: str | None
+    resource: str | None
+
+
+def glance(profile: str | None, token_file: Path | None, server_url: str | None) -> Glance | None:
+    """The login that these options and the environment mean; None where a closer look is needed. Raises nothing."""
+    given = {name: value for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value}
+    if not given.keys() <= _KNOWN or os.path.lexists(".env"):
+        return None
+    profile = profile or given.get(_PREFIX + "PROFILE", places.DEFAULT_PROFILE)
+    url = server_url or given.get(_PREFIX + "SERVER_URL", places.DEFAULT_SERVER_URL)
+    path = token_file or Path(given.get(_PREFIX + "TOKEN_FILE", places.DEFAULT_TOKEN_FILE))
+    if not places.PROFILE.match(profile) or why_unusable(url) or path.name in ("", "..") or "~" in str(path):
+        return None
+    try:
+        content = files.read_file(places.profile_file(path, profile))
+        document = None if content is None else parse_json(content)
+    except (NotionOAuthError, ValueError):
+        return None
+    found = _login(document) if isinstance(document, dict) else None
+    if found is None or (found.resource is not None and not covers(found.resource, url)):
+        return None
+    return found
+
+
+def _login(document: dict[str, Any]) -> Glance | None:
+    """The login of a file that has every field as we write it."""
+    methods = document.get("token_endpoint_auth_methods_supported")
+    updated_at = lifetime.from_milliseconds(document.get("updated_at"))
+    if (
+        not all(isinstance(document.get(name), str | None) for name in _TEXTS)
+        or not document.get("access_token")
+        or not document.get("token_endpoint")
+        or document.get("token_endpoint_auth_method") not in _METHODS
+        or type(document.get("client_secret_expires_at")) is not int
+        or not isinstance(methods, list)
+        or not all(isinstance(method, str) for method in methods)
+        or updated_at is None
+    ):
+        return None
+    expires_in = lifetime.seconds(document.get("expires_in"))
+    expires_at = lifetime.from_milliseconds(document.get("expires_at"))
+    return Glance(
+        access_token=document["access_token"],
+        token_type=document.get("token_type") or "Bearer",
+        refresh_token=document.get("refresh_token") or None,
+        expires_in=expires_in,
+        expires_at=expires_at or lifetime.expires_at(expires_in, asked_at=updated_at),
+        authorized_at=lifetime.from_milliseconds(document.get("authorized_at")),
+        refreshed_at=lifetime.from_milliseconds(document.get("refreshed_at")),
+        updated_at=updated_at,
+        scope=document.get("scope"),
+        issuer=document.get("issuer"),
+        resource=document.get("resource"),
+    )

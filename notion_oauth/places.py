@@ -1,0 +1,21 @@
+"""Where the login of a profile lies. Needs the standard library alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+DEFAULT_TOKEN_FILE = Path(".notion-tokens.json")
+DEFAULT_PROFILE = "default"
+DEFAULT_SERVER_URL = "https://mcp.notion.com/mcp"
+PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A file that belongs to another, and has its name with something added."""
+    return path.with_name(path.name + suffix)
+
+
+def profile_file(path: Path, profile: str) -> Path:
+    """The token file of a profile that has a proper name: `path` itself, or `path.NAME.profile`."""
+    return path if profile == DEFAULT_PROFILE else beside(path, f".{profile}.profile")

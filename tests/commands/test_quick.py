@@ -1,0 +1,133 @@
+"""The quick way of `token` and `status`: it says what the long way says, and loads next to nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from notion_oauth.errors import NotionOAuthError
+from notion_oauth.glance import Glance, glance
+from notion_oauth.protocol.lifetime import Lifetimes
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import load_settings
+from notion_oauth.status import status_of
+from notion_oauth.tokenfile import encode_tokens
+from tests.commands.conftest import ROOT, CommandLine
+from tests.conftest import Posted
+from tests.engine.signing_in import age
+from tests.protocol.builders import tokens
+
+HEAVY = {"pydantic", "httpx", "anyio", "fastapi", "authlib", "rich", "filelock", "cryptography", "asyncio"}
+NOW = datetime.now(UTC)
+FRESH: dict[str, Any] = json.loads(
+    encode_tokens(tokens(authorized_at=NOW, updated_at=NOW, expires_at=NOW + timedelta(hours=1)))
+)
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1e308,
+    10**400,
+    "",
+    "x",
+    [],
+    {},
+    "https://mcp.notion.com/mcp",
+    "https://evil.example/mcp",
+]
+
+
+@pytest.mark.parametrize("command", [["token"], ["status"], ["status", "--json"]])
+def test_little_is_loaded(tmp_path: Path, command: list[str]) -> None:
+    file = tmp_path / "tokens.json"
+    file.write_text(json.dumps(FRESH))
+    code = f"""
+import sys
+sys.argv = ["cli.py", *{command}, "--token-file", {str(file)!r}]
+from notion_oauth.cli import app
+try:
+    app()
+except SystemExit as ended:
+    assert not ended.code, ended
+print(*sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "\n", "loaded although nothing needs it"
+    assert done.stdout
+
+
+@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(st.sampled_from(sorted(FRESH)), st.sampled_from(ODD) | st.text(max_size=5), max_size=2))
+def test_what_is_seen_at_a_glance_is_what_is_there(tmp_path: Path, changes: dict[str, Any]) -> None:
+    file = tmp_path / "tokens.json"
+    file.write_text(json.dumps({**FRESH, **changes}))
+    seen = glance(None, file, None)
+    if seen is None:
+        return  # the long way judges
+    oauth = NotionOAuth(load_settings(token_file=file), clock=lambda: NOW)
+    try:
+        there = anyio.run(oauth.status)
+    except NotionOAuthError as error:
+        raise AssertionError("the long way refuses what was seen") from error
+    assert status_of(seen, now=NOW, lifetimes=Lifetimes()) == there
+    if there.status == "authenticated":
+        stored = anyio.run(oauth.tokens.stored)
+        assert stored.access_token.get_secret_value() == seen.access_token
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        {"NOTION_OAUTH_TIMEOUT": "never"},
+        {"NOTION_OAUTH_REFRESH_WINDOW": "60"},
+        {"notion_oauth_profile": "work"},
+        {"NOTION_OAUTH_PROFILE": "no/name"},
+        {"NOTION_OAUTH_SERVER_URL": "http://example.com/mcp"},
+        {"NOTION_OAUTH_SERVER_URL": "https://other.example/mcp"},
+        {"NOTION_OAUTH_TOKEN_FILE": "~/tokens.json"},
+    ],
+)
+def test_what_is_unusual_is_left_to_the_long_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unusual: dict[str, str]
+) -> None:
+    Path(".notion-tokens.json").write_text(json.dumps(FRESH))
+    assert isinstance(glance(None, None, None), Glance)
+    for name, value in unusual.items():
+        monkeypatch.setenv(name, value)
+    assert glance(None, None, None) is None
+
+
+def test_a_file_of_settings_is_left_to_the_long_way(tmp_path: Path) -> None:
+    Path(".notion-tokens.json").write_text(json.dumps(FRESH))
+    Path(".env").write_text("NOTION_OAUTH_PROFILE=work\n")
+    assert glance(None, None, None) is None
+
+
+def test_a_glance_shows_no_secret() -> None:
+    Path(".notion-tokens.json").write_text(json.dumps(FRESH))
+    assert FRESH["access_token"] not in repr(glance(None, None, None))
+
+
+def test_a_program_takes_our_place_only_after_the_refresh_is_stored(
+    cli: CommandLine, sandbox: Sandbox, grants_asked: Posted
+) -> None:
+    sandbox.options.reuse = "strict"
+    cli.run("login")
+    age(cli.folder / ".notion-tokens.json", minutes=57)
+    sandbox.misbehave_next("/token", "slow", seconds=0.5)
+    assert cli.process("run", "--", "true").returncode == 0
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+    assert cli.run("refresh").returncode == 0
+    assert sandbox.live_grants == 1
