@@ -1,0 +1,68 @@
+"""`python -m benchmarks`: measure ours and the peers side by side, and print the tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.environments import CANDIDATES, Ready, prepare
+from benchmarks.measurements import commands, concurrency, cost, processes
+from benchmarks.measurements.context import Context, Measurement
+from benchmarks.tables import Table
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "cost": cost.measure,
+    "concurrency": concurrency.measure_concurrency,
+    "expiry": concurrency.measure_expiry,
+    "processes": processes.measure_processes,
+    "restart": processes.measure_restart,
+    "commands": commands.measure,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", action="append", choices=MEASUREMENTS, help="this measurement; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="few rounds: to see that all works, not to be quoted")
+    arguments = parser.parse_args()
+    for name in list(os.environ):  # no setting or proxy of this machine has a say
+        if name.startswith("NOTION_OAUTH_") or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    wanted = [name for name in MEASUREMENTS if arguments.only is None or name in arguments.only]
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        subjects = _subjects(Path(folder) / "environments") if wanted != ["commands"] else []
+        context = Context(subjects, Path(folder) / "states", quick=arguments.quick)
+        for name in wanted:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            for table in MEASUREMENTS[name](context):
+                print(table.markdown(), flush=True)
+    print(f"done in {time.monotonic() - begun:.0f} seconds", file=sys.stderr)
+
+
+def _subjects(folder: Path) -> list[Ready]:
+    """Make the environments, and print which stand and which do not."""
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+    note = f"Python {platform.python_version()}, {machine}, load {os.getloadavg()[0]:.1f} before the run."
+    table = Table("Clients", note, ("Client", "Versions"))
+    ready: list[Ready] = []
+    folder.mkdir()
+    for candidate in CANDIDATES:
+        print(f"environment of {candidate.name} …", file=sys.stderr, flush=True)
+        made = prepare(candidate, folder)
+        if isinstance(made, Ready):
+            ready.append(made)
+            table.add(made.name, made.versions)
+        else:
+            table.add(made.name, f"skipped: {made.reason}")
+    print(table.markdown(), flush=True)
+    return ready
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""A command that does nothing: what Python and Typer cost by themselves."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def nothing() -> None:
+    """Do nothing."""
+
+
+if __name__ == "__main__":
+    app()

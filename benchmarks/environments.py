@@ -1,0 +1,106 @@
+"""Where each subject runs: ours in this environment, every peer in one of its own, made for this run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+EXCLUDE_NEWER = "2026-11-20"  # as in pyproject.toml: peers and ours are of the same day
+PATIENCE = 300  # seconds for an environment to be made
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A client to be compared, and what has to be installed for it; nothing for our own."""
+
+    name: str
+    module: str
+    packages: Sequence[str]
+    shown: Sequence[str]  # the packages whose versions matter to a reader
+
+
+CANDIDATES = (
+    Candidate("notion-oauth", "benchmarks.subjects.ours", (), ("notion-oauth", "httpx")),
+    Candidate("Authlib", "benchmarks.subjects.authlib_client", ("authlib", "httpx"), ("authlib", "httpx")),
+    Candidate("MCP Python SDK", "benchmarks.subjects.mcp_sdk", ("mcp",), ("mcp", "httpx2")),
+    Candidate("FastMCP", "benchmarks.subjects.fastmcp_client", ("fastmcp",), ("fastmcp", "mcp", "httpx2")),
+)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A subject whose environment stands."""
+
+    name: str
+    module: str
+    python: str
+    versions: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A subject that could not be made, and why."""
+
+    name: str
+    reason: str
+
+
+def prepare(candidate: Candidate, folder: Path) -> Ready | Skipped:
+    """Make the environment of one subject in `folder`. What goes wrong is told, never passed over."""
+    python = sys.executable
+    try:
+        if candidate.packages:
+            home = folder / candidate.module.rpartition(".")[2]
+            python = str(home / "bin" / "python")
+            _run("uv", "venv", "--no-project", *_options(sys.executable), str(home))
+            _run("uv", "pip", "install", *_options(python), *candidate.packages)
+        versions = _versions(python, candidate.shown)
+    except subprocess.TimeoutExpired:
+        return Skipped(candidate.name, f"its environment was not made within {PATIENCE} seconds")
+    except subprocess.CalledProcessError as error:
+        return Skipped(candidate.name, _last_words(error.stderr))
+    except OSError as error:
+        return Skipped(candidate.name, f"uv could not be run: {error.strerror}")
+    return Ready(candidate.name, candidate.module, python, versions)
+
+
+def child_environment() -> dict[str, str]:
+    """For the processes that are measured: no setting or proxy of this machine, and compiled files are kept."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("NOTION_OAUTH_", "FASTMCP_", "PYTHON", "VIRTUAL_ENV", "COVERAGE"))
+        and not name.lower().endswith("_proxy")
+    }
+    return {**kept, "PYTHONPATH": str(ROOT), "FASTMCP_CHECK_FOR_UPDATES": "off"}
+
+
+def _options(python: str) -> Sequence[str]:
+    return ("--quiet", "--python", python, "--exclude-newer", EXCLUDE_NEWER)
+
+
+def _versions(python: str, packages: Sequence[str]) -> str:
+    return _run(python, "-c", _VERSIONS, *packages).strip()
+
+
+_VERSIONS = """
+import sys
+from importlib.metadata import version
+print(*(f"{name} {version(name)}" for name in sys.argv[1:]), sep=", ")
+"""
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+
+
+def _last_words(said: str) -> str:
+    """The beginning of an error in one line, without the addresses and the paths that it may name."""
+    words = [word for word in said.split() if any(letter.isalnum() for letter in word)]
+    shown = ["…" if "/" in word else word for word in words[:40]]
+    return " ".join(shown) or "no reason was given"

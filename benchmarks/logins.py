@@ -1,0 +1,44 @@
+"""Logins for the subjects: signed in at the practice server without a browser, then made as old as a case needs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+
+from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+
+REDIRECT_URI = "http://127.0.0.1:4321/callback"
+LIFETIME = 3600  # seconds, as the practice server issues them
+FRESH, IN_WINDOW, EXPIRED = 3600, 120, -60  # seconds that are left
+
+_DOCUMENTS = ("access_token", "refresh_token", "client_id", "resource", "token_endpoint", "expires_at")
+
+
+def sign_in(sandbox: Sandbox, path: Path, *, left: int) -> Path:
+    """A new login with a client of its own, kept in a token file at `path`, with `left` seconds to its expiry."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    anyio.run(_sign_in, NotionOAuth(Settings(server_url=sandbox.mcp_url, token_file=path, _env_file=None)))
+    document: dict[str, Any] = json.loads(path.read_text())
+    if missing := [name for name in _DOCUMENTS if not document.get(name)]:
+        raise RuntimeError(f"the token file lacks {', '.join(missing)}")
+    now = time.time()
+    document["expires_at"] = round((now + left) * 1000)
+    document["updated_at"] = round((now + left - LIFETIME) * 1000)
+    path.write_text(json.dumps(document))
+    return path
+
+
+async def _sign_in(oauth: NotionOAuth) -> None:
+    begun = await oauth.begin_authorization(REDIRECT_URI)
+    async with httpx.AsyncClient(trust_env=False) as browser:
+        answer = await browser.get(begun.url.get_secret_value())
+    query = httpx.URL(answer.headers["location"]).params
+    await oauth.complete_authorization(begun.pending, parse_authorization_response(query.multi_items()))

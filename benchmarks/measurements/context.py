@@ -1,0 +1,52 @@
+"""What every measurement is given, and the counting that several share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from benchmarks.environments import Ready
+from benchmarks.tables import Table
+from notion_oauth.sandbox import RecordedRequest, Sandbox
+
+_numbers: Iterator[int] = count()
+
+
+@dataclass(frozen=True)
+class Context:
+    """The subjects, a folder for what they keep, and how thorough this run is."""
+
+    subjects: Sequence[Ready]
+    folder: Path
+    quick: bool
+
+    def fresh(self) -> Path:
+        """A new folder."""
+        made = self.folder / str(next(_numbers))
+        made.mkdir(parents=True)
+        return made
+
+    def either(self, quick: int, thorough: int) -> int:
+        return quick if self.quick else thorough
+
+
+Measurement = Callable[[Context], Iterator[Table]]
+
+
+def refreshes(requests: Sequence[RecordedRequest]) -> Counter[str]:
+    """How many refreshes were asked for, by the grant that they were for (a refresh token names its own)."""
+    asked = [request.form for request in requests if request.form.get("grant_type") == "refresh_token"]
+    return Counter(grant_of(form.get("refresh_token", "")) for form in asked)
+
+
+def grant_of(token: str) -> str:
+    """The practice server's tokens are `user:GRANT:SECRET`."""
+    return token.split(":")[1] if token.count(":") == 2 else ""
+
+
+def to_authorization_server(sandbox: Sandbox, since: int = 0) -> list[RecordedRequest]:
+    """The requests that were not for the MCP server itself."""
+    return [request for request in sandbox.requests[since:] if request.path != "/mcp"]

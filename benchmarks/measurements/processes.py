@@ -1,0 +1,94 @@
+"""Several processes that share one login: at its expiry, and after a restart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from benchmarks.children import Child, SubjectFailed, run
+from benchmarks.environments import Ready
+from benchmarks.logins import EXPIRED, FRESH, sign_in
+from benchmarks.measurements.context import Context, refreshes, to_authorization_server
+from benchmarks.tables import Table, listed
+from notion_oauth.sandbox import RecordedRequest, SandboxOptions, serve_sandbox
+
+PROCESSES = 8
+
+
+def measure_processes(context: Context) -> Iterator[Table]:
+    rounds = context.either(1, 5)
+    table = Table(
+        f"{PROCESSES} processes at the moment of expiry",
+        f"They share one stored login, wait until all have loaded, and send one request each, {rounds} rounds. The"
+        " server ends the grant when a refresh token comes a second time. The MCP SDK is told the expiry, as above.",
+        ("Client", "Refreshes", "Failed processes", "Logins alive afterwards", "What failed"),
+    )
+    for subject in context.subjects:
+        try:
+            found = [_at_expiry(context, subject) for _ in range(rounds)]
+        except SubjectFailed as error:
+            table.add_failed(subject.name, str(error))
+            continue
+        kinds = Counter(kind for _, failures, _ in found for kind in failures)
+        table.add(
+            subject.name,
+            listed([asked for asked, _, _ in found]),
+            listed([len(failures) for _, failures, _ in found]),
+            f"{sum(alive for _, _, alive in found)} of {rounds}",
+            ", ".join(kinds),
+        )
+    yield table
+
+
+def _at_expiry(context: Context, subject: Ready) -> tuple[int, Sequence[str], bool]:
+    """How many refreshes, what failed, and whether the login is still alive."""
+    folder = context.fresh()
+    with serve_sandbox(SandboxOptions(reuse="strict")) as sandbox:
+        login = sign_in(sandbox, folder / "login.json", left=EXPIRED)
+        sandbox.expire_access_tokens()
+        state = folder / "state"
+        run(subject, folder, action="store", login=login, state=state)
+        before = len(sandbox.requests)
+        children = [
+            Child(subject, folder, action="request", login=login, state=state, running=True, together=True)
+            for _ in range(PROCESSES)
+        ]
+        for child in children:
+            child.wait_until_ready()
+        for child in children:
+            child.go()
+        failures = [child.result()["failure"] for child in children]
+        asked = refreshes(sandbox.requests[before:])
+        return sum(asked.values()), [failure for failure in failures if failure], sandbox.live_grants == 1
+
+
+def measure_restart(context: Context) -> Iterator[Table]:
+    table = Table(
+        "After a restart",
+        "One process stores the login, another makes a request. Counted are its requests to the authorization server;"
+        " 0 with a valid token and 1 with an expired one are the least possible.",
+        ("Client", "Token", "Requests", "Which", "Outcome"),
+    )
+    for subject in context.subjects:
+        for left, name in ((FRESH, "valid"), (EXPIRED, "expired")):
+            try:
+                asked, failure = _restarted(context, subject, left=left)
+            except SubjectFailed as error:
+                table.add_failed(subject.name, str(error))
+                continue
+            which = ", ".join(f"`{request.method} {request.path}`" for request in asked)
+            table.add(subject.name, name, str(len(asked)), which, failure or "answered")
+    yield table
+
+
+def _restarted(context: Context, subject: Ready, *, left: int) -> tuple[list[RecordedRequest], str | None]:
+    folder = context.fresh()
+    with serve_sandbox() as sandbox:
+        login = sign_in(sandbox, folder / "login.json", left=left)
+        if left == EXPIRED:
+            sandbox.expire_access_tokens()
+        state = folder / "state"
+        run(subject, folder, action="store", login=login, state=state)
+        before = len(sandbox.requests)
+        found = run(subject, folder, action="request", login=login, state=state)
+        return to_authorization_server(sandbox, before), found["failure"]
