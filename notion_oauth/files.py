@@ -14,7 +14,7 @@ from typing import NoReturn
 from notion_oauth.errors import StorageError, StoreDamaged
 
 MAX_FILE = 1024 * 1024  # bytes
-_TICK = 50_000_000  # nanoseconds; file systems count in steps of up to ten milliseconds
+_TICK = 20_000_000  # nanoseconds; file systems count in steps of up to ten milliseconds
 _ABANDONED_AFTER = 60.0  # seconds; a writer that lives needs far less
 
 

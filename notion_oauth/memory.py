@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from notion_oauth.flights import Flights
 from notion_oauth.models import TokenSet
 from notion_oauth.oauth_client import Clock
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.lifetime import Phase
 from notion_oauth.storage import TokenStore
 
+GLANCE = 0.01  # seconds within which the store is not looked at again
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -39,26 +41,42 @@ class Memory:
         self._clock = clock
         self._uptime = uptime
         self._copy: _Copy | None = None
+        self._unchanged_until = 0.0
+        self._reading: Flights[TokenSet | None] = Flights("notion-oauth reading")
+        self._reading_since: object | None = None
 
     def at_hand(self) -> TokenSet | None:
-        """The login where its token is good without a doubt: no refresh is due, and nobody has changed the store."""
-        copy = self._copy
+        """The login where its token is good without a doubt: no refresh is due, and nobody has changed the store.
+
+        The store is looked at every few milliseconds at most: a look takes longer than all the rest.
+        """
+        copy, uptime = self._copy, self._uptime()
         if (
             copy is None
             or copy.stamp is None
+            or uptime >= copy.uptime_good_until
             or not copy.good_from <= self._clock() < copy.good_until
-            or self._uptime() >= copy.uptime_good_until
-            or self._store.stamp(self._profile) != copy.stamp
         ):
             return None
+        if uptime >= self._unchanged_until:
+            if self._store.stamp(self._profile) != copy.stamp:
+                return None
+            self._unchanged_until = uptime + GLANCE
         return copy.tokens
 
     async def load(self) -> TokenSet | None:
-        """The stored login, read again only where it may have changed."""
+        """The stored login, read again only where it may have changed, and once for all who ask meanwhile."""
         copy, stamp = self._copy, self._store.stamp(self._profile)
         if copy is not None and stamp is not None and copy.stamp == stamp:
             return copy.tokens
-        return await self._store.load(self._profile)
+        if stamp is None:
+            return await self._store.load(self._profile)
+        flight, new = self._reading.board(lambda _: self._store.load(self._profile))
+        if new:
+            self._reading_since = stamp
+        elif self._reading_since != stamp:  # it may have begun before the change that we are after
+            return await self._store.load(self._profile)
+        return await flight.result()
 
     def remember(self, tokens: TokenSet, *, stamp: object | None) -> None:
         """Keep a copy; `stamp` was taken before the login was read, or after it was saved under the lock."""

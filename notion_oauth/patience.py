@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from notion_oauth.errors import NotionOAuthError, ServerUnavailable
 
@@ -16,13 +17,10 @@ LONGEST_ASKED = 600.0  # seconds of Retry-After that are believed
 _RANDOM = secrets.SystemRandom()
 
 
-def uptime() -> float:
-    """Seconds on a clock that nobody can set, and that goes on while the machine is suspended where there is one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-if not hasattr(time, "CLOCK_BOOTTIME"):  # pragma: no cover - Linux has it
-    uptime = time.monotonic
+# Seconds on a clock that nobody can set, and that goes on while the machine is suspended where there is one
+uptime: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
 
 
 class Patience:

@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 
+from notion_oauth.memory import GLANCE
 from notion_oauth.models import TokenSet
 from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.lifetime import Lifetimes, Phase, grant_end, phase
@@ -239,10 +240,13 @@ async def test_memory_notices_what_other_processes_do(settings: Settings, sandbo
     login = await sign_in(other)
     assert await mine.tokens.token() == login.access_token
     refreshed = await other.refresh()
+    await anyio.sleep(GLANCE)
     assert await mine.tokens.token() == refreshed.access_token
     new = await sign_in(other)
+    await anyio.sleep(GLANCE)
     assert await mine.tokens.token() == new.access_token
     await other.sign_out()
+    await anyio.sleep(GLANCE)
     assert mine.tokens.at_hand() is None
     assert (await mine.status()).status == "unauthenticated"
 
