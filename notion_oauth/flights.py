@@ -39,8 +39,7 @@ class Flight(Generic[T]):
     The thread is no daemon: a program that ends waits until the work has ended too.
     """
 
-    def __init__(self, name: str, work: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> None:
-        self._name = name
+    def __init__(self, work: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> None:
         self._work = work
         self._outcome: Callable[[], T] | None = None
         self._landed: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -61,7 +60,7 @@ class Flight(Generic[T]):
 
     def start(self) -> None:
         try:
-            threading.Thread(target=self._fly, name=self._name, daemon=False).start()
+            threading.Thread(target=self._fly, name="notion-oauth refresh", daemon=False).start()
         except RuntimeError as error:  # no thread can be started
             self._land(partial(_throw, error))
 
@@ -138,8 +137,7 @@ class Flight(Generic[T]):
 class Flights(Generic[T]):
     """At most one flight at a time in this process. A fork begins without any."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name  # of its threads
+    def __init__(self) -> None:
         self.reset()
         _EVERY.add(self)
 
@@ -158,7 +156,7 @@ class Flights(Generic[T]):
         with self._lock:
             if self._current is not None and not self._current.done:
                 return self._current, False
-            flight = self._current = Flight(self._name, work)
+            flight = self._current = Flight(work)
         flight.start()
         return flight, True
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from notion_oauth.flights import Flights
 from notion_oauth.models import TokenSet
 from notion_oauth.oauth_client import Clock
 from notion_oauth.protocol import lifetime
@@ -42,8 +41,6 @@ class Memory:
         self._uptime = uptime
         self._copy: _Copy | None = None
         self._unchanged_until = 0.0
-        self._reading: Flights[TokenSet | None] = Flights("notion-oauth reading")
-        self._reading_since: object | None = None
 
     def at_hand(self) -> TokenSet | None:
         """The login where its token is good without a doubt: no refresh is due, and nobody has changed the store.
@@ -65,18 +62,11 @@ class Memory:
         return copy.tokens
 
     async def load(self) -> TokenSet | None:
-        """The stored login, read again only where it may have changed, and once for all who ask meanwhile."""
+        """The stored login, read again only where it may have changed."""
         copy, stamp = self._copy, self._store.stamp(self._profile)
         if copy is not None and stamp is not None and copy.stamp == stamp:
             return copy.tokens
-        if stamp is None:
-            return await self._store.load(self._profile)
-        flight, new = self._reading.board(lambda _: self._store.load(self._profile))
-        if new:
-            self._reading_since = stamp
-        elif self._reading_since != stamp:  # it may have begun before the change that we are after
-            return await self._store.load(self._profile)
-        return await flight.result()
+        return await self._store.load(self._profile)
 
     def remember(self, tokens: TokenSet, *, stamp: object | None) -> None:
         """Keep a copy; `stamp` was taken before the login was read, or after it was saved under the lock."""

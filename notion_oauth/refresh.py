@@ -64,7 +64,7 @@ class TokenSource:
         self._clock = clock
         self._sleep = sleep
         self._patience = Patience(retry_for, uptime=uptime)
-        self._flights: Flights[TokenSet] = Flights("notion-oauth refresh")
+        self._flights: Flights[TokenSet] = Flights()
         self._memory = Memory(store, profile, window=self._lifetimes.window, clock=clock, uptime=uptime)
         self._grave: tuple[SecretStr, Tombstone] | None = None  # of a refresh token that is never sent again
 

@@ -110,11 +110,12 @@ class JsonFileStore:
         return tuple(sorted(others | ({places.DEFAULT_PROFILE} if self._path.name in names else set())))
 
     async def load(self, profile: str) -> TokenSet | None:
-        found = await _in_thread(self._load, self.path(profile))
+        # Not in a thread: a kilobyte, only after it was changed. All who wait for it then find it in memory
+        found = self._load(self.path(profile))
         return found if isinstance(found, TokenSet) else None
 
     async def load_tombstone(self, profile: str) -> Tombstone | None:
-        found = await _in_thread(self._load, self.path(profile))
+        found = self._load(self.path(profile))
         return found if isinstance(found, Tombstone) else None
 
     def _load(self, path: Path) -> TokenSet | Tombstone | None:

@@ -163,7 +163,7 @@ async def test_all_who_wait_learn_of_the_failure_and_none_waits_twice(
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", times=1000, status=503)
-    source = NotionOAuth(settings.model_copy(update={"retry_for": 1.5})).tokens
+    source = NotionOAuth(settings.model_copy(update={"retry_for": 3})).tokens
     failed: list[TransientError] = []
 
     async def ask() -> None:
@@ -178,8 +178,8 @@ async def test_all_who_wait_learn_of_the_failure_and_none_waits_twice(
             tasks.start_soon(ask)
     assert len(failed) == 50
     assert len({id(error) for error in failed}) == 50, "each has a traceback of its own"
-    assert anyio.current_time() - began < 3
-    assert len(sandbox.requests_to("/token")) < 10
+    assert anyio.current_time() - began < 5.5
+    assert len(sandbox.requests_to("/token")) < 12
 
 
 async def test_nobody_is_kept_waiting_for_who_has_given_up(
