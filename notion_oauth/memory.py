@@ -24,6 +24,7 @@ class _Copy:
     stamp: object | None
     good_from: datetime  # an earlier wall clock has been put back
     good_until: datetime
+    expires_at: datetime
     uptime_good_until: float
     uptime_expired: float
 
@@ -42,17 +43,18 @@ class Memory:
         self._copy: _Copy | None = None
         self._unchanged_until = 0.0
 
-    def at_hand(self) -> TokenSet | None:
-        """The login where its token is good without a doubt: no refresh is due, and nobody has changed the store.
+    def at_hand(self, *, due: bool = False) -> TokenSet | None:
+        """The login where its token is good without a doubt, and nobody has changed the store.
 
-        The store is looked at every few milliseconds at most: a look takes longer than all the rest.
+        One that is due to be refreshed is only given where that is said to be cared for. The store is looked at every
+        few milliseconds at most: a look takes longer than all the rest.
         """
         copy, uptime = self._copy, self._uptime()
         if (
             copy is None
             or copy.stamp is None
-            or uptime >= copy.uptime_good_until
-            or not copy.good_from <= self._clock() < copy.good_until
+            or uptime >= (copy.uptime_expired if due else copy.uptime_good_until)
+            or not copy.good_from <= self._clock() < (copy.expires_at if due else copy.good_until)
         ):
             return None
         if uptime >= self._unchanged_until:
@@ -77,8 +79,9 @@ class Memory:
             expired = min(expired, self._copy.uptime_expired)
         good = lifetime.phase(tokens, now, self._window) is Phase.GOOD
         leeway = timedelta() if tokens.refresh_token is None else lifetime.leeway(tokens, self._window)
-        until = _NEVER if tokens.expires_at is None else tokens.expires_at - leeway
-        self._copy = _Copy(tokens, stamp, now, until if good else now, expired - leeway.total_seconds(), expired)
+        expires_at = tokens.expires_at or _NEVER
+        good_until = expires_at - leeway if good else now
+        self._copy = _Copy(tokens, stamp, now, good_until, expires_at, expired - leeway.total_seconds(), expired)
 
     def forget(self) -> None:
         self._copy = None

@@ -74,6 +74,8 @@ class TokenSource:
         Takes microseconds. Notices what other processes have stored, as far as the store can tell.
         """
         tokens = self._memory.at_hand()
+        if tokens is None and (self._patience.resting or self._flights.current() is not None):
+            tokens = self._memory.at_hand(due=True)  # it is being refreshed, or could not be just now
         return None if tokens is None else tokens.access_token
 
     async def token(self, *, rejected: SecretStr | None = None, min_ttl: timedelta = timedelta()) -> SecretStr:
