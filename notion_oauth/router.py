@@ -137,9 +137,18 @@ def _status_context(status: Status, now: datetime) -> dict[str, Any]:
         "title": _TITLES[status.status],
         "status": status,
         "remaining": (status.expires_at - now) if status.expires_at else None,
-        "expires": moment(status.expires_at) if status.expires_at else None,
-        "authorized": moment(status.authorized_at) if status.authorized_at else None,
+        "expires": _said(status.expires_at),
+        "authorized": _said(status.authorized_at),
+        "refreshed": _said(status.refreshed_at),
+        "ends": _said(status.login_ends_at),
+        "ended": _said(status.ended_at),
+        # Its buttons are on this page: a command would be the long way round
+        "warning": status.warning.partition(" with: ")[0] + "." if status.warning else None,
     }
+
+
+def _said(when: datetime | None) -> str | None:
+    return moment(when) if when else None
 
 
 def _page_context(request: Request, browser: session.Session) -> dict[str, Any]:

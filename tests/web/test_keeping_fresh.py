@@ -13,6 +13,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from notion_oauth import ValidToken, create_router
 from notion_oauth.app import create_app
 from notion_oauth.background import served
+from notion_oauth.errors import SignInRequired
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -142,3 +143,24 @@ async def test_a_passing_failure_is_503_and_no_sign_in(
     answer = own_app.get("/pages")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
     assert "login" not in answer.json()["detail"]
+
+
+async def test_the_page_says_until_when_the_login_can_live_and_why_it_has_ended(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
+) -> None:
+    page = {"Accept": "text/html"}
+    browser = TestClient(create_app(settings), base_url="http://localhost")
+    await sign_in(oauth)
+    fresh = browser.get("/", headers=page).text
+    assert "can live until" in fresh
+    assert "unless it is refreshed" not in fresh
+    age(settings.token_file, days=20)
+    shown = browser.get("/", headers=page).text
+    assert "unless it is refreshed" in shown
+    assert "notion-oauth refresh" not in shown, "the button is on the page"
+    sandbox.revoke_grants()
+    assert (await NotionOAuth(settings).status()).status == "expired"
+    browser.get("/", headers=page)
+    with pytest.raises(SignInRequired):
+        await NotionOAuth(settings).tokens.token()
+    assert "it was revoked" in browser.get("/", headers=page).text
