@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,7 +25,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
-from tests.engine.signing_in import age, sign_in
+from tests.engine.signing_in import sign_in
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +67,7 @@ async def test_an_expired_token_costs_one_post(oauth: NotionOAuth, sandbox: Sand
     await sign_in(oauth)
     before = len(sandbox.requests)
     clock.ahead = timedelta(hours=1)
-    token = await oauth.tokens.token()
+    token = await NotionOAuth(oauth.settings, clock=clock).tokens.token()  # as after a restart
     assert [(request.method, request.path) for request in sandbox.requests[before:]] == [("POST", "/token")]
     assert sandbox.is_access_token_live(token.get_secret_value())
     assert (await stored(oauth)).access_token == token
@@ -135,59 +133,6 @@ async def test_many_tasks_refresh_once(
     assert len({token.get_secret_value() for token in got}) == 1
     assert grants_asked() == ["authorization_code", "refresh_token"]
     assert sandbox.live_grants == 1
-
-
-ASK = """
-import sys, anyio
-from notion_oauth.service import NotionOAuth
-print("ready", flush=True)
-sys.stdin.readline()
-print(anyio.run(NotionOAuth().tokens.token).get_secret_value())
-"""
-
-
-async def test_many_processes_refresh_once(
-    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, grants_asked: Posted
-) -> None:
-    sandbox.options.reuse = "strict"
-    await sign_in(oauth)
-    age(settings.token_file, hours=2)
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
-        "NOTION_OAUTH_SERVER_URL": settings.server_url,
-        "NOTION_OAUTH_TOKEN_FILE": str(settings.token_file),
-    }
-
-    def race() -> list[str]:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", ASK],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(6)
-        ]
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        return [process.communicate(timeout=60)[0].strip() for process in _started(processes)]
-
-    tokens = await anyio.to_thread.run_sync(race)
-    assert len(set(tokens)) == 1
-    assert sandbox.is_access_token_live(tokens[0])
-    assert grants_asked() == ["authorization_code", "refresh_token"]
-    assert sandbox.live_grants == 1
-
-
-def _started(processes: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
-    """All at once, before the first is waited for."""
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return processes
 
 
 async def test_what_another_has_refreshed_is_adopted(
@@ -340,3 +285,41 @@ async def test_a_sign_out_during_a_refresh_stays(oauth: NotionOAuth, settings: S
         tasks.start_soon(refresh)
         tasks.start_soon(NotionOAuth(settings).sign_out)
     assert await oauth.store.load("default") is None
+
+
+async def test_a_sign_out_elsewhere_is_not_undone_by_a_refresh_that_is_under_way(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, clock: Clock
+) -> None:
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    await _during_a_slow_refresh(oauth, sandbox, NotionOAuth(settings).sign_out)
+    assert await oauth.store.load("default") is None
+    assert sandbox.live_grants == 0
+    with pytest.raises(NotSignedIn):
+        await oauth.tokens.token()
+
+
+async def test_a_sign_in_elsewhere_wins_over_a_refresh_that_is_under_way(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, clock: Clock
+) -> None:
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    other = NotionOAuth(settings, clock=clock)
+    await _during_a_slow_refresh(oauth, sandbox, lambda: sign_in(other))
+    assert sandbox.live_grants == 1
+    token = await oauth.tokens.token()
+    assert token == (await stored(other)).access_token
+    assert sandbox.is_access_token_live(token.get_secret_value())
+
+
+async def _during_a_slow_refresh(
+    oauth: NotionOAuth, sandbox: Sandbox, act: Callable[[], Coroutine[Any, Any, object]]
+) -> None:
+    """Do something elsewhere after the server has refreshed, and before its answer arrives."""
+    sandbox.misbehave_next("/token", "slow", seconds=0.4)
+    asked = len(sandbox.requests_to("/token"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(oauth.tokens.token)
+        while len(sandbox.requests_to("/token")) == asked:
+            await anyio.sleep(0.005)
+        await act()
