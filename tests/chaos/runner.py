@@ -124,7 +124,7 @@ class Runner:
             if now >= next_end:
                 next_end = now + self._chance.expovariate(1 / self._plan.end_every)
                 self._ledger.end_tokens_early()
-            if self._plan.expiries < math.inf and self._accounts.expiries(now) >= self._plan.expiries:
+            if self._killed and self._plan.expiries < math.inf and self._accounts.expiries(now) >= self._plan.expiries:
                 return
 
     # The workers
@@ -167,7 +167,7 @@ class Runner:
             process.stdin.close()
         for name, process in login.workers.items():
             try:
-                code = process.wait(30)
+                code = process.wait(60)
             except subprocess.TimeoutExpired:
                 self._wrong.append(f"worker {name} did not stop")
             else:

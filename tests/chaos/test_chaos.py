@@ -9,7 +9,8 @@ from tests.chaos.runner import Plan, run
 
 @pytest.mark.parametrize("rules", ["notion", "strict"])
 def test_no_login_is_lost_that_need_not_be(rules: str) -> None:
-    plan = Plan(seconds=25, expiries=8, logins=2, processes=2, seed=7, rules=rules, kill_every=2, faults=0.4)  # type: ignore[arg-type]
+    # It ends when enough has happened; the seconds only bound it on a machine that is busy
+    plan = Plan(seconds=150, expiries=6, logins=2, processes=2, seed=7, rules=rules, kill_every=2, faults=0.4)  # type: ignore[arg-type]
     report = run(plan)
     assert not report.failures, f"\n{report}"
     assert rules == "strict" or not report.losses
@@ -17,5 +18,5 @@ def test_no_login_is_lost_that_need_not_be(rules: str) -> None:
     assert report.kills > 0
     assert report.faults.total() > 0
     assert report.refreshes > 2
-    assert report.expiries > 1
+    assert report.expiries >= 6
     assert report.served > 20
