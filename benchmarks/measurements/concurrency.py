@@ -78,7 +78,7 @@ def measure_expiry(context: Context) -> Iterator[Table]:
 
 
 def _rounds(context: Context) -> int:
-    return context.either(2, 5)
+    return context.either(2, 10)
 
 
 def _each(context: Context, table: Table, *, left: int) -> Iterator[tuple[Ready, Batches]]:
