@@ -23,7 +23,7 @@ def main() -> int:
     add("--faults", type=float, default=0.3, help="share of the refreshes that fail (%(default)s)")
     add("--lifetime", type=int, default=1, help="of access tokens, in seconds (%(default)s)")
     add("--kill-every", type=float, default=1.5, help="seconds between two kills, on average (%(default)s)")
-    add("--short", action="store_true", help="eight seconds, as in the tests")
+    add("--short", action="store_true", help="eight seconds: to see that all works")
     chosen = parser.parse_args()
     seconds = chosen.seconds or (8 if chosen.short else 60 if chosen.expiries is None else math.inf)
     seed = secrets.randbelow(10**6) if chosen.seed is None else chosen.seed

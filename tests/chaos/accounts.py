@@ -96,4 +96,4 @@ class Accounts:
     def expiries(self, now: float) -> int:
         """Access tokens that a worker was given, and whose lifetime is over."""
         given = {handed.token for handed in self.journals.handed.values()}
-        return sum(token in given and access.expires <= now for token, access in self.ledger.tokens.items())
+        return sum(token in given and access.expires <= now for token, access in self.ledger.tokens.copy().items())
