@@ -21,7 +21,8 @@ LAYERS = (
     {"background", "session", "pages", "bearer"},
     {"auth", "auth_httpx2", "router", "dependency", "loopback"},
     {"app", "login", "practice", "running"},
-    {"demo"},
+    {"demo", "console"},
+    {"commands"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

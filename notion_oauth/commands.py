@@ -1,0 +1,137 @@
+"""The commands that people run; those that scripts run again and again are in `cli`, which loads these when asked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from notion_oauth.console import (
+    AsJson,
+    Profile,
+    ServerUrl,
+    TokenFile,
+    as_run,
+    oauth_for,
+    print_json,
+    run_to_end,
+    span,
+    talk,
+)
+
+TOKEN_VARIABLE = "NOTION_MCP_TOKEN"  # noqa: S105 - its name
+
+others = typer.Typer()
+
+
+@others.command(epilog="Example: `notion-oauth login`")
+def login(
+    profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
+) -> None:
+    """Sign in through the browser, and keep the tokens."""
+    from notion_oauth.login import sign_in
+    from notion_oauth.words import validity
+
+    oauth, console = oauth_for(profile, token_file, server_url), talk()
+    run_to_end(lambda: sign_in(oauth, console))
+    status = run_to_end(oauth.status)
+    achieved = f"Signed in. The token is {validity(status)}.\nIt is kept in {oauth.settings.token_file}."
+    console.print(achieved, markup=False, highlight=False)
+    if as_json:
+        print_json(status.as_json())
+
+
+@others.command(epilog="Example: `notion-oauth refresh --if-older-than 20d`, from a timer")
+def refresh(
+    if_older_than: Annotated[timedelta, span("Only if the last refresh is older, such as 20d.")] = timedelta(),
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Renew the access token now, valid or not."""
+    from notion_oauth.words import validity
+
+    oauth = oauth_for(profile, token_file, server_url)
+    before = run_to_end(oauth.status).updated_at
+    run_to_end(partial(oauth.refresh, if_older_than=if_older_than))
+    found = run_to_end(oauth.status)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        done = "Renewed" if found.updated_at != before else "Not due yet"
+        talk().print(f"{done}. The token is {validity(found)}.", markup=False, highlight=False)
+
+
+@others.command(
+    epilog="Example: `notion-oauth run -- python my_agent.py`",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def run(
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.")],
+    variable: Annotated[str, typer.Option("--env", help="The variable that holds the token.")] = TOKEN_VARIABLE,
+    min_ttl: Annotated[timedelta, span("How long the token is to be good, such as 10m.")] = timedelta(),
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+) -> None:
+    """Run a program with a valid token in its environment. Its exit code becomes ours."""
+    from notion_oauth.running import become
+
+    oauth = oauth_for(profile, token_file, server_url)
+    valid = run_to_end(partial(oauth.tokens.token, min_ttl=min_ttl))
+    run_to_end(oauth.tokens.settle)  # a refresh in the background would die with this program
+    become(command, {variable: valid.get_secret_value()})
+
+
+@others.command(epilog="Example: `notion-oauth profiles`")
+def profiles(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+    """List the profiles, and which of them are signed in."""
+    from notion_oauth.storage import JsonFileStore
+
+    store = JsonFileStore(oauth_for(None, token_file, server_url).settings.token_file)
+    found = {name: run_to_end(oauth_for(name, token_file, server_url).status) for name in run_to_end(store.profiles)}
+    if as_json:
+        print_json({name: status.as_json() for name, status in found.items()})
+        return
+    for name, status in found.items():
+        typer.echo(f"{name}  {status.status}  {status.resource or ''}".rstrip())
+    if not found:
+        typer.echo(as_run("Nobody is signed in. Sign in with: notion-oauth login --profile NAME"), err=True)
+
+
+@others.command(epilog="Example: `notion-oauth logout`")
+def logout(
+    profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
+) -> None:
+    """End the grant at the server and forget the tokens."""
+    from notion_oauth.service import SIGNED_OUT
+
+    outcome = run_to_end(oauth_for(profile, token_file, server_url).sign_out)
+    if as_json:
+        print_json({"status": "unauthenticated", "outcome": outcome.name.lower()})
+    else:
+        typer.echo(SIGNED_OUT[outcome], err=True)
+
+
+@others.command(epilog="Example: `notion-oauth sandbox --port 9000 --token-lifetime 60`")
+def sandbox(
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)] = 9000,
+    token_lifetime: Annotated[float, typer.Option(help="Seconds that an access token lives.", min=1)] = 3600,
+    auto_consent: Annotated[bool, typer.Option("--auto-consent", help="Agree without showing a page.")] = False,
+) -> None:
+    """Run a practice server on this machine, for those who develop without a Notion workspace."""
+    from notion_oauth.practice import run_sandbox
+
+    run_sandbox(port=port, token_lifetime=token_lifetime, auto_consent=auto_consent)
+
+
+@others.command(epilog="Example: `notion-oauth demo`")
+def demo() -> None:
+    """Show it all in a few seconds against a practice server: sign in, use, refresh, sign out."""
+    from notion_oauth.demo import run_demo
+
+    if not run_demo():
+        raise typer.Exit(1)
