@@ -1,8 +1,8 @@
-"""What BearerAuth does in every HTTP library of httpx's shape: when a token goes out, and which (RFC 6750 §2.1)."""
+"""BearerAuth for every HTTP library of httpx's shape: when a token goes out, which, and what follows a refusal."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -10,10 +10,19 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from notion_oauth import blocking
+from notion_oauth.errors import NotSignedIn, SignInRequired
+from notion_oauth.flights import Flight, Flights
+from notion_oauth.patience import uptime
+from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge, step_up_required
 from notion_oauth.protocol.urls import DEFAULT_PORTS, origin
 from notion_oauth.service import NotionOAuth
 
-UNAUTHORIZED = 401
+UNAUTHORIZED, FORBIDDEN = 401, 403
+MOST_ASKED = 3  # sign-ins for one request: the first one, and two that ask for more
+ASK_AGAIN = 600.0  # seconds after which the same thing may be asked of a person once more
+
+Authorize = Callable[[BearerChallenge | None], Awaitable[object]]
+_Steps = Generator[Any, Any, None]
 
 
 class BearerFlows:
@@ -21,14 +30,23 @@ class BearerFlows:
 
     Requests to another origin go out without a token, across redirects too. A token that is soon to expire is
     refreshed in the background. A 401 is answered once with another token, where the body can be sent again: that
-    of a stream cannot, and its 401 is the caller's. Raises into the request what `TokenSource.token` raises.
+    of a stream cannot, and its 401 is the caller's. Raises into the request what `TokenSource.token` raises, and
+    StepUpRequired where the resource asks for more than the person has agreed to.
+
+    `authorize` is for programs with a person in front of them: a coroutine function that signs them in, as
+    `notion_oauth.login.sign_in` does, given the resource's challenge. It is called where nobody is signed in, or more
+    is asked for; once however many requests wait, in a thread with an event loop of its own; at most three times for
+    one request, and not twice for the same thing. Without it no browser is ever opened.
     """
 
     whole_body: ClassVar[type]  # of a request that can be sent again
 
-    def __init__(self, oauth: NotionOAuth | None = None) -> None:
+    def __init__(self, oauth: NotionOAuth | None = None, *, authorize: Authorize | None = None) -> None:
         service = oauth or NotionOAuth()
         self._tokens = service.tokens
+        self._authorize = authorize
+        self._asking: Flights[object] = Flights()
+        self._asked: dict[BearerChallenge, float] = {}  # what a person was asked for beyond a sign-in, and when
         scheme, host, port = origin(urlsplit(service.settings.server_url))
         self._origin = (scheme, host.encode("idna") if not host.isascii() else host.encode(), port)
 
@@ -36,36 +54,130 @@ class BearerFlows:
         if not self._is_ours(request.url):
             yield request
             return
-        token = self._tokens.at_hand() or await self._tokens.token()
-        response = yield _with(token, request)
-        if self._is_refused(response):
-            another = await self._tokens.token(rejected=token)
-            if isinstance(request.stream, self.whole_body):
-                await response.aread()  # the connection is free for the next
-                yield _with(another, request)
+        steps = self._steps(request)
+        step, response = next(steps), None
+        while step is not None:
+            if callable(step):
+                try:
+                    outcome = await step()
+                except Exception as error:  # it is the steps' to judge
+                    step = _thrown(steps, error)
+                    continue
+            else:
+                if response is not None:
+                    await response.aread()  # the connection is free for the next
+                outcome = response = yield step
+            step = _sent(steps, outcome)
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         if not self._is_ours(request.url):
             yield request
             return
-        token = self._tokens.at_hand() or blocking.run(self._tokens.token)
-        response = yield _with(token, request)
-        if self._is_refused(response):
-            another = blocking.run(partial(self._tokens.token, rejected=token))
-            if isinstance(request.stream, self.whole_body):
-                response.read()
-                yield _with(another, request)
+        steps = self._steps(request)
+        step, response = next(steps), None
+        while step is not None:
+            if callable(step):
+                try:
+                    outcome = blocking.run(step)
+                except Exception as error:
+                    step = _thrown(steps, error)
+                    continue
+            else:
+                if response is not None:
+                    response.read()
+                outcome = response = yield step
+            step = _sent(steps, outcome)
+
+    def _steps(self, request: Any) -> _Steps:
+        """Yields requests, to be sent for their response, and coroutine functions, to be called for their result."""
+        token = self._tokens.at_hand()
+        if token is None:
+            token = yield from self._token()
+        renewed, asked = False, 0
+        while True:
+            response = yield _with(token, request)
+            challenge = self._refused(response)
+            if challenge is None:
+                return
+            if not challenge.steps_up and token is not None and not renewed:
+                another, renewed = (yield from self._token(rejected=token)), True
+            else:
+                another = yield from self._adopted(token)
+            if another is None:
+                if self._authorize is None or asked == MOST_ASKED or not self._may_ask(challenge):
+                    if challenge.steps_up:
+                        raise step_up_required(challenge, request.url.host)
+                    return  # a token that is new, and refused: it is the caller's
+                asked += 1
+                yield partial(self._ask, challenge)
+                another = yield self._tokens.token
+            if not isinstance(request.stream, self.whole_body):
+                return
+            token = another
+
+    def _token(self, rejected: SecretStr | None = None) -> Generator[Any, Any, SecretStr | None]:
+        """A valid token; None where there is none and a person can be asked."""
+        try:
+            found: SecretStr = yield partial(self._tokens.token, rejected=rejected)
+        except (NotSignedIn, SignInRequired):
+            if self._authorize is None:
+                raise
+            return None
+        return found
+
+    def _adopted(self, refused: SecretStr | None) -> Generator[Any, Any, SecretStr | None]:
+        """Another token than the one refused, where somebody has signed in or refreshed meanwhile."""
+        found = yield from self._token()
+        return None if found == refused else found
+
+    def _may_ask(self, challenge: BearerChallenge) -> bool:
+        if not challenge.steps_up:
+            return True
+        now = uptime()
+        self._asked = {known: since for known, since in self._asked.items() if now - since < ASK_AGAIN}
+        return self._asked.setdefault(challenge, now) == now
+
+    async def _ask(self, challenge: BearerChallenge) -> None:
+        async def authorize(_: Flight[object]) -> object:
+            assert self._authorize is not None  # noqa: S101 - asked before
+            return await self._authorize(challenge)
+
+        flight, _ = self._asking.board(authorize)
+        await flight.result()
 
     def _is_ours(self, url: Any) -> bool:
         """Whether a URL, as the library has parsed it, has the origin of the MCP server (RFC 6454 §4)."""
         scheme = url.scheme
         return (scheme, url.raw_host, url.port or DEFAULT_PORTS.get(scheme)) == self._origin
 
-    def _is_refused(self, response: Any) -> bool:
-        """Whether it is the resource that refuses the token, not somebody whom it has redirected to."""
-        return response.status_code == UNAUTHORIZED and self._is_ours(response.request.url)
+    def _refused(self, response: Any) -> BearerChallenge | None:
+        """What the resource asks for, where it refuses; None where it is another that refuses, or for another reason.
+
+        It may have redirected to somebody else, whose refusals are the caller's.
+        """
+        status = response.status_code
+        if status not in (UNAUTHORIZED, FORBIDDEN) or not self._is_ours(response.request.url):
+            return None
+        challenge = bearer_challenge(response.headers.get_list("www-authenticate")) or BearerChallenge()
+        return challenge if status == UNAUTHORIZED or challenge.steps_up else None
 
 
-def _with(token: SecretStr, request: Any) -> Any:
-    request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+def _sent(steps: _Steps, outcome: Any) -> Any:
+    """The next step; None after the last."""
+    try:
+        return steps.send(outcome)
+    except StopIteration:
+        return None
+
+
+def _thrown(steps: _Steps, error: Exception) -> Any:
+    try:
+        return steps.throw(error)
+    except StopIteration:
+        return None
+
+
+def _with(token: SecretStr | None, request: Any) -> Any:
+    if token is not None:
+        request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
     return request

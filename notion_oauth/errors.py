@@ -8,6 +8,7 @@
     ├── NotSignedIn                 no login is stored
     │   └── OtherResource           the one that is stored is for another server
     ├── SignInRequired              the server has ended the login; only a new sign-in helps
+    │   └── StepUpRequired          the login lives, and what was asked for takes the person's consent to more
     ├── TransientError              passing: nothing was lost, the same call may succeed later
     │   ├── NetworkError            no answer: DNS, connection, TLS, time-out
     │   └── ServerUnavailable       429, 5xx, or an answer that is no OAuth answer
@@ -98,6 +99,29 @@ class SignInRequired(NotionOAuthError):
         super().__init__(message, cure=cure)
         self.error = error
         self.reason = reason
+
+
+class StepUpRequired(SignInRequired):
+    """The resource asks for more than the person has agreed to: scopes (RFC 6750 §3.1), or a fresher or stronger
+    authentication (RFC 9470 §3). The login is as good as before for everything else.
+
+    `scope` is what is missing, separated by spaces; `max_age` is in seconds. `cure` is the command that asks for it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cure: str | None = None,
+        error: str | None = None,
+        scope: str | None = None,
+        acr_values: str | None = None,
+        max_age: int | None = None,
+    ) -> None:
+        super().__init__(message, cure=cure, error=error)
+        self.scope = scope
+        self.acr_values = acr_values
+        self.max_age = max_age
 
 
 class TransientError(NotionOAuthError):

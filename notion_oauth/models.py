@@ -33,19 +33,26 @@ class AuthorizationServerMetadata(_Frozen):
     token_endpoint: str
     registration_endpoint: str | None = None
     revocation_endpoint: str | None = None
+    introspection_endpoint: str | None = None
     scopes_supported: tuple[str, ...] | None = None
+    grant_types_supported: tuple[str, ...] | None = None
     # Left out means client_secret_basic alone (RFC 8414 §2)
     token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
     code_challenge_methods_supported: tuple[str, ...] = ()
     authorization_response_iss_parameter_supported: bool = False
+    client_id_metadata_document_supported: bool = False
 
 
 class Discovery(_Frozen):
-    """What discovery found: the resource indicator as the metadata spells it, the scopes, the server."""
+    """What discovery found: the resource indicator as the metadata spells it, the scopes, the server.
+
+    `assumed` says that no document named the endpoints: they are the defaults of MCP 2025-03-26.
+    """
 
     resource: str
     scopes: tuple[str, ...] | None
     server: AuthorizationServerMetadata
+    assumed: bool = False
 
 
 class ClientMetadata(_Frozen):
@@ -55,6 +62,7 @@ class ClientMetadata(_Frozen):
     redirect_uris: tuple[str, ...]
     grant_types: tuple[str, ...] = ("authorization_code", "refresh_token")
     response_types: tuple[str, ...] = ("code",)
+    client_id: str | None = None  # in a client ID metadata document alone, where it is the document's URL
     token_endpoint_auth_method: AuthMethod = "none"  # noqa: S105 - a method, no secret
     application_type: Literal["native", "web"]
     scope: str | None = None
@@ -91,11 +99,15 @@ class ClientInformation(_Frozen):
 
 
 class Registration(_Frozen):
-    """A client registration that is kept: good for this issuer and this redirect URI alone."""
+    """A client registration that is kept: good for this issuer and this redirect URI alone.
+
+    One made `by_hand` is kept for its issuer's sake, without its secret.
+    """
 
     issuer: str
     redirect_uri: str
     client: ClientInformation
+    by_hand: bool = False
 
 
 class PendingAuthorization(_Frozen):
@@ -110,6 +122,7 @@ class PendingAuthorization(_Frozen):
     issuer: str
     token_endpoint: str
     revocation_endpoint: str | None
+    introspection_endpoint: str | None = None
     token_endpoint_auth_methods_supported: tuple[str, ...]
     authorization_response_iss_parameter_supported: bool
     begun_at: datetime
@@ -166,10 +179,21 @@ class TokenSet(_Frozen):
     resource: str | None = None
     token_endpoint: str | None = None
     revocation_endpoint: str | None = None
+    introspection_endpoint: str | None = None
     token_endpoint_auth_methods_supported: tuple[str, ...] = ()
     authorized_at: datetime | None = None  # when the person signed in
     refreshed_at: datetime | None = None  # when we last refreshed it
     updated_at: datetime  # when these tokens were asked for
+
+
+class Introspection(_Frozen):
+    """What the authorization server says of an access token (RFC 7662 §2.2)."""
+
+    active: bool
+    scope: str | None = None
+    username: str | None = None
+    sub: str | None = None
+    expires_at: datetime | None = None
 
 
 EndReason = Literal[

@@ -13,11 +13,13 @@ from notion_oauth.models import (
     ClientInformation,
     ClientMetadata,
     Discovery,
+    Introspection,
     PendingAuthorization,
     ProtectedResourceMetadata,
     TokenSet,
 )
-from notion_oauth.protocol import discovery, registration, revocation, token
+from notion_oauth.protocol import discovery, introspection, registration, revocation, token
+from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.message import Request
 from notion_oauth.transport import Transport
 
@@ -32,32 +34,76 @@ def utc_now() -> datetime:
 class OAuthClient:
     """Speaks to the resource and to its authorization server, and keeps nothing.
 
-    Every method raises NetworkError or ServerUnavailable for a passing failure; the others are named.
+    Every method raises NetworkError or ServerUnavailable for a passing failure; the others are named. `preregistered`
+    goes before what a login says of the same client: its secret may have been replaced since.
     """
 
-    def __init__(self, transport: Transport, *, clock: Clock = utc_now) -> None:
+    def __init__(
+        self, transport: Transport, *, clock: Clock = utc_now, preregistered: ClientInformation | None = None
+    ) -> None:
         self._transport = transport
         self._clock = clock
+        self._preregistered = preregistered
 
-    async def discover(self, server_url: str) -> Discovery:
-        """Find the authorization server of an MCP server. Raises MetadataError."""
-        resource = await self._protected_resource_metadata(server_url)
-        server = await self._authorization_server_metadata(resource.authorization_servers[0])
-        return Discovery(resource=resource.resource, scopes=resource.scopes_supported or None, server=server)
+    async def challenge(self, server_url: str) -> BearerChallenge | None:
+        """What the resource asks of whoever comes without a token; None where it says nothing, or cannot be reached."""
+        try:
+            return discovery.challenge_of(await self._transport.send(discovery.probe_request(server_url)))
+        except (TransientError, MetadataError):
+            return None  # what it would have said may stand at the well-known URLs, too
 
-    async def _protected_resource_metadata(self, server_url: str) -> ProtectedResourceMetadata:
-        for url in discovery.protected_resource_metadata_urls(server_url):
+    async def discover(
+        self, server_url: str, *, challenge: BearerChallenge | None = None, issuer: str | None = None
+    ) -> Discovery:
+        """Find the authorization server of an MCP server; of several the first that can be used, or `issuer`.
+
+        Without metadata of the resource it is the server's own origin, as MCP 2025-03-26 has it. Raises MetadataError.
+        """
+        metadata_url = challenge.resource_metadata if challenge else None
+        resource = await self._protected_resource_metadata(server_url, metadata_url)
+        if resource is None:
+            return await self._without_resource_metadata(server_url, issuer)
+        failure: MetadataError | None = None
+        for found in _chosen(resource.authorization_servers, issuer):
+            try:
+                server = await self._authorization_server_metadata(found)
+            except MetadataError as error:
+                failure = failure or error
+                continue  # the servers are independent of each other: another may be set up rightly
+            if server is not None:
+                return Discovery(resource=resource.resource, scopes=resource.scopes_supported or None, server=server)
+            missing = f"{found} publishes no authorization server metadata (RFC 8414)."
+            failure = failure or MetadataError(missing)
+        assert failure is not None  # noqa: S101 - a resource that names no server was refused before
+        raise failure
+
+    async def _without_resource_metadata(self, server_url: str, issuer: str | None) -> Discovery:
+        base = discovery.base_url(server_url)
+        if issuer not in (None, base):
+            raise MetadataError(f"{server_url} names no authorization server, and so not {issuer}.")
+        server = await self._authorization_server_metadata(base)
+        return Discovery(
+            resource=server_url,
+            scopes=None,
+            server=server or discovery.assumed_authorization_server(base),
+            assumed=server is None,
+        )
+
+    async def _protected_resource_metadata(
+        self, server_url: str, challenged: str | None
+    ) -> ProtectedResourceMetadata | None:
+        for url in discovery.protected_resource_metadata_urls(server_url, challenged):
             response = await self._transport.send(Request("GET", url))
             if metadata := discovery.parse_protected_resource_metadata(response, server_url=server_url):
                 return metadata
-        raise MetadataError(f"{server_url} publishes no protected resource metadata (RFC 9728).")
+        return None
 
-    async def _authorization_server_metadata(self, issuer: str) -> AuthorizationServerMetadata:
+    async def _authorization_server_metadata(self, issuer: str) -> AuthorizationServerMetadata | None:
         for url in discovery.authorization_server_metadata_urls(issuer):
             response = await self._transport.send(Request("GET", url))
             if metadata := discovery.parse_authorization_server_metadata(response, issuer=issuer):
                 return metadata
-        raise MetadataError(f"{issuer} publishes no authorization server metadata (RFC 8414).")
+        return None
 
     async def register(self, server: AuthorizationServerMetadata, metadata: ClientMetadata) -> ClientInformation:
         """Register a client (RFC 7591). Raises MetadataError where that is not offered, RegistrationRefused."""
@@ -82,6 +128,7 @@ class OAuthClient:
 
     async def refresh(self, tokens: TokenSet) -> TokenSet:
         """Refresh a login. Raises TokenRefused, SignInRequired where it has no refresh token."""
+        tokens = self._as_registered(tokens)
         request = token.refresh_request(tokens)
         asked_at = self._now()
         response = await self._transport.send(request)
@@ -102,19 +149,45 @@ class OAuthClient:
                 "resource": found.resource,
                 "token_endpoint": found.server.token_endpoint,
                 "revocation_endpoint": found.server.revocation_endpoint,
+                "introspection_endpoint": found.server.introspection_endpoint,
                 "token_endpoint_auth_methods_supported": found.server.token_endpoint_auth_methods_supported,
             }
         )
 
+    async def introspect(self, tokens: TokenSet) -> Introspection | None:
+        """What the server says of the access token; None where it offers no introspection. Raises TokenRefused."""
+        request = introspection.introspection_request(self._as_registered(tokens))
+        if request is None:
+            return None
+        return introspection.parse_introspection_response(await self._transport.send(request), request=request)
+
     async def revoke(self, tokens: TokenSet) -> bool:
         """End the grant at the server; False where the server offers no revocation. Raises TokenRefused."""
-        request = revocation.revocation_request(tokens)
+        request = revocation.revocation_request(self._as_registered(tokens))
         if request is None:
             return False
         revocation.check_revocation_response(await self._transport.send(request), request=request)
         return True
 
+    def _as_registered(self, tokens: TokenSet) -> TokenSet:
+        ours = self._preregistered
+        if ours is None or tokens.client is None or tokens.client.client_id != ours.client_id:
+            return tokens
+        return tokens.model_copy(update={"client": ours})
+
     def _now(self) -> datetime:
         """In whole milliseconds: what stores keep, so that a login is equal to itself when it is read again."""
         now = self._clock()
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _chosen(issuers: tuple[str, ...], wanted: str | None) -> tuple[str, ...]:
+    """The authorization servers to try, in order. Raises MetadataError where the one that is wanted is not named."""
+    if wanted is None:
+        return issuers
+    if wanted not in issuers:
+        raise MetadataError(
+            f"The server names {', '.join(issuers)} as its authorization servers, and not {wanted}.",
+            cure="Correct NOTION_OAUTH_ISSUER, or unset it.",
+        )
+    return (wanted,)

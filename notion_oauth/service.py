@@ -10,19 +10,19 @@ from functools import partial
 from authlib.common.security import generate_token
 from pydantic import SecretStr
 
+from notion_oauth.clients import Clients
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.finishing import to_the_end
 from notion_oauth.models import (
     AuthorizationRequest,
     AuthorizationResponse,
-    ClientInformation,
-    Discovery,
+    Introspection,
     PendingAuthorization,
-    Registration,
     TokenSet,
 )
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
-from notion_oauth.protocol import authorization, ending, registration
+from notion_oauth.protocol import authorization, ending, scopes
+from notion_oauth.protocol.challenge import BearerChallenge, merged
 from notion_oauth.refresh import TokenSource
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.status import Status, status_of
@@ -76,7 +76,10 @@ class NotionOAuth:
         self.settings = settings or load_settings()
         self.profile = profile or self.settings.profile
         self.store: TokenStore = store or JsonFileStore(self.settings.token_file, lock_wait=_lock_wait(self.settings))
-        self.client = client or OAuthClient(Transport(timeout=self.settings.timeout_delta), clock=clock)
+        self.client = client or OAuthClient(
+            Transport(timeout=self.settings.timeout_delta), clock=clock, preregistered=self.settings.preregistered
+        )
+        self.clients = Clients(self.settings, store=self.store, client=self.client, profile=self.profile, clock=clock)
         self.clock = clock
         self._random = random
         self.tokens = TokenSource(
@@ -89,17 +92,34 @@ class NotionOAuth:
             clock=clock,
         )
 
-    async def begin_authorization(self, redirect_uri: str) -> AuthorizationRequest:
+    async def begin_authorization(
+        self, redirect_uri: str, *, challenge: BearerChallenge | None = None
+    ) -> AuthorizationRequest:
         """Discover, register where this client is not known yet, and build the URL for the browser.
 
-        Raises StorageError where the login could not be kept (asked first, before anybody consents),
-        OtherResource where a login of another server would be lost, MetadataError, RegistrationRefused,
-        TransientError.
+        `challenge` is the resource's, from a 401 or 403; without one it is asked for. What it says is missing is asked
+        for beside what the login has already. Raises StorageError where the login could not be kept (asked first,
+        before anybody consents), OtherResource where a login of another server would be lost, MetadataError,
+        RegistrationRefused, ConfigurationError, TransientError.
         """
         await self.store.ensure_writable(self.profile)
-        await self.tokens.load()  # raises for the login of another server: it would be lost
-        discovery = await self.client.discover(self.settings.server_url)
-        client = await self.register(discovery, redirect_uri)
+        login = await self.tokens.load()  # raises for the login of another server: it would be lost
+        if challenge is None or not challenge.resource_metadata:
+            challenge = merged(challenge, await self.client.challenge(self.settings.server_url))
+        discovery = await self.client.discover(
+            self.settings.server_url, challenge=challenge, issuer=self.settings.issuer
+        )
+        scope = scopes.select(
+            challenged=challenge.scope if challenge else None,
+            resource=discovery.scopes,
+            server=discovery.server.scopes_supported,
+        )
+        alive = login if challenge is not None and challenge.steps_up else None
+        if alive is not None:
+            scope = scopes.union(alive.scope, scope)
+        client = await self.clients.client_for(
+            discovery, redirect_uri, scope=scope, in_use=alive.client if alive else None
+        )
         return authorization.authorization_request(
             discovery,
             client,
@@ -107,37 +127,13 @@ class NotionOAuth:
             state=SecretStr(self._random(STATE_LENGTH)),
             code_verifier=SecretStr(self._random(VERIFIER_LENGTH)),
             now=self.clock(),
+            scope=scope,
+            challenge=challenge,
         )
-
-    async def register(self, discovery: Discovery, redirect_uri: str) -> ClientInformation:
-        """The client of this profile for this issuer and redirect URI; registered once, kept, used again.
-
-        One that the server has forgotten is registered anew. Raises RegistrationRefused, MetadataError where the
-        server registers nobody, TransientError, StorageError.
-        """
-        issuer = discovery.server.issuer
-        async with self.store.exclusive(self.profile):
-            for kept in await self.store.load_registrations(self.profile):
-                same = (kept.issuer, kept.redirect_uri) == (issuer, redirect_uri)
-                if same and await self._usable(discovery, kept):
-                    return kept.client
-            metadata = registration.client_metadata(
-                client_name=self.settings.client_name, redirect_uri=redirect_uri, scopes=discovery.scopes
-            )
-            client = await self.client.register(discovery.server, metadata)
-            await self.store.save_registration(
-                self.profile, Registration(issuer=issuer, redirect_uri=redirect_uri, client=client)
-            )
-        return client
-
-    async def _usable(self, discovery: Discovery, kept: Registration) -> bool:
-        if kept.client.expired(self.clock()):
-            return False
-        return await self.client.knows(discovery.server, kept.client, kept.redirect_uri)
 
     async def registered_redirect_uris(self) -> Sequence[str]:
         """The redirect URIs that this profile's kept registrations are for, the newest first."""
-        return [kept.redirect_uri for kept in reversed(await self.store.load_registrations(self.profile))]
+        return await self.clients.registered_redirect_uris()
 
     async def complete_authorization(self, pending: PendingAuthorization, response: AuthorizationResponse) -> TokenSet:
         """Check the redirect, exchange its code, store the tokens. Only then is anybody signed in.
@@ -170,6 +166,13 @@ class NotionOAuth:
             ended_reason=grave.reason,
             message=f"The login has ended: {because}.",
         )
+
+    async def introspect(self) -> Introspection | None:
+        """What the server itself says of the access token (RFC 7662); None where it offers no introspection.
+
+        Raises NotSignedIn, SignInRequired, OtherResource, TokenRefused, TransientError, StorageError.
+        """
+        return await self.client.introspect(await self.tokens.stored())
 
     async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
         """Refresh now, or only where the last one is older. Raises as TokenSource.token does."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from notion_oauth import places
 from notion_oauth.errors import ConfigurationError
+from notion_oauth.models import ClientInformation
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import why_unusable
 
@@ -44,6 +46,19 @@ class Settings(BaseSettings):
     client_name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
         default="notion-oauth", description="The name that Notion shows on its consent page."
     )
+    issuer: str | None = Field(
+        default=None,
+        description="The authorization server to sign in at, where the MCP server names several; to the letter.",
+    )
+    client_id: Annotated[str, Field(min_length=1, max_length=2000)] | None = Field(
+        default=None, description="A client that was registered by hand; else one registers itself."
+    )
+    client_secret: SecretStr | None = Field(default=None, description="That client's secret, where it has one.")
+    client_metadata_url: str | None = Field(
+        default=None,
+        description="The https address of a client ID metadata document, which is then the client's id where the "
+        "server takes such ids.",
+    )
     timeout: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
         default=10.0, description="Seconds that one request to the server may take, from first to last byte."
     )
@@ -68,6 +83,13 @@ class Settings(BaseSettings):
     )
 
     @property
+    def preregistered(self) -> ClientInformation | None:
+        """The client that was registered by hand."""
+        if self.client_id is None:
+            return None
+        return ClientInformation(client_id=self.client_id, client_secret=self.client_secret)
+
+    @property
     def timeout_delta(self) -> timedelta:
         return timedelta(seconds=self.timeout)
 
@@ -79,7 +101,7 @@ class Settings(BaseSettings):
             idle=timedelta(days=self.idle_days),
         )
 
-    @field_validator("server_url", "public_url")
+    @field_validator("server_url", "public_url", "issuer", "client_metadata_url")
     @classmethod
     def _usable(cls, value: str | None) -> str | None:
         if value is not None and (reason := why_unusable(value)):
@@ -92,6 +114,26 @@ class Settings(BaseSettings):
         if value is not None and "?" in value:
             raise ValueError("the URL has a query")
         return value.rstrip("/") if value else value
+
+    @field_validator("client_metadata_url")
+    @classmethod
+    def _a_document(cls, value: str | None) -> str | None:
+        """Client ID metadata documents: https, a path, nothing that would be resolved or left out."""
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme != "https" or parts.path in ("", "/"):
+            raise ValueError("the URL is no https URL with a path")
+        if {".", ".."} & set(parts.path.split("/")):
+            raise ValueError("the URL has a path with dots")
+        return value
+
+    @field_validator("client_secret")
+    @classmethod
+    def _of_a_client(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and info.data.get("client_id") is None:
+            raise ValueError("says nothing without NOTION_OAUTH_CLIENT_ID")
+        return value
 
     @field_validator("token_file")
     @classmethod

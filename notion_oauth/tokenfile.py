@@ -39,6 +39,7 @@ def encode_tokens(tokens: TokenSet) -> bytes:
         "resource": tokens.resource,
         "token_endpoint": tokens.token_endpoint,
         "revocation_endpoint": tokens.revocation_endpoint,
+        "introspection_endpoint": tokens.introspection_endpoint,
         "token_endpoint_auth_method": client.token_endpoint_auth_method if client else None,
         "token_endpoint_auth_methods_supported": list(tokens.token_endpoint_auth_methods_supported),
         "client_secret_expires_at": client.client_secret_expires_at if client else 0,
@@ -91,7 +92,10 @@ def decode_login(content: bytes, path: Path) -> TokenSet | Tombstone:
         raise _damaged(path, f"these fields are wrong: {fields}") from None
 
 
-_AS_THEY_ARE = ("access_token", "scope", "issuer", "resource", "token_endpoint", "revocation_endpoint")
+_AS_THEY_ARE = (
+    *("access_token", "scope", "issuer", "resource"),
+    *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
+)
 _OF_THE_CLIENT = ("client_id", "client_secret", "client_secret_expires_at", "token_endpoint_auth_method")
 
 
@@ -111,6 +115,7 @@ def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
                     "redirect_uri": kept.redirect_uri,
                     **kept.client.model_dump(mode="json", exclude={"client_secret"}),
                     "client_secret": _revealed(kept.client.client_secret),
+                    **({"by_hand": True} if kept.by_hand else {}),
                 }
                 for kept in registrations
             ]

@@ -15,7 +15,7 @@ LAYERS = (
     {"words", "tokenfile", "transport", "flights", "glance"},
     {"storage"},
     {"oauth_client"},
-    {"memory"},
+    {"clients", "memory"},
     {"refresh"},
     {"service"},
     {"background", "session", "pages", "bearer"},

@@ -25,6 +25,7 @@ from notion_oauth.models import (
     Discovery,
     PendingAuthorization,
 )
+from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.message import error_code, host_of, printable, quoted
 
 _READ = frozenset({"state", "code", "iss", "error", "error_description"})
@@ -43,14 +44,18 @@ def authorization_request(
     state: SecretStr,
     code_verifier: SecretStr,
     now: datetime,
+    scope: str | None = None,
+    challenge: BearerChallenge | None = None,
 ) -> AuthorizationRequest:
     """Build the URL for the browser, and what must be remembered until it comes back.
 
-    `resource` goes out as the metadata spells it (RFC 8707 §2); `prompt=consent` makes the server show whom
-    the person signs in as, even where it remembers them.
+    `scope` is what to ask for; of the challenge, how recently and how strongly the person must have proved who they
+    are (RFC 9470 §4). `resource` goes out as the metadata spells it (RFC 8707 §2); `prompt=consent` makes the server
+    show whom the person signs in as, even where it remembers them.
     """
     server = discovery.server
-    scope = " ".join(discovery.scopes) if discovery.scopes else None
+    asked = BearerChallenge() if challenge is None else challenge
+    optional = {"acr_values": asked.acr_values, "max_age": None if asked.max_age is None else str(asked.max_age)}
     url = prepare_grant_uri(
         server.authorization_endpoint,
         client.client_id,
@@ -62,6 +67,7 @@ def authorization_request(
         code_challenge_method="S256",
         resource=discovery.resource,
         prompt="consent",
+        **{name: value for name, value in optional.items() if value is not None},
     )
     pending = PendingAuthorization(
         state=state,
@@ -73,6 +79,7 @@ def authorization_request(
         issuer=server.issuer,
         token_endpoint=server.token_endpoint,
         revocation_endpoint=server.revocation_endpoint,
+        introspection_endpoint=server.introspection_endpoint,
         token_endpoint_auth_methods_supported=server.token_endpoint_auth_methods_supported,
         authorization_response_iss_parameter_supported=server.authorization_response_iss_parameter_supported,
         begun_at=now,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import string
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from notion_oauth.errors import StepUpRequired
 from notion_oauth.protocol.message import error_code, printable
 
 MAX_FIELD = 16 * 1024  # characters of all field values together that are read; the rest is ignored
@@ -46,6 +48,37 @@ class BearerChallenge:
     resource_metadata: str | None = None
     acr_values: str | None = None
     max_age: int | None = None
+
+    @property
+    def steps_up(self) -> bool:
+        """Whether it asks for more than a valid token: scopes (RFC 6750 §3.1), or who the person is (RFC 9470 §3)."""
+        return self.error in ("insufficient_scope", "insufficient_user_authentication")
+
+
+def merged(given: BearerChallenge | None, asked: BearerChallenge | None) -> BearerChallenge | None:
+    """What a person wants, with what the resource said when it was asked, where the person has said nothing."""
+    if given is None or asked is None:
+        return given or asked
+    return replace(given, scope=given.scope or asked.scope, resource_metadata=asked.resource_metadata)
+
+
+def step_up_required(challenge: BearerChallenge, host: str) -> StepUpRequired:
+    """The error that a challenge stands for whose `steps_up` holds, with the command that asks the person."""
+    options = [("--scope", challenge.scope), ("--acr-values", challenge.acr_values), ("--max-age", challenge.max_age)]
+    command = " ".join(f"{name} {shlex.quote(str(value))}" for name, value in options if value is not None)
+    if challenge.error == "insufficient_scope":
+        wanted = f"the scope {challenge.scope}" if challenge.scope else "a scope that it does not name"
+        message = f"{host} asks for {wanted}, which this login does not have."
+    else:
+        message = f"{host} asks for a fresher or stronger sign-in than this login's."
+    return StepUpRequired(
+        message,
+        cure=f"Allow it with: notion-oauth login {command}".rstrip(),
+        error=challenge.error,
+        scope=challenge.scope,
+        acr_values=challenge.acr_values,
+        max_age=challenge.max_age,
+    )
 
 
 def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:

@@ -1,4 +1,4 @@
-"""Where the metadata lies and what makes it usable (RFC 9728, RFC 8414, OpenID Connect Discovery 1.0)."""
+"""Where the metadata lies and what makes it usable (RFC 9728, RFC 8414, OpenID Connect Discovery 1.0, MCP)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ from pydantic import BaseModel, ValidationError
 
 from notion_oauth.errors import MetadataError, ServerUnavailable
 from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata
-from notion_oauth.protocol.message import Response, host_of, retry_after
+from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
+from notion_oauth.protocol.message import Request, Response, host_of, retry_after
 from notion_oauth.protocol.urls import covers, why_unusable
 
 M = TypeVar("M", bound=BaseModel)
 
-_ENDPOINTS = ("authorization_endpoint", "token_endpoint", "registration_endpoint", "revocation_endpoint")
+_ENDPOINTS = (
+    *("authorization_endpoint", "token_endpoint", "registration_endpoint"),
+    *("revocation_endpoint", "introspection_endpoint"),
+)
 
 
-def protected_resource_metadata_urls(server_url: str) -> tuple[str, ...]:
-    """The well-known URLs of a resource: with its path first, then the root one (RFC 9728 §3.1, MCP)."""
-    return _with_and_without_path(server_url, "oauth-protected-resource")
+def protected_resource_metadata_urls(server_url: str, challenged: str | None = None) -> tuple[str, ...]:
+    """The URL that a challenge names, then the well-known ones: with the resource's path, and the root one.
+
+    RFC 9728 §3.1 and §5.1, in the order of MCP. One that must not be asked counts as not named.
+    """
+    well_known = _with_and_without_path(server_url, "oauth-protected-resource")
+    if challenged is None or why_unusable(challenged) or _weaker(challenged, than=server_url):
+        return well_known
+    return tuple(dict.fromkeys((challenged, *well_known)))
 
 
 def authorization_server_metadata_urls(issuer: str) -> tuple[str, ...]:
@@ -56,18 +66,23 @@ def parse_protected_resource_metadata(response: Response, *, server_url: str) ->
         raise MetadataError(f"{response.url} speaks for another resource, not for {server_url}.")
     if not metadata.authorization_servers:
         raise MetadataError(f"{response.url} names no authorization server.")
-    for issuer in metadata.authorization_servers:
-        check_issuer_identifier(issuer)
-        _check_not_weaker(f"An authorization server that {response.url} names", issuer, than=server_url)
-    return metadata
+    reasons = {issuer: _why_no_issuer(issuer, server_url) for issuer in metadata.authorization_servers}
+    usable = tuple(issuer for issuer, reason in reasons.items() if reason is None)
+    if not usable:
+        raise MetadataError(f"An authorization server that {response.url} names {next(iter(reasons.values()))}.")
+    return metadata.model_copy(update={"authorization_servers": usable})
 
 
-def check_issuer_identifier(issuer: str) -> None:
-    """Raise MetadataError unless the issuer is a URL without query and fragment (RFC 8414 §2)."""
+def _why_no_issuer(issuer: str, server_url: str) -> str | None:
+    """Why a resource's authorization server cannot be used: it is a URL without query and fragment (RFC 8414 §2)."""
     if reason := why_unusable(issuer):
-        raise MetadataError(f"An authorization server that the resource names {reason}.")
+        return reason
     if "?" in issuer:
-        raise MetadataError("An authorization server that the resource names has a query.")
+        return "has a query"
+    return _NOT_HTTPS if _weaker(issuer, than=server_url) else None
+
+
+_NOT_HTTPS = "is not https (plain http is for a server on loopback alone)"
 
 
 def _check_not_weaker(what: str, url: str, *, than: str) -> None:
@@ -75,8 +90,12 @@ def _check_not_weaker(what: str, url: str, *, than: str) -> None:
 
     That is loopback: it would make us knock on the doors of this machine.
     """
-    if urlsplit(than).scheme == "https" and urlsplit(url).scheme != "https":
-        raise MetadataError(f"{what} is not https (plain http is for a server on loopback alone).")
+    if _weaker(url, than=than):
+        raise MetadataError(f"{what} {_NOT_HTTPS}.")
+
+
+def _weaker(url: str, *, than: str) -> bool:
+    return urlsplit(than).scheme == "https" and urlsplit(url).scheme != "https"
 
 
 def parse_authorization_server_metadata(response: Response, *, issuer: str) -> AuthorizationServerMetadata | None:
@@ -99,6 +118,43 @@ def parse_authorization_server_metadata(response: Response, *, issuer: str) -> A
     if "S256" not in metadata.code_challenge_methods_supported:
         raise MetadataError(f"{issuer} does not list PKCE with S256, without which a sign-in is not safe.")
     return metadata
+
+
+def base_url(server_url: str) -> str:
+    """The authorization server of a resource that publishes no metadata: its own origin (MCP 2025-03-26)."""
+    parts = urlsplit(server_url)
+    return urlunsplit((parts.scheme, parts.netloc, "", "", ""))
+
+
+def assumed_authorization_server(issuer: str) -> AuthorizationServerMetadata:
+    """A server that publishes no metadata either: /authorize, /token and /register of its origin (MCP 2025-03-26).
+
+    PKCE is presumed, for that revision asks it of every server.
+    """
+    return AuthorizationServerMetadata(
+        issuer=issuer,
+        authorization_endpoint=f"{issuer}/authorize",
+        token_endpoint=f"{issuer}/token",
+        registration_endpoint=f"{issuer}/register",
+        token_endpoint_auth_methods_supported=("none", "client_secret_basic", "client_secret_post"),
+        code_challenge_methods_supported=("S256",),
+    )
+
+
+def probe_request(server_url: str) -> Request:
+    """Ask the resource for something without a token, for its challenge's sake (RFC 9728 §5, MCP).
+
+    A `ping` changes nothing where the server lets anybody in.
+    """
+    message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    return Request("POST", server_url, headers={"Accept": "application/json, text/event-stream"}, json=message)
+
+
+def challenge_of(response: Response) -> BearerChallenge | None:
+    """The challenge of an answer that lets nobody in without a token; None for any other answer."""
+    if response.status not in (401, 403):
+        return None
+    return bearer_challenge([response.headers.get("www-authenticate", "")])
 
 
 def _read(response: Response, model: type[M], kind: str) -> M | None:

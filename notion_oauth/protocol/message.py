@@ -36,6 +36,15 @@ class Request:
             return json.dumps(self.json).encode()
         return None
 
+    def secrets(self) -> frozenset[str]:
+        """What was sent and could be a secret: fields of the form, and what the Authorization header holds."""
+        values = list((self.form or {}).values())
+        if header := self.headers.get("Authorization", ""):
+            encoded = header.partition(" ")[2]
+            pair = base64.b64decode(encoded).decode()
+            values += [encoded, pair, *pair.split(":"), *map(unquote_plus, pair.split(":"))]
+        return frozenset(value for value in values if len(value) >= MIN_SECRET)
+
     def all_headers(self) -> dict[str, str]:
         """The headers with the content type that the body has."""
         headers = {"Accept": "application/json", **self.headers}
@@ -124,7 +133,7 @@ def refuse(response: Response, request: Request, refused: type[OAuthError], doin
     """
     document = response.json_object() or {}
     code = error_code(document.get("error"))
-    secrets = _sent(request)
+    secrets = request.secrets()
     description = printable(document.get("error_description"), secrets=secrets)
     host = host_of(response.url)
     if code in secrets:
@@ -134,16 +143,6 @@ def refuse(response: Response, request: Request, refused: type[OAuthError], doin
         said = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}"
         raise ServerUnavailable(f"{host} could not {doing} just now ({said}).", retry_after=retry_after(response))
     raise refused(f"{host} refused to {doing} ({code}{quoted(description)}).", error=code, description=description)
-
-
-def _sent(request: Request) -> frozenset[str]:
-    """What was sent and could be a secret: fields of the form, and what the Authorization header holds."""
-    values = list((request.form or {}).values())
-    if header := request.headers.get("Authorization", ""):
-        encoded = header.partition(" ")[2]
-        pair = base64.b64decode(encoded).decode()
-        values += [encoded, pair, *pair.split(":"), *map(unquote_plus, pair.split(":"))]
-    return frozenset(value for value in values if len(value) >= MIN_SECRET)
 
 
 def retry_after(response: Response) -> float | None:

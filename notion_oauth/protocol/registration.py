@@ -7,38 +7,57 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from notion_oauth.errors import MetadataError, RegistrationRefused, ServerUnavailable
-from notion_oauth.models import AuthorizationServerMetadata, ClientInformation, ClientMetadata
+from notion_oauth.models import AuthMethod, AuthorizationServerMetadata, ClientInformation, ClientMetadata
 from notion_oauth.protocol.message import Request, Response, host_of, refuse
 from notion_oauth.protocol.token import client_authentication
 from notion_oauth.protocol.urls import is_loopback
 
+# A program on somebody's machine keeps no secret from its user (RFC 8252 §8.5): it asks for none where it may
+_METHODS: tuple[AuthMethod, ...] = ("none", "client_secret_basic", "client_secret_post")
 PROBE_CODE = "is-this-client-registered"  # nobody issues such a code; it tells a server's operator what we want
 
 
-def client_metadata(*, client_name: str, redirect_uri: str, scopes: tuple[str, ...] | None) -> ClientMetadata:
-    """What to register: a public client; native where it is redirected to on loopback, else a web client."""
+_BY_HAND = "Ask its operator for a client, and set NOTION_OAUTH_CLIENT_ID (and NOTION_OAUTH_CLIENT_SECRET)."
+
+
+def client_metadata(
+    *, client_name: str, redirect_uri: str, scope: str | None, methods: tuple[str, ...] = ("none",)
+) -> ClientMetadata:
+    """What to register: native where it is redirected to on loopback, else a web client.
+
+    A public one, unless `methods`, which the server's token endpoint supports, ask for a secret.
+    """
     native = is_loopback(urlsplit(redirect_uri).hostname)
     return ClientMetadata(
         client_name=client_name,
         redirect_uris=(redirect_uri,),
+        token_endpoint_auth_method=next((method for method in _METHODS if method in methods), "none"),
         application_type="native" if native else "web",
-        scope=" ".join(scopes) if scopes else None,
+        scope=scope,
     )
+
+
+def client_metadata_document(*, client_id: str, client_name: str, redirect_uri: str) -> ClientMetadata:
+    """What a client says of itself at the URL that is its id (OAuth client ID metadata documents)."""
+    metadata = client_metadata(client_name=client_name, redirect_uri=redirect_uri, scope=None)
+    return metadata.model_copy(update={"client_id": client_id})
 
 
 def registration_request(server: AuthorizationServerMetadata, metadata: ClientMetadata) -> Request:
     """The registration of a client (RFC 7591 §3.1). Raises MetadataError where the server offers none."""
     if server.registration_endpoint is None:
-        raise MetadataError(f"{server.issuer} offers no client registration.", cure="Ask its operator for a client.")
+        raise MetadataError(f"{server.issuer} registers no clients.", cure=_BY_HAND)
     return Request("POST", server.registration_endpoint, json=metadata.model_dump(mode="json", exclude_none=True))
 
 
 def parse_registration_response(response: Response, *, request: Request) -> ClientInformation:
     """Read the client that the server made (RFC 7591 §3.2).
 
-    Raises RegistrationRefused for an error code, ServerUnavailable for a passing failure or an answer that
-    is no client information.
+    Raises RegistrationRefused for an error code, MetadataError where there is no such endpoint, ServerUnavailable for a
+    passing failure or an answer that is no client information.
     """
+    if response.status in (404, 405) and response.json_object() is None:
+        raise MetadataError(f"{host_of(response.url)} has no client registration where it should be.", cure=_BY_HAND)
     if not response.ok:
         refuse(response, request, RegistrationRefused, "register this client")
     try:

@@ -119,6 +119,7 @@ def token_set(response: TokenResponse, pending: PendingAuthorization, *, asked_a
         resource=pending.resource,
         token_endpoint=pending.token_endpoint,
         revocation_endpoint=pending.revocation_endpoint,
+        introspection_endpoint=pending.introspection_endpoint,
         token_endpoint_auth_methods_supported=pending.token_endpoint_auth_methods_supported,
         authorized_at=asked_at,
         updated_at=asked_at,

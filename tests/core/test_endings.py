@@ -361,4 +361,4 @@ async def test_a_401_of_somebody_else_costs_no_refresh(
             answer = await client.post(sandbox.mcp_url, json={})
     assert (answer.status_code, answer.text) == (401, "no")
     assert grants_asked() == ["authorization_code"]
-    assert len(sandbox.requests_to("/mcp")) == 1
+    assert len(sandbox.requests_to("/mcp")) == 2, "the question before the sign-in, and this one"

@@ -33,6 +33,7 @@ from notion_oauth.errors import (
 )
 from notion_oauth.models import AuthorizationResponse
 from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth, SignOut
 from notion_oauth.settings import Settings
@@ -45,14 +46,16 @@ pytestmark = pytest.mark.anyio
 
 async def test_discovery_asks_the_path_first_and_then_the_root(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     await begin(oauth)
-    assert [request.path for request in sandbox.requests][:2] == [
+    assert [request.path for request in sandbox.requests][:3] == [
+        "/mcp",
         "/.well-known/oauth-protected-resource/mcp",
         "/.well-known/oauth-authorization-server",
     ]
     sandbox.options.serve_path_metadata = False
     before = len(sandbox.requests)
     pending, _ = await begin(oauth)
-    assert [request.path for request in sandbox.requests][before : before + 2] == [
+    assert [request.path for request in sandbox.requests][before : before + 3] == [
+        "/mcp",
         "/.well-known/oauth-protected-resource/mcp",
         "/.well-known/oauth-protected-resource",
     ]
@@ -60,10 +63,6 @@ async def test_discovery_asks_the_path_first_and_then_the_root(oauth: NotionOAut
 
 
 async def test_a_server_without_metadata_is_said_to_have_none(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    sandbox.options.serve_path_metadata = sandbox.options.serve_root_metadata = False
-    with pytest.raises(MetadataError, match="publishes no protected resource metadata"):
-        await begin(oauth)
-    sandbox.options.serve_path_metadata = True
     sandbox.fail_next("/.well-known/oauth-authorization-server", status=404)
     with pytest.raises(MetadataError, match="publishes no authorization server metadata"):
         await begin(oauth)
@@ -137,7 +136,10 @@ async def test_a_confidential_client_is_used_as_one(oauth: NotionOAuth, sandbox:
     sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
     login = await sign_in(oauth)
     assert login.client is not None
-    assert login.client.client_secret is None, "asked for as a public client, it is one"
+    assert login.client.client_secret is not None
+    [exchange] = [sent for sent in sandbox.requests_to("/token") if sent.form.get("code") != PROBE_CODE]
+    assert exchange.form["client_secret"] == login.client.client_secret.get_secret_value()
+    assert "authorization" not in exchange.headers
 
 
 async def test_two_profiles_live_side_by_side(settings: Settings, sandbox: Sandbox) -> None:
@@ -274,7 +276,7 @@ class TestBearerAuth:
         sandbox.fail_next("/mcp", status=401, times=2)
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
             assert (await client.post(sandbox.mcp_url, json={})).status_code == 401
-        assert len(sandbox.requests_to("/mcp")) == 2
+        assert len(sandbox.requests_to("/mcp")) == 3, "one of them asked for the challenge, before the sign-in"
 
     async def test_no_other_origin_is_shown_a_token(
         self, oauth: NotionOAuth, elsewhere: tuple[str, list[dict[str, str]]]
@@ -297,7 +299,7 @@ class TestBearerAuth:
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False, follow_redirects=True) as client:
             answer = await client.post(sandbox.mcp_url, json={})
         assert answer.text == "noted"
-        assert "authorization" in sandbox.requests_to("/mcp")[0].headers
+        assert "authorization" in sandbox.requests_to("/mcp")[-1].headers
         assert "authorization" not in seen[0]
 
     async def test_without_a_login_it_says_so(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:

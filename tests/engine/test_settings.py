@@ -21,6 +21,10 @@ GIVEN = {
     "PUBLIC_URL": "https://me.example/notion",
     "SECRET_KEY": "canary-" + "k" * 40,
     "CLIENT_NAME": "Mine",
+    "ISSUER": "https://auth.example",
+    "CLIENT_ID": "by-hand",
+    "CLIENT_SECRET": "canary-client-secret",
+    "CLIENT_METADATA_URL": "https://me.example/client.json",
     "TIMEOUT": "2.5",
     "RETRY_FOR": "7",
     "REFRESH_WINDOW": "600",
@@ -41,6 +45,10 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert found.secret_key is not None
     assert found.secret_key.get_secret_value() == GIVEN["SECRET_KEY"]
     assert (found.client_name, found.timeout, found.timeout_delta.total_seconds()) == ("Mine", 2.5, 2.5)
+    assert found.issuer == GIVEN["ISSUER"]
+    assert found.preregistered is not None
+    assert found.preregistered.client_id == GIVEN["CLIENT_ID"]
+    assert found.client_metadata_url == GIVEN["CLIENT_METADATA_URL"]
     assert "canary" not in repr(found)
     assert (found.retry_for, found.keep_fresh) == (7, False)
     assert found.lifetimes == Lifetimes(timedelta(minutes=10), grant=timedelta(days=90), idle=timedelta(days=14))

@@ -34,7 +34,13 @@ SILENT = pending(authorization_response_iss_parameter_supported=False)
 
 def request_query(verifier: str, discovery: Discovery = DISCOVERY) -> dict[str, list[str]]:
     begun = authorization_request(
-        discovery, PUBLIC, redirect_uri=REDIRECT_URI, state=SecretStr("s"), code_verifier=SecretStr(verifier), now=NOW
+        discovery,
+        PUBLIC,
+        redirect_uri=REDIRECT_URI,
+        state=SecretStr("s"),
+        code_verifier=SecretStr(verifier),
+        now=NOW,
+        scope="default",
     )
     return parse_qs(urlsplit(begun.url.get_secret_value()).query)
 
@@ -176,7 +182,7 @@ def test_a_sign_in_lives_ten_minutes() -> None:
     ],
 )
 def test_a_public_client_asks_for_what_it_uses(redirect_uri: str, kind: str) -> None:
-    metadata = client_metadata(client_name="mine", redirect_uri=redirect_uri, scopes=("a", "b"))
+    metadata = client_metadata(client_name="mine", redirect_uri=redirect_uri, scope="a b")
     sent = registration_request(SERVER, metadata).json
     assert sent == {
         "client_name": "mine",
@@ -190,12 +196,12 @@ def test_a_public_client_asks_for_what_it_uses(redirect_uri: str, kind: str) -> 
 
 
 def test_a_server_without_registration_is_said_to_be_one() -> None:
-    metadata = client_metadata(client_name="mine", redirect_uri=REDIRECT_URI, scopes=None)
-    with pytest.raises(MetadataError, match="offers no client registration"):
+    metadata = client_metadata(client_name="mine", redirect_uri=REDIRECT_URI, scope=None)
+    with pytest.raises(MetadataError, match="registers no clients"):
         registration_request(SERVER.model_copy(update={"registration_endpoint": None}), metadata)
 
 
-REGISTRATION = registration_request(SERVER, client_metadata(client_name="m", redirect_uri=REDIRECT_URI, scopes=None))
+REGISTRATION = registration_request(SERVER, client_metadata(client_name="m", redirect_uri=REDIRECT_URI, scope=None))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""Which client a profile is to an authorization server, in the order of MCP: by hand, by document, by registration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused
+from notion_oauth.models import ClientInformation, Discovery, Registration
+from notion_oauth.oauth_client import Clock, OAuthClient
+from notion_oauth.protocol import registration, scopes
+from notion_oauth.settings import Settings
+from notion_oauth.storage import TokenStore
+
+
+class Clients:
+    """The clients of one profile. Each belongs to the issuer that it was made with, and is shown to no other."""
+
+    def __init__(
+        self, settings: Settings, *, store: TokenStore, client: OAuthClient, profile: str, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._client = client
+        self._profile = profile
+        self._clock = clock
+
+    async def registered_redirect_uris(self) -> Sequence[str]:
+        """The redirect URIs that this profile's kept registrations are for, the newest first."""
+        return [kept.redirect_uri for kept in reversed(await self._store.load_registrations(self._profile))]
+
+    async def client_for(
+        self,
+        discovery: Discovery,
+        redirect_uri: str,
+        *,
+        scope: str | None,
+        in_use: ClientInformation | None = None,
+    ) -> ClientInformation:
+        """The client that was registered by hand, else the metadata document's, else one that is registered.
+
+        A registration is kept and used again; one that the server has forgotten is made anew. `in_use` is the client of
+        a login that is alive: the server knows it, and is not asked. Raises
+        ConfigurationError where the client that was registered by hand belongs to another issuer, RegistrationRefused,
+        MetadataError where the server registers nobody, TransientError, StorageError.
+        """
+        async with self._store.exclusive(self._profile):
+            kept = await self._store.load_registrations(self._profile)
+            if (ours := self._settings.preregistered) is not None:
+                return await self._preregistered(ours, discovery, redirect_uri, kept)
+            url = self._settings.client_metadata_url
+            if url is not None and discovery.server.client_id_metadata_document_supported:
+                return ClientInformation(client_id=url, token_endpoint_auth_method="none")  # noqa: S106 - a method
+            for found in kept:
+                same = (found.issuer, found.redirect_uri) == (discovery.server.issuer, redirect_uri)
+                if same and not found.by_hand and (found.client == in_use or await self._usable(discovery, found)):
+                    return found.client
+            client = await self._register(discovery, redirect_uri, scope)
+            await self._keep(client, discovery, redirect_uri)
+            return client
+
+    async def _preregistered(
+        self, ours: ClientInformation, discovery: Discovery, redirect_uri: str, kept: Sequence[Registration]
+    ) -> ClientInformation:
+        """The client that was registered by hand. Which issuer that was is remembered from its first use on."""
+        issuer = discovery.server.issuer
+        known = {found.issuer for found in kept if found.by_hand and found.client.client_id == ours.client_id}
+        if known and issuer not in known and self._settings.issuer != issuer:
+            raise ConfigurationError(
+                f"The client in NOTION_OAUTH_CLIENT_ID was registered with {min(known)}, and the server now names "
+                f"{issuer}. It was not shown to that one.",
+                cure=f"Register a client there and set its id; if this one is registered there too, set "
+                f"NOTION_OAUTH_ISSUER={issuer}.",
+            )
+        if issuer not in known:
+            await self._keep(ours.model_copy(update={"client_secret": None}), discovery, redirect_uri, by_hand=True)
+        return ours
+
+    async def _usable(self, discovery: Discovery, kept: Registration) -> bool:
+        if kept.client.expired(self._clock()):
+            return False
+        return await self._client.knows(discovery.server, kept.client, kept.redirect_uri)
+
+    async def _register(self, discovery: Discovery, redirect_uri: str, scope: str | None) -> ClientInformation:
+        server = discovery.server
+        metadata = registration.client_metadata(
+            client_name=self._settings.client_name,
+            redirect_uri=redirect_uri,
+            scope=scopes.union(scope, *(discovery.scopes or ())),  # what may be asked for later, too
+            methods=server.token_endpoint_auth_methods_supported,
+        )
+        try:
+            return await self._client.register(server, metadata)
+        except MetadataError:
+            if not discovery.assumed:
+                raise
+            message = f"{server.issuer} publishes no OAuth metadata (RFC 9728, RFC 8414), and has no /register."
+            raise MetadataError(message) from None
+        except RegistrationRefused as refused:
+            if refused.error == "invalid_redirect_uri":
+                own = "Have its operator register a client, and set NOTION_OAUTH_CLIENT_ID."
+                refused.cure = f"It does not take {redirect_uri}. {own}"
+            raise
+
+    async def _keep(
+        self, client: ClientInformation, discovery: Discovery, redirect_uri: str, *, by_hand: bool = False
+    ) -> None:
+        kept = Registration(issuer=discovery.server.issuer, redirect_uri=redirect_uri, client=client, by_hand=by_hand)
+        await self._store.save_registration(self._profile, kept)

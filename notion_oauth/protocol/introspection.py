@@ -1,0 +1,43 @@
+"""Introspection (RFC 7662): what the authorization server itself says of a token."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from notion_oauth.errors import ServerUnavailable, TokenRefused
+from notion_oauth.models import Introspection, TokenSet
+from notion_oauth.protocol.lifetime import from_milliseconds
+from notion_oauth.protocol.message import Request, Response, host_of, printable, refuse
+from notion_oauth.protocol.token import client_authentication
+
+
+def introspection_request(tokens: TokenSet) -> Request | None:
+    """Ask about the access token (RFC 7662 §2.1); None where the server offers no introspection."""
+    if tokens.introspection_endpoint is None or tokens.client is None:
+        return None
+    headers, fields = client_authentication(tokens.client, tokens.token_endpoint_auth_methods_supported)
+    form = {"token": tokens.access_token.get_secret_value(), "token_type_hint": "access_token", **fields}
+    return Request("POST", tokens.introspection_endpoint, headers=headers, form=form)
+
+
+def parse_introspection_response(response: Response, *, request: Request) -> Introspection:
+    """Read the answer (RFC 7662 §2.2). Text that repeats what was sent is left out.
+
+    Raises TokenRefused for an error code, ServerUnavailable for a passing failure or an answer that is none.
+    """
+    document = response.json_object() if response.ok else None
+    if document is None or not isinstance(document.get("active"), bool):
+        if not response.ok or (document and "error" in document):
+            refuse(response, request, TokenRefused, "say whether the token is good")
+        raise ServerUnavailable(f"{host_of(response.url)} answered the introspection with something that is none.")
+    if not document["active"]:
+        return Introspection(active=False)  # whatever else there is says nothing then (§2.2)
+    secrets = request.secrets()
+    texts = {name: printable(document.get(name), secrets=secrets) for name in ("scope", "username", "sub")}
+    return Introspection(active=True, expires_at=_moment(document.get("exp")), **texts)
+
+
+def _moment(value: object) -> datetime | None:
+    """A time in seconds since 1970."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return from_milliseconds(value * 1000) if is_number else None  # type: ignore[operator]
