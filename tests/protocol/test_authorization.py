@@ -32,7 +32,9 @@ ANNOUNCED = pending(authorization_response_iss_parameter_supported=True)
 SILENT = pending(authorization_response_iss_parameter_supported=False)
 
 
-def request_query(verifier: str, discovery: Discovery = DISCOVERY) -> dict[str, list[str]]:
+def request_query(
+    verifier: str, discovery: Discovery = DISCOVERY, scope: str | None = "default"
+) -> dict[str, list[str]]:
     begun = authorization_request(
         discovery,
         PUBLIC,
@@ -40,7 +42,7 @@ def request_query(verifier: str, discovery: Discovery = DISCOVERY) -> dict[str, 
         state=SecretStr("s"),
         code_verifier=SecretStr(verifier),
         now=NOW,
-        scope="default",
+        scope=scope,
     )
     return parse_qs(urlsplit(begun.url.get_secret_value()).query)
 
@@ -62,7 +64,7 @@ def test_the_request_carries_all_it_must() -> None:
 
 
 def test_no_scope_is_asked_for_where_the_resource_lists_none() -> None:
-    assert "scope" not in request_query("v" * 43, DISCOVERY.model_copy(update={"scopes": None}))
+    assert "scope" not in request_query("v" * 43, scope=None)
 
 
 def test_an_endpoint_with_a_query_keeps_it() -> None:
