@@ -17,8 +17,6 @@ from pathlib import Path
 
 from tests.conformance.suite import WIRES, Suite, Verdict
 
-ROOT = Path(__file__).parents[2]
-
 
 def main() -> None:
     arguments = _arguments()
@@ -30,9 +28,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder, ThreadPoolExecutor(arguments.jobs) as pool:
         for wire in arguments.wires or WIRES:
             results = Path(arguments.keep or folder).resolve() / wire
-            run = partial(
-                suite.run, wire=wire, command=[sys.executable, "-m", "tests.conformance.client"], into=results
-            )
+            client = [sys.executable, "-m", "tests.conformance.client"]
+            run = partial(suite.run, wire=wire, command=client, into=results)
             verdicts = []
             for verdict in pool.map(run, scenarios):
                 print(verdict, flush=True)
