@@ -45,11 +45,8 @@ class Clients:
         """
         async with self._store.exclusive(self._profile):
             kept = await self._store.load_registrations(self._profile)
-            if (ours := self._settings.preregistered) is not None:
-                return await self._preregistered(ours, discovery, redirect_uri, kept)
-            url = self._settings.client_metadata_url
-            if url is not None and discovery.server.client_id_metadata_document_supported:
-                return ClientInformation(client_id=url, token_endpoint_auth_method="none")  # noqa: S106 - a method
+            if (given := await self._given(discovery, redirect_uri, kept)) is not None:
+                return given
             for found in kept:
                 same = (found.issuer, found.redirect_uri) == (discovery.server.issuer, redirect_uri)
                 if same and not found.by_hand and (found.client == in_use or await self._usable(discovery, found)):
@@ -57,6 +54,29 @@ class Clients:
             client = await self._register(discovery, redirect_uri, scope)
             await self._keep(client, discovery, redirect_uri)
             return client
+
+    async def client_of_assertions(self, discovery: Discovery) -> ClientInformation:
+        """The client that assertions are issued to: one with an id that their issuer knows, too.
+
+        Raises ConfigurationError where none is set, StorageError.
+        """
+        async with self._store.exclusive(self._profile):
+            given = await self._given(discovery, "", await self._store.load_registrations(self._profile))
+        if given is None:
+            message = "An assertion is issued to one client, and a client that registers itself is none of those."
+            raise ConfigurationError(message, cure="Set NOTION_OAUTH_CLIENT_ID to the client that it was issued to.")
+        return given
+
+    async def _given(
+        self, discovery: Discovery, redirect_uri: str, kept: Sequence[Registration]
+    ) -> ClientInformation | None:
+        """The client that the settings name, where this server takes it."""
+        if (ours := self._settings.preregistered) is not None:
+            return await self._preregistered(ours, discovery, redirect_uri, kept)
+        url = self._settings.client_metadata_url
+        if url is not None and discovery.server.client_id_metadata_document_supported:
+            return ClientInformation(client_id=url, token_endpoint_auth_method="none")  # noqa: S106 - a method
+        return None
 
     async def _preregistered(
         self, ours: ClientInformation, discovery: Discovery, redirect_uri: str, kept: Sequence[Registration]

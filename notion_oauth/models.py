@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
@@ -110,12 +110,9 @@ class Registration(_Frozen):
     by_hand: bool = False
 
 
-class PendingAuthorization(_Frozen):
-    """A sign-in that waits for the browser to come back. Everything that the answer is checked against."""
+class GrantRequest(_Frozen):
+    """Whom tokens are asked of, for what, and as which client: all that a login is made of beside its tokens."""
 
-    state: SecretStr
-    code_verifier: SecretStr
-    redirect_uri: str
     resource: str
     scope: str | None
     client: ClientInformation
@@ -124,8 +121,38 @@ class PendingAuthorization(_Frozen):
     revocation_endpoint: str | None
     introspection_endpoint: str | None = None
     token_endpoint_auth_methods_supported: tuple[str, ...]
+
+    @classmethod
+    def to(cls, discovery: Discovery, client: ClientInformation, scope: str | None, **more: Any) -> Self:
+        """One to the server that discovery found."""
+        server = discovery.server
+        return cls(
+            resource=discovery.resource,
+            scope=scope,
+            client=client,
+            issuer=server.issuer,
+            token_endpoint=server.token_endpoint,
+            revocation_endpoint=server.revocation_endpoint,
+            introspection_endpoint=server.introspection_endpoint,
+            token_endpoint_auth_methods_supported=server.token_endpoint_auth_methods_supported,
+            **more,
+        )
+
+
+class PendingAuthorization(GrantRequest):
+    """A sign-in that waits for the browser to come back. Everything that the answer is checked against."""
+
+    state: SecretStr
+    code_verifier: SecretStr
+    redirect_uri: str
     authorization_response_iss_parameter_supported: bool
     begun_at: datetime
+
+
+class AssertionGrant(GrantRequest):
+    """A sign-in by an assertion that somebody else has signed (RFC 7523 §2.1)."""
+
+    assertion: SecretStr
 
 
 class AuthorizationRequest(_Frozen):

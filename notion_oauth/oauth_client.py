@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from notion_oauth.errors import MetadataError, TransientError
 from notion_oauth.models import (
+    AssertionGrant,
     AuthorizationServerMetadata,
     ClientInformation,
     ClientMetadata,
@@ -16,6 +17,7 @@ from notion_oauth.models import (
     Introspection,
     PendingAuthorization,
     ProtectedResourceMetadata,
+    TokenResponse,
     TokenSet,
 )
 from notion_oauth.protocol import discovery, introspection, registration, revocation, token
@@ -120,20 +122,24 @@ class OAuthClient:
 
     async def exchange(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
         """Exchange a code for tokens. Raises TokenRefused."""
-        request = token.code_request(pending, code)
-        asked_at = self._now()
-        response = await self._transport.send(request)
-        parsed = token.parse_token_response(response, request=request)
+        parsed, asked_at = await self._tokens(token.code_request(pending, code))
         return token.token_set(parsed, pending, asked_at=asked_at)
+
+    async def exchange_assertion(self, grant: AssertionGrant) -> TokenSet:
+        """Exchange an assertion for tokens (RFC 7523). Raises TokenRefused."""
+        parsed, asked_at = await self._tokens(token.assertion_request(grant))
+        return token.token_set(parsed, grant, asked_at=asked_at)
 
     async def refresh(self, tokens: TokenSet) -> TokenSet:
         """Refresh a login. Raises TokenRefused, SignInRequired where it has no refresh token."""
         tokens = self._as_registered(tokens)
-        request = token.refresh_request(tokens)
+        parsed, asked_at = await self._tokens(token.refresh_request(tokens))
+        return token.refreshed(tokens, parsed, asked_at=asked_at)
+
+    async def _tokens(self, request: Request) -> tuple[TokenResponse, datetime]:
         asked_at = self._now()
         response = await self._transport.send(request)
-        parsed = token.parse_token_response(response, request=request)
-        return token.refreshed(tokens, parsed, asked_at=asked_at)
+        return token.parse_token_response(response, request=request), asked_at
 
     async def complete(self, tokens: TokenSet, server_url: str) -> TokenSet:
         """Add what a login lacks that another program stored. A complete one costs no request.

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from enum import Enum
 from functools import partial
+from typing import Any
 
 from authlib.common.security import generate_token
 from pydantic import SecretStr
 
 from notion_oauth.clients import Clients
-from notion_oauth.errors import NotionOAuthError
+from notion_oauth.errors import SIGN_IN, MetadataError, NotionOAuthError
 from notion_oauth.finishing import to_the_end
 from notion_oauth.models import (
+    AssertionGrant,
     AuthorizationRequest,
     AuthorizationResponse,
+    Discovery,
     Introspection,
     PendingAuthorization,
     TokenSet,
@@ -23,6 +26,7 @@ from notion_oauth.models import (
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
 from notion_oauth.protocol import authorization, ending, scopes
 from notion_oauth.protocol.challenge import BearerChallenge, merged
+from notion_oauth.protocol.token import JWT_BEARER
 from notion_oauth.refresh import TokenSource
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.status import Status, status_of
@@ -102,21 +106,7 @@ class NotionOAuth:
         before anybody consents), OtherResource where a login of another server would be lost, MetadataError,
         RegistrationRefused, ConfigurationError, TransientError.
         """
-        await self.store.ensure_writable(self.profile)
-        login = await self.tokens.load()  # raises for the login of another server: it would be lost
-        if challenge is None or not challenge.resource_metadata:
-            challenge = merged(challenge, await self.client.challenge(self.settings.server_url))
-        discovery = await self.client.discover(
-            self.settings.server_url, challenge=challenge, issuer=self.settings.issuer
-        )
-        scope = scopes.select(
-            challenged=challenge.scope if challenge else None,
-            resource=discovery.scopes,
-            server=discovery.server.scopes_supported,
-        )
-        alive = login if challenge is not None and challenge.steps_up else None
-        if alive is not None:
-            scope = scopes.union(alive.scope, scope)
+        discovery, scope, challenge, alive = await self._discover(challenge)
         client = await self.clients.client_for(
             discovery, redirect_uri, scope=scope, in_use=alive.client if alive else None
         )
@@ -131,6 +121,26 @@ class NotionOAuth:
             challenge=challenge,
         )
 
+    async def _discover(
+        self, challenge: BearerChallenge | None
+    ) -> tuple[Discovery, str | None, BearerChallenge | None, TokenSet | None]:
+        """Where to sign in, what for, the whole challenge; and the login that is to get more than it has."""
+        await self.store.ensure_writable(self.profile)
+        login = await self.tokens.load()  # raises for the login of another server: it would be lost
+        if challenge is None or not challenge.resource_metadata:
+            challenge = merged(challenge, await self.client.challenge(self.settings.server_url))
+        discovery = await self.client.discover(
+            self.settings.server_url, challenge=challenge, issuer=self.settings.issuer
+        )
+        scope = scopes.select(
+            challenged=challenge.scope if challenge else None,
+            resource=discovery.scopes,
+            server=discovery.server.scopes_supported,
+        )
+        if challenge is None or not challenge.steps_up or login is None:
+            return discovery, scope, challenge, None
+        return discovery, scopes.union(login.scope, scope), challenge, login
+
     async def registered_redirect_uris(self) -> Sequence[str]:
         """The redirect URIs that this profile's kept registrations are for, the newest first."""
         return await self.clients.registered_redirect_uris()
@@ -142,14 +152,31 @@ class NotionOAuth:
         the server's own error, TokenRefused, TransientError, StorageError. A stored login is then untouched.
         """
         code = authorization.check_authorization_response(response, pending, now=self.clock())
-        async with self.store.exclusive(self.profile):
-            return await to_the_end(partial(self._exchange_alone, pending, code))
+        return await self._begin_login(partial(self.client.exchange, pending, code))
 
-    async def _exchange_alone(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
-        await self.store.ensure_writable(self.profile)  # before a code is spent on tokens that can't be kept
-        tokens = await self.client.exchange(pending, code)
-        await self.store.save(self.profile, tokens)
-        return tokens
+    async def sign_in_with_assertion(self, assertion: SecretStr) -> TokenSet:
+        """Sign in without a browser, by an assertion that the server trusts (RFC 7523), and store the tokens.
+
+        `assertion` is a JWT that was issued to the client in NOTION_OAUTH_CLIENT_ID, for this authorization server.
+        Raises as begin_authorization does, MetadataError where the server takes none, TokenRefused.
+        """
+        discovery, scope, _, _ = await self._discover(None)
+        grants = discovery.server.grant_types_supported
+        if grants is not None and JWT_BEARER not in grants:
+            raise MetadataError(f"{discovery.server.issuer} takes no assertions.", cure=SIGN_IN)
+        client = await self.clients.client_of_assertions(discovery)
+        grant = AssertionGrant.to(discovery, client, scope, assertion=assertion)
+        return await self._begin_login(partial(self.client.exchange_assertion, grant))
+
+    async def _begin_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]]) -> TokenSet:
+        async def alone() -> TokenSet:
+            await self.store.ensure_writable(self.profile)  # before anything is spent on tokens that can't be kept
+            tokens = await exchange()
+            await self.store.save(self.profile, tokens)
+            return tokens
+
+        async with self.store.exclusive(self.profile):
+            return await to_the_end(alone)
 
     async def status(self) -> Status:
         """A look at the stored login, without any request. Raises StorageError, StoreDamaged, OtherResource."""

@@ -69,18 +69,13 @@ def authorization_request(
         prompt="consent",
         **{name: value for name, value in optional.items() if value is not None},
     )
-    pending = PendingAuthorization(
+    pending = PendingAuthorization.to(
+        discovery,
+        client,
+        scope,
         state=state,
         code_verifier=code_verifier,
         redirect_uri=redirect_uri,
-        resource=discovery.resource,
-        scope=scope,
-        client=client,
-        issuer=server.issuer,
-        token_endpoint=server.token_endpoint,
-        revocation_endpoint=server.revocation_endpoint,
-        introspection_endpoint=server.introspection_endpoint,
-        token_endpoint_auth_methods_supported=server.token_endpoint_auth_methods_supported,
         authorization_response_iss_parameter_supported=server.authorization_response_iss_parameter_supported,
         begun_at=now,
     )

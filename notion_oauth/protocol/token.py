@@ -10,14 +10,18 @@ from pydantic import SecretStr, ValidationError
 
 from notion_oauth.errors import ServerUnavailable, SignInRequired, TokenRefused
 from notion_oauth.models import (
+    AssertionGrant,
     AuthMethod,
     ClientInformation,
+    GrantRequest,
     PendingAuthorization,
     TokenResponse,
     TokenSet,
 )
 from notion_oauth.protocol.lifetime import expires_at, seconds
 from notion_oauth.protocol.message import Request, Response, form_of, host_of, refuse
+
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
 
 
 def authentication_method(client: ClientInformation, supported: tuple[str, ...]) -> AuthMethod:
@@ -105,8 +109,22 @@ def _sendable(token: SecretStr) -> bool:
     return bool(value) and all(0x21 <= ord(character) <= 0x7E for character in value)
 
 
-def token_set(response: TokenResponse, pending: PendingAuthorization, *, asked_at: datetime) -> TokenSet:
-    """The login that a code exchange began."""
+def assertion_request(grant: AssertionGrant) -> Request:
+    """Exchange an assertion for tokens (RFC 7523 §2.1, RFC 8707 §2.2)."""
+    headers, fields = client_authentication(grant.client, grant.token_endpoint_auth_methods_supported)
+    form = form_of(
+        {
+            "grant_type": JWT_BEARER,
+            "assertion": grant.assertion.get_secret_value(),
+            "scope": grant.scope,
+            "resource": grant.resource,
+        }
+    )
+    return Request("POST", grant.token_endpoint, headers=headers, form={**form, **fields})
+
+
+def token_set(response: TokenResponse, pending: GrantRequest, *, asked_at: datetime) -> TokenSet:
+    """The login that begins with these tokens."""
     return TokenSet(
         access_token=response.access_token,
         token_type="Bearer",  # noqa: S106 - the scheme, in the one spelling that every server takes

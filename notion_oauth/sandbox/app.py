@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from authlib.oauth2.rfc6749 import OAuth2Error
+from authlib.oauth2.rfc7523.jwt_bearer import JWT_BEARER_GRANT_TYPE
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,10 +15,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from notion_oauth.sandbox import mcp
+from notion_oauth.sandbox.assertions import AUTH_METHODS, IdentityProvider
+from notion_oauth.sandbox.messages import Answer, Message
 from notion_oauth.sandbox.options import overridden
 from notion_oauth.sandbox.pages import consent_page, text_page
 from notion_oauth.sandbox.recording import json_of, pairs_of
-from notion_oauth.sandbox.server import AUTH_METHODS, USER, Answer, Message, Server
+from notion_oauth.sandbox.server import USER, Server
 from notion_oauth.sandbox.state import State
 
 _RESOURCE = "/.well-known/oauth-protected-resource"
@@ -33,6 +36,10 @@ class Routes:
         self._server = Server(state, base_url, self._resources)
         self._asked: dict[str, Message] = {}  # authorization requests that wait for consent, by their ticket
 
+    @property
+    def identity_provider(self) -> IdentityProvider:
+        return self._server.identity_provider
+
     def app(self) -> Starlette:
         routes = [
             Route("/", self._home),
@@ -43,6 +50,7 @@ class Routes:
             Route("/authorize", self._authorize, methods=["GET"]),
             Route("/authorize", self._decide, methods=["POST"]),
             Route("/token", self._token, methods=["POST"]),
+            Route("/introspect", self._introspect, methods=["POST"]),
             Route("/mcp", self._mcp, methods=["POST"]),
         ]
         return Starlette(routes=routes)
@@ -80,12 +88,15 @@ class Routes:
             "scopes_supported": ["default"],
             "response_types_supported": ["code"],
             "response_modes_supported": ["query"],
-            "grant_types_supported": ["authorization_code", "refresh_token"],
+            "grant_types_supported": ["authorization_code", "refresh_token", JWT_BEARER_GRANT_TYPE],
+            "client_id_metadata_document_supported": True,
             "token_endpoint_auth_methods_supported": AUTH_METHODS,
             "code_challenge_methods_supported": ["plain", "S256"],
         }
         if options.offer_revocation:
             document["revocation_endpoint"] = f"{self._base_url}/token"  # as at Notion
+        if options.offer_introspection:
+            document["introspection_endpoint"] = f"{self._base_url}/introspect"
         if options.announce_iss:
             document["authorization_response_iss_parameter_supported"] = True
         https = {name: _as_https(value) for name, value in document.items()}  # Authlib takes https alone
@@ -148,6 +159,11 @@ class Routes:
             if revoke:
                 return _response(self._server.create_endpoint_response("revocation", message))
             return _response(self._server.create_token_response(message))
+
+    async def _introspect(self, request: Request) -> Response:
+        message = await _message(request)
+        with self._state.lock:
+            return _response(self._server.create_endpoint_response("introspection", message))
 
     async def _mcp(self, request: Request) -> Response:
         origin = request.headers.get("origin")

@@ -22,6 +22,8 @@ class SandboxOptions:
     access_token_survives_refresh: bool = True
     announce_iss: bool = True
     offer_revocation: bool = True
+    offer_introspection: bool = True
+    client_metadata_documents: dict[str, Any] = field(default_factory=dict)  # what lies at a URL that is a client's id
     serve_path_metadata: bool = True
     serve_root_metadata: bool = True
     metadata_overrides: dict[str, Any] = field(default_factory=dict)  # a value of None leaves the key out

@@ -33,7 +33,9 @@ class Sandbox:
         self._ahead = 0.0
         self._state = State(self.options, lambda: clock() + self._ahead)
         self._recorder = Recorder()
-        self._faults = Faults(Routes(base_url, self._state).app(), self._recorder)
+        routes = Routes(base_url, self._state)
+        self.identity_provider = routes.identity_provider
+        self._faults = Faults(routes.app(), self._recorder)
         self.app = self._faults
 
     @property

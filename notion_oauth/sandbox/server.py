@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from authlib.oauth2.rfc6749 import (
     AuthorizationServer,
     InvalidClientError,
     InvalidRequestError,
-    JsonPayload,
     JsonRequest,
     OAuth2Error,
-    OAuth2Payload,
     OAuth2Request,
 )
 from authlib.oauth2.rfc6749.grants import AuthorizationCodeGrant, RefreshTokenGrant
@@ -25,10 +22,12 @@ from authlib.oauth2.rfc7591.errors import InvalidClientMetadataError, InvalidRed
 from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oauth2.rfc9207 import IssuerParameter
 
+from notion_oauth.sandbox.assertions import AUTH_METHODS, AssertionGrant, IdentityProvider
+from notion_oauth.sandbox.introspection import Introspection
+from notion_oauth.sandbox.messages import Answer, FormRequest, JsonBody, Message
 from notion_oauth.sandbox.options import overridden
 from notion_oauth.sandbox.state import LOOPBACK, Client, Code, Grant, State
 
-AUTH_METHODS = ["client_secret_basic", "client_secret_post", "none"]
 USER = "practice-user"
 
 
@@ -39,69 +38,11 @@ class InvalidTargetError(OAuth2Error):
     description = "The resource parameter does not match this server's resource"
 
 
-class Message:
-    """A request as Authlib wants it: form and query already read."""
-
-    def __init__(
-        self, method: str, url: str, headers: Mapping[str, str], pairs: list[tuple[str, str]], json: Any = None
-    ):
-        self.method, self.url, self.headers, self.pairs, self.json = method, url, headers, pairs, json
-
-
-class Answer:
-    """What Authlib answered; its extensions may still change `location`."""
-
-    def __init__(self, status: int, body: Any, headers: list[tuple[str, str]]) -> None:
-        self.status, self.body = status, body
-        self.headers = {name: value for name, value in headers if name != "Location"}
-        self.location = dict(headers).get("Location")
-
-
 class _Tokens(dict[str, Any]):
     """A token response that a log can hold: Authlib logs it."""
 
     def __repr__(self) -> str:
         return f"<token response with {', '.join(self)}>"
-
-
-class _Payload(OAuth2Payload):
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        self._pairs = pairs
-
-    @property
-    def data(self) -> dict[str, str]:
-        return dict(self._pairs)
-
-    @property
-    def datalist(self) -> dict[str, list[str]]:
-        lists: dict[str, list[str]] = {}
-        for name, value in self._pairs:
-            lists.setdefault(name, []).append(value)
-        return lists
-
-
-class _Request(OAuth2Request):
-    def __init__(self, message: Message) -> None:
-        # Authlib takes https alone for granted; this server is for loopback, where there is none
-        super().__init__(message.method, message.url.replace("http:", "https:", 1), headers=message.headers)
-        self.payload = _Payload(message.pairs)
-
-    @property
-    def args(self) -> dict[str, str]:
-        return dict(parse_qsl(urlsplit(self.uri).query))
-
-    @property
-    def form(self) -> dict[str, str]:
-        return self.payload.data
-
-
-class _JsonPayload(JsonPayload):
-    def __init__(self, data: Any) -> None:
-        self._data = data
-
-    @property
-    def data(self) -> Any:
-        return self._data
 
 
 class _CodeGrant(AuthorizationCodeGrant):
@@ -233,9 +174,12 @@ class Server(AuthorizationServer):
     def __init__(self, state: State, issuer: str, resources: tuple[str, ...]) -> None:
         super().__init__(scopes_supported=["default"])
         self.state, self.issuer, self._resources = state, issuer, resources
+        self.identity_provider = IdentityProvider(issuer, state.clock)
         self.register_token_generator("default", self._token)
         self.register_grant(_CodeGrant, [CodeChallenge(required=True)])
         self.register_grant(_RefreshGrant)
+        self.register_grant(AssertionGrant)
+        self.register_endpoint(Introspection)
         self.register_endpoint(_Revocation)
         self.register_endpoint(_Registration)
         _Issuer(self)(self)
@@ -268,7 +212,7 @@ class Server(AuthorizationServer):
             grant = state.begin_grant(request.client.client_id, code.scope)
             code.grant_id = grant.grant_id
         else:
-            grant = request.refresh_token
+            grant = request.refresh_token or state.begin_grant(request.client.client_id, "default")
         access, refresh = state.issue(grant)
         lifetime = state.options.access_token_lifetime
         answer = {
@@ -278,16 +222,18 @@ class Server(AuthorizationServer):
             "refresh_token": refresh,
             "scope": grant.scope,
         }
+        if request.payload.grant_type == AssertionGrant.GRANT_TYPE:
+            del answer["refresh_token"]
         if resource := request.payload.data.get("resource"):
             answer["resource"] = resource
         token.update(overridden(answer, state.options.token_response_overrides))
 
     def create_oauth2_request(self, request: Message) -> OAuth2Request:
-        return _Request(request)
+        return FormRequest(request)
 
     def create_json_request(self, request: Message) -> JsonRequest:
         made = JsonRequest(request.method, request.url, request.headers)
-        made.payload = _JsonPayload(request.json)
+        made.payload = JsonBody(request.json)
         return made
 
     def handle_response(self, status: int, body: Any, headers: Any) -> Answer:

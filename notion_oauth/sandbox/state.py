@@ -110,15 +110,30 @@ class State:
         self.clients: dict[str, Client] = {}
         self.codes: dict[str, Code] = {}
         self.grants: dict[str, Grant] = {}
+        self._assertions: set[str] = set()  # the `jti` of each
         self._rotated: dict[str, str] = {}  # every refresh token ever issued, and its grant
 
     def find_client(self, client_id: str | None) -> Client | None:
         """A client that is registered and whose registration has not expired."""
+        if (document := self.options.client_metadata_documents.get(client_id or "")) is not None:
+            return self._by_document(client_id or "", document)
         client = self.clients.get(client_id or "")
         lifetime = self.options.registration_lifetime
         if client is not None and lifetime is not None and client.registered_at + lifetime <= self.clock():
             return None
         return client
+
+    def _by_document(self, client_id: str, document: dict[str, Any]) -> Client | None:
+        """A client whose id is the URL of its metadata: the document must say the same id."""
+        if document.get("client_id") != client_id:
+            return None
+        return Client(client_id, None, {"token_endpoint_auth_method": "none", **document}, self.clock())
+
+    def use_assertion(self, jti: Any) -> None:
+        """Note that an assertion was used. Raises InvalidGrantError where it was before (RFC 7523 §3)."""
+        if not isinstance(jti, str) or jti in self._assertions:
+            raise InvalidGrantError("The assertion was used before, or has no jti")
+        self._assertions.add(jti)
 
     def find_code(self, code: str, client: Client) -> Code | None:
         """The code, if it is this client's and still good. Used a second time, it ends what its first use began."""
