@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from notion_oauth import places
 from notion_oauth.errors import ConfigurationError
-from notion_oauth.models import ClientInformation
+from notion_oauth.models import AuthMethod, ClientInformation
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import why_unusable
 
@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         default=None, description="A client that was registered by hand; else one registers itself."
     )
     client_secret: SecretStr | None = Field(default=None, description="That client's secret, where it has one.")
+    client_auth_method: AuthMethod | None = Field(
+        default=None,
+        description="How that client says who it is at the token endpoint: none, client_secret_basic or "
+        "client_secret_post; else as the server lists.",
+    )
     client_metadata_url: str | None = Field(
         default=None,
         description="The https address of a client ID metadata document, which is then the client's id where the "
@@ -87,7 +92,11 @@ class Settings(BaseSettings):
         """The client that was registered by hand."""
         if self.client_id is None:
             return None
-        return ClientInformation(client_id=self.client_id, client_secret=self.client_secret)
+        return ClientInformation(
+            client_id=self.client_id,
+            client_secret=self.client_secret,
+            token_endpoint_auth_method=self.client_auth_method,
+        )
 
     @property
     def timeout_delta(self) -> timedelta:

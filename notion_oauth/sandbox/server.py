@@ -186,7 +186,7 @@ class Server(AuthorizationServer):
 
     def check_resource(self, resource: str | None, redirect_uri: str | None = None) -> None:
         """Raise InvalidTargetError unless it was left out or is ours to the letter (RFC 8707 §2)."""
-        if resource is not None and resource not in self._resources:
+        if resource not in (None, *self._resources, *self.state.options.other_resources):
             raise InvalidTargetError(redirect_uri=redirect_uri)
 
     def authenticate_client(self, request: Any, methods: Any, endpoint: str = "token") -> Any:

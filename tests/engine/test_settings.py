@@ -24,6 +24,7 @@ GIVEN = {
     "ISSUER": "https://auth.example",
     "CLIENT_ID": "by-hand",
     "CLIENT_SECRET": "canary-client-secret",
+    "CLIENT_AUTH_METHOD": "client_secret_post",
     "CLIENT_METADATA_URL": "https://me.example/client.json",
     "TIMEOUT": "2.5",
     "RETRY_FOR": "7",
@@ -48,6 +49,7 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert found.issuer == GIVEN["ISSUER"]
     assert found.preregistered is not None
     assert found.preregistered.client_id == GIVEN["CLIENT_ID"]
+    assert found.preregistered.token_endpoint_auth_method == GIVEN["CLIENT_AUTH_METHOD"]
     assert found.client_metadata_url == GIVEN["CLIENT_METADATA_URL"]
     assert "canary" not in repr(found)
     assert (found.retry_for, found.keep_fresh) == (7, False)

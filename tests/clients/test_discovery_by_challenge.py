@@ -1,0 +1,216 @@
+"""Where a sign-in goes: to the server that the resource's own challenge leads to, or the first that can be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from notion_oauth.errors import MetadataError, TransientError
+from notion_oauth.protocol.challenge import BearerChallenge
+from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from tests.engine.signing_in import begin, sign_in
+
+pytestmark = pytest.mark.anyio
+RESOURCE = "/.well-known/oauth-protected-resource"
+SERVER = "/.well-known/oauth-authorization-server"
+
+
+@pytest.fixture
+def other(sandbox: Sandbox) -> Iterator[Sandbox]:
+    """Another authorization server that issues tokens for the same resource."""
+    with serve_sandbox(SandboxOptions(other_resources=(sandbox.mcp_url,))) as running:
+        yield running
+
+
+def challenge(sandbox: Sandbox, text: str, status: int = 401) -> None:
+    sandbox.fail_next("/mcp", status=status, headers={"WWW-Authenticate": text})
+
+
+def names(sandbox: Sandbox, *issuers: str) -> None:
+    """Let the resource name these authorization servers."""
+    sandbox.options.resource_metadata_overrides = {"authorization_servers": list(issuers)}
+
+
+def document(sandbox: Sandbox, path: str, **fields: object) -> str:
+    """Publish resource metadata at an odd place, once."""
+    content = {"resource": sandbox.mcp_url, "authorization_servers": [sandbox.base_url], **fields}
+    sandbox.fail_next(path, status=200, body=json.dumps(content), content_type="application/json")
+    return f"{sandbox.base_url}{path}"
+
+
+async def test_the_url_of_the_challenge_goes_first(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    url = document(sandbox, "/somewhere/else", scopes_supported=["odd"])
+    challenge(sandbox, f'Basic realm="x, y", Bearer realm="OAuth", resource_metadata="{url}"')
+    pending, _ = await begin(oauth)
+    assert pending.scope == "odd"
+    assert not [request for request in sandbox.requests if request.path.startswith(RESOURCE)]
+
+
+async def test_a_dead_url_of_the_challenge_leads_to_the_well_known_one(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    challenge(sandbox, f'Bearer resource_metadata="{sandbox.base_url}/gone"')
+    await sign_in(oauth)
+    assert sandbox.requests_to("/gone")
+
+
+@pytest.mark.parametrize("url", ["http://example.com/metadata", "file:///etc/passwd", "https://u:p@example.com/", "x"])
+async def test_a_url_that_must_not_be_asked_counts_as_not_named(oauth: NotionOAuth, sandbox: Sandbox, url: str) -> None:
+    challenge(sandbox, f'Bearer resource_metadata="{url}"')
+    await sign_in(oauth)
+    assert sandbox.requests_to(f"{RESOURCE}/mcp")
+
+
+async def test_a_document_of_the_challenge_for_another_resource_is_refused(
+    oauth: NotionOAuth, sandbox: Sandbox
+) -> None:
+    url = document(sandbox, "/elsewhere", resource="https://another.example/mcp")
+    challenge(sandbox, f'Bearer resource_metadata="{url}"')
+    with pytest.raises(MetadataError, match="speaks for another resource"):
+        await begin(oauth)
+    assert not sandbox.requests_to("/register")
+
+
+async def test_the_scope_of_the_challenge_goes_before_the_resource_s_list(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    challenge(sandbox, 'Bearer scope="from challenge"')
+    pending, _ = await begin(oauth)
+    assert pending.scope == "from challenge"
+
+
+async def test_a_challenge_at_hand_is_not_asked_for_again(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    url = document(sandbox, "/at-hand")
+    await oauth.begin_authorization(
+        "http://127.0.0.1:4321/callback", challenge=BearerChallenge(resource_metadata=url, scope="a")
+    )
+    assert not sandbox.requests_to("/mcp")
+
+
+@pytest.mark.parametrize("listed", [None, [], ["x", "y"]])
+async def test_scopes_are_those_of_the_resource_or_none(
+    oauth: NotionOAuth, sandbox: Sandbox, listed: list[str] | None
+) -> None:
+    sandbox.options.resource_metadata_overrides = {"scopes_supported": listed}
+    pending, _ = await begin(oauth)
+    assert pending.scope == ("x y" if listed else None)
+
+
+@pytest.mark.parametrize(
+    ("listed", "supported", "asked"),
+    [
+        (["x"], ["x", "offline_access"], "x offline_access"),
+        (["x"], ["x"], "x"),
+        (["offline_access", "x"], ["offline_access"], "offline_access x"),
+        (None, ["offline_access"], None),
+    ],
+)
+async def test_offline_access_is_asked_for_only_where_it_is_listed(
+    oauth: NotionOAuth, sandbox: Sandbox, listed: list[str] | None, supported: list[str], asked: str | None
+) -> None:
+    sandbox.options.resource_metadata_overrides = {"scopes_supported": listed}
+    sandbox.options.metadata_overrides = {"scopes_supported": supported}
+    pending, _ = await begin(oauth)
+    assert pending.scope == asked
+
+
+async def test_of_several_servers_the_first_that_can_be_used_is(
+    oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox
+) -> None:
+    names(sandbox, "http://plain.example", f"{sandbox.base_url}/none-here", other.issuer, sandbox.issuer)
+    login = await sign_in(oauth)
+    assert login.issuer == other.issuer
+    assert not sandbox.requests_to("/register")
+
+
+async def test_a_server_that_is_down_is_not_passed_over(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
+    """It may be the one that the person has an account with: another is no stand-in for a moment's failure."""
+    names(sandbox, sandbox.issuer, other.issuer)
+    sandbox.fail_next(SERVER, status=503)
+    with pytest.raises(TransientError):
+        await begin(oauth)
+    assert not other.requests
+
+
+async def test_the_issuer_that_is_set_is_used(settings: Settings, sandbox: Sandbox, other: Sandbox) -> None:
+    names(sandbox, sandbox.issuer, other.issuer)
+    oauth = NotionOAuth(settings.model_copy(update={"issuer": other.issuer}))
+    assert (await sign_in(oauth)).issuer == other.issuer
+
+
+async def test_an_issuer_that_is_set_and_not_named_is_an_error(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings.model_copy(update={"issuer": f"{sandbox.issuer}/"}))
+    with pytest.raises(MetadataError, match="and not") as caught:
+        await begin(oauth)
+    assert "NOTION_OAUTH_ISSUER" in caught.value.cure
+
+
+async def test_another_issuer_means_another_client(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
+    first = await sign_in(oauth)
+    names(sandbox, other.issuer)
+    second = await sign_in(oauth)
+    assert first.client is not None
+    assert second.client is not None
+    shown = str([(request.query, request.form) for request in other.requests])
+    assert first.client.client_id not in shown
+    assert (second.issuer, len(other.requests_to("/register"))) == (other.issuer, 1)
+
+
+async def test_another_issuer_s_login_is_refreshed_where_it_was_issued(
+    oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox
+) -> None:
+    login = await sign_in(oauth)
+    names(sandbox, other.issuer)
+    await oauth.tokens.token(rejected=login.access_token)
+    assert not other.requests
+
+
+class TestWithoutResourceMetadata:
+    """Servers of MCP 2025-03-26: the authorization server is the MCP server's own origin."""
+
+    @pytest.fixture(autouse=True)
+    def _none(self, sandbox: Sandbox) -> None:
+        sandbox.options.serve_path_metadata = sandbox.options.serve_root_metadata = False
+
+    async def test_the_metadata_of_the_origin_is_used(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        login = await sign_in(oauth)
+        assert (login.issuer, login.resource, login.scope) == (sandbox.base_url, sandbox.mcp_url, "default")
+
+    async def test_another_issuer_at_the_origin_is_refused(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.options.metadata_overrides = {"issuer": f"{sandbox.base_url}/"}
+        with pytest.raises(MetadataError, match="another issuer"):
+            await begin(oauth)
+
+    async def test_without_any_metadata_the_default_endpoints_are_used(
+        self, oauth: NotionOAuth, sandbox: Sandbox
+    ) -> None:
+        sandbox.fail_next(SERVER, status=404, times=10)
+        login = await sign_in(oauth)
+        assert login.token_endpoint == f"{sandbox.base_url}/token"
+        assert [sent.form["resource"] for sent in sandbox.requests_to("/token") if "resource" in sent.form] == [
+            sandbox.mcp_url
+        ]
+
+    async def test_what_is_no_oauth_server_is_said_to_be_none(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.fail_next(SERVER, status=404, times=10)
+        sandbox.fail_next("/register", status=404)
+        with pytest.raises(MetadataError, match="publishes no OAuth metadata") as caught:
+            await begin(oauth)
+        assert "NOTION_OAUTH_SERVER_URL" in caught.value.cure
+
+    async def test_a_passing_failure_is_no_missing_document(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.options.serve_path_metadata = True
+        sandbox.fail_next(f"{RESOURCE}/mcp", status=503)
+        with pytest.raises(TransientError):
+            await begin(oauth)
+        assert not sandbox.requests_to("/register")
+
+
+async def test_a_server_without_pkce_is_refused_before_anything_is_registered(
+    oauth: NotionOAuth, sandbox: Sandbox
+) -> None:
+    for methods in (None, [], ["plain"]):
+        sandbox.options.metadata_overrides = {"code_challenge_methods_supported": methods}
+        with pytest.raises(MetadataError, match="PKCE"):
+            await begin(oauth)
+    assert not sandbox.requests_to("/register")

@@ -1,0 +1,220 @@
+"""Which client a sign-in is made with: by hand, by document, by registration; and how it says who it is."""
+
+from __future__ import annotations
+
+import base64
+import json
+from urllib.parse import unquote_plus
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused, TokenRefused, TransientError
+from notion_oauth.models import AuthorizationResponse
+from notion_oauth.protocol.registration import PROBE_CODE
+from notion_oauth.sandbox import RecordedRequest, Sandbox, serve_sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings, load_settings
+from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
+
+pytestmark = pytest.mark.anyio
+DOCUMENT = "https://me.example/client.json"
+TRICKY = "canary: 100% +/&=ü \"'"  # a secret with all that form-encoding changes
+
+
+async def register_by_hand(sandbox: Sandbox, method: str) -> tuple[str, str | None]:
+    """A client that an operator has made, as their registration page would."""
+    metadata = {"redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": method, "client_name": "By hand"}
+    async with httpx.AsyncClient(trust_env=False) as client:
+        made = (await client.post(f"{sandbox.base_url}/register", json=metadata)).json()
+    return made["client_id"], made.get("client_secret")
+
+
+def exchanges(sandbox: Sandbox) -> list[RecordedRequest]:
+    return [sent for sent in sandbox.requests_to("/token") if sent.form.get("code") != PROBE_CODE]
+
+
+def with_client(settings: Settings, client_id: str, secret: str | None) -> NotionOAuth:
+    given = SecretStr(secret) if secret else None
+    return NotionOAuth(settings.model_copy(update={"client_id": client_id, "client_secret": given}))
+
+
+async def exchange_anything(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    """Begin a sign-in, and come back with a code that the server refuses."""
+    pending = (await oauth.begin_authorization(REDIRECT_URI)).pending
+    sandbox.fail_next("/token", status=400, error="invalid_grant")
+    response = AuthorizationResponse(state=pending.state, code=SecretStr("some-code"), iss=pending.issuer)
+    with pytest.raises(TokenRefused):
+        await oauth.complete_authorization(pending, response)
+
+
+class TestByHand:
+    """NOTION_OAUTH_CLIENT_ID and NOTION_OAUTH_CLIENT_SECRET."""
+
+    @pytest.mark.parametrize("method", ["none", "client_secret_basic", "client_secret_post"])
+    async def test_it_is_used_and_nothing_is_registered(
+        self, settings: Settings, sandbox: Sandbox, method: str
+    ) -> None:
+        client_id, secret = await register_by_hand(sandbox, method)
+        sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": [method]}
+        oauth = with_client(settings, client_id, secret)
+        await sign_in(oauth)
+        await oauth.refresh()
+        await oauth.sign_out()
+        assert len(sandbox.requests_to("/register")) == 1, "the operator's own"
+        for sent in exchanges(sandbox):
+            basic, posted = "authorization" in sent.headers, "client_secret" in sent.form
+            assert (basic, posted) == (method == "client_secret_basic", method == "client_secret_post")
+            assert ("client_id" in sent.form) is not basic, "never by two methods at once"
+
+    async def test_a_new_secret_is_used_from_then_on(self, settings: Settings, sandbox: Sandbox) -> None:
+        client_id, secret = await register_by_hand(sandbox, "client_secret_post")
+        settings = settings.model_copy(update={"client_auth_method": "client_secret_post"})
+        await sign_in(with_client(settings, client_id, secret))
+        sandbox.fail_next("/token", status=503)
+        with pytest.raises(TransientError):
+            await with_client(settings, client_id, "replaced").refresh()
+        assert exchanges(sandbox)[-1].form["client_secret"] == "replaced"
+
+    async def test_it_is_shown_to_no_other_issuer(self, settings: Settings, sandbox: Sandbox) -> None:
+        client_id, secret = await register_by_hand(sandbox, "none")
+        oauth = with_client(settings, client_id, secret)
+        await sign_in(oauth)
+        with serve_sandbox() as other:
+            sandbox.options.resource_metadata_overrides = {"authorization_servers": [other.issuer]}
+            with pytest.raises(ConfigurationError, match="was registered with") as caught:
+                await begin(oauth)
+            assert f"NOTION_OAUTH_ISSUER={other.issuer}" in caught.value.cure
+            assert client_id not in str([(sent.query, sent.form) for sent in other.requests])
+            there = with_client(settings.model_copy(update={"issuer": other.issuer}), client_id, secret)
+            assert (await there.begin_authorization(REDIRECT_URI)).pending.client.client_id == client_id
+
+    async def test_its_secret_is_not_kept_with_the_registrations(self, settings: Settings, sandbox: Sandbox) -> None:
+        client_id, secret = await register_by_hand(sandbox, "client_secret_basic")
+        await sign_in(with_client(settings, client_id, secret))
+        kept = settings.token_file.with_name(settings.token_file.name + ".clients").read_text()
+        assert client_id in kept
+        assert secret is not None
+        assert secret not in kept
+
+    async def test_without_it_one_registers_again(self, settings: Settings, sandbox: Sandbox) -> None:
+        client_id, secret = await register_by_hand(sandbox, "none")
+        await sign_in(with_client(settings, client_id, secret))
+        login = await sign_in(NotionOAuth(settings))
+        assert login.client is not None
+        assert login.client.client_id != client_id
+
+    def test_a_secret_without_a_client_is_a_wrong_setting(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOTION_OAUTH_CLIENT_SECRET", "canary-secret")
+        with pytest.raises(ConfigurationError, match="NOTION_OAUTH_CLIENT_ID") as caught:
+            load_settings()
+        assert "canary" not in str(caught.value)
+
+    async def test_a_server_that_registers_nobody_says_what_to_set(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.options.metadata_overrides = {"registration_endpoint": None}
+        with pytest.raises(MetadataError, match="registers no clients") as caught:
+            await begin(oauth)
+        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.cure
+
+
+class TestByDocument:
+    """NOTION_OAUTH_CLIENT_METADATA_URL, where the server takes such ids."""
+
+    @pytest.fixture
+    def published(self, settings: Settings, sandbox: Sandbox) -> NotionOAuth:
+        sandbox.options.client_metadata_documents = {
+            DOCUMENT: {"client_id": DOCUMENT, "client_name": "Mine", "redirect_uris": [REDIRECT_URI]}
+        }
+        return NotionOAuth(settings.model_copy(update={"client_metadata_url": DOCUMENT}))
+
+    async def test_its_url_is_the_client_id(self, published: NotionOAuth, sandbox: Sandbox) -> None:
+        login = await sign_in(published)
+        await published.refresh()
+        assert login.client is not None
+        assert login.client.client_id == DOCUMENT
+        assert not sandbox.requests_to("/register")
+        assert {sent.form["client_id"] for sent in exchanges(sandbox)} == {DOCUMENT}
+
+    async def test_a_server_that_takes_none_gets_a_registration(self, published: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.options.metadata_overrides = {"client_id_metadata_document_supported": None}
+        login = await sign_in(published)
+        assert login.client is not None
+        assert login.client.client_id != DOCUMENT
+
+    async def test_one_by_hand_goes_first(self, settings: Settings, sandbox: Sandbox) -> None:
+        client_id, _ = await register_by_hand(sandbox, "none")
+        both = settings.model_copy(update={"client_id": client_id, "client_metadata_url": DOCUMENT})
+        pending, _ = await begin(NotionOAuth(both))
+        assert pending.client.client_id == client_id
+
+    @pytest.mark.parametrize("url", ["http://127.0.0.1/c.json", "https://me.example", "https://me.example/a/../c", "x"])
+    def test_a_url_that_is_none_is_a_wrong_setting(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOTION_OAUTH_CLIENT_METADATA_URL", url)
+        with pytest.raises(ConfigurationError, match="NOTION_OAUTH_CLIENT_METADATA_URL"):
+            load_settings()
+
+
+class TestByRegistration:
+    """RFC 7591, by what the server lists."""
+
+    @pytest.mark.parametrize(
+        ("listed", "method"),
+        [
+            (["client_secret_basic", "client_secret_post", "none"], "none"),
+            (["client_secret_post", "client_secret_basic"], "client_secret_basic"),
+            (["client_secret_post"], "client_secret_post"),
+            (["private_key_jwt", "client_secret_post"], "client_secret_post"),
+            (None, "client_secret_basic"),
+        ],
+    )
+    async def test_the_method_is_one_that_the_server_lists(
+        self, oauth: NotionOAuth, sandbox: Sandbox, listed: list[str] | None, method: str
+    ) -> None:
+        sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": listed}
+        await sign_in(oauth)
+        [sent] = sandbox.requests_to("/register")
+        assert sent.json is not None
+        assert sent.json["token_endpoint_auth_method"] == method
+        [exchange] = exchanges(sandbox)
+        assert ("authorization" in exchange.headers) is (method == "client_secret_basic")
+
+    async def test_a_secret_that_was_not_asked_for_is_used_as_the_server_lists(
+        self, oauth: NotionOAuth, sandbox: Sandbox
+    ) -> None:
+        """Some servers give every client a secret and do not say how it is to be sent; this one takes none."""
+        sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["none"]}
+        made = {"client_id": "odd", "client_secret": "canary-unasked"}
+        sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
+        await exchange_anything(oauth, sandbox)
+        assert exchanges(sandbox)[-1].form["client_id"] == "odd"
+        assert "client_secret" not in exchanges(sandbox)[-1].form
+
+    async def test_a_tricky_secret_is_form_encoded_before_basic(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["client_secret_basic"]}
+        made = {
+            "client_id": "a:b c",
+            "client_secret": TRICKY,
+            "token_endpoint_auth_method": "client_secret_basic",
+        }
+        sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
+        await exchange_anything(oauth, sandbox)
+        sent = exchanges(sandbox)[-1].headers["authorization"].removeprefix("Basic ")
+        user, _, secret = base64.b64decode(sent).decode("ascii").partition(":")
+        assert (unquote_plus(user), unquote_plus(secret)) == ("a:b c", TRICKY)
+
+    async def test_a_redirect_uri_that_is_refused_is_said_plainly(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.fail_next("/register", status=400, error="invalid_redirect_uri", description="Only https")
+        with pytest.raises(RegistrationRefused, match="Only https") as caught:
+            await begin(oauth)
+        assert REDIRECT_URI in caught.value.cure
+        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.cure
+
+    @pytest.mark.parametrize("error", ["invalid_client_metadata", "invalid_software_statement", "access_denied"])
+    async def test_every_other_refusal_is_said_in_the_server_s_words(
+        self, oauth: NotionOAuth, sandbox: Sandbox, error: str
+    ) -> None:
+        sandbox.fail_next("/register", status=400, error=error, description="Because")
+        with pytest.raises(RegistrationRefused, match="Because") as caught:
+            await begin(oauth)
+        assert caught.value.error == error
