@@ -71,7 +71,7 @@ class Routes:
         document = {
             "resource": resource,
             "authorization_servers": [self._base_url],
-            "scopes_supported": ["default"],
+            "scopes_supported": list(self._state.options.scopes),
             "bearer_methods_supported": ["header"],
             "resource_name": "Practice MCP server",
         }
@@ -85,7 +85,7 @@ class Routes:
             "authorization_endpoint": f"{self._base_url}/authorize",
             "token_endpoint": f"{self._base_url}/token",
             "registration_endpoint": f"{self._base_url}/register",
-            "scopes_supported": ["default"],
+            "scopes_supported": list(self._state.options.scopes),
             "response_types_supported": ["code"],
             "response_modes_supported": ["query"],
             "grant_types_supported": ["authorization_code", "refresh_token", JWT_BEARER_GRANT_TYPE],

@@ -24,6 +24,7 @@ class SandboxOptions:
     offer_revocation: bool = True
     offer_introspection: bool = True
     client_metadata_documents: dict[str, Any] = field(default_factory=dict)  # what lies at a URL that is a client's id
+    scopes: tuple[str, ...] = ("default",)
     other_resources: tuple[str, ...] = ()  # that it issues tokens for, beside its own
     serve_path_metadata: bool = True
     serve_root_metadata: bool = True

@@ -10,6 +10,7 @@ from authlib.oauth2.rfc6749 import (
     AuthorizationServer,
     InvalidClientError,
     InvalidRequestError,
+    InvalidScopeError,
     JsonRequest,
     OAuth2Error,
     OAuth2Request,
@@ -172,7 +173,7 @@ class Server(AuthorizationServer):
     """Authlib's authorization server, with grants that are rotated as Notion does it."""
 
     def __init__(self, state: State, issuer: str, resources: tuple[str, ...]) -> None:
-        super().__init__(scopes_supported=["default"])
+        super().__init__()
         self.state, self.issuer, self._resources = state, issuer, resources
         self.identity_provider = IdentityProvider(issuer, state.clock)
         self.register_token_generator("default", self._token)
@@ -183,6 +184,10 @@ class Server(AuthorizationServer):
         self.register_endpoint(_Revocation)
         self.register_endpoint(_Registration)
         _Issuer(self)(self)
+
+    def validate_requested_scope(self, scope: str | None) -> None:
+        if not set((scope or "").split()) <= set(self.state.options.scopes):
+            raise InvalidScopeError
 
     def check_resource(self, resource: str | None, redirect_uri: str | None = None) -> None:
         """Raise InvalidTargetError unless it was left out or is ours to the letter (RFC 8707 §2)."""

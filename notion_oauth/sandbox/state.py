@@ -32,7 +32,7 @@ class Client(ClientMixin):
         return None  # it has to be sent, always
 
     def get_allowed_scope(self, scope: str) -> str:
-        return " ".join(name for name in (scope or "default").split() if name == "default")
+        return scope or "default"  # the server has checked what there is
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
         return any(_without_port(redirect_uri) == _without_port(kept) for kept in self.metadata["redirect_uris"])

@@ -10,14 +10,17 @@ import httpx
 
 from notion_oauth.models import PendingAuthorization, TokenSet
 from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.service import NotionOAuth
 
 REDIRECT_URI = "http://127.0.0.1:4321/callback"
 
 
-async def begin(oauth: NotionOAuth, redirect_uri: str = REDIRECT_URI) -> tuple[PendingAuthorization, httpx.QueryParams]:
+async def begin(
+    oauth: NotionOAuth, redirect_uri: str = REDIRECT_URI, *, challenge: BearerChallenge | None = None
+) -> tuple[PendingAuthorization, httpx.QueryParams]:
     """The pending sign-in, and the query that the browser would come back with."""
-    begun = await oauth.begin_authorization(redirect_uri)
+    begun = await oauth.begin_authorization(redirect_uri, challenge=challenge)
     async with httpx.AsyncClient(trust_env=False) as browser:
         answer = await browser.get(begun.url.get_secret_value())
     location = httpx.URL(answer.headers["location"])
@@ -25,9 +28,11 @@ async def begin(oauth: NotionOAuth, redirect_uri: str = REDIRECT_URI) -> tuple[P
     return begun.pending, location.params
 
 
-async def sign_in(oauth: NotionOAuth, redirect_uri: str = REDIRECT_URI) -> TokenSet:
+async def sign_in(
+    oauth: NotionOAuth, redirect_uri: str = REDIRECT_URI, *, challenge: BearerChallenge | None = None
+) -> TokenSet:
     """The login, stored."""
-    pending, query = await begin(oauth, redirect_uri)
+    pending, query = await begin(oauth, redirect_uri, challenge=challenge)
     return await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
 
 

@@ -1,0 +1,166 @@
+"""A sign-in by assertion (RFC 7523), and what the server itself says of a token (RFC 7662)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth.errors import (
+    ConfigurationError,
+    MetadataError,
+    NotSignedIn,
+    SignInRequired,
+    TokenRefused,
+    TransientError,
+)
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.settings import Settings
+from tests.engine.signing_in import age, sign_in
+
+pytestmark = pytest.mark.anyio
+CLIENT = "https://me.example/enterprise.json"
+
+
+@pytest.fixture
+def enterprise(settings: Settings, sandbox: Sandbox) -> NotionOAuth:
+    """A client that the company's identity provider knows, too."""
+    sandbox.options.client_metadata_documents = {CLIENT: {"client_id": CLIENT, "redirect_uris": ["https://me.example"]}}
+    return NotionOAuth(settings.model_copy(update={"client_id": CLIENT}))
+
+
+def assertion(sandbox: Sandbox, client_id: str = CLIENT, **claims: Any) -> SecretStr:
+    return SecretStr(sandbox.identity_provider.assertion(client_id, **claims))
+
+
+class TestAssertions:
+    async def test_an_assertion_signs_in_without_a_browser(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
+        given = assertion(sandbox)
+        login = await enterprise.sign_in_with_assertion(given)
+        assert await enterprise.tokens.token() == login.access_token
+        assert sandbox.is_access_token_live(login.access_token.get_secret_value())
+        [sent] = sandbox.requests_to("/token")
+        assert sent.form == {
+            "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            "assertion": given.get_secret_value(),
+            "client_id": CLIENT,
+            "scope": "default",
+            "resource": sandbox.mcp_url,
+        }
+        assert not sandbox.requests_to("/register")
+        assert not sandbox.requests_to("/authorize")
+        assert await enterprise.sign_out() is SignOut.REVOKED
+        assert not sandbox.is_access_token_live(login.access_token.get_secret_value())
+
+    async def test_without_a_refresh_token_it_lives_as_long_as_its_token(
+        self, enterprise: NotionOAuth, sandbox: Sandbox, settings: Settings
+    ) -> None:
+        await enterprise.sign_in_with_assertion(assertion(sandbox))
+        found = await enterprise.status()
+        assert (found.refreshable, found.login_ends_at) == (False, found.expires_at)
+        age(settings.token_file, hours=2)
+        with pytest.raises(SignInRequired):
+            await NotionOAuth(enterprise.settings).tokens.token()
+
+    @pytest.mark.parametrize(
+        "claims",
+        [{"aud": "https://elsewhere.example"}, {"exp": 1}, {"iss": "https://evil.example"}, {"client_id": "other"}],
+        ids=str,
+    )
+    async def test_one_that_is_refused_changes_nothing(
+        self, enterprise: NotionOAuth, sandbox: Sandbox, claims: dict[str, Any]
+    ) -> None:
+        first = await enterprise.sign_in_with_assertion(assertion(sandbox))
+        refused = assertion(sandbox, **claims)
+        with pytest.raises(TokenRefused) as caught:
+            await enterprise.sign_in_with_assertion(refused)
+        assert refused.get_secret_value() not in repr(caught.value) + str(caught.value)
+        assert await enterprise.tokens.token() == first.access_token
+
+    async def test_one_that_was_used_is_refused(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
+        given = assertion(sandbox)
+        await enterprise.sign_in_with_assertion(given)
+        with pytest.raises(TokenRefused, match="used before"):
+            await enterprise.sign_in_with_assertion(given)
+
+    async def test_it_needs_a_client_that_its_issuer_knows(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        with pytest.raises(ConfigurationError, match="issued to one client") as caught:
+            await oauth.sign_in_with_assertion(assertion(sandbox))
+        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.cure
+        assert not sandbox.requests_to("/register")
+
+    async def test_a_server_that_takes_none_is_not_sent_one(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.options.metadata_overrides = {"grant_types_supported": ["authorization_code"]}
+        with pytest.raises(MetadataError, match="takes no assertions"):
+            await enterprise.sign_in_with_assertion(assertion(sandbox))
+        assert not sandbox.requests_to("/token")
+
+    async def test_a_passing_failure_is_one(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.fail_next("/token", status=503)
+        with pytest.raises(TransientError):
+            await enterprise.sign_in_with_assertion(assertion(sandbox))
+        with pytest.raises(NotSignedIn):
+            await enterprise.tokens.token()
+
+
+class TestIntrospection:
+    async def test_the_server_says_what_the_token_is_good_for(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        login = await sign_in(oauth)
+        found = await oauth.introspect()
+        assert found is not None
+        assert (found.active, found.scope, found.username) == (True, "default", "practice@example.com")
+        assert found.expires_at is not None
+        assert login.expires_at is not None
+        assert abs(found.expires_at - login.expires_at) < timedelta(seconds=5)
+        [sent] = sandbox.requests_to("/introspect")
+        assert sent.form["token"] == login.access_token.get_secret_value()
+
+    async def test_a_token_that_the_server_has_ended_is_not_active(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        await sign_in(oauth)
+        sandbox.revoke_grants()
+        found = await oauth.introspect()
+        assert found is not None
+        assert not found.active
+        assert found.scope is None
+
+    async def test_it_costs_no_discovery_after_a_restart(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        await sign_in(oauth)
+        before = len(sandbox.requests)
+        assert await NotionOAuth(oauth.settings).introspect() is not None
+        assert [request.path for request in sandbox.requests[before:]] == ["/introspect"]
+
+    async def test_where_it_is_not_offered_there_is_none(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.options.offer_introspection = False
+        await sign_in(oauth)
+        assert await oauth.introspect() is None
+
+    @pytest.mark.parametrize("body", ["", "[]", "{}", '{"active": "yes"}', "<html>"])
+    async def test_an_answer_that_is_none_is_a_passing_failure(
+        self, oauth: NotionOAuth, sandbox: Sandbox, body: str
+    ) -> None:
+        await sign_in(oauth)
+        sandbox.fail_next("/introspect", status=200, body=body, content_type="application/json")
+        with pytest.raises(TransientError):
+            await oauth.introspect()
+
+    async def test_an_echoed_token_is_not_shown(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        token = (await sign_in(oauth)).access_token.get_secret_value()
+        body = f'{{"active": true, "username": "{token}", "exp": "soon", "scope": 7}}'
+        sandbox.fail_next("/introspect", status=200, body=body, content_type="application/json")
+        found = await oauth.introspect()
+        assert found is not None
+        assert (found.username, found.expires_at, found.scope) == (None, None, None)
+
+    async def test_a_refusal_does_not_end_the_login(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        login = await sign_in(oauth)
+        sandbox.fail_next("/introspect", status=401, error="invalid_client")
+        with pytest.raises(TokenRefused):
+            await oauth.introspect()
+        assert await oauth.tokens.token() == login.access_token
+
+    async def test_nobody_is_signed_in(self, oauth: NotionOAuth) -> None:
+        with pytest.raises(NotSignedIn):
+            await oauth.introspect()
