@@ -18,6 +18,7 @@ from notion_oauth import errors
 from notion_oauth.console import (
     INTERRUPTED,
     NOT_SIGNED_IN,
+    REFUSED,
     AsJson,
     Profile,
     ServerUrl,
@@ -71,23 +72,34 @@ app = typer.Typer(
 
 @app.command(epilog="Example: `notion-oauth status --json`")
 def status(
-    profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
+    remote: Annotated[bool, typer.Option("--remote", help="Ask the server, too: it may know better.")] = False,
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Show whether anybody is signed in. Asks no server; exits with 3 where nobody is."""
+    """Show whether anybody is signed in. Asks no server, unless told to; exits with 3 where nobody is."""
     from notion_oauth.glance import glance
     from notion_oauth.protocol.lifetime import Lifetimes
     from notion_oauth.status import status_of
-    from notion_oauth.words import describe
+    from notion_oauth.words import describe, describe_remote
 
     seen = glance(profile, token_file, server_url)
     if seen is not None:
         found = status_of(seen, now=datetime.now(UTC), lifetimes=Lifetimes())
     else:
         found = run_to_end(oauth_for(profile, token_file, server_url).status)
+    content, text, good = found.as_json(), describe(found), True
+    if remote and found.status != "unauthenticated":
+        said = run_to_end(oauth_for(profile, token_file, server_url).introspect)
+        content["remote"] = None if said is None else said.model_dump(mode="json")
+        text, good = f"{text}\n{describe_remote(said)}", said is None or said.active
     if as_json:
-        print_json(found.as_json())
+        print_json(content)
     else:
-        typer.echo(as_run(describe(found)))
+        typer.echo(as_run(text))
+    if not good:
+        raise typer.Exit(REFUSED)
     if found.status == "unauthenticated":
         raise typer.Exit(NOT_SIGNED_IN)
 

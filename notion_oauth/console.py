@@ -28,7 +28,7 @@ EXIT_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.StorageError, 7),
     (errors.NotionOAuthError, 4),  # the rest: the server refused, or contradicts itself
 )
-NOT_SIGNED_IN = 3
+NOT_SIGNED_IN, REFUSED = 3, 4
 INTERRUPTED = 130
 
 

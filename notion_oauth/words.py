@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN
 from notion_oauth.status import Status
+
+if TYPE_CHECKING:
+    from notion_oauth.models import Introspection
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -55,6 +59,20 @@ def describe(status: Status) -> str:
     if status.warning:
         lines.append(f"Warning: {status.warning}")
     return "\n".join(lines)
+
+
+def describe_remote(said: Introspection | None) -> str:
+    """What the server itself says of the token, in one line."""
+    if said is None:
+        return "The server offers no introspection, so it was not asked."
+    if not said.active:
+        return "The server no longer takes this token. Renew it with: notion-oauth refresh"
+    parts = [
+        f"until {_local(said.expires_at)}" if said.expires_at else "",
+        f"for {said.scope}" if said.scope else "",
+        f"as {said.username}" if said.username else "",
+    ]
+    return " ".join(["  Remote     the server takes the token", *filter(None, parts)])
 
 
 def validity(status: Status) -> str:
