@@ -26,16 +26,27 @@ TOKEN_VARIABLE = "NOTION_MCP_TOKEN"  # noqa: S105 - its name
 others = typer.Typer()
 
 
-@others.command(epilog="Example: `notion-oauth login`")
+@others.command(epilog="Example: `notion-oauth login --no-browser`, over SSH")
 def login(
-    profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
+    no_browser: Annotated[
+        bool,
+        typer.Option("--no-browser", help="Open none, print the address; take the redirected one from a pipe, too."),
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(help="The port of 127.0.0.1 to be redirected to; any free one unless told.", min=1, max=65535),
+    ] = None,
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Sign in through the browser, and keep the tokens."""
+    """Sign in through a browser, on this machine or another, and keep the tokens."""
     from notion_oauth.login import sign_in
     from notion_oauth.words import validity
 
     oauth, console = oauth_for(profile, token_file, server_url), talk()
-    run_to_end(lambda: sign_in(oauth, console))
+    run_to_end(partial(sign_in, oauth, console, no_browser=no_browser, port=port))
     status = run_to_end(oauth.status)
     achieved = f"Signed in. The token is {validity(status)}.\nIt is kept in {oauth.settings.token_file}."
     console.print(achieved, markup=False, highlight=False)

@@ -1,40 +1,126 @@
-"""The sign-in of the command line: a browser, a receiver on loopback, and a person who is told what happens."""
+"""The sign-in of the command line: a browser, a receiver on loopback, a prompt, and a person who is told of it all."""
 
 from __future__ import annotations
 
-import webbrowser
+from contextlib import nullcontext
 from functools import partial
+from typing import TypeVar
 
 import anyio
 from rich.console import Console
 
-from notion_oauth import loopback
-from notion_oauth.errors import PendingExpired
+from notion_oauth import loopback, surroundings
+from notion_oauth.errors import AuthorizationResponseError
+from notion_oauth.loopback import Receiver
 from notion_oauth.models import PENDING_LIFETIME, TokenSet
+from notion_oauth.pasted import pasted_parameters
+from notion_oauth.prompt import StandardInput, standard_input
 from notion_oauth.service import NotionOAuth
+from notion_oauth.surroundings import Browser, Surroundings
+
+_ASK = "Address: "
+
+T = TypeVar("T")
 
 
-async def sign_in(oauth: NotionOAuth, console: Console) -> TokenSet:
-    """Sign in through the browser; returns once the tokens are stored and the browser shows it.
+async def sign_in(
+    oauth: NotionOAuth, console: Console, *, no_browser: bool = False, port: int | None = None
+) -> TokenSet:
+    """Sign in through a browser, here or elsewhere; returns once the tokens are stored and the browser shows it.
 
-    Talks on `console`. Raises what NotionOAuth.begin_authorization and complete_authorization raise, and
-    PendingExpired where nobody comes back from the browser within ten minutes.
+    The redirect comes to the receiver on `port`, else on a port of its own choice, or is pasted; the first that is
+    right counts. Talks on `console`. Raises what NotionOAuth.begin_authorization and complete_authorization raise,
+    PendingExpired where neither has come within ten minutes, ConfigurationError where `port` cannot be had.
     """
-    with loopback.bound(await oauth.registered_redirect_uris()) as (listener, redirect_uri):
+    around = surroundings.here()
+    browser = "" if no_browser else around.browser()
+    with loopback.bound(await oauth.registered_redirect_uris(), port) as (listener, redirect_uri):
         begun = await oauth.begin_authorization(redirect_uri)
-        receiver = loopback.Receiver(partial(oauth.complete_authorization, begun.pending))
-        url = begun.url.get_secret_value()
+        receiver = Receiver(partial(oauth.complete_authorization, begun.pending))
         async with loopback.serving(receiver, listener):
-            console.print("Opening the browser. If none appears, open this address on this machine:\n")
-            console.print(url, markup=False, highlight=False, soft_wrap=True)
-            console.print()
-            loopback.open_browser(url, webbrowser.open, lambda: console.print("No browser could be opened here."))
-            waiting = "Waiting for you to agree in the browser … (Ctrl-C stops)"
-            if not console.is_terminal:
-                console.print(waiting, markup=False)
-            with console.status(waiting):
-                try:
-                    with anyio.fail_after(PENDING_LIFETIME.total_seconds()):
-                        return await receiver.result()
-                except TimeoutError:
-                    raise PendingExpired("Nobody came back from the browser within ten minutes.") from None
+            url = begun.url.get_secret_value()
+            _say_where(console, browser, url)
+            _say_how_it_comes_back(console, around, listener.getsockname()[1])
+            with standard_input(pipes=no_browser) or nullcontext() as source:
+                prompt = _Prompt(console, source, redirect_uri)
+                if isinstance(browser, Browser):
+                    surroundings.open_once(browser, url, partial(prompt.say, "No browser could be opened here."))
+                await _first_of_both(receiver, prompt, console)
+    return receiver.result()
+
+
+def _say_where(console: Console, browser: Browser | str, url: str) -> None:
+    opening = isinstance(browser, Browser)
+    console.print("Opening the browser." if opening else browser, markup=False, end=" " if browser else "")
+    console.print("If none appears, open this address:\n" if opening else "Open this address in a browser:\n")
+    console.print(url, markup=False, highlight=False, soft_wrap=True)
+    console.print()
+
+
+def _say_how_it_comes_back(console: Console, around: Surroundings, port: int) -> None:
+    """Told to those whose browser may be on another machine than this receiver."""
+    tunnel = around.tunnel(port)
+    if tunnel is not None:
+        console.print("If that browser is on your own computer, run this there first:\n")
+        console.print(f"  {tunnel}\n", markup=False, highlight=False, soft_wrap=True)
+    elif around.container:
+        console.print(
+            f"This is a container. A browser outside cannot reach port {port} in it, unless they share a network "
+            "(--network host): paste the address then that the browser cannot open.\n",
+            markup=False,
+            highlight=False,
+        )
+
+
+async def _first_of_both(receiver: Receiver[T], prompt: _Prompt, console: Console) -> None:
+    """Wait until the browser or a paste has ended the sign-in, or nobody has in time; end the other."""
+    console.print("Waiting for you to agree in the browser … (Ctrl-C stops)", markup=False)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(prompt.ask, receiver)
+        with anyio.move_on_after(PENDING_LIFETIME.total_seconds()):
+            await receiver.over()
+        tasks.cancel_scope.cancel()
+
+
+class _Prompt:
+    """Asks for the redirect where there is somebody to ask. What was pasted is never repeated: it holds the code."""
+
+    def __init__(self, console: Console, source: StandardInput | None, redirect_uri: str) -> None:
+        self._console, self._source, self._redirect_uri = console, source, redirect_uri
+        self._what = f"Paste the whole address that the browser ends up at. It begins with {redirect_uri}"
+        self._asking = False
+
+    def say(self, text: str) -> None:
+        """Say it on a line of its own, and ask on."""
+        if self._asking:
+            self._console.print()
+        self._console.print(text, markup=False, highlight=False)
+        if self._asking:
+            self._console.print(_ASK, end="")
+
+    async def ask(self, receiver: Receiver[T]) -> None:
+        """Take lines until one is the redirect, or no more come."""
+        if self._source is None:
+            return
+        if self._source.is_terminal:
+            self.say(f"Does it end up at a page that it cannot show? {self._what}")
+        while (line := await self._line(self._source)) is not None:
+            try:
+                if line.strip():
+                    await receiver.paste(pasted_parameters(line, self._redirect_uri))
+                    return
+            except AuthorizationResponseError as wrong:
+                self.say(f"{wrong.message} {self._what}")
+
+    async def _line(self, source: StandardInput) -> str | None:
+        if not source.is_terminal:
+            return await source.line()
+        self._console.print(_ASK, end="")
+        self._asking = True
+        try:
+            return await source.line()
+        except anyio.get_cancelled_exc_class():
+            self._console.print()  # what is said next begins a line
+            raise
+        finally:
+            self._asking = False

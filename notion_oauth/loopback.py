@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,7 +18,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from notion_oauth import pages
-from notion_oauth.errors import NotionOAuthError, StateMismatch
+from notion_oauth.errors import (
+    AuthorizationResponseError,
+    ConfigurationError,
+    IssuerMismatch,
+    NotionOAuthError,
+    PendingExpired,
+    StateMismatch,
+)
 from notion_oauth.models import AuthorizationResponse
 from notion_oauth.protocol.authorization import parse_authorization_response
 
@@ -30,9 +37,12 @@ Complete = Callable[[AuthorizationResponse], Awaitable[T]]
 
 
 @contextmanager
-def bound(known_redirect_uris: Iterable[str]) -> Generator[tuple[socket.socket, str]]:
-    """A bound socket and its redirect URI; one that is registered already if its port is free, else any free port."""
-    with _bind(_ports(known_redirect_uris)) as listener:
+def bound(known_redirect_uris: Iterable[str], port: int | None = None) -> Generator[tuple[socket.socket, str]]:
+    """A bound socket and its redirect URI: with this `port`, else registered already if its port is free, else any.
+
+    Raises ConfigurationError where `port` cannot be had.
+    """
+    with _bind_one(port) if port else _bind(_ports(known_redirect_uris)) as listener:
         yield listener, f"http://{HOST}:{listener.getsockname()[1]}{PATH}"
 
 
@@ -44,63 +54,96 @@ def _ports(redirect_uris: Iterable[str]) -> list[int]:
 
 
 def _bind(ports: Iterable[int]) -> socket.socket:
-    for port in (*ports, 0):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        # Lets a port be taken again right after the last sign-in; on Windows it would let two share it
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-            listener.listen()
-        except OSError:
-            listener.close()
-            if port == 0:
-                raise
-        else:
-            return listener
-    raise AssertionError("port 0 is always tried")
+    for port in ports:
+        with suppress(OSError):
+            return _listen(port)
+    return _listen(0)
+
+
+def _bind_one(port: int) -> socket.socket:
+    try:
+        return _listen(port)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Port {port} of this machine cannot be used: {error.strerror or error}.",
+            cure="Choose another with --port, or leave --port out: any free port will do.",
+        ) from None
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # a port can be taken again right after a sign-in; on Windows two would share it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 class Receiver(Generic[T]):
-    """Serves the redirect URI until one redirect has been acted on.
+    """Takes redirects, from the browser at the redirect URI or pasted, until one has been acted on.
 
-    `complete` is given each answer that arrives. A StateMismatch is shown to whoever sent it, and the wait goes
-    on: another program on this machine cannot end the sign-in. The page says "signed in" only after `complete` has.
+    `complete` is given each answer that arrives, one at a time. Who sent one is not known before its state is: one
+    without ours is refused, and the wait goes on, so that another program on this machine cannot end the sign-in.
+    The page says "signed in" only after `complete` has.
     """
 
     def __init__(self, complete: Complete[T]) -> None:
         self._complete = complete
         self._one_at_a_time = anyio.Lock()
-        self._done = anyio.Event()
+        self._over = anyio.Event()
         self._result: T | None = None
         self._error: NotionOAuthError | None = None
         routes = [Route(PATH, self._callback, methods=["GET"])]
         self.app = Starlette(routes=routes)
 
-    async def result(self) -> T:
-        """What `complete` returned, or the error it raised, once the browser has been shown it."""
-        await self._done.wait()
+    async def over(self) -> None:
+        """Returns once a redirect has been acted on and whoever brought it has been told."""
+        await self._over.wait()
+
+    def result(self) -> T:
+        """What `complete` returned; raises what it raised, and PendingExpired where no redirect has come."""
         if self._error is not None:
             raise self._error
-        assert self._result is not None  # noqa: S101 - set together with _done
+        if self._result is None:
+            raise PendingExpired("Nobody came back from the browser within ten minutes.")
         return self._result
 
+    async def paste(self, parameters: Sequence[tuple[str, str]]) -> None:
+        """Act on a redirect that a person has brought.
+
+        Raises AuthorizationResponseError where it is not the one, or not whole: the wait goes on.
+        """
+        await self._receive(parameters, refused=(StateMismatch, IssuerMismatch))
+        self._over.set()
+
     async def _callback(self, request: Request) -> Response:
+        try:
+            await self._receive(request.query_params.multi_items(), refused=(StateMismatch,))
+        except AuthorizationResponseError as refused:
+            return _error_page(refused)
+        page = _success_page() if self._error is None else _error_page(self._error)
+        page.background = BackgroundTask(self._finish)
+        return page
+
+    async def _receive(
+        self, parameters: Sequence[tuple[str, str]], *, refused: tuple[type[AuthorizationResponseError], ...]
+    ) -> None:
+        response = parse_authorization_response(parameters)
         async with self._one_at_a_time:
             if self._result is None and self._error is None:
                 try:
-                    response = parse_authorization_response(request.query_params.multi_items())
                     self._result = await self._complete(response)
-                except StateMismatch as mismatch:
-                    return _error_page(mismatch)
+                except refused:
+                    raise
                 except NotionOAuthError as error:
                     self._error = error
-            shown = BackgroundTask(self._finish)
-            page = _success_page() if self._error is None else _error_page(self._error)
-            page.background = shown
-            return page
 
     async def _finish(self) -> None:
-        self._done.set()
+        self._over.set()
 
 
 def _success_page() -> Response:
@@ -126,28 +169,9 @@ async def serving(receiver: Receiver[T], listener: socket.socket) -> AsyncIterat
         receiver.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
     )
     server = _Server(config)
-    failure: NotionOAuthError | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.serve, [listener])
         try:
             yield
-        except NotionOAuthError as error:
-            failure = error  # raised outside: a task group would wrap it
         finally:
             server.should_exit = True
-    if failure is not None:
-        raise failure
-
-
-def open_browser(url: str, opener: Callable[[str], bool], failed: Callable[[], None]) -> None:
-    """Open the URL once, without waiting: a browser in the terminal keeps its caller until it is closed."""
-
-    def run() -> None:
-        try:
-            opened = opener(url)
-        except Exception:  # whatever a browser's launcher does, the printed URL still works
-            opened = False
-        if not opened:
-            failed()
-
-    threading.Thread(target=run, name="browser", daemon=True).start()

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "notion_oauth"
 LAYERS = (
-    {"errors", "models", "places"},
+    {"errors", "models", "places", "surroundings", "prompt"},
     {"protocol"},
     {"settings", "files", "finishing", "blocking", "patience", "status"},
     {"words", "tokenfile", "transport", "flights", "glance"},
@@ -19,7 +19,7 @@ LAYERS = (
     {"refresh"},
     {"service"},
     {"background", "session", "pages", "bearer"},
-    {"auth", "auth_httpx2", "router", "dependency", "loopback"},
+    {"auth", "auth_httpx2", "router", "dependency", "loopback", "pasted"},
     {"app", "login", "practice", "running"},
     {"demo", "console"},
     {"commands"},
