@@ -10,7 +10,7 @@ import anyio
 from rich.console import Console
 
 from notion_oauth import loopback, surroundings
-from notion_oauth.errors import AuthorizationResponseError
+from notion_oauth.errors import AuthorizationResponseError, StateMismatch
 from notion_oauth.loopback import Receiver
 from notion_oauth.models import PENDING_LIFETIME, TokenSet
 from notion_oauth.pasted import pasted_parameters
@@ -19,6 +19,11 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.surroundings import Browser, Surroundings
 
 _ASK = "Address: "
+_CONTAINER = (
+    "This is a container: a browser outside of it cannot reach port {port} in it, unless they share a network "
+    "(--network host). Without that, the address that it ends up at can be pasted here."
+)
+_NO_TERMINAL = "For that, give this command a terminal (-it), or the address on its standard input with --no-browser."
 
 T = TypeVar("T")
 
@@ -40,8 +45,9 @@ async def sign_in(
         async with loopback.serving(receiver, listener):
             url = begun.url.get_secret_value()
             _say_where(console, browser, url)
-            _say_how_it_comes_back(console, around, listener.getsockname()[1])
             with standard_input(pipes=no_browser) or nullcontext() as source:
+                terminal = source is not None and source.is_terminal
+                _say_how_it_comes_back(console, around, listener.getsockname()[1], terminal=terminal)
                 prompt = _Prompt(console, source, redirect_uri)
                 if isinstance(browser, Browser):
                     surroundings.open_once(browser, url, partial(prompt.say, "No browser could be opened here."))
@@ -50,26 +56,26 @@ async def sign_in(
 
 
 def _say_where(console: Console, browser: Browser | str, url: str) -> None:
-    opening = isinstance(browser, Browser)
-    console.print("Opening the browser." if opening else browser, markup=False, end=" " if browser else "")
-    console.print("If none appears, open this address:\n" if opening else "Open this address in a browser:\n")
+    if isinstance(browser, Browser):
+        what = "Opening the browser. If none appears, open this address:"
+    else:
+        what = f"{browser} Open this address in a browser:".lstrip()
+    console.print(f"{what}\n", markup=False, highlight=False)
     console.print(url, markup=False, highlight=False, soft_wrap=True)
     console.print()
 
 
-def _say_how_it_comes_back(console: Console, around: Surroundings, port: int) -> None:
+def _say_how_it_comes_back(console: Console, around: Surroundings, port: int, *, terminal: bool) -> None:
     """Told to those whose browser may be on another machine than this receiver."""
     tunnel = around.tunnel(port)
     if tunnel is not None:
         console.print("If that browser is on your own computer, run this there first:\n")
         console.print(f"  {tunnel}\n", markup=False, highlight=False, soft_wrap=True)
     elif around.container:
-        console.print(
-            f"This is a container. A browser outside cannot reach port {port} in it, unless they share a network "
-            "(--network host): paste the address then that the browser cannot open.\n",
-            markup=False,
-            highlight=False,
-        )
+        console.print(_CONTAINER.format(port=port), markup=False, highlight=False)
+        if not terminal:
+            console.print(_NO_TERMINAL, markup=False, highlight=False)
+        console.print()
 
 
 async def _first_of_both(receiver: Receiver[T], prompt: _Prompt, console: Console) -> None:
@@ -109,6 +115,8 @@ class _Prompt:
                 if line.strip():
                     await receiver.paste(pasted_parameters(line, self._redirect_uri))
                     return
+            except StateMismatch:
+                self.say(f"That address belongs to another sign-in than this one. {self._what}")
             except AuthorizationResponseError as wrong:
                 self.say(f"{wrong.message} {self._what}")
 

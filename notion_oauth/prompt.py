@@ -75,6 +75,7 @@ class StandardInput:
         self._before = termios.tcgetattr(descriptor) if self.is_terminal else None
 
     def __enter__(self) -> StandardInput:
+        self._prepare()
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -107,13 +108,15 @@ class StandardInput:
         if not self._is_ours():
             await anyio.sleep(LOOK_AGAIN)
             return False
-        if self._before is None:
-            return await self._readable()
-        *others, local, ispeed, ospeed, characters = self._before
-        self._set([*others, local & ~(termios.ICANON | termios.ECHO), ispeed, ospeed, characters])
-        with anyio.move_on_after(LOOK_AGAIN):
+        self._prepare()
+        with anyio.move_on_after(LOOK_AGAIN if self.is_terminal else None):
             return await self._readable()
         return False
+
+    def _prepare(self) -> None:
+        if self._before is not None and self._is_ours():
+            *others, local, ispeed, ospeed, characters = self._before
+            self._set([*others, local & ~(termios.ICANON | termios.ECHO), ispeed, ospeed, characters])
 
     async def _readable(self) -> bool:
         if self._waits:

@@ -190,6 +190,7 @@ def test_a_stranger_cannot_end_the_sign_in(cli: CommandLine, tmp_path_factory: p
         with httpx.Client(trust_env=False) as client:
             assert client.get(callback, params={"code": "x", "state": "wrong"}).status_code == 400
             assert client.get(callback, params={"error": "access_denied"}).status_code == 400
+            assert client.get(callback, params=[("state", "a"), ("state", "b")]).status_code == 400
             assert client.get(callback.copy_with(path="/favicon.ico")).status_code == 404
             page = client.get(url, follow_redirects=True)
             assert "You are signed in" in page.text

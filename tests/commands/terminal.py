@@ -1,0 +1,74 @@
+"""A terminal of its own for a program: what it shows, and keys that are typed into it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 60  # seconds after which a test has failed
+# A session with this terminal as its own, as a shell has it: Ctrl-C, jobs in the foreground
+_IN_SESSION = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
+class Terminal:
+    """Runs a command in a pseudo-terminal, with all three of its streams unless told otherwise."""
+
+    def __init__(self, *command: str, cwd: Path, env: Mapping[str, str], **streams: Any) -> None:
+        self.screen = ""
+        self._master, self._slave = pty.openpty()
+        self.before = termios.tcgetattr(self._slave)
+        streams = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave, **streams}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _IN_SESSION, *command], cwd=cwd, env=env, start_new_session=True, **streams
+        )
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE)
+        os.close(self._master)
+        os.close(self._slave)
+
+    def type(self, text: str) -> None:
+        """Type it, as fast as the program takes it; `\\r` is the Enter key."""
+        rest = text.encode()
+        while rest:
+            _, writable, _ = select.select([], [self._master], [], PATIENCE)
+            assert writable, f"the program takes no more; its screen:\n{self.screen}"
+            rest = rest[os.write(self._master, rest[:512]) :]
+            self._look(0)
+
+    def see(self, text: str) -> str:
+        """Wait until the screen shows it; returns what is shown up to its end, and leaves the rest to the next."""
+        while text not in self.screen:
+            assert self._look(PATIENCE), f"{text!r} is not on the screen:\n{self.screen}"
+        shown, _, self.screen = self.screen.partition(text)
+        return shown + text
+
+    def end(self) -> int:
+        """Wait for the end of the program; returns its exit code."""
+        code = self.process.wait(PATIENCE)
+        while self._look(0):
+            pass
+        return code
+
+    def attributes(self) -> list[Any]:
+        return termios.tcgetattr(self._slave)
+
+    def _look(self, seconds: float) -> bool:
+        if not select.select([self._master], [], [], seconds)[0]:
+            return False
+        self.screen += os.read(self._master, 65536).decode(errors="replace")
+        return True

@@ -1,0 +1,196 @@
+"""Signing in without a browser on this machine: the address is pasted, or the browser comes from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from notion_oauth.sandbox import Sandbox
+from tests.commands.conftest import ROOT, CommandLine
+from tests.commands.terminal import Terminal
+
+PYTHON_CLI = (sys.executable, str(ROOT / "cli.py"))
+ASKS = "Address: "
+NEXT_PROGRAM = f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser; read line; echo \"the next got: $line\""
+
+
+def printed_url(shown: str) -> str:
+    """The address, which stands whole on a line of its own however narrow the terminal is."""
+    return next(line for line in re.split(r"\r?\n", shown) if line.startswith("http"))
+
+
+def redirected(url: str) -> str:
+    """Where a browser on another machine ends up after its person has agreed."""
+    return httpx.get(url, trust_env=False).headers["location"]
+
+
+def redirect_uri_of(url: str) -> str:
+    return parse_qs(urlsplit(url).query)["redirect_uri"][0]
+
+
+def code_of(location: str) -> str:
+    return parse_qs(urlsplit(location).query)["code"][0]
+
+
+def terminal(cli: CommandLine, *command: str, **changes: str) -> Terminal:
+    return Terminal(*command, cwd=cli.folder, env={**cli.environment, "COLUMNS": "60", "TERM": "xterm", **changes})
+
+
+def test_the_browser_wins_while_the_prompt_waits(cli: CommandLine, opened: Callable[[], list[str]]) -> None:
+    """And the shell gets what is typed afterwards: nobody is left who would read it."""
+    with terminal(cli, "sh", "-c", NEXT_PROGRAM) as person:
+        url = printed_url(person.see(ASKS))
+        person.type("half a line")
+        page = httpx.get(url, follow_redirects=True, trust_env=False)
+        assert "You are signed in" in page.text
+        person.see("Signed in.")
+        person.type("typed later\r")
+        person.see("the next got: typed later")
+        assert person.end() == 0
+        assert person.attributes() == person.before
+    assert opened() == []
+
+
+def test_a_paste_wins_after_wrong_ones(cli: CommandLine, sandbox: Sandbox) -> None:
+    with terminal(cli, "sh", "-c", NEXT_PROGRAM) as person:
+        shown = person.see(ASKS)
+        url = printed_url(shown)
+        location, redirect_uri = redirected(url), redirect_uri_of(url)
+        code = code_of(location)
+        twice = f"{location}&state=other"
+        for wrong, said in (
+            ("where is it?", "That is not the address that the browser ends up at."),
+            (location.replace("127.0.0.1", "127.0.0.2"), "That is not the address that the browser ends up at."),
+            (url, "That is the address to open, not the one that the browser ends up at."),
+            (location.partition("&state")[0], "That address is not whole: its code or its state is missing."),
+            (f"{redirect_uri}?code={code}&state=other", "That address belongs to another sign-in than this one."),
+            (re.sub("iss=.*", "iss=https%3A%2F%2Fevil.example", location), "another authorization server"),
+            (twice, "The redirect carries state twice."),
+        ):
+            person.type(f"{wrong}\r")
+            answered = " ".join(person.see(ASKS).split())
+            assert said in answered
+            assert f"It begins with {redirect_uri}" in answered.replace(" /", "/")
+            shown += answered
+        person.type(f"  '{location}' \rfor the next\r")
+        shown += person.see("the next got: for the next")
+        assert person.end() == 0
+        assert person.attributes() == person.before
+    assert "Signed in." in shown
+    assert code not in re.sub(r"\s", "", shown), "what a terminal has shown stays"
+    assert sandbox.live_grants == 1
+    codes = [request.form["code"] for request in sandbox.requests_to("/token", "POST")]
+    assert codes.count(code) == 1, "a wrong paste sends nothing"
+
+
+def test_ctrl_c_at_the_prompt_is_130_and_gives_the_terminal_back(cli: CommandLine) -> None:
+    with terminal(cli, *PYTHON_CLI, "login", "--no-browser") as person:
+        person.see(ASKS)
+        assert person.attributes() != person.before
+        person.type("half a line\x03")
+        person.see("Stopped. Nothing was changed.")
+        assert person.end() == 130
+        assert person.attributes() == person.before
+
+
+def test_in_the_background_the_keyboard_is_left_to_the_foreground(cli: CommandLine) -> None:
+    """A job that reads or changes its terminal from there is stopped, and nobody would be signed in."""
+    jobs = f"set -m; '{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser & read line; echo \"got: $line\"; wait"
+    with terminal(cli, "sh", "-c", jobs) as person:
+        url = printed_url(person.see(ASKS))
+        person.type("hello\r")
+        person.see("got: hello")
+        assert "You are signed in" in httpx.get(url, follow_redirects=True, trust_env=False).text
+        person.see("Signed in.")
+        assert person.end() == 0
+
+
+def test_data_goes_to_standard_output_and_the_prompt_to_the_terminal(cli: CommandLine) -> None:
+    environment = {**cli.environment, "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "20"}
+    command = (*PYTHON_CLI, "login", "--no-browser", "--json")
+    with Terminal(*command, cwd=cli.folder, env=environment, stdout=subprocess.PIPE) as person:
+        location = redirected(printed_url(person.see(ASKS)))
+        person.type(f"{urlsplit(location).query}\r")
+        assert person.process.stdout is not None
+        assert json.loads(person.process.stdout.read())["status"] == "authenticated"
+        assert person.end() == 0
+        assert "\x1b" not in person.screen
+        person.process.stdout.close()
+
+
+def test_the_address_can_come_through_a_pipe(cli: CommandLine) -> None:
+    """A line at a time: what comes after it is for the next program."""
+    command = ["sh", "-c", f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser; cat"]
+    with subprocess.Popen(
+        command,
+        cwd=cli.folder,
+        env=cli.environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        url = next(line for line in process.stderr if line.startswith("http")).strip()
+        location = redirected(url)
+        out, err = process.communicate(f"not this\n\n{location}\nfor the next", timeout=60)
+    assert (process.returncode, out) == (0, "for the next"), err
+    assert "That is not the address that the browser ends up at." in err
+    assert "Signed in." in err
+    assert ASKS not in err, "nobody is there to be asked"
+    assert code_of(location) not in err
+
+
+@pytest.mark.parametrize("stdin", ["<&-", "< /dev/null"])
+def test_input_that_brings_nothing_leaves_the_browser_to_win(cli: CommandLine, stdin: str) -> None:
+    command = ["sh", "-c", f"exec '{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser {stdin}"]
+    with subprocess.Popen(command, cwd=cli.folder, env=cli.environment, text=True, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        url = next(line for line in process.stderr if line.startswith("http")).strip()
+        assert "You are signed in" in httpx.get(url, follow_redirects=True, trust_env=False).text
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def test_a_pipe_is_left_alone_where_a_browser_was_opened(cli: CommandLine) -> None:
+    """As in `while read name; do notion-oauth login --profile "$name"; done < names`."""
+    command = ["sh", "-c", f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login; cat"]
+    with subprocess.Popen(
+        command, cwd=cli.folder, env=cli.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        out, _ = process.communicate("all of it\n", timeout=60)
+    assert (process.returncode, out) == (0, "all of it\n")
+
+
+def test_over_ssh_the_line_for_a_tunnel_is_there(cli: CommandLine) -> None:
+    environment = {"SSH_CONNECTION": "198.51.100.9 50123 192.0.2.7 2222", "LOGNAME": "ada", "COLUMNS": "20"}
+    with cli.start("login", "--no-browser", **environment) as process:
+        assert process.stderr is not None
+        url = next(line for line in process.stderr if line.startswith("http")).strip()
+        line = next(line for line in process.stderr if line.strip().startswith("ssh ")).strip()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    port = urlsplit(redirect_uri_of(url)).port
+    assert line == f"ssh -L {port}:127.0.0.1:{port} -p 2222 ada@192.0.2.7"
+
+
+def test_a_port_that_is_asked_for_is_the_one_that_is_registered(cli: CommandLine, sandbox: Sandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = cli.run("login", "--port", port)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"Port {port} of this machine cannot be used" in done.stderr
+        assert "Choose another with --port, or leave --port out" in done.stderr
+        assert sandbox.requests == []
+    assert cli.run("login", "--port", port).returncode == 0
+    assert sandbox.requests_to("/token")[-1].form["redirect_uri"] == f"http://127.0.0.1:{port}/callback"

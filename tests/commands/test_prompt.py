@@ -1,0 +1,236 @@
+"""Lines from standard input, what of them is shown, and the redirect that one of them holds."""
+
+from __future__ import annotations
+
+import os
+import pty
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notion_oauth.errors import AuthorizationResponseError, NotionOAuthError
+from notion_oauth.loopback import Receiver
+from notion_oauth.models import AuthorizationResponse
+from notion_oauth.pasted import pasted_parameters
+from notion_oauth.prompt import MAX_LINE, Line, StandardInput
+
+REDIRECT_URI = "http://127.0.0.1:4321/callback"
+CODE = "a-code-that-nobody-is-shown"
+QUERY = f"code={CODE}&state=a+state&iss=https%3A%2F%2Fissuer.example%2F"
+PARAMETERS = [("code", CODE), ("state", "a state"), ("iss", "https://issuer.example/")]
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        f"{REDIRECT_URI}?{QUERY}",
+        f"{REDIRECT_URI}?{QUERY}#",
+        f"127.0.0.1:4321/callback?{QUERY}",
+        f"?{QUERY}",
+        QUERY,
+        f"  \t'{REDIRECT_URI}?{QUERY}'\r\n",
+        f"\n<{REDIRECT_URI}?{QUERY}>\n",
+        f'"{REDIRECT_URI}?{QUERY}" ',
+        f"{REDIRECT_URI}?code={CODE}\r\n   &state=a+state\n&iss=https%3A%2F%2Fissuer.example%2F",
+    ],
+)
+def test_the_redirect_is_found_however_it_was_copied(pasted: str) -> None:
+    assert pasted_parameters(pasted, REDIRECT_URI) == PARAMETERS
+
+
+@pytest.mark.parametrize(
+    ("pasted", "said"),
+    [
+        ("hello", "not the address"),
+        (CODE, "not the address"),
+        (REDIRECT_URI, "not whole"),
+        (f"https://127.0.0.1:4321/callback?{QUERY}", "not the address"),
+        (f"http://127.0.0.1:4322/callback?{QUERY}", "not the address"),
+        (f"http://127.0.0.1:4321/callback/?{QUERY}", "not the address"),
+        (f"http://evil.example/callback?{QUERY}", "not the address"),
+        (f"http://127.0.0.1:4321@evil.example/callback?{QUERY}", "not the address"),
+        ("https://issuer.example/authorize?state=s&code_challenge=c&response_type=code", "the address to open"),
+        (f"{REDIRECT_URI}?", "not whole"),
+        (f"{REDIRECT_URI}?code={CODE}", "not whole"),
+        (f"{REDIRECT_URI}?code={CODE}&state=", "not whole"),
+        (f"{REDIRECT_URI}?state=s", "not whole"),
+        (f"{REDIRECT_URI}?#{QUERY}", "not whole"),
+    ],
+)
+def test_what_is_not_the_redirect_is_told_apart(pasted: str, said: str) -> None:
+    with pytest.raises(AuthorizationResponseError, match=said) as caught:
+        pasted_parameters(pasted, REDIRECT_URI)
+    assert CODE not in str(caught.value)
+
+
+@given(text=st.text() | st.text().map(lambda end: f"{REDIRECT_URI}?code={CODE}{end}"))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    said = ""
+    try:
+        assert {"state"} < {name for name, _ in pasted_parameters(text, REDIRECT_URI)}
+    except AuthorizationResponseError as refused:
+        said = str(refused)
+    assert CODE not in said
+
+
+def typed(text: str) -> tuple[str, str]:
+    """The line that comes of it, and what a terminal is told to show."""
+    line = Line()
+    shown = "".join(map(line.take, text))
+    return line.text, shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"{REDIRECT_URI}?{QUERY}", f"{REDIRECT_URI}?{QUERY}".replace(CODE, "*" * len(CODE))),
+        (f"?state=s&code={CODE}", f"?state=s&code={'*' * len(CODE)}"),
+        (f"code={CODE}", f"code={'*' * len(CODE)}"),
+        (f"'code={CODE}", f"'code={'*' * len(CODE)}"),
+        ("?code_challenge=c&error_code=e", "?code_challenge=c&error_code=e"),
+    ],
+)
+def test_all_but_the_code_is_shown(text: str, shown: str) -> None:
+    assert typed(text) == (text, shown)
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ("abx\x7fc", "abc"),
+        ("abx\bc", "abc"),
+        ("\x7fabc", "abc"),
+        ("wrong\x15abc", "abc"),
+        ("a\x1b[Db\x1b[1;5Cc\x1bOA", "abc"),
+        ("\x1b[200~abc\x1b[201~", "abc"),
+        ("a\x1bxbc", "abc"),
+        ("a\tb\x00c", "abc"),
+        ("a" * (MAX_LINE + 5), "a" * MAX_LINE),
+    ],
+)
+def test_keys_do_what_they_do_in_a_terminal(keys: str, line: str) -> None:
+    assert typed(keys)[0] == line
+
+
+def test_what_is_erased_leaves_the_screen() -> None:
+    line = Line()
+    assert "".join(map(line.take, "ab\x7f\x7f\x7f")) == "ab" + "\b \b" * 2
+    assert "".join(map(line.take, "ab\x15")) == "ab" + "\b \b" * 2
+
+
+@contextmanager
+def pseudo_terminal() -> Generator[tuple[int, int]]:
+    ends = pty.openpty()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+@pytest.mark.anyio
+async def test_a_line_may_be_longer_than_terminals_allow() -> None:
+    """A terminal that edits lines itself cuts them at 4096 bytes."""
+    long = f"{REDIRECT_URI}?{QUERY}&more={'x' * 9000}"
+    with pseudo_terminal() as (keyboard, screen), StandardInput(screen) as source, anyio.fail_after(60):
+
+        async def paste() -> None:
+            rest = f"{long}\r".encode()
+            while rest:
+                await anyio.wait_writable(keyboard)
+                rest = rest[os.write(keyboard, rest[:256]) :]
+
+        async def watch() -> None:  # a terminal whose output nobody takes stops its program
+            while True:
+                await anyio.wait_readable(keyboard)
+                os.read(keyboard, 65536)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(paste)
+            tasks.start_soon(watch)
+            assert await source.line() == long
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_who_stops_waiting_has_read_nothing_that_came_later() -> None:
+    reading, writing = os.pipe()
+    with anyio.move_on_after(0.01):
+        await StandardInput(reading).line()
+    os.write(writing, b"one\ntwo\n")
+    assert await StandardInput(reading).line() == "one"
+    assert os.read(reading, 100) == b"two\n"
+    os.close(writing)
+    assert await StandardInput(reading).line() is None
+    os.close(reading)
+
+
+@pytest.mark.anyio
+async def test_files_end_and_the_last_line_needs_no_end() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write("one\n\ntw\u00f6".encode())
+        file.seek(0)
+        source = StandardInput(file.fileno())
+        assert [await source.line() for _ in range(4)] == ["one", "", "tw\u00f6", None]
+    with Path(os.devnull).open() as nothing:
+        assert await StandardInput(nothing.fileno()).line() is None
+
+
+@pytest.mark.anyio
+async def test_the_end_of_input_is_a_key_in_a_terminal_and_a_hang_up_is_one() -> None:
+    keyboard, screen = pty.openpty()
+    with StandardInput(screen) as source:
+        os.write(keyboard, b"\x04")
+        assert await source.line() is None
+        os.close(keyboard)
+        assert await source.line() is None
+    os.close(screen)
+
+
+class Completion:
+    """Completes what has the right state, after a while in which others may come."""
+
+    def __init__(self) -> None:
+        self.begun = anyio.Event()
+        self.may_end = anyio.Event()
+        self.times = 0
+
+    async def __call__(self, response: AuthorizationResponse) -> str:
+        self.times += 1
+        self.begun.set()
+        await self.may_end.wait()
+        return "signed in"
+
+
+@pytest.mark.anyio
+async def test_of_two_redirects_at_once_one_is_acted_on() -> None:
+    complete = Completion()
+    receiver = Receiver(complete)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(receiver.paste, PARAMETERS)
+        tasks.start_soon(receiver.paste, PARAMETERS)
+        await complete.begun.wait()
+        complete.may_end.set()
+    await receiver.over()
+    assert (receiver.result(), complete.times) == ("signed in", 1)
+
+
+@pytest.mark.anyio
+async def test_an_error_after_the_checks_ends_the_sign_in() -> None:
+    error = NotionOAuthError("The server refused.")
+
+    async def complete(response: AuthorizationResponse) -> str:
+        raise error
+
+    receiver: Receiver[str] = Receiver(complete)
+    await receiver.paste(PARAMETERS)
+    await receiver.over()
+    with pytest.raises(NotionOAuthError) as caught:
+        receiver.result()
+    assert caught.value is error
