@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 60  # seconds after which a test has failed
+PATIENCE = 30  # seconds after which a test has failed
 # A session with this terminal as its own, as a shell has it: Ctrl-C, jobs in the foreground
 _IN_SESSION = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from notion_oauth.surroundings import Browser, Surroundings, here
+from tests.commands.terminal import Terminal
 
 URL = "https://issuer.example/authorize?a=1&state=x%20y"
 KERNEL = "Linux version 5.15.153.1-microsoft-standard-WSL2 (root@host) #1 SMP"
@@ -120,8 +121,11 @@ def test_windows_is_found_where_its_folders_are_not_on_the_path() -> None:
 
 
 def script(path: Path, *, code: int = 0) -> Path:
-    """A program that notes its arguments and what is on its standard input, a line each."""
-    path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" "stdin:$(cat)" "tty:$(tty)" >> "{path}.log"\nexit {code}\n')
+    """A program that notes its arguments, what is on its standard input, and a terminal that it could take over."""
+    path.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" "stdin:$(cat)" >> "{path}.log"\n'
+        f': 2>&1 < /dev/tty && echo "has a terminal" >> "{path}.log"\nexit {code}\n'
+    )
     path.chmod(0o755)
     return path
 
@@ -137,7 +141,7 @@ def test_a_url_reaches_windows_whole_and_past_every_shell(tmp_path: Path) -> Non
     browser = place({"WSL_DISTRO_NAME": "Ubuntu"}, str(program)).browser()
     assert isinstance(browser, Browser)
     assert browser.open(URL)
-    assert noted(program) == ["url.dll,FileProtocolHandler", URL, "stdin:", "tty:not a tty"]
+    assert noted(program) == ["url.dll,FileProtocolHandler", URL, "stdin:"]
 
 
 @pytest.mark.parametrize("character", list("$`'\"();|<>\\^! \n*{}"))
@@ -150,14 +154,24 @@ def test_what_a_shell_would_act_on_does_not_reach_windows(tmp_path: Path, charac
     assert noted(program) == []
 
 
-def test_a_browser_gets_no_terminal_and_no_other_is_tried_after_it(tmp_path: Path) -> None:
+def test_a_browser_cannot_take_our_terminal_over(tmp_path: Path) -> None:
+    program = script(tmp_path / "browser")
+    opening = f"import os\nfrom notion_oauth.surroundings import here\nhere().browser().open({URL!r})"
+    environment = {"PATH": os.environ["PATH"], "BROWSER": str(program), "TERM": "xterm"}
+    with Terminal(sys.executable, "-c", opening, cwd=tmp_path, env=environment) as terminal:
+        assert terminal.end() == 0
+        assert terminal.screen == ""
+    assert noted(program) == [URL, "stdin:"]
+
+
+def test_no_other_browser_is_tried_after_one_that_failed(tmp_path: Path) -> None:
     """What failed may have opened a page all the same."""
     first, second = script(tmp_path / "first", code=1), script(tmp_path / "xdg-open")
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "BROWSER": f"{first} %s", "DISPLAY": ":0", "TERM": "xterm"}
     browser = Surroundings(environment).browser()
     assert isinstance(browser, Browser)
     assert not browser.open(URL)
-    assert noted(first) == [URL, "stdin:", "tty:not a tty"]
+    assert noted(first) == [URL, "stdin:"]
     assert noted(second) == []
 
 
