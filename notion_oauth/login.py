@@ -109,7 +109,7 @@ class _Prompt:
         if self._source is None:
             return
         if self._source.is_terminal:
-            self.say(f"Does it end up at a page that it cannot show? {self._what}")
+            self.say(f"Does the browser end up at a page that it cannot show? {self._what}")
         while (line := await self._line(self._source)) is not None:
             try:
                 if line.strip():
