@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,17 +37,36 @@ def login(
         int | None,
         typer.Option(help="The port of 127.0.0.1 to be redirected to; any free one unless told.", min=1, max=65535),
     ] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Ask for these scopes, beside those that the login has.", show_default=False)
+    ] = None,
+    acr_values: Annotated[
+        str | None, typer.Option(help="Ask for a sign-in of this strength (RFC 9470).", show_default=False)
+    ] = None,
+    max_age: Annotated[
+        int | None, typer.Option(help="Ask for a sign-in that is no older, in seconds.", min=0, show_default=False)
+    ] = None,
+    assertion_file: Annotated[
+        Path | None,
+        typer.Option(help="Sign in without a browser, by the JWT in this file (RFC 7523); - for standard input."),
+    ] = None,
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Sign in through a browser, on this machine or another, and keep the tokens."""
-    from notion_oauth.login import sign_in
+    from notion_oauth.asking import assertion_in, challenge_of
     from notion_oauth.words import validity
 
     oauth, console = oauth_for(profile, token_file, server_url), talk()
-    run_to_end(partial(sign_in, oauth, console, no_browser=no_browser, port=port))
+    challenge = challenge_of(scope, acr_values, max_age)
+    if assertion_file is not None:
+        run_to_end(partial(oauth.sign_in_with_assertion, assertion_in(assertion_file)))
+    else:
+        from notion_oauth.login import sign_in
+
+        run_to_end(partial(sign_in, oauth, console, challenge, no_browser=no_browser, port=port))
     status = run_to_end(oauth.status)
     achieved = f"Signed in. The token is {validity(status)}.\nIt is kept in {oauth.settings.token_file}."
     console.print(achieved, markup=False, highlight=False)

@@ -15,6 +15,7 @@ from notion_oauth.loopback import Receiver
 from notion_oauth.models import PENDING_LIFETIME, TokenSet
 from notion_oauth.pasted import pasted_parameters
 from notion_oauth.prompt import StandardInput, standard_input
+from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.service import NotionOAuth
 from notion_oauth.surroundings import Browser, Surroundings
 
@@ -29,18 +30,24 @@ T = TypeVar("T")
 
 
 async def sign_in(
-    oauth: NotionOAuth, console: Console, *, no_browser: bool = False, port: int | None = None
+    oauth: NotionOAuth,
+    console: Console,
+    challenge: BearerChallenge | None = None,
+    *,
+    no_browser: bool = False,
+    port: int | None = None,
 ) -> TokenSet:
     """Sign in through a browser, here or elsewhere; returns once the tokens are stored and the browser shows it.
 
     The redirect comes to the receiver on `port`, else on a port of its own choice, or is pasted; the first that is
-    right counts. Talks on `console`. Raises what NotionOAuth.begin_authorization and complete_authorization raise,
-    PendingExpired where neither has come within ten minutes, ConfigurationError where `port` cannot be had.
+    right counts. `challenge` is what the resource asks for, where it has said so. Talks on `console`. Raises what
+    NotionOAuth.begin_authorization and complete_authorization raise, PendingExpired where neither has come within ten
+    minutes, ConfigurationError where `port` cannot be had.
     """
     around = surroundings.here()
     browser = "" if no_browser else around.browser()
     with loopback.bound(await oauth.registered_redirect_uris(), port) as (listener, redirect_uri):
-        begun = await oauth.begin_authorization(redirect_uri)
+        begun = await oauth.begin_authorization(redirect_uri, challenge=challenge)
         receiver = Receiver(partial(oauth.complete_authorization, begun.pending))
         async with loopback.serving(receiver, listener):
             url = begun.url.get_secret_value()

@@ -12,7 +12,7 @@ LAYERS = (
     {"errors", "models", "places", "surroundings", "prompt"},
     {"protocol"},
     {"settings", "files", "finishing", "blocking", "patience", "status"},
-    {"words", "tokenfile", "transport", "flights", "glance"},
+    {"words", "tokenfile", "transport", "flights", "glance", "asking"},
     {"storage"},
     {"oauth_client"},
     {"clients", "memory"},

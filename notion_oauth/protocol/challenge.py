@@ -124,16 +124,16 @@ def bearer_challenge(values: Iterable[str], *, secrets: frozenset[str] = frozens
 def _bearer(parameters: Mapping[str, str], secrets: frozenset[str]) -> BearerChallenge:
     return BearerChallenge(
         realm=printable(parameters.get("realm"), secrets=secrets),
-        scope=_words(parameters.get("scope")),
+        scope=words(parameters.get("scope")),
         error=error_code(parameters.get("error")),
         error_description=printable(parameters.get("error_description"), secrets=secrets),
         resource_metadata=parameters.get("resource_metadata") or None,
-        acr_values=_words(parameters.get("acr_values")),
+        acr_values=words(parameters.get("acr_values")),
         max_age=_seconds(parameters.get("max_age")),
     )
 
 
-def _words(value: str | None) -> str | None:
+def words(value: str | None) -> str | None:
     """Values of RFC 6749 §3.3, with one space between them; None where one of them is malformed, or there is none.
 
     Leaving out the malformed one alone would ask for something that the server did not say.

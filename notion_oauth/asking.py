@@ -1,0 +1,45 @@
+"""What a person asks a sign-in for: scopes, how fresh and how strong it is to be; or with an assertion in a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from notion_oauth import files
+from notion_oauth.errors import ConfigurationError, StorageError
+from notion_oauth.protocol.challenge import BearerChallenge, words
+
+_NOT_WORDS = "{name} takes values without quotes, separated by spaces (RFC 6749 §3.3)."
+MAX_ASSERTION = 64 * 1024  # characters
+
+
+def challenge_of(
+    scope: str | None = None, acr_values: str | None = None, max_age: int | None = None
+) -> BearerChallenge | None:
+    """The challenge that says the same; None where nothing is asked for. Raises ConfigurationError."""
+    for name, value in (("--scope", scope), ("--acr-values", acr_values)):
+        if value is not None and words(value) is None:
+            raise ConfigurationError(_NOT_WORDS.format(name=name), cure="Correct it and run the command again.")
+    if scope is None and acr_values is None and max_age is None:
+        return None
+    fresher = acr_values is not None or max_age is not None
+    error = "insufficient_user_authentication" if fresher else "insufficient_scope"
+    return BearerChallenge(error=error, scope=words(scope), acr_values=words(acr_values), max_age=max_age)
+
+
+def assertion_in(path: Path) -> SecretStr:
+    """The assertion that a file holds, or standard input where the path is `-`. Raises ConfigurationError."""
+    try:
+        content = sys.stdin.read(MAX_ASSERTION) if str(path) == "-" else (files.read_file(path) or b"").decode()
+    except (StorageError, UnicodeDecodeError):
+        content = ""
+    parts = content.strip().split(".")
+    if len(parts) != 3 or not all(part and part.isascii() and not part.isspace() for part in parts):
+        where = "Standard input" if str(path) == "-" else f"{path}"
+        raise ConfigurationError(
+            f"{where} holds no assertion: a JWT has three parts, with dots between them.",
+            cure="Have your identity provider issue one for this server, and sign in with it while it is fresh.",
+        )
+    return SecretStr(content.strip())

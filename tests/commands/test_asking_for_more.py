@@ -1,0 +1,107 @@
+"""`login --scope` and its kin, `login --assertion-file`, and `status --remote`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from notion_oauth.sandbox import Sandbox
+from tests.commands.conftest import CommandLine
+
+CLIENT = "https://me.example/enterprise.json"
+
+
+def test_scopes_are_asked_for_beside_those_of_the_login(cli: CommandLine, sandbox: Sandbox) -> None:
+    assert cli.run("login").returncode == 0
+    sandbox.options.scopes = ("default", "read", "write")
+    assert cli.run("login", "--scope", "write read").returncode == 0
+    first, second = sandbox.requests_to("/authorize", "GET")
+    assert (first.query["scope"], second.query["scope"]) == ("default", "default write read")
+    assert json.loads(cli.run("status", "--json").stdout)["scope"] == "default write read"
+
+
+def test_a_fresher_and_stronger_sign_in_is_asked_for(cli: CommandLine, sandbox: Sandbox) -> None:
+    assert cli.run("login", "--acr-values", "myACR", "--max-age", "0").returncode == 0
+    [asked] = sandbox.requests_to("/authorize", "GET")
+    assert (asked.query["acr_values"], asked.query["max_age"]) == ("myACR", "0")
+    assert asked.query["scope"] == "default", "what the resource lists"
+
+
+@pytest.mark.parametrize("option", ["--scope", "--acr-values"])
+@pytest.mark.parametrize("value", ['a"b', "a\\b", "ü", "a\nb", " "])
+def test_what_is_no_scope_is_wrong_usage(cli: CommandLine, sandbox: Sandbox, option: str, value: str) -> None:
+    done = cli.run("login", option, value)
+    assert (done.returncode, option in done.stderr) == (2, True)
+    assert not sandbox.requests
+
+
+class TestAssertionFile:
+    @pytest.fixture(autouse=True)
+    def _known(self, cli: CommandLine, sandbox: Sandbox) -> None:
+        sandbox.options.client_metadata_documents = {CLIENT: {"client_id": CLIENT, "redirect_uris": []}}
+        cli.environment["NOTION_OAUTH_CLIENT_ID"] = CLIENT
+
+    def test_it_signs_in_without_a_browser(self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path) -> None:
+        file = tmp_path / "assertion.jwt"
+        file.write_text(sandbox.identity_provider.assertion(CLIENT) + "\n")
+        done = cli.run("login", "--assertion-file", str(file))
+        assert (done.returncode, "Signed in." in done.stderr) == (0, True)
+        assert sandbox.is_access_token_live(cli.run("token").stdout.strip())
+        assert not sandbox.requests_to("/authorize")
+
+    def test_one_that_is_refused_is_4_and_not_shown(self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path) -> None:
+        file = tmp_path / "assertion.jwt"
+        file.write_text(sandbox.identity_provider.assertion("somebody-else"))
+        done = cli.run("login", "--assertion-file", str(file))
+        assert done.returncode == 4
+        assert "another client" in done.stderr
+        assert file.read_text() not in done.stderr
+
+    @pytest.mark.parametrize("content", [None, b"", b"canary", b"a.b", b"a..c", b"\xff.b.c"])
+    def test_a_file_that_holds_none_is_wrong_usage(
+        self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path, content: bytes | None
+    ) -> None:
+        file = tmp_path / "assertion.jwt"
+        if content is not None:
+            file.write_bytes(content)
+        done = cli.run("login", "--assertion-file", str(file))
+        assert (done.returncode, "holds no assertion" in done.stderr) == (2, True)
+        assert "canary" not in done.stderr
+        assert not sandbox.requests
+
+
+class TestRemote:
+    def test_the_server_s_own_word_is_shown(self, cli: CommandLine) -> None:
+        cli.run("login")
+        done = cli.run("status", "--remote")
+        assert done.returncode == 0
+        assert "the server takes the token until" in done.stdout
+        assert "as practice@example.com" in done.stdout
+        found = json.loads(cli.run("status", "--remote", "--json").stdout)
+        assert (found["status"], found["remote"]["active"]) == ("authenticated", True)
+
+    def test_a_token_that_the_server_has_ended_is_4(self, cli: CommandLine, sandbox: Sandbox) -> None:
+        cli.run("login")
+        sandbox.expire_access_tokens()
+        assert cli.run("status").returncode == 0
+        done = cli.run("status", "--remote")
+        assert done.returncode == 4
+        assert "no longer takes this token. Renew it with: python cli.py refresh" in done.stdout
+
+    def test_a_server_without_introspection_is_said_to_have_none(self, cli: CommandLine, sandbox: Sandbox) -> None:
+        sandbox.options.offer_introspection = False
+        cli.run("login")
+        done = cli.run("status", "--remote")
+        assert (done.returncode, "offers no introspection" in done.stdout) == (0, True)
+        assert json.loads(cli.run("status", "--remote", "--json").stdout)["remote"] is None
+
+    def test_nobody_is_signed_in(self, cli: CommandLine, sandbox: Sandbox) -> None:
+        assert cli.run("status", "--remote").returncode == 3
+        assert not sandbox.requests
+
+    def test_no_network_is_5(self, cli: CommandLine, sandbox: Sandbox) -> None:
+        cli.run("login")
+        sandbox.fail_next("/introspect", status=503)
+        assert cli.run("status", "--remote").returncode == 5
