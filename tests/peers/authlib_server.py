@@ -182,6 +182,10 @@ class Registration(ClientRegistrationEndpoint):
         """Every client is confidential, whatever it asked to be (RFC 7591 §3.2.1)."""
         return {**super().extract_client_metadata(request), "token_endpoint_auth_method": "client_secret_basic"}
 
+    def generate_client_secret(self, request: Any) -> str:
+        """With all that a secret may hold (RFC 6749 Appendix A.2) and that an encoding could spoil."""
+        return f"{super().generate_client_secret(request)} +%20:/=~"
+
     def save_client(self, client_info: dict[str, Any], client_metadata: dict[str, Any], request: Any) -> Client:
         client = Client(client_info["client_id"], client_info["client_secret"], client_metadata)
         self.server.peer.clients[client.client_id] = client
