@@ -176,11 +176,7 @@ class Registration(ClientRegistrationEndpoint):
         return True  # anybody may register
 
     def get_server_metadata(self) -> dict[str, Any]:
-        return {}
-
-    def extract_client_metadata(self, request: Any) -> dict[str, Any]:
-        """Every client is confidential, whatever it asked to be (RFC 7591 §3.2.1)."""
-        return {**super().extract_client_metadata(request), "token_endpoint_auth_method": "client_secret_basic"}
+        return {"token_endpoint_auth_methods_supported": AUTH_METHODS}  # Authlib refuses a client that asks for others
 
     def generate_client_secret(self, request: Any) -> str:
         """With all that a secret may hold (RFC 6749 Appendix A.2) and that an encoding could spoil."""

@@ -57,14 +57,6 @@ class Provider(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken,
         return self._peer.clients.get(client_id)
 
     async def register_client(self, client_info: OAuthClientInformationFull) -> None:
-        if client_info.token_endpoint_auth_method == "none":
-            # The SDK lists no `none` in its metadata and registers public clients all the same, but its revocation
-            # endpoint answers them 400 for a missing client_secret, against RFC 7009 §2.1. A server may register
-            # another method than was asked for (RFC 7591 §3.2.1). Not client_secret_basic: the SDK wants a
-            # client_id in the body with it, which RFC 6749 §3.2.1 asks of clients that do not authenticate.
-            client_info.token_endpoint_auth_method = "client_secret_post"
-            client_info.client_secret = secrets.token_hex(32)
-            client_info.client_secret_expires_at = 0
         self._peer.clients[client_info.client_id] = client_info
 
     async def authorize(self, client: OAuthClientInformationFull, params: AuthorizationParams) -> str:
