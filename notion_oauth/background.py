@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import uvicorn
@@ -17,8 +17,16 @@ def served(app: ASGIApp, *, host: str = "127.0.0.1") -> Generator[str]:
 
     Raises OSError where no port can be bound, RuntimeError where the application does not start.
     """
+    with served_where(lambda _: app, host=host) as base_url:
+        yield base_url
+
+
+@contextmanager
+def served_where(build: Callable[[str], ASGIApp], *, host: str = "127.0.0.1") -> Generator[str]:
+    """As `served`, for an application that has to know its base URL: `build` makes it for that URL."""
     with socket.create_server((host, 0)) as listener:
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        base_url = f"http://{host}:{listener.getsockname()[1]}"
+        config = uvicorn.Config(build(base_url), log_config=None, access_log=False, timeout_graceful_shutdown=1)
         server = _Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), name="served", daemon=True)
         thread.start()
@@ -26,7 +34,7 @@ def served(app: ASGIApp, *, host: str = "127.0.0.1") -> Generator[str]:
         if not server.started:
             raise RuntimeError("The application did not start.")
         try:
-            yield f"http://{host}:{listener.getsockname()[1]}"
+            yield base_url
         finally:
             server.should_exit = True
             thread.join()

@@ -12,8 +12,9 @@ from notion_oauth.protocol.message import Request, Response, host_of, refuse
 from notion_oauth.protocol.token import client_authentication
 from notion_oauth.protocol.urls import is_loopback
 
-# A program on somebody's machine keeps no secret from its user (RFC 8252 §8.5): it asks for none where it may
-_METHODS: tuple[AuthMethod, ...] = ("none", "client_secret_basic", "client_secret_post")
+# A program on somebody's machine keeps no secret from its user (RFC 8252 §8.5): it asks for none where it may.
+# Else in the body: the MCP SDK's servers list Basic too, but want a client_id beside it, which Notion's refuse.
+_METHODS: tuple[AuthMethod, ...] = ("none", "client_secret_post", "client_secret_basic")
 PROBE_CODE = "is-this-client-registered"  # nobody issues such a code; it tells a server's operator what we want
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime
-from urllib.parse import quote_plus
+from urllib.parse import quote
 
 from pydantic import SecretStr, ValidationError
 
@@ -40,13 +40,13 @@ def client_authentication(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The headers and the form fields that say who the client is, by one method and never by two.
 
-    Basic carries the form-encoded id and secret (RFC 6749 §2.3.1), and then no `client_id` in the body:
-    Notion refuses both at once.
+    Basic carries the form-encoded id and secret (RFC 6749 §2.3.1), a space as %20, which servers read that take a
+    plus for itself, too; and then no `client_id` in the body: Notion refuses both at once.
     """
     method = authentication_method(client, supported)
     secret = client.client_secret.get_secret_value() if client.client_secret else ""
     if method == "client_secret_basic":
-        pair = f"{quote_plus(client.client_id)}:{quote_plus(secret)}"
+        pair = f"{quote(client.client_id, safe='')}:{quote(secret, safe='')}"
         return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}, {}
     if method == "client_secret_post":
         return {}, {"client_id": client.client_id, "client_secret": secret}

@@ -76,7 +76,7 @@ def test_an_empty_refresh_token_is_none() -> None:
 
 
 @pytest.mark.parametrize("client_id", ["c", "an-id-that-is-long-enough"])
-@pytest.mark.parametrize("echoed", ["canary secret: 100%", "canary+secret%3A+100%25", "the pair", "the header"])
+@pytest.mark.parametrize("echoed", ["canary secret: 100%", "canary%20secret%3A%20100%25", "the pair", "the header"])
 def test_a_client_secret_that_is_echoed_is_not_shown(echoed: str, client_id: str) -> None:
     client = ClientInformation(
         client_id=client_id,

@@ -96,10 +96,10 @@ def test_a_client_authenticates_by_one_method(
 
 @pytest.mark.parametrize(
     ("client_id", "secret", "pair"),
-    [  # RFC 6749 §2.3.1: form-encoded before base64
+    [  # RFC 6749 §2.3.1: form-encoded before base64; Authlib and the MCP SDK take a plus for a plus
         ("s6BhdRkqt3", "7Fjfp0ZBr1KtDRbnfVdmIw", "s6BhdRkqt3:7Fjfp0ZBr1KtDRbnfVdmIw"),
         ("a:b", "c:d", "a%3Ab:c%3Ad"),
-        ("id", "100% & + ü/=", "id:100%25+%26+%2B+%C3%BC%2F%3D"),
+        ("id", "100% & + ü/=", "id:100%25%20%26%20%2B%20%C3%BC%2F%3D"),
         ("https://app.example/client", "x", "https%3A%2F%2Fapp.example%2Fclient:x"),
     ],
 )
