@@ -56,6 +56,7 @@ async def test_a_token_of_unknown_lifetime_is_not_refreshed_for_its_age(settings
     assert (await later.status()).expires_in_seconds is None
 
 
+@pytest.mark.spec("RFC 7591 §3.2.1", "Register anew once the secret has expired")
 async def test_a_client_whose_secret_has_expired_is_registered_anew(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     old = ClientInformation(client_id="old", client_secret=SecretStr("s"), client_secret_expires_at=1)
     await oauth.store.save_registration(

@@ -118,6 +118,7 @@ def test_what_is_no_url_covers_nothing(resource: str) -> None:
 LOOPBACK = "http://127.0.0.1:8080"
 
 
+@pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
 def test_an_https_resource_names_no_authorization_server_on_this_machine() -> None:
     """Plain http is for loopback; a remote server that points there makes us knock on local doors."""
     document = {"resource": DISCOVERY.resource, "authorization_servers": [LOOPBACK]}
@@ -127,6 +128,7 @@ def test_an_https_resource_names_no_authorization_server_on_this_machine() -> No
     assert parse_protected_resource_metadata(answer(local), server_url=f"{LOOPBACK}/mcp") is not None
 
 
+@pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
 @pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "registration_endpoint"])
 def test_an_https_issuer_has_no_endpoint_on_this_machine(name: str) -> None:
     document = {**SERVER.model_dump(mode="json"), name: f"{LOOPBACK}/x"}

@@ -50,6 +50,7 @@ def redirected_to(url: str) -> list[tuple[str, str]]:
     return parse_qsl(urlsplit(answer.headers["location"]).query)
 
 
+@pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential on their way and where they lie")
 @pytest.mark.anyio
 async def test_the_logs_of_all_libraries_hold_no_secret(
     settings: Settings, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
@@ -98,6 +99,7 @@ HELD: list[Any] = [
 ]
 
 
+@pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential on their way and where they lie")
 @pytest.mark.parametrize("thing", HELD, ids=lambda thing: type(thing).__name__)
 def test_what_holds_a_secret_does_not_show_it(thing: Any) -> None:
     for shown in (repr(thing), str(thing), f"{thing}", f"{thing!a}"):

@@ -104,6 +104,7 @@ async def test_patience_ends(oauth: NotionOAuth, sandbox: Sandbox, settings: Set
     assert kept.refresh_token == login.refresh_token
 
 
+@pytest.mark.spec("RFC 9110 §10.2.3", "Wait as long as Retry-After says")
 async def test_retry_after_is_honoured(oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time) -> None:
     await sign_in(oauth)
     age(settings.token_file, hours=2)

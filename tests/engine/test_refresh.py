@@ -103,6 +103,7 @@ async def test_a_short_lived_token_is_not_refreshed_at_every_use(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
+@pytest.mark.spec("MCP §Refresh Tokens", "Do not count on getting a refresh token")
 async def test_a_token_that_cannot_be_refreshed_serves_to_its_end(
     oauth: NotionOAuth, sandbox: Sandbox, clock: Clock
 ) -> None:
@@ -144,6 +145,7 @@ async def test_what_another_has_refreshed_is_adopted(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
+@pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
 async def test_a_token_that_was_refused_is_replaced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     refused = (await sign_in(oauth)).access_token
     sandbox.expire_access_tokens()

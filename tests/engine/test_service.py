@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from collections.abc import Iterator
@@ -31,19 +32,24 @@ from notion_oauth.errors import (
     StateMismatch,
     StoreDamaged,
 )
-from notion_oauth.models import AuthorizationResponse
+from notion_oauth.models import AuthorizationResponse, ClientInformation, Registration
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth, SignOut
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
-from tests.engine.signing_in import begin, sign_in
+from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
 from tests.store.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.spec("MCP §Overview", "Take the authorization server from protected resource metadata")
+@pytest.mark.spec(
+    "MCP §Authorization Server Discovery", "Else ask the well-known URL with the endpoint's path, then the root one"
+)
+@pytest.mark.spec("MCP §Canonical Server URI", "Name the server as its metadata spells it, no slash added")
 async def test_discovery_asks_the_path_first_and_then_the_root(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     await begin(oauth)
     assert [request.path for request in sandbox.requests][:3] == [
@@ -62,6 +68,7 @@ async def test_discovery_asks_the_path_first_and_then_the_root(oauth: NotionOAut
     assert pending.resource == sandbox.base_url, "as that document spells it"
 
 
+@pytest.mark.spec("MCP §Overview", "Read the metadata of RFC 8414 and of OpenID Connect Discovery")
 async def test_a_server_without_metadata_is_said_to_have_none(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     sandbox.fail_next("/.well-known/oauth-authorization-server", status=404)
     with pytest.raises(MetadataError, match="publishes no authorization server metadata"):
@@ -69,6 +76,11 @@ async def test_a_server_without_metadata_is_said_to_have_none(oauth: NotionOAuth
     assert sandbox.requests_to("/.well-known/openid-configuration")
 
 
+@pytest.mark.spec(
+    "MCP §Authorization Server Discovery",
+    "Use no document whose issuer is not, to the letter, the one it was asked for",
+)
+@pytest.mark.spec("RFC 9728 §3.3", "Use no document of another resource")
 @pytest.mark.parametrize(
     ("resource", "server", "said"),
     [
@@ -101,6 +113,18 @@ async def test_a_registration_is_bound_to_issuer_redirect_uri_and_profile(
         "http://127.0.0.1:5555/callback",
         "http://127.0.0.1:4321/callback",
     ]
+
+
+@pytest.mark.spec("MCP §Authorization Server Binding", "Use a client with the issuer that registered it alone")
+async def test_a_registration_of_another_issuer_is_not_used(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    for issuer in ("https://another.example", f"{sandbox.issuer}/"):
+        foreign = Registration(issuer=issuer, redirect_uri=REDIRECT_URI, client=ClientInformation(client_id="foreign"))
+        await oauth.store.save_registration("default", foreign)
+    pending, _ = await begin(oauth)
+    assert sandbox.registered_clients == 1
+    assert pending.client.client_id != "foreign"
+    kept = {each.issuer: each.client.client_id for each in await oauth.store.load_registrations("default")}
+    assert kept["https://another.example"] == kept[f"{sandbox.issuer}/"] == "foreign", "good for its own issuer still"
 
 
 async def test_sign_ins_that_begin_at_once_register_once(oauth: NotionOAuth, sandbox: Sandbox) -> None:
@@ -151,12 +175,14 @@ async def test_two_profiles_live_side_by_side(settings: Settings, sandbox: Sandb
         assert sandbox.is_access_token_live((await each.refresh()).access_token.get_secret_value())
 
 
+@pytest.mark.spec("MCP §Dynamic Client Registration", "Say why a registration was refused over its redirect URIs")
 async def test_a_refused_registration_says_why(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     with pytest.raises(RegistrationRefused, match="invalid_redirect_uri"):
         await begin(oauth, "http://not-loopback.example/callback")
     assert await oauth.store.load_registrations("default") == ()
 
 
+@pytest.mark.spec("MCP §Authorization Response Validation", "Check iss before the code goes to any token endpoint")
 async def test_an_answer_of_another_issuer_reaches_no_token_endpoint(oauth: NotionOAuth, grants_asked: Posted) -> None:
     pending, query = await begin(oauth)
     assert query["iss"]
@@ -166,6 +192,7 @@ async def test_an_answer_of_another_issuer_reaches_no_token_endpoint(oauth: Noti
     assert grants_asked() == []
 
 
+@pytest.mark.spec("RFC 9207 §2.3", "A server that does not announce iss may send none")
 async def test_a_server_that_announces_no_iss_may_send_none(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     sandbox.options.announce_iss = False
     _, query = await begin(oauth)
@@ -173,6 +200,7 @@ async def test_a_server_that_announces_no_iss_may_send_none(oauth: NotionOAuth, 
     assert (await sign_in(oauth)).refresh_token is not None
 
 
+@pytest.mark.spec("MCP §Open Redirection", "Drop an answer without the state of its sign-in, or with another")
 async def test_another_state_and_a_refusal_change_nothing(oauth: NotionOAuth, grants_asked: Posted) -> None:
     before = await sign_in(oauth)
     pending, query = await begin(oauth)
@@ -250,6 +278,7 @@ class TestBearerAuth:
         with served(Starlette(routes=[Route("/{path:path}", note, methods=["GET", "POST"])])) as url:
             yield url, seen
 
+    @pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
     async def test_async(self, oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted) -> None:
         await sign_in(oauth)
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
@@ -260,6 +289,7 @@ class TestBearerAuth:
         assert answer.status_code == 200, "a 401 is answered with another token, and the body is sent again"
         assert grants_asked() == ["authorization_code", "refresh_token"]
 
+    @pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
     async def test_sync_even_where_an_event_loop_runs(
         self, oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted
     ) -> None:
@@ -271,6 +301,19 @@ class TestBearerAuth:
             assert client.post(sandbox.mcp_url, json=ping).status_code == 200
         assert grants_asked() == ["authorization_code", "refresh_token"]
 
+    @pytest.mark.spec("MCP §Token Requirements", "Send the token in the Authorization header of every request")
+    @pytest.mark.spec("MCP §Token Requirements", "Put no token into a URL")
+    @pytest.mark.spec("RFC 6750 §2.1", "Send the token as Authorization: Bearer")
+    async def test_the_token_travels_in_the_header_alone(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        token = (await sign_in(oauth)).access_token.get_secret_value()
+        async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
+            for _ in range(2):
+                await client.post(f"{sandbox.mcp_url}?a=b", json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
+        first, second = sandbox.requests_to("/mcp")
+        assert first.headers["authorization"] == second.headers["authorization"] == f"Bearer {token}"
+        assert first.query == second.query == {"a": "b"}
+        assert token not in json.dumps(first.json)
+
     async def test_a_401_that_stays_is_handed_on(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         await sign_in(oauth)
         sandbox.fail_next("/mcp", status=401, times=2)
@@ -278,6 +321,7 @@ class TestBearerAuth:
             assert (await client.post(sandbox.mcp_url, json={})).status_code == 401
         assert len(sandbox.requests_to("/mcp")) == 3, "one of them asked for the challenge, before the sign-in"
 
+    @pytest.mark.spec("MCP §Token Handling", "Send a token to the server that it was issued for alone")
     async def test_no_other_origin_is_shown_a_token(
         self, oauth: NotionOAuth, elsewhere: tuple[str, list[dict[str, str]]]
     ) -> None:
@@ -290,6 +334,7 @@ class TestBearerAuth:
         assert len(seen) == 2
         assert not [headers for headers in seen if "authorization" in headers]
 
+    @pytest.mark.spec("MCP §Token Handling", "Send a token to the server that it was issued for alone")
     async def test_no_redirect_carries_a_token_away(
         self, oauth: NotionOAuth, sandbox: Sandbox, elsewhere: tuple[str, list[dict[str, str]]]
     ) -> None:

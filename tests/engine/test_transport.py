@@ -133,6 +133,7 @@ async def test_a_name_that_does_not_exist() -> None:
         await send("https://nobody.invalid/")
 
 
+@pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
 @pytest.mark.parametrize("url", ["http://mcp.notion.com/", "ftp://h.example/", "https://u:p@h.example/", "nonsense"])
 async def test_nothing_is_sent_where_it_must_not_go(url: str) -> None:
     with pytest.raises(MetadataError, match="nothing was sent") as caught:

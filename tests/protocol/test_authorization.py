@@ -47,12 +47,17 @@ def request_query(
     return parse_qs(urlsplit(begun.url.get_secret_value()).query)
 
 
+@pytest.mark.spec("RFC 7636 §B", "Compute the example")
+@pytest.mark.spec("MCP §Authorization Code Protection", "Use S256")
 def test_the_challenge_is_that_of_rfc_7636_appendix_b() -> None:
     query = request_query("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
     assert query["code_challenge"] == ["E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"]
     assert query["code_challenge_method"] == ["S256"]
 
 
+@pytest.mark.spec("RFC 6749 §4.1.1", "Ask with response_type, client_id, redirect_uri, scope and state")
+@pytest.mark.spec("MCP §Resource Parameter Implementation", "Send resource in every authorization and token request")
+@pytest.mark.spec("RFC 8707 §2.1", "Name the resource in the authorization request")
 def test_the_request_carries_all_it_must() -> None:
     query = request_query("v" * 43)
     assert query["response_type"] == ["code"]
@@ -67,6 +72,7 @@ def test_no_scope_is_asked_for_where_the_resource_lists_none() -> None:
     assert "scope" not in request_query("v" * 43, scope=None)
 
 
+@pytest.mark.spec("RFC 6749 §3.1", "Keep the query that the authorization endpoint has")
 def test_an_endpoint_with_a_query_keeps_it() -> None:
     server = SERVER.model_copy(update={"authorization_endpoint": f"{ISSUER}/authorize?tenant=1"})
     query = request_query("v" * 43, DISCOVERY.model_copy(update={"server": server}))
@@ -79,16 +85,26 @@ def check(query: dict[str, str], waiting: PendingAuthorization, *, later: timede
     return check_authorization_response(response, waiting, now=NOW + later).get_secret_value()
 
 
+@pytest.mark.spec("RFC 6749 §4.1.2", "Take the code of the answer, and ignore unknown parameters")
 def test_the_code_comes_back() -> None:
     assert check({"state": "canary-state", "code": "c", "unknown": "ignored"}, SILENT) == "c"
 
 
+@pytest.mark.spec("MCP §Open Redirection", "Drop an answer without the state of its sign-in, or with another")
 @pytest.mark.parametrize("state", ["", "canary-statf", "canary-state ", "CANARY-STATE", "ünïcode", "\ud800"])
 def test_another_state_is_refused(state: str) -> None:
     with pytest.raises(StateMismatch):
         check({"state": state, "code": "c", "iss": ISSUER}, SILENT)
 
 
+@pytest.mark.spec(
+    "MCP §Authorization Response Validation", "Compare or miss iss as the table of what is announced and what came says"
+)
+@pytest.mark.spec("MCP §Authorization Response Validation", "Compare the decoded iss as a string, nothing normalised")
+@pytest.mark.spec(
+    "MCP §Authorization Response Validation", "Neither act on nor show the error of an answer with another iss"
+)
+@pytest.mark.spec("RFC 9207 §2.4", "Refuse the answer of another issuer, or one without an announced iss")
 @pytest.mark.parametrize(
     ("waiting", "iss", "accepted"),
     [
@@ -126,6 +142,7 @@ def test_an_error_is_shown_only_after_the_state_fits() -> None:
     assert "555" not in str(caught.value)
 
 
+@pytest.mark.spec("RFC 6749 §4.1.2.1", "Report the error that came in the place of a code")
 @pytest.mark.parametrize(
     "error",
     [  # RFC 6749 §4.1.2.1, RFC 8707 §2, OpenID
@@ -160,6 +177,7 @@ def test_neither_code_nor_error_is_refused() -> None:
         check({"state": "canary-state", "code": ""}, SILENT)
 
 
+@pytest.mark.spec("RFC 6749 §3.1", "Accept no parameter twice")
 @pytest.mark.parametrize("name", ["state", "code", "iss", "error", "error_description"])
 def test_a_repeated_parameter_is_refused(name: str) -> None:
     with pytest.raises(AuthorizationResponseError, match=f"{name} twice"):
@@ -175,6 +193,11 @@ def test_a_sign_in_lives_ten_minutes() -> None:
         check(query, SILENT, later=-timedelta(days=365))
 
 
+@pytest.mark.spec("MCP §Refresh Tokens", "List refresh_token among the grant types")
+@pytest.mark.spec(
+    "MCP §Dynamic Client Registration", "Send application_type: native for loopback, web for another host"
+)
+@pytest.mark.spec("RFC 7591 §2", "Register what is used: redirect URIs, grant and response types, no secret")
 @pytest.mark.parametrize(
     ("redirect_uri", "kind"),
     [
@@ -206,6 +229,7 @@ def test_a_server_without_registration_is_said_to_be_one() -> None:
 REGISTRATION = registration_request(SERVER, client_metadata(client_name="m", redirect_uri=REDIRECT_URI, scope=None))
 
 
+@pytest.mark.spec("RFC 7591 §3.2.1", "Read the client's id, its secret and until when that is good, 0 being forever")
 @pytest.mark.parametrize(
     ("body", "secret"),
     [
@@ -221,6 +245,7 @@ def test_the_client_that_the_server_made(body: bytes, secret: str | None) -> Non
     assert not client.expired(NOW)
 
 
+@pytest.mark.spec("RFC 7591 §3.2.1", "Read the client's id, its secret and until when that is good, 0 being forever")
 def test_a_secret_that_has_expired_is_known_to_have() -> None:
     body = f'{{"client_id": "c", "client_secret": "s", "client_secret_expires_at": {int(NOW.timestamp())}}}'.encode()
     client = parse_registration_response(Response(201, f"{ISSUER}/register", {}, body), request=REGISTRATION)
@@ -228,6 +253,7 @@ def test_a_secret_that_has_expired_is_known_to_have() -> None:
     assert not client.expired(NOW - timedelta(seconds=1))
 
 
+@pytest.mark.spec("RFC 7591 §3.2.2", "Report the error code and the server's words")
 def test_a_refused_registration_says_why() -> None:
     body = b'{"error": "invalid_redirect_uri", "error_description": "not that one"}'
     with pytest.raises(RegistrationRefused, match="not that one") as caught:

@@ -23,6 +23,8 @@ def parameters_of(value: str) -> Mapping[str, str]:
     return challenge.parameters
 
 
+@pytest.mark.spec("RFC 9110 §11.2", "Read schemes, parameters and token68 whatever their case and spacing")
+@pytest.mark.spec("RFC 9110 §11.6.1", "Read several challenges, in one field or in several")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -58,6 +60,8 @@ def test_the_grammar_is_read(value: str, expected: tuple[Challenge, ...]) -> Non
     assert parse_challenges([value]) == expected
 
 
+@pytest.mark.spec("RFC 9110 §11.2", "Read schemes, parameters and token68 whatever their case and spacing")
+@pytest.mark.spec("RFC 9110 §5.5", "Take CR, LF and NUL for spaces")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -77,6 +81,7 @@ def test_a_value_is_read_however_it_is_spaced_and_quoted(value: str, expected: d
     assert parameters_of(value) == expected
 
 
+@pytest.mark.spec("RFC 6750 §3", "Take no attribute that a challenge repeats")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -113,6 +118,7 @@ def test_what_is_no_challenge_does_not_lend_its_parameters_to_the_one_before() -
     )
 
 
+@pytest.mark.spec("RFC 9110 §11.6.1", "Read several challenges, in one field or in several")
 def test_several_fields_are_read_apart_and_joined_ones_together() -> None:
     values = ['Basic realm="a"', f'Bearer error="x", resource_metadata="{METADATA}"', "Negotiate"]
     apart = parse_challenges(values)
@@ -183,6 +189,7 @@ def test_every_character_is_looked_at_a_few_times_at_most(piece: str) -> None:
         assert MAX_FIELD <= seen[0] <= 8 * MAX_FIELD
 
 
+@pytest.mark.spec("RFC 9728 §5.1", "Read resource_metadata of a challenge")
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -217,6 +224,7 @@ def test_of_several_the_one_with_metadata_goes_first_then_the_one_with_an_error(
         assert chosen.realm == realm
 
 
+@pytest.mark.spec("RFC 6749 §3.3", "Believe a scope of well-formed scope tokens alone")
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
@@ -239,6 +247,7 @@ def test_a_scope_of_other_characters_than_scopes_have_is_ignored(said: str, expe
     assert chosen == BearerChallenge(error="x", scope=expected)
 
 
+@pytest.mark.spec("RFC 9470 §3", "Read acr_values and max_age of a challenge")
 @pytest.mark.parametrize(
     ("said", "expected"),
     [

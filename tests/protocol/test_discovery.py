@@ -43,6 +43,10 @@ def answer(document: object, status: int = 200) -> Response:
     return Response(status, "https://mcp.notion.com/.well-known/x", {}, body)
 
 
+@pytest.mark.spec("RFC 9728 §3.1", "The well-known string lies between host and path, a query behind it")
+@pytest.mark.spec(
+    "MCP §Authorization Server Discovery", "Else ask the well-known URL with the endpoint's path, then the root one"
+)
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
@@ -69,6 +73,12 @@ def test_well_known_urls_of_a_resource(url: str, expected: list[str]) -> None:
     assert list(protected_resource_metadata_urls(url)) == expected
 
 
+@pytest.mark.spec("RFC 8414 §3", "The well-known string lies between host and path")
+@pytest.mark.spec(
+    "MCP §Authorization Server Discovery",
+    "Ask for a server's metadata at its two or three well-known URLs, in their order",
+)
+@pytest.mark.spec("MCP §Overview", "Read the metadata of RFC 8414 and of OpenID Connect Discovery")
 @pytest.mark.parametrize(
     ("issuer", "expected"),
     [
@@ -116,6 +126,7 @@ def test_which_resource_covers_which_url(resource: str, url: str, covered: bool)
     assert covers(resource, url) is covered
 
 
+@pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
 @pytest.mark.parametrize(
     ("url", "usable"),
     [
@@ -158,6 +169,7 @@ def test_a_resource_speaks_for_itself() -> None:
     assert metadata.scopes_supported == ("default",)
 
 
+@pytest.mark.spec("MCP §Canonical Server URI", "Name the server as its metadata spells it, no slash added")
 def test_the_resource_is_kept_to_the_letter() -> None:
     document = {**RESOURCE, "resource": "https://mcp.notion.com"}
     metadata = parse_protected_resource_metadata(answer(document), server_url=SERVER)
@@ -177,6 +189,9 @@ def test_a_passing_failure_is_not_taken_for_absence(status: int) -> None:
         parse_protected_resource_metadata(answer(RESOURCE, status), server_url=SERVER)
 
 
+@pytest.mark.spec("RFC 9728 §3.3", "Use no document of another resource")
+@pytest.mark.spec("RFC 8414 §2", "Believe an issuer that is an https URL without query and fragment alone")
+@pytest.mark.spec("MCP §Canonical Server URI", "Name no server by a URI with a fragment")
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -204,6 +219,7 @@ def test_a_document_that_is_none(body: bytes) -> None:
         parse_authorization_server_metadata(answer(body), issuer=ISSUER)
 
 
+@pytest.mark.spec("RFC 9207 §2.3", "A server that does not announce iss may send none")
 def test_a_server_speaks_for_itself() -> None:
     metadata = parse_authorization_server_metadata(answer(METADATA), issuer=ISSUER)
     assert metadata is not None
@@ -211,6 +227,12 @@ def test_a_server_speaks_for_itself() -> None:
     assert metadata.authorization_response_iss_parameter_supported is False
 
 
+@pytest.mark.spec("RFC 8414 §3.3", "Use no document of another issuer")
+@pytest.mark.spec(
+    "MCP §Authorization Server Discovery",
+    "Use no document whose issuer is not, to the letter, the one it was asked for",
+)
+@pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -233,6 +255,9 @@ def test_a_server_document_that_must_not_be_used(changes: dict[str, Any], said: 
         parse_authorization_server_metadata(answer({**METADATA, **changes}), issuer=ISSUER)
 
 
+@pytest.mark.spec(
+    "MCP §Authorization Code Protection", "Refuse a server that lists no code_challenge_methods_supported"
+)
 def test_pkce_must_be_listed() -> None:
     document = {name: value for name, value in METADATA.items() if name != "code_challenge_methods_supported"}
     with pytest.raises(MetadataError, match="PKCE"):

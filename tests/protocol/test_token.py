@@ -39,6 +39,10 @@ def answer(document: Any, status: int = 200, headers: dict[str, str] | None = No
     return Response(status, f"{ISSUER}/token", headers or {}, body)
 
 
+@pytest.mark.spec("RFC 6749 §4.1.3", "Exchange the code with the redirect_uri of the authorization request")
+@pytest.mark.spec("RFC 7636 §4.5", "Send the verifier with the code")
+@pytest.mark.spec("RFC 8707 §2.2", "Name the resource in the token request")
+@pytest.mark.spec("MCP §Resource Parameter Implementation", "Send resource in every authorization and token request")
 def test_the_code_is_exchanged_with_all_that_binds_it() -> None:
     request = code_request(pending(), SecretStr("canary-code"))
     assert request.form == {
@@ -52,6 +56,9 @@ def test_the_code_is_exchanged_with_all_that_binds_it() -> None:
     assert "Authorization" not in request.headers
 
 
+@pytest.mark.spec("RFC 6749 §6", "Refresh with grant_type=refresh_token, as the client that got the token")
+@pytest.mark.spec("RFC 6749 §3.2", "Send no parameter without a value")
+@pytest.mark.spec("MCP §Resource Parameter Implementation", "Send resource in every authorization and token request")
 def test_a_refresh_names_the_resource() -> None:
     assert refresh_request(tokens()).form == {
         "grant_type": "refresh_token",
@@ -70,6 +77,8 @@ def test_a_login_that_cannot_be_refreshed_says_so(lacking: str) -> None:
         refresh_request(tokens(**{lacking: None}))
 
 
+@pytest.mark.spec("RFC 6749 §2.3", "Authenticate by one method in each request")
+@pytest.mark.spec("RFC 6749 §2.3.1", "Credentials in the body are client_id and client_secret")
 @pytest.mark.parametrize(
     ("client", "supported", "method"),
     [
@@ -94,6 +103,7 @@ def test_a_client_authenticates_by_one_method(
     assert ("client_id" in form) == (method != "basic"), "Notion refuses Basic together with a client_id in the body"
 
 
+@pytest.mark.spec("RFC 6749 §2.3.1", "HTTP Basic carries client_id and secret, each form-encoded first")
 @pytest.mark.parametrize(
     ("client_id", "secret", "pair"),
     [  # RFC 6749 §2.3.1: form-encoded before base64; Authlib and the MCP SDK take a plus for a plus
@@ -141,6 +151,7 @@ def test_every_expires_in_is_understood_or_left(sent: Any, understood: int | Non
     assert absolute == (None if understood is None else NOW + timedelta(seconds=understood))
 
 
+@pytest.mark.spec("RFC 6749 §5.1", "A scope that is left out is the one that was asked for")
 def test_a_login_remembers_all_it_needs() -> None:
     parsed = parse_token_response(
         answer({"access_token": "a", "token_type": "bearer", "expires_in": 60, "refresh_token": "r"}), request=REQUEST
@@ -152,6 +163,7 @@ def test_a_login_remembers_all_it_needs() -> None:
     assert login.authorized_at == login.updated_at == NOW
 
 
+@pytest.mark.spec("RFC 6749 §6", "Keep the old refresh token where no new one comes")
 def test_a_refresh_keeps_what_the_answer_leaves_out() -> None:
     parsed = parse_token_response(answer({"access_token": "new", "token_type": "Bearer"}), request=REQUEST)
     login = refreshed(tokens(), parsed, asked_at=NOW + timedelta(hours=2))
@@ -162,6 +174,7 @@ def test_a_refresh_keeps_what_the_answer_leaves_out() -> None:
     assert login.updated_at == NOW + timedelta(hours=2)
 
 
+@pytest.mark.spec("RFC 6749 §5.2", "Tell an error by its code, be the status 400 or 401")
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 @pytest.mark.parametrize(
     "code", ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_target", "slow_down"]
@@ -172,6 +185,8 @@ def test_an_error_code_is_a_refusal(status: int, code: str) -> None:
     assert (caught.value.error, caught.value.description) == (code, "Grant not found")
 
 
+@pytest.mark.spec("RFC 6749 §7.1", "Use no token of a type that is not understood")
+@pytest.mark.spec("RFC 6750 §2.1", "Use no token that fits into no header")
 @pytest.mark.parametrize(
     ("document", "status"),
     [
@@ -226,6 +241,7 @@ def test_a_server_that_echoes_a_secret_does_not_make_us_print_it(where: str) -> 
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.spec("RFC 7009 §2.1", "Send token, token_type_hint and who the client is")
 def test_revocation_names_the_refresh_token() -> None:
     request = revocation_request(tokens())
     assert request is not None
@@ -240,6 +256,8 @@ def test_revocation_names_the_refresh_token() -> None:
     assert revocation_request(tokens(revocation_endpoint=None)) is None
 
 
+@pytest.mark.spec("RFC 7009 §2.2", "Take any success for done, the token known or not")
+@pytest.mark.spec("RFC 7009 §2.2.1", "Take the token for alive after an error or a 503")
 def test_any_2xx_means_revoked() -> None:
     check_revocation_response(answer(b"", 200), request=REQUEST)
     with pytest.raises(TokenRefused):

@@ -115,6 +115,7 @@ def test_a_public_address_is_followed(sandbox: Sandbox, settings: Settings) -> N
     assert registration["application_type"] == "web"
 
 
+@pytest.mark.spec("MCP §Communication Security", "Be redirected to https or loopback alone")
 def test_an_address_that_is_not_loopback_is_not_taken_from_the_request(browser: Browser, sandbox: Sandbox) -> None:
     answer = browser.get("/auth/login", headers={"Host": "evil.example"})
     assert answer.status_code == 500

@@ -44,6 +44,9 @@ def test_a_browser_signs_in_and_the_tokens_are_stored(browser: Browser, settings
     assert "You are signed in" not in browser.get("/").text, "the notice is shown once"
 
 
+@pytest.mark.spec("MCP §Open Redirection", "Register the redirect URI that is used")
+@pytest.mark.spec("MCP §Authorization Code Protection", "Use S256")
+@pytest.mark.spec("RFC 7636 §4.3", "Send code_challenge and its method with the authorization request")
 def test_the_authorization_request_is_complete(browser: Browser, sandbox: Sandbox, service_url: str) -> None:
     query = parse_qs(urlsplit(browser.step("/auth/login")).query)
     registration = sandbox.requests_to("/register", "POST")[0].json
@@ -106,6 +109,7 @@ def test_a_callback_works_once(browser: Browser, grants_asked: Posted) -> None:
     assert browser.status()["status"] == "authenticated"
 
 
+@pytest.mark.spec("RFC 6749 §10.12", "Bind the answer to the browser that began the sign-in")
 def test_another_browser_cannot_finish_a_sign_in(browser: Browser, service_url: str, grants_asked: Posted) -> None:
     back = browser.consent()
     with Browser(service_url) as other:
@@ -114,6 +118,7 @@ def test_another_browser_cannot_finish_a_sign_in(browser: Browser, service_url: 
     assert browser.get(back).status_code == 200
 
 
+@pytest.mark.spec("MCP §Open Redirection", "Drop an answer without the state of its sign-in, or with another")
 @pytest.mark.parametrize("query", ["", "?code=x", "?code=x&state=", "?code=x&state=wrong", "?error=access_denied"])
 def test_an_answer_that_belongs_to_no_sign_in_is_dropped(browser: Browser, query: str, grants_asked: Posted) -> None:
     back = browser.consent()
@@ -122,6 +127,7 @@ def test_an_answer_that_belongs_to_no_sign_in_is_dropped(browser: Browser, query
     assert "You are signed in" in browser.get(back).text, "the real answer still counts"
 
 
+@pytest.mark.spec("RFC 6749 §3.1", "Accept no parameter twice")
 def test_a_repeated_parameter_is_refused(browser: Browser, grants_asked: Posted) -> None:
     back = browser.consent()
     answer = browser.get(f"{back}&code=another")
@@ -130,6 +136,7 @@ def test_a_repeated_parameter_is_refused(browser: Browser, grants_asked: Posted)
     assert grants_asked() == []
 
 
+@pytest.mark.spec("MCP §Authorization Response Validation", "Check iss before the code goes to any token endpoint")
 def test_an_answer_of_another_issuer_is_refused(browser: Browser, grants_asked: Posted) -> None:
     back = httpx.URL(browser.consent())
     answer = browser.get(back.copy_set_param("iss", "https://evil.example"))

@@ -1,0 +1,89 @@
+"""The list of requirements is complete in both directions, and `--spec` prints it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.spec.plugin import held_by
+from tests.spec.requirements import REQUIREMENTS, Requirement
+
+TESTS = Path(__file__).parents[1]
+FIRST = REQUIREMENTS[0]
+
+
+def marked(source: str) -> set[Requirement]:
+    """What the marks of tests in this source name; a mark elsewhere, on what pytest collects nothing from, is none."""
+    return {
+        Requirement(*(ast.literal_eval(argument) for argument in mark.args))
+        for test in ast.walk(ast.parse(source))
+        if isinstance(test, ast.FunctionDef | ast.AsyncFunctionDef) and test.name.startswith("test_")
+        for mark in test.decorator_list
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.spec"
+    }
+
+
+def test_every_requirement_is_held_by_a_test() -> None:
+    """Read from the sources, so that it holds whichever tests are run."""
+    held = set().union(*(marked(file.read_text()) for file in TESTS.rglob("test_*.py")))
+    assert [requirement for requirement in REQUIREMENTS if requirement not in held] == []
+
+
+def test_no_requirement_is_listed_twice() -> None:
+    assert len(set(REQUIREMENTS)) == len(REQUIREMENTS)
+
+
+def run(folder: Path, requirement: Requirement, *options: str) -> subprocess.CompletedProcess[str]:
+    """pytest over one test that holds this; run, it leaves a file behind."""
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = spec\n")
+    (folder / "test_it.py").write_text(
+        f"import pytest\n\n@pytest.mark.spec{tuple(requirement)}\n@pytest.mark.parametrize('x', [1, 2])\n"
+        "def test_it(x, pytestconfig):\n    (pytestconfig.rootpath / 'was-run').touch()\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "tests.spec.plugin", "-p", "no:cacheprovider", *options]
+    return subprocess.run(
+        [*command, "-c", str(folder / "pytest.ini"), str(folder)],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_table_is_printed_and_nothing_is_run(tmp_path: Path) -> None:
+    printed = run(tmp_path, FIRST, "--spec", "-n", "2")
+    assert printed.returncode == 0
+    lines = [row for row in printed.stdout.splitlines() if row]
+    header, line, *rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in lines]
+    assert header == ["Section", "Requirement", "Tests"]
+    assert {*"".join(line)} == {"-"}
+    assert {tuple(row[:2]) for row in rows} == {tuple(requirement) for requirement in REQUIREMENTS}
+    assert [row for row in rows if row[2] != "none"] == [[*FIRST, "test_it.py::test_it"]]
+    assert len({len(row) for row in lines}) == 1, "the columns are aligned"
+    sections = list(dict.fromkeys(row[0] for row in rows if row[0].startswith("RFC 6749")))
+    assert sections[:4] == ["RFC 6749 §2.3", "RFC 6749 §2.3.1", "RFC 6749 §3.1", "RFC 6749 §3.2"]
+    assert sections[-2:] == ["RFC 6749 §10.12", "RFC 6749 §B"], "by number, appendices last"
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "code"), [("-q", pytest.ExitCode.TESTS_FAILED), ("--spec", pytest.ExitCode.USAGE_ERROR)]
+)
+def test_a_mark_that_names_no_requirement_fails_the_run(tmp_path: Path, option: str, code: int) -> None:
+    refused = run(tmp_path, Requirement(FIRST.section, "Be kind"), option)
+    assert refused.returncode == code
+    assert "'Be kind') is not in tests/spec/requirements.py" in refused.stdout + refused.stderr
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("arguments", [(FIRST.section,), (), (*FIRST, "more"), ([FIRST.section], FIRST.line)])
+def test_a_mark_that_is_no_requirement_is_an_error(request: pytest.FixtureRequest, arguments: tuple[Any, ...]) -> None:
+    request.node.add_marker(pytest.mark.spec(*arguments))  # the test has been set up: its own mark counts no more
+    with pytest.raises(pytest.UsageError, match="is not in"):
+        held_by(request.node)
