@@ -23,13 +23,14 @@ from notion_oauth.protocol.authorization import (
     check_authorization_response,
     parse_authorization_response,
 )
+from notion_oauth.protocol.challenge import MAX_FIELD, BearerChallenge, Challenge, bearer_challenge, parse_challenges
 from notion_oauth.protocol.discovery import (
     authorization_server_metadata_urls,
     parse_authorization_server_metadata,
     parse_protected_resource_metadata,
 )
 from notion_oauth.protocol.lifetime import Lifetimes
-from notion_oauth.protocol.message import Request, Response
+from notion_oauth.protocol.message import Request, Response, error_code, printable, retry_after
 from notion_oauth.protocol.registration import parse_registration_response
 from notion_oauth.protocol.token import client_authentication, parse_token_response, refresh_request, token_set
 from notion_oauth.protocol.urls import covers, why_unusable
@@ -37,6 +38,7 @@ from notion_oauth.status import status_of
 from notion_oauth.tokenfile import decode_login, decode_registrations, encode_registrations, encode_tokens
 from notion_oauth.words import describe
 from tests.protocol.builders import DISCOVERY, NOW, REDIRECT_URI, pending
+from tests.protocol.counted import counted
 
 REQUEST = Request("POST", "https://h.example/token", form={"a": "b"})
 PATH = Path("tokens.json")
@@ -179,3 +181,96 @@ def test_nesting_is_no_way_in(size: int) -> None:
     body = b'{"access_token":' + b"[" * size
     tolerated(lambda: parse_token_response(Response(200, "https://h.example/", {}, body), request=REQUEST))
     tolerated(lambda: decode_login(body, PATH))
+
+
+PIECES = st.sampled_from(
+    [
+        "Bearer",
+        "Basic",
+        "scope",
+        "error",
+        "max_age",
+        "a",
+        "1",
+        " ",
+        "\t",
+        ",",
+        "=",
+        '"',
+        "\\",
+        "\r\n ",
+        "\0",
+        "/",
+        "é",
+        "\ud800",
+    ]
+)
+FIELDS = st.lists(st.lists(PIECES, max_size=40).map("".join) | st.text(max_size=40), max_size=4)
+
+
+@FEW
+@given(values=FIELDS)
+def test_a_challenge(values: list[str]) -> None:
+    """Any text is a value, each field for itself, and what is believed of it is well-formed."""
+    parsed = parse_challenges(values)
+    assert parsed == tuple(one for value in values for one in parse_challenges([value]))
+    for one in parsed:
+        assert one.scheme.isascii()
+        assert one.scheme == one.scheme.lower() != ""
+        assert not (one.parameters and one.token68)
+    for written in (values, [", ".join(values)]):
+        said = bearer_challenge(written) or BearerChallenge()
+        for text in (said.realm, said.error_description):
+            assert text is None or text == printable(text)
+        for words in (said.scope, said.acr_values):
+            assert words is None or words == " ".join(words.split())
+        assert said.error is None or said.error == error_code(said.error)
+        assert said.max_age is None or said.max_age >= 0
+
+
+@FEW
+@given(values=FIELDS, times=st.integers(1, 400))
+def test_a_challenge_costs_a_few_looks_at_each_character(values: list[str], times: int) -> None:
+    value = counted(",".join(values) * times)
+    parse_challenges([value])
+    assert value.seen <= 8 * min(len(value), MAX_FIELD)
+
+
+TOKENS = st.text("abcXYZ019!#$%&'*+-.^_`|~", min_size=1, max_size=8)
+SPACE = st.text(" \t", max_size=2)
+
+
+@st.composite
+def written(draw: st.DrawFn) -> tuple[Challenge, str]:
+    """A challenge, and one of the ways to write it."""
+    scheme = draw(TOKENS)
+    if token68 := draw(st.none() | st.from_regex(r"[a-zA-Z0-9._~+/-]{1,9}={0,2}", fullmatch=True)):
+        return Challenge(scheme.lower(), {}, token68), f"{scheme} {token68}"
+    texts = st.text(st.characters(exclude_characters="\r\n\0"), max_size=12)
+    parameters = draw(st.dictionaries(TOKENS.map(str.lower), texts | TOKENS, max_size=4))
+    pieces = []
+    for name, value in parameters.items():
+        quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        bare = set(value) <= set("abcXYZ019!#$%&'*+-.^_`|~") and value and draw(st.booleans())
+        around = draw(SPACE), draw(SPACE)
+        pieces.append(
+            f"{draw(st.sampled_from([name, name.upper()]))}{around[0]}={around[1]}{value if bare else quoted}"
+        )
+    return Challenge(scheme.lower(), parameters), " ".join([scheme, f"{draw(SPACE)},{draw(SPACE)}".join(pieces)])
+
+
+@FEW
+@given(challenges=st.lists(written(), max_size=4), comma=st.sampled_from([", ", ",", " , ", ",,", " ,\t, "]))
+def test_a_challenge_is_read_as_it_was_meant(challenges: list[tuple[Challenge, str]], comma: str) -> None:
+    meant = tuple(challenge for challenge, _ in challenges)
+    texts = [text for _, text in challenges]
+    assert parse_challenges(texts) == meant
+    assert parse_challenges([comma.join(texts)]) == meant
+
+
+@FEW
+@given(wait=st.text(max_size=12) | st.integers().map(str), date=st.text(max_size=30))
+def test_a_retry_after(wait: str, date: str) -> None:
+    for value in (wait, date):
+        seconds = retry_after(Response(503, "https://h.example/", {"retry-after": value, "date": date}))
+        assert seconds is None or seconds >= 0

@@ -13,6 +13,7 @@ from notion_oauth.protocol.challenge import (
     bearer_challenge,
     parse_challenges,
 )
+from tests.protocol.counted import counted
 
 METADATA = "https://mcp.notion.com/.well-known/oauth-protected-resource/mcp"
 
@@ -159,34 +160,15 @@ def test_a_scheme_that_is_cut_off_is_no_scheme() -> None:
     assert [one.scheme for one in parse_challenges(["Basic,".ljust(MAX_FIELD - 6) + "Bearerish"])] == ["basic"]
 
 
-class Counted(str):
-    """Text that counts how many of its characters were looked at."""
-
-    __slots__ = ("seen",)
-    seen: list[int]
-
-    def __getitem__(self, key: object) -> str:
-        part = str.__getitem__(self, key)  # type: ignore[index]
-        self.seen[0] += len(part)
-        return counted(part, self.seen) if isinstance(key, slice) else part
-
-
-def counted(text: str, seen: list[int]) -> Counted:
-    value = Counted(text)
-    value.seen = seen
-    return value
-
-
 @pytest.mark.parametrize(
     "piece",
     ["a", " ", ",", '"', "\\", "=", "a ", "a,", "a=", 'a="', 'a="b" ', '"\\', "a = ", "Bearer a", "a==,", "é", "= "],
 )
 def test_every_character_is_looked_at_a_few_times_at_most(piece: str) -> None:
     for opening in ("", "Bearer ", 'Bearer a="'):
-        seen = [0]
-        value = counted((opening + piece * MAX_FIELD)[:MAX_FIELD], seen)
+        value = counted((opening + piece * MAX_FIELD)[:MAX_FIELD])
         parse_challenges([value])
-        assert MAX_FIELD <= seen[0] <= 8 * MAX_FIELD
+        assert MAX_FIELD <= value.seen <= 8 * MAX_FIELD
 
 
 @pytest.mark.spec("RFC 9728 §5.1", "Read resource_metadata of a challenge")
