@@ -123,6 +123,7 @@ async def test_a_registration_of_another_issuer_is_not_used(oauth: NotionOAuth, 
     pending, _ = await begin(oauth)
     assert sandbox.registered_clients == 1
     assert pending.client.client_id != "foreign"
+    assert sandbox.requests_to("/token") == [], "nor is this server asked about it"
     kept = {each.issuer: each.client.client_id for each in await oauth.store.load_registrations("default")}
     assert kept["https://another.example"] == kept[f"{sandbox.issuer}/"] == "foreign", "good for its own issuer still"
 
