@@ -310,7 +310,8 @@ class TestBearerAuth:
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
             for _ in range(2):
                 await client.post(f"{sandbox.mcp_url}?a=b", json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
-        first, second = sandbox.requests_to("/mcp")
+        unsigned, first, second = sandbox.requests_to("/mcp")
+        assert "authorization" not in unsigned.headers, "the question before the sign-in"
         assert first.headers["authorization"] == second.headers["authorization"] == f"Bearer {token}"
         assert first.query == second.query == {"a": "b"}
         assert token not in json.dumps(first.json)

@@ -146,6 +146,7 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
     "RFC 9207 §2.3": ("A server that does not announce iss may send none",),
     "RFC 9207 §2.4": ("Refuse the answer of another issuer, or one without an announced iss",),
     "RFC 9470 §3": ("Read acr_values and max_age of a challenge",),
+    "RFC 9470 §4": ("Ask for the acr_values and max_age of the challenge",),
     "RFC 9728 §3.1": ("The well-known string lies between host and path, a query behind it",),
     "RFC 9728 §3.2": ("Read the example, and ignore what is unknown in it",),
     "RFC 9728 §3.3": ("Use no document of another resource",),

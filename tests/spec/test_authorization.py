@@ -18,6 +18,7 @@ from notion_oauth.protocol.authorization import (
     check_authorization_response,
     parse_authorization_response,
 )
+from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 from notion_oauth.protocol.registration import client_metadata
 from notion_oauth.protocol.urls import is_loopback, why_unusable
 from notion_oauth.service import NotionOAuth
@@ -35,18 +36,21 @@ def request(
     state: str = "xyz",
     verifier: str = VERIFIER,
     resource: str = "https://api.example.com/app/",
-    scopes: tuple[str, ...] | None = None,
+    scope: str | None = None,
+    challenge: BearerChallenge | None = None,
 ) -> AuthorizationRequest:
     server = AuthorizationServerMetadata(
         issuer="https://server.example.com", authorization_endpoint=endpoint, token_endpoint="https://h.example/token"
     )
     return authorization_request(
-        Discovery(resource=resource, scopes=scopes, server=server),
+        Discovery(resource=resource, scopes=None, server=server),
         CLIENT,
         redirect_uri=redirect_uri,
         state=SecretStr(state),
         code_verifier=SecretStr(verifier),
         now=NOW,
+        scope=scope,
+        challenge=challenge,
     )
 
 
@@ -62,7 +66,7 @@ def answered(location: str, **known: Any) -> str:
 
 @pytest.mark.spec("RFC 6749 §4.1.1", "Ask with response_type, client_id, redirect_uri, scope and state")
 def test_the_example_of_an_authorization_request() -> None:
-    query = query_of(request(scopes=("calendar", "contacts")))
+    query = query_of(request(scope="calendar contacts"))
     assert query["response_type"] == ["code"]
     assert query["client_id"] == ["s6BhdRkqt3"]
     assert query["state"] == ["xyz"]
@@ -131,7 +135,7 @@ async def test_a_verifier_is_long_unreserved_and_new(oauth: NotionOAuth) -> None
 def test_the_examples_of_loopback_redirects(redirect_uri: str) -> None:
     assert is_loopback(urlsplit(redirect_uri).hostname)
     assert why_unusable(redirect_uri) is None
-    metadata = client_metadata(client_name="mine", redirect_uri=redirect_uri, scopes=None)
+    metadata = client_metadata(client_name="mine", redirect_uri=redirect_uri, scope=None)
     assert (metadata.application_type, metadata.redirect_uris) == ("native", (redirect_uri,))
 
 
@@ -143,7 +147,7 @@ def test_the_example_of_a_resource() -> None:
         redirect_uri="https://client.example.org/cb",
         state="tNwzQ87pC6llebpmac_IDeeq-mCR2wLDYljHUZUAWuI",
         resource="https://cal.example.com/",
-        scopes=("calendar",),
+        scope="calendar",
     )
     assert "resource=https%3A%2F%2Fcal.example.com%2F" in begun.url.get_secret_value().split("&")
     assert begun.pending.resource == "https://cal.example.com/", "the slash that the metadata has stays"
@@ -185,3 +189,19 @@ def test_the_example_of_an_error_with_iss() -> None:
         answered(location, issuer=HONEST, **known)
     with pytest.raises(IssuerMismatch):
         answered(location, issuer="https://another.as.example", **known)
+
+
+@pytest.mark.spec("RFC 9470 §4", "Ask for the acr_values and max_age of the challenge")
+@pytest.mark.parametrize(
+    ("challenge", "asked"),
+    [
+        ('acr_values="myACR"', {"acr_values": ["myACR"]}),
+        ('acr_values="one two", max_age="5"', {"acr_values": ["one two"], "max_age": ["5"]}),
+        ("max_age=0", {"max_age": ["0"]}),  # sign in now, whenever that was before
+        ("max_age=soon", {}),
+    ],
+)
+def test_what_a_challenge_wants_of_the_person_is_asked_for(challenge: str, asked: dict[str, list[str]]) -> None:
+    value = f'Bearer error="insufficient_user_authentication", {challenge}'
+    query = query_of(request(challenge=bearer_challenge([value])))
+    assert {name: query[name] for name in ("acr_values", "max_age") if name in query} == asked

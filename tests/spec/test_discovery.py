@@ -13,7 +13,6 @@ from notion_oauth.errors import MetadataError, RegistrationRefused
 from notion_oauth.models import AuthorizationServerMetadata
 from notion_oauth.protocol.discovery import (
     authorization_server_metadata_urls,
-    check_issuer_identifier,
     parse_authorization_server_metadata,
     parse_protected_resource_metadata,
     protected_resource_metadata_urls,
@@ -133,11 +132,14 @@ def test_the_default_method_is_basic() -> None:
     ],
 )
 def test_what_an_issuer_is(issuer: str, believed: bool) -> None:
+    response = answer({**RESOURCE, "authorization_servers": [issuer]})
     if believed:
-        check_issuer_identifier(issuer)
+        metadata = parse_protected_resource_metadata(response, server_url=RESOURCE["resource"])
+        assert metadata is not None
+        assert metadata.authorization_servers == (issuer,)
     else:
         with pytest.raises(MetadataError):
-            check_issuer_identifier(issuer)
+            parse_protected_resource_metadata(response, server_url=RESOURCE["resource"])
 
 
 @pytest.mark.spec("RFC 9728 §3.1", "The well-known string lies between host and path, a query behind it")
@@ -179,9 +181,7 @@ def test_the_example_does_not_speak_for_another_resource(server_url: str) -> Non
         parse_protected_resource_metadata(answer(RESOURCE), server_url=server_url)
 
 
-ASKED = client_metadata(
-    client_name="My Example Client", redirect_uri="https://client.example.org/callback", scopes=None
-)
+ASKED = client_metadata(client_name="My Example Client", redirect_uri="https://client.example.org/callback", scope=None)
 REGISTRATION = registration_request(AuthorizationServerMetadata.model_validate(SERVER), ASKED)
 
 
