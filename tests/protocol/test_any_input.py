@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -23,12 +24,20 @@ from notion_oauth.protocol.authorization import (
     check_authorization_response,
     parse_authorization_response,
 )
-from notion_oauth.protocol.challenge import MAX_FIELD, BearerChallenge, Challenge, bearer_challenge, parse_challenges
+from notion_oauth.protocol.challenge import (
+    MAX_FIELD,
+    BearerChallenge,
+    Challenge,
+    bearer_challenge,
+    parse_challenges,
+    step_up_required,
+)
 from notion_oauth.protocol.discovery import (
     authorization_server_metadata_urls,
     parse_authorization_server_metadata,
     parse_protected_resource_metadata,
 )
+from notion_oauth.protocol.introspection import parse_introspection_response
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.message import Request, Response, error_code, printable, retry_after
 from notion_oauth.protocol.registration import parse_registration_response
@@ -134,6 +143,15 @@ def test_a_token_answer_and_all_that_is_done_with_it(body: bytes, status: int, h
 
 
 @FEW
+@given(
+    body=document_of("active", "exp", "scope", "username", "sub", "error"), status=st.sampled_from([200, 400, 401, 503])
+)
+def test_an_introspection_answer(body: bytes, status: int) -> None:
+    response = Response(status, "https://h.example/introspect", {}, body)
+    tolerated(lambda: parse_introspection_response(response, request=REQUEST))
+
+
+@FEW
 @given(body=FILE)
 def test_a_token_file_and_all_that_is_done_with_it(body: bytes) -> None:
     login = tolerated(lambda: decode_login(body, PATH))
@@ -218,8 +236,10 @@ def test_a_challenge(values: list[str]) -> None:
         assert one.scheme.isascii()
         assert one.scheme == one.scheme.lower() != ""
         assert not (one.parameters and one.token68)
-    for written in (values, [", ".join(values)]):
-        said = bearer_challenge(written) or BearerChallenge()
+    for together in (values, [", ".join(values)]):
+        said = bearer_challenge(together) or BearerChallenge()
+        assert str(step_up_required(said, "h.example")).isprintable()
+        assert shlex.split(step_up_required(said, "h.example").cure.partition(": ")[2])[:2] == ["notion-oauth", "login"]
         for text in (said.realm, said.error_description):
             assert text is None or text == printable(text)
         for words in (said.scope, said.acr_values):

@@ -22,6 +22,7 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
     ),
     "MCP §Authorization Server Discovery": (
         "Read the address of the resource metadata from a challenge",
+        "Ask the URL that the challenge names first",
         "Else ask the well-known URL with the endpoint's path, then the root one",
         "Ask for a server's metadata at its two or three well-known URLs, in their order",
         "Use no document whose issuer is not, to the letter, the one it was asked for",
@@ -47,7 +48,14 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
         "Keep refresh tokens confidential on their way and where they lie",
         "List refresh_token among the grant types",
         "Do not count on getting a refresh token",
+        "Add offline_access where the authorization server lists it",
     ),
+    "MCP §Scope Selection Strategy": (
+        "Ask for the challenge's scope, else for all the resource lists",
+        "Presume nothing of how those two are related",
+    ),
+    "MCP §Step-Up Authorization Flow": ("Ask for what was asked before together with what is challenged",),
+    "MCP §Client ID Metadata Documents": ("Hold client_id (its own URL), client_name and redirect_uris",),
     "MCP §Dynamic Client Registration": (
         "Send application_type: native for loopback, web for another host",
         "Say why a registration was refused over its redirect URIs",
@@ -64,6 +72,10 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
     "MCP §Open Redirection": (
         "Register the redirect URI that is used",
         "Drop an answer without the state of its sign-in, or with another",
+    ),
+    "MCP 2025-03-26 §Authorization Base URL": ("Take the origin where the resource has no metadata",),
+    "MCP 2025-03-26 §Fallbacks for Servers without Metadata Discovery": (
+        "Else take /authorize, /token and /register of that origin",
     ),
     "RFC 6749 §2.3": ("Authenticate by one method in each request",),
     "RFC 6749 §2.3.1": (
@@ -121,6 +133,8 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
     "RFC 7636 §4.3": ("Send code_challenge and its method with the authorization request",),
     "RFC 7636 §4.5": ("Send the verifier with the code",),
     "RFC 7636 §B": ("Compute the example",),
+    "RFC 7662 §2.1": ("Send token, token_type_hint and who the client is",),
+    "RFC 7662 §2.2": ("Read the examples, and believe nothing of a token that is not active",),
     "RFC 8252 §7.3": (
         "Be redirected to a loopback address and any port",
         "Know both loopback addresses, whatever the port",

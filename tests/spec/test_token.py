@@ -1,8 +1,9 @@
-"""The examples of RFC 6749 §2.3.1, §4.1.3 to §6 and appendix B, RFC 6750 §4, RFC 7009 §2 and RFC 8707 §2.2."""
+"""The token endpoint and its neighbours: the examples of RFC 6749, RFC 6750 §4, RFC 7009, RFC 7662 and RFC 8707."""
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -11,6 +12,7 @@ from pydantic import SecretStr
 
 from notion_oauth.errors import ServerUnavailable, TokenRefused
 from notion_oauth.models import ClientInformation
+from notion_oauth.protocol.introspection import introspection_request, parse_introspection_response
 from notion_oauth.protocol.message import Request, Response
 from notion_oauth.protocol.revocation import check_revocation_response, revocation_request
 from notion_oauth.protocol.token import client_authentication, code_request, parse_token_response, refresh_request
@@ -157,3 +159,44 @@ def test_the_example_of_a_revocation() -> None:
 @pytest.mark.parametrize("body", [b"", b"{}", b"<html>", b'{"error": "invalid_request"}'])
 def test_the_body_of_a_revocation_means_nothing(body: bytes) -> None:
     check_revocation_response(Response(200, REQUEST.url, {}, body), request=REQUEST)
+
+
+@pytest.mark.spec("RFC 7662 §2.1", "Send token, token_type_hint and who the client is")
+def test_the_example_of_an_introspection() -> None:
+    login = tokens(
+        client=client("gX1fBat3bV"),
+        access_token=SecretStr("mF_9.B5f-4.1JqM"),
+        introspection_endpoint="https://server.example.com/introspect",
+    )
+    request = introspection_request(login)
+    assert body_of(request) == {"token": ["mF_9.B5f-4.1JqM"], "token_type_hint": ["access_token"]}
+    assert request is not None
+    assert (request.method, request.url) == ("POST", "https://server.example.com/introspect")
+    assert request.headers["Authorization"] == "Basic czZCaGRSa3F0MzpnWDFmQmF0M2JW"
+
+
+ACTIVE = {
+    "active": True,
+    "client_id": "l238j323ds-23ij4",
+    "username": "jdoe",
+    "scope": "read write dolphin",
+    "sub": "Z5O3upPC88QrAjx00dis",
+    "aud": "https://protected.example.net/resource",
+    "iss": "https://server.example.com/",
+    "exp": 1419356238,
+    "iat": 1419350238,
+    "extension_field": "twenty-seven",
+}
+
+
+@pytest.mark.spec("RFC 7662 §2.2", "Read the examples, and believe nothing of a token that is not active")
+def test_the_examples_of_an_introspection_response() -> None:
+    active = parse_introspection_response(answer(ACTIVE), request=REQUEST)
+    assert (active.active, active.scope, active.username) == (True, "read write dolphin", "jdoe")
+    assert active.expires_at == datetime.fromtimestamp(1419356238, UTC)
+    for document in ({"active": False}, {**ACTIVE, "active": False}):
+        dead = parse_introspection_response(answer(document), request=REQUEST)
+        assert (dead.active, dead.scope, dead.username, dead.expires_at) == (False, None, None, None)
+    for no_answer in ({}, {**ACTIVE, "active": "true"}, {"active": 1}):
+        with pytest.raises(ServerUnavailable):
+            parse_introspection_response(answer(no_answer), request=REQUEST)

@@ -1,0 +1,116 @@
+"""What MCP's authorization asks of discovery, scopes and clients, and its examples."""
+
+from __future__ import annotations
+
+import pytest
+
+from notion_oauth.protocol import scopes
+from notion_oauth.protocol.discovery import (
+    assumed_authorization_server,
+    authorization_server_metadata_urls,
+    base_url,
+    protected_resource_metadata_urls,
+)
+from notion_oauth.protocol.registration import client_metadata_document
+
+SERVER = "https://mcp.example.com/mcp"
+WELL_KNOWN = (
+    "https://mcp.example.com/.well-known/oauth-protected-resource/mcp",
+    "https://mcp.example.com/.well-known/oauth-protected-resource",
+)
+
+
+@pytest.mark.spec("MCP §Authorization Server Discovery", "Ask the URL that the challenge names first")
+@pytest.mark.parametrize(
+    ("named", "asked"),
+    [
+        ("https://metadata.example.com/mcp", ("https://metadata.example.com/mcp", *WELL_KNOWN)),
+        (WELL_KNOWN[1], (WELL_KNOWN[1], WELL_KNOWN[0])),  # none is asked twice
+        (None, WELL_KNOWN),
+        ("http://metadata.example.com/mcp", WELL_KNOWN),
+        ("http://127.0.0.1:8080/mcp", WELL_KNOWN),  # named by a server elsewhere
+        ("/mcp", WELL_KNOWN),
+        ("https://user:pass@metadata.example.com/", WELL_KNOWN),
+    ],
+)
+def test_the_challenge_goes_first(named: str | None, asked: tuple[str, ...]) -> None:
+    assert protected_resource_metadata_urls(SERVER, named) == asked
+
+
+@pytest.mark.spec("MCP 2025-03-26 §Authorization Base URL", "Take the origin where the resource has no metadata")
+@pytest.mark.parametrize(
+    ("server_url", "base"),
+    [
+        ("https://api.example.com/v1/mcp", "https://api.example.com"),  # the example
+        ("https://api.example.com:8443/mcp?tenant=1", "https://api.example.com:8443"),
+        ("http://127.0.0.1:9000/mcp", "http://127.0.0.1:9000"),
+    ],
+)
+def test_the_base_url_is_the_origin(server_url: str, base: str) -> None:
+    assert base_url(server_url) == base
+    assert authorization_server_metadata_urls(base)[0] == f"{base}/.well-known/oauth-authorization-server"
+
+
+@pytest.mark.spec(
+    "MCP 2025-03-26 §Fallbacks for Servers without Metadata Discovery",
+    "Else take /authorize, /token and /register of that origin",
+)
+def test_the_endpoints_of_a_server_without_metadata() -> None:
+    server = assumed_authorization_server("https://api.example.com")
+    assert server.authorization_endpoint == "https://api.example.com/authorize"
+    assert server.token_endpoint == "https://api.example.com/token"
+    assert server.registration_endpoint == "https://api.example.com/register"
+    assert server.issuer == "https://api.example.com"
+
+
+@pytest.mark.spec("MCP §Scope Selection Strategy", "Ask for the challenge's scope, else for all the resource lists")
+@pytest.mark.spec("MCP §Scope Selection Strategy", "Presume nothing of how those two are related")
+@pytest.mark.parametrize(
+    ("challenged", "listed", "asked"),
+    [
+        ("files:read", ("files:read", "files:write"), "files:read"),  # a part
+        ("files:read files:write", ("files:read",), "files:read files:write"),  # more
+        ("admin", ("files:read",), "admin"),  # neither
+        (None, ("files:read", "files:write"), "files:read files:write"),
+        (None, (), None),
+        (None, None, None),
+    ],
+)
+def test_which_scope_is_asked_for(challenged: str | None, listed: tuple[str, ...] | None, asked: str | None) -> None:
+    assert scopes.select(challenged=challenged, resource=listed, server=None) == asked
+
+
+@pytest.mark.spec("MCP §Refresh Tokens", "Add offline_access where the authorization server lists it")
+@pytest.mark.parametrize(
+    ("server", "asked"),
+    [(("openid", "offline_access"), "files:read offline_access"), (("openid",), "files:read"), (None, "files:read")],
+)
+def test_offline_access_is_asked_of_who_offers_it(server: tuple[str, ...] | None, asked: str) -> None:
+    assert scopes.select(challenged="files:read", resource=None, server=server) == asked
+
+
+@pytest.mark.spec("MCP §Step-Up Authorization Flow", "Ask for what was asked before together with what is challenged")
+@pytest.mark.parametrize(
+    ("before", "challenged", "asked"),
+    [
+        ("files:read", "files:write", "files:read files:write"),
+        ("files:read files:write", "files:write", "files:read files:write"),
+        (None, "files:write", "files:write"),
+        ("files:read", None, "files:read"),
+        (None, None, None),
+    ],
+)
+def test_a_step_up_loses_no_scope(before: str | None, challenged: str | None, asked: str | None) -> None:
+    assert scopes.union(before, challenged) == asked
+
+
+@pytest.mark.spec("MCP §Client ID Metadata Documents", "Hold client_id (its own URL), client_name and redirect_uris")
+def test_the_document_of_a_client() -> None:
+    url = "https://app.example.com/oauth/client-metadata.json"
+    document = client_metadata_document(
+        client_id=url, client_name="Example MCP Client", redirect_uri="http://127.0.0.1:3000/callback"
+    ).model_dump(mode="json", exclude_none=True)
+    assert document["client_id"] == url
+    assert document["client_name"] == "Example MCP Client"
+    assert document["redirect_uris"] == ["http://127.0.0.1:3000/callback"]
+    assert document["token_endpoint_auth_method"] == "none"
