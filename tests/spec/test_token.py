@@ -51,7 +51,8 @@ def body_of(request: Request | None) -> dict[str, list[str]]:
         ("s6BhdRkqt3", "7Fjfp0ZBr1KtDRbnfVdmIw", "czZCaGRSa3F0Mzo3RmpmcDBaQnIxS3REUmJuZlZkbUl3"),  # §2.3.1
         ("s6BhdRkqt3", "gX1fBat3bV", "czZCaGRSa3F0MzpnWDFmQmF0M2JW"),  # §4.1.3, RFC 7009 §2.1
         ("s6BhdRkqt3", "hsqEzQlUoHAE9px4FSr4yI", "czZCaGRSa3F0Mzpoc3FFelFsVW9IQUU5cHg0RlNyNHlJ"),  # RFC 8707 §2.2
-        ("a:b", " %&+£€", "YSUzQWI6KyUyNSUyNiUyQiVDMiVBMyVFMiU4MiVBQw=="),  # a%3Ab:+%25%26%2B%C2%A3%E2%82%AC
+        # a%3Ab:%20%25%26%2B%C2%A3%E2%82%AC, appendix B; a space may be a plus there, which not every server reads
+        ("a:b", " %&+£€", "YSUzQWI6JTIwJTI1JTI2JTJCJUMyJUEzJUUyJTgyJUFD"),
     ],
 )
 def test_the_examples_of_basic_authentication(client_id: str, secret: str, credentials: str) -> None:
