@@ -34,7 +34,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.tokenfile import encode_tokens
 from notion_oauth.transport import Transport
-from tests.protocol.builders import ISSUER, pending, tokens
+from tests.protocol.builders import DISCOVERY, ISSUER, PUBLIC, pending, tokens
 
 SECRET_FIELDS = {"code", "code_verifier", "refresh_token", "token", "client_secret"}
 
@@ -85,6 +85,7 @@ HELD: list[Any] = [
     models.Registration(
         issuer=ISSUER, redirect_uri="http://127.0.0.1/", client=ClientInformation(client_id="c", client_secret=CANARY)
     ),
+    models.AssertionGrant.to(DISCOVERY, PUBLIC, None, assertion=SecretStr(CANARY)),
     models.AuthorizationRequest(url=SecretStr(f"{ISSUER}/authorize?state={CANARY}"), pending=pending()),
     models.AuthorizationResponse(state=SecretStr(CANARY), code=SecretStr(CANARY)),
     models.TokenResponse(access_token=CANARY, token_type="bearer", refresh_token=CANARY),
@@ -95,7 +96,7 @@ HELD: list[Any] = [
     code_request(pending(code_verifier=SecretStr(CANARY)), SecretStr(CANARY)),
     Request("POST", ISSUER, headers={"Authorization": CANARY}, json={"a": CANARY}),
     Response(200, ISSUER, {"set-cookie": CANARY}, CANARY.encode()),
-    Settings(secret_key=SecretStr(CANARY + CANARY)),
+    Settings(secret_key=SecretStr(CANARY + CANARY), client_id="c", client_secret=SecretStr(CANARY)),
 ]
 
 
