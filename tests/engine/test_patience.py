@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -43,7 +44,9 @@ def time() -> Time:
     return Time()
 
 
-def patient(oauth: NotionOAuth, time: Time, retry_for: float = 20) -> TokenSource:
+def patient(
+    oauth: NotionOAuth, time: Time, retry_for: float = 20, sleep: Callable[[float], Awaitable[None]] | None = None
+) -> TokenSource:
     return TokenSource(
         oauth.store,
         oauth.client,
@@ -51,7 +54,7 @@ def patient(oauth: NotionOAuth, time: Time, retry_for: float = 20) -> TokenSourc
         profile="default",
         retry_for=timedelta(seconds=retry_for),
         uptime=time,
-        sleep=time.sleep,
+        sleep=sleep or time.sleep,
     )
 
 
@@ -159,12 +162,18 @@ async def test_a_token_that_is_still_good_is_served_through_an_outage_and_the_se
 
 
 async def test_all_who_wait_learn_of_the_failure_and_none_waits_twice(
-    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", times=1000, status=503)
-    source = NotionOAuth(settings.model_copy(update={"retry_for": 3})).tokens
+    all_wait = threading.Event()
+
+    async def sleep(seconds: float) -> None:
+        assert await anyio.to_thread.run_sync(all_wait.wait, 30)
+        await time.sleep(seconds)
+
+    source = patient(oauth, time, retry_for=3, sleep=sleep)
     failed: list[TransientError] = []
 
     async def ask() -> None:
@@ -173,31 +182,43 @@ async def test_all_who_wait_learn_of_the_failure_and_none_waits_twice(
         except TransientError as error:
             failed.append(error)
 
-    began = anyio.current_time()
+    began = time.now
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
             tasks.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        all_wait.set()
     assert len(failed) == 50
     assert len({id(error) for error in failed}) == 50, "each has a traceback of its own"
-    assert anyio.current_time() - began < 5.5
-    assert len(sandbox.requests_to("/token")) < 12
+    assert time.now - began == pytest.approx(3), "whoever waited a second time would have waited for longer"
+    assert grants_asked().count("refresh_token") == len(time.slept) + 1, "one who tries, for all"
 
 
 async def test_nobody_is_kept_waiting_for_who_has_given_up(
-    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, grants_asked: Posted
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
     """Backing off is for those who wait: it ends with the last of them, and the program with it."""
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", times=1000, status=503)
-    source = NotionOAuth(settings.model_copy(update={"retry_for": 300})).tokens
-    with anyio.move_on_after(1):
-        await source.token()
-    with anyio.fail_after(5):
+    backing_off = threading.Event()
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            backing_off.set()
+            await anyio.sleep_forever()
+
+    source = patient(oauth, time, retry_for=300, sleep=sleep)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(source.token)
+        assert await anyio.to_thread.run_sync(backing_off.wait, 30)
+        tasks.cancel_scope.cancel()
+    with anyio.fail_after(30):
         await source.settle()
         for thread in threading.enumerate():
             if thread.name == "notion-oauth refresh":
                 await anyio.to_thread.run_sync(thread.join)
+    assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
 def test_the_pause_grows_to_a_bound_and_begins_anew() -> None:
