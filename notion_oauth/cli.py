@@ -52,7 +52,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except errors.NotionOAuthError as error:
-            typer.echo(f"Error: {as_run(str(error))}", err=True)
+            typer.echo(f"Error: {as_run(str(error), ctx)}", err=True)
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt:
             typer.echo("\nStopped. Nothing was changed.", err=True)
@@ -72,6 +72,7 @@ app = typer.Typer(
 
 @app.command(epilog="Example: `notion-oauth status --json`")
 def status(
+    ctx: typer.Context,
     remote: Annotated[bool, typer.Option("--remote", help="Ask the server, too: it may know better.")] = False,
     profile: Profile = None,
     token_file: TokenFile = None,
@@ -97,7 +98,7 @@ def status(
     if as_json:
         print_json(content)
     else:
-        typer.echo(as_run(text))
+        typer.echo(as_run(text, ctx))
     if not good:
         raise typer.Exit(REFUSED)
     if found.status == "unauthenticated":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,11 @@ from notion_oauth.console import (
     span,
     talk,
 )
+from notion_oauth.errors import OtherResource, StorageError
+from notion_oauth.places import profile_file
+
+if TYPE_CHECKING:
+    from notion_oauth.service import NotionOAuth
 
 TOKEN_VARIABLE = "NOTION_MCP_TOKEN"  # noqa: S105 - its name
 
@@ -68,7 +73,8 @@ def login(
 
         run_to_end(partial(sign_in, oauth, console, challenge, no_browser=no_browser, port=port))
     status = run_to_end(oauth.status)
-    achieved = f"Signed in. The token is {validity(status)}.\nIt is kept in {oauth.settings.token_file}."
+    kept_in = profile_file(oauth.settings.token_file, oauth.profile)
+    achieved = f"Signed in. The token is {validity(status)}.\nIt is kept in {kept_in}."
     console.print(achieved, markup=False, highlight=False)
     if as_json:
         print_json(status.as_json())
@@ -118,19 +124,30 @@ def run(
 
 
 @others.command(epilog="Example: `notion-oauth profiles`")
-def profiles(token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False) -> None:
+def profiles(
+    ctx: typer.Context, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
+) -> None:
     """List the profiles, and which of them are signed in."""
     from notion_oauth.storage import JsonFileStore
 
     store = JsonFileStore(oauth_for(None, token_file, server_url).settings.token_file)
-    found = {name: run_to_end(oauth_for(name, token_file, server_url).status) for name in run_to_end(store.profiles)}
+    names = run_to_end(store.profiles)
+    found = {name: _look(oauth_for(name, token_file, server_url)) for name in names}
     if as_json:
-        print_json({name: status.as_json() for name, status in found.items()})
+        print_json(found)
         return
     for name, status in found.items():
-        typer.echo(f"{name}  {status.status}  {status.resource or ''}".rstrip())
+        typer.echo(f"{name}  {status['status']}  {status.get('resource') or status.get('message') or ''}".rstrip())
     if not found:
-        typer.echo(as_run("Nobody is signed in. Sign in with: notion-oauth login --profile NAME"), err=True)
+        typer.echo(as_run("Nobody is signed in. Sign in with: notion-oauth login --profile NAME", ctx), err=True)
+
+
+def _look(oauth: NotionOAuth) -> dict[str, Any]:
+    """The status of one profile among others: one that cannot be used here does not hide the rest."""
+    try:
+        return run_to_end(oauth.status).as_json()
+    except (OtherResource, StorageError) as error:
+        return {"status": "unusable", "message": error.message}
 
 
 @others.command(epilog="Example: `notion-oauth logout`")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -53,23 +55,36 @@ def exit_code(error: errors.NotionOAuthError) -> int:
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
-TokenFile = Annotated[
-    Path | None,
-    typer.Option("--token-file", help="Where the tokens lie. [NOTION_OAUTH_TOKEN_FILE]", show_default=False),
-]
-ServerUrl = Annotated[
-    str | None, typer.Option("--server-url", help="The MCP server. [NOTION_OAUTH_SERVER_URL]", show_default=False)
-]
-Profile = Annotated[
-    str | None, typer.Option("--profile", help="Which login is meant. [NOTION_OAUTH_PROFILE]", show_default=False)
-]
+def _which_login(option: str, said: str) -> Any:
+    """An option that says which login is meant: the commands that we name are to be about the same one."""
+
+    def note(ctx: typer.Context, value: Any) -> Any:
+        if value is not None:
+            ctx.meta[option] = str(value)
+        return value
+
+    return typer.Option(option, help=said, show_default=False, callback=note)
+
+
+TokenFile = Annotated[Path | None, _which_login("--token-file", "Where the tokens lie. [NOTION_OAUTH_TOKEN_FILE]")]
+ServerUrl = Annotated[str | None, _which_login("--server-url", "The MCP server. [NOTION_OAUTH_SERVER_URL]")]
+Profile = Annotated[str | None, _which_login("--profile", "Which login is meant. [NOTION_OAUTH_PROFILE]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_OUR_COMMAND = re.compile(r"notion-oauth (?P<name>login|refresh|logout)(?P<options>(?: --[a-z-]+ \S+)*)")
 
 
-def as_run(text: str) -> str:
-    """The text, with our own commands spelled as this program was started."""
+def as_run(text: str, ctx: typer.Context) -> str:
+    """The text, with our own commands spelled as this program was started, and with the options it was given."""
     started = Path(sys.argv[0])
-    return text.replace("notion-oauth ", f"python {started.name} ") if started.suffix == ".py" else text
+    program = f"python {started.name}" if started.suffix == ".py" else "notion-oauth"
+
+    def spelled(command: re.Match[str]) -> str:
+        given = {name: value for name, value in ctx.meta.items() if name.startswith("--")}
+        lacking = [(name, value) for name, value in given.items() if f"{name} " not in command["options"]]
+        words = [word for option in lacking for word in option]
+        return " ".join([f"{program} {command['name']}{command['options']}", *map(shlex.quote, words)])
+
+    return _OUR_COMMAND.sub(spelled, text)
 
 
 def oauth_for(profile: str | None, token_file: Path | None, server_url: str | None) -> NotionOAuth:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import anyio
 from pydantic import SecretStr
@@ -26,6 +27,7 @@ from notion_oauth.memory import Memory
 from notion_oauth.models import TokenSet, Tombstone
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
 from notion_oauth.patience import Patience, uptime
+from notion_oauth.places import DEFAULT_PROFILE
 from notion_oauth.protocol import ending, lifetime
 from notion_oauth.protocol.lifetime import Lifetimes, Phase
 from notion_oauth.protocol.urls import covers
@@ -33,7 +35,9 @@ from notion_oauth.storage import TokenStore
 
 AHEAD_LOCK_WAIT = timedelta(seconds=2)  # whoever holds the lock for longer refreshes, and nobody waits for us
 LOOK_AGAIN = timedelta(seconds=30)  # how often `keep_fresh` looks; a suspended machine counts no seconds
+_COMMAND = re.compile(r"notion-oauth (login|logout)\b")
 _LOG = logging.getLogger(__name__)
+E = TypeVar("E", bound=NotionOAuthError)
 
 
 class TokenSource:
@@ -139,7 +143,7 @@ class TokenSource:
             self._memory.forget()
             return None
         if tokens.resource is not None and not covers(tokens.resource, self._server_url):
-            raise OtherResource(f"The stored login is for {tokens.resource}, not for {self._server_url}.")
+            raise self._ours(OtherResource(f"The stored login is for {tokens.resource}, not for {self._server_url}."))
         self._memory.remember(tokens, stamp=stamp)
         return tokens
 
@@ -154,7 +158,7 @@ class TokenSource:
             return tokens
         grave = await self.tombstone()
         if grave is None:
-            raise NotSignedIn("Nobody is signed in.")
+            raise self._ours(NotSignedIn("Nobody is signed in."))
         raise self._over(grave)
 
     async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
@@ -233,9 +237,11 @@ class TokenSource:
         await self._store.ensure_writable(self._profile)  # before the server gives what can't be kept
         try:
             new = await self._client.refresh(await self._client.complete(tokens, self._server_url))
+        except SignInRequired as error:  # it lacks what a refresh takes
+            raise self._ours(error) from None
         except TokenRefused as refused:
             if refused.error not in ending.TERMINAL:
-                raise
+                raise self._ours(refused) from None
             return await self._ended(tokens, refused)
         await self._store.save(self._profile, new)  # before any caller sees it
         self._patience.succeeded()
@@ -260,8 +266,13 @@ class TokenSource:
 
     def _over(self, grave: Tombstone) -> SignInRequired:
         said = f' The server said: "{grave.description}".' if grave.description else ""
-        return SignInRequired(
-            f"The login has ended: {ending.in_words(grave, self._lifetimes)}.{said}",
-            error=grave.error,
-            reason=grave.reason,
+        because = ending.in_words(grave, self._lifetimes)
+        return self._ours(
+            SignInRequired(f"The login has ended: {because}.{said}", error=grave.error, reason=grave.reason)
         )
+
+    def _ours(self, error: E) -> E:
+        """The error, with a cure whose command is about this profile."""
+        if self._profile != DEFAULT_PROFILE:
+            error.cure = _COMMAND.sub(rf"\g<0> --profile {self._profile}", error.cure)
+        return error

@@ -75,6 +75,8 @@ class Ledger:
     faults: Counter[str] = field(default_factory=Counter)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _open: dict[int, Refresh] = field(default_factory=dict)
+    _arrived_at: dict[int, float] = field(default_factory=dict)  # of all requests for tokens
+    _ended_early: float = 0
 
     def __post_init__(self) -> None:
         self.sandbox.watch(arrived=self._arrived, answered=self._answered)
@@ -84,8 +86,9 @@ class Ledger:
         with self.lock:
             self.sandbox.expire_access_tokens()
             self.faults["tokens ended early"] += 1
+            self._ended_early = time.time()
             for token in self.tokens.values():
-                token.end(time.time(), ENDED_EARLY)
+                token.end(self._ended_early, ENDED_EARLY)
 
     def end_of(self, grant: str) -> Refresh | None:
         """The refresh that ended a login."""
@@ -93,13 +96,16 @@ class Ledger:
             return next((one for one in self.refreshes if one.grant == grant and one.status in (400, 401)), None)
 
     def _arrived(self, request: RecordedRequest) -> None:
-        if request.path != "/token" or request.form.get("grant_type") != "refresh_token":
+        if request.path != "/token":
+            return
+        self._arrived_at[id(request)] = time.time()  # the sandbox keeps its requests: no other has this id
+        if request.form.get("grant_type") != "refresh_token":
             return
         token, asker = request.form.get("refresh_token", ""), request.headers.get("x-asker", "")
         with self.lock:
             refresh = Refresh(asker, _grant(token), fingerprint(token), time.time(), self._fault() if asker else None)
             self.refreshes.append(refresh)
-            self._open[id(request)] = refresh  # the sandbox keeps its requests: no other has this id
+            self._open[id(request)] = refresh
 
     def _fault(self) -> Fault | None:
         if self.chance.random() >= self.rate:
@@ -128,18 +134,21 @@ class Ledger:
                 self.refusals.append(Refusal(request.headers.get("x-asker", ""), fingerprint(token), now))
 
     def _token_answered(self, request: RecordedRequest, status: int, document: dict[str, str], now: float) -> None:
-        refresh = self._open.pop(id(request), None)
+        # The server did what it did at some moment since then: a busy machine takes its time to tell of it
+        refresh, since = self._open.pop(id(request), None), self._arrived_at.pop(id(request))
         if "access_token" in document:
             grant = _grant(document["access_token"])
             if not self.sandbox.options.access_token_survives_refresh:
-                self._end(grant, now, REPLACED)
-            expires = now + self.sandbox.options.access_token_lifetime
-            self.tokens[fingerprint(document["access_token"])] = Access(grant, expires)
+                self._end(grant, since, REPLACED)
+            access = Access(grant, since + self.sandbox.options.access_token_lifetime)
+            if self._ended_early >= since:
+                access.end(self._ended_early, ENDED_EARLY)
+            self.tokens[fingerprint(document["access_token"])] = access
         if refresh is None:
             return
         refresh.status, refresh.done, refresh.why = status, now, document.get("error_description", "")
         if status in (400, 401):
-            self._end(refresh.grant, now, LOGIN_LOST)
+            self._end(refresh.grant, since, LOGIN_LOST)
         refresh.issued = fingerprint(document.get("refresh_token", ""))
         self.tell(refresh)
 

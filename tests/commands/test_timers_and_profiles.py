@@ -105,6 +105,41 @@ def test_profiles_are_logins_of_their_own(cli: CommandLine, sandbox: Sandbox) ->
     assert list(json.loads(cli.run("profiles", "--json").stdout)) == ["default"]
 
 
+def test_a_profile_that_cannot_be_used_hides_no_other(cli: CommandLine, sandbox: Sandbox) -> None:
+    cli.run("login")
+    login = cli.folder / ".notion-tokens.json"
+    elsewhere = login.read_text().replace(sandbox.base_url, "https://other.example")
+    login.with_name(f"{login.name}.elsewhere.profile").write_text(elsewhere)
+    login.with_name(f"{login.name}.torn.profile").write_text("{")
+    listed = cli.run("profiles")
+    assert listed.returncode == 0
+    default, other, torn = listed.stdout.splitlines()
+    assert default == f"default  authenticated  {sandbox.mcp_url}"
+    assert other.startswith("elsewhere  unusable  The stored login is for https://other.example/mcp")
+    assert torn.startswith("torn  unusable  .notion-tokens.json.torn.profile is damaged")
+    found = json.loads(cli.run("profiles", "--json").stdout)
+    assert [status["status"] for status in found.values()] == ["authenticated", "unusable", "unusable"]
+
+
+def test_the_command_to_run_next_is_about_the_same_login(cli: CommandLine, sandbox: Sandbox) -> None:
+    same = ("--profile", "work", "--token-file", "my tokens.json")
+    named = "python cli.py login --profile work --token-file 'my tokens.json'"
+    for command in ("token", "status", "refresh"):
+        done = cli.run(command, *same)
+        assert done.returncode == 3
+        assert named in done.stdout + done.stderr
+    signed_in = cli.run("login", *same)
+    kept_in = cli.folder / "my tokens.json.work.profile"
+    assert f"It is kept in {kept_in.name}." in signed_in.stderr
+    assert kept_in.exists()
+    sandbox.revoke_grants()
+    for command in ("refresh", "token", "status"):
+        done = cli.run(command, *same)
+        assert done.returncode in (3, 6)
+        assert named in done.stdout + done.stderr
+    assert "python cli.py login\n" in cli.run("token").stderr
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", "", "x" * 65])
 def test_a_profile_that_is_no_name_is_wrong_usage(cli: CommandLine, name: str) -> None:
     done = cli.run("status", f"--profile={name}")

@@ -22,7 +22,15 @@ from starlette.routing import Route
 
 from notion_oauth.auth import BearerAuth
 from notion_oauth.background import served
-from notion_oauth.errors import NotSignedIn, SignInRequired, StorageError, StoreBusy, StoreDamaged, TokenRefused
+from notion_oauth.errors import (
+    NotSignedIn,
+    OtherResource,
+    SignInRequired,
+    StorageError,
+    StoreBusy,
+    StoreDamaged,
+    TokenRefused,
+)
 from notion_oauth.models import TokenSet, Tombstone
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
@@ -98,6 +106,33 @@ async def test_why_a_login_has_ended_is_told_apart(
     assert status.message
     assert status.message in str(caught.value)
     assert set(status.as_json()) == {"status", "ended_at", "ended_reason", "message"}
+
+
+async def test_the_cure_names_the_profile(settings: Settings, sandbox: Sandbox) -> None:
+    """Else a person who does as they are told signs in to another one."""
+    work = NotionOAuth(settings, profile="work")
+    with pytest.raises(NotSignedIn) as nobody:
+        await work.tokens.token()
+    assert nobody.value.cure == "Sign in with: notion-oauth login --profile work"
+    await sign_in(work)
+    sandbox.fail_next("/token", error="invalid_scope")
+    with pytest.raises(TokenRefused) as odd:
+        await work.refresh()
+    elsewhere = NotionOAuth(settings.model_copy(update={"server_url": "https://other.example/mcp"}), profile="work")
+    with pytest.raises(OtherResource) as other:
+        await elsewhere.tokens.token()
+    assert other.value.cure.endswith("notion-oauth logout --profile work")
+    sandbox.revoke_grants()
+    with pytest.raises(SignInRequired) as ended:
+        await work.refresh()
+    with pytest.raises(SignInRequired) as known:
+        await NotionOAuth(settings, profile="work").tokens.token()
+    sandbox.options.token_response_overrides = {"refresh_token": None}
+    await sign_in(work)
+    with pytest.raises(SignInRequired) as unrefreshable:
+        await work.refresh()
+    for caught in (odd, ended, known, unrefreshable):
+        assert caught.value.cure == "Sign in again with: notion-oauth login --profile work"
 
 
 async def test_a_login_that_has_ended_lives_again_after_a_sign_in(settings: Settings, sandbox: Sandbox) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import anyio
@@ -241,7 +242,7 @@ async def test_memory_notices_what_other_processes_do(
     other = NotionOAuth(settings, clock=machine.clock)
     login = await sign_in(other)
     assert await oauth.tokens.token() == login.access_token
-    for change in (other.refresh, lambda: sign_in(other)):
+    for change in (other.refresh, partial(sign_in, other)):
         with anyio.fail_after(5):
             while oauth.tokens.at_hand() is None:  # it is in memory, and believed
                 await oauth.tokens.token()
