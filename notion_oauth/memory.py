@@ -63,10 +63,13 @@ class Memory:
             self._unchanged_until = uptime + GLANCE
         return copy.tokens
 
-    async def load(self) -> TokenSet | None:
-        """The stored login, read again only where it may have changed."""
+    async def load(self, *, again: bool = False) -> TokenSet | None:
+        """The stored login, read only where it may have changed; `again` trusts no stamp.
+
+        A network's file system may tell of a change seconds later, and others count their time in seconds.
+        """
         copy, stamp = self._copy, self._store.stamp(self._profile)
-        if copy is not None and stamp is not None and copy.stamp == stamp:
+        if not again and copy is not None and stamp is not None and copy.stamp == stamp:
             return copy.tokens
         return await self._store.load(self._profile)
 

@@ -132,13 +132,13 @@ class TokenSource:
             return Phase.EXPIRED
         return lifetime.phase(tokens, self._clock(), self._lifetimes.window)
 
-    async def load(self) -> TokenSet | None:
-        """The stored login, None where there is none.
+    async def load(self, *, again: bool = False) -> TokenSet | None:
+        """The stored login, None where there is none; `again` reads it even where nothing seems to have changed.
 
         Raises OtherResource where it is for another server than the one that is set: its token must not go there.
         """
         stamp = self._store.stamp(self._profile)
-        tokens = await self._memory.load()
+        tokens = await self._memory.load(again=again)
         if tokens is None:
             self._memory.forget()
             return None
@@ -151,9 +151,9 @@ class TokenSource:
         """What is kept of a login that the server has ended; None where there is none."""
         return await self._store.load_tombstone(self._profile)
 
-    async def stored(self) -> TokenSet:
+    async def stored(self, *, again: bool = False) -> TokenSet:
         """The stored login. Raises NotSignedIn, OtherResource, SignInRequired where the server has ended it."""
-        tokens = await self.load()
+        tokens = await self.load(again=again)
         if tokens is not None:
             return tokens
         grave = await self.tombstone()
@@ -228,7 +228,7 @@ class TokenSource:
                     raise
 
     async def _refresh_alone(self, rejected: SecretStr | None, min_ttl: timedelta, *, ahead: bool) -> TokenSet:
-        tokens = await self.stored()
+        tokens = await self.stored(again=True)
         phase = self._phase(tokens, rejected, min_ttl)
         if phase is Phase.GOOD or (phase is Phase.DUE and not ahead):
             return tokens  # somebody else has refreshed while we waited
