@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -16,11 +18,16 @@ import httpx
 import pytest
 
 from notion_oauth.auth import BearerAuth
+from notion_oauth.errors import SignInRequired
+from notion_oauth.models import Registration, TokenSet, Tombstone
+from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.transport import Transport
 from tests.conftest import Posted
 from tests.engine.signing_in import age, sign_in
+from tests.store.memory import MemoryStore
 
 ONE_REFRESH = ["authorization_code", "refresh_token"]
 PROCESSES, TASKS = 8, 25
@@ -207,3 +214,87 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert sandbox.live_grants == 1
+
+
+class Guarded(MemoryStore):
+    """Knows whether its lock is held, and lets nobody change anything without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = False
+        self.changes: list[str] = []
+
+    @asynccontextmanager
+    async def exclusive(self, profile: str) -> AsyncIterator[None]:
+        async with super().exclusive(profile):
+            self.held = True
+            try:
+                yield
+            finally:
+                self.held = False
+
+    def change(self, what: str) -> None:
+        assert self.held, f"{what} without the lock"
+        self.changes.append(what)
+
+    async def save(self, profile: str, tokens: TokenSet) -> None:
+        self.change("save")
+        await super().save(profile, tokens)
+
+    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
+        self.change("save_tombstone")
+        await super().save_tombstone(profile, grave)
+
+    async def delete(self, profile: str) -> bool:
+        self.change("delete")
+        return await super().delete(profile)
+
+    async def save_registration(self, profile: str, registration: Registration) -> None:
+        self.change("save_registration")
+        await super().save_registration(profile, registration)
+
+
+class Asked(httpx.AsyncHTTPTransport):
+    """Notes for each request that changes something at the server whether the lock is held."""
+
+    def __init__(self, store: Guarded) -> None:
+        super().__init__()
+        self._store = store
+        self.under_lock: list[bool] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            self.under_lock.append(self._store.held)
+        return await super().handle_async_request(request)
+
+
+def test_nothing_is_asked_for_and_nothing_stored_without_the_lock(settings: Settings, sandbox: Sandbox) -> None:
+    store, ahead = Guarded(), timedelta()
+    network = Asked(store)
+
+    def clock() -> datetime:
+        return datetime.now(UTC) + ahead
+
+    client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=network), clock=clock)
+    oauth = NotionOAuth(settings, store=store, client=client, clock=clock)
+
+    async def live() -> None:
+        nonlocal ahead
+        rejected = (await sign_in(oauth)).access_token
+        await oauth.tokens.token(rejected=rejected)
+        await oauth.tokens.token(min_ttl=timedelta(hours=2))
+        await oauth.refresh()
+        for minutes in (57, 120):  # due, and expired
+            ahead += timedelta(minutes=minutes)
+            await oauth.tokens.token()
+            await oauth.tokens.settle()
+        sandbox.revoke_grants()
+        with pytest.raises(SignInRequired):
+            await oauth.refresh()
+        await sign_in(oauth)
+        await oauth.sign_out()
+
+    anyio.run(live)
+    assert network.under_lock == [True] * len(network.under_lock)
+    assert len(network.under_lock) >= 10
+    assert set(store.changes) == {"save_registration", "save", "save_tombstone", "delete"}
