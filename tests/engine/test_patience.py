@@ -201,23 +201,26 @@ async def test_nobody_is_kept_waiting_for_who_has_given_up(
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", times=1000, status=503)
-    backing_off = threading.Event()
+    backing_off, over = threading.Event(), threading.Event()
 
     async def sleep(seconds: float) -> None:
         if seconds:
             backing_off.set()
-            await anyio.sleep_forever()
+            await anyio.to_thread.run_sync(over.wait, abandon_on_cancel=True)
 
     source = patient(oauth, time, retry_for=300, sleep=sleep)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(source.token)
-        assert await anyio.to_thread.run_sync(backing_off.wait, 30)
-        tasks.cancel_scope.cancel()
-    with anyio.fail_after(30):
-        await source.settle()
-        for thread in threading.enumerate():
-            if thread.name == "notion-oauth refresh":
-                await anyio.to_thread.run_sync(thread.join)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(source.token)
+            assert await anyio.to_thread.run_sync(backing_off.wait, 30)
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            await source.settle()
+            for thread in threading.enumerate():
+                if thread.name == "notion-oauth refresh":
+                    await anyio.to_thread.run_sync(thread.join)
+    finally:
+        over.set()
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
