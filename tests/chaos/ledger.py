@@ -129,8 +129,8 @@ class Ledger:
             now = time.time()
             if request.path == "/token":
                 self._token_answered(request, status, json.loads(body), now)
-            elif request.path == "/mcp" and status == 401:
-                token = request.headers.get("authorization", "").removeprefix("Bearer ")
+            elif request.path == "/mcp" and status == 401 and "authorization" in request.headers:
+                token = request.headers["authorization"].removeprefix("Bearer ")
                 self.refusals.append(Refusal(request.headers.get("x-asker", ""), fingerprint(token), now))
 
     def _token_answered(self, request: RecordedRequest, status: int, document: dict[str, str], now: float) -> None:
