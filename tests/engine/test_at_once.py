@@ -255,7 +255,7 @@ class Guarded(MemoryStore):
 
 
 class Asked(httpx.AsyncHTTPTransport):
-    """Notes for each request that changes something at the server whether the lock is held."""
+    """Notes for each request that changes something at the authorization server whether the lock is held."""
 
     def __init__(self, store: Guarded) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class Asked(httpx.AsyncHTTPTransport):
         self.under_lock: list[bool] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.method == "POST":
+        if request.method == "POST" and request.url.path != "/mcp":
             self.under_lock.append(self._store.held)
         return await super().handle_async_request(request)
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from notion_oauth import auth, auth_httpx2
 from notion_oauth.background import served
-from notion_oauth.sandbox import Sandbox
+from notion_oauth.sandbox import RecordedRequest, Sandbox
 from notion_oauth.service import NotionOAuth
 from tests.conftest import Posted
 from tests.engine.signing_in import sign_in
@@ -57,13 +57,19 @@ def post(request: pytest.FixtureRequest, oauth: NotionOAuth) -> Post:
     return blocking if kind else awaited
 
 
+def at_resource(sandbox: Sandbox, before: int) -> list[RecordedRequest]:
+    """The requests to the resource that came after so many of all kinds."""
+    return [request for request in sandbox.requests[before:] if request.path == "/mcp"]
+
+
 async def test_a_whole_body_is_sent_again(
     oauth: NotionOAuth, sandbox: Sandbox, post: Post, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
+    before = len(sandbox.requests)
     sandbox.expire_access_tokens()
     assert await post(sandbox.mcp_url, PING) == 200
-    assert [request.json for request in sandbox.requests_to("/mcp")] == [
+    assert [request.json for request in at_resource(sandbox, before)] == [
         {"jsonrpc": "2.0", "id": 1, "method": "ping"}
     ] * 2
     assert grants_asked() == ["authorization_code", "refresh_token"]
@@ -73,9 +79,10 @@ async def test_a_stream_is_not_sent_again_and_the_next_request_has_another_token
     oauth: NotionOAuth, sandbox: Sandbox, post: Post, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
+    before = len(sandbox.requests)
     sandbox.expire_access_tokens()
     assert await post(sandbox.mcp_url, STREAM) == 401
-    assert len(sandbox.requests_to("/mcp")) == 1
+    assert len(at_resource(sandbox, before)) == 1
     assert await post(sandbox.mcp_url, STREAM) == 200
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
@@ -89,8 +96,9 @@ async def test_a_token_that_another_has_stored_is_tried_before_any_refresh(
     monkeypatch.setattr(oauth.store, "stamp", lambda profile: "unchanged")
     assert await oauth.tokens.token() == older
     newer = (await NotionOAuth(oauth.settings).refresh()).access_token
+    before = len(sandbox.requests)
     assert await post(sandbox.mcp_url, PING) == 200
-    sent = [request.headers["authorization"].split()[1] for request in sandbox.requests_to("/mcp")]
+    sent = [request.headers["authorization"].split()[1] for request in at_resource(sandbox, before)]
     assert sent == [older.get_secret_value(), newer.get_secret_value()]
     assert sandbox.live_grants == 1
     assert grants_asked() == ["authorization_code", "refresh_token"]
@@ -105,8 +113,9 @@ async def test_who_is_redirected_to_the_resource_brings_no_token(
         return RedirectResponse(sandbox.mcp_url, 307)
 
     await sign_in(oauth)
+    before = len(sandbox.requests)
     with served(Starlette(routes=[Route("/", redirect, methods=["POST"])])) as elsewhere:
         assert await post(elsewhere, PING) == 401
-    [request] = sandbox.requests_to("/mcp")
+    [request] = at_resource(sandbox, before)
     assert "authorization" not in request.headers
     assert grants_asked() == ["authorization_code"]
