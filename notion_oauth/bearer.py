@@ -17,7 +17,8 @@ from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge, s
 from notion_oauth.protocol.urls import DEFAULT_PORTS, origin
 from notion_oauth.service import NotionOAuth
 
-UNAUTHORIZED, FORBIDDEN = 401, 403
+UNAUTHORIZED = 401
+REFUSALS = (UNAUTHORIZED, 403)
 MOST_ASKED = 3  # sign-ins for one request: the first one, and two that ask for more
 ASK_AGAIN = 600.0  # seconds after which the same thing may be asked of a person once more
 
@@ -54,8 +55,13 @@ class BearerFlows:
         if not self._is_ours(request.url):
             yield request
             return
-        steps = self._steps(request)
-        step, response = next(steps), None
+        token, response = self._tokens.at_hand(), None
+        if token is not None:
+            response = yield _with(token, request)
+            if response.status_code not in REFUSALS:
+                return  # by far the most frequent end: it costs nothing more
+        steps = self._steps(request, token, response)
+        step = _sent(steps, None)
         while step is not None:
             if callable(step):
                 try:
@@ -73,8 +79,13 @@ class BearerFlows:
         if not self._is_ours(request.url):
             yield request
             return
-        steps = self._steps(request)
-        step, response = next(steps), None
+        token, response = self._tokens.at_hand(), None
+        if token is not None:
+            response = yield _with(token, request)
+            if response.status_code not in REFUSALS:
+                return
+        steps = self._steps(request, token, response)
+        step = _sent(steps, None)
         while step is not None:
             if callable(step):
                 try:
@@ -88,17 +99,16 @@ class BearerFlows:
                 outcome = response = yield step
             step = _sent(steps, outcome)
 
-    def _steps(self, request: Any) -> _Steps:
-        """Yields requests, to be sent for their response, and coroutine functions, to be called for their result."""
-        token = self._tokens.at_hand()
-        if token is None:
+    def _steps(self, request: Any, token: SecretStr | None, response: Any) -> _Steps:
+        """What follows a refusal, or comes first where no token is at hand.
+
+        Yields requests, to be sent for their response, and coroutine functions, to be called for their result.
+        """
+        if response is None:
             token = yield from self._token()
-        renewed, asked = False, 0
-        while True:
             response = yield _with(token, request)
-            challenge = self._refused(response)
-            if challenge is None:
-                return
+        renewed, asked = False, 0
+        while (challenge := self._refused(response)) is not None:
             if not challenge.steps_up and token is not None and not renewed:
                 another, renewed = (yield from self._token(rejected=token)), True
             else:
@@ -114,6 +124,7 @@ class BearerFlows:
             if not isinstance(request.stream, self.whole_body):
                 return
             token = another
+            response = yield _with(token, request)
 
     def _token(self, rejected: SecretStr | None = None) -> Generator[Any, Any, SecretStr | None]:
         """A valid token; None where there is none and a person can be asked."""
@@ -156,7 +167,7 @@ class BearerFlows:
         It may have redirected to somebody else, whose refusals are the caller's.
         """
         status = response.status_code
-        if status not in (UNAUTHORIZED, FORBIDDEN) or not self._is_ours(response.request.url):
+        if status not in REFUSALS or not self._is_ours(response.request.url):
             return None
         challenge = bearer_challenge(response.headers.get_list("www-authenticate")) or BearerChallenge()
         return challenge if status == UNAUTHORIZED or challenge.steps_up else None
