@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import certifi
-
 from notion_oauth.errors import ConfigurationError
 
 CA_FILE = "NOTION_OAUTH_CA_FILE"
@@ -58,6 +56,8 @@ def find_trust(extra: Path | None = None) -> Trust:
     file = paths.cafile or next((bundle for bundle in _BUNDLES if Path(bundle).is_file()), None)
     if file or folder:
         return Trust(f"the system's authorities ({file or folder})", file, folder, extra)
+    import certifi  # noqa: PLC0415 - slow to import, and seldom needed
+
     return Trust("certifi's authorities, as the system has none", certifi.where(), None, extra)
 
 

@@ -12,7 +12,7 @@ import httpcore
 import httpx
 
 from notion_oauth.addresses import Address
-from notion_oauth.errors import NetworkError
+from notion_oauth.errors import NetworkError, NotionOAuthError
 from notion_oauth.reach import Reach
 from notion_oauth.route import Proxy, Resolver, port_of, proxy_for
 
@@ -61,10 +61,10 @@ class CheckedNetwork(httpx.AsyncBaseTransport):
     async def _exchange(self, request: httpcore.Request) -> httpcore.Response:
         try:
             return await self._pool.handle_async_request(request)
-        except httpcore.ProxyError as error:
-            if self._proxy is None:
+        except Exception as error:
+            if self._proxy is None or not _is_of_proxy(self._proxy, error):
                 raise
-            raise _not_let_through(self._proxy, request.url.host.decode("ascii"), str(error)) from None
+            raise _not_let_through(self._proxy, request.url.host.decode("ascii"), error) from None
 
     async def aclose(self) -> None:
         """Close every connection, those too whose handshake was not over."""
@@ -74,9 +74,17 @@ class CheckedNetwork(httpx.AsyncBaseTransport):
             await self._sockets.close_all()
 
 
-def _not_let_through(proxy: Proxy, host: str, said: str) -> NetworkError:
-    """Why a proxy made no connection. Of a reason in its own words only the status is repeated."""
-    reason = said.rstrip(".") if proxy.is_socks else f"HTTP {said[:3]}"
+def _is_of_proxy(proxy: Proxy, error: Exception) -> bool:
+    """Whether the proxy has refused; by SOCKS, also whatever its parser stumbles over in an answer that is none."""
+    ours = isinstance(error, (*BROKEN, NotionOAuthError))
+    return isinstance(error, httpcore.ProxyError) or (proxy.is_socks and not ours)
+
+
+def _not_let_through(proxy: Proxy, host: str, error: Exception) -> NetworkError:
+    """Why a proxy made no connection. Of what it said in its own words only the status is repeated."""
+    reason = "its answer is no SOCKS 5"
+    if isinstance(error, httpcore.ProxyError):
+        reason = str(error).rstrip(".") if proxy.is_socks else f"HTTP {str(error)[:3]}"
     cure = f"Check {proxy.variable}, or list {host} in NO_PROXY."
     if reason == "HTTP 407" or "username" in reason.lower():
         cure = f"Put a user name and a password that it takes into {proxy.variable}, before the host: USER:PASSWORD@"
