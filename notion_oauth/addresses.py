@@ -80,7 +80,7 @@ def kind_of(address: Address) -> Kind:
 def _is_internet(address: Address) -> bool:
     if address.version == 6 and (address not in _GLOBAL_UNICAST or any(address in each for each in _WRAPPERS)):
         return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    return address.is_global and not address.is_multicast
 
 
 def written_as(host: str) -> Address | None:

@@ -265,19 +265,20 @@ async def test_the_server_that_was_set_may_be_behind_a_proxy_by_its_address(
 
 @pytest.mark.anyio
 async def test_a_server_behind_a_proxy_does_not_open_this_machine(
-    server: Visitors, monkeypatch: pytest.MonkeyPatch
+    server: Visitors, authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it is, nobody here knows: only that the proxy led there."""
+    """Where it is, nobody here knows, and nobody goes past the proxy to see."""
 
     async def home(host: str, port: int) -> list[Address]:
         return [ip_address("127.0.0.1")]
 
-    with refusing_proxy(b"") as proxy:
+    with refusing_proxy(b"") as proxy, secure_server(authority, "mcp.example") as mcp:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.setenv("NO_PROXY", "auth.example")
+        behind = transport(ca_file, server_url=f"https://mcp.example:{mcp.port}/mcp", resolve=home)
         with pytest.raises(NetworkError, match="nothing was sent"):
-            await transport(resolve=home).send(Request("GET", f"https://auth.example:{server.port}/"))
-        assert (proxy.connections, server.connections) == (0, 0)
+            await behind.send(Request("GET", f"https://auth.example:{server.port}/"))
+        assert (proxy.connections, mcp.connections, server.connections) == (0, 0, 0)
 
 
 # What a person is told of it
