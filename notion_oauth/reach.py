@@ -53,15 +53,10 @@ class Reach:
         """The server that was set has shown its certificate at this address."""
         self._open |= _at_home(address)
 
-    def check_literal(self, host: str, port: int, *, direct: bool) -> None:
-        """Raise MetadataError where a host is written as an address that is not allowed. Makes no look-up.
-
-        Where the connection is `direct`, an address that meeting the server could open is left to that.
-        """
+    def check_literal(self, host: str, port: int) -> None:
+        """Raise MetadataError where a host is written as an address that is not allowed. Makes no look-up."""
         address = written_as(host)
-        if address is None or self.allows(address, own=self.is_server(host, port)):
-            return
-        if not (direct and self.may_open(address)):
+        if address is not None and not self.allows(address, own=self.is_server(host, port)):
             raise self.refusal(host, address)
 
     def refusal(self, host: str, address: Address) -> MetadataError | NetworkError:
