@@ -136,20 +136,25 @@ def _in_network(host: str, network: str) -> bool:
 def _parse(variable: str, value: str) -> Proxy:
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
-        port = parts.port or _PROXY_PORTS.get(parts.scheme)
+        port = parts.port
     except ValueError:
         raise _unusable(variable, "it is no URL") from None
-    if port is None:
+    if parts.scheme not in _PROXY_PORTS:
         raise _unusable(variable, "it is no http://, https:// or socks5:// address")
     if not parts.hostname or not all("!" <= character <= "~" for character in parts.hostname):
         raise _unusable(variable, "it names no host")
+    if (
+        parts.path.strip("/") or "?" in value or "#" in value
+    ):  # what stands before is then no host, but a secret's start
+        raise _unusable(variable, "it goes on after the port (in a password, / ? # are written %2F %3F %23)")
     if parts.scheme.startswith("socks") and find_spec("socksio") is None:
         message = f"The proxy that {variable} names speaks SOCKS, and the package for that is not installed."
         cure = f"Install it with: uv pip install 'notion-oauth[socks]' - or set {variable} to an http:// proxy."
         raise ConfigurationError(message, cure=cure)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     username, password = (_Hidden(unquote_to_bytes(part or "")) for part in (parts.username, parts.password))
-    return Proxy(variable, f"{parts.scheme}://{host}:{port}", (username, password) if username or password else None)
+    address = f"{parts.scheme}://{host}:{port or _PROXY_PORTS[parts.scheme]}"
+    return Proxy(variable, address, (username, password) if username or password else None)
 
 
 def _unusable(variable: str, reason: str) -> ConfigurationError:
