@@ -81,7 +81,7 @@ class NotionOAuth:
         self.profile = profile or self.settings.profile
         self.store: TokenStore = store or JsonFileStore(self.settings.token_file, lock_wait=_lock_wait(self.settings))
         self.client = client or OAuthClient(
-            Transport(timeout=self.settings.timeout_delta), clock=clock, preregistered=self.settings.preregistered
+            Transport.of(self.settings), clock=clock, preregistered=self.settings.preregistered
         )
         self.clients = Clients(self.settings, store=self.store, client=self.client, profile=self.profile, clock=clock)
         self.clock = clock

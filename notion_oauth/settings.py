@@ -67,7 +67,14 @@ class Settings(BaseSettings):
     timeout: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
         default=10.0, description="Seconds that one request to the server may take, from first to last byte."
     )
-
+    ca_file: Path | None = Field(
+        default=None, description="A PEM file of certificate authorities to trust beside the system's."
+    )
+    allow_private_addresses: bool = Field(
+        default=False,
+        description="Whether servers may name others on this machine or a private network, where they are not "
+        "themselves.",
+    )
     retry_for: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = Field(
         default=20.0,
         description="Seconds for which whoever waits for a token is kept waiting through passing failures.",
@@ -144,9 +151,11 @@ class Settings(BaseSettings):
             raise ValueError("says nothing without NOTION_OAUTH_CLIENT_ID")
         return value
 
-    @field_validator("token_file")
+    @field_validator("token_file", "ca_file")
     @classmethod
-    def _at_home(cls, value: Path) -> Path:
+    def _at_home(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
         try:
             path = value.expanduser()
         except RuntimeError:

@@ -2,58 +2,85 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import zlib
 from datetime import timedelta
-from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
 import anyio
+import httpcore
 import httpx
 
-from notion_oauth.errors import ConfigurationError, MetadataError, NetworkError, ServerUnavailable
+from notion_oauth.certificates import CA_FILE, find_trust, ssl_context
+from notion_oauth.connecting import BROKEN, CheckedNetwork
+from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable
 from notion_oauth.protocol.message import Request, Response, host_of
-from notion_oauth.protocol.urls import is_loopback, why_unusable
+from notion_oauth.protocol.urls import why_unusable
+from notion_oauth.reach import Reach
+from notion_oauth.route import Resolver, look_up, proxy_for
+from notion_oauth.settings import Settings
 
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
-# httpx closes a connection whose handshake it has given up by itself; where fail_after stops it, it leaves it open
-CONNECT_SHARE = 0.75
 USER_AGENT = f"notion-oauth/{version('notion-oauth')}"
 
 
-@cache
-def _ssl_context() -> ssl.SSLContext:
-    try:
-        return httpx.create_ssl_context()
-    except OSError as error:  # ssl.SSLError is one
-        message = f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be used: {error.strerror}."
-        raise ConfigurationError(message, cure="Correct that variable, or unset it.") from None
-
-
 class Transport:
-    """Sends one request and reads its answer to the end, within `timeout` from first to last.
+    """Sends one request and reads its answer to the end, within `timeout` from first to last, look-ups included.
 
-    A connection is opened for each request and closed after it: requests are rare, and nothing is then
-    bound to an event loop or a process. `network` replaces the sockets, in tests and for special routes.
+    `server_url` is the server that the person has set: what may be connected to beside the public internet follows
+    from where that is, or from `allow_private` (see Reach). `ca_file` holds certificate authorities to be trusted
+    too. A connection is opened for each request and closed after it: requests are rare, and nothing is then
+    bound to an event loop or a process. `network` replaces the sockets and all checks of where they lead, and
+    `resolve` the look-ups, in tests and for special routes.
     """
 
-    def __init__(self, *, timeout: timedelta, network: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        timeout: timedelta,
+        server_url: str | None = None,
+        allow_private: bool = False,
+        ca_file: Path | None = None,
+        network: httpx.AsyncBaseTransport | None = None,
+        resolve: Resolver = look_up,
+    ) -> None:
         self._timeout = timeout
+        self._reach = Reach(server_url, allow_private=allow_private)
+        self._ca_file = ca_file
         self._network = network
+        self._resolve = resolve
+
+    @classmethod
+    def of(cls, settings: Settings) -> Transport:
+        """The one that the settings describe."""
+        return cls(
+            timeout=settings.timeout_delta,
+            server_url=settings.server_url,
+            allow_private=settings.allow_private_addresses,
+            ca_file=settings.ca_file,
+        )
 
     async def send(self, request: Request) -> Response:
         """Return the answer, whatever its status, redirects apart.
 
         Raises MetadataError where the URL may not be talked to, NetworkError where no whole answer arrived in
-        time, ServerUnavailable where it is a redirect, larger than 1 MiB or packed in a way that was not asked for,
-        ConfigurationError where the environment names a proxy or certificates that cannot be used.
+        time or the host leads where it may not, ServerUnavailable where it is a redirect, larger than 1 MiB or packed
+        in a way that was not asked for, ConfigurationError where the environment names a proxy or certificates that
+        cannot be used.
         """
         if reason := why_unusable(request.url):
             raise MetadataError(f"The URL of {host_of(request.url)} {reason}; nothing was sent.")
         host = host_of(request.url)
-        client = self._client(request)
+        client = httpx.AsyncClient(
+            transport=self._network or self._checked(request),
+            timeout=httpx.Timeout(None),
+            follow_redirects=False,
+            trust_env=False,
+        )
         try:
             with anyio.fail_after(self._timeout.total_seconds()):
                 return await self._send(client, request)
@@ -61,11 +88,20 @@ class Transport:
             seconds = f"{self._timeout.total_seconds():g}"
             message = f"{host} gave no whole answer within {seconds} seconds."
             raise NetworkError(message) from None
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError) as error:  # UnicodeError: a name that is none
+        except (*BROKEN, httpx.HTTPError, httpx.InvalidURL) as error:
             _unreachable(host, error)
 
+    def _checked(self, request: Request) -> CheckedNetwork:
+        secure = urlsplit(request.url).scheme == "https"
+        return CheckedNetwork(
+            self._reach,
+            proxy=proxy_for(request.url),
+            resolve=self._resolve,
+            context=ssl_context(find_trust(self._ca_file)) if secure else None,
+        )
+
     async def _send(self, client: httpx.AsyncClient, request: Request) -> Response:
-        # Time is kept by fail_after: httpx's own time-outs start anew with every byte that drips in.
+        # Time is kept by fail_after: httpx's own time-outs would start anew with every byte that drips in
         headers = {**request.all_headers(), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         async with (
             client,
@@ -82,22 +118,6 @@ class Transport:
                 _check_size(len(body), host)
         names = {name.lower(): value for name, value in answer.headers.items()}
         return Response(answer.status_code, request.url, names, _unpacked(bytes(body), names, host))
-
-    def _client(self, request: Request) -> httpx.AsyncClient:
-        # No proxy for this machine itself: what goes to loopback in plain text must not leave it
-        local = is_loopback(urlsplit(request.url).hostname)
-        try:
-            return httpx.AsyncClient(
-                verify=_ssl_context(),
-                transport=self._network,
-                timeout=httpx.Timeout(None, connect=CONNECT_SHARE * self._timeout.total_seconds()),
-                follow_redirects=False,
-                trust_env=not local,
-            )
-        except (ImportError, ValueError, httpx.InvalidURL):
-            message = "A proxy that the environment names cannot be used."
-            cure = "Set HTTPS_PROXY to an http:// or https:// address; for socks5:// install httpx[socks]."
-            raise ConfigurationError(message, cure=cure) from None
 
 
 def _unpacked(body: bytes, headers: dict[str, str], host: str) -> bytes:
@@ -125,13 +145,15 @@ def _unreachable(host: str, error: Exception) -> NoReturn:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            cure = "Check the clock, and whether a proxy on the way needs its certificate in SSL_CERT_FILE."
+            cure = f"Check the clock. Where an authority of your own signs, name its certificate in {CA_FILE}."
             raise NetworkError(
                 f"The certificate of {host} is not trusted: {cause.verify_message}.", cure=cure
             ) from None
         if isinstance(cause, ssl.SSLError):
             raise NetworkError(f"No secure connection to {host} was possible ({cause.reason or 'TLS'}).") from None
+        if isinstance(cause, socket.gaierror):
+            raise NetworkError(f"{host} could not be reached: its name leads to no address.") from None
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpx.ConnectError | OSError):
+    if isinstance(error, httpcore.ConnectError | httpx.ConnectError | OSError | UnicodeError):
         raise NetworkError(f"{host} could not be reached.") from None
     raise NetworkError(f"The connection to {host} broke before the answer was whole.") from None

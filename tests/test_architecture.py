@@ -11,7 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "notion_oauth"
 LAYERS = (
     {"errors", "models", "places", "surroundings", "prompt"},
     {"protocol"},
-    {"settings", "files", "finishing", "blocking", "patience", "status"},
+    {"settings", "files", "finishing", "blocking", "patience", "status", "addresses", "certificates"},
+    {"route"},
+    {"reach"},
+    {"connecting"},
     {"words", "tokenfile", "transport", "flights", "glance", "asking"},
     {"storage"},
     {"oauth_client"},

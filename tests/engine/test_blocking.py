@@ -39,7 +39,7 @@ def silent_name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Ev
 
 
 def get(url: str, timeout: float) -> int:
-    transport = Transport(timeout=timedelta(seconds=timeout))
+    transport = Transport(timeout=timedelta(seconds=timeout), server_url=url)
     return blocking.run(partial(transport.send, Request("GET", url))).status
 
 

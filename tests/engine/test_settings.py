@@ -27,6 +27,8 @@ GIVEN = {
     "CLIENT_AUTH_METHOD": "client_secret_post",
     "CLIENT_METADATA_URL": "https://me.example/client.json",
     "TIMEOUT": "2.5",
+    "CA_FILE": "company.pem",
+    "ALLOW_PRIVATE_ADDRESSES": "true",
     "RETRY_FOR": "7",
     "REFRESH_WINDOW": "600",
     "KEEP_FRESH": "false",
@@ -53,6 +55,7 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert found.client_metadata_url == GIVEN["CLIENT_METADATA_URL"]
     assert "canary" not in repr(found)
     assert (found.retry_for, found.keep_fresh) == (7, False)
+    assert (found.ca_file, found.allow_private_addresses) == (Path("company.pem"), True)
     assert found.lifetimes == Lifetimes(timedelta(minutes=10), grant=timedelta(days=90), idle=timedelta(days=14))
 
 

@@ -67,7 +67,7 @@ def say(answer: bytes) -> Script:
 
 
 async def send(url: str, patience: timedelta = timedelta(seconds=10)) -> int:
-    response = await Transport(timeout=patience).send(Request("GET", url))
+    response = await Transport(timeout=patience, server_url=url).send(Request("GET", url))
     return response.status
 
 
@@ -139,7 +139,7 @@ async def test_a_name_that_does_not_exist() -> None:
 @pytest.mark.parametrize("url", ["http://mcp.notion.com/", "ftp://h.example/", "https://u:p@h.example/", "nonsense"])
 async def test_nothing_is_sent_where_it_must_not_go(url: str) -> None:
     with pytest.raises(MetadataError, match="nothing was sent") as caught:
-        await send(url)
+        await Transport(timeout=PATIENCE).send(Request("GET", url))
     assert "u:p" not in str(caught.value)
 
 
@@ -203,7 +203,7 @@ def self_signed(tmp_path: Path) -> Iterator[str]:
 async def test_a_certificate_that_is_not_trusted(self_signed: str) -> None:
     with pytest.raises(NetworkError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
         await send(self_signed)
-    assert "SSL_CERT_FILE" in caught.value.cure
+    assert "NOTION_OAUTH_CA_FILE" in caught.value.cure
 
 
 async def test_a_port_that_speaks_no_tls() -> None:

@@ -1,0 +1,169 @@
+"""How a URL is reached: directly or through which proxy, with which certificate authorities, at which addresses."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib.util import find_spec
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import getproxies, getproxies_environment, proxy_bypass
+
+import anyio
+
+from notion_oauth.addresses import Address, Kind, kind_of
+from notion_oauth.certificates import find_trust
+from notion_oauth.errors import ConfigurationError
+from notion_oauth.protocol.urls import DEFAULT_PORTS, is_loopback
+
+Resolver = Callable[[str, int], Awaitable[Sequence[Address]]]
+
+_PROXY_PORTS = {**DEFAULT_PORTS, "socks5": 1080, "socks5h": 1080}
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy that the environment names. `address` is its URL without credentials, fit to be shown."""
+
+    variable: str
+    address: str
+    auth: tuple[bytes, bytes] | None = field(default=None, repr=False)
+
+    @property
+    def is_socks(self) -> bool:
+        return self.address.startswith("socks")
+
+    def __str__(self) -> str:
+        return f"{self.address} ({self.variable})"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a URL is reached.
+
+    `trust` is None for plain http. `addresses` are those of the host with what lies there; none where a proxy
+    looks the name up, or where it could not be looked up in time.
+    """
+
+    host: str
+    proxy: Proxy | None
+    trust: str | None
+    addresses: tuple[tuple[Address, Kind], ...]
+
+
+async def describe_route(
+    url: str, *, ca_file: Path | None = None, patience: timedelta, resolve: Resolver | None = None
+) -> Route:
+    """Look at how a URL would be reached, without talking to it, for as long as `patience`.
+
+    Raises ConfigurationError as a request would.
+    """
+    parts = urlsplit(url)
+    host, proxy = parts.hostname or "", proxy_for(url)
+    found: Sequence[Address] = ()
+    if proxy is None:
+        with anyio.move_on_after(patience.total_seconds()):
+            try:
+                found = await (resolve or look_up)(host, port_of(url))
+            except (OSError, UnicodeError):
+                found = ()
+    trust = str(find_trust(ca_file)) if parts.scheme == "https" else None
+    return Route(host, proxy, trust, tuple((address, kind_of(address)) for address in found))
+
+
+async def look_up(host: str, port: int) -> list[Address]:
+    """The addresses of a host, the best first (RFC 6724), from the event loop that is running.
+
+    Raises OSError where there are none, UnicodeError for what can be no name.
+    """
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [ip_address(address) for address in dict.fromkeys(entry[4][0] for entry in found)]
+
+
+def port_of(url: str) -> int:
+    """The port, also where it goes without saying."""
+    parts = urlsplit(url)
+    return parts.port or DEFAULT_PORTS[parts.scheme]
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """The proxy of HTTPS_PROXY or ALL_PROXY (or the system's settings), unless NO_PROXY lists the host.
+
+    There is none for this machine itself: what goes to loopback in plain text must not leave it. Plain http goes
+    nowhere else, and so HTTP_PROXY has nothing to do. Raises ConfigurationError where the proxy cannot be used.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    environment = getproxies_environment()
+    if is_loopback(host):
+        return None
+    proxies = environment or getproxies()
+    name = next((name for name in (parts.scheme, "all") if proxies.get(name)), None)
+    direct = _is_listed(host, port_of(url), environment.get("no", "")) if environment else proxy_bypass(host)
+    if name is None or direct:
+        return None
+    return _parse(_variable(name) if environment else "the system's proxy setting", proxies[name])
+
+
+def _variable(name: str) -> str:
+    """The variable's name as it is spelled here; the one in lower case goes first, as it does everywhere."""
+    wanted = f"{name}_proxy"
+    return wanted if os.environ.get(wanted) else wanted.upper()
+
+
+def _is_listed(host: str, port: int, no_proxy: str) -> bool:
+    """Whether NO_PROXY lists a host: by name, parent domain, address or network (10.0.0.0/8), or all with `*`."""
+    for listed in filter(None, (entry.strip().lower() for entry in no_proxy.split(","))):
+        if listed == "*" or listed in (host, f"{host}:{port}", f"[{host}]", f"[{host}]:{port}"):
+            return True
+        domain = "." + listed.removeprefix("*").removeprefix(".")
+        if f".{host}".endswith(domain) or f".{host}:{port}".endswith(domain) or _in_network(host, listed):
+            return True
+    return False
+
+
+def _in_network(host: str, network: str) -> bool:
+    try:
+        return ip_address(host) in ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+def _parse(variable: str, value: str) -> Proxy:
+    try:
+        parts = urlsplit(value if "://" in value else f"http://{value}")
+        port = parts.port
+    except ValueError:
+        raise _unusable(variable, "it is no URL") from None
+    if parts.scheme not in _PROXY_PORTS:
+        raise _unusable(variable, "it is no http://, https:// or socks5:// address")
+    if not parts.hostname or not all("!" <= character <= "~" for character in parts.hostname):
+        raise _unusable(variable, "it names no host")
+    if (
+        parts.path.strip("/") or "?" in value or "#" in value
+    ):  # what stands before is then no host, but a secret's start
+        raise _unusable(variable, "it goes on after the port (in a password, / ? # are written %2F %3F %23)")
+    if parts.scheme.startswith("socks") and find_spec("socksio") is None:
+        message = f"The proxy that {variable} names speaks SOCKS, and the package for that is not installed."
+        cure = f"Install it with: uv pip install 'notion-oauth[socks]' - or set {variable} to an http:// proxy."
+        raise ConfigurationError(message, cure=cure)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    username, password = (_Hidden(unquote_to_bytes(part or "")) for part in (parts.username, parts.password))
+    address = f"{parts.scheme}://{host}:{port or _PROXY_PORTS[parts.scheme]}"
+    return Proxy(variable, address, (username, password) if username or password else None)
+
+
+def _unusable(variable: str, reason: str) -> ConfigurationError:
+    cure = f"Set {variable} to http://HOST:PORT (or https://, socks5://), or unset it."
+    return ConfigurationError(f"The proxy that {variable} names cannot be used: {reason}.", cure=cure)
+
+
+class _Hidden(bytes):
+    """Bytes that are not shown: httpcore's log of its own doings repeats what it is given."""
+
+    def __repr__(self) -> str:
+        return "b'***'"

@@ -1,0 +1,167 @@
+"""Whose signature is trusted: the system's authorities, others in their place, and a company's own beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.x509 import Name, NameAttribute
+
+from notion_oauth import certificates
+from notion_oauth.certificates import find_trust, ssl_context
+from notion_oauth.errors import ConfigurationError, NetworkError
+from notion_oauth.protocol.message import Request
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.settings import Settings
+from notion_oauth.transport import Transport
+from tests.core.servers import Visitors, secure_server
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server(authority: trustme.CA) -> Iterator[Visitors]:
+    with secure_server(authority, "localhost") as running:
+        yield running
+
+
+async def get(server: Visitors, ca_file: Path | None = None) -> int:
+    url = f"https://localhost:{server.port}/"
+    transport = Transport(timeout=timedelta(seconds=10), server_url=url, ca_file=ca_file)
+    return (await transport.send(Request("GET", url))).status
+
+
+@pytest.mark.anyio
+async def test_an_authority_that_nobody_named_is_not_trusted(server: Visitors) -> None:
+    with pytest.raises(NetworkError, match=r"certificate of localhost:.* is not trusted") as caught:
+        await get(server)
+    assert "NOTION_OAUTH_CA_FILE" in caught.value.cure
+    assert server.heads == []
+
+
+@pytest.mark.anyio
+async def test_the_setting_adds_an_authority(
+    server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert await get(server, ca_file) == 200
+    monkeypatch.setenv("NOTION_OAUTH_CA_FILE", str(ca_file))
+    url = f"https://localhost:{server.port}/"
+    assert (await Transport.of(Settings(server_url=url)).send(Request("GET", url))).status == 200
+    # Beside those that others have named, and not in their place
+    other = trustme.CA()
+    other.cert_pem.write_to_path(tmp_path / "other.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "other.pem"))
+    assert await get(server, ca_file) == 200
+    with secure_server(other, "localhost") as signed_by_other:
+        assert await get(signed_by_other, ca_file) == 200
+
+
+@pytest.mark.anyio
+async def test_the_name_in_a_certificate_must_be_the_host(authority: trustme.CA, ca_file: Path) -> None:
+    with secure_server(authority, "other.example") as server, pytest.raises(NetworkError, match="Hostname mismatch"):
+        await get(server, ca_file)
+
+
+@pytest.mark.anyio
+async def test_a_file_of_the_environment_stands_in_for_the_system(
+    server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    assert await get(server) == 200
+    assert ssl_context(find_trust()).cert_store_stats()["x509_ca"] == 1
+
+
+@pytest.mark.anyio
+async def test_a_folder_of_the_environment_stands_in_for_the_system(
+    server: Visitors, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "authorities"
+    folder.mkdir()
+    authority.cert_pem.write_to_path(folder / f"{subject_hash(authority)}.0")
+    monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path / 'nowhere'}:{folder}")
+    assert await get(server) == 200
+
+
+def subject_hash(authority: trustme.CA) -> str:
+    """The name under which OpenSSL looks a certificate up: of the subject in lower case, without the outer header."""
+    subject = x509.load_pem_x509_certificate(authority.cert_pem.bytes()).subject
+    canonical = Name([NameAttribute(each.oid, str(each.value).lower()) for each in subject]).public_bytes()
+    return f"{int.from_bytes(hashlib.sha1(canonical[2:]).digest()[:4], 'little'):08x}"  # noqa: S324 - OpenSSL's choice
+
+
+BAD = {
+    "nowhere": (None, "No such file or directory"),
+    "empty": ("", "it holds no certificate"),
+    "text": ("no certificate", "it holds no certificate"),
+    "half": ("-----BEGIN CERTIFICATE-----\nMIIB", "it holds no certificate"),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "NOTION_OAUTH_CA_FILE"])
+@pytest.mark.parametrize(("content", "said"), BAD.values(), ids=BAD)
+async def test_a_file_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, content: str | None, said: str
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv(variable, str(file))
+    with pytest.raises(ConfigurationError, match=f"The file that {variable} names cannot be used: {said}") as caught:
+        await Transport.of(Settings()).send(Request("GET", "https://h.invalid/"))
+    assert variable in caught.value.cure
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_without_certificates_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "authorities"
+    if there:
+        folder.mkdir()
+        (folder / "company.pem").write_text("under a name that OpenSSL does not look for")
+    monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+    with pytest.raises(ConfigurationError, match="SSL_CERT_DIR") as caught:
+        ssl_context(find_trust())
+    assert "openssl rehash" in caught.value.cure
+
+
+@pytest.mark.anyio
+async def test_plain_http_reads_no_certificates(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    transport = Transport(timeout=timedelta(seconds=10), server_url=sandbox.mcp_url, ca_file=Path("/nowhere"))
+    assert (await transport.send(Request("GET", sandbox.base_url))).status == 200
+
+
+def test_certificates_are_read_once_and_again_where_others_are_named(
+    ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ssl_context(find_trust())
+    assert ssl_context(find_trust()) is first
+    assert ssl_context(find_trust(ca_file)) is not first
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    assert ssl_context(find_trust()) is not first
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="their stores are no files")
+def test_a_system_without_authorities_gets_those_of_certifi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nothing = ssl.DefaultVerifyPaths("", str(tmp_path), "", "", "", "")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: nothing)
+    bundle = tmp_path / "bundle.pem"
+    monkeypatch.setattr(certificates, "_BUNDLES", (str(bundle),))
+    trust = find_trust()
+    assert "certifi" in str(trust)
+    assert ssl_context(trust).cert_store_stats()["x509_ca"] > 50
+    bundle.touch()
+    assert find_trust().file == str(bundle), "a bundle of the system goes first"
+    (tmp_path / "0a1b2c3d.0").touch()
+    assert find_trust().folder == str(tmp_path)

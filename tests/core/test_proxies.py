@@ -1,0 +1,333 @@
+"""Proxies that the environment names: used, left out, wrong, refusing, and never shown with their passwords."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import trustme
+
+from notion_oauth.addresses import Address, Kind
+from notion_oauth.errors import ConfigurationError, MetadataError, NetworkError
+from notion_oauth.protocol.message import Request
+from notion_oauth.route import describe_route, proxy_for
+from notion_oauth.transport import Transport
+from tests.core.servers import (
+    Visitors,
+    basic,
+    connect_proxy,
+    head_of,
+    listening,
+    refusing_proxy,
+    secure_server,
+    socks_proxy,
+    speaking_at_once,
+)
+
+SERVER = "https://mcp.example/mcp"
+AUTH = "https://auth.example/token"
+
+
+async def unknown(host: str, port: int) -> list[Address]:
+    raise AssertionError(f"{host} was looked up here, and not by the proxy")
+
+
+def transport(ca_file: Path | None = None, **options: Any) -> Transport:
+    options = {"timeout": timedelta(seconds=10), "server_url": SERVER, "resolve": unknown, **options}
+    return Transport(ca_file=ca_file, **options)
+
+
+@pytest.fixture
+def server(authority: trustme.CA) -> Iterator[Visitors]:
+    with secure_server(authority, "auth.example", "10.0.0.9") as running:
+        yield running
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+async def test_a_proxy_is_asked_for_the_name(
+    server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    with connect_proxy(server.port) as proxy:
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
+        assert (await transport(ca_file).send(Request("GET", AUTH))).status == 200
+    assert proxy.heads[0].startswith("CONNECT auth.example:443 HTTP/1.1\r\n")
+    assert "Proxy-Authorization" not in proxy.heads[0]
+    assert server.names == ["auth.example"]
+    assert server.heads[0].startswith("GET /token HTTP/1.1\r\nHost: auth.example\r\n")
+
+
+@pytest.mark.anyio
+async def test_a_proxy_gets_its_user_name_and_password(
+    server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect_proxy(server.port) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"us%40er:c%3Anary@127.0.0.1:{proxy.port}")  # a scheme may be left out
+        assert (await transport(ca_file).send(Request("GET", AUTH))).status == 200
+    assert f"Proxy-Authorization: {basic('us@er', 'c:nary')}" in proxy.heads[0]
+    assert "Proxy-Authorization" not in server.heads[0]
+
+
+@pytest.mark.anyio
+async def test_a_proxy_may_speak_https(
+    server: Visitors, authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with connect_proxy(server.port, secure=context) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://localhost:{proxy.port}")
+        assert (await transport(ca_file).send(Request("GET", AUTH))).status == 200
+    assert proxy.heads[0].startswith("CONNECT auth.example:443 ")
+
+
+@pytest.mark.anyio
+async def test_a_proxy_may_speak_socks(
+    server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with socks_proxy(server.port, user=b"user", password=b"canary") as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"socks5h://user:canary@127.0.0.1:{proxy.port}")
+        assert (await transport(ca_file).send(Request("GET", AUTH))).status == 200
+        assert proxy.heads == ["auth.example"]
+        monkeypatch.setenv("ALL_PROXY", f"socks5://user:cAnary@127.0.0.1:{proxy.port}")
+        with pytest.raises(NetworkError, match=r"did not let us through to auth\.example") as caught:
+            await transport(ca_file).send(Request("GET", AUTH))
+    assert "ALL_PROXY" in caught.value.cure
+    assert "anary" not in f"{caught.value}{caplog.text}"
+
+
+def test_socks_without_its_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://user:canary@h.example:1")
+    with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
+        proxy_for(AUTH)
+    assert "uv pip install 'notion-oauth[socks]'" in caught.value.cure
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.anyio
+async def test_plain_http_goes_through_no_proxy_and_its_variable_has_no_say(
+    server: Visitors, authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert proxy_for(AUTH) is None
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    assert proxy_for("http://127.0.0.1:8000/mcp") is None
+    assert proxy_for("https://localhost:8000/mcp") is None
+    assert proxy_for(AUTH) is not None
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "direct"),
+    [
+        ("auth.example", "auth.example", True),
+        ("AUTH.example", "auth.example", True),
+        ("other.example, auth.example", "auth.example", True),
+        ("example", "auth.example", True),
+        (".example", "auth.example", True),
+        ("*.example", "auth.example", True),
+        ("auth.example:443", "auth.example", True),
+        ("auth.example:8443", "auth.example", False),
+        ("h.example", "auth.example", False),
+        ("th.example", "auth.example", False),
+        ("auth.example.org", "auth.example", False),
+        ("*", "auth.example", True),
+        ("a.example,*", "auth.example", True),
+        ("", "auth.example", False),
+        (",", "auth.example", False),
+        ("10.0.0.9", "10.0.0.9", True),
+        ("10.0.0.0/8", "10.0.0.9", True),
+        ("10.1.0.0/16", "10.0.0.9", False),
+        ("fd00::/8", "[fd00::9]", True),
+        ("fd00::9", "[fd00::9]", True),
+        ("[fd00::9]", "[fd00::9]", True),
+        ("10.0.0.0/8", "auth.example", False),
+    ],
+)
+def test_no_proxy(monkeypatch: pytest.MonkeyPatch, no_proxy: str, host: str, direct: bool) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    assert (proxy_for(f"https://{host}/x") is None) is direct
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("ftp://user:canary@h.example:21", "://canary", "http://user:canary@", "http://user:canary@h.example:port"),
+        *(
+            "http://user:canary@h.example:99999",
+            "http://[canary",
+            "http://user:12/34@h",
+            "http://u?canary",
+            "socks4://user:canary@h.example:1",
+            "http://can ary",
+        ),
+    ],
+)
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "all_proxy"])
+def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=f"proxy that {variable} names cannot be used") as caught:
+        proxy_for(AUTH)
+    assert variable in caught.value.cure
+    assert not {"canary", "12"} & set(re.split(r"\W+", str(caught.value)))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("answer", "said", "helps"),
+    [
+        (b"HTTP/1.1 407 canary\r\nContent-Length: 0\r\n\r\n", "HTTP 407", "user name and a password .* HTTPS_PROXY"),
+        (b"HTTP/1.1 403 canary\r\nContent-Length: 0\r\n\r\n", "HTTP 403", "Check HTTPS_PROXY, or list auth.example"),
+        (b"HTTP/1.1 502 canary\r\nContent-Length: 0\r\n\r\n", "HTTP 502", "Check HTTPS_PROXY"),
+        (b"220 smtp canary\r\n\r\n", "broke before", "Nothing was lost"),
+        (b"", "broke before", "Nothing was lost"),
+    ],
+    ids=["407", "403", "502", "another protocol", "nothing"],
+)
+async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch, answer: bytes, said: str, helps: str) -> None:
+    with refusing_proxy(answer) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:canary@127.0.0.1:{proxy.port}")
+        with pytest.raises(NetworkError, match=said) as caught:
+            await transport().send(Request("GET", AUTH))
+    assert caught.match(helps)
+    assert "auth.example" in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
+async def test_a_proxy_that_is_not_there_is_what_is_blamed(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://user:canary@{address}")
+        with pytest.raises(NetworkError, match="could not be reached") as caught:
+            await transport().send(Request("GET", AUTH))
+    assert f"The proxy {scheme}://{address} (HTTPS_PROXY)" in caught.value.message
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x05\xff", b"\x05\x02\x09\x09"])
+async def test_a_proxy_that_speaks_no_socks(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    with speaking_at_once(answer) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"socks5://user:canary@127.0.0.1:{proxy.port}")
+        with pytest.raises(NetworkError, match=r"auth\.example") as caught:
+            await transport().send(Request("GET", AUTH))
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.anyio
+async def test_a_proxy_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def hang(seen: Visitors, connection: socket.socket) -> None:
+        head_of(connection)
+        if connection.recv(1) == b"":
+            over.set()
+
+    with listening(hang) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        with pytest.raises(NetworkError, match="no whole answer"):
+            await transport(timeout=timedelta(seconds=0.3)).send(Request("GET", AUTH))
+        assert over.wait(5), "the connection is not left open"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1.", "2130706433", "a.localhost", "169.254.169.254", "10.0.0.1", "[fd00::1]"]
+)
+async def test_addresses_in_urls_are_checked_before_a_proxy_is_asked(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    with refusing_proxy(b"") as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        with pytest.raises(MetadataError, match="nothing was sent"):
+            await transport().send(Request("GET", f"https://{host}/"))
+        assert proxy.connections == 0
+
+
+@pytest.mark.anyio
+async def test_the_server_that_was_set_may_be_behind_a_proxy_by_its_address(
+    server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect_proxy(server.port) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        own = transport(ca_file, server_url="https://10.0.0.9/mcp")
+        assert (await own.send(Request("GET", "https://10.0.0.9/mcp"))).status == 200
+
+
+@pytest.mark.anyio
+async def test_a_server_behind_a_proxy_does_not_open_this_machine(
+    server: Visitors, authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is, nobody here knows, and nobody goes past the proxy to see."""
+
+    async def home(host: str, port: int) -> list[Address]:
+        return [ip_address("127.0.0.1")]
+
+    with refusing_proxy(b"") as proxy, secure_server(authority, "mcp.example") as mcp:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", "auth.example")
+        behind = transport(ca_file, server_url=f"https://mcp.example:{mcp.port}/mcp", resolve=home)
+        with pytest.raises(NetworkError, match="nothing was sent"):
+            await behind.send(Request("GET", f"https://auth.example:{server.port}/"))
+        assert (proxy.connections, mcp.connections, server.connections) == (0, 0, 0)
+
+
+# What a person is told of it
+
+
+@pytest.mark.anyio
+async def test_a_route_through_a_proxy_is_described_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, ca_file: Path
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://user:canary@Proxy.example:3128")
+    monkeypatch.setenv("SSL_CERT_FILE", "/somewhere/ca.pem")
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    route = await describe_route(SERVER, ca_file=ca_file, patience=timedelta(seconds=5), resolve=unknown)
+    assert str(route.proxy) == "http://proxy.example:3128 (https_proxy)"
+    assert route.trust == f"SSL_CERT_FILE (/somewhere/ca.pem), and NOTION_OAUTH_CA_FILE ({ca_file})"
+    assert (route.host, route.addresses) == ("mcp.example", ())
+    assert "canary" not in repr(route)
+
+
+@pytest.mark.anyio
+async def test_a_direct_route_is_described_with_its_addresses() -> None:
+    async def known(host: str, port: int) -> list[Address]:
+        return [ip_address("10.0.0.1"), ip_address("1.1.1.1")]
+
+    route = await describe_route(SERVER, patience=timedelta(seconds=5), resolve=known)
+    assert route.proxy is None
+    assert route.addresses == ((ip_address("10.0.0.1"), Kind.PRIVATE), (ip_address("1.1.1.1"), Kind.PUBLIC))
+    plain = await describe_route("http://localhost:8000/mcp", patience=timedelta(seconds=5))
+    assert plain.trust is None
+    assert (ip_address("127.0.0.1"), Kind.LOOPBACK) in plain.addresses
+
+
+@pytest.mark.anyio
+async def test_a_name_that_cannot_be_looked_up_in_time_has_no_addresses() -> None:
+    async def silent(host: str, port: int) -> list[Address]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def lost(host: str, port: int) -> list[Address]:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    for resolve in (silent, lost):
+        route = await describe_route(SERVER, patience=timedelta(seconds=0.05), resolve=resolve)
+        assert route.addresses == ()

@@ -1,0 +1,441 @@
+"""Servers name each other, and none of them makes us knock on a door at home."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import anyio
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notion_oauth.addresses import Address, Kind, kind_of, written_as
+from notion_oauth.errors import MetadataError, NetworkError, NotionOAuthError
+from notion_oauth.protocol.message import Request
+from notion_oauth.reach import Reach
+from notion_oauth.route import look_up
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from notion_oauth.transport import Transport
+from tests.core.servers import listening, secure_server
+
+PATIENCE = timedelta(seconds=10)
+ALLOW = "NOTION_OAUTH_ALLOW_PRIVATE_ADDRESSES"
+LOOPBACK = "http://127.0.0.1:1/mcp"
+
+
+class Names:
+    """A name server: what it knows is known from the first look-up to the last but those that are listed one by one."""
+
+    def __init__(self, **known: Sequence[str]) -> None:
+        self._known = {name.replace("_", "."): list(addresses) for name, addresses in known.items()}
+        self.asked: list[str] = []
+
+    async def __call__(self, host: str, port: int) -> list[Address]:
+        self.asked.append(host)
+        if host not in self._known:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return [ip_address(address) for address in self._known[host]]
+
+
+async def get(url: str, **options: Any) -> int:
+    return (await Transport(timeout=PATIENCE, **options).send(Request("GET", url))).status
+
+
+# Addresses
+
+KINDS = {
+    Kind.PUBLIC: ("93.184.216.34", "1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"),
+    Kind.LOOPBACK: ("127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1"),
+    Kind.PRIVATE: (
+        *("10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.0.1", "100.64.0.1", "100.127.255.255"),
+        *("fc00::1", "fd12:3456::1", "::ffff:10.0.0.1"),
+    ),
+    Kind.STAND_IN: ("198.18.0.1", "198.19.255.255"),
+    Kind.LINK_LOCAL: ("169.254.1.1", "fe80::1", "fe80::1%eth0", "::ffff:169.254.1.1"),
+    Kind.METADATA: (
+        *("169.254.169.254", "::ffff:169.254.169.254", "169.254.170.2", "100.100.100.200", "168.63.129.16"),
+        *("192.0.0.192", "fd00:ec2::254", "fd00:ec2::254%eth0", "fd20:ce::254", "fd00:42::42"),
+    ),
+    Kind.RESERVED: (
+        *("0.0.0.0", "0.1.2.3", "192.0.0.1", "192.0.2.1", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.1.1.1"),
+        *("240.0.0.1", "255.255.255.255", "::", "::127.0.0.1", "::1.1.1.1", "::ffff:0.0.0.0", "ff02::1", "fec0::1"),
+        *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b::a00:1", "64:ff9b:1::1", "100::1", "2001:db8::1"),
+        *("2002:7f00:1::", "2002:a9fe:a9fe::1", "2002:101:101::1", "2001::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2"),
+        *("4000::1", "5f00::1"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "address"), [(kind, address) for kind, all_ in KINDS.items() for address in all_])
+def test_what_lies_at_an_address(kind: Kind, address: str) -> None:
+    assert kind_of(ip_address(address)) is kind
+
+
+NOT_GLOBAL = [
+    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/29"),
+    *("192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4"),
+    *("240.0.0.0/4", "::/96", "64:ff9b:1::/48", "100::/64", "2001::/32", "2001:db8::/32", "2002::/16", "fc00::/7"),
+    *("fe80::/10", "fec0::/10", "ff00::/8"),
+]
+ANY = st.one_of(st.ip_addresses(), *(st.ip_addresses(network=network) for network in NOT_GLOBAL))
+
+
+@given(ANY)
+def test_an_address_that_is_not_global_is_never_public(address: Address) -> None:
+    listed = any(address.version == ip_network(each).version and address in ip_network(each) for each in NOT_GLOBAL)
+    if listed or address.is_multicast or not (address.is_global or _wraps_a_global_one(address)):
+        assert kind_of(address) is not Kind.PUBLIC
+
+
+def _wraps_a_global_one(address: Address) -> bool:
+    return isinstance(address, IPv6Address) and address.ipv4_mapped is not None and address.ipv4_mapped.is_global
+
+
+WRAPPERS = {
+    "mapped": lambda inner: 0xFFFF << 32 | inner,
+    "compatible": lambda inner: inner,
+    "NAT64": lambda inner: 0x64FF9B << 96 | inner,
+    "6to4": lambda inner: 0x2002 << 112 | inner << 80,
+    "Teredo": lambda inner: 0x20010000 << 96 | inner ^ 0xFFFFFFFF,
+}
+
+
+@given(
+    st.one_of(*(st.ip_addresses(network=each) for each in NOT_GLOBAL if ":" not in each)),
+    st.sampled_from(list(WRAPPERS)),
+)
+def test_wrapping_opens_no_door(inner: IPv4Address, wrapper: str) -> None:
+    assert kind_of(IPv6Address(WRAPPERS[wrapper](int(inner)))) is not Kind.PUBLIC
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "127.0.0.1.", "127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001"),
+        *("127%2E0.0.1", "localhost", "LOCALHOST", "localhost.", "a.b.localhost", "A.localhost."),
+    ],
+)
+def test_however_loopback_is_written_it_is_seen(host: str) -> None:
+    assert written_as(host) == ip_address("127.0.0.1")
+
+
+@pytest.mark.parametrize("host", ["mcp.notion.com", "localhost.example", "notlocalhost", "1.2.3.4.5", "a", ""])
+def test_a_name_is_none(host: str) -> None:
+    assert written_as(host) is None
+
+
+# Which of them may be reached
+
+HOME = {Kind.LOOPBACK: "127.0.0.1", Kind.PRIVATE: "10.0.0.1", Kind.STAND_IN: "198.18.0.1"}
+NEVER = {kind: KINDS[kind][0] for kind in (Kind.LINK_LOCAL, Kind.METADATA, Kind.RESERVED)}
+EVERY = {Kind.PUBLIC: "1.1.1.1", **HOME, **NEVER}
+
+
+def opened(reach: Reach, *, own: bool = False) -> set[Kind]:
+    return {kind for kind, address in EVERY.items() if reach.allows(ip_address(address), own=own)}
+
+
+@pytest.mark.parametrize(
+    ("server_url", "also"),
+    [
+        (None, set()),
+        ("https://mcp.notion.com/mcp", set()),
+        ("https://1.1.1.1/mcp", set()),
+        ("http://127.0.0.1:8080/mcp", {Kind.LOOPBACK}),
+        ("http://localhost:8080/mcp", {Kind.LOOPBACK}),
+        ("https://[::1]/mcp", {Kind.LOOPBACK}),
+        ("https://10.1.2.3/mcp", {Kind.PRIVATE}),
+        ("https://100.64.0.9/mcp", {Kind.PRIVATE}),
+        ("https://[fd00::1]/mcp", {Kind.PRIVATE}),
+        ("https://169.254.169.254/mcp", set()),
+        ("https://[fe80::1]/mcp", set()),
+    ],
+)
+def test_others_may_be_where_the_server_is_and_nowhere_else(server_url: str | None, also: set[Kind]) -> None:
+    assert opened(Reach(server_url)) == {Kind.PUBLIC, *also}
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_others_may_be_where_the_certificate_of_the_server_was_shown(kind: Kind) -> None:
+    reach = Reach("https://mcp.corp.example/mcp")
+    reach.met(ip_address(EVERY[kind]))
+    assert opened(reach) == {Kind.PUBLIC, *({kind} & set(HOME))}
+
+
+def test_the_server_itself_may_be_at_home_but_never_where_nothing_may_be() -> None:
+    assert opened(Reach("https://mcp.corp.example/mcp"), own=True) == {Kind.PUBLIC, *HOME}
+
+
+def test_the_setting_opens_what_is_at_home_and_nothing_else() -> None:
+    assert opened(Reach("https://mcp.notion.com/mcp", allow_private=True)) == {Kind.PUBLIC, *HOME}
+
+
+def test_the_server_is_its_host_with_its_port() -> None:
+    reach = Reach("https://mcp.corp.example/mcp")
+    assert reach.is_server("mcp.corp.example", 443)
+    assert not reach.is_server("mcp.corp.example", 8443)
+    assert not reach.is_server("auth.corp.example", 443)
+
+
+# By an address in a URL
+
+LITERALS = [
+    *("127.0.0.1", "127.1", "2130706433", "0x7f.1", "127.0.0.1.", "localhost.", "a.localhost", "[::1]"),
+    *("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "0.0.0.0", "0"),
+    *("169.254.169.254", "2852039166", "0xa9fea9fe", "[fd00:ec2::254]", "100.100.100.200", "10.0.0.1", "[fe80::1]"),
+]
+
+
+async def as_the_system_does(host: str, port: int) -> list[Address]:
+    return [ip_address("169.254.0.1")] if host == "mcp.notion.com" else await look_up(host, port)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("server_url", [None, "https://mcp.notion.com/mcp"])
+@pytest.mark.parametrize("host", LITERALS)
+async def test_an_address_in_a_url_is_refused(host: str, server_url: str | None) -> None:
+    transport = Transport(timeout=PATIENCE, server_url=server_url, resolve=as_the_system_does)
+    with listening(lambda seen, connection: None) as door:
+        with pytest.raises(NotionOAuthError, match=r"nothing was sent|could not be reached: its name"):
+            await transport.send(Request("GET", f"https://{host}:{door.port}/"))
+        assert door.connections == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_refused_address_is_the_fault_of_the_document_and_says_what_helps(scheme: str) -> None:
+    with pytest.raises(MetadataError, match=r"127\.0\.0\.1 is an address of this machine itself") as caught:
+        await get(f"{scheme}://127.0.0.1:1/")
+    assert f"set {ALLOW}=true" in caught.value.cure
+    with pytest.raises(MetadataError, match="metadata service") as never:
+        await get("https://169.254.169.254/", server_url=LOOPBACK, allow_private=True)
+    assert ALLOW not in str(never.value)
+
+
+# By a name
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "address", [address for kind, all_ in KINDS.items() if kind is not Kind.PUBLIC for address in all_]
+)
+async def test_a_name_that_leads_home_is_refused(address: str) -> None:
+    names = Names(evil_example=[address])
+    with listening(lambda seen, connection: None) as door:
+        with pytest.raises(NetworkError, match=r"evil\.example leads to .*; nothing was sent"):
+            await get(f"https://evil.example:{door.port}/", resolve=names)
+        assert door.connections == 0
+    assert names.asked == ["evil.example"]
+
+
+@pytest.mark.anyio
+async def test_a_name_without_any_address_is_not_reached() -> None:
+    with pytest.raises(NetworkError, match="could not be reached"):
+        await get("https://evil.example/", resolve=Names(evil_example=[]))
+    with pytest.raises(NetworkError, match="could not be reached: its name leads to no address"):
+        await get("https://evil.example/", resolve=Names())
+
+
+@pytest.mark.anyio
+async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
+    authority: trustme.CA, ca_file: Path
+) -> None:
+    """A name server that answers otherwise the second time is not asked a second time (DNS rebinding)."""
+    asked: list[str] = []
+
+    async def rebinding(host: str, port: int) -> list[Address]:
+        asked.append(host)
+        return [ip_address(f"127.0.0.{len(asked)}")]
+
+    with (
+        secure_server(authority, "auth.example") as first,
+        secure_server(authority, "auth.example", address="127.0.0.2", port=first.port) as second,
+    ):
+        url = f"https://auth.example:{first.port}/"
+        assert await get(url, server_url=LOOPBACK, ca_file=ca_file, resolve=rebinding) == 200
+        assert (first.connections, second.connections) == (1, 0)
+    assert asked == ["auth.example"]
+    assert first.names == ["auth.example"]
+    assert f"Host: auth.example:{first.port}" in first.heads[0]
+
+
+@pytest.mark.anyio
+async def test_of_several_addresses_only_those_that_may_be_reached_are(authority: trustme.CA, ca_file: Path) -> None:
+    names = Names(auth_example=["::", "169.254.169.254", "127.0.0.1"])  # "::" leads to ::1 where it is tried
+    with (
+        secure_server(authority, "auth.example") as good,
+        listening(lambda seen, connection: None, address="::1", port=good.port) as bad,
+    ):
+        transport = Transport(timeout=PATIENCE, server_url=LOOPBACK, ca_file=ca_file, resolve=names)
+        url = f"https://auth.example:{good.port}/"
+        assert (await transport.send(Request("GET", url))).status == 200
+        assert (good.connections, bad.connections) == (1, 0)
+
+
+@pytest.mark.anyio
+async def test_an_address_that_does_not_answer_holds_nobody_up(authority: trustme.CA, ca_file: Path) -> None:
+    """RFC 8305: the next address is tried while the first is still silent, and at once where it refuses."""
+    with ExitStack() as stack:
+        good = stack.enter_context(secure_server(authority, "auth.example", address="127.0.0.3"))
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", good.port), backlog=0))
+        for _ in range(3):  # a full queue: whoever comes now gets no answer
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        names = Names(auth_example=["127.0.0.1", "127.0.0.2", "127.0.0.3"])  # silent, refusing, good
+        url = f"https://auth.example:{good.port}/"
+        assert await get(url, server_url=LOOPBACK, ca_file=ca_file, resolve=names) == 200
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_the_time_out_holds_for_look_ups_and_on_every_event_loop(anyio_backend: str) -> None:
+    async def silent(host: str, port: int) -> list[Address]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    impatient = Transport(timeout=timedelta(seconds=0.2), resolve=silent)
+    with anyio.fail_after(10), pytest.raises(NetworkError, match="no whole answer within"):
+        await impatient.send(Request("GET", "https://h.example/"))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_names_are_looked_up_by_the_loop_that_runs(anyio_backend: str) -> None:
+    assert ip_address("127.0.0.1") in await look_up("localhost", 443)
+
+
+# By a name of the server itself
+
+
+@pytest.mark.anyio
+async def test_a_server_by_name_at_home_may_name_others_there(authority: trustme.CA, ca_file: Path) -> None:
+    """As in a company: mcp.corp.example names auth.corp.example, and both are inside."""
+    names = Names(mcp_example=["127.0.0.1"], auth_example=["127.0.0.1"])
+    with secure_server(authority, "mcp.example") as mcp, secure_server(authority, "auth.example") as auth:
+        server_url = f"https://mcp.example:{mcp.port}/mcp"
+        transport = Transport(timeout=PATIENCE, server_url=server_url, ca_file=ca_file, resolve=names)
+        url = f"https://auth.example:{auth.port}/token"
+        # As for a refresh in a new process: the server is asked for its certificate, and for nothing else
+        assert (await transport.send(Request("GET", url))).status == 200
+        assert (mcp.connections, mcp.heads) == (1, [])
+        assert (await transport.send(Request("GET", url))).status == 200
+        assert mcp.connections == 1, "it is known by now"
+
+
+@pytest.mark.anyio
+async def test_a_server_that_was_met_is_not_asked_again(authority: trustme.CA, ca_file: Path) -> None:
+    names = Names(mcp_example=["127.0.0.1"], auth_example=["127.0.0.1"])
+    with secure_server(authority, "mcp.example") as mcp, secure_server(authority, "auth.example") as auth:
+        server_url = f"https://mcp.example:{mcp.port}/mcp"
+        transport = Transport(timeout=PATIENCE, server_url=server_url, ca_file=ca_file, resolve=names)
+        assert (await transport.send(Request("GET", server_url))).status == 200
+        assert (await transport.send(Request("GET", f"https://auth.example:{auth.port}/"))).status == 200
+        assert mcp.connections == 1
+
+
+@pytest.mark.anyio
+async def test_a_name_that_only_says_it_is_at_home_opens_nothing(authority: trustme.CA, ca_file: Path) -> None:
+    """The owner of mcp.example lets it lead to this machine, where another server is: its certificate tells."""
+    names = Names(mcp_example=["127.0.0.1"], intern_example=["127.0.0.1"])
+    with secure_server(authority, "other.example") as other, secure_server(authority, "intern.example") as intern:
+        with pytest.raises(NetworkError, match=r"intern\.example leads to an address of this machine itself"):
+            await get(
+                f"https://intern.example:{intern.port}/",
+                server_url=f"https://mcp.example:{other.port}/mcp",
+                ca_file=ca_file,
+                resolve=names,
+            )
+        assert (other.connections, other.heads) == (1, [])
+        assert intern.connections == 0
+
+
+@pytest.mark.anyio
+async def test_a_server_that_is_not_met_opens_nothing(authority: trustme.CA, ca_file: Path) -> None:
+    names = Names(intern_example=["127.0.0.1"])
+    with secure_server(authority, "intern.example") as intern:
+        with pytest.raises(NetworkError, match=r"intern\.example leads to"):
+            await get(
+                f"https://intern.example:{intern.port}/",
+                server_url="https://mcp.example/",
+                ca_file=ca_file,
+                resolve=names,
+            )
+        assert intern.connections == 0
+
+
+@pytest.mark.anyio
+async def test_the_setting_lets_an_odd_network_be(
+    authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with secure_server(authority, "localhost") as intern:
+        url = f"https://localhost:{intern.port}/"
+        with pytest.raises(MetadataError, match="nothing was sent"):
+            await Transport.of(Settings(server_url="https://1.1.1.1/mcp", ca_file=ca_file)).send(Request("GET", url))
+        monkeypatch.setenv(ALLOW, "true")
+        settings = Settings(server_url="https://1.1.1.1/mcp", ca_file=ca_file)
+        assert (await Transport.of(settings).send(Request("GET", url))).status == 200
+
+
+# From discovery on
+
+
+class Documents(BaseHTTPRequestHandler):
+    """An MCP server, http on loopback, that is its own authorization server until its documents say otherwise."""
+
+    changes: dict[str, Any] = {}  # noqa: RUF012 - each test has a class of its own
+
+    def do_GET(self) -> None:
+        base = f"http://{self.headers['Host']}"
+        document: dict[str, Any] = {
+            "resource": f"{base}/mcp",
+            "authorization_servers": [base],
+            "issuer": base,
+            "authorization_endpoint": f"{base}/authorize",
+            "token_endpoint": f"{base}/token",
+            "registration_endpoint": f"{base}/register",
+            "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+        }
+        body = json.dumps({**document, **self.changes}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("address", ["169.254.169.254", "10.0.0.1", "[fd00:ec2::254]", "2852039166"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda url: {"authorization_servers": [url]}, lambda url: {"registration_endpoint": f"{url}/register"}],
+    ids=["authorization server", "endpoint"],
+)
+async def test_metadata_that_leads_elsewhere_at_home_ends_the_sign_in(
+    change: Any, address: str, tmp_path: Path
+) -> None:
+    handler = type("Changed", (Documents,), {"changes": change(f"https://{address}")})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        settings = Settings(
+            server_url=f"http://127.0.0.1:{server.server_port}/mcp", token_file=tmp_path / "tokens.json"
+        )
+        with pytest.raises(MetadataError, match="nothing was sent"):
+            await NotionOAuth(settings).begin_authorization("http://127.0.0.1:1234/callback")
+        server.shutdown()
+        thread.join(5)
