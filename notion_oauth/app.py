@@ -11,6 +11,8 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import pages
+from notion_oauth.guard import Guard
+from notion_oauth.hosts import Hosts
 from notion_oauth.router import AuthRoute, create_router, path_of, status_response
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_key
@@ -44,6 +46,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         version=version("notion-oauth"),
         docs_url=None,  # their pages load scripts from another site
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.add_middleware(
         SessionMiddleware,
@@ -54,6 +57,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         https_only=(service.settings.public_url or "").startswith("https:"),
     )
     app.add_middleware(_PublicPath, path=urlsplit(service.settings.public_url or "").path)
+    app.add_middleware(Guard, hosts=Hosts(service.settings))  # the last one that is added is asked first
     app.include_router(create_router(service))
     pages_router = APIRouter(route_class=AuthRoute)
 

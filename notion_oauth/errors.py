@@ -18,6 +18,9 @@
     │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
     │   └── TokenRefused            at the token endpoint (RFC 6749 §5.2)
     ├── RequestForbidden            a form that another site sent, or a page that is too old
+    ├── BadRequest                  a request that no browser sends
+    ├── WrongHost                   a request for another host than the service's own
+    ├── InsecureRequest             plain http where https is asked for, or from where it is not served
     └── AuthorizationResponseError  a redirect that must not be acted on
         ├── StateMismatch           no pending sign-in of this browser has that state
         ├── PendingExpired          the sign-in was begun too long ago
@@ -179,6 +182,18 @@ class RequestForbidden(NotionOAuthError):
     """A request that changes something and did not come from our own page in this browser."""
 
     default_cure = "Nothing was changed. Open the status page and use its buttons."
+
+
+class BadRequest(NotionOAuthError):
+    """A request that no browser sends: two Host headers, for instance."""
+
+
+class WrongHost(NotionOAuthError):
+    """A request for another host than the service's own: a wrong address, or DNS rebinding."""
+
+
+class InsecureRequest(NotionOAuthError):
+    """A request over plain http, where https is asked for, or from where plain http is not served."""
 
 
 class AuthorizationResponseError(NotionOAuthError):

@@ -18,6 +18,10 @@ from notion_oauth.words import in_words
 
 SECURE_HEADERS = {
     "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -26,6 +30,9 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.AuthorizationResponseError, 400),
     (errors.AuthorizationRefused, 403),
     (errors.RequestForbidden, 403),
+    (errors.InsecureRequest, 403),
+    (errors.BadRequest, 400),
+    (errors.WrongHost, 421),
     (errors.OtherResource, 409),
     (errors.NotSignedIn, 401),
     (errors.SignInRequired, 401),
@@ -102,10 +109,19 @@ def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:
     return {} if seconds is None else {"Retry-After": f"{seconds:.0f}"}
 
 
-def failure(request: Request, error: errors.NotionOAuthError, *, home: str) -> Response:
+def failure(request: Request, error: errors.NotionOAuthError, *, home: str = "") -> Response:
     """An error as a page or as JSON: what happened, and what to do next."""
     status = status_code(error)
     if wants_html(request):
         context = {"title": "That did not work", "message": error.message, "cure": error.cure, "home": home}
         return page("error.html", context, status=status)
     return data(problem(error), status=status, headers=retry_after(error))
+
+
+def unforeseen(request: Request) -> Response:
+    """What is said of an error that is none of ours: that there was one. What it holds nobody has looked at."""
+    message, cure = "The service failed in a way that nobody foresaw.", "Its log tells more. Try again in a moment."
+    if wants_html(request):
+        context = {"title": "That did not work", "message": message, "cure": cure, "home": ""}
+        return page("error.html", context, status=500)
+    return data({"error": "InternalError", "message": message, "next": cure}, status=500)

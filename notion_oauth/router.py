@@ -7,25 +7,26 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import anyio
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from notion_oauth import pages, session
-from notion_oauth.errors import ConfigurationError, NotionOAuthError, RequestForbidden
+from notion_oauth.errors import ConfigurationError, NotionOAuthError
+from notion_oauth.forms import require_own_page, require_visit, sent_by_another_site
+from notion_oauth.hosts import Hosts
 from notion_oauth.protocol.authorization import parse_authorization_response
-from notion_oauth.protocol.urls import is_loopback
 from notion_oauth.service import SIGNED_OUT, NotionOAuth
 from notion_oauth.status import Status
 from notion_oauth.words import moment
 
 _ACCESS_LOG = logging.getLogger("uvicorn.access")
-MAX_FORM = 8 * 1024  # bytes; ours hold one short field
 _NOTICES = {
     "signed_in": "You are signed in.",
     "refreshed": "The token was renewed.",
+    "sent_here": "Another site has sent you here. Sign in only if you meant to.",
     **{f"signed_out_{outcome.name}": text for outcome, text in SIGNED_OUT.items()},
 }
 _TITLES = {"authenticated": "Connected to Notion", "expired": "Token expired", "unauthenticated": "Not connected"}
@@ -44,16 +45,30 @@ def _without_query(record: logging.LogRecord) -> bool:
 class AuthRoute(APIRoute):
     """Turns our errors into a page or JSON, in whichever application the router is mounted."""
 
+    async def admit(self, request: Request) -> None:
+        """Raise an error of ours where the request must not reach the route."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         route = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
             try:
+                await self.admit(request)
                 return await route(request)
             except NotionOAuthError as error:
                 return pages.failure(request, error, home=path_of(request, "notion_oauth_status"))
 
         return answer
+
+
+def _admitting(hosts: Hosts) -> type[AuthRoute]:
+    """Routes that check for themselves whom a request addresses: the application around them may check nothing."""
+
+    class Admitting(AuthRoute):
+        async def admit(self, request: Request) -> None:
+            hosts.check(request.scope)
+
+    return Admitting
 
 
 def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") -> APIRouter:
@@ -67,12 +82,16 @@ def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") ->
     service = oauth or NotionOAuth()
     _ACCESS_LOG.addFilter(_without_query)
     pending = session.PendingAuthorizations(session.session_key(service.settings))
-    router = APIRouter(prefix=prefix, tags=["auth"], route_class=AuthRoute, lifespan=_kept_fresh(service))
+    route_class = _admitting(Hosts(service.settings))
+    router = APIRouter(prefix=prefix, tags=["auth"], route_class=route_class, lifespan=_kept_fresh(service))
 
     @router.get("/login", name="notion_oauth_login", status_code=303, response_class=Response)
     async def login(request: Request) -> Response:
         """Discover, register where needed, and send the browser to the authorization page."""
         browser = _session(request)
+        require_visit(request)
+        if sent_by_another_site(request):
+            return await status_response(request, service, notice="sent_here")
         begun = await service.begin_authorization(_redirect_uri(request, service))
         pending.remember(browser, begun.pending)
         return pages.redirect(begun.url.get_secret_value())
@@ -81,6 +100,7 @@ def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") ->
     async def callback(request: Request) -> Response:
         """Check the redirect, exchange its code, store the tokens; success is shown only then."""
         browser = _session(request)
+        require_visit(request)
         response = parse_authorization_response(request.query_params.multi_items())
         begun = pending.take(browser, response.state)
         await service.complete_authorization(begun, response)
@@ -94,14 +114,14 @@ def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") ->
     @router.post("/refresh", name="notion_oauth_refresh", response_class=Response)
     async def refresh(request: Request) -> Response:
         """Renew the token now. Only our own page can ask for it."""
-        await _require_own_page(request, service)
+        await require_own_page(request, _session(request), _base_url(request, service))
         await service.refresh()
         return await _done(request, service, "refreshed")
 
     @router.post("/logout", name="notion_oauth_logout", response_class=Response)
     async def logout(request: Request) -> Response:
         """Revoke the grant and forget the tokens. Only our own page can ask for it."""
-        await _require_own_page(request, service)
+        await require_own_page(request, _session(request), _base_url(request, service))
         outcome = await service.sign_out()
         return await _done(request, service, f"signed_out_{outcome.name}")
 
@@ -123,13 +143,14 @@ def _kept_fresh(service: NotionOAuth) -> Callable[[Any], AbstractAsyncContextMan
     return lifespan
 
 
-async def status_response(request: Request, service: NotionOAuth) -> Response:
+async def status_response(request: Request, service: NotionOAuth, *, notice: str | None = None) -> Response:
     """The status as a page for a browser and as JSON for a program."""
     status = await service.status()
     if not pages.wants_html(request):
         return pages.data(status.as_json())
     browser = _session(request)
-    return pages.page("status.html", {**_status_context(status, service.clock()), **_page_context(request, browser)})
+    shown = _page_context(request, browser, notice or session.take_notice(browser))
+    return pages.page("status.html", {**_status_context(status, service.clock()), **shown})
 
 
 def _status_context(status: Status, now: datetime) -> dict[str, Any]:
@@ -151,10 +172,9 @@ def _said(when: datetime | None) -> str | None:
     return moment(when) if when else None
 
 
-def _page_context(request: Request, browser: session.Session) -> dict[str, Any]:
+def _page_context(request: Request, browser: session.Session, notice: str | None) -> dict[str, Any]:
     links = {name: path_of(request, f"notion_oauth_{name}") for name in ("login", "refresh", "logout")}
-    notice = _NOTICES.get(session.take_notice(browser) or "")
-    return {"links": links, "notice": notice, "csrf_token": session.csrf_token(browser)}
+    return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": session.csrf_token(browser)}
 
 
 async def _done(request: Request, service: NotionOAuth, notice: str) -> Response:
@@ -175,48 +195,15 @@ def _session(request: Request) -> session.Session:
     return request.session
 
 
-async def _require_own_page(request: Request, service: NotionOAuth) -> None:
-    """Raise RequestForbidden unless a form on our own page sent this, in the browser that was given the form.
-
-    The token in the form is what proves it. Where the browser says which site sent it, that must be ours too;
-    an `Origin: null` says nothing, for it is what a page without referrer sends.
-    """
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "null")
-    foreign = site != "same-origin" if site is not None else origin not in ("null", _base_url(request, service))
-    if foreign or not session.csrf_valid(_session(request), await _field(request, "csrf_token")):
-        raise RequestForbidden("This did not come from this service's own page, or the page is too old.")
-
-
-async def _field(request: Request, name: str) -> str | None:
-    """One field of a small form; None where there is none, or the body is larger than any form of ours."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM:
-            return None
-    values = parse_qs(body.decode("ascii", "replace")).get(name, [])
-    return values[0] if len(values) == 1 else None
-
-
 def path_of(request: Request, route: str) -> str:
     """The path of one of our routes as browsers see it, wherever the router is mounted."""
     return request.url_for(route).path
 
 
 def _base_url(request: Request, service: NotionOAuth) -> str:
-    """Scheme, host and port as browsers see them: the public URL's, else what loopback was addressed as.
-
-    Raises ConfigurationError for another host: what a browser claims to have addressed is no proof of it.
-    """
-    if service.settings.public_url is not None:
-        public = urlsplit(service.settings.public_url)
-        return f"{public.scheme}://{public.netloc}"
-    if not is_loopback(request.url.hostname):
-        raise ConfigurationError(
-            "This service is not addressed as localhost, and does not know its public address.",
-            cure="Set NOTION_OAUTH_PUBLIC_URL to the address that browsers use.",
-        )
-    return f"{request.url.scheme}://{request.url.netloc}"
+    """Scheme, host and port as browsers see them: the public URL's, else what loopback was addressed as."""
+    public = urlsplit(service.settings.public_url or "")
+    return f"{public.scheme}://{public.netloc}" if public.netloc else f"{request.url.scheme}://{request.url.netloc}"
 
 
 def _redirect_uri(request: Request, service: NotionOAuth) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -18,6 +19,8 @@ from notion_oauth.protocol.urls import why_unusable
 
 PREFIX = "NOTION_OAUTH_"
 MIN_SECRET_KEY = 32  # characters; 32 random hexadecimal digits are 128 bits
+UNIX = "unix"  # among the trusted proxies: whoever connects through a socket file
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Settings(BaseSettings):
@@ -39,6 +42,11 @@ class Settings(BaseSettings):
     )
     public_url: str | None = Field(
         default=None, description="The service's address as browsers see it; needed unless that is loopback."
+    )
+    trusted_proxies: str | None = Field(
+        default=None,
+        description="Addresses and networks of proxies in front, with commas between them: what they say of the client "
+        "and of https is believed. `unix` stands for whoever connects through a socket file.",
     )
     secret_key: SecretStr | None = Field(
         default=None, description="Signs and seals the session cookie; at least 32 characters."
@@ -106,6 +114,23 @@ class Settings(BaseSettings):
         )
 
     @property
+    def is_public(self) -> bool:
+        """Whether others than this machine are served: the public URL is an https one."""
+        return urlsplit(self.public_url or "").scheme == "https"
+
+    @property
+    def proxies(self) -> tuple[Network, ...]:
+        return tuple(ipaddress.ip_network(name, strict=False) for name in self._proxy_names if name != UNIX)
+
+    @property
+    def trusts_unix_sockets(self) -> bool:
+        return UNIX in self._proxy_names
+
+    @property
+    def _proxy_names(self) -> list[str]:
+        return (self.trusted_proxies or "").replace(",", " ").split()
+
+    @property
     def timeout_delta(self) -> timedelta:
         return timedelta(seconds=self.timeout)
 
@@ -149,6 +174,16 @@ class Settings(BaseSettings):
     def _of_a_client(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None and info.data.get("client_id") is None:
             raise ValueError("says nothing without NOTION_OAUTH_CLIENT_ID")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        for name in (value or "").replace(",", " ").split():
+            try:
+                _ = name == UNIX or ipaddress.ip_network(name, strict=False)
+            except ValueError:
+                raise ValueError("holds what is neither an address, nor a network, nor `unix`") from None
         return value
 
     @field_validator("token_file", "ca_file")

@@ -19,6 +19,7 @@ GIVEN = {
     "TOKEN_FILE": "kept/tokens.json",
     "PROFILE": "work",
     "PUBLIC_URL": "https://me.example/notion",
+    "TRUSTED_PROXIES": "10.0.0.1, 10.1.0.0/16 2001:db8::/32,unix",
     "SECRET_KEY": "canary-" + "k" * 40,
     "CLIENT_NAME": "Mine",
     "ISSUER": "https://auth.example",
@@ -45,6 +46,8 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert found.server_url == GIVEN["SERVER_URL"]
     assert found.token_file == Path("kept/tokens.json")
     assert found.public_url == GIVEN["PUBLIC_URL"]
+    assert [str(network) for network in found.proxies] == ["10.0.0.1/32", "10.1.0.0/16", "2001:db8::/32"]
+    assert found.trusts_unix_sockets
     assert found.secret_key is not None
     assert found.secret_key.get_secret_value() == GIVEN["SECRET_KEY"]
     assert (found.client_name, found.timeout, found.timeout_delta.total_seconds()) == ("Mine", 2.5, 2.5)
@@ -86,6 +89,8 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
         ("PROFILE", "canary/../x", "match pattern"),
         ("PUBLIC_URL", "http://canary.example", "not https"),
         ("PUBLIC_URL", "https://h.example/?canary=1", "query"),
+        ("TRUSTED_PROXIES", "10.0.0.1,canary", "neither an address"),
+        ("TRUSTED_PROXIES", "*", "neither an address"),
         ("SECRET_KEY", "canary", "shorter than 32 characters"),
         ("CLIENT_NAME", "canary" * 20, "at most 100 characters"),
         ("TIMEOUT", "canary", "valid number"),

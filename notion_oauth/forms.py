@@ -1,0 +1,51 @@
+"""Whether it was our own page that sent a request, and what a small form holds."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+
+from fastapi import Request
+
+from notion_oauth import session
+from notion_oauth.errors import RequestForbidden
+
+MAX_FORM = 8 * 1024  # bytes; ours hold one or two short fields
+
+
+async def require_own_page(request: Request, browser: session.Session, base_url: str) -> dict[str, str]:
+    """The fields of a form on our own page, sent by the browser that was given the form. Raises RequestForbidden.
+
+    The token in the form is what proves it. Where the browser says which site sent it, that must be ours too;
+    an `Origin: null` says nothing, for it is what a page without referrer sends.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "null")
+    foreign = site != "same-origin" if site is not None else origin not in ("null", base_url)
+    fields = {} if foreign else await _fields(request)
+    if foreign or not session.csrf_valid(browser, fields.get("csrf_token")):
+        raise RequestForbidden("This did not come from this service's own page, or the page is too old.")
+    return fields
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    """What a small form holds, each field once; nothing where the body is larger than any form of ours."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM:
+            return {}
+    found = parse_qs(body.decode("ascii", "replace"))
+    return {name: values[0] for name, values in found.items() if len(values) == 1}
+
+
+def require_visit(request: Request) -> None:
+    """Raise RequestForbidden where a browser says that this is no person's visit of the page, but part of another.
+
+    An image, a frame or a script of some site asks for it then, and shows nobody what comes of it.
+    """
+    if request.headers.get("sec-fetch-dest", "document") != "document":
+        raise RequestForbidden("This address is for visiting, and not for being part of another page.")
+
+
+def sent_by_another_site(request: Request) -> bool:
+    """Whether the browser says that a page of somebody else's has led here."""
+    return request.headers.get("sec-fetch-site") == "cross-site"

@@ -1,0 +1,298 @@
+"""Whom the service answers, over what, and what every answer carries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from notion_oauth.app import create_app
+from notion_oauth.hosts import Hosts
+from notion_oauth.router import create_router
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from tests.web.visiting import PUBLIC, Visitor
+
+ROUTES = ("/", "/auth/login", "/auth/callback?state=x", "/auth/status", "/nowhere", "/openapi.json")
+HARDENED = {
+    "cache-control": "no-store",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Settings:
+    """For what must not get so far that a server is asked: there is none, and who asks it gets a 502."""
+    return Settings(server_url="http://127.0.0.1:9/mcp", token_file=tmp_path / "tokens.json", timeout=1.0)
+
+
+@pytest.fixture
+def public(local: Settings) -> Settings:
+    return local.model_copy(update={"public_url": PUBLIC})
+
+
+@pytest.fixture
+def live(settings: Settings) -> Settings:
+    return settings.model_copy(update={"public_url": PUBLIC})
+
+
+def failing(settings: Settings) -> FastAPI:
+    """The service with a route that fails, and one that needs a number."""
+    app = create_app(settings)
+
+    @app.get("/fails")
+    async def fails() -> None:
+        raise RuntimeError("canary-detail")
+
+    @app.get("/numbers/{number}")
+    async def numbers(number: int) -> None: ...
+
+    return app
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "192.168.1.20:8000", "localhost.", "[::2]"])
+def test_a_rebound_name_reaches_nothing_on_loopback(local: Settings, host: str, path: str) -> None:
+    answer = Visitor(create_app(local), "http://localhost", client="127.0.0.1").get(path, headers={"Host": host})
+    assert answer.status_code == 421
+    assert "NOTION_OAUTH_PUBLIC_URL" in answer.text
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8000", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"]
+)
+def test_loopback_names_are_answered_on_any_port(local: Settings, host: str) -> None:
+    visitor = Visitor(create_app(local), "http://localhost", client="::1")
+    assert visitor.get("/auth/status", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost",
+        "127.0.0.1",
+        "notion.example:8443",
+        "notion.example.evil.example",
+        "x@notion.example",
+    ],
+)
+def test_a_public_service_answers_its_own_host_alone(public: Settings, host: str, path: str) -> None:
+    answer = Visitor(create_app(public)).get(path, headers={"Host": host})
+    assert answer.status_code == 421
+    assert "evil" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["notion.example", "notion.example:443", "NOTION.example"])
+def test_a_public_service_answers_its_host_however_it_is_written(public: Settings, host: str) -> None:
+    assert Visitor(create_app(public)).get("/auth/status", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("hosts", [[], [b"localhost", b"evil.example"], [b"localhost", b"localhost"], [b"l" * 300]])
+def test_a_request_has_one_host(local: Settings, hosts: list[bytes]) -> None:
+    scope = {
+        "type": "http",
+        "scheme": "http",
+        "client": ("127.0.0.1", 1),
+        "headers": [(b"host", host) for host in hosts],
+    }
+    with pytest.raises(Exception, match="one Host header"):
+        Hosts(local).check(scope)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_nobody_else_reaches_a_service_that_is_for_its_own_machine(local: Settings, path: str) -> None:
+    """Bound to every interface by mistake: a neighbour says Host: localhost."""
+    answer = Visitor(create_app(local), "http://localhost").get(path)
+    assert answer.status_code == 403
+    assert "NOTION_OAUTH_PUBLIC_URL" in answer.text
+
+
+@pytest.mark.parametrize(
+    "header", ["X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded", "X-Real-IP"]
+)
+def test_a_tunnel_to_loopback_is_not_taken_for_the_machine_itself(local: Settings, header: str) -> None:
+    visitor = Visitor(create_app(local), "http://localhost", client="127.0.0.1")
+    assert visitor.get("/auth/status", headers={header: "x"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_public_service_is_served_over_https_alone(public: Settings, path: str) -> None:
+    """A direct request over plain http, and one that claims https without being a proxy of ours."""
+    for headers in ({}, {"X-Forwarded-Proto": "https"}):
+        answer = Visitor(create_app(public), "http://notion.example").get(path, headers=headers)
+        assert answer.status_code == 403
+        assert "NOTION_OAUTH_TRUSTED_PROXIES" in answer.text
+
+
+@pytest.mark.parametrize("proxy", ["10.1.2.3", "::ffff:10.1.2.3", "fd00::7"])
+def test_a_named_proxy_speaks_for_https(live: Settings, proxy: str) -> None:
+    named = live.model_copy(update={"trusted_proxies": "10.1.0.0/16, fd00::/8"})
+    visitor = Visitor(create_app(named), "http://notion.example", client=proxy)
+    begun = visitor.get("/auth/login", headers={"X-Forwarded-Proto": "https"})
+    assert begun.status_code == 303
+    assert "; secure" in begun.headers["set-cookie"].lower()
+    assert visitor.get("/auth/status", headers={"X-Forwarded-Proto": "http"}).status_code == 403
+    assert visitor.get("/auth/status", headers={"X-Forwarded-Proto": "https, http"}).status_code == 403
+    assert visitor.get("/auth/status").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "client"),
+    [
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # nobody that we trust says it
+        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "spoofed, 127.0.0.1, 198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1:4711", "198.51.100.1"),
+        ("10.0.0.1", "[2001:db8::1]:4711", "2001:db8::1"),
+        ("10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1, unknown", "10.0.0.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.3", "10.0.0.3"),
+    ],
+)
+def test_the_client_is_the_nearest_hop_that_is_no_proxy_of_ours(
+    public: Settings, peer: str, said: str, client: str
+) -> None:
+    hosts = Hosts(public.model_copy(update={"trusted_proxies": "10.0.0.0/8"}))
+    scope = {"client": (peer, 1), "headers": [(b"x-forwarded-for", said.encode())]}
+    assert hosts.client(scope) == client
+
+
+def test_a_socket_file_is_trusted_where_that_is_said(public: Settings) -> None:
+    scope = {
+        "client": None,
+        "scheme": "http",
+        "headers": [(b"host", b"notion.example"), (b"x-forwarded-proto", b"https"), (b"x-forwarded-for", b"192.0.2.1")],
+    }
+    Hosts(public.model_copy(update={"trusted_proxies": "unix"})).check(scope)
+    assert Hosts(public.model_copy(update={"trusted_proxies": "unix"})).client(scope) == "192.0.2.1"
+    with pytest.raises(Exception, match="https alone"):
+        Hosts(public).check(scope)
+
+
+@pytest.mark.parametrize("accept", ["text/html", "*/*"])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 200),
+        ("GET", "/auth/status", 200),
+        ("GET", "/auth/login", 502),
+        ("GET", "/auth/callback", 400),
+        ("GET", "/auth/logout", 405),
+        ("POST", "/auth/logout", 403),
+        ("GET", "/nowhere", 404),
+        ("GET", "/numbers/x", 422),
+        ("GET", "/fails", 500),
+        ("GET", "/openapi.json", 200),
+    ],
+)
+def test_every_answer_is_hardened(public: Settings, method: str, path: str, status: int, accept: str) -> None:
+    answer = Visitor(failing(public)).request(method, path, headers={"Accept": accept})
+    assert answer.status_code == status
+    assert {name: answer.headers.get(name) for name in HARDENED} == HARDENED
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "base-uri 'none'" in policy
+    assert "script-src" not in policy
+    assert "unsafe" not in policy
+    assert "camera=()" in answer.headers["permissions-policy"]
+    assert answer.headers["strict-transport-security"].startswith("max-age=31536000")
+    assert all(len(answer.headers.get_list(name)) == 1 for name in (*HARDENED, "content-security-policy"))
+    assert "canary" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost"])
+def test_a_refusal_is_hardened_too(local: Settings, host: str) -> None:
+    answer = Visitor(create_app(local), f"http://{host}").get("/")
+    assert answer.status_code in (403, 421)
+    assert {name: answer.headers.get(name) for name in HARDENED} == HARDENED
+    assert "strict-transport-security" not in answer.headers, "nobody can be told so over plain http"
+
+
+def test_an_error_that_nobody_foresaw_still_reaches_the_log(local: Settings) -> None:
+    with pytest.raises(RuntimeError, match="canary-detail"):
+        TestClient(failing(local), base_url="http://localhost").get("/fails")
+
+
+@pytest.mark.parametrize("path", ["/auth/status/", "//evil.example/", "//evil.example/auth/login", "/%2F/evil.example"])
+def test_no_path_leads_elsewhere(public: Settings, path: str) -> None:
+    answer = Visitor(create_app(public)).get(f"{PUBLIC}{path}")
+    assert (answer.status_code, answer.headers.get("location")) == (404, None)
+
+
+@pytest.mark.parametrize("name", ["next", "redirect_uri", "return_to", "url", "continue", "state"])
+def test_no_parameter_leads_elsewhere(live: Settings, sandbox: Sandbox, name: str) -> None:
+    visitor = Visitor(create_app(live))
+    begun = visitor.get("/auth/login", params={name: "https://evil.example/"})
+    assert begun.headers["location"].startswith(f"{sandbox.base_url}/")
+    assert "evil" not in begun.headers["location"]
+    done = visitor.get(visitor.consent() + (f"&{name}=https://evil.example/" if name != "state" else ""))
+    assert done.headers["location"] == "/auth/status"
+
+
+def test_a_router_in_another_application_checks_for_itself(local: Settings) -> None:
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, secret_key="k" * 32)
+    app.include_router(create_router(NotionOAuth(local)))
+
+    @app.get("/theirs")
+    async def theirs(request: Request) -> str:
+        return request.headers["host"]
+
+    visitor = Visitor(app, "http://localhost", client="127.0.0.1")
+    assert visitor.get("/auth/status", headers={"Host": "evil.example"}).status_code == 421
+    assert visitor.get("/theirs", headers={"Host": "evil.example"}).status_code == 200, "what is theirs is theirs"
+    assert visitor.get("/auth/status").headers["x-frame-options"] == "DENY"
+
+
+def test_a_web_socket_is_checked_too(local: Settings) -> None:
+    app = create_app(local)
+
+    @app.websocket("/socket")
+    async def socket(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+
+    with TestClient(app).websocket_connect("ws://localhost/socket"):
+        pass
+    with (
+        pytest.raises(WebSocketDisconnect) as caught,
+        TestClient(app).websocket_connect("ws://localhost/socket", headers={"Host": "evil.example"}),
+    ):
+        pass
+    assert caught.value.code == 1008
+
+
+@pytest.mark.parametrize("destination", ["iframe", "image", "script", "empty", "object"])
+@pytest.mark.parametrize("path", ["/auth/login", "/auth/callback?state=x&code=y"])
+def test_a_page_of_another_site_cannot_sign_in_on_the_side(local: Settings, path: str, destination: str) -> None:
+    visitor = Visitor(create_app(local), "http://localhost", client="127.0.0.1")
+    answer = visitor.get(path, headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": destination})
+    assert answer.status_code == 403
+
+
+def test_who_is_led_here_by_another_site_begins_the_sign_in_by_a_click(settings: Settings, sandbox: Sandbox) -> None:
+    """Forced login: the page is shown, and nothing is begun."""
+    visitor = Visitor(create_app(settings), "http://localhost", client="127.0.0.1")
+    led = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    page = visitor.get("/auth/login", headers=led)
+    assert page.status_code == 200
+    assert "Another site has sent you here" in page.text
+    assert 'href="/auth/login"' in page.text
+    assert sandbox.requests == []
+    for own in ("none", "same-origin", "same-site"):
+        assert visitor.get("/auth/login", headers={**led, "Sec-Fetch-Site": own}).status_code == 303
