@@ -7,18 +7,20 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import pages
 from notion_oauth.guard import Guard
 from notion_oauth.hosts import Hosts
-from notion_oauth.router import AuthRoute, create_router, path_of, status_response
+from notion_oauth.profiles import Logins
+from notion_oauth.router import AuthRoute, create_router
 from notion_oauth.service import NotionOAuth
-from notion_oauth.session import session_key
+from notion_oauth.session import Sessions, session_keys
 from notion_oauth.settings import Settings
+from notion_oauth.statuspages import StatusPages, path_of
 
-SESSION_LIFETIME = 8 * 60 * 60  # seconds; a pending sign-in in it lives ten minutes
+SESSION_LIFETIME = 8 * 60 * 60  # seconds after its last change; a pending sign-in in it lives ten minutes
+VISITOR_LIFETIME = 30 * 24 * 60 * 60  # seconds; whoever loses such a session loses the login that is its own
 
 
 class _PublicPath:
@@ -39,7 +41,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     Raises ConfigurationError for wrong settings, StorageError where no session key can be read or made.
     """
     service = oauth or NotionOAuth(settings)
-    key = session_key(service.settings)
+    logins = Logins(service)
     app = FastAPI(
         title="notion-oauth",
         summary="Sign in to Notion's MCP server once.",
@@ -49,12 +51,10 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         redirect_slashes=False,
     )
     app.add_middleware(
-        SessionMiddleware,
-        secret_key=key.get_secret_value(),
-        session_cookie="notion_oauth_session",
-        max_age=SESSION_LIFETIME,
-        same_site="lax",  # strict would keep the cookie from the redirect that ends a sign-in
-        https_only=(service.settings.public_url or "").startswith("https:"),
+        Sessions,
+        keys=session_keys(service.settings),
+        lifetime=VISITOR_LIFETIME if logins.visitors else SESSION_LIFETIME,
+        secure=service.settings.is_public,
     )
     app.add_middleware(_PublicPath, path=urlsplit(service.settings.public_url or "").path)
     app.add_middleware(Guard, hosts=Hosts(service.settings))  # the last one that is added is asked first
@@ -63,7 +63,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
 
     @pages_router.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
     async def home(request: Request) -> Response:
-        return await status_response(request, service)
+        return await StatusPages(logins).status(request)
 
     app.include_router(pages_router)
 

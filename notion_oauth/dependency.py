@@ -8,6 +8,7 @@ from starlette.routing import NoMatchFound
 
 from notion_oauth import pages
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, OtherResource, SignInRequired, TransientError
+from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.service import NotionOAuth
 
 
@@ -16,24 +17,28 @@ class ValidToken:
 
     Where a person has to sign in, the answer is 401, and its body's `detail.login` says where: the path of the
     router's login where it is in the same application. Passing failures are 503 with `Retry-After` where the server
-    gave one; `detail` has `error`, `message` and `next` in every case.
+    gave one; `detail` has `error`, `message` and `next` in every case. `profile` says who is asking, as create_router's
+    does: give both the same.
     """
 
-    def __init__(self, oauth: NotionOAuth | None = None) -> None:
-        self._oauth = oauth or NotionOAuth()
+    def __init__(self, oauth: NotionOAuth | None = None, *, profile: WhoAsks | None = None) -> None:
+        self._logins = Logins(oauth or NotionOAuth(), profile)
 
     async def __call__(self, request: Request) -> SecretStr:
         try:
-            return await self._oauth.tokens.token()
+            login = await self._logins.of(request)
+            if login is None:
+                raise NotSignedIn("Nobody is signed in.")
+            return await login.tokens.token()
         except NotionOAuthError as error:
             detail = pages.problem(error)
             sign_in = isinstance(error, NotSignedIn | SignInRequired) and not isinstance(error, OtherResource)
             if sign_in:
                 detail["login"] = _login(request)
             headers = {**pages.retry_after(error), "Cache-Control": "no-store"}
-            if sign_in:
-                headers["WWW-Authenticate"] = 'Session realm="notion-oauth"'  # RFC 9110 §15.5.2 asks for a challenge
             status = 503 if isinstance(error, TransientError) else pages.status_code(error)
+            if status == 401:
+                headers["WWW-Authenticate"] = 'Session realm="notion-oauth"'  # RFC 9110 §15.5.2 asks for a challenge
             raise HTTPException(status, detail, headers) from None
 
 

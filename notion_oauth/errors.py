@@ -17,6 +17,8 @@
     │   ├── RegistrationRefused     at the registration endpoint (RFC 7591 §3.2.2)
     │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
     │   └── TokenRefused            at the token endpoint (RFC 6749 §5.2)
+    ├── NotIdentified               the application does not know who is asking
+    │   └── OperatorRequired        the service is its operator's, who has not said so in this browser
     ├── RequestForbidden            a form that another site sent, or a page that is too old
     ├── BadRequest                  a request that no browser sends
     ├── WrongHost                   a request for another host than the service's own
@@ -176,6 +178,18 @@ class TokenRefused(OAuthError):
     """The token endpoint refused with an error code (RFC 6749 §5.2)."""
 
     default_cure = SIGN_IN_AGAIN
+
+
+class NotIdentified(NotionOAuthError):
+    """The application does not know who is asking, so it does not know whose login is meant."""
+
+    default_cure = "Sign in to this application first."
+
+
+class OperatorRequired(NotIdentified):
+    """The service is its operator's alone, and this browser has not given the operator's secret."""
+
+    default_cure = "Open the status page in a browser and enter the operator's secret."
 
 
 class RequestForbidden(NotionOAuthError):

@@ -71,6 +71,22 @@ def stamp(path: str) -> object:
     return found.st_mtime_ns, found.st_ino, found.st_size
 
 
+def changes(folder: Path) -> list[tuple[str, float]]:
+    """The names in a folder, and when each was changed; none where there is no folder. Raises StorageError."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
+                    found.append((entry.name, entry.stat(follow_symlinks=False).st_mtime))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        cure = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+        raise StorageError(f"{folder} could not be listed: {error.strerror}.", cure=cure) from None
+    return found
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Replace the file's content in one step: temporary file, fsync, rename, fsync of the folder.
 

@@ -34,6 +34,7 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.BadRequest, 400),
     (errors.WrongHost, 421),
     (errors.OtherResource, 409),
+    (errors.NotIdentified, 401),
     (errors.NotSignedIn, 401),
     (errors.SignInRequired, 401),
     (errors.StoreBusy, 503),

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
+from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
-import anyio
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from notion_oauth import pages, session
-from notion_oauth.errors import ConfigurationError, NotionOAuthError
+from notion_oauth.errors import NotionOAuthError, NotSignedIn
 from notion_oauth.forms import require_own_page, require_visit, sent_by_another_site
+from notion_oauth.gate import Gate
 from notion_oauth.hosts import Hosts
+from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.protocol.authorization import parse_authorization_response
-from notion_oauth.service import SIGNED_OUT, NotionOAuth
-from notion_oauth.status import Status
-from notion_oauth.words import moment
+from notion_oauth.service import NotionOAuth
+from notion_oauth.session import session_of
+from notion_oauth.statuspages import StatusPages, path_of, refusal
 
 _ACCESS_LOG = logging.getLogger("uvicorn.access")
-_NOTICES = {
-    "signed_in": "You are signed in.",
-    "refreshed": "The token was renewed.",
-    "sent_here": "Another site has sent you here. Sign in only if you meant to.",
-    **{f"signed_out_{outcome.name}": text for outcome, text in SIGNED_OUT.items()},
-}
-_TITLES = {"authenticated": "Connected to Notion", "expired": "Token expired", "unauthenticated": "Not connected"}
 
 
 def _without_query(record: logging.LogRecord) -> bool:
@@ -56,7 +48,7 @@ class AuthRoute(APIRoute):
                 await self.admit(request)
                 return await route(request)
             except NotionOAuthError as error:
-                return pages.failure(request, error, home=path_of(request, "notion_oauth_status"))
+                return refusal(request, error)
 
         return answer
 
@@ -71,133 +63,95 @@ def _admitting(hosts: Hosts) -> type[AuthRoute]:
     return Admitting
 
 
-def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") -> APIRouter:
+def create_router(
+    oauth: NotionOAuth | None = None, *, prefix: str = "/auth", profile: WhoAsks | None = None
+) -> APIRouter:
     """The sign-in routes under `prefix`. The application must have Starlette's SessionMiddleware.
 
-    While an application runs that includes them, it keeps the token fresh in the background, unless the setting
-    `keep_fresh` is off.
+    `profile` says who is asking: a function of the request, async or not, that gives the name of a profile (letters,
+    digits, - and _, 64 at most), or None for nobody (401). Make names that are no user's to choose, such as user- and
+    the account's number: each has a login of its own. Without it there is one login on loopback, and one for each
+    browser session on a public URL, unless an operator's secret is set.
 
-    Raises ConfigurationError for wrong settings, StorageError where no session key can be read or made.
+    While an application runs that includes them, it keeps the tokens fresh in the background, unless the setting
+    `keep_fresh` is off. Raises ConfigurationError for wrong settings, StorageError where no session key can be read or
+    made.
     """
     service = oauth or NotionOAuth()
+    logins = Logins(service, profile)
     _ACCESS_LOG.addFilter(_without_query)
-    pending = session.PendingAuthorizations(session.session_key(service.settings))
-    route_class = _admitting(Hosts(service.settings))
-    router = APIRouter(prefix=prefix, tags=["auth"], route_class=route_class, lifespan=_kept_fresh(service))
+    pending = session.PendingAuthorizations(session.session_keys(service.settings))
+    router = APIRouter(
+        prefix=prefix,
+        tags=["auth"],
+        route_class=_admitting(Hosts(service.settings)),
+        lifespan=lambda _: logins.kept_fresh(),
+    )
+    pages_of = StatusPages(logins)
 
     @router.get("/login", name="notion_oauth_login", status_code=303, response_class=Response)
     async def login(request: Request) -> Response:
         """Discover, register where needed, and send the browser to the authorization page."""
-        browser = _session(request)
+        browser = session_of(request)
         require_visit(request)
         if sent_by_another_site(request):
-            return await status_response(request, service, notice="sent_here")
-        begun = await service.begin_authorization(_redirect_uri(request, service))
-        pending.remember(browser, begun.pending)
+            return await pages_of.status(request, notice="sent_here")
+        beginning = await logins.beginning(request)
+        begun = await beginning.begin_authorization(_redirect_uri(request, service))
+        pending.remember(browser, begun.pending, beginning.profile)
         return pages.redirect(begun.url.get_secret_value())
 
     @router.get("/callback", name="notion_oauth_callback", response_class=Response)
     async def callback(request: Request) -> Response:
         """Check the redirect, exchange its code, store the tokens; success is shown only then."""
-        browser = _session(request)
+        browser = session_of(request)
         require_visit(request)
         response = parse_authorization_response(request.query_params.multi_items())
-        begun = pending.take(browser, response.state)
-        await service.complete_authorization(begun, response)
-        return await _done(request, service, "signed_in")
+        begun, for_whom = pending.take(browser, response.state)
+        finishing = await logins.finishing(request, for_whom)
+        try:
+            await finishing.complete_authorization(begun, response)
+        except NotionOAuthError:
+            await logins.abandoned(for_whom)
+            raise
+        await logins.finished(request, for_whom)
+        return await pages_of.done(request, "signed_in")
 
     @router.get("/status", name="notion_oauth_status", response_class=Response)
     async def status(request: Request) -> Response:
-        """Whether anybody is signed in, from what is stored: no request is made, nothing is refreshed."""
-        return await status_response(request, service)
+        """Whether whoever asks is signed in, from what is stored: no request is made, nothing is refreshed."""
+        return await pages_of.status(request)
 
     @router.post("/refresh", name="notion_oauth_refresh", response_class=Response)
     async def refresh(request: Request) -> Response:
         """Renew the token now. Only our own page can ask for it."""
-        await require_own_page(request, _session(request), _base_url(request, service))
-        await service.refresh()
-        return await _done(request, service, "refreshed")
+        await require_own_page(request, session_of(request), _base_url(request, service))
+        found = await logins.of(request)
+        if found is None:
+            raise NotSignedIn("Nobody is signed in.")
+        await found.refresh()
+        return await pages_of.done(request, "refreshed")
 
     @router.post("/logout", name="notion_oauth_logout", response_class=Response)
     async def logout(request: Request) -> Response:
         """Revoke the grant and forget the tokens. Only our own page can ask for it."""
-        await require_own_page(request, _session(request), _base_url(request, service))
-        outcome = await service.sign_out()
-        return await _done(request, service, f"signed_out_{outcome.name}")
+        await require_own_page(request, session_of(request), _base_url(request, service))
+        outcome = await logins.sign_out(request)
+        return await pages_of.done(request, f"signed_out_{outcome.name}")
 
+    if logins.gate is not None:
+        _add_operator(router, logins.gate, service)
     return router
 
 
-def _kept_fresh(service: NotionOAuth) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """A lifespan with a task that refreshes the token whenever it is due, and ends when the refresh under way has."""
-
-    @asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
-            if service.settings.keep_fresh:
-                tasks.start_soon(service.tokens.keep_fresh)
-            yield
-            tasks.cancel_scope.cancel()
-        await service.tokens.settle()
-
-    return lifespan
-
-
-async def status_response(request: Request, service: NotionOAuth, *, notice: str | None = None) -> Response:
-    """The status as a page for a browser and as JSON for a program."""
-    status = await service.status()
-    if not pages.wants_html(request):
-        return pages.data(status.as_json())
-    browser = _session(request)
-    shown = _page_context(request, browser, notice or session.take_notice(browser))
-    return pages.page("status.html", {**_status_context(status, service.clock()), **shown})
-
-
-def _status_context(status: Status, now: datetime) -> dict[str, Any]:
-    return {
-        "title": _TITLES[status.status],
-        "status": status,
-        "remaining": (status.expires_at - now) if status.expires_at else None,
-        "expires": _said(status.expires_at),
-        "authorized": _said(status.authorized_at),
-        "refreshed": _said(status.refreshed_at),
-        "ends": _said(status.login_ends_at),
-        "ended": _said(status.ended_at),
-        # Its buttons are on this page: a command would be the long way round
-        "warning": status.warning.partition(" with: ")[0] + "." if status.warning else None,
-    }
-
-
-def _said(when: datetime | None) -> str | None:
-    return moment(when) if when else None
-
-
-def _page_context(request: Request, browser: session.Session, notice: str | None) -> dict[str, Any]:
-    links = {name: path_of(request, f"notion_oauth_{name}") for name in ("login", "refresh", "logout")}
-    return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": session.csrf_token(browser)}
-
-
-async def _done(request: Request, service: NotionOAuth, notice: str) -> Response:
-    """Show what was achieved. A browser is sent on: a reload repeats nothing, and no code stays in its address bar."""
-    if pages.wants_html(request):
-        session.leave_notice(_session(request), notice)
+def _add_operator(router: APIRouter, gate: Gate, service: NotionOAuth) -> None:
+    @router.post("/operator", name="notion_oauth_operator", response_class=Response)
+    async def operator(request: Request) -> Response:
+        """Take the operator's secret, once for a browser session. Only our own page can send it."""
+        browser = session_of(request)
+        fields = await require_own_page(request, browser, _base_url(request, service))
+        gate.enter(browser, fields.get("secret", ""))
         return pages.redirect(path_of(request, "notion_oauth_status"))
-    status = await service.status()
-    return pages.data({**status.as_json(), "message": _NOTICES[notice]})
-
-
-def _session(request: Request) -> session.Session:
-    if "session" not in request.scope:
-        raise ConfigurationError(
-            "The sign-in needs sessions, and this application has none.",
-            cure="Add starlette.middleware.sessions.SessionMiddleware to it, or use notion_oauth.app.create_app().",
-        )
-    return request.session
-
-
-def path_of(request: Request, route: str) -> str:
-    """The path of one of our routes as browsers see it, wherever the router is mounted."""
-    return request.url_for(route).path
 
 
 def _base_url(request: Request, service: NotionOAuth) -> str:

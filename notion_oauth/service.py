@@ -96,6 +96,17 @@ class NotionOAuth:
             clock=clock,
         )
 
+    def for_profile(self, profile: str, *, store: TokenStore | None = None) -> NotionOAuth:
+        """Another profile's login, with the same settings, store, client, clock and randomness."""
+        return NotionOAuth(
+            self.settings,
+            profile=profile,
+            store=store or self.store,
+            client=self.client,
+            clock=self.clock,
+            random=self._random,
+        )
+
     async def begin_authorization(
         self, redirect_uri: str, *, challenge: BearerChallenge | None = None
     ) -> AuthorizationRequest:

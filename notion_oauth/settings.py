@@ -18,6 +18,7 @@ from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import why_unusable
 
 PREFIX = "NOTION_OAUTH_"
+MIN_OPERATOR_SECRET = 16  # characters; nobody guesses that many at five tries a minute
 MIN_SECRET_KEY = 32  # characters; 32 random hexadecimal digits are 128 bits
 UNIX = "unix"  # among the trusted proxies: whoever connects through a socket file
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -49,7 +50,14 @@ class Settings(BaseSettings):
         "and of https is believed. `unix` stands for whoever connects through a socket file.",
     )
     secret_key: SecretStr | None = Field(
-        default=None, description="Signs and seals the session cookie; at least 32 characters."
+        default=None,
+        description="Signs and seals the session cookie; at least 32 characters. Of several, with commas between them, "
+        "the first does, and all are read.",
+    )
+    operator_secret: SecretStr | None = Field(
+        default=None,
+        description="Asked for once in each browser session, before the one profile is shown or used; at least 16 "
+        "characters. Without it each browser session has a profile of its own on a public URL.",
     )
     client_name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
         default="notion-oauth", description="The name that Notion shows on its consent page."
@@ -112,6 +120,11 @@ class Settings(BaseSettings):
             client_secret=self.client_secret,
             token_endpoint_auth_method=self.client_auth_method,
         )
+
+    @property
+    def secret_keys(self) -> tuple[SecretStr, ...]:
+        """The keys that are set; the first signs and seals, all are read."""
+        return tuple(map(SecretStr, _listed(self.secret_key.get_secret_value()))) if self.secret_key else ()
 
     @property
     def is_public(self) -> bool:
@@ -202,9 +215,21 @@ class Settings(BaseSettings):
     @field_validator("secret_key")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < MIN_SECRET_KEY:
+        if value is not None and any(len(key) < MIN_SECRET_KEY for key in _listed(value.get_secret_value())):
             raise ValueError(f"is shorter than {MIN_SECRET_KEY} characters")
         return value
+
+    @field_validator("operator_secret")
+    @classmethod
+    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_OPERATOR_SECRET:
+            raise ValueError(f"is shorter than {MIN_OPERATOR_SECRET} characters")
+        return value
+
+
+def _listed(text: str) -> list[str]:
+    """The members of a list with commas between them; at least one."""
+    return [part.strip() for part in text.split(",")]
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
@@ -20,6 +21,7 @@ from notion_oauth.models import Registration, TokenSet, Tombstone
 LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
 LOCK_POLL = timedelta(milliseconds=20)
 KEPT_REGISTRATIONS = 20
+_BESIDE = (".clients", ".lock")
 _ROOM = 16 * 1024  # bytes; more than any token set takes
 
 T = TypeVar("T")
@@ -98,16 +100,33 @@ class JsonFileStore:
         return await _in_thread(self._profiles)
 
     def _profiles(self) -> tuple[str, ...]:
-        try:
-            names = [file.name for file in self._path.parent.iterdir()]
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            cure = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
-            raise StorageError(f"{self._path.parent} could not be listed: {error.strerror}.", cure=cure) from None
+        names = [name for name, _ in files.changes(self._path.parent)]
         pattern = re.compile(re.escape(self._path.name) + r"\.([^.]+)\.profile\Z")
         others = {found[1] for name in names if (found := pattern.match(name)) and places.PROFILE.match(found[1])}
         return tuple(sorted(others | ({places.DEFAULT_PROFILE} if self._path.name in names else set())))
+
+    async def forget(self, profile: str) -> None:
+        """Remove all that is kept of a profile that nobody will use again: its registrations and its lock too."""
+        await _in_thread(self._forget, self.path(profile))
+
+    def _forget(self, path: Path) -> None:
+        for file in (path, *(places.beside(path, suffix) for suffix in _BESIDE)):
+            files.delete_file(file)
+
+    async def sweep(self, prefix: str, *, older_than: timedelta) -> None:
+        """Forget the profiles whose names begin so, and of which nothing was written for so long."""
+        await _in_thread(self._sweep, prefix, older_than)
+
+    def _sweep(self, prefix: str, older_than: timedelta) -> None:
+        stem = re.escape(f"{self._path.name}.") + f"({re.escape(prefix)}[A-Za-z0-9_-]+)" + r"\.profile"
+        pattern = re.compile(f"{stem}({'|'.join(map(re.escape, _BESIDE))})?")
+        written: dict[str, float] = {}
+        for name, changed in files.changes(self._path.parent):
+            if (found := pattern.fullmatch(name)) and places.PROFILE.match(found[1]):
+                written[found[1]] = max(written.get(found[1], 0), changed)
+        for name, changed in written.items():
+            if time.time() - changed > older_than.total_seconds():
+                self._forget(self.path(name))
 
     async def load(self, profile: str) -> TokenSet | None:
         # Not in a thread: a kilobyte, only after it was changed. All who wait for it then find it in memory

@@ -22,7 +22,7 @@ from notion_oauth.errors import StorageError, StoreDamaged
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
-from notion_oauth.session import session_key
+from notion_oauth.session import session_keys
 from notion_oauth.settings import Settings
 from tests.web.conftest import Browser
 
@@ -104,10 +104,7 @@ def test_the_session_cookie_is_not_for_scripts(browser: Browser) -> None:
 def test_a_public_address_is_followed(sandbox: Sandbox, settings: Settings) -> None:
     public = settings.model_copy(update={"public_url": "https://notion.example/tokens"})
     with served(create_app(public)) as url, Browser(url) as browser:
-        browser.headers |= {
-            "Host": "notion.example",
-            "X-Forwarded-Proto": "https",
-        }  # what a proxy on this machine sends
+        browser.headers.update({"Host": "notion.example", "X-Forwarded-Proto": "https"})  # as a proxy in front does
         begun = browser.get("/auth/login", follow_redirects=False)
         page = browser.get("/tokens/")
     query = parse_qs(urlsplit(begun.headers["location"]).query)
@@ -168,31 +165,31 @@ class TestSessionKey:
 
     def test_it_comes_from_the_environment(self, settings: Settings) -> None:
         given = settings.model_copy(update={"secret_key": SecretStr("s" * 40)})
-        assert session_key(given).get_secret_value() == "s" * 40
+        assert [key.get_secret_value() for key in session_keys(given)] == ["s" * 40]
         assert list(settings.token_file.parent.iterdir()) == []
 
     def test_it_is_made_once_and_kept_beside_the_tokens(self, settings: Settings) -> None:
-        key = session_key(settings).get_secret_value()
+        key = session_keys(settings)[0].get_secret_value()
         file = settings.token_file.with_name(".notion-tokens.json.session-key")
         assert file.stat().st_mode & 0o777 == 0o600
         assert len(key) == 64
-        assert session_key(settings).get_secret_value() == key
+        assert session_keys(settings)[0].get_secret_value() == key
 
     def test_workers_that_start_at_once_agree(self, settings: Settings) -> None:
         with ThreadPoolExecutor(16) as pool:
-            keys = {key.get_secret_value() for key in pool.map(session_key, [settings] * 64)}
+            keys = {keys[0].get_secret_value() for keys in pool.map(session_keys, [settings] * 64)}
         assert len(keys) == 1
 
     def test_a_damaged_one_is_not_replaced(self, settings: Settings) -> None:
         settings.token_file.with_name(".notion-tokens.json.session-key").write_text("short")
         with pytest.raises(StoreDamaged, match="holds no session key"):
-            session_key(settings)
+            session_keys(settings)
 
     def test_where_none_can_be_kept_it_says_so(self, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         elsewhere = settings.model_copy(update={"token_file": tmp_path / "file" / "tokens.json"})
         with pytest.raises(StorageError):
-            session_key(elsewhere)
+            session_keys(elsewhere)
 
 
 def test_the_service_starts_as_the_readme_says(tmp_path: Path) -> None:

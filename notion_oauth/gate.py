@@ -1,0 +1,56 @@
+"""The operator's secret: whoever knows it has the service's one login, for one browser session."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import UTC, datetime, timedelta
+
+from fastapi import Request
+from pydantic import SecretStr
+
+from notion_oauth.errors import OperatorRequired, RequestForbidden
+from notion_oauth.service import NotionOAuth
+from notion_oauth.session import Session, session_keys, session_of
+
+GOOD_FOR = timedelta(hours=8)  # after the secret was given, however often the session is used
+_SINCE = "operator_since"
+_PROOF = "operator_proof"
+
+
+class Gate:
+    """Lets the operator through. What a session then holds proves it: a MAC over the secret and the time.
+
+    Another secret, or another session key, ends all such sessions.
+    """
+
+    def __init__(self, secret: SecretStr, oauth: NotionOAuth) -> None:
+        self._secret = secret.get_secret_value().encode()
+        self._keys = [key.get_secret_value().encode() for key in session_keys(oauth.settings)]
+        self._profile = oauth.profile
+        self._clock = oauth.clock
+
+    def profile(self, request: Request) -> str:
+        """The service's one profile, for its operator. Raises OperatorRequired for anybody else."""
+        if not self._is_open(session_of(request)):
+            raise OperatorRequired("This service is for its operator.")
+        return self._profile
+
+    def enter(self, browser: Session, sent: str) -> None:
+        """Begin the operator's session, a new one. Raises RequestForbidden for another secret than the operator's."""
+        if not hmac.compare_digest(sent.encode(), self._secret):
+            raise RequestForbidden("That is not the operator's secret.", cure="Try again.")
+        since = int(self._clock().timestamp())
+        browser.clear()
+        browser[_SINCE], browser[_PROOF] = since, self._proof(self._keys[0], since)
+
+    def _is_open(self, browser: Session) -> bool:
+        since, proof = browser.get(_SINCE), browser.get(_PROOF)
+        if not isinstance(since, int) or not isinstance(proof, str):
+            return False
+        if not timedelta() <= self._clock() - datetime.fromtimestamp(since, UTC) < GOOD_FOR:
+            return False
+        return any(hmac.compare_digest(proof, self._proof(key, since)) for key in self._keys)
+
+    def _proof(self, key: bytes, since: int) -> str:
+        return hmac.new(key, b"notion-oauth operator %d " % since + self._secret, hashlib.sha256).hexdigest()

@@ -1,0 +1,217 @@
+"""Whose login a request means: one NotionOAuth for each profile, and who of those who ask has which.
+
+On loopback it is the local user's. On a public URL each browser session has a profile of its own, under a name that
+nobody can guess, unless the application says who is asking, or the operator has set a secret.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import NoReturn, TypeAlias
+
+import anyio
+from fastapi import Request
+
+from notion_oauth import places
+from notion_oauth.errors import ConfigurationError, NotIdentified, NotionOAuthError, NotSignedIn, StateMismatch
+from notion_oauth.gate import Gate
+from notion_oauth.oauth_client import Clock
+from notion_oauth.refresh import LOOK_AGAIN
+from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.session import renew_csrf, session_of
+from notion_oauth.settings import Settings
+from notion_oauth.status import Status
+from notion_oauth.storage import JsonFileStore
+from notion_oauth.unfinished import Unfinished
+
+WhoAsks: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
+
+MAX_LOGINS = 1024  # in memory; the one that was asked for least recently gives way, and is made again when asked for
+AT_ONCE = 8  # refreshes that are waited for side by side
+VISITOR = "web-"  # begins the name of a browser session's own profile
+SWEEP_EVERY = timedelta(days=1)
+_PROFILE = "profile"
+_LOG = logging.getLogger(__name__)
+
+
+class Logins:
+    """The logins that an application's requests mean.
+
+    `profile` is the application's own notion of who is asking: the name of a profile, None for nobody. Without it,
+    whoever has given the operator's secret means the profile of `oauth`, where one is set; where none is, all on
+    loopback do, and each browser session means its own on a public URL.
+    """
+
+    def __init__(self, oauth: NotionOAuth, profile: WhoAsks | None = None) -> None:
+        self._oauth = oauth
+        secret = oauth.settings.operator_secret
+        self.gate = Gate(secret, oauth) if secret is not None and profile is None else None
+        self.visitors = profile is None and self.gate is None and oauth.settings.is_public
+        self._who_asks = self.gate.profile if self.gate is not None else profile
+        self._many = profile is not None
+        self._made: OrderedDict[str, NotionOAuth] = OrderedDict()
+
+    @property
+    def settings(self) -> Settings:
+        return self._oauth.settings
+
+    @property
+    def clock(self) -> Clock:
+        return self._oauth.clock
+
+    async def of(self, request: Request) -> NotionOAuth | None:
+        """The login of whoever asks; None for a browser that has never signed in.
+
+        Raises NotIdentified where the application knows nobody, ConfigurationError where it gives a name that is none.
+        """
+        if self.visitors:
+            name = session_of(request).get(_PROFILE)
+            return self.named(name) if isinstance(name, str) else None
+        return self.named(await self._asking(request))
+
+    async def _asking(self, request: Request) -> str:
+        if self._who_asks is None:
+            return self._oauth.profile
+        found = self._who_asks(request)
+        name: object = await found if inspect.isawaitable(found) else found
+        if name is None:
+            raise NotIdentified("This application does not know who is asking.")
+        if not isinstance(name, str) or not places.PROFILE.match(name):
+            raise ConfigurationError(
+                "The application names a profile that is none.",
+                cure="Give names of letters, digits, - and _, 64 at most; such as user- and the number of an account.",
+            )
+        return name
+
+    def named(self, profile: str) -> NotionOAuth:
+        """The login of that profile; the same object for as long as it is asked for."""
+        if profile == self._oauth.profile:
+            return self._oauth
+        found = self._made.pop(profile, None) or self._oauth.for_profile(profile)
+        self._made[profile] = found
+        if len(self._made) > MAX_LOGINS:
+            self._made.popitem(last=False)
+        return found
+
+    async def status(self, request: Request) -> Status:
+        """A look at the login of whoever asks."""
+        login = await self.of(request)
+        return Status(status="unauthenticated") if login is None else await login.status()
+
+    async def beginning(self, request: Request) -> NotionOAuth:
+        """What begins a sign-in for whoever asks.
+
+        A browser session gets a new profile with each: one that was planted is known to whoever planted it. It leaves
+        nothing on the disk before it is finished.
+        """
+        if self.visitors:
+            return self._oauth.for_profile(VISITOR + secrets.token_hex(16), store=Unfinished(self._oauth.store))
+        return self.named(await self._asking(request))
+
+    async def finishing(self, request: Request, profile: str) -> NotionOAuth:
+        """What finishes the sign-in that was begun for this profile. Raises StateMismatch where another asks now."""
+        if not self.visitors and profile != await self._asking(request):
+            raise StateMismatch("This sign-in was begun by somebody else.")
+        return self.named(profile)
+
+    async def abandoned(self, profile: str) -> None:
+        """Leave nothing of a browser session's sign-in that has failed."""
+        if self.visitors and isinstance(self._oauth.store, JsonFileStore):
+            await self._oauth.store.forget(profile)
+
+    async def finished(self, request: Request, profile: str) -> None:
+        """Let the browser session have the profile, and end the login that it had before."""
+        if self.visitors:
+            browser = session_of(request)
+            before = browser.get(_PROFILE)
+            browser[_PROFILE] = profile
+            renew_csrf(browser)
+            if isinstance(before, str) and before != profile:
+                await self._end(before)
+
+    async def sign_out(self, request: Request) -> SignOut:
+        """End the login of whoever asks; of a browser session's own nothing is kept."""
+        login = await self.of(request)
+        if login is None:
+            return SignOut.NOT_SIGNED_IN
+        if not self.visitors:
+            return await login.sign_out()
+        outcome = await self._end(login.profile)
+        session_of(request).pop(_PROFILE, None)
+        return outcome
+
+    async def _end(self, profile: str) -> SignOut:
+        outcome = await self.named(profile).sign_out()
+        self._made.pop(profile, None)
+        if isinstance(self._oauth.store, JsonFileStore):
+            await self._oauth.store.forget(profile)
+        return outcome
+
+    async def keep_fresh(self) -> NoReturn:
+        """Refresh whatever login is due, until cancelled. Logs what goes wrong; raises nothing of ours.
+
+        Of an application's users: all that the store has, where it can tell. Of browser sessions: those that this
+        worker has seen. One whose browser stays away is refreshed when it comes back, or ends after thirty days.
+        """
+        if not self._many and not self.visitors:
+            await self._oauth.tokens.keep_fresh()
+        side_by_side = anyio.CapacityLimiter(AT_ONCE)
+        sweep_in = timedelta()
+        said: dict[str, str] = {}
+        while True:
+            if self.visitors and sweep_in <= timedelta():
+                await self._sweep()
+                sweep_in = SWEEP_EVERY
+            async with anyio.create_task_group() as tasks:
+                for name in await self._kept():
+                    tasks.start_soon(self._refreshed, name, side_by_side, said)
+            await anyio.sleep(LOOK_AGAIN.total_seconds())
+            sweep_in -= LOOK_AGAIN
+
+    async def _kept(self) -> Sequence[str]:
+        store = self._oauth.store
+        if self.visitors or not isinstance(store, JsonFileStore):
+            return tuple(self._made)
+        try:
+            return await store.profiles()
+        except NotionOAuthError as error:
+            _LOG.warning("The logins cannot be kept fresh: %s", error)
+            return tuple(self._made)
+
+    async def _refreshed(self, profile: str, side_by_side: anyio.CapacityLimiter, said: dict[str, str]) -> None:
+        async with side_by_side:
+            tokens = self.named(profile).tokens
+            try:
+                await tokens.token()
+                await tokens.settle()
+            except NotionOAuthError as error:
+                if error.message != said.get(profile) and not isinstance(error, NotSignedIn):
+                    _LOG.warning("A token cannot be kept fresh: %s", error)
+                said[profile] = error.message
+            else:
+                said.pop(profile, None)
+
+    async def _sweep(self) -> None:
+        """Remove the files of browser sessions that nobody has used for so long that the server has ended them."""
+        if isinstance(self._oauth.store, JsonFileStore):
+            try:
+                await self._oauth.store.sweep(VISITOR, older_than=self.settings.lifetimes.idle)
+            except NotionOAuthError as error:
+                _LOG.warning("The files of browser sessions that have ended cannot be removed: %s", error)
+
+    @asynccontextmanager
+    async def kept_fresh(self) -> AsyncIterator[None]:
+        """Keep logins fresh meanwhile, where that is set; ends when the refreshes under way have."""
+        async with anyio.create_task_group() as tasks:
+            if self.settings.keep_fresh:
+                tasks.start_soon(self.keep_fresh)
+            yield
+            tasks.cancel_scope.cancel()
+        for login in (self._oauth, *self._made.values()):
+            await login.tokens.settle()

@@ -1,0 +1,89 @@
+"""The status as a page and as JSON, what was done, and what was refused: what the routes answer with."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from fastapi import Request, Response
+
+from notion_oauth import pages, session
+from notion_oauth.errors import NotionOAuthError, OperatorRequired
+from notion_oauth.profiles import Logins
+from notion_oauth.service import SIGNED_OUT
+from notion_oauth.session import session_of
+from notion_oauth.status import Status
+from notion_oauth.words import moment
+
+_NOTICES = {
+    "signed_in": "You are signed in.",
+    "refreshed": "The token was renewed.",
+    "sent_here": "Another site has sent you here. Sign in only if you meant to.",
+    **{f"signed_out_{outcome.name}": text for outcome, text in SIGNED_OUT.items()},
+}
+_TITLES = {"authenticated": "Connected to Notion", "expired": "Token expired", "unauthenticated": "Not connected"}
+
+
+class StatusPages:
+    """The answers that show a login: of whoever asks."""
+
+    def __init__(self, logins: Logins) -> None:
+        self._logins = logins
+
+    async def status(self, request: Request, *, notice: str | None = None) -> Response:
+        """The status as a page for a browser and as JSON for a program."""
+        status = await self._logins.status(request)
+        if not pages.wants_html(request):
+            return pages.data(status.as_json())
+        browser = session_of(request)
+        shown = _page_context(request, browser, notice or session.take_notice(browser))
+        whose = {"own": self._logins.visitors}
+        return pages.page("status.html", {**_status_context(status, self._logins.clock()), **shown, **whose})
+
+    async def done(self, request: Request, notice: str) -> Response:
+        """Show what was achieved. A browser is sent on: a reload repeats nothing, no code stays in its address bar."""
+        if pages.wants_html(request):
+            session.leave_notice(session_of(request), notice)
+            return pages.redirect(path_of(request, "notion_oauth_status"))
+        status = await self._logins.status(request)
+        return pages.data({**status.as_json(), "message": _NOTICES[notice]})
+
+
+def refusal(request: Request, error: NotionOAuthError) -> Response:
+    """An error as a page or as JSON; the operator is asked for the secret where that is what is missing."""
+    if isinstance(error, OperatorRequired) and pages.wants_html(request):
+        form = {
+            "action": path_of(request, "notion_oauth_operator"),
+            "csrf_token": session.csrf_token(session_of(request)),
+        }
+        return pages.page("operator.html", {"title": "Who is there?", **form}, status=401)
+    return pages.failure(request, error, home=path_of(request, "notion_oauth_status"))
+
+
+def _status_context(status: Status, now: datetime) -> dict[str, Any]:
+    return {
+        "title": _TITLES[status.status],
+        "status": status,
+        "remaining": (status.expires_at - now) if status.expires_at else None,
+        "expires": _said(status.expires_at),
+        "authorized": _said(status.authorized_at),
+        "refreshed": _said(status.refreshed_at),
+        "ends": _said(status.login_ends_at),
+        "ended": _said(status.ended_at),
+        # Its buttons are on this page: a command would be the long way round
+        "warning": status.warning.partition(" with: ")[0] + "." if status.warning else None,
+    }
+
+
+def _said(when: datetime | None) -> str | None:
+    return moment(when) if when else None
+
+
+def _page_context(request: Request, browser: session.Session, notice: str | None) -> dict[str, Any]:
+    links = {name: path_of(request, f"notion_oauth_{name}") for name in ("login", "refresh", "logout")}
+    return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": session.csrf_token(browser)}
+
+
+def path_of(request: Request, route: str) -> str:
+    """The path of one of our routes as browsers see it, wherever the router is mounted."""
+    return request.url_for(route).path

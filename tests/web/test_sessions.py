@@ -1,0 +1,170 @@
+"""Sessions: keys that rotate, cookies that nobody plants, sign-ins that work once and for one browser."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import pytest
+from itsdangerous import TimestampSigner
+from pydantic import SecretStr
+
+from notion_oauth.app import create_app
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.web.visiting import PUBLIC, Visitor
+
+OLD, NEW = "old-key-" + "o" * 32, "new-key-" + "n" * 32
+COOKIE = "__Host-notion_oauth_session"
+
+
+@pytest.fixture
+def public(settings: Settings) -> Settings:
+    return settings.model_copy(update={"public_url": PUBLIC, "secret_key": SecretStr(OLD)})
+
+
+def with_keys(settings: Settings, *keys: str) -> Settings:
+    return settings.model_copy(update={"secret_key": SecretStr(",".join(keys))})
+
+
+def carried_to(settings: Settings, visitor: Visitor) -> Visitor:
+    """The same browser, after the service was started again with other settings."""
+    other = Visitor(create_app(settings))
+    other.cookies.update(visitor.cookies)
+    return other
+
+
+def test_over_https_the_cookie_is_bound_to_the_host(public: Settings) -> None:
+    set_cookie = Visitor(create_app(public)).get("/auth/login").headers["set-cookie"]
+    name, _, rest = set_cookie.partition("=")
+    assert name == COOKIE
+    attributes = {part.strip().lower() for part in rest.split(";")[1:]}
+    assert {"httponly", "secure", "samesite=lax", "path=/"} <= attributes
+    assert not [part for part in attributes if part.startswith("domain")]
+    assert [part for part in attributes if part.startswith("max-age=")]
+
+
+def test_a_cookie_that_another_host_could_have_set_is_not_read(public: Settings) -> None:
+    """Cookie tossing: a sibling host sets our cookie for the whole domain, with a sign-in that is the attacker's."""
+    app = create_app(public)
+    attacker, victim = Visitor(app), Visitor(app)
+    back = attacker.consent()
+    victim.cookies.set("notion_oauth_session", attacker.cookies[COOKIE])
+    assert victim.get(back).status_code == 400
+    assert victim.status() == {"status": "unauthenticated"}
+
+
+def test_a_rotated_key_reads_what_the_one_before_has_sealed(public: Settings) -> None:
+    visitor = Visitor(create_app(public))
+    back = visitor.consent()
+    rotated = carried_to(with_keys(public, NEW, OLD), visitor)
+    assert rotated.get(back).status_code == 303
+    assert rotated.status()["status"] == "authenticated"
+
+
+def test_the_first_key_signs_and_seals(public: Settings) -> None:
+    rotated = Visitor(create_app(with_keys(public, NEW, OLD)))
+    back = rotated.consent()
+    assert TimestampSigner(NEW).validate(rotated.cookies[COOKIE])
+    assert carried_to(with_keys(public, OLD), rotated).get(back).status_code == 400
+    assert carried_to(with_keys(public, NEW), rotated).get(back).status_code == 303
+
+
+def test_a_key_that_was_taken_out_counts_no_longer(public: Settings) -> None:
+    visitor = Visitor(create_app(public))
+    visitor.sign_in()
+    assert carried_to(with_keys(public, NEW), visitor).status() == {"status": "unauthenticated"}
+
+
+@pytest.mark.parametrize("change", [lambda value: value[:-2], lambda value: "x" + value, lambda value: "e30=.x.y"])
+def test_a_cookie_that_was_changed_is_none(public: Settings, change: object) -> None:
+    visitor = Visitor(create_app(public))
+    visitor.sign_in()
+    forged = change(visitor.cookies[COOKIE])  # type: ignore[operator]
+    visitor.cookies.clear()
+    visitor.cookies.set(COOKIE, forged)
+    assert visitor.status() == {"status": "unauthenticated"}
+
+
+def test_a_session_ends(public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor = Visitor(create_app(public))
+    visitor.sign_in()
+    at_sign_in = TimestampSigner.get_timestamp
+    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda self: at_sign_in(self) + 31 * 24 * 3600)
+    assert visitor.status() == {"status": "unauthenticated"}
+
+
+def test_a_sign_in_works_once_even_with_a_copy_of_the_old_cookie(public: Settings, sandbox: Sandbox) -> None:
+    """Replay: the cookie from before the callback, and the same redirect; the server itself would take the code again."""
+    visitor = Visitor(create_app(public))
+    back = visitor.consent()
+    before = visitor.cookies[COOKIE]
+    assert visitor.get(back).status_code == 303
+    asked = len(sandbox.requests)
+    visitor.cookies.clear()
+    visitor.cookies.set(COOKIE, before)
+    replayed = visitor.get(back)
+    assert replayed.status_code == 400
+    assert "has finished it already" in replayed.text
+    assert len(sandbox.requests) == asked, "the server was not asked"
+
+
+def test_another_worker_leaves_a_replay_to_the_server_which_takes_a_code_once(public: Settings) -> None:
+    """What holds across workers: the grant of a code that is used twice ends, and nobody is signed in by it."""
+    visitor = Visitor(create_app(public))
+    back = visitor.consent()
+    elsewhere = carried_to(public, visitor)
+    assert visitor.get(back).status_code == 303
+    assert elsewhere.get(back).status_code == 502
+    assert elsewhere.status() == {"status": "unauthenticated"}
+
+
+def test_a_code_of_somebody_elses_sign_in_is_worth_nothing(public: Settings, grants_asked: Posted) -> None:
+    """Code injection: the attacker's code, in the victim's own redirect, fails at PKCE."""
+    app = create_app(public)
+    victim, attacker = Visitor(app), Visitor(app)
+    own, stolen = parse_qs(urlsplit(victim.consent()).query), parse_qs(urlsplit(attacker.consent()).query)
+    mixed = {name: values[0] for name, values in {**own, "code": stolen["code"]}.items()}
+    refused = victim.get(f"/auth/callback?{urlencode(mixed)}")
+    assert refused.status_code == 502
+    assert victim.status() == {"status": "unauthenticated"}
+    assert grants_asked() == ["authorization_code"]
+
+
+def test_whoever_planted_a_session_does_not_see_the_login_made_in_it(public: Settings) -> None:
+    """Session fixation: the attacker keeps a copy of the session that the victim then signs in with."""
+    app = create_app(public)
+    attacker = Visitor(app)
+    attacker.sign_in()
+    form = attacker.csrf_token()
+    victim = carried_to(public, attacker)
+    victim.sign_in()
+    assert victim.status()["status"] == "authenticated"
+    assert attacker.status() == {"status": "unauthenticated"}, "the login that the session had before has ended"
+    assert victim.post("/auth/logout", data={"csrf_token": form}).status_code == 403, "its forms count no longer"
+    assert victim.status()["status"] == "authenticated"
+
+
+def test_nobody_is_signed_in_to_somebody_elses_workspace(public: Settings) -> None:
+    """Login CSRF: the redirect of the attacker's sign-in, followed by the victim's browser."""
+    app = create_app(public)
+    victim, attacker = Visitor(app), Visitor(app)
+    victim.get("/")
+    assert victim.get(attacker.consent()).status_code == 400
+    victim.consent()
+    assert victim.get(attacker.consent()).status_code == 400, "not even while it has begun one itself"
+    assert victim.status() == {"status": "unauthenticated"}
+
+
+def test_what_is_remembered_of_finished_sign_ins_is_bounded(public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notion_oauth.session.MAX_FINISHED", 1)
+    visitor = Visitor(create_app(public))
+    first, second = visitor.consent(), visitor.consent()
+    assert visitor.get(first).status_code == visitor.get(second).status_code == 303
+    assert visitor.get(second).status_code == 400
+
+
+def test_a_request_without_a_cookie_gets_none(public: Settings) -> None:
+    visitor = Visitor(create_app(public))
+    answer = visitor.get("/auth/status", headers={"Accept": "application/json"})
+    assert "set-cookie" not in answer.headers
