@@ -37,6 +37,7 @@ AT_ONCE = 8  # refreshes that are waited for side by side
 VISITOR = "web-"  # begins the name of a browser session's own profile
 SWEEP_EVERY = timedelta(days=1)
 _PROFILE = "profile"
+_SEEN = "seen"
 _LOG = logging.getLogger(__name__)
 
 
@@ -71,8 +72,14 @@ class Logins:
         Raises NotIdentified where the application knows nobody, ConfigurationError where it gives a name that is none.
         """
         if self.visitors:
-            name = session_of(request).get(_PROFILE)
-            return self.named(name) if isinstance(name, str) else None
+            browser = session_of(request)
+            name = browser.get(_PROFILE)
+            if not isinstance(name, str):
+                return None
+            today = self.clock().toordinal()
+            if browser.get(_SEEN) != today:
+                browser[_SEEN] = today  # so that the cookie is sent anew, and lives as long from now on
+            return self.named(name)
         return self.named(await self._asking(request))
 
     async def _asking(self, request: Request) -> str:

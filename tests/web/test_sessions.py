@@ -95,7 +95,7 @@ def test_a_session_ends(public: Settings, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_sign_in_works_once_even_with_a_copy_of_the_old_cookie(public: Settings, sandbox: Sandbox) -> None:
-    """Replay: the cookie from before the callback, and the same redirect; the server itself would take the code again."""
+    """Replay: the cookie from before the callback, and the same redirect."""
     visitor = Visitor(create_app(public))
     back = visitor.consent()
     before = visitor.cookies[COOKIE]

@@ -1,0 +1,392 @@
+"""Whose login a request means: the local user's, a browser session's own, an application user's, the operator's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from datetime import timedelta
+
+import anyio
+import pytest
+from fastapi import Depends, FastAPI, Request
+from pydantic import SecretStr
+from starlette.middleware.sessions import SessionMiddleware
+
+from notion_oauth import ValidToken, create_router
+from notion_oauth.app import create_app
+from notion_oauth.errors import ConfigurationError
+from notion_oauth.oauth_client import utc_now
+from notion_oauth.profiles import Logins, WhoAsks
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.engine.signing_in import age, sign_in
+from tests.web.visiting import PUBLIC, Visitor
+
+SECRET = "correct-horse-battery"
+COOKIE = "__Host-notion_oauth_session"
+
+
+@pytest.fixture
+def public(settings: Settings) -> Settings:
+    return settings.model_copy(update={"public_url": PUBLIC, "secret_key": SecretStr("k" * 40)})
+
+
+@pytest.fixture
+def operated(public: Settings) -> Settings:
+    return public.model_copy(update={"operator_secret": SecretStr(SECRET)})
+
+
+def files_of(settings: Settings) -> list[str]:
+    return sorted(file.name for file in settings.token_file.parent.iterdir())
+
+
+class TestBrowserSessions:
+    """On a public URL each browser session has a login of its own."""
+
+    def test_nobody_has_the_login_of_another(self, public: Settings, sandbox: Sandbox) -> None:
+        app = create_app(public)
+        alice, bob, robot = Visitor(app), Visitor(app), Visitor(app)
+        alice.sign_in()
+        assert alice.status()["status"] == "authenticated"
+        assert bob.status() == robot.status() == {"status": "unauthenticated"}
+        bob.sign_in()
+        assert sandbox.live_grants == 2
+        bob.post("/auth/logout", data={"csrf_token": bob.csrf_token()})
+        assert sandbox.live_grants == 1
+        assert alice.status()["status"] == "authenticated"
+
+    @pytest.mark.anyio
+    async def test_the_local_users_login_is_nobody_elses(self, public: Settings, oauth: NotionOAuth) -> None:
+        await sign_in(oauth)
+        assert Visitor(create_app(public)).status() == {"status": "unauthenticated"}
+
+    def test_a_profile_cannot_be_guessed_or_asked_for(self, public: Settings) -> None:
+        app = create_app(public)
+        alice, bob = Visitor(app), Visitor(app)
+        alice.sign_in()
+        (kept,) = [name for name in files_of(public) if name.endswith(".profile")]
+        found = re.fullmatch(r"\.notion-tokens\.json\.(web-[0-9a-f]{32})\.profile", kept)
+        assert found
+        for asked in ({"profile": found[1]}, {"session": found[1]}):
+            assert (
+                bob.get("/auth/status", params=asked, headers={"Accept": "*/*"}).json()["status"] == "unauthenticated"
+            )
+        assert found[1] not in alice.get("/").text
+
+    def test_a_visitor_who_does_not_finish_leaves_nothing_on_the_disk(self, public: Settings) -> None:
+        visitor = Visitor(create_app(public))
+        before = files_of(public)
+        visitor.consent()
+        visitor.get(visitor.consent() + "-and-a-wrong-code")
+        assert files_of(public) == before
+
+    def test_a_sign_in_that_fails_leaves_nothing_on_the_disk(self, public: Settings, sandbox: Sandbox) -> None:
+        visitor = Visitor(create_app(public))
+        before = files_of(public)
+        sandbox.fail_next("/token", error="invalid_grant")
+        assert visitor.get(visitor.consent()).status_code == 502
+        assert files_of(public) == before
+
+    def test_signing_out_leaves_nothing_on_the_disk(self, public: Settings) -> None:
+        visitor = Visitor(create_app(public))
+        before = files_of(public)
+        visitor.sign_in()
+        assert files_of(public) != before
+        visitor.post("/auth/logout", data={"csrf_token": visitor.csrf_token()})
+        assert files_of(public) == before
+        assert visitor.status() == {"status": "unauthenticated"}
+
+    def test_signing_in_again_ends_the_login_before(self, public: Settings, sandbox: Sandbox) -> None:
+        visitor = Visitor(create_app(public))
+        visitor.sign_in()
+        visitor.sign_in()
+        assert sandbox.live_grants == 1
+        assert len([name for name in files_of(public) if name.endswith(".profile")]) == 1
+
+    def test_a_session_that_is_lost_has_lost_its_login_and_the_page_says_so(self, public: Settings) -> None:
+        visitor = Visitor(create_app(public))
+        visitor.sign_in()
+        assert "without its cookie it cannot be reached again" in visitor.get("/").text
+        visitor.cookies.clear()
+        assert visitor.status() == {"status": "unauthenticated"}
+
+    def test_a_session_that_is_used_is_prolonged_once_a_day(self, public: Settings) -> None:
+        late = [timedelta()]
+        visitor = Visitor(create_app(oauth=NotionOAuth(public, clock=lambda: utc_now() + late[0])))
+        visitor.sign_in()
+        visitor.status()
+        for _ in range(2):
+            late[0] += timedelta(days=1)
+            assert "set-cookie" in visitor.get("/auth/status", headers={"Accept": "*/*"}).headers
+            assert "set-cookie" not in visitor.get("/auth/status", headers={"Accept": "*/*"}).headers
+
+    def test_renewing_without_a_login_is_refused(self, public: Settings) -> None:
+        visitor = Visitor(create_app(public))
+        visitor.sign_in()
+        token = visitor.csrf_token()
+        visitor.post("/auth/logout", data={"csrf_token": token})
+        assert visitor.post("/auth/refresh", data={"csrf_token": token}).status_code == 401
+        assert (
+            "Nobody was signed in"
+            in visitor.get(visitor.post("/auth/logout", data={"csrf_token": token}).headers["location"]).text
+        )
+
+    @pytest.mark.anyio
+    async def test_what_a_session_left_behind_is_removed_when_its_login_has_ended(self, public: Settings) -> None:
+        oauth = NotionOAuth(public)
+        left, used = (oauth.for_profile("web-" + letter * 32) for letter in "ab")
+        for login in (oauth, left, used):
+            await sign_in(login)
+        past = time.time() - timedelta(days=31).total_seconds()
+        for name in files_of(public):
+            if "web-b" not in name or name.endswith(".lock"):  # a lock is as old as its profile's newest file
+                os.utime(public.token_file.with_name(name), (past, past))
+        await oauth.store.sweep("web-", older_than=timedelta(days=30))  # type: ignore[attr-defined]
+        kept = files_of(public)
+        assert not [name for name in kept if "web-a" in name]
+        assert len([name for name in kept if "web-b" in name]) == 3
+        assert ".notion-tokens.json" in kept
+
+    @pytest.mark.anyio
+    async def test_the_service_sweeps_when_it_starts(self, public: Settings) -> None:
+        await sign_in(NotionOAuth(public).for_profile("web-" + "a" * 32))
+        past = time.time() - timedelta(days=31).total_seconds()
+        for name in files_of(public):
+            os.utime(public.token_file.with_name(name), (past, past))
+        with Visitor(create_app(public)):
+            with anyio.fail_after(10):
+                while any("web-" in name for name in files_of(public)):
+                    await anyio.sleep(0.01)
+
+
+def by_header(request: Request) -> str | None:
+    return request.headers.get("x-user")
+
+
+async def by_header_async(request: Request) -> str | None:
+    return request.headers.get("x-user")
+
+
+def application(settings: Settings, who_asks: WhoAsks) -> FastAPI:
+    app = FastAPI()
+    oauth = NotionOAuth(settings)
+    app.add_middleware(SessionMiddleware, secret_key="k" * 32)
+    app.include_router(create_router(oauth, profile=who_asks))
+    valid = Depends(ValidToken(oauth, profile=who_asks))
+
+    @app.get("/token-of")
+    async def token_of(token: SecretStr = valid) -> str:
+        return token.get_secret_value()
+
+    return app
+
+
+def visiting(app: FastAPI, user: str | None) -> Visitor:
+    visitor = Visitor(app)
+    if user is not None:
+        visitor.headers["X-User"] = user
+    return visitor
+
+
+class TestAnApplicationsOwnUsers:
+    """The application says who is asking."""
+
+    @pytest.mark.parametrize("who_asks", [by_header, by_header_async])
+    def test_each_has_a_login_of_their_own(self, public: Settings, who_asks: WhoAsks) -> None:
+        app = application(public, who_asks)
+        alice, bob = visiting(app, "user-1"), visiting(app, "user-2")
+        alice.sign_in()
+        assert bob.status() == {"status": "unauthenticated"}
+        assert bob.get("/token-of").status_code == 401
+        bob.sign_in()
+        tokens = {visitor.get("/token-of").json() for visitor in (alice, bob)}
+        assert len(tokens) == 2
+        assert [name for name in files_of(public) if name.endswith(".profile")] == [
+            f".notion-tokens.json.user-{number}.profile" for number in (1, 2)
+        ]
+        bob.post("/auth/logout", data={"csrf_token": bob.csrf_token("/auth/status")})
+        assert alice.status()["status"] == "authenticated"
+
+    @pytest.mark.parametrize("path", ["/auth/status", "/auth/login", "/auth/callback?state=x"])
+    def test_nobody_has_none(self, public: Settings, sandbox: Sandbox, path: str) -> None:
+        answer = visiting(application(public, by_header), None).get(path)
+        assert answer.status_code == (400 if "callback" in path else 401)
+        assert sandbox.requests == []
+
+    def test_an_endpoint_that_needs_a_token_asks_too(self, public: Settings) -> None:
+        app = application(public, by_header)
+        visiting(app, "user-1").sign_in()
+        refused = visiting(app, None).get("/token-of")
+        assert refused.status_code == 401
+        assert refused.json()["detail"]["error"] == "NotIdentified"
+        assert "login" not in refused.json()["detail"]
+        assert refused.headers["www-authenticate"]
+
+    def test_who_has_changed_meanwhile_does_not_finish_the_sign_in(
+        self, public: Settings, grants_asked: Posted
+    ) -> None:
+        visitor = visiting(application(public, by_header), "user-1")
+        back = visitor.consent()
+        visitor.headers["X-User"] = "user-2"
+        answer = visitor.get(back)
+        assert answer.status_code == 400
+        assert "somebody else" in answer.text
+        assert grants_asked() == []
+
+    @pytest.mark.parametrize("name", ["", "../x", "a/b", "x" * 65, "-x", "a.b", "a\u00e9", 7])
+    def test_a_name_that_is_none_is_an_error_of_the_application(self, public: Settings, name: object) -> None:
+        answer = Visitor(application(public, lambda request: name)).get("/auth/status")  # type: ignore[arg-type,return-value]
+        assert answer.status_code == 500
+        assert "names a profile that is none" in answer.text
+
+    @pytest.mark.anyio
+    async def test_the_logins_that_are_stored_are_kept_fresh(
+        self, public: Settings, sandbox: Sandbox, grants_asked: Posted
+    ) -> None:
+        oauth = NotionOAuth(public)
+        for number in (1, 2):
+            await sign_in(oauth.for_profile(f"user-{number}"))
+            age(public.token_file.with_name(f".notion-tokens.json.user-{number}.profile"), minutes=57)
+        with Visitor(application(public, by_header)):
+            with anyio.fail_after(10):
+                while grants_asked().count("refresh_token") < 2:
+                    await anyio.sleep(0.01)
+
+    @pytest.mark.anyio
+    async def test_one_that_cannot_be_kept_fresh_is_said_and_holds_up_no_other(
+        self, public: Settings, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        oauth = NotionOAuth(public)
+        await sign_in(oauth.for_profile("user-1"))
+        (public.token_file.with_name(".notion-tokens.json.user-0.profile")).write_text("{}")
+        age(public.token_file.with_name(".notion-tokens.json.user-1.profile"), hours=2)
+        with caplog.at_level(logging.WARNING), Visitor(application(public, by_header)), anyio.fail_after(10):
+            while (await oauth.for_profile("user-1").status()).status != "authenticated" or not caplog.records:
+                await anyio.sleep(0.01)
+        assert "holds no access_token" in caplog.text
+
+    def test_what_is_kept_in_memory_is_bounded(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("notion_oauth.profiles.MAX_LOGINS", 2)
+        logins = Logins(NotionOAuth(public), by_header)
+        first, second = logins.named("user-1"), logins.named("user-2")
+        assert logins.named("user-1") is first
+        logins.named("user-3")
+        assert logins.named("user-1") is first
+        assert logins.named("user-2") is not second
+
+
+class TestTheOperator:
+    """With a secret that the operator has set, whoever gives it has the one profile."""
+
+    @pytest.fixture
+    def app(self, operated: Settings) -> FastAPI:
+        return create_app(operated)
+
+    def enter(self, visitor: Visitor, secret: str = SECRET) -> int:
+        return visitor.post("/auth/operator", data={"csrf_token": visitor.csrf_token(), "secret": secret}).status_code
+
+    def test_is_asked_for_the_secret_once_in_a_browser_session(self, app: FastAPI, operated: Settings) -> None:
+        operator = Visitor(app)
+        asked = operator.get("/")
+        assert asked.status_code == 401
+        assert "operator" in asked.text
+        assert self.enter(operator) == 303
+        assert operator.get("/").status_code == 200
+        operator.sign_in()
+        assert operated.token_file.exists(), "the one profile is used"
+        assert operator.status()["status"] == "authenticated"
+
+    @pytest.mark.anyio
+    async def test_nobody_else_gets_anything(self, app: FastAPI, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+        await sign_in(oauth)
+        asked = len(sandbox.requests)
+        stranger = Visitor(app)
+        token = stranger.csrf_token()
+        for path in ("/", "/auth/status", "/auth/login"):
+            assert stranger.get(path).status_code == 401
+            answer = stranger.get(path, headers={"Accept": "*/*"})
+            assert (answer.status_code, answer.json()["error"]) == (401, "OperatorRequired")
+        for path in ("/auth/refresh", "/auth/logout"):
+            assert stranger.post(path, data={"csrf_token": token}).status_code == 401
+        assert len(sandbox.requests) == asked
+        assert (await oauth.status()).status == "authenticated"
+
+    @pytest.mark.parametrize("secret", ["", "wrong", SECRET[:-1], SECRET + "x", SECRET.upper(), "\u00e9"])
+    def test_another_secret_opens_nothing(self, app: FastAPI, secret: str) -> None:
+        stranger = Visitor(app)
+        assert self.enter(stranger, secret) == 403
+        assert stranger.get("/").status_code == 401
+
+    def test_the_form_comes_from_our_own_page(self, app: FastAPI) -> None:
+        stranger = Visitor(app)
+        stranger.get("/")
+        assert stranger.post("/auth/operator", data={"secret": SECRET}).status_code == 403
+        data = {"csrf_token": stranger.csrf_token(), "secret": SECRET}
+        assert stranger.post("/auth/operator", data=data, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+        assert stranger.get("/").status_code == 401
+
+    def test_the_secret_is_in_no_page_and_no_cookie(self, app: FastAPI) -> None:
+        operator = Visitor(app)
+        answers = [operator.get("/"), operator.post("/auth/operator", data={"secret": SECRET})]
+        self.enter(operator)
+        answers.append(operator.get("/"))
+        assert all(SECRET not in answer.text + str(answer.headers) for answer in answers)
+        assert SECRET not in operator.cookies[COOKIE]
+
+    def test_the_session_is_a_new_one(self, app: FastAPI) -> None:
+        """Fixation: a session that was planted before gives its owner nothing afterwards."""
+        operator, attacker = Visitor(app), Visitor(app)
+        form = operator.csrf_token()
+        attacker.cookies.update(operator.cookies)
+        assert self.enter(operator) == 303
+        assert attacker.get("/").status_code == 401
+        operator.sign_in()
+        assert operator.post("/auth/logout", data={"csrf_token": form}).status_code == 403
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"operator_secret": SecretStr("another-secret-of-some-length")}, {"secret_key": SecretStr("x" * 40)}],
+        ids=["secret", "key"],
+    )
+    def test_another_secret_or_key_ends_all_sessions(
+        self, app: FastAPI, operated: Settings, changed: dict[str, SecretStr]
+    ) -> None:
+        operator = Visitor(app)
+        self.enter(operator)
+        later = Visitor(create_app(operated.model_copy(update=changed)))
+        later.cookies.update(operator.cookies)
+        assert later.get("/").status_code == 401
+
+    def test_the_session_ends_however_often_it_is_used(self, operated: Settings) -> None:
+        late = [timedelta()]
+        operator = Visitor(create_app(oauth=NotionOAuth(operated, clock=lambda: utc_now() + late[0])))
+        self.enter(operator)
+        late[0] = timedelta(hours=7, minutes=59)
+        assert operator.get("/").status_code == 200
+        late[0] = timedelta(hours=8, minutes=1)
+        assert operator.get("/").status_code == 401
+
+    def test_a_session_of_a_browsers_own_is_no_operators(self, public: Settings, operated: Settings) -> None:
+        visitor = Visitor(create_app(public))
+        visitor.sign_in()
+        later = Visitor(create_app(operated))
+        later.cookies.update(visitor.cookies)
+        assert later.get("/").status_code == 401
+
+    def test_the_secret_is_asked_for_on_loopback_too(self, operated: Settings) -> None:
+        local = operated.model_copy(update={"public_url": None})
+        assert Visitor(create_app(local), "http://localhost", client="127.0.0.1").get("/").status_code == 401
+
+
+def test_the_application_may_answer_for_itself(public: Settings) -> None:
+    """An error of ours that its function raises is told as such."""
+
+    def closed(request: Request) -> str:
+        raise ConfigurationError("The directory of users is not set up.")
+
+    answer = Visitor(application(public, closed)).get("/auth/status")
+    assert (answer.status_code, "directory of users" in answer.text) == (500, True)
