@@ -13,7 +13,7 @@ from notion_oauth import pages
 from notion_oauth.guard import Guard
 from notion_oauth.hosts import Hosts
 from notion_oauth.profiles import Logins
-from notion_oauth.router import AuthRoute, create_router
+from notion_oauth.router import admitting, create_router
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import Sessions, session_keys
 from notion_oauth.settings import Settings
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     app.add_middleware(_PublicPath, path=urlsplit(service.settings.public_url or "").path)
     app.add_middleware(Guard, hosts=Hosts(service.settings))  # the last one that is added is asked first
     app.include_router(create_router(service))
-    pages_router = APIRouter(route_class=AuthRoute)
+    pages_router = APIRouter(route_class=admitting(service.settings))
 
     @pages_router.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
     async def home(request: Request) -> Response:

@@ -21,6 +21,7 @@
     │   └── OperatorRequired        the service is its operator's, who has not said so in this browser
     ├── RequestForbidden            a form that another site sent, or a page that is too old
     ├── BadRequest                  a request that no browser sends
+    ├── TooManyRequests             one client asks too often
     ├── WrongHost                   a request for another host than the service's own
     ├── InsecureRequest             plain http where https is asked for, or from where it is not served
     └── AuthorizationResponseError  a redirect that must not be acted on
@@ -200,6 +201,14 @@ class RequestForbidden(NotionOAuthError):
 
 class BadRequest(NotionOAuthError):
     """A request that no browser sends: two Host headers, for instance."""
+
+
+class TooManyRequests(NotionOAuthError):
+    """One client asks too often. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, cure: str | None = None, retry_after: float) -> None:
+        super().__init__(message, cure=cure)
+        self.retry_after = retry_after
 
 
 class WrongHost(NotionOAuthError):

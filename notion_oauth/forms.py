@@ -42,7 +42,8 @@ def require_visit(request: Request) -> None:
 
     An image, a frame or a script of some site asks for it then, and shows nobody what comes of it.
     """
-    if request.headers.get("sec-fetch-dest", "document") != "document":
+    part = request.headers.get("sec-fetch-dest", "document") != "document"
+    if part and (request.method == "GET" or sent_by_another_site(request)):
         raise RequestForbidden("This address is for visiting, and not for being part of another page.")
 
 

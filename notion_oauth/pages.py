@@ -33,6 +33,7 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.InsecureRequest, 403),
     (errors.BadRequest, 400),
     (errors.WrongHost, 421),
+    (errors.TooManyRequests, 429),
     (errors.OtherResource, 409),
     (errors.NotIdentified, 401),
     (errors.NotSignedIn, 401),
@@ -72,10 +73,12 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     return _environment().get_template(template).render(style=_style(), **context)
 
 
-def page(template: str, context: Mapping[str, Any], *, status: int = 200) -> Response:
+def page(
+    template: str, context: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """A page with a policy that lets nothing but itself be loaded."""
-    headers = {**SECURE_HEADERS, "Content-Security-Policy": _content_security_policy(), "Vary": "Accept"}
-    return HTMLResponse(render(template, context), status, headers)
+    policy = {"Content-Security-Policy": _content_security_policy(), "Vary": "Accept"}
+    return HTMLResponse(render(template, context), status, {**SECURE_HEADERS, **policy, **(headers or {})})
 
 
 def data(content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -115,7 +118,7 @@ def failure(request: Request, error: errors.NotionOAuthError, *, home: str = "")
     status = status_code(error)
     if wants_html(request):
         context = {"title": "That did not work", "message": error.message, "cure": error.cure, "home": home}
-        return page("error.html", context, status=status)
+        return page("error.html", context, status=status, headers=retry_after(error))
     return data(problem(error), status=status, headers=retry_after(error))
 
 

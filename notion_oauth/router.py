@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,10 +18,14 @@ from notion_oauth.gate import Gate
 from notion_oauth.hosts import Hosts
 from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.ratelimits import RateLimits
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_of
+from notion_oauth.settings import Settings
 from notion_oauth.statuspages import StatusPages, path_of, refusal
 
+REFRESH_FLOOR = timedelta(seconds=30)  # between two refreshes of a token that is still good
+_BUDGETS = {"notion_oauth_status": "status", "notion_oauth_home": "status", "notion_oauth_operator": "operator"}
 _ACCESS_LOG = logging.getLogger("uvicorn.access")
 
 
@@ -53,12 +58,21 @@ class AuthRoute(APIRoute):
         return answer
 
 
-def _admitting(hosts: Hosts) -> type[AuthRoute]:
-    """Routes that check for themselves whom a request addresses: the application around them may check nothing."""
+def admitting(settings: Settings) -> type[AuthRoute]:
+    """Routes that check for themselves whom a request addresses, and how often its client asks.
+
+    The application around them may check nothing.
+    """
+    hosts, limits = Hosts(settings), RateLimits(settings)
 
     class Admitting(AuthRoute):
         async def admit(self, request: Request) -> None:
             hosts.check(request.scope)
+            budget = _BUDGETS.get(self.name, "auth")
+            if budget != "status":
+                require_visit(request)  # first: what another site asks for must not use up what its victim may
+            if limits.on(budget):
+                await limits.count(budget, hosts.client(request.scope))
 
     return Admitting
 
@@ -84,7 +98,7 @@ def create_router(
     router = APIRouter(
         prefix=prefix,
         tags=["auth"],
-        route_class=_admitting(Hosts(service.settings)),
+        route_class=admitting(service.settings),
         lifespan=lambda _: logins.kept_fresh(),
     )
     pages_of = StatusPages(logins)
@@ -93,7 +107,6 @@ def create_router(
     async def login(request: Request) -> Response:
         """Discover, register where needed, and send the browser to the authorization page."""
         browser = session_of(request)
-        require_visit(request)
         if sent_by_another_site(request):
             return await pages_of.status(request, notice="sent_here")
         beginning = await logins.beginning(request)
@@ -105,7 +118,6 @@ def create_router(
     async def callback(request: Request) -> Response:
         """Check the redirect, exchange its code, store the tokens; success is shown only then."""
         browser = session_of(request)
-        require_visit(request)
         response = parse_authorization_response(request.query_params.multi_items())
         begun, for_whom = pending.take(browser, response.state)
         finishing = await logins.finishing(request, for_whom)
@@ -129,8 +141,7 @@ def create_router(
         found = await logins.of(request)
         if found is None:
             raise NotSignedIn("Nobody is signed in.")
-        await found.refresh()
-        return await pages_of.done(request, "refreshed")
+        return await pages_of.done(request, "refreshed" if await _refreshed(found) else "fresh")
 
     @router.post("/logout", name="notion_oauth_logout", response_class=Response)
     async def logout(request: Request) -> Response:
@@ -142,6 +153,16 @@ def create_router(
     if logins.gate is not None:
         _add_operator(router, logins.gate, service)
     return router
+
+
+async def _refreshed(login: NotionOAuth) -> bool:
+    """Refresh, unless that was done a moment ago: however often somebody asks, the server is asked now and then."""
+    status = await login.status()
+    since = status.refreshed_at
+    if status.status == "authenticated" and since and timedelta() <= login.clock() - since < REFRESH_FLOOR:
+        return False
+    await login.refresh()
+    return True
 
 
 def _add_operator(router: APIRouter, gate: Gate, service: NotionOAuth) -> None:

@@ -59,6 +59,20 @@ class Settings(BaseSettings):
         description="Asked for once in each browser session, before the one profile is shown or used; at least 16 "
         "characters. Without it each browser session has a profile of its own on a public URL.",
     )
+    rate_limit: str = Field(
+        default="30/minute",
+        description="How often one client address may sign in, renew and sign out; `0` for as often as it likes.",
+    )
+    status_rate_limit: str = Field(
+        default="300/minute",
+        description="How often one client address may look at the status on a public URL; `0` for as often as it "
+        "likes.",
+    )
+    rate_limit_storage: SecretStr | None = Field(
+        default=None,
+        description="Where such requests are counted for all workers together, such as `redis://localhost:6379/0` "
+        "(with the extra `redis`); each worker counts its own without it.",
+    )
     client_name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
         default="notion-oauth", description="The name that Notion shows on its consent page."
     )

@@ -18,6 +18,7 @@ from notion_oauth.words import moment
 _NOTICES = {
     "signed_in": "You are signed in.",
     "refreshed": "The token was renewed.",
+    "fresh": "The token was renewed a moment ago.",
     "sent_here": "Another site has sent you here. Sign in only if you meant to.",
     **{f"signed_out_{outcome.name}": text for outcome, text in SIGNED_OUT.items()},
 }

@@ -1,0 +1,238 @@
+"""How often one client may ask, and what happens then; what counts for whom, and where."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import pytest
+from fakeredis import FakeServer, FakeStrictRedis
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from notion_oauth.app import create_app
+from notion_oauth.errors import ConfigurationError
+from notion_oauth.ratelimits import STORAGE_TIMEOUT, RateLimits
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.engine.signing_in import age
+from tests.web.visiting import PUBLIC, Visitor
+
+JSON = {"Accept": "application/json"}
+
+
+@pytest.fixture
+def local(settings: Settings) -> Settings:
+    return settings.model_copy(update={"rate_limit": "3/minute", "secret_key": SecretStr("k" * 40)})
+
+
+@pytest.fixture
+def public(local: Settings) -> Settings:
+    return local.model_copy(update={"public_url": PUBLIC})
+
+
+def statuses(visitor: Visitor, times: int, path: str = "/auth/callback", **headers: str) -> list[int]:
+    return [visitor.get(path, headers=headers).status_code for _ in range(times)]
+
+
+def at_home(settings: Settings) -> Visitor:
+    return Visitor(create_app(settings), "http://localhost", client="127.0.0.1")
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(local: Settings, sandbox: Sandbox) -> None:
+    visitor = at_home(local)
+    for _ in range(3):
+        assert visitor.get("/auth/login").status_code == 303
+    asked = len(sandbox.requests)
+    page, answer = visitor.get("/auth/login"), visitor.get("/auth/login", headers=JSON)
+    for refused in (page, answer):
+        assert refused.status_code == 429
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert refused.headers["x-frame-options"] == "DENY"
+    assert "has asked too often" in page.text
+    assert answer.json()["error"] == "TooManyRequests"
+    assert len(sandbox.requests) == asked, "the server is left alone"
+
+
+@pytest.mark.parametrize("method", ["GET /auth/login", "GET /auth/callback", "POST /auth/refresh", "POST /auth/logout"])
+def test_all_that_makes_work_is_counted_together(public: Settings, method: str) -> None:
+    visitor = Visitor(create_app(public))
+    assert statuses(visitor, 3) == [400] * 3
+    verb, path = method.split()
+    assert visitor.request(verb, path).status_code == 429
+
+
+def test_each_address_counts_for_itself(public: Settings) -> None:
+    app = create_app(public)
+    assert statuses(Visitor(app), 4)[-1] == 429
+    assert statuses(Visitor(app, client="198.51.100.7"), 1) == [400]
+
+
+def test_a_claimed_address_does_not_count(public: Settings) -> None:
+    visitor = Visitor(create_app(public))
+    found = [statuses(visitor, 1, **{"X-Forwarded-For": f"198.51.100.{number}"})[0] for number in range(4)]
+    assert found == [400, 400, 400, 429]
+
+
+def test_behind_a_named_proxy_its_clients_count_each(public: Settings) -> None:
+    named = public.model_copy(update={"trusted_proxies": "10.0.0.1"})
+    visitor = Visitor(create_app(named), "http://notion.example", client="10.0.0.1")
+    passed_on = {"X-Forwarded-Proto": "https"}
+    invented = [f"192.0.2.{number}, 198.51.100.7" for number in range(4)]
+    found = [statuses(visitor, 1, **passed_on, **{"X-Forwarded-For": said})[0] for said in invented]
+    assert found[-1] == 429, "what the client has put before its own address is not believed"
+    assert statuses(visitor, 1, **passed_on, **{"X-Forwarded-For": "198.51.100.8"}) == [400]
+
+
+def test_one_client_has_a_whole_network_of_ipv6(public: Settings) -> None:
+    app = create_app(public)
+    found = [statuses(Visitor(app, client=f"2001:db8:1:2::{number}"), 1)[0] for number in range(4)]
+    assert found[-1] == 429
+    assert statuses(Visitor(app, client="2001:db8:1:3::1"), 1) == [400]
+
+
+@pytest.mark.parametrize("off", ["0", "off", ""])
+def test_a_limit_can_be_taken_off(public: Settings, off: str) -> None:
+    assert 429 not in statuses(Visitor(create_app(public.model_copy(update={"rate_limit": off}))), 40)
+
+
+def test_the_limit_that_is_set_without_a_word(settings: Settings) -> None:
+    assert statuses(at_home(settings), 31) == [400] * 30 + [429]
+
+
+def test_looks_have_a_limit_of_their_own_on_a_public_url(public: Settings) -> None:
+    visitor = Visitor(create_app(public.model_copy(update={"status_rate_limit": "5/minute"})))
+    assert statuses(visitor, 6, "/auth/status", **JSON) == [200] * 5 + [429]
+    assert statuses(visitor, 3) == [400] * 3
+    assert 429 not in statuses(at_home(public.model_copy(update={"public_url": None})), 400, "/auth/status", **JSON)
+
+
+def test_the_operators_secret_is_tried_five_times_a_minute_whatever_is_set(public: Settings) -> None:
+    app = create_app(public.model_copy(update={"rate_limit": "0", "operator_secret": SecretStr("s" * 20)}))
+    stranger = Visitor(app)
+    data = {"csrf_token": stranger.csrf_token(), "secret": "wrong"}
+    assert [stranger.post("/auth/operator", data=data).status_code for _ in range(6)] == [403] * 5 + [429]
+    assert stranger.post("/auth/operator", data={**data, "secret": "s" * 20}).status_code == 429
+    operator = Visitor(app, client="198.51.100.7")
+    data = {"csrf_token": operator.csrf_token(), "secret": "s" * 20}
+    assert operator.post("/auth/operator", data=data).status_code == 303
+
+
+def test_another_site_does_not_use_up_what_its_victim_may(local: Settings) -> None:
+    visitor = at_home(local)
+    part = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "empty"}
+    assert statuses(visitor, 10, "/auth/login", **part) == [403] * 10
+    assert {visitor.post("/auth/logout", headers=part).status_code for _ in range(10)} == {403}
+    assert visitor.get("/auth/login").status_code == 303
+
+
+def test_a_token_is_renewed_now_and_then_however_often_somebody_asks(settings: Settings, grants_asked: Posted) -> None:
+    visitor = at_home(settings)
+    visitor.sign_in()
+    data = {"csrf_token": visitor.csrf_token()}
+    answers = [visitor.post("/auth/refresh", data=data, headers=JSON) for _ in range(10)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert answers[0].json()["message"] == "The token was renewed."
+    assert answers[1].json()["message"] == "The token was renewed a moment ago."
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+    age(settings.token_file, seconds=31)
+    assert visitor.post("/auth/refresh", data=data, headers=JSON).json()["message"] == "The token was renewed."
+
+
+def test_one_that_has_expired_is_renewed_at_once(settings: Settings, sandbox: Sandbox, grants_asked: Posted) -> None:
+    sandbox.options.access_token_lifetime = 1
+    visitor = at_home(settings)
+    visitor.sign_in()
+    data = {"csrf_token": visitor.csrf_token()}
+    for _ in range(2):
+        age(settings.token_file, seconds=2)
+        visitor.post("/auth/refresh", data=data)
+    assert grants_asked() == ["authorization_code", "refresh_token", "refresh_token"]
+
+
+class TestInRedis:
+    """Counted for all workers together."""
+
+    @pytest.fixture
+    def redis_url(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        """A Redis within this process, behind the client library's own door."""
+        server = FakeServer()
+
+        def connected(url: str, **options: object) -> FakeStrictRedis:
+            assert options["socket_timeout"] == options["socket_connect_timeout"] == STORAGE_TIMEOUT
+            return FakeStrictRedis(server=server)
+
+        monkeypatch.setattr("redis.from_url", connected)
+        return "redis://localhost:6379/0"
+
+    def test_workers_count_together(self, public: Settings, redis_url: str) -> None:
+        shared = public.model_copy(update={"rate_limit_storage": SecretStr(redis_url)})
+        assert statuses(Visitor(create_app(shared)), 3) == [400] * 3
+        assert statuses(Visitor(create_app(shared)), 1) == [429]
+        assert statuses(Visitor(create_app(public)), 1) == [400]
+
+    def test_while_it_is_down_each_worker_counts_its_own_and_says_so_once(
+        self, public: Settings, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        down = public.model_copy(update={"rate_limit_storage": SecretStr("redis://:canary-password@127.0.0.1:9/0")})
+        with caplog.at_level(logging.WARNING):
+            assert statuses(Visitor(create_app(down)), 5) == [400, 400, 400, 429, 429]
+        said = [record.getMessage() for record in caplog.records if record.name.startswith("notion_oauth")]
+        assert said == ["The storage of rate limits cannot be used (ConnectionError): each worker counts for itself."]
+        assert "canary" not in caplog.text
+
+    @pytest.mark.anyio
+    async def test_it_is_tried_again_after_a_while(
+        self, public: Settings, redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [0.0]
+        shared = public.model_copy(update={"rate_limit_storage": SecretStr(redis_url)})
+        limits = RateLimits(shared, uptime=lambda: now[0])
+        tried = []
+
+        def failing(*args: object) -> None:
+            tried.append(args)
+            raise ConnectionError
+
+        caplog.set_level(logging.WARNING)
+        with monkeypatch.context() as broken:
+            broken.setattr(limits._shared, "hit", failing)
+            for _ in range(3):
+                await limits.count("auth", "198.51.100.7")
+            assert len(tried) == 1
+            now[0] = 5.1
+            await limits.count("status", "198.51.100.7")
+            assert len(tried) == 2
+        now[0] = 10.3
+        await limits.count("auth", "198.51.100.7")
+        assert "can be used again" in caplog.text
+
+    @pytest.mark.parametrize("url", ["memcached://canary:11211", "canary", "redis://canary:not-a-port/"])
+    def test_another_storage_is_refused_and_not_shown(self, public: Settings, url: str) -> None:
+        with pytest.raises(ConfigurationError, match="RATE_LIMIT_STORAGE") as caught:
+            create_app(public.model_copy(update={"rate_limit_storage": SecretStr(url)}))
+        assert "canary" not in str(caught.value)
+
+    def test_without_its_library_the_cure_is_said(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "redis.backoff", None)
+        with pytest.raises(ConfigurationError, match=r"notion-oauth\[redis\]"):
+            create_app(public.model_copy(update={"rate_limit_storage": SecretStr("redis://localhost")}))
+
+
+@pytest.mark.parametrize("limit", ["canary", "5/canary", "-1/minute", "5"])
+def test_what_is_no_limit_is_named_and_not_shown(public: Settings, limit: str) -> None:
+    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_RATE_LIMIT: it is no limit") as caught:
+        create_app(public.model_copy(update={"rate_limit": limit}))
+    assert "canary" not in str(caught.value)
+
+
+def test_what_is_counted_in_memory_is_bounded(public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes when there is no room shares one count with the others: neither let in without, nor kept out."""
+    monkeypatch.setattr("notion_oauth.ratelimits.MAX_CLIENTS", 2)
+    app: FastAPI = create_app(public)
+    for address in ("198.51.100.1", "198.51.100.2"):
+        assert statuses(Visitor(app, client=address), 1) == [400]
+    late = [statuses(Visitor(app, client=f"198.51.100.{number}"), 1)[0] for number in range(3, 7)]
+    assert late == [400, 400, 400, 429]
+    assert statuses(Visitor(app, client="198.51.100.1"), 1) == [400]
