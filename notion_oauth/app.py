@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import pages
 from notion_oauth.guard import Guard
+from notion_oauth.health import Health, open_paths
 from notion_oauth.hosts import Hosts
 from notion_oauth.profiles import Logins
 from notion_oauth.router import admitting, create_router
@@ -56,8 +57,11 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         lifetime=VISITOR_LIFETIME if logins.visitors else SESSION_LIFETIME,
         secure=service.settings.is_public,
     )
-    app.add_middleware(_PublicPath, path=urlsplit(service.settings.public_url or "").path)
-    app.add_middleware(Guard, hosts=Hosts(service.settings))  # the last one that is added is asked first
+    path = urlsplit(service.settings.public_url or "").path
+    app.add_middleware(_PublicPath, path=path)
+    app.add_middleware(Health, oauth=service, prefix=path)
+    # The last one that is added is asked first
+    app.add_middleware(Guard, hosts=Hosts(service.settings), open_paths=open_paths(path))
     app.include_router(create_router(service))
     pages_router = APIRouter(route_class=admitting(service.settings))
 

@@ -16,6 +16,7 @@ import zlib
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -75,7 +76,7 @@ def session_keys(settings: Settings) -> tuple[SecretStr, ...]:
     """
     if settings.secret_keys:
         return settings.secret_keys
-    path = settings.token_file.with_name(f"{settings.token_file.name}.session-key")
+    path = _key_file(settings)
     content = files.read_file(path)
     if content is None:
         files.create_file(path, secrets.token_hex(32).encode() + b"\n")
@@ -84,6 +85,15 @@ def session_keys(settings: Settings) -> tuple[SecretStr, ...]:
     if len(key) < MIN_SECRET_KEY:
         raise StoreDamaged(f"{path} holds no session key.", cure="Delete it: a new one is made at the next start.")
     return (SecretStr(key),)
+
+
+def keeps_key(settings: Settings) -> bool:
+    """Whether the next worker finds a key where this one has found its own. Raises StorageError."""
+    return bool(settings.secret_keys) or len((files.read_file(_key_file(settings)) or b"").strip()) >= MIN_SECRET_KEY
+
+
+def _key_file(settings: Settings) -> Path:
+    return settings.token_file.with_name(f"{settings.token_file.name}.session-key")
 
 
 class PendingAuthorizations:

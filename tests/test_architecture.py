@@ -22,7 +22,7 @@ LAYERS = (
     {"refresh"},
     {"service"},
     {"background", "session", "pages", "bearer", "hosts"},
-    {"guard", "forms", "gate", "unfinished", "ratelimits"},
+    {"guard", "forms", "gate", "unfinished", "ratelimits", "health"},
     {"profiles"},
     {"statuspages"},
     {"auth", "auth_httpx2", "router", "dependency", "loopback", "pasted"},

@@ -1,0 +1,115 @@
+"""What machines ask: is it alive, is it ready."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth.app import create_app
+from notion_oauth.health import Health
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from notion_oauth.storage import JsonFileStore
+from tests.web.visiting import PUBLIC, Visitor
+
+PATHS = ("/healthz", "/readyz")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Settings:
+    return Settings(server_url="http://127.0.0.1:9/mcp", token_file=tmp_path / "kept" / "tokens.json", timeout=1.0)
+
+
+@pytest.fixture
+def public(local: Settings) -> Settings:
+    return local.model_copy(update={"public_url": PUBLIC})
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_it_is_well(local: Settings, path: str) -> None:
+    visitor = Visitor(create_app(local), "http://localhost", client="127.0.0.1")
+    answer = visitor.get(path)
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    assert answer.headers["cache-control"] == "no-store"
+    assert "set-cookie" not in answer.headers
+    assert visitor.head(path).status_code == 200
+    assert visitor.post(path).status_code == 405
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("host", ["10.2.3.4:8000", "notion.example", "localhost"])
+def test_a_checker_asks_a_public_service_by_address_and_over_plain_http(public: Settings, host: str, path: str) -> None:
+    visitor = Visitor(create_app(public), f"http://{host}", client="10.2.3.9")
+    assert visitor.get(path).status_code == 200
+    assert visitor.get("/auth/status").status_code in (403, 421), "nothing else is answered so"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_service_for_its_own_machine_is_asked_by_it_alone(local: Settings, path: str) -> None:
+    assert Visitor(create_app(local), "http://evil.example", client="127.0.0.1").get(path).status_code == 421
+    assert Visitor(create_app(local), "http://localhost", client="10.2.3.9").get(path).status_code == 403
+
+
+def test_below_the_public_urls_path_too(public: Settings) -> None:
+    below = public.model_copy(update={"public_url": f"{PUBLIC}/tokens"})
+    visitor = Visitor(create_app(below))
+    assert [visitor.get(path).status_code for path in (*PATHS, *(f"/tokens{path}" for path in PATHS))] == [200] * 4
+
+
+def test_checkers_are_not_counted(public: Settings) -> None:
+    visitor = Visitor(create_app(public.model_copy(update={"rate_limit": "1/minute", "status_rate_limit": "1/minute"})))
+    assert {visitor.get(path).status_code for path in PATHS * 20} == {200}
+
+
+def test_a_store_that_cannot_be_written_is_named_and_no_more(public: Settings) -> None:
+    app = create_app(public.model_copy(update={"secret_key": SecretStr("k" * 40)}))
+    public.token_file.parent.write_text("a file where the folder should be")
+    answer = Visitor(app).get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "failing", "failing": ["store"]})
+    assert Visitor(app).get("/healthz").status_code == 200, "it is alive all the same"
+
+
+def test_a_key_that_the_next_worker_would_not_find_is_named(public: Settings) -> None:
+    app = create_app(public)
+    key = public.token_file.with_name("tokens.json.session-key")
+    key.unlink()
+    answer = Visitor(app).get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "failing", "failing": ["session_key"]})
+    assert not key.exists()
+    key.mkdir()
+    assert (
+        Visitor(create_app(public.model_copy(update={"secret_key": SecretStr("k" * 40)}))).get("/readyz").status_code
+        == 200
+    )
+
+
+@pytest.mark.anyio
+async def test_the_disk_is_looked_at_once_a_second_however_often_it_is_asked(local: Settings) -> None:
+    probes: list[str] = []
+
+    class Counting(JsonFileStore):
+        async def ensure_writable(self, profile: str) -> None:
+            probes.append(profile)
+            await super().ensure_writable(profile)
+
+    now = [100.0]
+    settings = local.model_copy(update={"secret_key": SecretStr("k" * 40)})
+    oauth = NotionOAuth(settings, store=Counting(settings.token_file))
+    visitor = Visitor(Health(create_app(oauth=oauth), oauth, uptime=lambda: now[0]), "http://localhost")  # type: ignore[arg-type]
+    for _ in range(20):
+        assert visitor.get("/readyz").status_code == 200
+    assert len(probes) == 1
+    now[0] += 1.01
+    visitor.get("/readyz")
+    assert len(probes) == 2
+
+
+@pytest.mark.anyio
+async def test_a_key_file_that_cannot_be_read_is_a_key_that_is_missing(public: Settings) -> None:
+    app = create_app(public)
+    key = public.token_file.with_name("tokens.json.session-key")
+    key.unlink()
+    key.mkdir()
+    assert Visitor(app).get("/readyz").json() == {"status": "failing", "failing": ["session_key"]}
