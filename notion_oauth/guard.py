@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from notion_oauth import pages
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.hosts import Hosts
+from notion_oauth.hosts import GUARDED, Hosts
 
 HSTS = "max-age=31536000"  # seconds: a year; what else its host serves is not ours to decide
 
@@ -36,6 +36,7 @@ class Guard:
                 self._hosts.check(scope)
             except NotionOAuthError as refused:
                 return await self._refuse(refused, scope, receive, send)
+            scope[GUARDED] = self._hosts
         if self._hosts.public and self._hosts.is_https(scope):
             scope["scheme"] = "https" if scope["type"] == "http" else "wss"
         if scope["type"] != "http":

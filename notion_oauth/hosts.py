@@ -19,6 +19,7 @@ from notion_oauth.errors import BadRequest, InsecureRequest, NotionOAuthError, W
 from notion_oauth.protocol.urls import DEFAULT_PORTS, is_loopback
 from notion_oauth.settings import Network, Settings
 
+GUARDED = "notion_oauth.guarded"  # in a scope that was checked: it is not checked again
 MAX_HOST = 255 + 6  # characters of a name (RFC 1035 §3.1) and a port; what is longer is not remembered
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _PASSED_ON = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip"})
@@ -103,8 +104,9 @@ class Hosts:
         if any(name in _PASSED_ON for name, _ in scope["headers"]):
             return False
         address = peer(scope)
+        found = _ip(address)
         # What is no address came over no network: a socket file, or a test that calls the application
-        return _ip(address) is None or is_loopback(address) or self._is_trusted(address)
+        return found is None or found.is_loopback or self._is_trusted(address)
 
     def _is_trusted(self, address: str) -> bool:
         found = _ip(address)

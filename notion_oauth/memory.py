@@ -63,6 +63,13 @@ class Memory:
             self._unchanged_until = uptime + GLANCE
         return copy.tokens
 
+    def unchanged(self) -> TokenSet | None:
+        """The login that was seen last, whatever its age, where the store says that it is still the same."""
+        copy = self._copy
+        if copy is None or copy.stamp is None or self._store.stamp(self._profile) != copy.stamp:
+            return None
+        return copy.tokens
+
     async def load(self, *, again: bool = False) -> TokenSet | None:
         """The stored login, read only where it may have changed; `again` trusts no stamp.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -11,7 +12,7 @@ from typing import Any
 
 import jinja2
 from fastapi import Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
 from notion_oauth import errors
 from notion_oauth.words import in_words
@@ -83,7 +84,16 @@ def page(
 
 def data(content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """JSON that nobody keeps a copy of."""
-    return JSONResponse(dict(content), status, {**SECURE_HEADERS, "Vary": "Accept", **(headers or {})})
+    return encoded(encode(content), status=status, headers=headers)
+
+
+def encode(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(content), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def encoded(content: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """As `data`, of what was encoded before."""
+    return Response(content, status, {**SECURE_HEADERS, "Vary": "Accept", **(headers or {})}, "application/json")
 
 
 def redirect(url: str) -> Response:

@@ -15,7 +15,7 @@ from notion_oauth import pages, session
 from notion_oauth.errors import NotionOAuthError, NotSignedIn
 from notion_oauth.forms import require_own_page, require_visit, sent_by_another_site
 from notion_oauth.gate import Gate
-from notion_oauth.hosts import Hosts
+from notion_oauth.hosts import GUARDED, Hosts
 from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.ratelimits import RateLimits
@@ -67,7 +67,8 @@ def admitting(settings: Settings) -> type[AuthRoute]:
 
     class Admitting(AuthRoute):
         async def admit(self, request: Request) -> None:
-            hosts.check(request.scope)
+            if GUARDED not in request.scope:
+                hosts.check(request.scope)
             budget = _BUDGETS.get(self.name, "auth")
             if budget != "status":
                 require_visit(request)  # first: what another site asks for must not use up what its victim may
@@ -103,6 +104,11 @@ def create_router(
     )
     pages_of = StatusPages(logins)
 
+    @router.get("/status", name="notion_oauth_status", response_class=Response)
+    async def status(request: Request) -> Response:
+        """Whether whoever asks is signed in, from what is stored: no request is made, nothing is refreshed."""
+        return await pages_of.status(request)
+
     @router.get("/login", name="notion_oauth_login", status_code=303, response_class=Response)
     async def login(request: Request) -> Response:
         """Discover, register where needed, and send the browser to the authorization page."""
@@ -128,11 +134,6 @@ def create_router(
             raise
         await logins.finished(request, for_whom)
         return await pages_of.done(request, "signed_in")
-
-    @router.get("/status", name="notion_oauth_status", response_class=Response)
-    async def status(request: Request) -> Response:
-        """Whether whoever asks is signed in, from what is stored: no request is made, nothing is refreshed."""
-        return await pages_of.status(request)
 
     @router.post("/refresh", name="notion_oauth_refresh", response_class=Response)
     async def refresh(request: Request) -> Response:

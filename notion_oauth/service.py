@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -36,6 +36,7 @@ from notion_oauth.transport import Transport
 STATE_LENGTH = 43  # letters and digits: 256 bits
 VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
 MOST_REQUESTS = 6  # under one lock: five of discovery and a refresh, for a login that another program stored
+_EPOCH = datetime.fromtimestamp(0, UTC)
 LOCK_MARGIN = timedelta(seconds=10)  # for the disk
 
 
@@ -86,6 +87,7 @@ class NotionOAuth:
         self.clients = Clients(self.settings, store=self.store, client=self.client, profile=self.profile, clock=clock)
         self.clock = clock
         self._random = random
+        self._seen: tuple[TokenSet, int, Status] | None = None
         self.tokens = TokenSource(
             self.store,
             self.client,
@@ -191,9 +193,9 @@ class NotionOAuth:
 
     async def status(self) -> Status:
         """A look at the stored login, without any request. Raises StorageError, StoreDamaged, OtherResource."""
-        tokens = await self.tokens.load()
+        tokens = await self.tokens.look()
         if tokens is not None:
-            return status_of(tokens, now=self.clock(), lifetimes=self.settings.lifetimes)
+            return self._status_of(tokens)
         grave = await self.tokens.tombstone()
         if grave is None:
             return Status(status="unauthenticated")
@@ -211,6 +213,16 @@ class NotionOAuth:
         Raises NotSignedIn, SignInRequired, OtherResource, TokenRefused, TransientError, StorageError.
         """
         return await self.client.introspect(await self.tokens.stored())
+
+    def _status_of(self, tokens: TokenSet) -> Status:
+        """The same object for as long as the same login has the same whole seconds left: many ask many times."""
+        now = self.clock()
+        seconds = int(((tokens.expires_at or _EPOCH) - now).total_seconds() // 1)
+        seen = self._seen
+        if seen is None or seen[0] is not tokens or seen[1] != seconds:
+            seen = tokens, seconds, status_of(tokens, now=now, lifetimes=self.settings.lifetimes)
+            self._seen = seen
+        return seen[2]
 
     async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
         """Refresh now, or only where the last one is older. Raises as TokenSource.token does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,7 +55,7 @@ class Status:
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready mapping; without a login, `status` and what has become of it. Times are RFC 3339 in UTC."""
         if self.status != "unauthenticated":
-            shown = {name: value for name, value in asdict(self).items() if name not in _OF_AN_END}
+            shown = {name: value for name, value in vars(self).items() if name not in _OF_AN_END}
         else:
             shown = {"status": self.status}
             if self.ended_at is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from fastapi import Request, Response
@@ -35,7 +36,7 @@ class StatusPages:
         """The status as a page for a browser and as JSON for a program."""
         status = await self._logins.status(request)
         if not pages.wants_html(request):
-            return pages.data(status.as_json())
+            return pages.encoded(_as_json(status))
         browser = session_of(request)
         shown = _page_context(request, browser, notice or session.take_notice(browser))
         whose = {"own": self._logins.visitors}
@@ -48,6 +49,12 @@ class StatusPages:
             return pages.redirect(path_of(request, "notion_oauth_status"))
         status = await self._logins.status(request)
         return pages.data({**status.as_json(), "message": _NOTICES[notice]})
+
+
+@lru_cache(maxsize=64)
+def _as_json(status: Status) -> bytes:
+    """The status as programs read it; within a second many ask for the same."""
+    return pages.encode(status.as_json())
 
 
 def refusal(request: Request, error: NotionOAuthError) -> Response:
