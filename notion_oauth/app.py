@@ -58,7 +58,8 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         secure=service.settings.is_public,
     )
     path = urlsplit(service.settings.public_url or "").path
-    app.add_middleware(_PublicPath, path=path)
+    if path:
+        app.add_middleware(_PublicPath, path=path)
     app.add_middleware(Health, oauth=service, prefix=path)
     # The last one that is added is asked first
     app.add_middleware(Guard, hosts=Hosts(service.settings), open_paths=open_paths(path))

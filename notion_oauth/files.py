@@ -64,6 +64,8 @@ def stamp(path: str) -> object:
     """
     try:
         found = os.stat(path)  # noqa: PTH116 - half the time that Path takes, and asked for at each request
+    except FileNotFoundError:
+        return ()
     except (OSError, ValueError):
         return None
     if abs(time.time_ns() - found.st_mtime_ns) < _TICK:

@@ -55,8 +55,10 @@ class Guard:
 
         async def noting(message: Message) -> None:
             nonlocal begun
+            if begun:
+                return await send(message)
             begun = True
-            await secured(message)
+            return await secured(message)
 
         try:
             await self._app(scope, receive, noting)
@@ -69,7 +71,7 @@ class Guard:
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
                 there = message.get("headers", ())
-                names = {name.lower() for name, _ in there}
+                names = {name for name, _ in there}  # lower case, as ASGI asks for
                 missing = [header for header in self._headers if header[0] not in names]
                 message = {**message, "headers": [*there, *missing]}
             await send(message)

@@ -27,6 +27,7 @@ SECURE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_OF_DATA = [(name.lower().encode(), value.encode()) for name, value in {**SECURE_HEADERS, "Vary": "Accept"}.items()]
 _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.AuthorizationResponseError, 400),
     (errors.AuthorizationRefused, 403),
@@ -93,7 +94,9 @@ def encode(content: Mapping[str, Any]) -> bytes:
 
 def encoded(content: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """As `data`, of what was encoded before."""
-    return Response(content, status, {**SECURE_HEADERS, "Vary": "Accept", **(headers or {})}, "application/json")
+    answer = Response(content, status, headers, "application/json")
+    answer.raw_headers += _OF_DATA  # encoded once
+    return answer
 
 
 def redirect(url: str) -> Response:

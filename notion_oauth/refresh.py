@@ -132,9 +132,9 @@ class TokenSource:
             return Phase.EXPIRED
         return lifetime.phase(tokens, self._clock(), self._lifetimes.window)
 
-    async def look(self) -> TokenSet | None:
-        """The stored login as `load` finds it, in microseconds where it is the one that was seen last."""
-        return self._memory.unchanged() or await self.load()
+    def unchanged(self) -> TokenSet | None:
+        """The login that was seen last, whatever its age, where the store has not changed since."""
+        return self._memory.unchanged()
 
     async def load(self, *, again: bool = False) -> TokenSet | None:
         """The stored login, None where there is none; `again` reads it even where nothing seems to have changed.

@@ -22,6 +22,7 @@ from notion_oauth.models import (
     Introspection,
     PendingAuthorization,
     TokenSet,
+    Tombstone,
 )
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
 from notion_oauth.protocol import authorization, ending, scopes
@@ -88,6 +89,7 @@ class NotionOAuth:
         self.clock = clock
         self._random = random
         self._seen: tuple[TokenSet, int, Status] | None = None
+        self._nobody: tuple[object, Status] | None = None
         self.tokens = TokenSource(
             self.store,
             self.client,
@@ -193,10 +195,20 @@ class NotionOAuth:
 
     async def status(self) -> Status:
         """A look at the stored login, without any request. Raises StorageError, StoreDamaged, OtherResource."""
-        tokens = await self.tokens.look()
+        tokens = self.tokens.unchanged()
         if tokens is not None:
             return self._status_of(tokens)
-        grave = await self.tokens.tombstone()
+        stamp = self.store.stamp(self.profile)
+        if self._nobody is not None and stamp is not None and stamp == self._nobody[0]:
+            return self._nobody[1]
+        tokens = await self.tokens.load()
+        if tokens is not None:
+            return self._status_of(tokens)
+        status = self._status_without(await self.tokens.tombstone())
+        self._nobody = stamp, status
+        return status
+
+    def _status_without(self, grave: Tombstone | None) -> Status:
         if grave is None:
             return Status(status="unauthenticated")
         because = ending.in_words(grave, self.settings.lifetimes)
