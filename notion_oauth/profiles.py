@@ -118,7 +118,9 @@ class Logins:
         nothing on the disk before it is finished.
         """
         if self.visitors:
-            return self._oauth.for_profile(VISITOR + secrets.token_hex(16), store=Unfinished(self._oauth.store))
+            return self._oauth.for_profile(
+                VISITOR + secrets.token_hex(16), store=Unfinished(self._oauth.store, self._oauth.profile)
+            )
         return self.named(await self._asking(request))
 
     async def finishing(self, request: Request, profile: str) -> NotionOAuth:

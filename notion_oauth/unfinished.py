@@ -10,10 +10,14 @@ from notion_oauth.storage import TokenStore
 
 
 class Unfinished:
-    """The store of a sign-in under a name that nobody else knows: there is nothing to load, and nothing to keep yet."""
+    """The store of a sign-in under a name that nobody else knows: there is nothing to load, and nothing to keep yet.
 
-    def __init__(self, store: TokenStore) -> None:
+    Which issuer a client that was registered by hand belongs to is known once for all, in the profile `common`.
+    """
+
+    def __init__(self, store: TokenStore, common: str) -> None:
         self._store = store
+        self._common = common
 
     async def load(self, profile: str) -> TokenSet | None:
         return None
@@ -34,10 +38,13 @@ class Unfinished:
         return None
 
     async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
-        return ()
+        return tuple(kept for kept in await self._store.load_registrations(self._common) if kept.by_hand)
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
-        """Leave it in the pending sign-in, which holds the client too."""
+        """Leave it in the pending sign-in, which holds the client too, unless it is all profiles'."""
+        if registration.by_hand:
+            async with self._store.exclusive(self._common):
+                await self._store.save_registration(self._common, registration)
 
     async def ensure_writable(self, profile: str) -> None:
         await self._store.ensure_writable(profile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.unfinished import Unfinished
 from tests.conftest import Posted
 from tests.engine.signing_in import age, sign_in
 from tests.web.visiting import PUBLIC, Visitor
@@ -90,6 +92,25 @@ class TestBrowserSessions:
         sandbox.fail_next("/token", error="invalid_grant")
         assert visitor.get(visitor.consent()).status_code == 502
         assert files_of(public) == before
+
+    @pytest.mark.anyio
+    async def test_whose_a_client_is_that_was_registered_by_hand_is_remembered(
+        self, public: Settings, sandbox: Sandbox
+    ) -> None:
+        """It is shown to one issuer, whichever browser begins."""
+        by_hand = public.model_copy(update={"client_id": "by-hand", "client_secret": SecretStr("canary-secret")})
+        begun = Visitor(create_app(by_hand)).get("/auth/login")
+        assert "client_id=by-hand" in begun.headers["location"]
+        (kept,) = await NotionOAuth(by_hand).store.load_registrations("default")
+        assert (kept.issuer, kept.by_hand) == (sandbox.issuer, True)
+        other = NotionOAuth(by_hand).for_profile("web-x", store=Unfinished(NotionOAuth(by_hand).store, "default"))
+        assert await other.store.load_registrations("web-x") == (kept,)
+        public.token_file.with_name(".notion-tokens.json.clients").write_text(
+            public.token_file.with_name(".notion-tokens.json.clients").read_text().replace(sandbox.issuer, PUBLIC)
+        )
+        refused = Visitor(create_app(by_hand)).get("/auth/login")
+        assert refused.status_code == 500
+        assert "not shown to that one" in html.unescape(refused.text)
 
     def test_signing_out_leaves_nothing_on_the_disk(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
