@@ -12,7 +12,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NoReturn, TypeAlias
 
 import anyio
@@ -35,6 +35,7 @@ WhoAsks: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
 MAX_LOGINS = 1024  # in memory; the one that was asked for least recently gives way, and is made again when asked for
 AT_ONCE = 8  # refreshes that are waited for side by side
 VISITOR = "web-"  # begins the name of a browser session's own profile
+FRESH_FOR = timedelta(days=1)  # after a browser's last visit; who comes later has the token renewed then
 SWEEP_EVERY = timedelta(days=1)
 _PROFILE = "profile"
 _SEEN = "seen"
@@ -56,6 +57,7 @@ class Logins:
         self.visitors = profile is None and self.gate is None and oauth.settings.is_public
         self._who_asks = self.gate.profile if self.gate is not None else profile
         self._many = profile is not None
+        self._visited: dict[str, datetime] = {}  # of those in `_made`
         self._made: OrderedDict[str, NotionOAuth] = OrderedDict()
 
     @property
@@ -79,6 +81,7 @@ class Logins:
             today = self.clock().toordinal()
             if browser.get(_SEEN) != today:
                 browser[_SEEN] = today  # so that the cookie is sent anew, and lives as long from now on
+            self._visited[name] = self.clock()
             return self.named(name)
         return self.named(await self._asking(request))
 
@@ -103,7 +106,7 @@ class Logins:
         found = self._made.pop(profile, None) or self._oauth.for_profile(profile)
         self._made[profile] = found
         if len(self._made) > MAX_LOGINS:
-            self._made.popitem(last=False)
+            self._visited.pop(self._made.popitem(last=False)[0], None)
         return found
 
     async def status(self, request: Request) -> Status:
@@ -158,6 +161,7 @@ class Logins:
     async def _end(self, profile: str) -> SignOut:
         outcome = await self.named(profile).sign_out()
         self._made.pop(profile, None)
+        self._visited.pop(profile, None)
         if isinstance(self._oauth.store, JsonFileStore):
             await self._oauth.store.forget(profile)
         return outcome
@@ -166,7 +170,7 @@ class Logins:
         """Refresh whatever login is due, until cancelled. Logs what goes wrong; raises nothing of ours.
 
         Of an application's users: all that the store has, where it can tell. Of browser sessions: those that this
-        worker has seen. One whose browser stays away is refreshed when it comes back, or ends after thirty days.
+        worker has seen within a day. Another is refreshed when its browser comes back, or ends after thirty days.
         """
         if not self._many and not self.visitors:
             await self._oauth.tokens.keep_fresh()
@@ -185,7 +189,10 @@ class Logins:
 
     async def _kept(self) -> Sequence[str]:
         store = self._oauth.store
-        if self.visitors or not isinstance(store, JsonFileStore):
+        if self.visitors:
+            now = self.clock()
+            return [name for name, when in self._visited.items() if now - when < FRESH_FOR]
+        if not isinstance(store, JsonFileStore):
             return tuple(self._made)
         try:
             return await store.profiles()

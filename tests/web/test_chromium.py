@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
@@ -15,6 +16,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import title_contains
 from selenium.webdriver.support.ui import WebDriverWait
 
+from notion_oauth.app import create_app
+from notion_oauth.background import served
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
 
@@ -111,6 +114,30 @@ def test_two_tabs_sign_in_side_by_side(chromium: Chrome, sandbox: Sandbox, servi
     chromium.switch_to.window(first)
     click(chromium, "approve", then="Connected to Notion")
     assert "You are signed in." in text(chromium)
+
+
+def test_who_follows_another_sites_link_begins_by_a_click(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
+    """With what a real browser says of where a request comes from."""
+    chromium.get(f"data:text/html,<a id='lure' href='{service_url}/auth/login'>x</a>")
+    chromium.find_element(By.ID, "lure").click()
+    WebDriverWait(chromium, 10).until(title_contains("Not connected"))
+    assert "Another site has sent you here." in text(chromium)
+    assert sandbox.requests == []
+    click(chromium, "login", then="Connected to Notion")
+    assert "You are signed in." in text(chromium)
+
+
+def test_the_operator_enters_the_secret(chromium: Chrome, settings: Settings) -> None:
+    guarded = settings.model_copy(update={"operator_secret": SecretStr("correct-horse-battery")})
+    with served(create_app(guarded)) as url:
+        chromium.get(url)
+        chromium.find_element(By.ID, "secret").send_keys("wrong")
+        click(chromium, "enter", then="That did not work")
+        click(chromium, "home", then="Who is there?")
+        chromium.find_element(By.ID, "secret").send_keys("correct-horse-battery")
+        click(chromium, "enter", then="Not connected")
+        click(chromium, "login", then="Connected to Notion")
+        click(chromium, "logout", then="Not connected")
 
 
 @pytest.mark.parametrize("width", [320, 1280])

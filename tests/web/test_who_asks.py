@@ -145,6 +145,20 @@ class TestBrowserSessions:
             assert "set-cookie" in visitor.get("/auth/status", headers={"Accept": "*/*"}).headers
             assert "set-cookie" not in visitor.get("/auth/status", headers={"Accept": "*/*"}).headers
 
+    @pytest.mark.anyio
+    async def test_a_login_is_kept_fresh_for_a_day_after_the_last_visit(self, public: Settings) -> None:
+        late = [timedelta()]
+        logins = Logins(NotionOAuth(public, clock=lambda: utc_now() + late[0]))
+        request = Request({"type": "http", "session": {"profile": "web-" + "a" * 32}})
+        assert await logins.of(request) is not None
+        assert await logins._kept() == ["web-" + "a" * 32]
+        late[0] = timedelta(days=1, seconds=1)
+        assert await logins._kept() == []
+        await logins.of(request)
+        assert await logins._kept() == ["web-" + "a" * 32]
+        await logins.sign_out(request)
+        assert await logins._kept() == []
+
     def test_renewing_without_a_login_is_refused(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
