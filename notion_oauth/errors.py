@@ -204,9 +204,9 @@ class BadRequest(NotionOAuthError):
 
 
 class TooManyRequests(NotionOAuthError):
-    """One client asks too often. `retry_after` is in seconds."""
+    """One client asks too often. `retry_after` is in seconds, where it is known."""
 
-    def __init__(self, message: str, *, cure: str | None = None, retry_after: float) -> None:
+    def __init__(self, message: str, *, cure: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message, cure=cure)
         self.retry_after = retry_after
 
