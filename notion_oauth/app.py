@@ -11,6 +11,8 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import pages
+from notion_oauth.logs import configure
+from notion_oauth.request_log import RequestLog
 from notion_oauth.router import AuthRoute, create_router, path_of, status_response
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_key
@@ -34,9 +36,13 @@ class _PublicPath:
 def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = None) -> FastAPI:
     """The sign-in service: its page at `/`, the routes under `/auth`, sessions.
 
+    Called without arguments, as a server calls it, it sets up this process's log too: see `logs.configure`.
+
     Raises ConfigurationError for wrong settings, StorageError where no session key can be read or made.
     """
     service = oauth or NotionOAuth(settings)
+    if settings is None and oauth is None:
+        configure(service.settings.log_level, service.settings.log_format)
     key = session_key(service.settings)
     app = FastAPI(
         title="notion-oauth",
@@ -54,6 +60,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         https_only=(service.settings.public_url or "").startswith("https:"),
     )
     app.add_middleware(_PublicPath, path=urlsplit(service.settings.public_url or "").path)
+    app.add_middleware(RequestLog)  # the last one added is around all others
     app.include_router(create_router(service))
     pages_router = APIRouter(route_class=AuthRoute)
 
