@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -14,9 +15,13 @@ from notion_oauth import pages
 from notion_oauth.logs import configure
 from notion_oauth.request_log import RequestLog
 from notion_oauth.router import AuthRoute, create_router, path_of, status_response
+from notion_oauth.server_logs import is_callback
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_key
 from notion_oauth.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig  # newer than the oldest FastAPI that serves us
 
 SESSION_LIFETIME = 8 * 60 * 60  # seconds; a pending sign-in in it lives ten minutes
 
@@ -31,6 +36,17 @@ class _PublicPath:
         if scope["type"] == "http" and not scope.get("root_path"):
             scope = {**scope, "root_path": self._path}
         await self._app(scope, receive, send)
+
+
+def _telemetry(settings: Settings) -> TelemetryConfig:
+    """What FastAPI tells OpenTelemetry by itself: the query of each request too, so of a callback nothing."""
+    wanted = settings.telemetry
+    return {
+        "tracing": wanted,
+        "metrics": wanted,
+        "logs": wanted,
+        "exclude": lambda scope: is_callback(scope["path"], scope.get("query_string", b"")),
+    }
 
 
 def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = None) -> FastAPI:
@@ -50,6 +66,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         version=version("notion-oauth"),
         docs_url=None,  # their pages load scripts from another site
         redoc_url=None,
+        telemetry=_telemetry(service.settings),
     )
     app.add_middleware(
         SessionMiddleware,

@@ -16,7 +16,7 @@ _PARAMETERS = (
 _QUOTE = r"\\*['\"]"
 # name=value, also percent-encoded, "name": "value", (b'name', b'value'), name='value'
 _PARAMETER = re.compile(
-    rf"(?i)(?<![A-Za-z0-9_])((?:{'|'.join(_PARAMETERS)})(?:{_QUOTE}?\s*[:=,]\s*b?{_QUOTE}|=|%3D))"
+    rf"(?i)(?:(?<![A-Za-z0-9_])|(?<=%[0-9A-F]{{2}}))((?:{'|'.join(_PARAMETERS)})(?:{_QUOTE}?\s*[:=,]\s*b?{_QUOTE}|=|%3D))"
     r"([^&\s'\"<>;,)\]}\\]+)"
 )
 _HEADER = re.compile(

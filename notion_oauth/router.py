@@ -16,7 +16,7 @@ from notion_oauth import pages, session
 from notion_oauth.errors import ConfigurationError, NotionOAuthError, RequestForbidden
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.protocol.urls import is_loopback
-from notion_oauth.server_logs import protect_access_logs
+from notion_oauth.server_logs import is_callback, protect_access_logs, protect_span
 from notion_oauth.service import SIGNED_OUT, NotionOAuth
 from notion_oauth.status import Status
 from notion_oauth.words import moment
@@ -37,6 +37,8 @@ class AuthRoute(APIRoute):
         route = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
+            if is_callback(request.url.path, request.url.query):
+                protect_span()
             try:
                 return await route(request)
             except NotionOAuthError as error:
