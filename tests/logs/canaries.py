@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from pydantic import SecretStr
-
 from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import PREFIX, Settings
@@ -32,8 +30,9 @@ def forms(secret: str) -> set[str]:
 
 
 def settings_that_are_secret() -> dict[str, str]:
-    """A value for each setting that holds a secret, for the environment."""
-    names = [name for name, field in Settings.model_fields.items() if SecretStr.__name__ in str(field.annotation)]
+    """A value for each setting that holds a secret, for the environment; a client's is what its server has made."""
+    names = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
+    names.remove("client_secret")
     return {PREFIX + name.upper(): base64.urlsafe_b64encode(os.urandom(32)).decode() for name in names}
 
 

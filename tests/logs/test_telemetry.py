@@ -91,9 +91,13 @@ async def test_a_span_for_each_conversation(
     await watched.refresh()
     await watched.sign_out()
     names = [span.name for span in spans.get_finished_spans()]
-    assert names == [f"notion_oauth.{name}" for name in ("discover", "register", "exchange", "refresh", "revoke")]
+    assert names == [
+        f"notion_oauth.{name}" for name in ("challenge", "discover", "register", "exchange", "refresh", "revoke")
+    ]
     port = int(sandbox.base_url.rpartition(":")[2])
-    for span in spans.get_finished_spans():
+    asked, *conversations = spans.get_finished_spans()
+    assert attributes(asked)["http.response.status_code"] == 401
+    for span in conversations:
         assert span.kind is SpanKind.CLIENT
         assert span.status.status_code is StatusCode.UNSET
         assert attributes(span) == {
