@@ -91,8 +91,9 @@ async def test_a_refresh_ahead_that_fails_is_told_once(
     sandbox.fail_next("/token", status=503)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(oauth.tokens.keep_fresh)
-        while len(told()) < 3:
-            await anyio.sleep(0.01)
+        with anyio.fail_after(30):
+            while len(told()) < 3:
+                await anyio.sleep(0.01)
         await oauth.tokens.settle()
         tasks.cancel_scope.cancel()
     assert written.getvalue().count("HTTP 503") == 1
@@ -131,22 +132,41 @@ async def test_a_sign_in_that_fails_is_told_once(
     assert (facts["outcome"], facts["reason"], facts.get("error")) == ("failure", reason, error)
 
 
-async def test_a_sign_in_that_cannot_begin_is_told(oauth: NotionOAuth, sandbox: Sandbox, told: Told) -> None:
-    sandbox.options.serve_path_metadata = sandbox.options.serve_root_metadata = False
+async def test_a_sign_in_that_cannot_begin_is_told(settings: Settings, told: Told) -> None:
+    oauth = NotionOAuth(settings.model_copy(update={"server_url": "http://127.0.0.1:9/mcp"}))
     with pytest.raises(NotionOAuthError):
         await oauth.begin_authorization("http://127.0.0.1:4321/callback")
     [(event, facts)] = told()
-    assert (event, facts["outcome"], facts["reason"]) == ("sign_in", "failure", "MetadataError")
+    assert (event, facts["outcome"], facts["reason"]) == ("sign_in", "failure", "NetworkError")
 
 
-async def test_what_is_finished_for_a_caller_who_has_gone_is_told(settings: Settings, told: Told) -> None:
+async def test_a_token_that_another_has_fetched_while_we_waited_is_none_either(settings: Settings, told: Told) -> None:
+    one, other = NotionOAuth(settings), NotionOAuth(settings)
+    login = await sign_in(one)
+    async with anyio.create_task_group() as tasks, other.store.exclusive("default"):
+        tasks.start_soon(one.refresh)
+        with anyio.fail_after(30):
+            while one.tokens._flights.current() is None:
+                await anyio.sleep(0.01)
+        await other.store.save("default", await other.client.refresh(login))
+    assert [event for event, _ in told()] == ["registration", "sign_in"]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_what_is_finished_for_a_caller_who_has_gone_is_told(
+    settings: Settings, sandbox: Sandbox, told: Told, refused: bool
+) -> None:
     network = Held()
     client = OAuthClient(Transport(timeout=timedelta(seconds=10), network=network))
     oauth = NotionOAuth(settings, client=client)
     pending, query = await begin(oauth)
     answer: AuthorizationResponse = parse_authorization_response(query.multi_items())
+    if refused:
+        sandbox.fail_next("/token", status=400, error="invalid_request")
     await scope_cancelled(network, partial(oauth.complete_authorization, pending, answer))
-    assert [(event, facts["outcome"]) for event, facts in told()][1:] == [("sign_in", "success")]
+    assert [(event, facts["outcome"]) for event, facts in told()][1:] == [
+        ("sign_in", "failure" if refused else "success")
+    ]
 
 
 async def test_a_sign_out_that_the_server_does_not_hear_of_says_so(

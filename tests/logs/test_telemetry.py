@@ -217,6 +217,16 @@ async def test_what_fastapi_traces_of_a_callback_is_not_its_query(
     assert "canary" not in told
 
 
+@pytest.mark.parametrize("path", ["/auth/callback/", "/AUTH/CALLBACK", "/auth/callbak"])
+async def test_in_our_own_application_not_of_a_callback_that_is_misspelt_either(
+    watched: NotionOAuth, spans: InMemorySpanExporter, path: str
+) -> None:
+    network = httpx.ASGITransport(create_app(oauth=watched))
+    async with httpx.AsyncClient(transport=network, base_url="http://127.0.0.1") as browser:
+        await browser.get(f"{path}?code=canary-code&state=canary-state")
+    assert "canary" not in "".join(span.to_json() for span in spans.get_finished_spans())
+
+
 def test_spans_of_other_instrumentations_are_cut_too(spans: InMemorySpanExporter) -> None:
     url = "http://127.0.0.1/auth/callback"
     told = {"url.full": f"{url}?code=x", "http.url": f"{url}?code=x", "http.target": "/auth/callback?code=x"}
