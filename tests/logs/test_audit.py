@@ -26,7 +26,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth, SignOut
 from notion_oauth.settings import Settings
 from notion_oauth.transport import Transport
-from tests.core.test_cancellation import Held, scope_cancelled
+from tests.core.test_cancellation import Held, task_cancelled
 from tests.engine.signing_in import age, begin, sign_in
 from tests.logs.conftest import Told
 from tests.web.conftest import Browser
@@ -163,7 +163,7 @@ async def test_what_is_finished_for_a_caller_who_has_gone_is_told(
     answer: AuthorizationResponse = parse_authorization_response(query.multi_items())
     if refused:
         sandbox.fail_next("/token", status=400, error="invalid_request")
-    await scope_cancelled(network, partial(oauth.complete_authorization, pending, answer))
+    await task_cancelled(network, partial(oauth.complete_authorization, pending, answer))
     assert [(event, facts["outcome"]) for event, facts in told()][1:] == [
         ("sign_in", "failure" if refused else "success")
     ]
