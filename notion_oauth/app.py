@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -11,10 +12,16 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import pages
+from notion_oauth.logs import configure
+from notion_oauth.request_log import RequestLog
 from notion_oauth.router import AuthRoute, create_router, path_of, status_response
+from notion_oauth.server_logs import is_callback
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_key
 from notion_oauth.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig  # newer than the oldest FastAPI that serves us
 
 SESSION_LIFETIME = 8 * 60 * 60  # seconds; a pending sign-in in it lives ten minutes
 
@@ -31,12 +38,27 @@ class _PublicPath:
         await self._app(scope, receive, send)
 
 
+def _telemetry(settings: Settings) -> TelemetryConfig:
+    """What FastAPI tells OpenTelemetry by itself: the query of each request too, so of a callback nothing."""
+    wanted = settings.telemetry
+    return {
+        "tracing": wanted,
+        "metrics": wanted,
+        "logs": wanted,
+        "exclude": lambda scope: is_callback(scope["path"], scope.get("query_string", b"")),
+    }
+
+
 def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = None) -> FastAPI:
     """The sign-in service: its page at `/`, the routes under `/auth`, sessions.
+
+    Called without arguments, as a server calls it, it sets up this process's log too: see `logs.configure`.
 
     Raises ConfigurationError for wrong settings, StorageError where no session key can be read or made.
     """
     service = oauth or NotionOAuth(settings)
+    if settings is None and oauth is None:
+        configure(service.settings.log_level, service.settings.log_format)
     key = session_key(service.settings)
     app = FastAPI(
         title="notion-oauth",
@@ -44,6 +66,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         version=version("notion-oauth"),
         docs_url=None,  # their pages load scripts from another site
         redoc_url=None,
+        telemetry=_telemetry(service.settings),
     )
     app.add_middleware(
         SessionMiddleware,
@@ -54,6 +77,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         https_only=(service.settings.public_url or "").startswith("https:"),
     )
     app.add_middleware(_PublicPath, path=urlsplit(service.settings.public_url or "").path)
+    app.add_middleware(RequestLog)  # the last one added is around all others
     app.include_router(create_router(service))
     pages_router = APIRouter(route_class=AuthRoute)
 

@@ -25,6 +25,7 @@ from notion_oauth.console import (
     TokenFile,
     as_run,
     exit_code,
+    log_to_stderr,
     oauth_for,
     print_json,
     run_to_end,
@@ -68,6 +69,16 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # they would print local variables, and so tokens
 )
+
+
+@app.callback()
+def common(
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log to stderr; -vv: all there is.")
+    ] = 0,
+) -> None:
+    if verbose:
+        log_to_stderr(everything=verbose > 1)
 
 
 @app.command(epilog="Example: `notion-oauth status --json`")

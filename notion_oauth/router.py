@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -17,11 +16,11 @@ from notion_oauth import pages, session
 from notion_oauth.errors import ConfigurationError, NotionOAuthError, RequestForbidden
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.protocol.urls import is_loopback
+from notion_oauth.server_logs import is_callback, protect_access_logs, protect_span
 from notion_oauth.service import SIGNED_OUT, NotionOAuth
 from notion_oauth.status import Status
 from notion_oauth.words import moment
 
-_ACCESS_LOG = logging.getLogger("uvicorn.access")
 MAX_FORM = 8 * 1024  # bytes; ours hold one short field
 _NOTICES = {
     "signed_in": "You are signed in.",
@@ -31,16 +30,6 @@ _NOTICES = {
 _TITLES = {"authenticated": "Connected to Notion", "expired": "Token expired", "unauthenticated": "Not connected"}
 
 
-def _without_query(record: logging.LogRecord) -> bool:
-    """Cut the query from a line of uvicorn's access log that tells of a callback: it holds the code and the state."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(
-            value.partition("?")[0] if isinstance(value, str) and "/callback?" in value else value
-            for value in record.args
-        )
-    return True
-
-
 class AuthRoute(APIRoute):
     """Turns our errors into a page or JSON, in whichever application the router is mounted."""
 
@@ -48,6 +37,8 @@ class AuthRoute(APIRoute):
         route = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
+            if is_callback(request.url.path, request.url.query):
+                protect_span()
             try:
                 return await route(request)
             except NotionOAuthError as error:
@@ -65,7 +56,7 @@ def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") ->
     Raises ConfigurationError for wrong settings, StorageError where no session key can be read or made.
     """
     service = oauth or NotionOAuth()
-    _ACCESS_LOG.addFilter(_without_query)
+    protect_access_logs()
     pending = session.PendingAuthorizations(session.session_key(service.settings))
     router = APIRouter(prefix=prefix, tags=["auth"], route_class=AuthRoute, lifespan=_kept_fresh(service))
 
@@ -81,8 +72,9 @@ def create_router(oauth: NotionOAuth | None = None, *, prefix: str = "/auth") ->
     async def callback(request: Request) -> Response:
         """Check the redirect, exchange its code, store the tokens; success is shown only then."""
         browser = _session(request)
-        response = parse_authorization_response(request.query_params.multi_items())
-        begun = pending.take(browser, response.state)
+        with service.audit.attempt("sign_in"):
+            response = parse_authorization_response(request.query_params.multi_items())
+            begun = pending.take(browser, response.state)
         await service.complete_authorization(begun, response)
         return await _done(request, service, "signed_in")
 

@@ -11,6 +11,7 @@ from typing import Any
 from authlib.common.security import generate_token
 from pydantic import SecretStr
 
+from notion_oauth.audit import Attempt
 from notion_oauth.clients import Clients
 from notion_oauth.errors import SIGN_IN, MetadataError, NotionOAuthError
 from notion_oauth.finishing import to_the_end
@@ -24,6 +25,7 @@ from notion_oauth.models import (
     TokenSet,
 )
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
+from notion_oauth.observing import watched
 from notion_oauth.protocol import authorization, ending, scopes
 from notion_oauth.protocol.challenge import BearerChallenge, merged
 from notion_oauth.protocol.token import JWT_BEARER
@@ -31,7 +33,6 @@ from notion_oauth.refresh import TokenSource
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.status import Status, status_of
 from notion_oauth.storage import LOCK_WAIT, JsonFileStore, TokenStore
-from notion_oauth.transport import Transport
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
 VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
@@ -80,10 +81,11 @@ class NotionOAuth:
         self.settings = settings or load_settings()
         self.profile = profile or self.settings.profile
         self.store: TokenStore = store or JsonFileStore(self.settings.token_file, lock_wait=_lock_wait(self.settings))
-        self.client = client or OAuthClient(
-            Transport.of(self.settings), clock=clock, preregistered=self.settings.preregistered
+        watched_client, self.audit = watched(self.settings, self.profile, clock)
+        self.client = client or watched_client
+        self.clients = Clients(
+            self.settings, store=self.store, client=self.client, profile=self.profile, clock=clock, audit=self.audit
         )
-        self.clients = Clients(self.settings, store=self.store, client=self.client, profile=self.profile, clock=clock)
         self.clock = clock
         self._random = random
         self.tokens = TokenSource(
@@ -94,6 +96,7 @@ class NotionOAuth:
             lifetimes=self.settings.lifetimes,
             retry_for=timedelta(seconds=self.settings.retry_for),
             clock=clock,
+            audit=self.audit,
         )
 
     async def begin_authorization(
@@ -106,6 +109,10 @@ class NotionOAuth:
         before anybody consents), OtherResource where a login of another server would be lost, MetadataError,
         RegistrationRefused, ConfigurationError, TransientError.
         """
+        with self.audit.attempt("sign_in"):
+            return await self._begin_authorization(redirect_uri, challenge)
+
+    async def _begin_authorization(self, redirect_uri: str, challenge: BearerChallenge | None) -> AuthorizationRequest:
         discovery, scope, challenge, alive = await self._discover(challenge)
         client = await self.clients.client_for(
             discovery, redirect_uri, scope=scope, in_use=alive.client if alive else None
@@ -151,8 +158,9 @@ class NotionOAuth:
         Raises AuthorizationResponseError and its kinds for a redirect that is not ours, AuthorizationRefused for
         the server's own error, TokenRefused, TransientError, StorageError. A stored login is then untouched.
         """
-        code = authorization.check_authorization_response(response, pending, now=self.clock())
-        return await self._begin_login(partial(self.client.exchange, pending, code))
+        with self.audit.attempt("sign_in", issuer=pending.issuer) as attempt:
+            code = authorization.check_authorization_response(response, pending, now=self.clock())
+            return await self._begin_login(partial(self.client.exchange, pending, code), attempt)
 
     async def sign_in_with_assertion(self, assertion: SecretStr) -> TokenSet:
         """Sign in without a browser, by an assertion that the server trusts (RFC 7523), and store the tokens.
@@ -160,19 +168,22 @@ class NotionOAuth:
         `assertion` is a JWT that was issued to the client in NOTION_OAUTH_CLIENT_ID, for this authorization server.
         Raises as begin_authorization does, MetadataError where the server takes none, TokenRefused.
         """
-        discovery, scope, _, _ = await self._discover(None)
-        grants = discovery.server.grant_types_supported
-        if grants is not None and JWT_BEARER not in grants:
-            raise MetadataError(f"{discovery.server.issuer} takes no assertions.", cure=SIGN_IN)
-        client = await self.clients.client_of_assertions(discovery)
-        grant = AssertionGrant.to(discovery, client, scope, assertion=assertion)
-        return await self._begin_login(partial(self.client.exchange_assertion, grant))
+        with self.audit.attempt("sign_in") as attempt:
+            discovery, scope, _, _ = await self._discover(None)
+            grants = discovery.server.grant_types_supported
+            if grants is not None and JWT_BEARER not in grants:
+                raise MetadataError(f"{discovery.server.issuer} takes no assertions.", cure=SIGN_IN)
+            client = await self.clients.client_of_assertions(discovery)
+            grant = AssertionGrant.to(discovery, client, scope, assertion=assertion)
+            return await self._begin_login(partial(self.client.exchange_assertion, grant), attempt)
 
-    async def _begin_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]]) -> TokenSet:
+    async def _begin_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]], attempt: Attempt) -> TokenSet:
         async def alone() -> TokenSet:
-            await self.store.ensure_writable(self.profile)  # before anything is spent on tokens that can't be kept
-            tokens = await exchange()
-            await self.store.save(self.profile, tokens)
+            with attempt:  # here too: a caller that is cancelled meanwhile sees no error
+                await self.store.ensure_writable(self.profile)  # before anything is spent on tokens that can't be kept
+                tokens = await exchange()
+                await self.store.save(self.profile, tokens)
+                attempt.succeeded(tokens)
             return tokens
 
         async with self.store.exclusive(self.profile):
@@ -211,18 +222,25 @@ class NotionOAuth:
         The client registration is kept for the next sign-in. Raises StorageError, and StoreDamaged for a
         file that holds no login: it is not deleted.
         """
-        async with self.store.exclusive(self.profile):
-            return await to_the_end(self._sign_out_alone)
+        with self.audit.attempt("sign_out") as attempt:
+            async with self.store.exclusive(self.profile):
+                return await to_the_end(partial(self._sign_out_alone, attempt))
 
-    async def _sign_out_alone(self) -> SignOut:
-        tokens = await self.store.load(self.profile)
-        if tokens is None:
-            await self.store.delete(self.profile)  # a tombstone has been seen then
-            return SignOut.NOT_SIGNED_IN
+    async def _sign_out_alone(self, attempt: Attempt) -> SignOut:
+        with attempt:
+            tokens = await self.store.load(self.profile)
+            outcome = SignOut.NOT_SIGNED_IN if tokens is None else await self._revoke(tokens)
+            await self.store.delete(self.profile)  # or a tombstone, which has been seen then
+            attempt.succeeded(tokens, revocation=outcome.name.lower())
+        return outcome
+
+    async def _revoke(self, tokens: TokenSet) -> SignOut:
         try:
             offered = await self.client.revoke(await self.client.complete(tokens, self.settings.server_url))
-            outcome = SignOut.REVOKED if offered else SignOut.NOT_OFFERED
-        except NotionOAuthError:
-            outcome = SignOut.NOT_REACHED
-        await self.store.delete(self.profile)
-        return outcome
+        except NotionOAuthError as error:
+            self.audit.failed("revocation", error, tokens)
+            return SignOut.NOT_REACHED
+        if not offered:
+            return SignOut.NOT_OFFERED
+        self.audit.succeeded("revocation", tokens)
+        return SignOut.REVOKED

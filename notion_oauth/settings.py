@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -93,6 +93,15 @@ class Settings(BaseSettings):
     idle_days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)] = Field(
         default=30.0, description="Days without a refresh after which the server ends the login."
     )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="From which level on the service writes its log, and commands with `--verbose`."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Whether a line of the log is for people (`text`) or for programs (`json`)."
+    )
+    telemetry: bool = Field(
+        default=False, description="Whether OpenTelemetry gets spans and counters; needs `notion-oauth[otel]`."
+    )
 
     @property
     def preregistered(self) -> ClientInformation | None:
@@ -150,6 +159,11 @@ class Settings(BaseSettings):
         if value is not None and info.data.get("client_id") is None:
             raise ValueError("says nothing without NOTION_OAUTH_CLIENT_ID")
         return value
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("token_file", "ca_file")
     @classmethod

@@ -34,6 +34,9 @@ GIVEN = {
     "KEEP_FRESH": "false",
     "GRANT_DAYS": "90",
     "IDLE_DAYS": "14",
+    "LOG_LEVEL": "Debug",
+    "LOG_FORMAT": "json",
+    "TELEMETRY": "true",
 }
 
 
@@ -56,6 +59,7 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert "canary" not in repr(found)
     assert (found.retry_for, found.keep_fresh) == (7, False)
     assert (found.ca_file, found.allow_private_addresses) == (Path("company.pem"), True)
+    assert (found.log_level, found.log_format, found.telemetry) == ("debug", "json", True)
     assert found.lifetimes == Lifetimes(timedelta(minutes=10), grant=timedelta(days=90), idle=timedelta(days=14))
 
 
@@ -89,6 +93,9 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
         ("SECRET_KEY", "canary", "shorter than 32 characters"),
         ("CLIENT_NAME", "canary" * 20, "at most 100 characters"),
         ("TIMEOUT", "canary", "valid number"),
+        ("LOG_LEVEL", "canary", "'debug', 'info'"),
+        ("LOG_FORMAT", "canary", "'text' or 'json'"),
+        ("TELEMETRY", "canary", "valid boolean"),
         ("TIMEOUT", "0", "greater than 0"),
         ("TIMEOUT", "-1", "greater than 0"),
         ("TIMEOUT", "301", "less than or equal to 300"),
