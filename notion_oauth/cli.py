@@ -32,7 +32,7 @@ from notion_oauth.console import (
     span,
 )
 
-ORDER = ("login", "status", "token", "refresh", "run", "profiles", "logout", "sandbox", "demo")
+ORDER = ("login", "status", "token", "refresh", "run", "profiles", "logout", "key", "reseal", "sandbox", "demo")
 
 
 class _Commands(TyperGroup):
@@ -98,7 +98,7 @@ def status(
 
     seen = glance(profile, token_file, server_url)
     if seen is not None:
-        found = status_of(seen, now=datetime.now(UTC), lifetimes=Lifetimes())
+        found = status_of(seen, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=seen.protection)
     else:
         found = run_to_end(oauth_for(profile, token_file, server_url).status)
     content, text, good = found.as_json(), describe(found), True

@@ -119,7 +119,7 @@ async def status_response(request: Request, service: NotionOAuth) -> Response:
     """The status as a page for a browser and as JSON for a program."""
     status = await service.status()
     if not pages.wants_html(request):
-        return pages.data(status.as_json())
+        return pages.data(status.as_json(storage=False))
     browser = _session(request)
     return pages.page("status.html", {**_status_context(status, service.clock()), **_page_context(request, browser)})
 
@@ -155,7 +155,7 @@ async def _done(request: Request, service: NotionOAuth, notice: str) -> Response
         session.leave_notice(_session(request), notice)
         return pages.redirect(path_of(request, "notion_oauth_status"))
     status = await service.status()
-    return pages.data({**status.as_json(), "message": _NOTICES[notice]})
+    return pages.data({**status.as_json(storage=False), "message": _NOTICES[notice]})
 
 
 def _session(request: Request) -> session.Session:

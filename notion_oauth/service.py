@@ -30,6 +30,7 @@ from notion_oauth.protocol import authorization, ending, scopes
 from notion_oauth.protocol.challenge import BearerChallenge, merged
 from notion_oauth.protocol.token import JWT_BEARER
 from notion_oauth.refresh import TokenSource
+from notion_oauth.sealing import Sealer
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.status import Status, status_of
 from notion_oauth.storage import LOCK_WAIT, JsonFileStore, TokenStore
@@ -43,6 +44,16 @@ LOCK_MARGIN = timedelta(seconds=10)  # for the disk
 def _lock_wait(settings: Settings) -> timedelta:
     """Longer than another can hold the lock who is patient with a slow server."""
     return max(LOCK_WAIT, MOST_REQUESTS * settings.timeout_delta + LOCK_MARGIN)
+
+
+def file_store(settings: Settings) -> JsonFileStore:
+    """The store that the settings mean. Raises ConfigurationError where they name a keychain that cannot be asked."""
+    sealer = (
+        None
+        if settings.encryption_key is None
+        else Sealer(settings.encryption_key, key_file=settings.encryption_key_file)
+    )
+    return JsonFileStore(settings.token_file, lock_wait=_lock_wait(settings), sealer=sealer)
 
 
 class SignOut(Enum):
@@ -80,7 +91,7 @@ class NotionOAuth:
     ) -> None:
         self.settings = settings or load_settings()
         self.profile = profile or self.settings.profile
-        self.store: TokenStore = store or JsonFileStore(self.settings.token_file, lock_wait=_lock_wait(self.settings))
+        self.store: TokenStore = store or file_store(self.settings)
         watched_client, self.audit = watched(self.settings, self.profile, clock)
         self.client = client or watched_client
         self.clients = Clients(
@@ -193,7 +204,8 @@ class NotionOAuth:
         """A look at the stored login, without any request. Raises StorageError, StoreDamaged, OtherResource."""
         tokens = await self.tokens.load()
         if tokens is not None:
-            return status_of(tokens, now=self.clock(), lifetimes=self.settings.lifetimes)
+            protection = await self.store.protection(self.profile)
+            return status_of(tokens, now=self.clock(), lifetimes=self.settings.lifetimes, protection=protection)
         grave = await self.tokens.tombstone()
         if grave is None:
             return Status(status="unauthenticated")

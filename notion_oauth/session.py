@@ -14,6 +14,8 @@ import secrets
 import zlib
 from base64 import urlsafe_b64encode
 from collections.abc import MutableMapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -42,10 +44,15 @@ def session_key(settings: Settings) -> SecretStr:
     if settings.secret_key is not None:
         return settings.secret_key
     path = settings.token_file.with_name(f"{settings.token_file.name}.session-key")
-    content = files.read_file(path)
-    if content is None:
+    decode = partial(_decode_key, path)
+    key = files.read_file(path, decode)
+    if key is None:
         files.create_file(path, secrets.token_hex(32).encode() + b"\n")
-        content = files.read_file(path) or b""  # another worker's, where that one was faster
+        key = files.read_file(path, decode)  # another worker's, where that one was faster
+    return key or _decode_key(path, b"")
+
+
+def _decode_key(path: Path, content: bytes) -> SecretStr:
     key = content.decode(errors="replace").strip()
     if len(key) < MIN_SECRET_KEY:
         raise StoreDamaged(f"{path} holds no session key.", cure="Delete it: a new one is made at the next start.")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from notion_oauth import places
+from notion_oauth import places, sealing
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.models import AuthMethod, ClientInformation
 from notion_oauth.protocol.lifetime import Lifetimes
@@ -42,6 +44,11 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr | None = Field(
         default=None, description="Signs and seals the session cookie; at least 32 characters."
+    )
+    encryption_key: SecretStr | None = Field(
+        default=None,
+        description="Seals what is kept; `notion-oauth key` makes one. Of several, with commas or spaces between, the "
+        "first seals and all open. `keyring` stands for the one in the system keychain.",
     )
     client_name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
         default="notion-oauth", description="The name that Notion shows on its consent page."
@@ -126,6 +133,15 @@ class Settings(BaseSettings):
             idle=timedelta(days=self.idle_days),
         )
 
+    @property
+    def encryption_key_file(self) -> Path | None:
+        """The `.env` that the key comes from; None where the environment or the program gives it."""
+        name, file = sealing.SETTING, Path(".env")
+        if self.encryption_key is None or any(given.upper() == name for given in os.environ):
+            return None
+        kept = {given.upper(): value for given, value in dotenv_values(file).items()} if file.is_file() else {}
+        return file.absolute() if kept.get(name) == self.encryption_key.get_secret_value() else None
+
     @field_validator("server_url", "public_url", "issuer", "client_metadata_url")
     @classmethod
     def _usable(cls, value: str | None) -> str | None:
@@ -183,6 +199,13 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < MIN_SECRET_KEY:
             raise ValueError(f"is shorter than {MIN_SECRET_KEY} characters")
+        return value
+
+    @field_validator("encryption_key")
+    @classmethod
+    def _keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            sealing.split_keys(value.get_secret_value())
         return value
 
 

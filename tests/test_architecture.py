@@ -9,9 +9,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "notion_oauth"
 LAYERS = (
-    {"errors", "models", "places", "surroundings", "prompt", "correlation", "redaction"},
+    {"errors", "models", "places", "protection", "keychain_process", "surroundings", "prompt", "correlation", "redaction"},
     {"protocol"},
-    {"settings", "files", "finishing", "blocking", "patience", "status", "addresses", "certificates", "audit"},
+    {"folders", "keychain", "finishing", "blocking", "patience", "status", "addresses", "certificates", "audit"},
+    {"guarding", "sealing"},
+    {"settings", "files"},
     {"route"},
     {"reach"},
     {"connecting"},
