@@ -191,7 +191,12 @@ def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
     from notion_oauth.settings import load_settings
 
     store = file_store(load_settings(token_file=token_file))
-    done = {name: run_to_end(partial(store.reseal, name)) for name in run_to_end(store.profiles)}
+
+    async def seal(name: str) -> bool:
+        async with store.exclusive(name):
+            return await store.reseal(name)
+
+    done = {name: run_to_end(partial(seal, name)) for name in run_to_end(store.profiles)}
     if as_json:
         print_json(done)
         return

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from notion_oauth import places, sealing
 from notion_oauth.errors import ConfigurationError
@@ -136,11 +134,10 @@ class Settings(BaseSettings):
     @property
     def encryption_key_file(self) -> Path | None:
         """The `.env` that the key comes from; None where the environment or the program gives it."""
-        name, file = sealing.SETTING, Path(".env")
-        if self.encryption_key is None or any(given.upper() == name for given in os.environ):
+        if self.encryption_key is None or "encryption_key" in EnvSettingsSource(Settings)():
             return None
-        kept = {given.upper(): value for given, value in dotenv_values(file).items()} if file.is_file() else {}
-        return file.absolute() if kept.get(name) == self.encryption_key.get_secret_value() else None
+        kept = DotEnvSettingsSource(Settings)().get("encryption_key")
+        return Path(".env").absolute() if kept == self.encryption_key.get_secret_value() else None
 
     @field_validator("server_url", "public_url", "issuer", "client_metadata_url")
     @classmethod

@@ -160,17 +160,15 @@ class JsonFileStore:
         files.write_file(path, content)  # never sealed: it holds no secret, and is read where the key was lost
 
     async def reseal(self, profile: str) -> bool:
-        """Seal what is kept with the first key, now; whether anything was not.
+        """Seal what is kept with the first key, now; whether anything was not. Called inside `exclusive`, as `save` is.
 
         Raises ConfigurationError where there is no key, StorageError; nothing is lost then.
         """
         if self._sealer is None:
             cure = f"Set {sealing.SETTING} to one from: notion-oauth key"
             raise ConfigurationError("There is no key to seal with.", cure=cure)
-        async with self.exclusive(profile):
-            login = await _in_thread(self._reseal, self.path(profile), tokenfile.decode_login)
-            clients = await _in_thread(self._reseal, self._clients(profile), tokenfile.decode_registrations)
-            return login or clients
+        login = await _in_thread(self._reseal, self.path(profile), tokenfile.decode_login)
+        return await _in_thread(self._reseal, self._clients(profile), tokenfile.decode_registrations) or login
 
     def _reseal(self, path: Path, decode: Callable[[bytes, Path], Any]) -> bool:
         plain = files.read_file(path, lambda content: self._plain_if_weaker(content, path, decode))
