@@ -9,10 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from notion_oauth import keychain_process
 from notion_oauth.errors import ConfigurationError, KeyUnavailable
+from notion_oauth.keychain_process import ANSWER_WITHIN, NO_ANSWER
 
-ANSWER_WITHIN = 3.0  # seconds
-_PROCESS = Path(__file__).with_name("keychain_process.py")
+GIVE_UP_AFTER = 10.0  # seconds; the process gives up by itself before, unless it is kept from running at all
+_PROCESS = Path(keychain_process.__file__)
 _OTHERWISE = "or set NOTION_OAUTH_ENCRYPTION_KEY to a key in the place of keyring."
 
 
@@ -52,16 +54,13 @@ def _ask(action: str, key: str = "") -> str | None:
             input=key.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=ANSWER_WITHIN,
+            timeout=GIVE_UP_AFTER,
             check=False,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-        answer = json.loads(done.stdout)
+        answer = {"silent": True} if done.returncode == NO_ANSWER else json.loads(done.stdout)
     except subprocess.TimeoutExpired:
-        raise KeyUnavailable(
-            f"The system keychain did not answer within {ANSWER_WITHIN:.0f} seconds.",
-            cure=f"Nothing was changed. Unlock it in a desktop session, {_OTHERWISE}",
-        ) from None
+        answer = {"silent": True}
     except (OSError, ValueError):
         answer = {"failed": "no answer"}
     return _kept(answer)
@@ -76,8 +75,10 @@ def _kept(answer: dict[str, Any]) -> str | None:
             cure=f"Nothing was changed. Start or install one (Secret Service or KWallet on Linux), {_OTHERWISE}",
         )
     if "keys" not in answer:
+        failed = answer.get("failed", "keyring cannot be loaded")
+        silent = f"did not answer within {ANSWER_WITHIN:.0f} seconds"
         raise KeyUnavailable(
-            f"The system keychain could not be asked: {answer.get('failed')}.",
+            f"The system keychain {silent if answer.get('silent') else f'could not be asked: {failed}'}.",
             cure=f"Nothing was changed. Unlock it in a desktop session, {_OTHERWISE}",
         )
     kept = answer["keys"]

@@ -4,15 +4,19 @@
     python keychain_process.py add         put the key on standard input before them
 
 Answers with one JSON document on standard output: `keys`, `refused` (a keychain that is none), `failed` (its error's
-name) or `missing` (no keyring is installed). Imports nothing of ours.
+name) or `missing` (no keyring is installed). Exits with 75 where the keychain does not answer. Imports nothing of ours.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 from typing import Any
 
+ANSWER_WITHIN = 3.0  # seconds, from when keyring is loaded: how long that takes says nothing of the keychain
+NO_ANSWER = 75
 SERVICE, NAME = "notion-oauth", "encryption-key"
 # Those that a system protects. All others keep secrets in plain files, nowhere, or as nobody here knows
 _SYSTEM = {f"keyring.backends.{name}" for name in ("macOS", "Windows", "SecretService", "libsecret", "kwallet")}
@@ -24,6 +28,9 @@ def main(action: str) -> dict[str, Any]:
         import keyring  # noqa: PLC0415 - it is an extra, and may itself fail
     except ImportError:
         return {"missing": True}
+    patience = threading.Timer(ANSWER_WITHIN, os._exit, [NO_ANSWER])
+    patience.daemon = True
+    patience.start()
     found: Any = keyring.get_keyring()
     # One that asks several in turn would put the key into whichever takes it
     backends = found.backends if type(found).__module__ == "keyring.backends.chainer" else [found]
