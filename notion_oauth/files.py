@@ -59,7 +59,7 @@ def _opened(path: Path, purpose: str) -> Iterator[int | None]:
     """A descriptor for the regular file, which is ours to trust; None where there is none."""
     try:
         with Folder(path.parent) as folder:
-            guarding.warn_of(folder, path)
+            guarding.warn_of(folder)
             descriptor = folder.open(path.name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe holds us up not
     except FileNotFoundError:
         yield None
@@ -169,7 +169,7 @@ def _writing(path: Path) -> Iterator[Folder]:
     try:
         make_folder(path.parent)
         with Folder(path.parent) as folder:
-            guarding.warn_of(folder, path)
+            guarding.warn_of(folder)
             _sweep(folder, path.name, older_than=_ABANDONED_AFTER)
             yield folder
     except OSError as error:

@@ -65,10 +65,10 @@ def mend(descriptor: int, path: Path) -> None:
     )
 
 
-def warn_of(folder: Folder, path: Path) -> None:
-    """Say once where others may replace the file, for they decide on its folder. Raises OSError."""
+def warn_of(folder: Folder) -> None:
+    """Say once where others may replace the files in the folder. Raises OSError."""
     if (who := folder.exposure()) is not None:
-        _warn(path, _replaceable(folder.path, path, who))
+        _warn(folder.path, _replaceable(folder.path, who))
 
 
 def weakness(path: Path) -> str | None:
@@ -82,7 +82,7 @@ def weakness(path: Path) -> str | None:
     if os.name != "nt" and found.st_mode & _OTHERS and (found.st_uid or not os.geteuid()):
         mode = stat.S_IMODE(found.st_mode)
         return f"Other users may open {path} (mode {mode:04o}). Mend that with: chmod 600 {path}"
-    return None if who is None else _replaceable(path.parent, path, who)
+    return None if who is None else _replaceable(path.parent, who)
 
 
 def mode_of(path: Path) -> int | None:
@@ -109,8 +109,11 @@ def _sudo_uid() -> int | None:
     return int(given) if given.isascii() and given.isdigit() else None
 
 
-def _replaceable(folder: Path, path: Path, who: str) -> str:
-    return f"{path} can be replaced by {who}. Mend that with: chmod go-w {folder.absolute()}, or use another folder."
+def _replaceable(folder: Path, who: str) -> str:
+    whole = folder.absolute()
+    return (
+        f"What is kept in {whole} can be replaced by {who}. Use another folder, or mend that with: chmod go-w {whole}"
+    )
 
 
 def _warn(path: Path, message: str) -> None:

@@ -50,7 +50,7 @@ def add_key(key: str) -> None:
 def _ask(action: str, key: str = "") -> str | None:
     try:
         done = subprocess.run(  # noqa: S603 - our own file, with the interpreter that runs us
-            [sys.executable, "-P", str(_PROCESS), action],  # -P: nothing is imported from the working folder
+            [sys.executable, "-P", str(_PROCESS), action],  # -P: our modules' names are in nobody's way
             input=key.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -147,10 +147,9 @@ class JsonFileStore:
         path = self.path(profile)
         self._load(path)  # raises for a file that is not ours, or that no key opens: it is not overwritten
         self._write(path, content)
-        with suppress(
-            StorageError
-        ):  # the login is safe; what is weaker than it should be, `protection` goes on telling
-            self._reseal(self._clients(profile), tokenfile.decode_registrations)
+        if self._sealer is not None:
+            with suppress(StorageError):  # the login is safe; `protection` goes on telling what is not as it should be
+                self._reseal(self._clients(profile), tokenfile.decode_registrations)
 
     async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
         await _in_thread(self._save_tombstone, self.path(profile), tokenfile.encode_tombstone(grave))
