@@ -61,8 +61,8 @@ class Folder:
 
     def sync(self) -> None:
         """Make a rename or removal last through a power cut."""
-        if self._descriptor is None:  # pragma: no cover - Windows opens no folders, and its renames are journaled
-            return
+        if self._descriptor is None:
+            return  # Windows opens no folders, and its renames are journaled
         try:
             os.fsync(self._descriptor)
         except OSError as error:
@@ -75,13 +75,11 @@ class Folder:
         return _exposure(os.stat(self.path if self._descriptor is None else self._descriptor))  # noqa: PTH116
 
 
-def _opened(path: Path) -> int:
+def _opened(path: Path) -> int | None:
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:
-        if not hasattr(os, "O_PATH"):
-            raise
-        return os.open(path, os.O_PATH | os.O_DIRECTORY)  # it may be written and not read
+    except PermissionError:  # it may still be written, and what is in it opened
+        return os.open(path, os.O_PATH | os.O_DIRECTORY) if hasattr(os, "O_PATH") else None
 
 
 def make_folder(folder: Path) -> None:

@@ -60,7 +60,7 @@ def _ask(action: str, key: str = "") -> str | None:
         )
         answer = {"silent": True} if done.returncode == NO_ANSWER else json.loads(done.stdout)
     except subprocess.TimeoutExpired:
-        answer = {"silent": True}
+        answer = {"failed": f"nothing within {GIVE_UP_AFTER:g} seconds"}
     except (OSError, ValueError):
         answer = {"failed": "no answer"}
     return _kept(answer)

@@ -434,6 +434,20 @@ async def test_a_temporary_file_is_not_written_where_somebody_waits_for_it(
     assert await store.load("default") == tokens()
 
 
+@root_only
+async def test_a_folder_that_may_not_be_listed_serves_where_it_can_be_opened_by_its_path_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on macOS, which has no O_PATH."""
+    monkeypatch.delattr(os, "O_PATH")
+    with as_nobody() as folder:
+        folder.chmod(0o300)
+        store = JsonFileStore(folder / "tokens.json")
+        await store.save("default", tokens())
+        assert await store.load("default") == tokens()
+        assert await store.delete("default") is True
+
+
 def test_without_modes_and_owners_nothing_is_asked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows, where neither says anything."""
     files.write_file(path, b"{}")
