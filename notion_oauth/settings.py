@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from notion_oauth import places, sealing
 from notion_oauth.errors import ConfigurationError
@@ -133,8 +133,8 @@ class Settings(BaseSettings):
 
     @property
     def encryption_key_file(self) -> Path | None:
-        """The `.env` that the key comes from; None where the environment or the program gives it."""
-        if self.encryption_key is None or "encryption_key" in EnvSettingsSource(Settings)():
+        """The `.env` that holds the key; None where the environment or the program alone gives it."""
+        if self.encryption_key is None:
             return None
         kept = DotEnvSettingsSource(Settings)().get("encryption_key")
         return Path(".env").absolute() if kept == self.encryption_key.get_secret_value() else None
