@@ -9,7 +9,17 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "notion_oauth"
 LAYERS = (
-    {"errors", "models", "places", "protection", "keychain_process", "surroundings", "prompt", "correlation", "redaction"},
+    {
+        "errors",
+        "models",
+        "places",
+        "protection",
+        "keychain_process",
+        "surroundings",
+        "prompt",
+        "correlation",
+        "redaction",
+    },
     {"protocol"},
     {"folders", "keychain", "finishing", "blocking", "patience", "status", "addresses", "certificates", "audit"},
     {"guarding", "sealing"},
