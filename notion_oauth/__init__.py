@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
     from notion_oauth.refresh import TokenSource
     from notion_oauth.router import create_router
+    from notion_oauth.sealing import Sealer
     from notion_oauth.service import NotionOAuth
     from notion_oauth.settings import Settings
     from notion_oauth.storage import JsonFileStore, TokenStore
@@ -22,6 +23,7 @@ __all__ = [
     "NotSignedIn",
     "NotionOAuth",
     "NotionOAuthError",
+    "Sealer",
     "Settings",
     "SignInRequired",
     "TokenSource",
@@ -39,6 +41,7 @@ _HOMES = {
     "errors": ("NotSignedIn", "NotionOAuthError", "SignInRequired", "TransientError"),
     "refresh": ("TokenSource",),
     "router": ("create_router",),
+    "sealing": ("Sealer",),
     "service": ("NotionOAuth",),
     "settings": ("Settings",),
     "storage": ("JsonFileStore", "TokenStore"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -13,12 +14,18 @@ from notion_oauth import pages
 from notion_oauth.guard import Guard
 from notion_oauth.health import Health, open_paths
 from notion_oauth.hosts import Hosts
+from notion_oauth.logs import configure
 from notion_oauth.profiles import Logins
+from notion_oauth.request_log import RequestLog
 from notion_oauth.router import admitting, create_router
+from notion_oauth.server_logs import is_callback
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import Sessions, session_keys
 from notion_oauth.settings import Settings
 from notion_oauth.statuspages import StatusPages, path_of
+
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig  # newer than the oldest FastAPI that serves us
 
 SESSION_LIFETIME = 8 * 60 * 60  # seconds after its last change; a pending sign-in in it lives ten minutes
 VISITOR_LIFETIME = 30 * 24 * 60 * 60  # seconds; whoever loses such a session loses the login that is its own
@@ -36,12 +43,27 @@ class _PublicPath:
         await self._app(scope, receive, send)
 
 
+def _telemetry(settings: Settings) -> TelemetryConfig:
+    """What FastAPI tells OpenTelemetry by itself: the query of each request too, so of a callback nothing."""
+    wanted = settings.telemetry
+    return {
+        "tracing": wanted,
+        "metrics": wanted,
+        "logs": wanted,
+        "exclude": lambda scope: is_callback(scope["path"], scope.get("query_string", b"")),
+    }
+
+
 def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = None) -> FastAPI:
     """The sign-in service: its page at `/`, the routes under `/auth`, sessions.
+
+    Called without arguments, as a server calls it, it sets up this process's log too: see `logs.configure`.
 
     Raises ConfigurationError for wrong settings, StorageError where no session key can be read or made.
     """
     service = oauth or NotionOAuth(settings)
+    if settings is None and oauth is None:
+        configure(service.settings.log_level, service.settings.log_format)
     logins = Logins(service)
     app = FastAPI(
         title="notion-oauth",
@@ -50,6 +72,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         docs_url=None,  # their pages load scripts from another site
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=_telemetry(service.settings),
     )
     app.add_middleware(
         Sessions,
@@ -63,6 +86,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     app.add_middleware(Health, oauth=service, prefix=path)
     # The last one that is added is asked first
     app.add_middleware(Guard, hosts=Hosts(service.settings), open_paths=open_paths(path))
+    app.add_middleware(RequestLog)  # around all others
     app.include_router(create_router(service))
     pages_router = APIRouter(route_class=admitting(service.settings))
 

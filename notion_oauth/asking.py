@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from notion_oauth import files
-from notion_oauth.errors import ConfigurationError, StorageError
+from notion_oauth.errors import ConfigurationError
 from notion_oauth.protocol.challenge import BearerChallenge, words
 
 _NOT_WORDS = "{name} takes values without quotes, separated by spaces (RFC 6749 §3.3)."
@@ -32,8 +32,10 @@ def challenge_of(
 def assertion_in(path: Path) -> SecretStr:
     """The assertion that a file holds, or standard input where the path is `-`. Raises ConfigurationError."""
     try:
-        content = sys.stdin.read(MAX_ASSERTION) if str(path) == "-" else (files.read_file(path) or b"").decode()
-    except (StorageError, UnicodeDecodeError):
+        # Not read as a file of ours is: whoever issues it decides whose it is, and who may read it
+        with contextlib.nullcontext(sys.stdin) if str(path) == "-" else path.open(encoding="utf-8") as source:
+            content = source.read(MAX_ASSERTION)
+    except (OSError, UnicodeDecodeError):
         content = ""
     parts = content.strip().split(".")
     if len(parts) != 3 or not all(part and part.isascii() and not part.isspace() for part in parts):

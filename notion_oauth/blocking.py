@@ -8,12 +8,15 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 
 T = TypeVar("T")
+
+_LIBRARY = "current_async_library_cvar"  # sniffio's, which may not be installed
 
 
 def run(function: Callable[[], Awaitable[T]]) -> T:
@@ -32,7 +35,7 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
         raise asyncio.CancelledError
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="notion-oauth") as thread:
-        running = thread.submit(run_here, cancellable)
+        running = thread.submit(copied_context().run, run_here, cancellable)
         try:
             return running.result()
         except KeyboardInterrupt:
@@ -40,6 +43,18 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
                 with contextlib.suppress(RuntimeError):  # it has ended meanwhile
                     loop.call_soon_threadsafe(scope.cancel)
             raise
+
+
+def copied_context() -> Context:
+    """What is known of a caller, such as the request that it answers, for a thread with an event loop of its own.
+
+    A copy of its context variables, without the one by which anyio would think that a loop runs there already.
+    """
+    context = copy_context()
+    for variable in list(context):
+        if variable.name == _LIBRARY:
+            context.run(variable.set, None)
+    return context
 
 
 def run_here(function: Callable[[], Awaitable[T]]) -> T:

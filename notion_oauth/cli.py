@@ -25,13 +25,14 @@ from notion_oauth.console import (
     TokenFile,
     as_run,
     exit_code,
+    log_to_stderr,
     oauth_for,
     print_json,
     run_to_end,
     span,
 )
 
-ORDER = ("login", "status", "token", "refresh", "run", "profiles", "logout", "sandbox", "demo")
+ORDER = ("login", "status", "token", "refresh", "run", "profiles", "logout", "key", "reseal", "sandbox", "demo")
 
 
 class _Commands(TyperGroup):
@@ -70,6 +71,16 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def common(
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log to stderr; -vv: all there is.")
+    ] = 0,
+) -> None:
+    if verbose:
+        log_to_stderr(everything=verbose > 1)
+
+
 @app.command(epilog="Example: `notion-oauth status --json`")
 def status(
     ctx: typer.Context,
@@ -87,7 +98,7 @@ def status(
 
     seen = glance(profile, token_file, server_url)
     if seen is not None:
-        found = status_of(seen, now=datetime.now(UTC), lifetimes=Lifetimes())
+        found = status_of(seen, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=seen.protection)
     else:
         found = run_to_end(oauth_for(profile, token_file, server_url).status)
     content, text, good = found.as_json(), describe(found), True

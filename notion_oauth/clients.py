@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from notion_oauth.audit import Audit
 from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused
 from notion_oauth.models import ClientInformation, Discovery, Registration
 from notion_oauth.oauth_client import Clock, OAuthClient
@@ -16,13 +17,21 @@ class Clients:
     """The clients of one profile. Each belongs to the issuer that it was made with, and is shown to no other."""
 
     def __init__(
-        self, settings: Settings, *, store: TokenStore, client: OAuthClient, profile: str, clock: Clock
+        self,
+        settings: Settings,
+        *,
+        store: TokenStore,
+        client: OAuthClient,
+        profile: str,
+        clock: Clock,
+        audit: Audit,
     ) -> None:
         self._settings = settings
         self._store = store
         self._client = client
         self._profile = profile
         self._clock = clock
+        self._audit = audit
 
     async def registered_redirect_uris(self) -> Sequence[str]:
         """The redirect URIs that this profile's kept registrations are for, the newest first."""
@@ -53,6 +62,7 @@ class Clients:
                     return found.client
             client = await self._register(discovery, redirect_uri, scope)
             await self._keep(client, discovery, redirect_uri)
+            self._audit.succeeded("registration", issuer=discovery.server.issuer, client_id=client.client_id)
             return client
 
     async def client_of_assertions(self, discovery: Discovery) -> ClientInformation:

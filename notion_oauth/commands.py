@@ -164,6 +164,46 @@ def logout(
         typer.echo(SIGNED_OUT[outcome], err=True)
 
 
+@others.command(epilog="Example: `notion-oauth key`")
+def key(
+    keyring: Annotated[bool, typer.Option("--keyring", help="Put it into the system keychain, before others.")] = False,
+) -> None:
+    """Make a key to seal the stored logins with, and print it."""
+    from notion_oauth import sealing
+    from notion_oauth.keychain import add_key
+
+    made = sealing.Key(sealing.new_key(), sealing.KEYCHAIN if keyring else sealing.SETTING)
+    if keyring:
+        add_key(made.secret)
+        typer.echo(
+            f"Key {made.id} is in the system keychain. Use it with {sealing.SETTING}={sealing.KEYRING}", err=True
+        )
+        return
+    typer.echo(made.secret)
+    said = f"This is key {made.id}. Set {sealing.SETTING} to it, and keep a copy: without it, what it seals is lost."
+    typer.echo(said, err=True)
+
+
+@others.command(epilog="Example: `notion-oauth reseal`, after a change of keys")
+def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """Seal all stored logins and registrations with the first key, now and not at their next save."""
+    from notion_oauth.service import file_store
+    from notion_oauth.settings import load_settings
+
+    store = file_store(load_settings(token_file=token_file))
+
+    async def seal(name: str) -> bool:
+        async with store.exclusive(name):
+            return await store.reseal(name)
+
+    done = {name: run_to_end(partial(seal, name)) for name in run_to_end(store.profiles)}
+    if as_json:
+        print_json(done)
+        return
+    for name, changed in done.items():
+        typer.echo(f"{name}  {'sealed' if changed else 'was sealed'}")
+
+
 @others.command(epilog="Example: `notion-oauth sandbox --port 9000 --token-lifetime 60`")
 def sandbox(
     port: Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)] = 9000,

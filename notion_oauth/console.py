@@ -94,6 +94,17 @@ def oauth_for(profile: str | None, token_file: Path | None, server_url: str | No
     return NotionOAuth(load_settings(profile=profile, token_file=token_file, server_url=server_url))
 
 
+def log_to_stderr(*, everything: bool) -> None:
+    """Show what happens, under one request id for the whole command. Raises ConfigurationError for wrong settings."""
+    from notion_oauth.correlation import REQUEST_ID, new_request_id
+    from notion_oauth.logs import configure
+    from notion_oauth.settings import load_settings
+
+    settings = load_settings()
+    configure("debug" if everything else settings.log_level, settings.log_format)
+    REQUEST_ID.set(new_request_id())
+
+
 def run_to_end(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
     from notion_oauth.blocking import run_here
 

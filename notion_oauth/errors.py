@@ -4,6 +4,8 @@
     ├── ConfigurationError          a setting or an argument is wrong
     ├── StorageError                the token store cannot be read, written or locked
     │   ├── StoreDamaged            the file is not ours, or is damaged; it was left as it is
+    │   ├── StoreSealed             no key that is set opens the file; it was left as it is
+    │   ├── KeyUnavailable          the system keychain does not give the key
     │   └── StoreBusy               another process holds the lock for too long
     ├── NotSignedIn                 no login is stored
     │   └── OtherResource           the one that is stored is for another server
@@ -71,6 +73,14 @@ class StorageError(NotionOAuthError):
 
 class StoreDamaged(StorageError):
     """The file is not a token file, or is damaged. It is never overwritten or deleted."""
+
+
+class StoreSealed(StorageError):
+    """The file is sealed, and none of the keys that are set opens it. It is never overwritten or deleted."""
+
+
+class KeyUnavailable(StorageError):
+    """The system keychain holds no key of ours, does not answer, or keeps no secret safe. Nothing was changed."""
 
 
 class StoreBusy(StorageError):

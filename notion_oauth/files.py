@@ -8,45 +8,74 @@ import os
 import re
 import stat
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
+from notion_oauth import guarding
 from notion_oauth.errors import StorageError, StoreDamaged
+from notion_oauth.folders import Folder, make_folder
 
 MAX_FILE = 1024 * 1024  # bytes
 _TICK = 20_000_000  # nanoseconds; file systems count in steps of up to ten milliseconds
 _ABANDONED_AFTER = 60.0  # seconds; a writer that lives needs far less
 
+T = TypeVar("T")
 
-def read_file(path: Path) -> bytes | None:
-    """The whole content; None where there is no such file.
 
-    Raises StorageError where it cannot be read or is a symbolic link, StoreDamaged where it is a directory, a
-    device, a pipe or too large.
+def read_file(path: Path, decode: Callable[[bytes], T]) -> T | None:
+    """What `decode` makes of the whole content; None where there is no such file.
+
+    Raises StorageError where it cannot be read, is a symbolic link or belongs to somebody else, StoreDamaged where
+    it is a directory, a device, a pipe or too large, and what `decode` raises. A file that `decode` knows as ours
+    and that others may read is made to be its owner's alone, with a warning.
     """
+    with _opened(path, "read") as descriptor:
+        if descriptor is None:
+            return None
+        try:
+            content = _read(descriptor)
+        except OSError as error:
+            _failed(path, "read", error)
+        if len(content) > MAX_FILE:
+            raise StoreDamaged(f"{path} is larger than {MAX_FILE // 1024} KiB, so it is no file of ours.", cure=_MOVE)
+        found = decode(content)
+        guarding.mend(descriptor, path)
+        return found
+
+
+def guard_lock(path: Path) -> None:
+    """Make a lock file its owner's alone, if there is one: whoever may open it can hold up everybody for ever.
+
+    Raises StorageError as `read_file` does.
+    """
+    with _opened(path, "locked") as descriptor:
+        if descriptor is not None:
+            guarding.mend(descriptor, path)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, purpose: str) -> Iterator[int | None]:
+    """A descriptor for the regular file, which is ours to trust; None where there is none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | _READING)
+        with Folder(path.parent) as folder:
+            guarding.warn_of(folder)
+            descriptor = folder.open(path.name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe holds us up not
     except FileNotFoundError:
-        return None
+        yield None
+        return
     except OSError as error:
         if error.errno == errno.ELOOP:
             _check_no_link(path)
-        _failed(path, "read", error)
+        _failed(path, purpose, error)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             _not_a_file(path)
-        content = _read(descriptor)
-    except OSError as error:
-        _failed(path, "read", error)
+        guarding.check_owner(found, path)
+        yield descriptor
     finally:
         os.close(descriptor)
-    if len(content) > MAX_FILE:
-        raise StoreDamaged(f"{path} is larger than {MAX_FILE // 1024} KiB, so it is no file of ours.", cure=_MOVE)
-    return content
-
-
-# O_NONBLOCK: a pipe that somebody put there must not hold us up. Windows has neither, and needs the last
-_READING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def _read(descriptor: int) -> bytes:
@@ -97,16 +126,14 @@ def write_file(path: Path, content: bytes) -> None:
     """
     if len(content) > MAX_FILE:
         raise StorageError(f"{len(content)} bytes are too many for {path}: it could not be read again.")
-    try:
-        temporary = _write_beside(path, content)
+    with _writing(path) as folder:
+        temporary = _write_beside(folder, path.name, content)
         try:
-            temporary.replace(path)
+            folder.replace(temporary, path.name)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            _remove(folder, temporary)
             raise
-        _sync_folder(path.parent)
-    except OSError as error:
-        _failed(path, "written", error)
+        folder.sync()
 
 
 def create_file(path: Path, content: bytes) -> bool:
@@ -114,17 +141,15 @@ def create_file(path: Path, content: bytes) -> bool:
 
     Raises StorageError.
     """
-    try:
-        temporary = _write_beside(path, content)
+    with _writing(path) as folder:
+        temporary = _write_beside(folder, path.name, content)
         try:
-            os.link(temporary, path)
+            folder.link(temporary, path.name)
         except FileExistsError:
             return False
         finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-    except OSError as error:
-        _failed(path, "written", error)
+            _remove(folder, temporary)
+        folder.sync()
     return True
 
 
@@ -132,9 +157,10 @@ def delete_file(path: Path) -> bool:
     """Remove the file, and what killed writers left of it; whether there was one. Raises StorageError."""
     _check_no_link(path)
     try:
-        _sweep(path, older_than=0)
-        path.unlink()
-        _sync_folder(path.parent)
+        with Folder(path.parent) as folder:
+            _sweep(folder, path.name, older_than=0)
+            folder.unlink(path.name)
+            folder.sync()
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -143,36 +169,66 @@ def delete_file(path: Path) -> bool:
 
 
 def ensure_writable(path: Path, *, size: int) -> None:
-    """Raise StorageError unless a file of `size` bytes can be written in the place of this one."""
+    """Raise StorageError unless a file of `size` bytes can be written in the place of this one, and read again."""
+    with _writing(path) as folder:
+        temporary = _write_beside(folder, path.name, bytes(size))
+        try:
+            found = folder.lstat(temporary)
+        except FileNotFoundError:
+            return  # a sign-out has swept it
+        _remove(folder, temporary)
+    guarding.check_owner(found, path)  # a file system may give it to somebody else: better said before the sign-in
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Folder]:
+    """The open folder that the file is written in, made where there is none."""
+    _check_no_link(path)
     try:
-        _write_beside(path, bytes(size)).unlink(missing_ok=True)  # a sign-out may have swept it
+        make_folder(path.parent)
+        with Folder(path.parent) as folder:
+            guarding.warn_of(folder)
+            _sweep(folder, path.name, older_than=_ABANDONED_AFTER)
+            yield folder
     except OSError as error:
         _failed(path, "written", error)
 
 
-def _write_beside(path: Path, content: bytes) -> Path:
-    """A new, synced temporary file in the same folder. Leaves nothing behind when it fails."""
-    import tempfile  # noqa: PLC0415 - whoever only reads needs none
-
-    _check_no_link(path)
-    make_folder(path.parent)
-    _sweep(path, older_than=_ABANDONED_AFTER)
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)  # mode 0600
-    temporary = Path(name)
+def _write_beside(folder: Folder, name: str, content: bytes) -> str:
+    """The name of a new, synced temporary file. Leaves nothing behind when it fails."""
+    descriptor, temporary = _new_file(folder, name)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no Path
+            guarding.keep_owner(file.fileno(), folder, name)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(folder, temporary)
         raise
     return temporary
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder, for its owner alone, if there is none."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _new_file(folder: Folder, name: str) -> tuple[int, str]:
+    while True:
+        temporary = f"{name}.{os.urandom(4).hex()}.tmp"
+        with contextlib.suppress(FileExistsError):  # another's, or a link that was put there
+            return folder.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), temporary
+
+
+def _remove(folder: Folder, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # another may have swept it
+        folder.unlink(name)
+
+
+def _sweep(folder: Folder, name: str, *, older_than: float) -> None:
+    """Remove what a writer that was killed left behind, seconds ago: it may hold tokens."""
+    ours = re.compile(re.escape(name) + r"\.[a-z0-9_]{8}\.tmp")  # as _new_file names them; nobody else's files
+    for found in folder.names():
+        if ours.fullmatch(found):
+            with contextlib.suppress(OSError):  # another has swept it, or may alone
+                if time.time() - folder.lstat(found).st_mtime >= older_than:
+                    folder.unlink(found)
 
 
 def _check_no_link(path: Path) -> None:
@@ -181,36 +237,8 @@ def _check_no_link(path: Path) -> None:
         raise StorageError(f"{path} is a symbolic link, and secrets are not kept behind one.", cure=_REAL_FILE)
 
 
-def _sweep(path: Path, *, older_than: float) -> None:
-    """Remove what a writer that was killed left behind, seconds ago: it may hold tokens."""
-    ours = re.compile(re.escape(path.name) + r"\.[a-z0-9_]{8}\.tmp")  # as mkstemp names them; nobody else's files
-    with contextlib.suppress(OSError):  # a folder that cannot be listed
-        for found in path.parent.iterdir():
-            if ours.fullmatch(found.name):
-                with contextlib.suppress(OSError):  # another has swept it, or may alone
-                    if time.time() - found.lstat().st_mtime >= older_than:
-                        found.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename or removal last through a power cut."""
-    if os.name == "nt":  # pragma: no cover - Windows cannot open folders, and its renames are journaled
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:
-        return  # a folder that may be written and not read; what was to be done in it is done
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that sync no folders
-            raise
-    finally:
-        os.close(descriptor)
-
-
 _MOVE = "Nothing was changed. Move it away, or set NOTION_OAUTH_TOKEN_FILE to another path."
-_REAL_FILE = "Set NOTION_OAUTH_TOKEN_FILE to the real file."
+_REAL_FILE = "Remove the link, or set NOTION_OAUTH_TOKEN_FILE to the real file."
 
 
 def _not_a_file(path: Path) -> NoReturn:

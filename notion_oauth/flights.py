@@ -60,7 +60,8 @@ class Flight(Generic[T]):
 
     def start(self) -> None:
         try:
-            threading.Thread(target=self._fly, name="notion-oauth refresh", daemon=False).start()
+            fly = partial(blocking.copied_context().run, self._fly)
+            threading.Thread(target=fly, name="notion-oauth refresh", daemon=False).start()
         except RuntimeError as error:  # no thread can be started
             self._land(partial(_throw, error))
 

@@ -7,13 +7,13 @@ Whatever is unusual is not judged here: `glance` then gives None, and the long w
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from notion_oauth import files, places
+from notion_oauth import files, guarding, places
 from notion_oauth.errors import NotionOAuthError
+from notion_oauth.protection import Protection
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.message import parse_json
 from notion_oauth.protocol.urls import covers, why_unusable
@@ -44,6 +44,7 @@ class Glance:
     scope: str | None
     issuer: str | None
     resource: str | None
+    protection: Protection
 
 
 def glance(profile: str | None, token_file: Path | None, server_url: str | None) -> Glance | None:
@@ -56,19 +57,21 @@ def glance(profile: str | None, token_file: Path | None, server_url: str | None)
     path = token_file or Path(given.get(_PREFIX + "TOKEN_FILE", places.DEFAULT_TOKEN_FILE))
     if not places.PROFILE.match(profile) or why_unusable(url) or path.name in ("", "..") or "~" in str(path):
         return None
+    file = places.profile_file(path, profile)
     try:
-        content = files.read_file(places.profile_file(path, profile))
-        document = None if content is None else parse_json(content)
+        found = files.read_file(file, _login)
     except (NotionOAuthError, ValueError):
         return None
-    found = _login(document) if isinstance(document, dict) else None
-    if found is None or (found.resource is not None and not covers(found.resource, url)):
+    if found is None or guarding.weakness(file) or (found.resource is not None and not covers(found.resource, url)):
         return None
-    return found
+    return replace(found, protection=Protection(kept="plain", mode=guarding.mode_of(file)))
 
 
-def _login(document: dict[str, Any]) -> Glance | None:
-    """The login of a file that has every field as we write it."""
+def _login(content: bytes) -> Glance:
+    """The login of a file that has every field as we write it. Raises ValueError for another, such as a sealed one."""
+    document = parse_json(content)
+    if not isinstance(document, dict):
+        raise ValueError("no object")  # noqa: TRY004 - of the document, not of the program
     methods = document.get("token_endpoint_auth_methods_supported")
     updated_at = lifetime.from_milliseconds(document.get("updated_at"))
     if (
@@ -81,7 +84,7 @@ def _login(document: dict[str, Any]) -> Glance | None:
         or not all(isinstance(method, str) for method in methods)
         or updated_at is None
     ):
-        return None
+        raise ValueError("not as we write it")
     expires_in = lifetime.seconds(document.get("expires_in"))
     expires_at = lifetime.from_milliseconds(document.get("expires_at"))
     return Glance(
@@ -96,4 +99,5 @@ def _login(document: dict[str, Any]) -> Glance | None:
         scope=document.get("scope"),
         issuer=document.get("issuer"),
         resource=document.get("resource"),
+        protection=Protection(kept="plain"),
     )

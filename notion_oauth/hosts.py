@@ -17,7 +17,8 @@ from starlette.types import Scope
 
 from notion_oauth.errors import BadRequest, InsecureRequest, NotionOAuthError, WrongHost
 from notion_oauth.protocol.urls import DEFAULT_PORTS, is_loopback
-from notion_oauth.settings import Network, Settings
+from notion_oauth.proxies import Network, parse_proxies
+from notion_oauth.settings import Settings
 
 GUARDED = "notion_oauth.guarded"  # in a scope that was checked: it is not checked again
 MAX_HOST = 255 + 6  # characters of a name (RFC 1035 §3.1) and a port; what is longer is not remembered
@@ -30,8 +31,7 @@ class Hosts:
     """What these settings let in. Made once; a check takes microseconds."""
 
     def __init__(self, settings: Settings) -> None:
-        self._proxies = settings.proxies
-        self._unix = settings.trusts_unix_sockets
+        self._proxies, self._unix = parse_proxies(settings.trusted_proxies or "")
         self.public = settings.is_public
         url = urlsplit(settings.public_url or "")
         self._address = (url.hostname or "").lower(), url.port or DEFAULT_PORTS.get(url.scheme)

@@ -93,6 +93,11 @@ class Memory:
         good_until = expires_at - leeway if good else now
         self._copy = _Copy(tokens, stamp, now, good_until, expires_at, expired - leeway.total_seconds(), expired)
 
+    @property
+    def last(self) -> TokenSet | None:
+        """The last login that was seen, whatever has become of it since."""
+        return None if self._copy is None else self._copy.tokens
+
     def forget(self) -> None:
         self._copy = None
 

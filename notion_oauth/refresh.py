@@ -13,6 +13,8 @@ from typing import NoReturn, TypeVar
 import anyio
 from pydantic import SecretStr
 
+from notion_oauth.audit import Audit
+from notion_oauth.correlation import PROFILE
 from notion_oauth.errors import (
     NotionOAuthError,
     NotSignedIn,
@@ -59,6 +61,7 @@ class TokenSource:
         clock: Clock = utc_now,
         uptime: Callable[[], float] = uptime,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        audit: Audit | None = None,
     ) -> None:
         self._store = store
         self._client = client
@@ -67,6 +70,7 @@ class TokenSource:
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._sleep = sleep
+        self._audit = audit or Audit(profile)
         self._patience = Patience(retry_for, uptime=uptime)
         self._flights: Flights[TokenSet] = Flights()
         self._memory = Memory(store, profile, window=self._lifetimes.window, clock=clock, uptime=uptime)
@@ -176,18 +180,22 @@ class TokenSource:
         return await self._valid(tokens.access_token, timedelta())
 
     async def keep_fresh(self) -> NoReturn:
-        """Refresh the login whenever it is due, until cancelled. Logs what goes wrong, once; raises nothing of ours."""
+        """Refresh the login whenever it is due, until cancelled; raises nothing of ours.
+
+        Logs once that nothing can be refreshed any more. A refresh that fails is in the audit log.
+        """
+        PROFILE.set(self._profile)  # of the task that this runs in
         said = ""
         while True:
             try:
                 await self.token()
                 said = ""
-            except NotSignedIn:
-                said = ""
-            except NotionOAuthError as error:
+            except (SignInRequired, StorageError) as error:
                 if error.message != said:
                     _LOG.warning("The token cannot be kept fresh: %s", error)
                 said = error.message
+            except NotionOAuthError:
+                said = ""
             await self._sleep(self._until_due().total_seconds())
 
     def _until_due(self) -> timedelta:
@@ -203,19 +211,13 @@ class TokenSource:
     def _refresh_ahead(self) -> None:
         """Begin a refresh that nobody waits for, unless one is under way or the last has failed just now."""
         if not self._patience.resting:
-            self._flights.board(self._refresh_in_the_background)
-
-    async def _refresh_in_the_background(self, flight: Flight[TokenSet]) -> TokenSet:
-        try:
-            return await self._refresh(None, timedelta(), flight, ahead=True)
-        except NotionOAuthError as error:
-            _LOG.warning("The token could not be refreshed ahead of its expiry: %s", error)
-            raise
+            self._flights.board(partial(self._refresh, None, timedelta(), ahead=True))
 
     async def _refresh(
         self, rejected: SecretStr | None, min_ttl: timedelta, flight: Flight[TokenSet], *, ahead: bool = False
     ) -> TokenSet:
         """Try until it is done, as long as anybody waits and patience lasts. Between tries the lock is free."""
+        PROFILE.set(self._profile)  # of the flight's thread
         deadline = self._patience.deadline()
         while True:
             try:
@@ -228,6 +230,7 @@ class TokenSource:
                 raise
             except NotionOAuthError as error:
                 self._patience.failed(error)
+                self._audit.failed("refresh", error, self._memory.last)
                 if not isinstance(error, TransientError) or not flight.wanted or self._patience.over(deadline):
                     raise
 
@@ -249,6 +252,7 @@ class TokenSource:
             return await self._ended(tokens, refused)
         await self._store.save(self._profile, new)  # before any caller sees it
         self._patience.succeeded()
+        self._audit.refreshed(tokens, new)
         self._memory.remember(new, stamp=self._store.stamp(self._profile))
         return new
 
@@ -261,6 +265,7 @@ class TokenSource:
         if tokens.refresh_token is not None:
             self._grave = (tokens.refresh_token, grave)
         self._memory.forget()
+        self._audit.ended(tokens, grave)
         try:
             await self._store.save_tombstone(self._profile, grave)
         except StorageError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
@@ -19,6 +18,7 @@ from notion_oauth.hosts import GUARDED, Hosts
 from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.ratelimits import RateLimits
+from notion_oauth.server_logs import is_callback, protect_access_logs, protect_span
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_of
 from notion_oauth.settings import Settings
@@ -26,17 +26,6 @@ from notion_oauth.statuspages import StatusPages, path_of, refusal
 
 REFRESH_FLOOR = timedelta(seconds=30)  # between two refreshes of a token that is still good
 _BUDGETS = {"notion_oauth_status": "status", "notion_oauth_home": "status", "notion_oauth_operator": "operator"}
-_ACCESS_LOG = logging.getLogger("uvicorn.access")
-
-
-def _without_query(record: logging.LogRecord) -> bool:
-    """Cut the query from a line of uvicorn's access log that tells of a callback: it holds the code and the state."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(
-            value.partition("?")[0] if isinstance(value, str) and "/callback?" in value else value
-            for value in record.args
-        )
-    return True
 
 
 class AuthRoute(APIRoute):
@@ -49,6 +38,8 @@ class AuthRoute(APIRoute):
         route = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
+            if is_callback(request.url.path, request.url.query):
+                protect_span()
             try:
                 await self.admit(request)
                 return await route(request)
@@ -94,7 +85,7 @@ def create_router(
     """
     service = oauth or NotionOAuth()
     logins = Logins(service, profile)
-    _ACCESS_LOG.addFilter(_without_query)
+    protect_access_logs()
     pending = session.PendingAuthorizations(session.session_keys(service.settings))
     router = APIRouter(
         prefix=prefix,
@@ -124,8 +115,9 @@ def create_router(
     async def callback(request: Request) -> Response:
         """Check the redirect, exchange its code, store the tokens; success is shown only then."""
         browser = session_of(request)
-        response = parse_authorization_response(request.query_params.multi_items())
-        begun, for_whom = pending.take(browser, response.state)
+        with service.audit.attempt("sign_in"):
+            response = parse_authorization_response(request.query_params.multi_items())
+            begun, for_whom = pending.take(browser, response.state)
         finishing = await logins.finishing(request, for_whom)
         try:
             await finishing.complete_authorization(begun, response)

@@ -11,6 +11,7 @@ from typing import Any
 from authlib.common.security import generate_token
 from pydantic import SecretStr
 
+from notion_oauth.audit import Attempt
 from notion_oauth.clients import Clients
 from notion_oauth.errors import SIGN_IN, MetadataError, NotionOAuthError
 from notion_oauth.finishing import to_the_end
@@ -25,14 +26,15 @@ from notion_oauth.models import (
     Tombstone,
 )
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
+from notion_oauth.observing import watched
 from notion_oauth.protocol import authorization, ending, scopes
 from notion_oauth.protocol.challenge import BearerChallenge, merged
 from notion_oauth.protocol.token import JWT_BEARER
 from notion_oauth.refresh import TokenSource
+from notion_oauth.sealing import Sealer
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.status import Status, status_of
 from notion_oauth.storage import LOCK_WAIT, JsonFileStore, TokenStore
-from notion_oauth.transport import Transport
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
 VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
@@ -44,6 +46,16 @@ LOCK_MARGIN = timedelta(seconds=10)  # for the disk
 def _lock_wait(settings: Settings) -> timedelta:
     """Longer than another can hold the lock who is patient with a slow server."""
     return max(LOCK_WAIT, MOST_REQUESTS * settings.timeout_delta + LOCK_MARGIN)
+
+
+def file_store(settings: Settings) -> JsonFileStore:
+    """The store that the settings mean. Raises ConfigurationError where they name a keychain that cannot be asked."""
+    sealer = (
+        None
+        if settings.encryption_key is None
+        else Sealer(settings.encryption_key, key_file=settings.encryption_key_file)
+    )
+    return JsonFileStore(settings.token_file, lock_wait=_lock_wait(settings), sealer=sealer)
 
 
 class SignOut(Enum):
@@ -81,11 +93,12 @@ class NotionOAuth:
     ) -> None:
         self.settings = settings or load_settings()
         self.profile = profile or self.settings.profile
-        self.store: TokenStore = store or JsonFileStore(self.settings.token_file, lock_wait=_lock_wait(self.settings))
-        self.client = client or OAuthClient(
-            Transport.of(self.settings), clock=clock, preregistered=self.settings.preregistered
+        self.store: TokenStore = store or file_store(self.settings)
+        watched_client, self.audit = watched(self.settings, self.profile, clock)
+        self.client = client or watched_client
+        self.clients = Clients(
+            self.settings, store=self.store, client=self.client, profile=self.profile, clock=clock, audit=self.audit
         )
-        self.clients = Clients(self.settings, store=self.store, client=self.client, profile=self.profile, clock=clock)
         self.clock = clock
         self._random = random
         self._seen: tuple[TokenSet, int, Status] | None = None
@@ -98,6 +111,7 @@ class NotionOAuth:
             lifetimes=self.settings.lifetimes,
             retry_for=timedelta(seconds=self.settings.retry_for),
             clock=clock,
+            audit=self.audit,
         )
 
     def for_profile(self, profile: str, *, store: TokenStore | None = None) -> NotionOAuth:
@@ -121,6 +135,10 @@ class NotionOAuth:
         before anybody consents), OtherResource where a login of another server would be lost, MetadataError,
         RegistrationRefused, ConfigurationError, TransientError.
         """
+        with self.audit.attempt("sign_in"):
+            return await self._begin_authorization(redirect_uri, challenge)
+
+    async def _begin_authorization(self, redirect_uri: str, challenge: BearerChallenge | None) -> AuthorizationRequest:
         discovery, scope, challenge, alive = await self._discover(challenge)
         client = await self.clients.client_for(
             discovery, redirect_uri, scope=scope, in_use=alive.client if alive else None
@@ -166,8 +184,9 @@ class NotionOAuth:
         Raises AuthorizationResponseError and its kinds for a redirect that is not ours, AuthorizationRefused for
         the server's own error, TokenRefused, TransientError, StorageError. A stored login is then untouched.
         """
-        code = authorization.check_authorization_response(response, pending, now=self.clock())
-        return await self._begin_login(partial(self.client.exchange, pending, code))
+        with self.audit.attempt("sign_in", issuer=pending.issuer) as attempt:
+            code = authorization.check_authorization_response(response, pending, now=self.clock())
+            return await self._begin_login(partial(self.client.exchange, pending, code), attempt)
 
     async def sign_in_with_assertion(self, assertion: SecretStr) -> TokenSet:
         """Sign in without a browser, by an assertion that the server trusts (RFC 7523), and store the tokens.
@@ -175,19 +194,22 @@ class NotionOAuth:
         `assertion` is a JWT that was issued to the client in NOTION_OAUTH_CLIENT_ID, for this authorization server.
         Raises as begin_authorization does, MetadataError where the server takes none, TokenRefused.
         """
-        discovery, scope, _, _ = await self._discover(None)
-        grants = discovery.server.grant_types_supported
-        if grants is not None and JWT_BEARER not in grants:
-            raise MetadataError(f"{discovery.server.issuer} takes no assertions.", cure=SIGN_IN)
-        client = await self.clients.client_of_assertions(discovery)
-        grant = AssertionGrant.to(discovery, client, scope, assertion=assertion)
-        return await self._begin_login(partial(self.client.exchange_assertion, grant))
+        with self.audit.attempt("sign_in") as attempt:
+            discovery, scope, _, _ = await self._discover(None)
+            grants = discovery.server.grant_types_supported
+            if grants is not None and JWT_BEARER not in grants:
+                raise MetadataError(f"{discovery.server.issuer} takes no assertions.", cure=SIGN_IN)
+            client = await self.clients.client_of_assertions(discovery)
+            grant = AssertionGrant.to(discovery, client, scope, assertion=assertion)
+            return await self._begin_login(partial(self.client.exchange_assertion, grant), attempt)
 
-    async def _begin_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]]) -> TokenSet:
+    async def _begin_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]], attempt: Attempt) -> TokenSet:
         async def alone() -> TokenSet:
-            await self.store.ensure_writable(self.profile)  # before anything is spent on tokens that can't be kept
-            tokens = await exchange()
-            await self.store.save(self.profile, tokens)
+            with attempt:  # here too: a caller that is cancelled meanwhile sees no error
+                await self.store.ensure_writable(self.profile)  # before anything is spent on tokens that can't be kept
+                tokens = await exchange()
+                await self.store.save(self.profile, tokens)
+                attempt.succeeded(tokens)
             return tokens
 
         async with self.store.exclusive(self.profile):
@@ -197,13 +219,13 @@ class NotionOAuth:
         """A look at the stored login, without any request. Raises StorageError, StoreDamaged, OtherResource."""
         tokens = self.tokens.unchanged()
         if tokens is not None:
-            return self._status_of(tokens)
+            return await self._status_of(tokens)
         stamp = self.store.stamp(self.profile)
         if self._nobody is not None and stamp is not None and stamp == self._nobody[0]:
             return self._nobody[1]
         tokens = await self.tokens.load()
         if tokens is not None:
-            return self._status_of(tokens)
+            return await self._status_of(tokens)
         status = self._status_without(await self.tokens.tombstone())
         self._nobody = stamp, status
         return status
@@ -226,13 +248,14 @@ class NotionOAuth:
         """
         return await self.client.introspect(await self.tokens.stored())
 
-    def _status_of(self, tokens: TokenSet) -> Status:
+    async def _status_of(self, tokens: TokenSet) -> Status:
         """The same object for as long as the same login has the same whole seconds left: many ask many times."""
-        now = self.clock()
+        now, lifetimes = self.clock(), self.settings.lifetimes
         seconds = int(((tokens.expires_at or _EPOCH) - now).total_seconds() // 1)
         seen = self._seen
         if seen is None or seen[0] is not tokens or seen[1] != seconds:
-            seen = tokens, seconds, status_of(tokens, now=now, lifetimes=self.settings.lifetimes)
+            protection = await self.store.protection(self.profile)
+            seen = tokens, seconds, status_of(tokens, now=now, lifetimes=lifetimes, protection=protection)
             self._seen = seen
         return seen[2]
 
@@ -246,18 +269,25 @@ class NotionOAuth:
         The client registration is kept for the next sign-in. Raises StorageError, and StoreDamaged for a
         file that holds no login: it is not deleted.
         """
-        async with self.store.exclusive(self.profile):
-            return await to_the_end(self._sign_out_alone)
+        with self.audit.attempt("sign_out") as attempt:
+            async with self.store.exclusive(self.profile):
+                return await to_the_end(partial(self._sign_out_alone, attempt))
 
-    async def _sign_out_alone(self) -> SignOut:
-        tokens = await self.store.load(self.profile)
-        if tokens is None:
-            await self.store.delete(self.profile)  # a tombstone has been seen then
-            return SignOut.NOT_SIGNED_IN
+    async def _sign_out_alone(self, attempt: Attempt) -> SignOut:
+        with attempt:
+            tokens = await self.store.load(self.profile)
+            outcome = SignOut.NOT_SIGNED_IN if tokens is None else await self._revoke(tokens)
+            await self.store.delete(self.profile)  # or a tombstone, which has been seen then
+            attempt.succeeded(tokens, revocation=outcome.name.lower())
+        return outcome
+
+    async def _revoke(self, tokens: TokenSet) -> SignOut:
         try:
             offered = await self.client.revoke(await self.client.complete(tokens, self.settings.server_url))
-            outcome = SignOut.REVOKED if offered else SignOut.NOT_OFFERED
-        except NotionOAuthError:
-            outcome = SignOut.NOT_REACHED
-        await self.store.delete(self.profile)
-        return outcome
+        except NotionOAuthError as error:
+            self.audit.failed("revocation", error, tokens)
+            return SignOut.NOT_REACHED
+        if not offered:
+            return SignOut.NOT_OFFERED
+        self.audit.succeeded("revocation", tokens)
+        return SignOut.REVOKED

@@ -16,6 +16,7 @@ import zlib
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import MutableMapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +78,25 @@ def session_keys(settings: Settings) -> tuple[SecretStr, ...]:
     if settings.secret_keys:
         return settings.secret_keys
     path = _key_file(settings)
-    content = files.read_file(path)
-    if content is None:
+    decode = partial(_decode_key, path)
+    key = files.read_file(path, decode)
+    if key is None:
         files.create_file(path, secrets.token_hex(32).encode() + b"\n")
-        content = files.read_file(path) or b""  # another worker's, where that one was faster
+        key = files.read_file(path, decode)  # another worker's, where that one was faster
+    return (key or _decode_key(path, b""),)
+
+
+def _decode_key(path: Path, content: bytes) -> SecretStr:
     key = content.decode(errors="replace").strip()
     if len(key) < MIN_SECRET_KEY:
         raise StoreDamaged(f"{path} holds no session key.", cure="Delete it: a new one is made at the next start.")
-    return (SecretStr(key),)
+    return SecretStr(key)
 
 
 def keeps_key(settings: Settings) -> bool:
     """Whether the next worker finds a key where this one has found its own. Raises StorageError."""
-    return bool(settings.secret_keys) or len((files.read_file(_key_file(settings)) or b"").strip()) >= MIN_SECRET_KEY
+    path = _key_file(settings)
+    return bool(settings.secret_keys) or files.read_file(path, partial(_decode_key, path)) is not None
 
 
 def _key_file(settings: Settings) -> Path:

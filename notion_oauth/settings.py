@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import ipaddress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
-from notion_oauth import places
+from notion_oauth import places, sealing
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.models import AuthMethod, ClientInformation
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import why_unusable
+from notion_oauth.proxies import parse_proxies
 
 PREFIX = "NOTION_OAUTH_"
 MIN_OPERATOR_SECRET = 16  # characters; nobody guesses that many at five tries a minute
 MIN_SECRET_KEY = 32  # characters; 32 random hexadecimal digits are 128 bits
-UNIX = "unix"  # among the trusted proxies: whoever connects through a socket file
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Settings(BaseSettings):
@@ -73,6 +71,11 @@ class Settings(BaseSettings):
         description="Where such requests are counted for all workers together, such as `redis://localhost:6379/0` "
         "(with the extra `redis`); each worker counts its own without it.",
     )
+    encryption_key: SecretStr | None = Field(
+        default=None,
+        description="Seals what is kept; `notion-oauth key` makes one. Of several, with commas or spaces between, the "
+        "first seals and all open. `keyring` stands for the one in the system keychain.",
+    )
     client_name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
         default="notion-oauth", description="The name that Notion shows on its consent page."
     )
@@ -123,6 +126,15 @@ class Settings(BaseSettings):
     idle_days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)] = Field(
         default=30.0, description="Days without a refresh after which the server ends the login."
     )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="From which level on the service writes its log, and commands with `--verbose`."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Whether a line of the log is for people (`text`) or for programs (`json`)."
+    )
+    telemetry: bool = Field(
+        default=False, description="Whether OpenTelemetry gets spans and counters; needs `notion-oauth[otel]`."
+    )
 
     @property
     def preregistered(self) -> ClientInformation | None:
@@ -146,18 +158,6 @@ class Settings(BaseSettings):
         return urlsplit(self.public_url or "").scheme == "https"
 
     @property
-    def proxies(self) -> tuple[Network, ...]:
-        return tuple(ipaddress.ip_network(name, strict=False) for name in self._proxy_names if name != UNIX)
-
-    @property
-    def trusts_unix_sockets(self) -> bool:
-        return UNIX in self._proxy_names
-
-    @property
-    def _proxy_names(self) -> list[str]:
-        return (self.trusted_proxies or "").replace(",", " ").split()
-
-    @property
     def timeout_delta(self) -> timedelta:
         return timedelta(seconds=self.timeout)
 
@@ -168,6 +168,14 @@ class Settings(BaseSettings):
             grant=timedelta(days=self.grant_days),
             idle=timedelta(days=self.idle_days),
         )
+
+    @property
+    def encryption_key_file(self) -> Path | None:
+        """The `.env` that holds the key; None where the environment or the program alone gives it."""
+        if self.encryption_key is None:
+            return None
+        kept = DotEnvSettingsSource(Settings)().get("encryption_key")
+        return Path(".env").absolute() if kept == self.encryption_key.get_secret_value() else None
 
     @field_validator("server_url", "public_url", "issuer", "client_metadata_url")
     @classmethod
@@ -206,12 +214,13 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _addresses(cls, value: str | None) -> str | None:
-        for name in (value or "").replace(",", " ").split():
-            try:
-                _ = name == UNIX or ipaddress.ip_network(name, strict=False)
-            except ValueError:
-                raise ValueError("holds what is neither an address, nor a network, nor `unix`") from None
+        parse_proxies(value or "")
         return value
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("token_file", "ca_file")
     @classmethod
@@ -238,6 +247,13 @@ class Settings(BaseSettings):
     def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < MIN_OPERATOR_SECRET:
             raise ValueError(f"is shorter than {MIN_OPERATOR_SECRET} characters")
+        return value
+
+    @field_validator("encryption_key")
+    @classmethod
+    def _keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            sealing.split_keys(value.get_secret_value())
         return value
 
 

@@ -12,6 +12,7 @@ from notion_oauth.protocol.lifetime import WARNING, Lifetimes
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from notion_oauth.protection import Protection
     from notion_oauth.protocol.lifetime import Login
 
     class StoredLogin(Login, Protocol):
@@ -48,14 +49,20 @@ class Status:
     updated_at: datetime | None = None
     login_ends_at: datetime | None = None  # unless it is refreshed before, and at the latest
     warning: str | None = None  # where that is near
+    storage: str | None = None  # how the tokens are kept
+    storage_warning: str | None = None  # what is weaker in that than it is set up to be
     ended_at: datetime | None = None
     ended_reason: str | None = None
     message: str | None = None  # why it has ended, in a sentence
 
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready mapping; without a login, `status` and what has become of it. Times are RFC 3339 in UTC."""
+    def as_json(self, *, storage: bool = True) -> dict[str, Any]:
+        """A JSON-ready mapping; without a login, `status` and what has become of it. Times are RFC 3339 in UTC.
+
+        How the tokens are kept is left out for those whom it does not concern.
+        """
         if self.status != "unauthenticated":
-            shown = {name: value for name, value in vars(self).items() if name not in _OF_AN_END}
+            hidden = _OF_AN_END if storage else (*_OF_AN_END, "storage", "storage_warning")
+            shown = {name: value for name, value in vars(self).items() if name not in hidden}
         else:
             shown = {"status": self.status}
             if self.ended_at is not None:
@@ -70,8 +77,10 @@ def _rfc3339(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def status_of(login: StoredLogin, *, now: datetime, lifetimes: Lifetimes) -> Status:
-    """What there is to say of a login at that moment."""
+def status_of(
+    login: StoredLogin, *, now: datetime, lifetimes: Lifetimes, protection: Protection | None = None
+) -> Status:
+    """What there is to say of a login at that moment, and of how it is kept."""
     left = lifetime.remaining(login, now)
     refreshable = login.refresh_token is not None
     expired = left is not None and left <= timedelta()
@@ -92,6 +101,8 @@ def status_of(login: StoredLogin, *, now: datetime, lifetimes: Lifetimes) -> Sta
         updated_at=login.updated_at,
         login_ends_at=ends_at,
         warning=_warning(login, ends_at, now, lifetimes) if refreshable else None,
+        storage=None if protection is None else protection.in_words(),
+        storage_warning=None if protection is None else protection.warning(),
     )
 
 

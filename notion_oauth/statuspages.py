@@ -48,13 +48,13 @@ class StatusPages:
             session.leave_notice(session_of(request), notice)
             return pages.redirect(path_of(request, "notion_oauth_status"))
         status = await self._logins.status(request)
-        return pages.data({**status.as_json(), "message": _NOTICES[notice]})
+        return pages.data({**status.as_json(storage=False), "message": _NOTICES[notice]})
 
 
 @lru_cache(maxsize=64)
 def _as_json(status: Status) -> bytes:
     """The status as programs read it; within a second many ask for the same."""
-    return pages.encode(status.as_json())
+    return pages.encode(status.as_json(storage=False))
 
 
 def refusal(request: Request, error: NotionOAuthError) -> Response:

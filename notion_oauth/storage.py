@@ -5,24 +5,27 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 import filelock
 
-from notion_oauth import files, places, tokenfile
+from notion_oauth import files, guarding, places, sealing, tokenfile
 from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy
+from notion_oauth.folders import make_folder
 from notion_oauth.models import Registration, TokenSet, Tombstone
+from notion_oauth.protection import Protection
+from notion_oauth.sealing import Key, Sealer
 
 LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
 LOCK_POLL = timedelta(milliseconds=20)
 KEPT_REGISTRATIONS = 20
 _BESIDE = (".clients", ".lock")
-_ROOM = 16 * 1024  # bytes; more than any token set takes
+_ROOM = 24 * 1024  # bytes; more than any token set takes, sealed or not
 
 T = TypeVar("T")
 
@@ -63,6 +66,9 @@ class TokenStore(Protocol):
     async def save_registration(self, profile: str, registration: Registration) -> None:
         """Keep a registration, in the place of one for the same issuer and redirect URI."""
 
+    async def protection(self, profile: str) -> Protection | None:
+        """How the login is kept at rest, and what is weaker than it should be; None where the store cannot tell."""
+
     async def ensure_writable(self, profile: str) -> None:
         """Raise StorageError unless a login could be saved now. Asked before the server gives what can't be kept."""
 
@@ -77,11 +83,13 @@ class TokenStore(Protocol):
 class JsonFileStore:
     """Keeps the default profile in the file at `path`, and profile NAME in `path.NAME.profile` beside it.
 
-    Next to each lie `.lock`, the kernel lock, and `.clients`, the registrations. All are mode 0600.
+    Next to each lie `.lock`, the kernel lock, and `.clients`, the registrations. All are mode 0600. With a `sealer`,
+    what is written is sealed, and what lies there in plain text is read, and sealed at the next save.
     """
 
-    def __init__(self, path: Path, *, lock_wait: timedelta = LOCK_WAIT) -> None:
+    def __init__(self, path: Path, *, lock_wait: timedelta = LOCK_WAIT, sealer: Sealer | None = None) -> None:
         self._path = path
+        self._sealer = sealer
         self._lock_wait = lock_wait
         self._named: dict[str, str] = {}  # profiles whose path was made before: `stamp` has microseconds
 
@@ -107,49 +115,114 @@ class JsonFileStore:
 
     async def forget(self, profile: str) -> None:
         """Remove all that is kept of a profile that nobody will use again: its registrations and its lock too."""
-        await _in_thread(self._forget, self.path(profile))
-
-    def _forget(self, path: Path) -> None:
+        path = self.path(profile)
         for file in (path, *(places.beside(path, suffix) for suffix in _BESIDE)):
-            files.delete_file(file)
+            await _in_thread(files.delete_file, file)
 
     async def sweep(self, prefix: str, *, older_than: timedelta) -> None:
         """Forget the profiles whose names begin so, and of which nothing was written for so long."""
-        await _in_thread(self._sweep, prefix, older_than)
-
-    def _sweep(self, prefix: str, older_than: timedelta) -> None:
         stem = re.escape(f"{self._path.name}.") + f"({re.escape(prefix)}[A-Za-z0-9_-]+)" + r"\.profile"
         pattern = re.compile(f"{stem}({'|'.join(map(re.escape, _BESIDE))})?")
         written: dict[str, float] = {}
-        for name, changed in files.changes(self._path.parent):
+        for name, changed in await _in_thread(files.changes, self._path.parent):
             if (found := pattern.fullmatch(name)) and places.PROFILE.match(found[1]):
                 written[found[1]] = max(written.get(found[1], 0), changed)
         for name, changed in written.items():
             if time.time() - changed > older_than.total_seconds():
-                self._forget(self.path(name))
+                await self.forget(name)
 
     async def load(self, profile: str) -> TokenSet | None:
-        # Not in a thread: a kilobyte, only after it was changed. All who wait for it then find it in memory
-        found = self._load(self.path(profile))
+        found = await self._found(self.path(profile))
         return found if isinstance(found, TokenSet) else None
 
     async def load_tombstone(self, profile: str) -> Tombstone | None:
-        found = self._load(self.path(profile))
+        found = await self._found(self.path(profile))
         return found if isinstance(found, Tombstone) else None
 
+    async def _found(self, path: Path) -> TokenSet | Tombstone | None:
+        if self._sealer is not None and self._sealer.slow:
+            return await _in_thread(self._load, path)
+        # Not in a thread: a kilobyte, only after it was changed. All who wait for it then find it in memory
+        return self._load(path)
+
     def _load(self, path: Path) -> TokenSet | Tombstone | None:
-        content = files.read_file(path)
-        return None if content is None else tokenfile.decode_login(content, path)
+        return self._read(path, tokenfile.decode_login)
+
+    def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> T | None:
+        return files.read_file(path, lambda content: decode(sealing.unseal(content, path, self._sealer), path))
+
+    def _write(self, path: Path, content: bytes) -> None:
+        files.write_file(path, content if self._sealer is None else self._sealer.seal(content))
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
-        await _in_thread(self._save, self.path(profile), tokenfile.encode_tokens(tokens))
+        await _in_thread(self._save, profile, tokenfile.encode_tokens(tokens))
+
+    def _save(self, profile: str, content: bytes) -> None:
+        path = self.path(profile)
+        self._load(path)  # raises for a file that is not ours, or that no key opens: it is not overwritten
+        self._write(path, content)
+        if self._sealer is not None:
+            with suppress(StorageError):  # the login is safe; `protection` goes on telling what is not as it should be
+                self._reseal(self._clients(profile), tokenfile.decode_registrations)
 
     async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
-        await _in_thread(self._save, self.path(profile), tokenfile.encode_tombstone(grave))
+        await _in_thread(self._save_tombstone, self.path(profile), tokenfile.encode_tombstone(grave))
 
-    def _save(self, path: Path, content: bytes) -> None:
-        self._load(path)  # raises for a file that is not ours: it is not overwritten
-        files.write_file(path, content)
+    def _save_tombstone(self, path: Path, content: bytes) -> None:
+        self._load(path)  # as in _save
+        files.write_file(path, content)  # never sealed: it holds no secret, and is read where the key was lost
+
+    async def reseal(self, profile: str) -> bool:
+        """Seal what is kept with the first key, now; whether anything was not. Called inside `exclusive`, as `save` is.
+
+        Raises ConfigurationError where there is no key, StorageError; nothing is lost then.
+        """
+        if self._sealer is None:
+            cure = f"Set {sealing.SETTING} to one from: notion-oauth key"
+            raise ConfigurationError("There is no key to seal with.", cure=cure)
+        login = await _in_thread(self._reseal, self.path(profile), tokenfile.decode_login)
+        return await _in_thread(self._reseal, self._clients(profile), tokenfile.decode_registrations) or login
+
+    def _reseal(self, path: Path, decode: Callable[[bytes, Path], Any]) -> bool:
+        plain = files.read_file(path, lambda content: self._plain_if_weaker(content, path, decode))
+        if plain is not None:
+            self._write(path, plain)
+        return plain is not None
+
+    def _plain_if_weaker(self, content: bytes, path: Path, decode: Callable[[bytes, Path], Any]) -> bytes | None:
+        """What is to be sealed; None where it is, with the first key, or holds no secret."""
+        plain = sealing.unseal(content, path, self._sealer)
+        secret = not isinstance(decode(plain, path), Tombstone)
+        return plain if secret and sealing.weaker(content, self._sealer, path.name) else None
+
+    async def protection(self, profile: str) -> Protection:
+        return await _in_thread(self._protection, self.path(profile), self._clients(profile))
+
+    def _protection(self, path: Path, clients: Path) -> Protection:
+        login, weaker, key = self._read_sealing(path, tokenfile.decode_login)
+        if not isinstance(login, TokenSet):
+            return Protection(kept=None)
+        _, clients_weaker, _ = self._read_sealing(clients, tokenfile.decode_registrations)
+        key_file = None if self._sealer is None else self._sealer.key_file
+        told = (weaker, clients_weaker, guarding.weakness(path), key_file and guarding.weakness(key_file))
+        return Protection(
+            kept="plain" if key is None else "sealed",
+            mode=guarding.mode_of(path),
+            key_id=None if key is None else key.id,
+            key_source=None if key is None else key.source,
+            weaker=tuple(str(each) for each in told if each),
+        )
+
+    def _read_sealing(self, path: Path, decode: Callable[[bytes, Path], T]) -> tuple[T | None, str | None, Key | None]:
+        """What is in the file, in which way that is sealed worse than it could be, and the key that opens it."""
+
+        def read(content: bytes) -> tuple[T, str | None, Key | None]:
+            key_id = sealing.sealed_with(content)
+            key = None if key_id is None or self._sealer is None else self._sealer.key(key_id)
+            found = decode(sealing.unseal(content, path, self._sealer), path)
+            return found, sealing.weaker(content, self._sealer, path.name), key
+
+        return files.read_file(path, read) or (None, None, None)
 
     def stamp(self, profile: str) -> object | None:
         path = self._named.get(profile) or self._named.setdefault(profile, str(self.path(profile)))
@@ -166,8 +239,7 @@ class JsonFileStore:
         return await _in_thread(self._load_registrations, self._clients(profile))
 
     def _load_registrations(self, path: Path) -> tuple[Registration, ...]:
-        content = files.read_file(path)
-        return () if content is None else tokenfile.decode_registrations(content, path)
+        return self._read(path, tokenfile.decode_registrations) or ()
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
         await _in_thread(self._save_registration, self._clients(profile), registration)
@@ -176,13 +248,15 @@ class JsonFileStore:
         replaced = (new.issuer, new.redirect_uri)
         others = [kept for kept in self._load_registrations(path) if (kept.issuer, kept.redirect_uri) != replaced]
         kept = (*others, new)[-KEPT_REGISTRATIONS:]
-        files.write_file(path, tokenfile.encode_registrations(kept))
+        self._write(path, tokenfile.encode_registrations(kept))
 
     async def ensure_writable(self, profile: str) -> None:
         await _in_thread(self._ensure_writable, self.path(profile))
 
     def _ensure_writable(self, path: Path) -> None:
         self._load(path)
+        if self._sealer is not None:
+            self._sealer.all_keys()  # raises where the keychain gives none: nothing could be sealed
         files.ensure_writable(path, size=_ROOM)
 
     @asynccontextmanager
@@ -209,7 +283,9 @@ class JsonFileStore:
 
 
 def _acquired(lock: filelock.BaseFileLock) -> bool:
-    files.make_folder(Path(lock.lock_file).parent)
+    path = Path(lock.lock_file)
+    make_folder(path.parent)
+    files.guard_lock(path)
     try:
         lock.acquire()
     except filelock.Timeout:

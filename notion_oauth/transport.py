@@ -8,7 +8,6 @@ import zlib
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 import anyio
@@ -17,7 +16,7 @@ import httpx
 
 from notion_oauth.certificates import CA_FILE, find_trust, ssl_context
 from notion_oauth.connecting import BROKEN, CheckedNetwork
-from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable
+from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable, TransientError
 from notion_oauth.protocol.message import Request, Response, host_of
 from notion_oauth.protocol.urls import why_unusable
 from notion_oauth.reach import Reach
@@ -86,10 +85,13 @@ class Transport:
                 return await self._send(client, request)
         except (TimeoutError, httpx.TimeoutException):
             seconds = f"{self._timeout.total_seconds():g}"
-            message = f"{host} gave no whole answer within {seconds} seconds."
-            raise NetworkError(message) from None
+            failure: TransientError = NetworkError(f"{host} gave no whole answer within {seconds} seconds.")
         except (*BROKEN, httpx.HTTPError, httpx.InvalidURL) as error:
-            _unreachable(host, error)
+            failure = _unreachable(host, error)
+        except TransientError as error:
+            failure = error.with_traceback(None)
+        # Out here: neither httpx's own errors, which hold the request, nor its headers are then found behind this one
+        raise failure
 
     def _checked(self, request: Request) -> CheckedNetwork:
         secure = urlsplit(request.url).scheme == "https"
@@ -140,20 +142,18 @@ def _check_size(size: int, host: str) -> None:
         raise ServerUnavailable(f"{host} sent more than {MAX_BODY // 1024} KiB; the rest was not read.")
 
 
-def _unreachable(host: str, error: Exception) -> NoReturn:
+def _unreachable(host: str, error: Exception) -> NetworkError:
     """Say in one sentence why there was no answer, from the innermost cause."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             cure = f"Check the clock. Where an authority of your own signs, name its certificate in {CA_FILE}."
-            raise NetworkError(
-                f"The certificate of {host} is not trusted: {cause.verify_message}.", cure=cure
-            ) from None
+            return NetworkError(f"The certificate of {host} is not trusted: {cause.verify_message}.", cure=cure)
         if isinstance(cause, ssl.SSLError):
-            raise NetworkError(f"No secure connection to {host} was possible ({cause.reason or 'TLS'}).") from None
+            return NetworkError(f"No secure connection to {host} was possible ({cause.reason or 'TLS'}).")
         if isinstance(cause, socket.gaierror):
-            raise NetworkError(f"{host} could not be reached: its name leads to no address.") from None
+            return NetworkError(f"{host} could not be reached: its name leads to no address.")
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpcore.ConnectError | httpx.ConnectError | OSError | UnicodeError):
-        raise NetworkError(f"{host} could not be reached.") from None
-    raise NetworkError(f"The connection to {host} broke before the answer was whole.") from None
+        return NetworkError(f"{host} could not be reached.")
+    return NetworkError(f"The connection to {host} broke before the answer was whole.")

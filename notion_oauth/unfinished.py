@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from notion_oauth.models import Registration, TokenSet, Tombstone
+from notion_oauth.protection import Protection
 from notion_oauth.storage import TokenStore
 
 
@@ -45,6 +46,9 @@ class Unfinished:
         if registration.by_hand:
             async with self._store.exclusive(self._common):
                 await self._store.save_registration(self._common, registration)
+
+    async def protection(self, profile: str) -> Protection | None:
+        return await self._store.protection(profile)
 
     async def ensure_writable(self, profile: str) -> None:
         await self._store.ensure_writable(profile)

@@ -56,8 +56,9 @@ def describe(status: Status) -> str:
         lines.append(f"  Login      can live until {_local(status.login_ends_at)}; a refresh may prolong it")
     if status.resource:
         lines.append(f"  Server     {status.resource}")
-    if status.warning:
-        lines.append(f"Warning: {status.warning}")
+    if status.storage:
+        lines.append(f"  Kept       {status.storage}")
+    lines += [f"Warning: {warning}" for warning in (status.warning, status.storage_warning) if warning]
     return "\n".join(lines)
 
 

@@ -131,18 +131,23 @@ def refuse(response: Response, request: Request, refused: type[OAuthError], doin
     Raises `refused` where the answer is a 4xx with an OAuth error code that is final, ServerUnavailable
     for everything else: 429, 5xx, pages, redirects and 4xx without a code are passing.
     """
-    document = response.json_object() or {}
-    code = error_code(document.get("error"))
-    secrets = request.secrets()
-    description = printable(document.get("error_description"), secrets=secrets)
+    code, description = _said(response, request)
     host = host_of(response.url)
-    if code in secrets:
-        code = None
     passing = response.status == 429 or not 400 <= response.status < 500
     if code is None or passing or code in {"temporarily_unavailable", "server_error"}:
         said = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}"
         raise ServerUnavailable(f"{host} could not {doing} just now ({said}).", retry_after=retry_after(response))
     raise refused(f"{host} refused to {doing} ({code}{quoted(description)}).", error=code, description=description)
+
+
+def _said(response: Response, request: Request) -> tuple[str | None, str | None]:
+    """The error code and the description of an answer, without what was sent and could be a secret.
+
+    A function of its own: whoever reports an error with the local variables on its way finds no secret in them.
+    """
+    document, secrets = response.json_object() or {}, request.secrets()
+    code = error_code(document.get("error"))
+    return None if code in secrets else code, printable(document.get("error_description"), secrets=secrets)
 
 
 def retry_after(response: Response) -> float | None:

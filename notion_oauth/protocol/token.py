@@ -89,18 +89,30 @@ def parse_token_response(response: Response, *, request: Request) -> TokenRespon
     Raises TokenRefused for an error code, ServerUnavailable for a passing failure, an answer that is no
     token response, or a token that is no bearer token.
     """
-    document = response.json_object() if response.ok else None
-    if document is None or "access_token" not in document:
-        if not response.ok or (document and "error" in document):
+    parsed, names = _token_response(response)
+    if "access_token" not in names:
+        if not response.ok or "error" in names:
             refuse(response, request, TokenRefused, "issue a token")
         raise ServerUnavailable(f"{host_of(response.url)} answered with something that is no token.")
-    try:
-        parsed = TokenResponse.model_validate({**document, "expires_in": seconds(document.get("expires_in"))})
-    except ValidationError:
-        raise ServerUnavailable(f"{host_of(response.url)} answered with a damaged token response.") from None
+    if parsed is None:
+        raise ServerUnavailable(f"{host_of(response.url)} answered with a damaged token response.")
     if parsed.token_type.lower() != "bearer" or not _sendable(parsed.access_token):
         raise ServerUnavailable(f"{host_of(response.url)} issued a token that cannot be sent as a bearer token.")
     return parsed
+
+
+def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset[str]]:
+    """What a successful answer says, None where it is damaged; and the names of all that stands in it.
+
+    A function of its own: whoever reports an error with the local variables on its way finds no token in them.
+    """
+    document = response.json_object() if response.ok else None
+    names = frozenset(document or ())
+    try:
+        fields = {**(document or {}), "expires_in": seconds((document or {}).get("expires_in"))}
+        return TokenResponse.model_validate(fields), names
+    except ValidationError:
+        return None, names
 
 
 def _sendable(token: SecretStr) -> bool:

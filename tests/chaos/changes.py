@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
-from notion_oauth.models import Registration
+from notion_oauth.models import ClientInformation, Registration
+from notion_oauth.sealing import Sealer
 from notion_oauth.storage import JsonFileStore
 from tests.protocol.builders import ISSUER, PUBLIC, REDIRECT_URI, tokens
 
@@ -18,7 +20,18 @@ NEW = tokens(access_token=SecretStr("canary-new" * 20), refresh_token=SecretStr(
 NEXT = tokens(access_token=SecretStr("canary-next"))
 KEPT = Registration(issuer=ISSUER, redirect_uri=REDIRECT_URI, client=PUBLIC)
 ADDED = Registration(issuer=ISSUER, redirect_uri="http://127.0.0.1:5555/callback", client=PUBLIC)
+CONFIDENTIAL = Registration(
+    issuer=ISSUER,
+    redirect_uri=REDIRECT_URI,
+    client=ClientInformation(client_id="c", client_secret=SecretStr("canary-client-secret")),
+)
 FURTHER = Registration(issuer=ISSUER, redirect_uri="http://127.0.0.1:6666/callback", client=PUBLIC)
+
+
+OLD_KEY, NEW_KEY = "o" * 43 + "=", "n" * 43 + "="
+
+
+Make = Callable[[JsonFileStore], Awaitable[object]]
 
 
 async def _login(store: JsonFileStore) -> Any:
@@ -35,11 +48,35 @@ class Change:
 
     before: Any
     after: Any
-    prepare: Callable[[JsonFileStore], Awaitable[object]] | None
-    make: Callable[[JsonFileStore], Awaitable[object]]
+    prepare: Make | None
+    make: Make
     read: Callable[[JsonFileStore], Awaitable[Any]] = _login
-    further: Callable[[JsonFileStore], Awaitable[object]] = lambda store: store.save("default", NEXT)
+    further: Make = lambda store: store.save("default", NEXT)
     further_read: Any = NEXT
+    keys: str | None = None  # with which it is made, and read
+    plain_before: bool = False  # what is replaced holds secrets in plain text; nothing that is written does
+
+    def store(self, path: Path, **options: Any) -> JsonFileStore:
+        return JsonFileStore(path, sealer=None if self.keys is None else Sealer(SecretStr(self.keys)), **options)
+
+
+async def _in_plain(store: JsonFileStore) -> None:
+    await store.save("default", OLD)
+    await store.save_registration("default", CONFIDENTIAL)
+
+
+async def _with_the_old_key(store: JsonFileStore) -> None:
+    await _in_plain(JsonFileStore(store.path("default"), sealer=Sealer(SecretStr(OLD_KEY))))
+
+
+async def _save_all(store: JsonFileStore) -> None:
+    await store.save("default", NEXT)
+    await store.save_registration("default", FURTHER)
+
+
+def _sealing(after: Any, prepare: Make, make: Make, *, plain_before: bool = False) -> Change:
+    keys = f"{NEW_KEY},{OLD_KEY}"
+    return Change(OLD, after, prepare, make, further=_save_all, keys=keys, plain_before=plain_before)
 
 
 def _registering(before: tuple[Registration, ...]) -> Change:
@@ -59,5 +96,8 @@ CHANGES = {
     "save": Change(OLD, NEW, lambda store: store.save("default", OLD), lambda store: store.save("default", NEW)),
     "first-registration": _registering(()),
     "registration": _registering((KEPT,)),
+    "sealed-save": _sealing(NEW, _with_the_old_key, lambda store: store.save("default", NEW)),
+    "migration": _sealing(NEW, _in_plain, lambda store: store.save("default", NEW), plain_before=True),
+    "reseal": _sealing(OLD, _with_the_old_key, lambda store: store.reseal("default")),
     "delete": Change(OLD, None, lambda store: store.save("default", OLD), lambda store: store.delete("default")),
 }

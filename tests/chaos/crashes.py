@@ -30,10 +30,11 @@ from typing import Any, NoReturn
 
 import anyio
 import anyio.to_thread
+from pydantic import SecretStr
 
 from notion_oauth import files
-from notion_oauth.storage import JsonFileStore
-from tests.chaos.changes import CHANGES, NAME
+from notion_oauth.sealing import Sealer
+from tests.chaos.changes import CHANGES, NAME, NEW_KEY
 
 UNCOUNTED = frozenset({"fspath", "getpid"})  # they change nothing
 
@@ -69,7 +70,8 @@ async def _here(function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
 async def _make(order: dict[str, Any], note: int) -> None:
     if order.get("in_place"):
         files.write_file = write_in_place
-    store = JsonFileStore(Path(order["site"]) / NAME)
+    change = CHANGES[order["change"]]
+    store = change.store(Path(order["site"]) / NAME)
     async with store.exclusive("default"):
         if "call" in order:
             sys.setprofile(Killer(order["call"], order["when"], note))
@@ -80,7 +82,7 @@ async def _make(order: dict[str, Any], note: int) -> None:
         elif order.get("wait"):
             _say({"pid": os.getpid()})
             os.read(0, 1)
-        await CHANGES[order["change"]].make(store)
+        await change.make(store)
         sys.setprofile(None)
         os._exit(0)
 
@@ -118,6 +120,7 @@ def write_in_place(path: Path, content: bytes) -> None:
 def main() -> None:
     anyio.to_thread.run_sync = _here  # type: ignore[assignment]
     anyio.run(anyio.sleep, 0)  # imports what a loop takes, once for all who are forked
+    Sealer(SecretStr(NEW_KEY)).seal(b"")  # the same for what sealing takes
     with open(0, "rb", buffering=0) as orders:  # the next byte may be meant for a process of ours
         for order in orders:
             _say(_obey(json.loads(order)))

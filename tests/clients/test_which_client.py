@@ -162,7 +162,7 @@ class TestByRegistration:
         ("listed", "method"),
         [
             (["client_secret_basic", "client_secret_post", "none"], "none"),
-            (["client_secret_post", "client_secret_basic"], "client_secret_basic"),
+            (["client_secret_basic", "client_secret_post"], "client_secret_post"),
             (["client_secret_post"], "client_secret_post"),
             (["private_key_jwt", "client_secret_post"], "client_secret_post"),
             (None, "client_secret_basic"),

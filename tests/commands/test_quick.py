@@ -53,6 +53,7 @@ ODD: list[Any] = [
 def test_little_is_loaded(tmp_path: Path, command: list[str]) -> None:
     file = tmp_path / "tokens.json"
     file.write_text(json.dumps(FRESH))
+    file.chmod(0o600)
     code = f"""
 import sys
 sys.argv = ["cli.py", *{command}, "--token-file", {str(file)!r}]
@@ -81,7 +82,7 @@ def test_what_is_seen_at_a_glance_is_what_is_there(tmp_path: Path, changes: dict
         there = anyio.run(oauth.status)
     except NotionOAuthError as error:
         raise AssertionError("the long way refuses what was seen") from error
-    assert status_of(seen, now=NOW, lifetimes=Lifetimes()) == there
+    assert status_of(seen, now=NOW, lifetimes=Lifetimes(), protection=seen.protection) == there
     if there.status == "authenticated":
         stored = anyio.run(oauth.tokens.stored)
         assert stored.access_token.get_secret_value() == seen.access_token

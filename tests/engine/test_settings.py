@@ -10,6 +10,7 @@ import pytest
 
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.protocol.lifetime import Lifetimes
+from notion_oauth.proxies import parse_proxies
 from notion_oauth.settings import PREFIX, Settings, load_settings
 
 README = Path(__file__).parents[2] / "README.md"
@@ -25,6 +26,7 @@ GIVEN = {
     "RATE_LIMIT": "5/second;100/hour",
     "STATUS_RATE_LIMIT": "0",
     "RATE_LIMIT_STORAGE": "redis://:canary@localhost:6379/0",
+    "ENCRYPTION_KEY": "canary_" + "k" * 36 + "=",
     "CLIENT_NAME": "Mine",
     "ISSUER": "https://auth.example",
     "CLIENT_ID": "by-hand",
@@ -39,6 +41,9 @@ GIVEN = {
     "KEEP_FRESH": "false",
     "GRANT_DAYS": "90",
     "IDLE_DAYS": "14",
+    "LOG_LEVEL": "Debug",
+    "LOG_FORMAT": "json",
+    "TELEMETRY": "true",
 }
 
 
@@ -50,8 +55,12 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert found.server_url == GIVEN["SERVER_URL"]
     assert found.token_file == Path("kept/tokens.json")
     assert found.public_url == GIVEN["PUBLIC_URL"]
-    assert [str(network) for network in found.proxies] == ["10.0.0.1/32", "10.1.0.0/16", "2001:db8::/32"]
-    assert found.trusts_unix_sockets
+    assert [str(network) for network in parse_proxies(found.trusted_proxies or "")[0]] == [
+        "10.0.0.1/32",
+        "10.1.0.0/16",
+        "2001:db8::/32",
+    ]
+    assert parse_proxies(found.trusted_proxies or "")[1]
     assert found.secret_key is not None
     assert found.secret_key.get_secret_value() == GIVEN["SECRET_KEY"]
     assert (found.client_name, found.timeout, found.timeout_delta.total_seconds()) == ("Mine", 2.5, 2.5)
@@ -63,6 +72,7 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert "canary" not in repr(found)
     assert (found.retry_for, found.keep_fresh) == (7, False)
     assert (found.ca_file, found.allow_private_addresses) == (Path("company.pem"), True)
+    assert (found.log_level, found.log_format, found.telemetry) == ("debug", "json", True)
     assert found.lifetimes == Lifetimes(timedelta(minutes=10), grant=timedelta(days=90), idle=timedelta(days=14))
 
 
@@ -98,8 +108,15 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
         ("SECRET_KEY", "canary", "shorter than 32 characters"),
         ("SECRET_KEY", "canary-" + "k" * 40 + ",canary", "shorter than 32 characters"),
         ("OPERATOR_SECRET", "canary", "shorter than 16 characters"),
+        ("ENCRYPTION_KEY", "canary", "is no key: make one with notion-oauth key"),
+        ("ENCRYPTION_KEY", "canary_" + "k" * 36, "is no key"),
+        ("ENCRYPTION_KEY", "keyring, canary", "is no key"),
+        ("ENCRYPTION_KEY", " , ", "is no key"),
         ("CLIENT_NAME", "canary" * 20, "at most 100 characters"),
         ("TIMEOUT", "canary", "valid number"),
+        ("LOG_LEVEL", "canary", "'debug', 'info'"),
+        ("LOG_FORMAT", "canary", "'text' or 'json'"),
+        ("TELEMETRY", "canary", "valid boolean"),
         ("TIMEOUT", "0", "greater than 0"),
         ("TIMEOUT", "-1", "greater than 0"),
         ("TIMEOUT", "301", "less than or equal to 300"),

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from notion_oauth.models import Registration, TokenSet, Tombstone
+from notion_oauth.protection import Protection
 
 
 class MemoryStore:
@@ -51,6 +52,9 @@ class MemoryStore:
         same = (registration.issuer, registration.redirect_uri)
         others = [kept for kept in self._registrations.get(profile, ()) if (kept.issuer, kept.redirect_uri) != same]
         self._registrations[profile] = (*others, registration)
+
+    async def protection(self, profile: str) -> Protection | None:
+        return None
 
     async def ensure_writable(self, profile: str) -> None:
         pass

@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from notion_oauth.models import ClientInformation, Registration
+from notion_oauth.sealing import Sealer, new_key
 from notion_oauth.storage import JsonFileStore, TokenStore
 from tests.protocol.builders import tokens
 from tests.store.memory import MemoryStore
@@ -23,9 +24,12 @@ CONFIDENTIAL = ClientInformation(
 )
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "sealed", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> TokenStore:
-    return JsonFileStore(tmp_path / "tokens.json") if request.param == "file" else MemoryStore()
+    if request.param == "memory":
+        return MemoryStore()
+    sealer = Sealer(SecretStr(new_key())) if request.param == "sealed" else None
+    return JsonFileStore(tmp_path / "tokens.json", sealer=sealer)
 
 
 def registration(issuer: str = "https://a.example", redirect_uri: str = "http://127.0.0.1:1/callback") -> Registration:

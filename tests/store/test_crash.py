@@ -85,7 +85,12 @@ async def new_site(change: Change, folder: Path) -> Path:
 
 async def examine(site: Path, change: Change, *, died: str) -> Any:
     """Find what a crash may leave, go on as if nothing had been, and return what was found."""
-    store = JsonFileStore(site / NAME, lock_wait=timedelta(seconds=1))
+    store = change.store(site / NAME, lock_wait=timedelta(seconds=1))
+    if change.keys is not None:
+        before = {NAME, f"{NAME}.clients"} if change.plain_before else set()
+        assert {file.name for file in site.iterdir() if b"canary" in file.read_bytes()} <= before, (
+            "nothing is in plain text"
+        )
     found = await change.read(store)
     assert found in ((change.before, change.after) if died else (change.after,)), f"after a crash at {died}"
     assert {stat.S_IMODE(file.stat().st_mode) for file in site.iterdir()} <= {0o600}
@@ -118,7 +123,7 @@ async def test_a_crash_at_any_call_loses_nothing(name: str, crashing: Writers, t
     assert {"fsync", "unlink" if name == "delete" else "replace"} <= set(calls), "these were cut short too"
 
 
-@pytest.mark.parametrize("name", ["first-save", "save", "registration"])
+@pytest.mark.parametrize("name", ["first-save", "save", "registration", "sealed-save"])
 async def test_a_write_that_is_cut_short_loses_nothing(name: str, crashing: Writers, tmp_path: Path) -> None:
     """The kernel ends the process where it writes beyond a limit, with what is within it on the disk."""
     change = CHANGES[name]

@@ -192,9 +192,9 @@ async def test_a_save_is_synced_before_and_after_its_rename(
         steps.append(f"fsync {kind}")
         fsync(descriptor)
 
-    def seen_replace(source: Path, target: Path) -> None:
-        steps.append(f"rename to {Path(target).name}")
-        replace(source, target)
+    def seen_replace(source: str, target: str, **folders: int) -> None:
+        steps.append(f"rename to {target}")
+        replace(source, target, **folders)
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
     monkeypatch.setattr(os, "replace", seen_replace)

@@ -23,6 +23,14 @@ def test_status_of_a_signed_in_user(signed_in: Browser, sandbox: Sandbox) -> Non
     assert status["resource"] == sandbox.mcp_url
 
 
+def test_where_and_how_tokens_are_kept_is_nobodys_business_there(signed_in: Browser, settings: Settings) -> None:
+    """Whoever reaches the service may ask for its status; weaknesses and paths are for who runs it."""
+    settings.token_file.parent.chmod(0o777)
+    status = signed_in.status()
+    assert not [name for name in status if "storage" in name]
+    assert str(settings.token_file.parent) not in str(status)
+
+
 def test_status_of_others(browser: Browser) -> None:
     assert browser.status() == {"status": "unauthenticated"}
 

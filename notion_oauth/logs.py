@@ -1,0 +1,100 @@
+"""The log of our own programs: one line for each event, for people or as JSON, on standard error, without secrets.
+
+Only our service and our commands configure it. Those who import the library configure logging themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from notion_oauth.audit import Facts
+from notion_oauth.correlation import PROFILE, REQUEST_ID
+from notion_oauth.redaction import redact
+
+_SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "uvicorn.access")
+_CHATTY = ("httpx", "httpcore")  # a line for each request of ours, which the audit log has already
+
+
+def configure(level: str, style: str) -> None:
+    """Write the log of this process to standard error, in `style` text or json, from `level` on.
+
+    Where the root logger has a handler, somebody else has decided already, and nothing is changed.
+    """
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    handler = _Handler()
+    handler.setFormatter(JsonLines() if style == "json" else TextLines())
+    handler.setLevel(threshold)
+    root.addHandler(handler)
+    root.setLevel(threshold)
+    logging.captureWarnings(True)
+    for name in _SERVER_LOGGERS:
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = name != "uvicorn.access"  # RequestLog has the same, with the request id
+    if threshold > logging.DEBUG:
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Handler(logging.StreamHandler[Any]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say that a line is missing. logging's own way prints its arguments, which nobody has looked through."""
+        try:
+            self.stream.write(f"A log line of {record.name} could not be written.\n")
+        except (OSError, ValueError):
+            return  # nobody listens any more
+
+
+def _facts(record: logging.LogRecord) -> Facts:
+    """What is known of a line besides its message: its own facts, and what it belongs to."""
+    about = {"request_id": REQUEST_ID.get(), "profile": PROFILE.get()}
+    own = getattr(record, "facts", {})
+    return Facts({**own, **{name: value for name, value in about.items() if value is not None and name not in own}})
+
+
+def _moment(record: logging.LogRecord) -> str:
+    when = datetime.fromtimestamp(record.created, UTC)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _one_line(text: str) -> str:
+    """What was sent to us must not be able to begin a line, or to steer a terminal."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+class TextLines(logging.Formatter):
+    """`time LEVEL logger message name=value …`; a traceback follows, indented: no line of it can pass for an event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = getattr(record, "event", None)
+        message = record.getMessage() if event is None else event
+        line = f"{_moment(record)} {record.levelname} {record.name} {message} {_facts(record)}".rstrip()
+        shown = _one_line(redact(line))
+        if record.exc_info:
+            trace = redact(self.formatException(record.exc_info)).splitlines()
+            shown += "".join(f"\n    {_one_line(line)}" for line in trace)
+        return shown
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object on each line: time, level, logger, message, the facts beside them, a traceback as one value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = getattr(record, "event", None)
+        content = {
+            "time": _moment(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage() if event is None else event),
+            **{name: redact(value) for name, value in _facts(record).items()},
+        }
+        if record.exc_info:
+            content["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(content)

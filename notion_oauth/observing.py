@@ -1,0 +1,30 @@
+"""What a login is watched with: the audit log alone, or OpenTelemetry too where that is asked for."""
+
+from __future__ import annotations
+
+from notion_oauth.audit import Audit
+from notion_oauth.errors import ConfigurationError
+from notion_oauth.oauth_client import Clock, OAuthClient
+from notion_oauth.settings import Settings
+from notion_oauth.transport import Transport
+
+
+def watched(settings: Settings, profile: str, clock: Clock) -> tuple[OAuthClient, Audit]:
+    """The client that speaks to the servers, and the log that tells what became of it.
+
+    Raises ConfigurationError where telemetry is on and OpenTelemetry is not installed.
+    """
+    ours = settings.preregistered
+    if not settings.telemetry:
+        return OAuthClient(Transport.of(settings), clock=clock, preregistered=ours), Audit(profile)
+    try:
+        from notion_oauth import telemetry
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "opentelemetry":
+            raise
+        raise ConfigurationError(
+            "NOTION_OAUTH_TELEMETRY is on, and OpenTelemetry is not installed.",
+            cure="Install it with: uv pip install 'notion-oauth[otel]', or unset NOTION_OAUTH_TELEMETRY.",
+        ) from None
+    transport = telemetry.TracedTransport.of(settings)
+    return telemetry.TracedClient(transport, clock=clock, preregistered=ours), telemetry.CountedAudit(profile)

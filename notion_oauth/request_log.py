@@ -1,0 +1,79 @@
+"""A request id and a line in the log for each request to the service; pure ASGI, around all else."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from notion_oauth.audit import Facts
+from notion_oauth.correlation import REQUEST_ID, new_request_id
+
+HEADER = "X-Request-ID"
+MAX_PATH = 200  # characters of a path that are logged
+_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_LOG = logging.getLogger("notion_oauth.request")
+_CRASHED = b'{"error": "Internal Server Error"}'
+
+
+class RequestLog:
+    """Takes the request id of whoever is in front of us where it is a plain word, else makes one; answers with it.
+
+    The line tells the path and never the query, which at a callback holds the code and the state.
+    """
+
+    def __init__(self, app: ASGIApp, *, uptime: Callable[[], float] = time.perf_counter) -> None:
+        self._app, self._uptime = app, uptime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        # Never set back: a server logs a crash of this request after us, in the same task
+        REQUEST_ID.set(request_id)
+        began, status = self._uptime(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        except Exception:
+            if not status:
+                await _say_it_crashed(answer)
+            raise
+        finally:
+            _log(scope, status, self._uptime() - began)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).getlist(HEADER)
+    return given[0] if len(given) == 1 and _SANE.match(given[0]) else new_request_id()
+
+
+async def _say_it_crashed(send: Send) -> None:
+    """Starlette would say it too, outside of us and so without the request id."""
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.body", "body": _CRASHED})
+
+
+def _log(scope: Scope, status: int, took: float) -> None:
+    client = scope.get("client")
+    facts = Facts(
+        method=scope["method"],
+        path=scope["path"][:MAX_PATH],
+        status=str(status or "none"),
+        milliseconds=f"{took * 1000:.0f}",
+        client=client[0] if client else "unknown",
+    )
+    _LOG.info("%s %s", "request", facts, extra={"event": "request", "facts": facts})

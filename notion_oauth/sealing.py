@@ -1,0 +1,216 @@
+"""What is kept, sealed: none but who has the key can read it, or make what is taken for it (Fernet).
+
+Nothing of a file's name is sealed in: one that was renamed or restored from a backup opens. It would not keep
+anybody who can replace files from putting an older one back.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from notion_oauth import keychain
+from notion_oauth.errors import KeyUnavailable, StoreDamaged, StoreSealed
+from notion_oauth.protocol.message import parse_json
+
+SETTING = "NOTION_OAUTH_ENCRYPTION_KEY"
+KEYRING = "keyring"  # in a key's place: the system keychain holds it
+KEYCHAIN = "the system keychain"
+FORMAT = 1
+_KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
+_SEALED = re.compile(r"[A-Za-z0-9_=-]+")
+_KEY_ID = re.compile(r"[0-9a-f]{8}")
+
+
+@dataclass(frozen=True, repr=False)
+class Key:
+    """A key, its identifier (a hash, which tells nothing of it), and where it comes from."""
+
+    secret: str
+    source: str
+
+    @property
+    def id(self) -> str:
+        content = base64.urlsafe_b64decode(self.secret)
+        return hashlib.sha256(b"notion-oauth key id\0" + content).hexdigest()[:8]
+
+    def __repr__(self) -> str:
+        return f"Key({self.id} from {self.source})"
+
+
+def new_key() -> str:
+    """A new random key, as the setting takes it."""
+    from cryptography.fernet import Fernet  # noqa: PLC0415 - most commands seal nothing
+
+    return Fernet.generate_key().decode()
+
+
+def split_keys(text: str) -> tuple[str, ...]:
+    """The keys of a setting, separated by commas or spaces; `keyring` may be one. Raises ValueError, showing none."""
+    found = tuple(part for part in re.split(r"[,\s]+", text) if part)
+    if not found or not all(part == KEYRING or _KEY.fullmatch(part) for part in found):
+        raise ValueError("is no key: make one with notion-oauth key, or set it to keyring")
+    return found
+
+
+class Sealer:
+    """Seals with the first of the keys, and opens with any of them. `key_file` is where they were read, if in a file.
+
+    Raises ConfigurationError where the keychain is to be asked and keyring is not installed, ValueError for no key.
+    """
+
+    def __init__(
+        self,
+        keys: SecretStr,
+        *,
+        key_file: Path | None = None,
+        ask_keychain: Callable[[], str] = keychain.read_keys,
+    ) -> None:
+        self.key_file = key_file
+        self._source = SETTING if key_file is None else f"{SETTING} in {key_file}"
+        self._given = split_keys(keys.get_secret_value())
+        self._ask_keychain = ask_keychain
+        self._found: tuple[Key, ...] | None = None
+        self._failure: KeyUnavailable | None = None
+        self._asked = 0
+        self._asking = threading.Lock()
+        if self.slow:
+            keychain.check_installed()
+
+    @property
+    def slow(self) -> bool:
+        """Whether the keychain may have to be asked, which takes a while."""
+        return KEYRING in self._given
+
+    def all_keys(self) -> tuple[Key, ...]:
+        """All keys, the one that seals first. Raises KeyUnavailable where the keychain gives none."""
+        return self._found or self._resolved(self._asked)
+
+    def _resolved(self, asked: int) -> tuple[Key, ...]:
+        """Ask the keychain, unless another has since it was asked that many times: all who waited share the answer."""
+        with self._asking:
+            if self._asked == asked:
+                self._asked += 1
+                try:
+                    self._found = tuple(key for part in self._given for key in self._of(part))
+                    self._failure = None
+                except KeyUnavailable as error:
+                    self._failure = error
+            if self._failure is not None:
+                raise KeyUnavailable(self._failure.message, cure=self._failure.cure)
+            assert self._found is not None  # noqa: S101
+            return self._found
+
+    def _of(self, part: str) -> list[Key]:
+        if part != KEYRING:
+            return [Key(part, self._source)]
+        kept = self._ask_keychain()
+        if not all(_KEY.fullmatch(each) for each in kept.split()):
+            raise KeyUnavailable(
+                "What the system keychain holds for us is no key.",
+                cure="Delete it there (notion-oauth, encryption-key).",
+            )
+        return [Key(each, KEYCHAIN) for each in kept.split()]
+
+    def key(self, key_id: str) -> Key | None:
+        """The key of that identifier; None where it is not among ours. A keychain is asked once more first."""
+        asked = self._asked
+        found = _named(key_id, self.all_keys())
+        if found is None and self.slow and asked:
+            found = _named(key_id, self._resolved(asked))
+        return found
+
+    def seal(self, content: bytes) -> bytes:
+        """The content as a sealed file holds it: JSON that names the key's identifier. Raises KeyUnavailable."""
+        from cryptography.fernet import Fernet  # noqa: PLC0415
+
+        key = self.all_keys()[0]
+        document = {"sealed": FORMAT, "key_id": key.id, "content": Fernet(key.secret).encrypt(content).decode()}
+        return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def _named(key_id: str, keys: tuple[Key, ...]) -> Key | None:
+    return next((key for key in keys if key.id == key_id), None)
+
+
+def sealed_with(content: bytes) -> str | None:
+    """The identifier of the key that a file says it was sealed with; None for one that is not sealed."""
+    document = _document(content)
+    return None if document is None else str(document.get("key_id"))
+
+
+def weaker(content: bytes, sealer: Sealer | None, name: str) -> str | None:
+    """How a file is sealed worse than the next save will seal it, in a sentence with its cure; None where it is not.
+
+    Raises KeyUnavailable.
+    """
+    if sealer is None:
+        return None
+    key_id, first = sealed_with(content), sealer.all_keys()[0]
+    if key_id == first.id:
+        return None
+    how = "kept in plain text, and a key is set" if key_id is None else f"sealed with key {key_id}, not with {first.id}"
+    return f"{name} is {how}. The next save changes that, and at once: notion-oauth reseal"
+
+
+def unseal(content: bytes, path: Path, sealer: Sealer | None) -> bytes:
+    """What was sealed, or the content as it is where it is not sealed.
+
+    Raises StoreSealed where no key that is set opens it, StoreDamaged where what that key has sealed was changed,
+    KeyUnavailable. No message shows anything of the content.
+    """
+    document = _document(content)
+    if document is None:
+        return content
+    key_id, sealed = document.get("key_id"), document.get("content")
+    if type(document["sealed"]) is not int or document["sealed"] != FORMAT:
+        raise StoreSealed(f"{path} is sealed in a way that this version does not know.", cure="Update notion-oauth.")
+    if not isinstance(key_id, str) or not _KEY_ID.fullmatch(key_id):
+        raise _damaged(path, "it names no key")
+    key = None if sealer is None else sealer.key(key_id)
+    if key is None:
+        raise _no_key(path, key_id, sealer)
+    return _opened(key, sealed, path)
+
+
+def _opened(key: Key, sealed: object, path: Path) -> bytes:
+    from cryptography.fernet import Fernet, InvalidToken  # noqa: PLC0415
+
+    if isinstance(sealed, str) and _SEALED.fullmatch(sealed):
+        try:
+            return Fernet(key.secret).decrypt(sealed)
+        except InvalidToken:
+            pass
+    raise _damaged(path, f"its content is not as key {key.id} has sealed it")
+
+
+def _document(content: bytes) -> dict[str, Any] | None:
+    try:
+        document = parse_json(content)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) and "sealed" in document and "access_token" not in document else None
+
+
+def _no_key(path: Path, key_id: str, sealer: Sealer | None) -> StoreSealed:
+    ours = ", ".join(f"{key.id} (from {key.source})" for key in sealer.all_keys()) if sealer else ""
+    tried = f"and the keys that are set are others: {ours}" if ours else "and no key is set"
+    return StoreSealed(
+        f"{path} is sealed with key {key_id}, {tried}.",
+        cure=f"Nothing was changed. Set {SETTING} to that key, beside others if need be, or to {KEYRING} where the "
+        f"system keychain holds it. Where it is lost, move {path} away, and sign in again with: notion-oauth login",
+    )
+
+
+def _damaged(path: Path, reason: str) -> StoreDamaged:
+    cure = "Nothing was changed. Restore it from a backup, or move it away and sign in again."
+    return StoreDamaged(f"{path} is sealed, and is damaged: {reason}.", cure=cure)

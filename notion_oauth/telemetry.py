@@ -1,0 +1,160 @@
+"""OpenTelemetry: a span for each conversation with a server, and counters of what became of it.
+
+Only the API is used: which SDK collects, and where it sends to, is the application's choice. No attribute holds a
+secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from urllib.parse import urlsplit
+
+from opentelemetry import metrics, trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from pydantic import SecretStr
+
+from notion_oauth.audit import Audit, Event, Fact
+from notion_oauth.errors import NotionOAuthError
+from notion_oauth.models import (
+    AssertionGrant,
+    AuthorizationServerMetadata,
+    ClientInformation,
+    ClientMetadata,
+    Discovery,
+    Introspection,
+    PendingAuthorization,
+    TokenSet,
+)
+from notion_oauth.oauth_client import OAuthClient
+from notion_oauth.protocol.challenge import BearerChallenge
+from notion_oauth.protocol.message import Request, Response
+from notion_oauth.transport import Transport
+
+NAME = "notion_oauth"
+ISSUER = "notion_oauth.issuer"
+OUTCOME = "notion_oauth.outcome"
+PROFILE = "notion_oauth.profile"
+EVENT = "notion_oauth.event"
+ERROR_TYPE = "error.type"
+STATUS_CODE = "http.response.status_code"
+_COUNTERS: dict[Event, tuple[str, str, str]] = {
+    "sign_in": ("notion_oauth.sign_ins", "{sign_in}", "Sign-ins that were completed."),
+    "refresh": ("notion_oauth.refreshes", "{refresh}", "Refreshes that gave new tokens."),
+}
+
+
+class TracedTransport(Transport):
+    """Tells the span under way what the server answered; of several answers the last."""
+
+    async def send(self, request: Request) -> Response:
+        response = await super().send(request)
+        trace.get_current_span().set_attribute(STATUS_CODE, response.status)
+        return response
+
+
+class TracedClient(OAuthClient):
+    """An OAuthClient with a span around each conversation, a child of whatever span its caller is in."""
+
+    async def challenge(self, server_url: str) -> BearerChallenge | None:
+        with _span("challenge", server_url):
+            return await super().challenge(server_url)
+
+    async def discover(
+        self, server_url: str, *, challenge: BearerChallenge | None = None, issuer: str | None = None
+    ) -> Discovery:
+        with _span("discover", server_url) as span:
+            found = await super().discover(server_url, challenge=challenge, issuer=issuer)
+            span.set_attribute(ISSUER, found.server.issuer)
+            return found
+
+    async def register(self, server: AuthorizationServerMetadata, metadata: ClientMetadata) -> ClientInformation:
+        with _span("register", server.registration_endpoint, server.issuer):
+            return await super().register(server, metadata)
+
+    async def knows(self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str) -> bool:
+        with _span("knows", server.token_endpoint, server.issuer):
+            return await super().knows(server, client, redirect_uri)
+
+    async def exchange(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
+        with _span("exchange", pending.token_endpoint, pending.issuer):
+            return await super().exchange(pending, code)
+
+    async def exchange_assertion(self, grant: AssertionGrant) -> TokenSet:
+        with _span("exchange", grant.token_endpoint, grant.issuer):
+            return await super().exchange_assertion(grant)
+
+    async def refresh(self, tokens: TokenSet) -> TokenSet:
+        with _span("refresh", tokens.token_endpoint, tokens.issuer):
+            return await super().refresh(tokens)
+
+    async def introspect(self, tokens: TokenSet) -> Introspection | None:
+        with _span("introspect", tokens.introspection_endpoint, tokens.issuer):
+            return await super().introspect(tokens)
+
+    async def revoke(self, tokens: TokenSet) -> bool:
+        with _span("revoke", tokens.revocation_endpoint, tokens.issuer):
+            return await super().revoke(tokens)
+
+
+@contextmanager
+def _span(name: str, url: str | None, issuer: str | None = None) -> Iterator[Span]:
+    """A span that ends with its block, and tells an error by its kind: nobody has looked a traceback through."""
+    tracer = trace.get_tracer(NAME, version("notion-oauth"))
+    known = {**_address(url or ""), ISSUER: issuer}
+    with tracer.start_as_current_span(
+        f"{NAME}.{name}",
+        kind=SpanKind.CLIENT,
+        attributes={key: value for key, value in known.items() if value is not None},
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield span
+        except Exception as error:
+            span.set_attributes({OUTCOME: "failure", ERROR_TYPE: _kind(error)})
+            said = error.message if isinstance(error, NotionOAuthError) else None
+            span.set_status(Status(StatusCode.ERROR, said))
+            raise
+        else:
+            span.set_attribute(OUTCOME, "success")
+
+
+def _address(url: str) -> dict[str, str | int | None]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # from a file that another program wrote; the request will say so
+        return {}
+    return {"server.address": parts.hostname, "server.port": port}
+
+
+def _kind(error: Exception) -> str:
+    """The server's error code where it gave one, else the name of the error's class."""
+    code = getattr(error, "error", None)
+    return code if isinstance(code, str) else type(error).__name__
+
+
+class CountedAudit(Audit):
+    """An audit log that counts what it tells."""
+
+    def __init__(self, profile: str) -> None:
+        super().__init__(profile)
+        meter = metrics.get_meter(NAME, version("notion-oauth"))
+        self._counters = {
+            event: meter.create_counter(name, unit=unit, description=text)
+            for event, (name, unit, text) in _COUNTERS.items()
+        }
+        self._failures = meter.create_counter(
+            "notion_oauth.failures", unit="{failure}", description="What was tried and did not succeed."
+        )
+
+    def _write(self, level: int, event: Event, outcome: str, facts: dict[str, Fact]) -> None:
+        super()._write(level, event, outcome, facts)
+        about = {PROFILE: self._profile, **({ISSUER: facts["issuer"]} if facts.get("issuer") else {})}
+        if outcome != "success":
+            kind = facts.get("error") or facts.get("reason") or "_OTHER"
+            self._failures.add(1, {**about, EVENT: event, OUTCOME: outcome, ERROR_TYPE: kind})
+        elif event in self._counters:
+            self._counters[event].add(1, about)

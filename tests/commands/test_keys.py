@@ -1,0 +1,110 @@
+"""The commands with sealed logins: keys from the environment and from the keychain, and what is said without one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from notion_oauth.glance import glance
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.sealing import Key, new_key
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import load_settings
+from tests.commands.conftest import CommandLine
+from tests.engine.signing_in import sign_in
+from tests.store import fake_keychain
+
+NAME = "NOTION_OAUTH_ENCRYPTION_KEY"
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return fake_keychain.install(tmp_path, monkeypatch)
+
+
+def sign_in_with(cli: CommandLine, key: str | None) -> None:
+    """As the command would, without a process and a browser."""
+    server_url, file = cli.environment["NOTION_OAUTH_SERVER_URL"], cli.folder / ".notion-tokens.json"
+    anyio.run(sign_in, NotionOAuth(load_settings(server_url=server_url, token_file=file, encryption_key=key)))
+
+
+def test_a_key_that_is_printed_seals_what_the_commands_keep(cli: CommandLine, sandbox: Sandbox) -> None:
+    made = cli.run("key")
+    key = made.stdout.strip()
+    assert key not in made.stderr
+    assert f"This is key {Key(key, '').id}." in made.stderr
+    keyed = {NAME: key}
+    assert cli.process("login", **keyed).returncode == 0
+    token = cli.process("token", **keyed)
+    assert (token.returncode, token.stderr) == (0, "")
+    assert sandbox.is_access_token_live(token.stdout.strip())
+    files = list(cli.folder.iterdir())
+    assert all(token.stdout.strip().encode() not in file.read_bytes() for file in files)
+    status = json.loads(cli.run("status", "--json", **keyed).stdout)
+    assert status["storage"] == f"sealed with key {Key(key, '').id} from NOTION_OAUTH_ENCRYPTION_KEY"
+    assert cli.run("logout", **keyed).returncode == 0
+    assert sandbox.live_grants == 0
+
+
+def test_without_the_key_every_command_says_so_and_leaves_the_file(cli: CommandLine, sandbox: Sandbox) -> None:
+    key = new_key()
+    sign_in_with(cli, key)
+    file = cli.folder / ".notion-tokens.json"
+    before = file.read_bytes()
+    for other in ({}, {NAME: new_key()}):
+        for command in (["status"], ["token"], ["refresh"], ["logout"], *([["login"]] if other else [])):
+            done = cli.run(*command, **other)
+            assert done.returncode == 7, command
+            assert done.stdout == ""
+            assert f"is sealed with key {Key(key, '').id}" in done.stderr
+    assert cli.run("reseal").returncode == 2
+    assert file.read_bytes() == before
+    assert sandbox.live_grants == 1
+
+
+def test_a_glance_does_not_open_what_is_sealed(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cli.folder)
+    monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", cli.environment["NOTION_OAUTH_SERVER_URL"])
+    sign_in_with(cli, None)
+    key = new_key()
+    assert glance(None, None, None) is not None
+    monkeypatch.setenv(NAME, key)
+    assert glance(None, None, None) is None, "the long way says that it is plain"
+    assert json.loads(cli.run("reseal", "--json").stdout) == {"default": True}
+    monkeypatch.delenv(NAME)
+    assert glance(None, None, None) is None
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_keychain_that_hangs_is_given_up_and_nothing_stays_behind(kept: Path, cli: CommandLine) -> None:
+    """A command ends before anybody is sent to consent, with the cure, and no process of it goes on."""
+    done = cli.process("login", **os.environ, NOTION_OAUTH_ENCRYPTION_KEY="keyring", FAKE_KEYCHAIN_DOES="hang")
+    assert done.returncode == 7
+    assert "The system keychain did not answer within 3 seconds." in done.stderr
+    assert "set NOTION_OAUTH_ENCRYPTION_KEY to a key in the place of keyring" in done.stderr
+    assert not is_running(int(kept.with_name("pid").read_text()))
+
+
+def test_the_commands_make_use_and_change_keys(kept: Path, cli: CommandLine) -> None:
+    environment = {**os.environ, "NOTION_OAUTH_ENCRYPTION_KEY": "keyring"}
+    assert cli.run("key", "--keyring", **environment).returncode == 0
+    sign_in_with(cli, kept.read_text())
+    first = cli.run("status", **environment).stdout
+    assert f"Kept       sealed with key {Key(kept.read_text(), '').id} from the system keychain" in first
+    added = cli.run("key", "--keyring", **environment)
+    assert added.stdout == "", "a key that is in the keychain is shown nowhere"
+    assert all(key not in added.stderr for key in kept.read_text().split())
+    assert "Warning: .notion-tokens.json is sealed with key" in cli.run("status", **environment).stdout
+    assert cli.run("reseal", **environment).stdout == "default  sealed\n"
+    assert "Warning" not in cli.run("status", **environment).stdout

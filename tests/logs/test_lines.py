@@ -1,0 +1,142 @@
+"""The log of our own programs: a line for each event, for people or as JSON; and no library's own business."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from notion_oauth.audit import Facts
+from notion_oauth.correlation import PROFILE, REQUEST_ID
+from notion_oauth.logs import JsonLines, TextLines
+from tests.commands.conftest import CommandLine, browser_command, cli
+
+__all__ = ["browser_command", "cli"]  # fixtures
+
+CANARY = "canary-of-some-length"
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+def record(message: str, *args: object, error: BaseException | None = None, **extra: Any) -> logging.LogRecord:
+    trace = None if error is None else (type(error), error, error.__traceback__)
+    made = logging.LogRecord("a.name", logging.INFO, __file__, 1, message, args, trace)
+    made.__dict__.update(extra)
+    return made
+
+
+def crash() -> Exception:
+    message = f"access_token={CANARY}\n2026-01-01T00:00:00.000Z INFO forged line"
+    try:
+        int(message)
+    except ValueError as error:
+        error.args = (message,)
+        return error
+    raise AssertionError("that is no number")
+
+
+def test_a_line_for_people() -> None:
+    assert re.fullmatch(rf"{TIME} INFO a\.name said 7", TextLines().format(record("said %d", 7)))
+    facts = Facts(outcome="success", detail='He said "no" = never', empty="")
+    line = TextLines().format(record("%s %s", "refresh", facts, event="refresh", facts=facts))
+    assert line.endswith(r'a.name refresh outcome=success detail="He said \"no\" = never" empty=""')
+
+
+def test_a_line_for_programs() -> None:
+    facts = Facts(outcome="success")
+    line = json.loads(JsonLines().format(record("%s %s", "refresh", facts, event="refresh", facts=facts)))
+    assert re.fullmatch(TIME, line.pop("time"))
+    assert line == {"level": "info", "logger": "a.name", "message": "refresh", "outcome": "success"}
+
+
+@pytest.mark.parametrize("formatter", [TextLines(), JsonLines()], ids=["text", "json"])
+def test_what_a_line_belongs_to_stands_in_it(formatter: logging.Formatter) -> None:
+    context = copy_context()
+    context.run(REQUEST_ID.set, "from-the-proxy")
+    context.run(PROFILE.set, "work")
+    line = context.run(formatter.format, record("said"))
+    assert "from-the-proxy" in line
+    assert "work" in line
+    own = context.run(formatter.format, record("said", facts=Facts(profile="home")))
+    assert "home" in own
+    assert "work" not in own
+
+
+@pytest.mark.parametrize("formatter", [TextLines(), JsonLines()], ids=["text", "json"])
+@pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\x85", "\u2028", "\u202e", "\0"])
+def test_nobody_can_begin_a_line_or_steer_a_terminal(formatter: logging.Formatter, character: str) -> None:
+    line = formatter.format(record("path %s", f"/a{character}b", facts=Facts(path=f"/c{character}d")))
+    assert character not in line
+    assert "b" in line
+    assert "d" in line
+
+
+def test_no_line_of_a_traceback_can_pass_for_an_event() -> None:
+    first, *rest = TextLines().format(record("It crashed.", error=crash())).splitlines()
+    assert first.endswith("It crashed.")
+    assert any("ValueError" in line for line in rest)
+    assert any("forged line" in line for line in rest)
+    assert all(line.startswith("    ") for line in rest)
+
+
+@pytest.mark.parametrize("formatter", [TextLines(), JsonLines()], ids=["text", "json"])
+def test_what_looks_like_a_secret_is_taken_out_of_every_part(formatter: logging.Formatter) -> None:
+    facts = Facts(detail=f"code={CANARY}")
+    line = formatter.format(record("Authorization: Bearer %s", CANARY, facts=facts, error=crash()))
+    assert line.count("[redacted]") == 3
+    assert CANARY not in line
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
+
+
+SETS_UP = "import logging, warnings; from notion_oauth.logs import configure; configure({level!r}, {style!r})\n"
+
+
+def test_the_level_and_the_format_are_what_is_set() -> None:
+    says = "log = logging.getLogger('x')\nlog.debug('one'); log.info('two'); log.warning('three')\n"
+    says += "logging.getLogger('httpx').info('chatter')"
+    told = python(SETS_UP.format(level="info", style="text") + says)
+    assert [line.split()[-1] for line in told.stderr.splitlines()] == ["two", "three"]
+    assert told.stdout == ""
+    told = python(SETS_UP.format(level="debug", style="json") + says)
+    assert [json.loads(line)["message"] for line in told.stderr.splitlines()] == ["one", "two", "three", "chatter"]
+
+
+def test_warnings_of_python_are_lines_too() -> None:
+    told = python(SETS_UP.format(level="info", style="json") + "warnings.warn('deprecated')")
+    assert json.loads(told.stderr)["logger"] == "py.warnings"
+
+
+def test_a_log_that_somebody_else_has_configured_is_left_alone() -> None:
+    before = "import logging, sys; logging.basicConfig(stream=sys.stdout, format='theirs %(message)s')\n"
+    told = python(before + SETS_UP.format(level="debug", style="json") + "logging.getLogger('x').warning('said')")
+    assert (told.stdout, told.stderr) == ("theirs said\n", "")
+
+
+def test_a_line_that_cannot_be_written_is_not_shown_in_another_way() -> None:
+    """logging prints the arguments of a line that it cannot format."""
+    says = f"logging.getLogger('x').warning('%d', {CANARY!r})"
+    told = python(SETS_UP.format(level="info", style="text") + says)
+    assert told.stderr == "A log line of x could not be written.\n"
+
+
+def test_commands_are_quiet_unless_asked(cli: CommandLine) -> None:
+    cli.run("login")
+    assert "notion_oauth.audit" not in cli.process("refresh").stderr
+    verbose = cli.process("-v", "refresh", NOTION_OAUTH_LOG_FORMAT="json")
+    line = json.loads(verbose.stderr.splitlines()[0])
+    assert (line["message"], line["outcome"], len(line["request_id"])) == ("refresh", "success", 16)
+    all_there_is = cli.process("-vv", "token", "--min-ttl", "59m")
+    assert "httpcore" not in all_there_is.stdout
+    assert len(all_there_is.stdout.splitlines()) == 1, "the token and nothing else"
+    assert cli.process("-v", "status", NOTION_OAUTH_LOG_LEVEL="loud").returncode == 2

@@ -1,0 +1,134 @@
+"""Each request to the service has an id, and a line in the log."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.responses import StreamingResponse
+
+from notion_oauth.app import create_app
+from notion_oauth.background import served
+from notion_oauth.correlation import REQUEST_ID
+from notion_oauth.service import NotionOAuth
+
+MADE = re.compile(r"[0-9a-f]{16}")
+
+
+@pytest.fixture
+def app(oauth: NotionOAuth) -> FastAPI:
+    app = create_app(oauth=oauth)
+
+    @app.get("/crash")
+    async def crash() -> None:
+        raise RuntimeError("a mistake of ours")
+
+    @app.get("/halfway")
+    async def halfway() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"begun"
+            raise RuntimeError("a mistake of ours")
+
+        return StreamingResponse(parts())
+
+    return app
+
+
+class Visitor:
+    """Asks the application itself: once there is an answer, all is logged."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._network = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def request(self, method: str, path: str, headers: Any = None) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self._network, base_url="http://127.0.0.1") as client:
+                return await client.request(method, path, headers=headers)
+
+        return anyio.run(ask)
+
+    def get(self, path: str, headers: Any = None) -> httpx.Response:
+        return self.request("GET", path, headers)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Visitor:
+    return Visitor(app)
+
+
+def lines(written: io.StringIO) -> list[str]:
+    return [line for line in written.getvalue().splitlines() if " notion_oauth.request " in line]
+
+
+@pytest.mark.parametrize("given", ["from-the-proxy", "7f6c_A.b-0", "x" * 64])
+def test_the_id_of_whoever_is_in_front_is_taken(client: Visitor, written: io.StringIO, given: str) -> None:
+    assert client.get("/auth/status", headers={"X-Request-ID": given}).headers["x-request-id"] == given
+    [line] = lines(written)
+    assert "request method=GET path=/auth/status status=200 milliseconds=" in line
+    assert line.endswith(f"client=127.0.0.1 request_id={given}")
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "two words", 'a"b', "a=b=c", "a\tb", "é", "a\\nb", "<b>"])
+def test_what_is_no_plain_word_is_replaced(client: Visitor, written: io.StringIO, given: str) -> None:
+    answer = client.get("/auth/status", headers=[(b"X-Request-ID", given.encode())])
+    assert MADE.fullmatch(answer.headers["x-request-id"])
+    assert lines(written)[0].endswith(f"request_id={answer.headers['x-request-id']}")
+
+
+def test_of_two_ids_none_is_taken(client: Visitor) -> None:
+    answer = client.get("/", headers=[("X-Request-ID", "one"), ("X-Request-ID", "two")])
+    assert MADE.fullmatch(answer.headers["x-request-id"])
+
+
+def test_every_request_has_another(client: Visitor) -> None:
+    assert len({client.get("/").headers["x-request-id"] for _ in range(5)}) == 5
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize(
+    "path", ["/auth/callback", "/auth/c%61llback", "/AUTH/CALLBACK", "/auth/callback/", "/elsewhere"]
+)
+def test_a_query_is_not_logged(client: Visitor, written: io.StringIO, method: str, path: str) -> None:
+    client.request(method, f"{path}?code=canary-code&state=canary-state&c%6Fde=canary-2")
+    assert len(lines(written)) == 1
+    assert "canary" not in written.getvalue()
+
+
+def test_a_path_cannot_begin_a_line_and_has_an_end(client: Visitor, written: io.StringIO) -> None:
+    client.get("/a%0A2026-01-01T00:00:00.000Z%20INFO%20forged/" + "x" * 1000)
+    [line] = written.getvalue().splitlines()
+    assert len(line) < 500
+
+
+def test_a_crash_is_one_line_with_the_id_that_its_visitor_was_told(
+    app: FastAPI, written: io.StringIO, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        answer = client.get("/crash", headers={"X-Request-ID": "unlucky"})
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "unlucky")
+    assert answer.json() == {"error": "Internal Server Error"}
+    [line] = lines(written)
+    assert "path=/crash status=500" in line
+    [crashed] = [record for record in caplog.records if record.exc_info]
+    assert crashed.name == "uvicorn.error"
+
+
+def test_an_answer_that_breaks_off_is_logged_and_not_answered_twice(app: FastAPI, written: io.StringIO) -> None:
+    with served(app) as url, pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{url}/halfway", trust_env=False)
+    assert len(lines(written)) == 1
+
+
+@pytest.mark.anyio
+async def test_the_servers_own_line_about_a_crash_has_the_id_too(app: FastAPI) -> None:
+    """A server logs it after us, in the task of the request."""
+    network = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=network, base_url="http://127.0.0.1") as client:
+        await client.get("/crash", headers={"X-Request-ID": "unlucky"})
+    assert REQUEST_ID.get() == "unlucky"

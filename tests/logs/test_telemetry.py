@@ -1,0 +1,272 @@
+"""OpenTelemetry: spans and counters where they are asked for, and not a trace of it elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+from pydantic import SecretStr
+from starlette.middleware.sessions import SessionMiddleware
+
+from notion_oauth.app import create_app
+from notion_oauth.errors import NotionOAuthError, SignInRequired, TransientError
+from notion_oauth.router import create_router
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.server_logs import protect_span
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from tests.engine.signing_in import sign_in
+from tests.protocol.builders import tokens
+
+pytestmark = pytest.mark.anyio
+
+
+@cache
+def collectors() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
+    """What a process has once: OpenTelemetry's providers cannot be set again."""
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    metrics.set_meter_provider(MeterProvider([reader]))
+    return exporter, reader
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    exporter, _ = collectors()
+    exporter.clear()
+    yield exporter
+    exporter.clear()
+
+
+@pytest.fixture
+def watched(settings: Settings, spans: InMemorySpanExporter, request: pytest.FixtureRequest) -> NotionOAuth:
+    """Under a profile of its own: counters are the process's, and go on counting from test to test."""
+    name = f"p{abs(hash(request.node.name))}"
+    return NotionOAuth(settings.model_copy(update={"telemetry": True}), profile=name)
+
+
+def counted(profile: str) -> dict[str, list[tuple[float, dict[str, Any]]]]:
+    """The counters of a profile, with their other attributes."""
+    _, reader = collectors()
+    data = reader.get_metrics_data()
+    found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    for resource in data.resource_metrics if data else ():
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                for point in metric.data.data_points:
+                    attributes = dict(point.attributes or {})
+                    if attributes.pop("notion_oauth.profile") == profile:
+                        found.setdefault(metric.name, []).append((cast("NumberDataPoint", point).value, attributes))
+    return found
+
+
+def named(spans: InMemorySpanExporter, name: str) -> ReadableSpan:
+    [span] = [span for span in spans.get_finished_spans() if span.name == f"notion_oauth.{name}"]
+    return span
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+async def test_a_span_for_each_conversation(
+    watched: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter
+) -> None:
+    await sign_in(watched)
+    await watched.refresh()
+    await watched.sign_out()
+    names = [span.name for span in spans.get_finished_spans()]
+    assert names == [
+        f"notion_oauth.{name}" for name in ("challenge", "discover", "register", "exchange", "refresh", "revoke")
+    ]
+    port = int(sandbox.base_url.rpartition(":")[2])
+    asked, *conversations = spans.get_finished_spans()
+    assert attributes(asked)["http.response.status_code"] == 401
+    for span in conversations:
+        assert span.kind is SpanKind.CLIENT
+        assert span.status.status_code is StatusCode.UNSET
+        assert attributes(span) == {
+            "notion_oauth.issuer": sandbox.issuer,
+            "notion_oauth.outcome": "success",
+            "http.response.status_code": 201 if span.name.endswith("register") else 200,
+            "server.address": "127.0.0.1",
+            "server.port": port,
+        }
+
+
+async def test_a_refusal_is_told_by_its_code(
+    watched: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter
+) -> None:
+    await sign_in(watched)
+    sandbox.revoke_grants()
+    with pytest.raises(SignInRequired):
+        await watched.refresh()
+    span = named(spans, "refresh")
+    assert span.status.status_code is StatusCode.ERROR
+    assert attributes(span)["error.type"] == "invalid_grant"
+    assert attributes(span)["notion_oauth.outcome"] == "failure"
+    assert attributes(span)["http.response.status_code"] == 400
+    assert span.events == (), "a traceback is not told"
+    assert counted(watched.profile)["notion_oauth.failures"] == [
+        (
+            1,
+            {
+                "notion_oauth.event": "refresh",
+                "notion_oauth.outcome": "login_ended",
+                "notion_oauth.issuer": sandbox.issuer,
+                "error.type": "invalid_grant",
+            },
+        )
+    ]
+
+
+async def test_a_passing_failure_is_told_by_its_kind(
+    watched: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter
+) -> None:
+    await sign_in(watched)
+    sandbox.misbehave_next("/token", "drop")
+    with pytest.raises(TransientError):
+        await watched.refresh()
+    assert attributes(named(spans, "refresh"))["error.type"] == "NetworkError"
+    assert "http.response.status_code" not in attributes(named(spans, "refresh"))
+    [(count, about)] = counted(watched.profile)["notion_oauth.failures"]
+    assert (count, about["error.type"], about["notion_oauth.event"]) == (1, "NetworkError", "refresh")
+
+
+async def test_what_is_done_is_counted(watched: NotionOAuth, sandbox: Sandbox) -> None:
+    login = await sign_in(watched)
+    for _ in range(3):
+        login = await watched.refresh()
+    await NotionOAuth(watched.settings, profile=watched.profile).tokens.token(rejected=SecretStr("another"))
+    assert counted(watched.profile) == {
+        "notion_oauth.sign_ins": [(1, {"notion_oauth.issuer": sandbox.issuer})],
+        "notion_oauth.refreshes": [(3, {"notion_oauth.issuer": sandbox.issuer})],
+    }
+    assert login.refresh_token is not None
+
+
+async def test_a_refresh_is_a_child_of_what_asked_for_it(watched: NotionOAuth, spans: InMemorySpanExporter) -> None:
+    """Although it has a thread of its own."""
+    await sign_in(watched)
+    with trace.get_tracer("tests").start_as_current_span("asking") as asking:
+        await watched.refresh()
+    parent = named(spans, "refresh").parent
+    assert parent is not None
+    assert parent.span_id == asking.get_span_context().span_id
+
+
+async def test_no_secret_is_told(watched: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter) -> None:
+    login = await sign_in(watched)
+    assert login.refresh_token is not None
+    echo = login.refresh_token.get_secret_value()
+    sandbox.fail_next("/token", error="invalid_request", description=f"{echo} is bad", status=400)
+    with pytest.raises(NotionOAuthError):
+        await watched.refresh()
+    renewed = await watched.refresh()
+    await watched.sign_out()
+    told = "".join(span.to_json() for span in spans.get_finished_spans()) + repr(counted(watched.profile))
+    sent = {value for asked in sandbox.requests for value in asked.form.values() if len(value) > 20}
+    hidden = {each.access_token.get_secret_value() for each in (login, renewed)} | sent - {sandbox.mcp_url}
+    hidden -= {value for value in sent if value.startswith("http")}
+    assert len(hidden) >= 4
+    assert not [secret for secret in hidden if secret in told]
+
+
+@pytest.mark.parametrize("endpoint", ["https://[::1", "https://h:99999/", "not a URL"])
+async def test_an_address_that_is_none_is_left_out(
+    watched: NotionOAuth, spans: InMemorySpanExporter, endpoint: str
+) -> None:
+    with pytest.raises(NotionOAuthError):
+        await watched.client.refresh(tokens(token_endpoint=endpoint))
+    assert attributes(named(spans, "refresh"))["notion_oauth.outcome"] == "failure"
+
+
+def its_own_router(oauth: NotionOAuth) -> FastAPI:
+    app = FastAPI()
+    app.include_router(create_router(oauth))
+    app.add_middleware(SessionMiddleware, secret_key="k" * 32)
+    return app
+
+
+@pytest.mark.parametrize("make_app", [lambda oauth: create_app(oauth=oauth), its_own_router], ids=["ours", "theirs"])
+async def test_what_fastapi_traces_of_a_callback_is_not_its_query(
+    watched: NotionOAuth, spans: InMemorySpanExporter, make_app: Callable[[NotionOAuth], FastAPI]
+) -> None:
+    app = make_app(watched)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as browser:
+        await browser.get("/auth/status?x=1")
+        assert [span.name for span in spans.get_finished_spans()][-1:] == ["GET /auth/status"], "FastAPI traces"
+        refused = await browser.get("/auth/callback?code=canary-code&state=canary-state")
+    assert refused.status_code == 400
+    told = "".join(span.to_json() for span in spans.get_finished_spans())
+    assert "canary" not in told
+
+
+@pytest.mark.parametrize("path", ["/auth/callback/", "/AUTH/CALLBACK", "/auth/callbak"])
+async def test_in_our_own_application_not_of_a_callback_that_is_misspelt_either(
+    watched: NotionOAuth, spans: InMemorySpanExporter, path: str
+) -> None:
+    network = httpx.ASGITransport(create_app(oauth=watched))
+    async with httpx.AsyncClient(transport=network, base_url="http://127.0.0.1") as browser:
+        await browser.get(f"{path}?code=canary-code&state=canary-state")
+    assert "canary" not in "".join(span.to_json() for span in spans.get_finished_spans())
+
+
+def test_spans_of_other_instrumentations_are_cut_too(spans: InMemorySpanExporter) -> None:
+    url = "http://127.0.0.1/auth/callback"
+    told = {"url.full": f"{url}?code=x", "http.url": f"{url}?code=x", "http.target": "/auth/callback?code=x"}
+    with trace.get_tracer("tests").start_as_current_span("GET", attributes=told):
+        protect_span()
+    [span] = spans.get_finished_spans()
+    assert attributes(span) == {"url.full": url, "http.url": url, "http.target": "/auth/callback"}
+
+
+async def test_off_fastapi_is_silent_too(oauth: NotionOAuth, spans: InMemorySpanExporter) -> None:
+    network = httpx.ASGITransport(create_app(oauth=oauth))
+    async with httpx.AsyncClient(transport=network, base_url="http://127.0.0.1") as browser:
+        await browser.get("/auth/status")
+    assert spans.get_finished_spans() == ()
+
+
+def test_off_it_is_never_imported() -> None:
+    code = """
+import sys
+from notion_oauth import BearerAuth
+from notion_oauth.commands import others
+BearerAuth()
+assert not [name for name in sys.modules if name.startswith("opentelemetry")]
+from notion_oauth import create_app
+create_app()  # FastAPI imports the API by itself
+assert "notion_oauth.telemetry" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_where_it_is_not_installed_it_says_what_to_do() -> None:
+    code = """
+import sys
+sys.modules["opentelemetry"] = None
+from notion_oauth import NotionOAuth, Settings
+from notion_oauth.errors import ConfigurationError
+try:
+    NotionOAuth(Settings(telemetry=True))
+except ConfigurationError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "uv pip install 'notion-oauth[otel]'" in said

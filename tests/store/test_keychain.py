@@ -1,0 +1,139 @@
+"""The key in the system keychain: asked in a process of its own, given up where it hangs, refused where it is none."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth import keychain
+from notion_oauth.errors import ConfigurationError, KeyUnavailable
+from notion_oauth.sealing import Key, Sealer
+from notion_oauth.storage import JsonFileStore
+from tests.protocol.builders import tokens
+from tests.store import fake_keychain
+from tests.store.fake_keychain import told
+
+OLD, NEW = "o" * 43 + "=", "n" * 43 + "="
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return fake_keychain.install(tmp_path, monkeypatch)
+
+
+def test_a_key_is_put_before_the_others_and_read(kept: Path) -> None:
+    keychain.add_key(OLD)
+    keychain.add_key(NEW)
+    assert keychain.read_keys() == f"{NEW} {OLD}"
+    assert [key.id for key in Sealer(SecretStr("keyring")).all_keys()] == [Key(NEW, "").id, Key(OLD, "").id]
+
+
+def test_an_empty_keychain_names_the_command(kept: Path) -> None:
+    with pytest.raises(KeyUnavailable, match="holds no key of ours") as caught:
+        keychain.read_keys()
+    assert "notion-oauth key --keyring" in caught.value.cure
+
+
+def test_of_several_keychains_the_one_that_protects_is_asked(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, "chain")
+    keychain.add_key(NEW)
+    assert kept.read_text() == NEW
+
+
+@pytest.mark.parametrize("backend", ["null", "fail"])
+def test_what_keeps_no_secret_is_refused(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """By the real keyring."""
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", f"keyring.backends.{backend}.Keyring")
+    for attempt in (keychain.read_keys, lambda: keychain.add_key(NEW)):
+        with pytest.raises(KeyUnavailable, match=f"keyring.backends.{backend}.Keyring, which keeps no") as caught:
+            attempt()
+        assert "NOTION_OAUTH_ENCRYPTION_KEY" in caught.value.cure
+
+
+def test_a_keychain_in_a_plain_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "plain.py").write_text(
+        "from keyring.backends.null import Keyring as Null\nclass PlaintextKeyring(Null): pass\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "plain.PlaintextKeyring")
+    with pytest.raises(KeyUnavailable, match=r"plain\.PlaintextKeyring"):
+        keychain.read_keys()
+
+
+@pytest.mark.parametrize(
+    ("does", "said"), [("fail", "could not be asked: Locked"), ("not load", "no answer"), ("print", "no answer")]
+)
+def test_a_keychain_that_fails_is_named(kept: Path, monkeypatch: pytest.MonkeyPatch, does: str, said: str) -> None:
+    told(monkeypatch, does)
+    with pytest.raises(KeyUnavailable, match=said) as caught:
+        keychain.read_keys()
+    assert "canary" not in str(caught.value)
+
+
+def test_a_keychain_that_forgets_is_found_out(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, "forget")
+    with pytest.raises(KeyUnavailable, match="does not have it"):
+        keychain.add_key(NEW)
+
+
+def test_without_keyring_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keychain, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError) as caught:
+        Sealer(SecretStr("keyring"))
+    assert "notion-oauth[keyring]" in caught.value.cure
+
+
+def test_nothing_is_imported_from_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "keyring.py").write_text("import pathlib\npathlib.Path('was here').touch()\n")
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+    with pytest.raises(KeyUnavailable):
+        keychain.read_keys()
+    assert not (tmp_path / "was here").exists()
+
+
+def test_a_process_that_cannot_even_give_up_is_ended(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that is stopped, or hangs with Python's own lock held."""
+    monkeypatch.setattr(keychain, "GIVE_UP_AFTER", 0.01)
+    with pytest.raises(KeyUnavailable, match=r"nothing within 0\.01 seconds"):
+        keychain.read_keys()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its keychains are asked over D-Bus")
+def test_a_session_bus_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The real keyring, and a real socket at which somebody lets it in, and then says nothing."""
+    heard: list[bytes] = []
+
+    def let_in() -> None:
+        with bus.accept()[0] as called:
+            called.recv(1000)
+            called.sendall(b"OK 0123456789abcdef0123456789abcdef\r\n")
+            while said := called.recv(1000):  # until it is given up
+                heard.append(said)
+
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.bind(str(tmp_path / "bus"))
+        bus.listen()
+        listening = threading.Thread(target=let_in)
+        listening.start()
+        monkeypatch.setattr(keychain, "GIVE_UP_AFTER", 20)  # it is the process that gives up
+        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={tmp_path / 'bus'}")
+        with pytest.raises(KeyUnavailable, match="did not answer within 3 seconds"):
+            keychain.read_keys()
+        listening.join()
+    assert b"Hello" in b"".join(heard)
+
+
+@pytest.mark.anyio
+async def test_tokens_are_sealed_with_the_key_of_the_keychain(kept: Path, tmp_path: Path) -> None:
+    keychain.add_key(NEW)
+    path = tmp_path / "tokens.json"
+    store = JsonFileStore(path, sealer=Sealer(SecretStr("keyring")))
+    await store.save("default", tokens())
+    assert b"canary" not in path.read_bytes()
+    assert await JsonFileStore(path, sealer=Sealer(SecretStr(NEW))).load("default") == tokens()
