@@ -141,4 +141,4 @@ def unforeseen(request: Request) -> Response:
     if wants_html(request):
         context = {"title": "That did not work", "message": message, "cure": cure, "home": ""}
         return page("error.html", context, status=500)
-    return data({"error": "InternalError", "message": message, "next": cure}, status=500)
+    return data({"error": "Internal Server Error", "message": message, "next": cure}, status=500)

@@ -24,7 +24,6 @@ from notion_oauth.session import session_of
 from notion_oauth.settings import Settings
 from notion_oauth.statuspages import StatusPages, path_of, refusal
 
-REFRESH_FLOOR = timedelta(seconds=30)  # between two refreshes of a token that is still good
 _BUDGETS = {"notion_oauth_status": "status", "notion_oauth_home": "status", "notion_oauth_operator": "operator"}
 
 
@@ -151,8 +150,8 @@ def create_router(
 async def _refreshed(login: NotionOAuth) -> bool:
     """Refresh, unless that was done a moment ago: however often somebody asks, the server is asked now and then."""
     status = await login.status()
-    since = status.refreshed_at
-    if status.status == "authenticated" and since and timedelta() <= login.clock() - since < REFRESH_FLOOR:
+    since, floor = status.refreshed_at, timedelta(seconds=login.settings.refresh_floor)
+    if status.status == "authenticated" and since and timedelta() <= login.clock() - since < floor:
         return False
     await login.refresh()
     return True

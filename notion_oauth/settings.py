@@ -66,6 +66,9 @@ class Settings(BaseSettings):
         description="How often one client address may look at the status on a public URL; `0` for as often as it "
         "likes.",
     )
+    refresh_floor: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
+        default=30.0, description="Seconds between two renewals of a good token that a page or a script asks for."
+    )
     rate_limit_storage: SecretStr | None = Field(
         default=None,
         description="Where such requests are counted for all workers together, such as `redis://localhost:6379/0` "

@@ -25,6 +25,7 @@ GIVEN = {
     "OPERATOR_SECRET": "canary-operator-secret",
     "RATE_LIMIT": "5/second;100/hour",
     "STATUS_RATE_LIMIT": "0",
+    "REFRESH_FLOOR": "0",
     "RATE_LIMIT_STORAGE": "redis://:canary@localhost:6379/0",
     "ENCRYPTION_KEY": "canary_" + "k" * 36 + "=",
     "CLIENT_NAME": "Mine",

@@ -105,6 +105,8 @@ def start(tmp_path: Path, sandbox: Sandbox, canaries: Canaries) -> Iterator[Call
             "NOTION_OAUTH_SERVER_URL": sandbox.mcp_url,
             "NOTION_OAUTH_LOG_LEVEL": "debug",
             "NOTION_OAUTH_RETRY_FOR": "0",
+            "NOTION_OAUTH_RATE_LIMIT": "0",  # all of it is asked for within a minute
+            "NOTION_OAUTH_REFRESH_FLOOR": "0",
         }
         command = [sys.executable, "-X", "dev", "-m", "uvicorn", "canary_app:app", "--port=0", "--log-level=trace"]
         process = subprocess.Popen(
