@@ -272,6 +272,17 @@ def run(plan: Plan) -> Report:
         access_token_lifetime=plan.lifetime,
         access_token_survives_refresh=plan.rules == "notion",
     )
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of each answer that is cut
-    with tempfile.TemporaryDirectory() as folder, serve_sandbox(options) as sandbox:
+    with _silent("uvicorn.error"), tempfile.TemporaryDirectory() as folder, serve_sandbox(options) as sandbox:
         return Runner(plan, sandbox, Path(folder)).run()
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Leave out what a logger tells of each answer that is cut; others may want it afterwards."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

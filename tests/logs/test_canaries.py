@@ -12,13 +12,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from notion_oauth import blocking
 from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
 from tests.commands.conftest import ROOT, CommandLine, browser_command, cli
 from tests.logs.canaries import Canaries, forms, settings_that_are_secret, written_beside
 from tests.web.conftest import Browser
@@ -158,7 +163,12 @@ def everything(service: Service, sandbox: Sandbox, canaries: Canaries, crash: Pa
 
         def current() -> str:
             """The refresh token that will be sent next: a server may repeat what it was sent."""
-            return str(json.loads(crash.with_name(".notion-tokens.json").read_text())["refresh_token"])
+            [key] = [value for value, kind in canaries.known().items() if kind == "NOTION_OAUTH_ENCRYPTION_KEY"]
+            settings = Settings(token_file=crash.with_name(".notion-tokens.json"), encryption_key=SecretStr(key))
+            login = blocking.run(partial(NotionOAuth(settings).store.load, "default"))
+            assert login is not None
+            assert login.refresh_token is not None
+            return login.refresh_token.get_secret_value()
 
         def sign_in() -> None:
             service.keep(browser.get("/auth/login"))
