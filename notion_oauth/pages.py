@@ -39,6 +39,7 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.OtherResource, 409),
     (errors.NotIdentified, 401),
     (errors.NotSignedIn, 401),
+    (errors.StepUpRequired, 403),
     (errors.SignInRequired, 401),
     (errors.StoreBusy, 503),
     (errors.StorageError, 500),

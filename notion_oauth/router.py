@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.routing import APIRoute
 
 from notion_oauth import pages, session
-from notion_oauth.errors import NotionOAuthError, NotSignedIn
+from notion_oauth.asking import challenge_of
+from notion_oauth.errors import ConfigurationError, NotionOAuthError, NotSignedIn
 from notion_oauth.forms import require_own_page, require_visit, sent_by_another_site
 from notion_oauth.gate import Gate
 from notion_oauth.hosts import GUARDED, Hosts
 from notion_oauth.profiles import Logins, WhoAsks
+from notion_oauth.protocol import registration, scopes
 from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.ratelimits import RateLimits
 from notion_oauth.server_logs import is_callback, protect_access_logs, protect_span
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_of
 from notion_oauth.settings import Settings
+from notion_oauth.status import Status
 from notion_oauth.statuspages import StatusPages, path_of, refusal
 
-_BUDGETS = {"notion_oauth_status": "status", "notion_oauth_home": "status", "notion_oauth_operator": "operator"}
+_BUDGETS = {
+    "notion_oauth_status": "status",
+    "notion_oauth_home": "status",
+    "notion_oauth_client_metadata": "status",
+    "notion_oauth_operator": "operator",
+}
 
 
 class AuthRoute(APIRoute):
@@ -100,13 +110,23 @@ def create_router(
         return await pages_of.status(request)
 
     @router.get("/login", name="notion_oauth_login", status_code=303, response_class=Response)
-    async def login(request: Request) -> Response:
-        """Discover, register where needed, and send the browser to the authorization page."""
+    async def login(
+        request: Request,
+        scope: str | None = None,
+        acr_values: str | None = None,
+        max_age: Annotated[int | None, Query(ge=0)] = None,
+    ) -> Response:
+        """Discover, register where needed, and send the browser to the authorization page.
+
+        The parameters ask for more than the login has, or for a fresher or stronger sign-in (RFC 9470).
+        """
         browser = session_of(request)
+        challenge = _asked(scope, acr_values, max_age)
         if sent_by_another_site(request):
             return await pages_of.status(request, notice="sent_here")
         beginning = await logins.beginning(request)
-        begun = await beginning.begin_authorization(_redirect_uri(request, service))
+        asked = _beside(challenge, await logins.status(request))
+        begun = await beginning.begin_authorization(_redirect_uri(request, service), challenge=asked)
         pending.remember(browser, begun.pending, beginning.profile)
         return pages.redirect(begun.url.get_secret_value())
 
@@ -142,9 +162,40 @@ def create_router(
         outcome = await logins.sign_out(request)
         return await pages_of.done(request, f"signed_out_{outcome.name}")
 
-    if logins.gate is not None:
-        _add_operator(router, logins.gate, service)
+    _add_what_is_set(router, logins.gate, service)
     return router
+
+
+def _asked(scope: str | None, acr_values: str | None, max_age: int | None) -> BearerChallenge | None:
+    """What the parameters of a sign-in ask for. Raises HTTPException where they are none."""
+    try:
+        return challenge_of(scope, acr_values, max_age)
+    except ConfigurationError as error:
+        raise HTTPException(400, error.message) from None
+
+
+def _beside(challenge: BearerChallenge | None, status: Status) -> BearerChallenge | None:
+    """The same beside what a login has already: a browser session's next login has a profile of its own."""
+    return challenge and replace(challenge, scope=scopes.union(status.scope, challenge.scope))
+
+
+def _add_what_is_set(router: APIRouter, gate: Gate | None, service: NotionOAuth) -> None:
+    if service.settings.is_public:
+        _add_client_metadata(router, service)
+    if gate is not None:
+        _add_operator(router, gate, service)
+
+
+def _add_client_metadata(router: APIRouter, service: NotionOAuth) -> None:
+    @router.get("/client-metadata.json", name="notion_oauth_client_metadata")
+    async def client_metadata(request: Request) -> Response:
+        """What this client is, for authorization servers that take this address as its id (client ID metadata)."""
+        document = registration.client_metadata_document(
+            client_id=_base_url(request, service) + path_of(request, "notion_oauth_client_metadata"),
+            client_name=service.settings.client_name,
+            redirect_uri=_redirect_uri(request, service),
+        )
+        return pages.data(document.model_dump(mode="json", exclude_none=True))
 
 
 async def _refreshed(login: NotionOAuth) -> bool:

@@ -1,0 +1,84 @@
+"""What /auth/login may ask for beside a sign-in, and the document by which authorization servers know the service."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth.app import create_app
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.settings import Settings
+from tests.web.visiting import PUBLIC, Visitor
+
+DOCUMENT = "/auth/client-metadata.json"
+
+
+@pytest.fixture
+def public(settings: Settings) -> Settings:
+    return settings.model_copy(update={"public_url": PUBLIC, "secret_key": SecretStr("k" * 40)})
+
+
+def asked(visitor: Visitor, query: str) -> dict[str, list[str]]:
+    """What the authorization endpoint is asked for."""
+    begun = visitor.get(f"/auth/login?{query}")
+    assert begun.is_redirect, begun.text
+    return parse_qs(urlsplit(begun.headers["location"]).query)
+
+
+@pytest.fixture(params=["on loopback", "on the internet"])
+def visitor(request: pytest.FixtureRequest, settings: Settings, public: Settings) -> Visitor:
+    if request.param == "on loopback":
+        return Visitor(create_app(settings), "http://127.0.0.1:8000", client="127.0.0.1")
+    return Visitor(create_app(public))
+
+
+def test_more_is_asked_for_beside_what_the_login_has(visitor: Visitor, sandbox: Sandbox) -> None:
+    visitor.sign_in()
+    sandbox.options.scopes = ("default", "read", "write")
+    assert asked(visitor, "scope=write+read")["scope"] == ["default write read"]
+
+
+def test_a_fresher_and_stronger_sign_in_is_asked_for(visitor: Visitor) -> None:
+    query = asked(visitor, "acr_values=myACR&max_age=300")
+    assert (query["acr_values"], query["max_age"], query["scope"]) == (["myACR"], ["300"], ["default"])
+
+
+@pytest.mark.parametrize("query", ["scope=%22%3E%3Cscript%3E", "acr_values=a%0Ab", "max_age=-1", "max_age=soon"])
+def test_what_is_none_of_these_is_refused(visitor: Visitor, sandbox: Sandbox, query: str) -> None:
+    answer = visitor.get(f"/auth/login?{query}")
+    assert answer.status_code in (400, 422)
+    assert "<script" not in answer.text
+    assert not sandbox.requests
+
+
+def test_the_service_tells_who_it_is_to_servers_that_take_such_clients(public: Settings, sandbox: Sandbox) -> None:
+    settings = public.model_copy(update={"client_metadata_url": PUBLIC + DOCUMENT, "client_name": "Mine"})
+    visitor = Visitor(create_app(settings))
+    answer = visitor.get(DOCUMENT)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == {
+        "client_id": PUBLIC + DOCUMENT,
+        "client_name": "Mine",
+        "redirect_uris": [f"{PUBLIC}/auth/callback"],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        "token_endpoint_auth_method": "none",
+        "application_type": "web",
+    }
+    assert "set-cookie" not in answer.headers
+    sandbox.options.client_metadata_documents = {PUBLIC + DOCUMENT: answer.json()}
+    visitor.sign_in()
+    assert visitor.status()["status"] == "authenticated"
+    assert not sandbox.requests_to("/register")
+
+
+def test_behind_a_path_it_names_its_address_there(public: Settings) -> None:
+    visitor = Visitor(create_app(public.model_copy(update={"public_url": f"{PUBLIC}/notion"})))
+    assert visitor.get(f"/notion{DOCUMENT}").json()["client_id"] == f"{PUBLIC}/notion{DOCUMENT}"
+
+
+def test_on_loopback_there_is_none(settings: Settings) -> None:
+    visitor = Visitor(create_app(settings), "http://127.0.0.1:8000", client="127.0.0.1")
+    assert visitor.get(DOCUMENT).status_code == 404
