@@ -85,8 +85,9 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         app.add_middleware(_PublicPath, path=path)
     app.add_middleware(Health, oauth=service, prefix=path)
     # The last one that is added is asked first
-    app.add_middleware(Guard, hosts=Hosts(service.settings), open_paths=open_paths(path))
-    app.add_middleware(RequestLog)  # around all others
+    hosts = Hosts(service.settings)
+    app.add_middleware(Guard, hosts=hosts, open_paths=open_paths(path))
+    app.add_middleware(RequestLog, client=hosts.client)  # around all others
     app.include_router(create_router(service))
     pages_router = APIRouter(route_class=admitting(service.settings))
 

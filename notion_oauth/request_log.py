@@ -23,11 +23,14 @@ _CRASHED = b'{"error": "Internal Server Error"}'
 class RequestLog:
     """Takes the request id of whoever is in front of us where it is a plain word, else makes one; answers with it.
 
-    The line tells the path and never the query, which at a callback holds the code and the state.
+    The line tells the path and never the query, which at a callback holds the code and the state. `client` knows who
+    is asking, behind proxies that are trusted.
     """
 
-    def __init__(self, app: ASGIApp, *, uptime: Callable[[], float] = time.perf_counter) -> None:
-        self._app, self._uptime = app, uptime
+    def __init__(
+        self, app: ASGIApp, *, client: Callable[[Scope], str], uptime: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._app, self._client, self._uptime = app, client, uptime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,7 +55,7 @@ class RequestLog:
                 await _say_it_crashed(answer)
             raise
         finally:
-            _log(scope, status, self._uptime() - began)
+            _log(scope, self._client(scope), status, self._uptime() - began)
 
 
 def _request_id(scope: Scope) -> str:
@@ -67,13 +70,12 @@ async def _say_it_crashed(send: Send) -> None:
     await send({"type": "http.response.body", "body": _CRASHED})
 
 
-def _log(scope: Scope, status: int, took: float) -> None:
-    client = scope.get("client")
+def _log(scope: Scope, client: str, status: int, took: float) -> None:
     facts = Facts(
         method=scope["method"],
         path=scope["path"][:MAX_PATH],
         status=str(status or "none"),
         milliseconds=f"{took * 1000:.0f}",
-        client=client[0] if client else "unknown",
+        client=client or "unknown",
     )
     _LOG.info("%s %s", "request", facts, extra={"event": "request", "facts": facts})

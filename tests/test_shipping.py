@@ -190,8 +190,10 @@ def test_the_service_is_started_as_the_readme_says_and_believes_no_header_by_its
 
 @pytest.mark.anyio
 async def test_the_proxy_of_the_compose_file_is_believed_and_nobody_else(
-    keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    keys: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Of https and, in the log too, of the client."""
+    caplog.set_level("INFO", "notion_oauth.request")
     service, proxy = services()["notion-oauth"], services()["caddy"]
     for name, value in given(service).items():
         monkeypatch.setenv(name, re.sub(r"\$\{SITE:\?[^}]*\}", HOST, value))
@@ -207,6 +209,8 @@ async def test_the_proxy_of_the_compose_file_is_believed_and_nobody_else(
     assert len(address) == 1
     assert await answered(address[0]) in (200, 401)  # the page, or the question for the operator's secret
     assert await answered(address[0] + "0") == 403
+    logged = [record.facts["client"] for record in caplog.records if hasattr(record, "facts")]
+    assert logged == ["203.0.113.7", address[0] + "0"]
 
 
 def test_the_service_and_its_proxy_meet_in_one_network_that_leads_nowhere_else() -> None:
