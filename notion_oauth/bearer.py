@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -10,8 +13,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from notion_oauth import blocking
-from notion_oauth.errors import NotSignedIn, SignInRequired
-from notion_oauth.flights import Flight, Flights
+from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired
+from notion_oauth.flights import Flight, Flights, GivenUp
 from notion_oauth.patience import uptime
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge, step_up_required
 from notion_oauth.protocol.urls import DEFAULT_PORTS, origin
@@ -21,9 +24,12 @@ UNAUTHORIZED = 401
 REFUSALS = (UNAUTHORIZED, 403)
 MOST_ASKED = 3  # sign-ins for one request: the first one, and two that ask for more
 ASK_AGAIN = 600.0  # seconds after which the same thing may be asked of a person once more
+LEAVE_ALONE = 60.0  # seconds after a sign-in that has failed or was declined
 
 Authorize = Callable[[BearerChallenge | None], Awaitable[object]]
 _Steps = Generator[Any, Any, None]
+_Need = tuple[str | None, frozenset[str], str | None, int | None]
+_ASKING: ContextVar[object] = ContextVar("notion_oauth_asking", default=None)  # whose `authorize` is running
 
 
 class BearerFlows:
@@ -47,7 +53,8 @@ class BearerFlows:
         self._tokens = service.tokens
         self._authorize = authorize
         self._asking: Flights[object] = Flights()
-        self._asked: dict[BearerChallenge, float] = {}  # what a person was asked for beyond a sign-in, and when
+        self._asked: dict[_Need, float] = {}  # what a person was asked for in vain, or beyond a sign-in, and when
+        self._failed: tuple[NotionOAuthError, float] | None = None  # the last sign-in, and when
         scheme, host, port = origin(urlsplit(service.settings.server_url))
         self._origin = (scheme, host.encode("idna") if not host.isascii() else host.encode(), port)
 
@@ -113,10 +120,13 @@ class BearerFlows:
                 another, renewed = (yield from self._token(rejected=token)), True
             else:
                 another = yield from self._adopted(token)
+            if another is None and not self._alone and self._asking.current() is not None:
+                yield self._others  # their sign-in may do for this request as well
+                another = yield from self._adopted(token)
             if another is None:
-                if self._authorize is None or asked == MOST_ASKED or not self._may_ask(challenge):
+                if self._alone or asked == MOST_ASKED or not self._may_ask(challenge, again=asked > 0):
                     if challenge.steps_up:
-                        raise step_up_required(challenge, request.url.host)
+                        raise self._tokens.ours(step_up_required(challenge, request.url.host))
                     return  # a token that is new, and refused: it is the caller's
                 asked += 1
                 yield partial(self._ask, challenge)
@@ -131,7 +141,7 @@ class BearerFlows:
         try:
             found: SecretStr = yield partial(self._tokens.token, rejected=rejected)
         except (NotSignedIn, SignInRequired):
-            if self._authorize is None:
+            if self._alone:
                 raise
             return None
         return found
@@ -141,20 +151,46 @@ class BearerFlows:
         found = yield from self._token()
         return None if found == refused else found
 
-    def _may_ask(self, challenge: BearerChallenge) -> bool:
-        if not challenge.steps_up:
-            return True
+    @property
+    def _alone(self) -> bool:
+        """Whether no person can be asked: there is none, or what runs is itself part of asking them."""
+        return self._authorize is None or _ASKING.get() is self
+
+    def _may_ask(self, challenge: BearerChallenge, *, again: bool) -> bool:
+        """Whether to ask, once for each need; for a sign-in always, unless one for this very request did not help.
+
+        Raises the error of the last sign-in while the person is to be left alone after it.
+        """
         now = uptime()
+        if self._failed is not None and now - self._failed[1] < LEAVE_ALONE:
+            raise copy.copy(self._failed[0])
         self._asked = {known: since for known, since in self._asked.items() if now - since < ASK_AGAIN}
-        return self._asked.setdefault(challenge, now) == now
+        need = _need(challenge)
+        if need in self._asked:
+            return False
+        if challenge.steps_up or again:
+            self._asked[need] = now
+        return challenge.steps_up or not again
 
     async def _ask(self, challenge: BearerChallenge) -> None:
-        async def authorize(_: Flight[object]) -> object:
+        async def authorize(flight: Flight[object]) -> object:
             assert self._authorize is not None  # noqa: S101 - asked before
-            return await self._authorize(challenge)
+            _ASKING.set(self)
+            try:
+                with flight.interruptible():
+                    return await self._authorize(challenge)
+            except NotionOAuthError as error:
+                self._failed = (error, uptime())
+                raise
+            raise AssertionError("an interrupted flight has raised")
 
         flight, _ = self._asking.board(authorize)
-        await flight.result()
+        with suppress(GivenUp):  # another's, which nobody waited for; the next answer tells whether to ask again
+            await flight.result()
+
+    async def _others(self) -> None:
+        if (flight := self._asking.current()) is not None:
+            await flight.landed()
 
     def _is_ours(self, url: Any) -> bool:
         """Whether a URL, as the library has parsed it, has the origin of the MCP server (RFC 6454 §4)."""
@@ -171,6 +207,12 @@ class BearerFlows:
             return None
         challenge = bearer_challenge(response.headers.get_list("www-authenticate")) or BearerChallenge()
         return challenge if status == UNAUTHORIZED or challenge.steps_up else None
+
+
+def _need(challenge: BearerChallenge) -> _Need:
+    """What a challenge asks for, without the words that a server makes up each time."""
+    wanted = frozenset((challenge.scope or "").split()) if challenge.steps_up else frozenset()
+    return (challenge.error if challenge.steps_up else None, wanted, challenge.acr_values, challenge.max_age)
 
 
 def _sent(steps: _Steps, outcome: Any) -> Any:

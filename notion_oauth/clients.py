@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from notion_oauth import places
 from notion_oauth.audit import Audit
 from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused
 from notion_oauth.models import ClientInformation, Discovery, Registration
@@ -11,6 +12,8 @@ from notion_oauth.oauth_client import Clock, OAuthClient
 from notion_oauth.protocol import registration, scopes
 from notion_oauth.settings import Settings
 from notion_oauth.storage import TokenStore
+
+COMMON = places.DEFAULT_PROFILE  # where it is kept which issuer a client by hand belongs to, for all profiles
 
 
 class Clients:
@@ -32,10 +35,24 @@ class Clients:
         self._profile = profile
         self._clock = clock
         self._audit = audit
+        self._believed: str | None = None  # the client with which a sign-in was begun unasked
+
+    def proven(self) -> None:
+        """The sign-in that was begun has succeeded."""
+        self._believed = None
 
     async def registered_redirect_uris(self) -> Sequence[str]:
         """The redirect URIs that this profile's kept registrations are for, the newest first."""
-        return [kept.redirect_uri for kept in reversed(await self._store.load_registrations(self._profile))]
+        by_hand = [kept for kept in await self._store.load_registrations(COMMON) if kept.by_hand]
+        own = await self._store.load_registrations(self._profile)
+        kept = by_hand if self._settings.preregistered else own
+        return list(dict.fromkeys(one.redirect_uri for one in reversed(kept) if one.redirect_uri))
+
+    async def own_issuers(self) -> Collection[str]:
+        """The issuers that the client in the settings was registered with, as far as it was used."""
+        if (ours := self._settings.preregistered) is None:
+            return ()
+        return _issuers_of(ours, await self._store.load_registrations(COMMON))
 
     async def client_for(
         self,
@@ -47,21 +64,29 @@ class Clients:
     ) -> ClientInformation:
         """The client that was registered by hand, else the metadata document's, else one that is registered.
 
-        A registration is kept and used again; one that the server has forgotten is made anew. `in_use` is the client of
-        a login that is alive: the server knows it, and is not asked. Raises
+        A registration is kept and used again, unless the server has forgotten it or it does not cover the scope: then
+        another is made. `in_use` is the client of a login that the resource has just looked at: the server knows it,
+        and is not asked, unless a sign-in that believed so was begun before and nothing came of it. Raises
         ConfigurationError where the client that was registered by hand belongs to another issuer, RegistrationRefused,
         MetadataError where the server registers nobody, TransientError, StorageError.
         """
+        if (given := await self._given(discovery, redirect_uri)) is not None:
+            return given
         async with self._store.exclusive(self._profile):
-            kept = await self._store.load_registrations(self._profile)
-            if (given := await self._given(discovery, redirect_uri, kept)) is not None:
-                return given
-            for found in kept:
+            for found in await self._store.load_registrations(self._profile):
                 same = (found.issuer, found.redirect_uri) == (discovery.server.issuer, redirect_uri)
-                if same and not found.by_hand and (found.client == in_use or await self._usable(discovery, found)):
+                if not same or found.by_hand or not _allows(found, scope):
+                    continue
+                if found.client == in_use and found.client.client_id != self._believed:
+                    self._believed = found.client.client_id
                     return found.client
-            client = await self._register(discovery, redirect_uri, scope)
-            await self._keep(client, discovery, redirect_uri)
+                if await self._usable(discovery, found):
+                    return found.client
+            wanted = scopes.union(scope, *(discovery.scopes or ()))  # what may be asked for later, too
+            client = await self._register(discovery, redirect_uri, wanted)
+            issuer = discovery.server.issuer
+            kept = Registration(issuer=issuer, redirect_uri=redirect_uri, client=client, scope=wanted)
+            await self._store.save_registration(self._profile, kept)
             self._audit.succeeded("registration", issuer=discovery.server.issuer, client_id=client.client_id)
             return client
 
@@ -70,39 +95,42 @@ class Clients:
 
         Raises ConfigurationError where none is set, StorageError.
         """
-        async with self._store.exclusive(self._profile):
-            given = await self._given(discovery, "", await self._store.load_registrations(self._profile))
+        given = await self._given(discovery, "")
         if given is None:
             message = "An assertion is issued to one client, and a client that registers itself is none of those."
             raise ConfigurationError(message, cure="Set NOTION_OAUTH_CLIENT_ID to the client that it was issued to.")
         return given
 
-    async def _given(
-        self, discovery: Discovery, redirect_uri: str, kept: Sequence[Registration]
-    ) -> ClientInformation | None:
+    async def _given(self, discovery: Discovery, redirect_uri: str) -> ClientInformation | None:
         """The client that the settings name, where this server takes it."""
         if (ours := self._settings.preregistered) is not None:
-            return await self._preregistered(ours, discovery, redirect_uri, kept)
+            async with self._store.exclusive(COMMON):
+                return await self._preregistered(ours, discovery, redirect_uri)
         url = self._settings.client_metadata_url
         if url is not None and discovery.server.client_id_metadata_document_supported:
             return ClientInformation(client_id=url, token_endpoint_auth_method="none")  # noqa: S106 - a method
         return None
 
     async def _preregistered(
-        self, ours: ClientInformation, discovery: Discovery, redirect_uri: str, kept: Sequence[Registration]
+        self, ours: ClientInformation, discovery: Discovery, redirect_uri: str
     ) -> ClientInformation:
-        """The client that was registered by hand. Which issuer that was is remembered from its first use on."""
+        """The client that was registered by hand.
+
+        Which issuer that was is remembered from its first use on, once for all profiles: the setting is theirs, too.
+        """
         issuer = discovery.server.issuer
-        known = {found.issuer for found in kept if found.by_hand and found.client.client_id == ours.client_id}
+        known = _issuers_of(ours, await self._store.load_registrations(COMMON))
         if known and issuer not in known and self._settings.issuer != issuer:
             raise ConfigurationError(
                 f"The client in NOTION_OAUTH_CLIENT_ID was registered with {min(known)}, and the server now names "
-                f"{issuer}. It was not shown to that one.",
-                cure=f"Register a client there and set its id; if this one is registered there too, set "
-                f"NOTION_OAUTH_ISSUER={issuer}.",
+                f"another, {issuer}. It was not shown to that one.",
+                cure="If you trust that one, register a client there and set its id. Only if this very client was "
+                "registered there too, by you, name that server in NOTION_OAUTH_ISSUER.",
             )
         if issuer not in known:
-            await self._keep(ours.model_copy(update={"client_secret": None}), discovery, redirect_uri, by_hand=True)
+            public = ours.model_copy(update={"client_secret": None})
+            kept = Registration(issuer=issuer, redirect_uri=redirect_uri, client=public, by_hand=True)
+            await self._store.save_registration(COMMON, kept)
         return ours
 
     async def _usable(self, discovery: Discovery, kept: Registration) -> bool:
@@ -115,7 +143,7 @@ class Clients:
         metadata = registration.client_metadata(
             client_name=self._settings.client_name,
             redirect_uri=redirect_uri,
-            scope=scopes.union(scope, *(discovery.scopes or ())),  # what may be asked for later, too
+            scope=scope,
             methods=server.token_endpoint_auth_methods_supported,
         )
         try:
@@ -131,8 +159,11 @@ class Clients:
                 refused.cure = f"It does not take {redirect_uri}. {own}"
             raise
 
-    async def _keep(
-        self, client: ClientInformation, discovery: Discovery, redirect_uri: str, *, by_hand: bool = False
-    ) -> None:
-        kept = Registration(issuer=discovery.server.issuer, redirect_uri=redirect_uri, client=client, by_hand=by_hand)
-        await self._store.save_registration(self._profile, kept)
+
+def _issuers_of(client: ClientInformation, kept: Collection[Registration]) -> set[str]:
+    return {one.issuer for one in kept if one.by_hand and one.client.client_id == client.client_id}
+
+
+def _allows(kept: Registration, scope: str | None) -> bool:
+    """Whether a client may ask for the scope: servers hold it to those that it was registered with (RFC 7591 §2)."""
+    return kept.scope is None or scopes.covers(kept.scope, scope)

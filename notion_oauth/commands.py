@@ -67,7 +67,10 @@ def login(
     oauth, console = oauth_for(profile, token_file, server_url), talk()
     challenge = challenge_of(scope, acr_values, max_age)
     if assertion_file is not None:
-        run_to_end(partial(oauth.sign_in_with_assertion, assertion_in(assertion_file)))
+        if no_browser or port is not None or acr_values is not None or max_age is not None:
+            message = "takes --scope beside it, and nothing that is for browsers"
+            raise typer.BadParameter(message, param_hint="--assertion-file")
+        run_to_end(partial(oauth.sign_in_with_assertion, assertion_in(assertion_file), scope=scope))
     else:
         from notion_oauth.login import sign_in
 

@@ -108,6 +108,12 @@ class Registration(_Frozen):
     redirect_uri: str
     client: ClientInformation
     by_hand: bool = False
+    scope: str | None = None  # it was registered with; None: none, or not known
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What another is kept in the place of: one for the same; one that a person has made is replaced by none."""
+        return (self.issuer, self.redirect_uri, *((self.client.client_id,) if self.by_hand else ()))
 
 
 class GrantRequest(_Frozen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 from pydantic import SecretStr
@@ -36,16 +36,14 @@ def utc_now() -> datetime:
 class OAuthClient:
     """Speaks to the resource and to its authorization server, and keeps nothing.
 
-    Every method raises NetworkError or ServerUnavailable for a passing failure; the others are named. `preregistered`
-    goes before what a login says of the same client: its secret may have been replaced since.
+    Every method raises NetworkError or ServerUnavailable for a passing failure; the others are named. `issuer` is the
+    authorization server to be used, where a person has said so.
     """
 
-    def __init__(
-        self, transport: Transport, *, clock: Clock = utc_now, preregistered: ClientInformation | None = None
-    ) -> None:
+    def __init__(self, transport: Transport, *, clock: Clock = utc_now, issuer: str | None = None) -> None:
         self._transport = transport
         self._clock = clock
-        self._preregistered = preregistered
+        self._issuer = issuer
 
     async def challenge(self, server_url: str) -> BearerChallenge | None:
         """What the resource asks of whoever comes without a token; None where it says nothing, or cannot be reached."""
@@ -55,18 +53,31 @@ class OAuthClient:
             return None  # what it would have said may stand at the well-known URLs, too
 
     async def discover(
-        self, server_url: str, *, challenge: BearerChallenge | None = None, issuer: str | None = None
+        self,
+        server_url: str,
+        *,
+        challenge: BearerChallenge | None = None,
+        prefer: Collection[str] = (),
+        guess: bool = True,
     ) -> Discovery:
-        """Find the authorization server of an MCP server; of several the first that can be used, or `issuer`.
+        """Find the authorization server of an MCP server: the one that is set, else the first that can be used.
 
-        Without metadata of the resource it is the server's own origin, as MCP 2025-03-26 has it. Raises MetadataError.
+        Of several, those that are preferred go first; where only a `guess` could tell which, and none is to be made, it
+        is an error. Without metadata of the resource it is the server's own origin, as MCP 2025-03-26 has it.
+        Raises MetadataError.
         """
         metadata_url = challenge.resource_metadata if challenge else None
         resource = await self._protected_resource_metadata(server_url, metadata_url)
         if resource is None:
-            return await self._without_resource_metadata(server_url, issuer)
+            return await self._without_resource_metadata(server_url)
+        chosen = _chosen(resource.authorization_servers, self._issuer, prefer)
+        if not guess and len(chosen) > 1:
+            raise MetadataError(
+                f"{server_url} names several authorization servers, and the stored login does not say whose it is.",
+                cure="Nothing was sent to any. Set NOTION_OAUTH_ISSUER to the one that the login was made with.",
+            )
         failure: MetadataError | None = None
-        for found in _chosen(resource.authorization_servers, issuer):
+        for found in chosen:
             try:
                 server = await self._authorization_server_metadata(found)
             except MetadataError as error:
@@ -79,10 +90,10 @@ class OAuthClient:
         assert failure is not None  # noqa: S101 - a resource that names no server was refused before
         raise failure
 
-    async def _without_resource_metadata(self, server_url: str, issuer: str | None) -> Discovery:
+    async def _without_resource_metadata(self, server_url: str) -> Discovery:
         base = discovery.base_url(server_url)
-        if issuer not in (None, base):
-            raise MetadataError(f"{server_url} names no authorization server, and so not {issuer}.")
+        if self._issuer not in (None, base):
+            raise MetadataError(f"{server_url} names no authorization server, and so not {self._issuer}.")
         server = await self._authorization_server_metadata(base)
         return Discovery(
             resource=server_url,
@@ -132,7 +143,6 @@ class OAuthClient:
 
     async def refresh(self, tokens: TokenSet) -> TokenSet:
         """Refresh a login. Raises TokenRefused, SignInRequired where it has no refresh token."""
-        tokens = self._as_registered(tokens)
         parsed, asked_at = await self._tokens(token.refresh_request(tokens))
         return token.refreshed(tokens, parsed, asked_at=asked_at)
 
@@ -144,11 +154,14 @@ class OAuthClient:
     async def complete(self, tokens: TokenSet, server_url: str) -> TokenSet:
         """Add what a login lacks that another program stored. A complete one costs no request.
 
-        Raises MetadataError.
+        Raises MetadataError; also where it could belong to several servers: its secrets are shown to none of them then.
         """
         if tokens.token_endpoint is not None or tokens.refresh_token is None:
             return tokens
-        found = await self.discover(server_url)
+        known = (tokens.issuer,) if tokens.issuer else ()
+        found = await self.discover(server_url, prefer=known, guess=bool(known))
+        if tokens.issuer not in (None, found.server.issuer):
+            raise MetadataError(f"{server_url} no longer names {tokens.issuer}, which the stored login was made with.")
         return tokens.model_copy(
             update={
                 "issuer": found.server.issuer,
@@ -162,24 +175,18 @@ class OAuthClient:
 
     async def introspect(self, tokens: TokenSet) -> Introspection | None:
         """What the server says of the access token; None where it offers no introspection. Raises TokenRefused."""
-        request = introspection.introspection_request(self._as_registered(tokens))
+        request = introspection.introspection_request(tokens)
         if request is None:
             return None
         return introspection.parse_introspection_response(await self._transport.send(request), request=request)
 
     async def revoke(self, tokens: TokenSet) -> bool:
         """End the grant at the server; False where the server offers no revocation. Raises TokenRefused."""
-        request = revocation.revocation_request(self._as_registered(tokens))
+        request = revocation.revocation_request(tokens)
         if request is None:
             return False
         revocation.check_revocation_response(await self._transport.send(request), request=request)
         return True
-
-    def _as_registered(self, tokens: TokenSet) -> TokenSet:
-        ours = self._preregistered
-        if ours is None or tokens.client is None or tokens.client.client_id != ours.client_id:
-            return tokens
-        return tokens.model_copy(update={"client": ours})
 
     def _now(self) -> datetime:
         """In whole milliseconds: what stores keep, so that a login is equal to itself when it is read again."""
@@ -187,10 +194,10 @@ class OAuthClient:
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
-def _chosen(issuers: tuple[str, ...], wanted: str | None) -> tuple[str, ...]:
+def _chosen(issuers: tuple[str, ...], wanted: str | None, prefer: Collection[str]) -> tuple[str, ...]:
     """The authorization servers to try, in order. Raises MetadataError where the one that is wanted is not named."""
     if wanted is None:
-        return issuers
+        return tuple(sorted(issuers, key=lambda issuer: issuer not in prefer))
     if wanted not in issuers:
         raise MetadataError(
             f"The server names {', '.join(issuers)} as its authorization servers, and not {wanted}.",

@@ -14,9 +14,8 @@ def watched(settings: Settings, profile: str, clock: Clock) -> tuple[OAuthClient
 
     Raises ConfigurationError where telemetry is on and OpenTelemetry is not installed.
     """
-    ours = settings.preregistered
     if not settings.telemetry:
-        return OAuthClient(Transport.of(settings), clock=clock, preregistered=ours), Audit(profile)
+        return OAuthClient(Transport.of(settings), clock=clock, issuer=settings.issuer), Audit(profile)
     try:
         from notion_oauth import telemetry
     except ModuleNotFoundError as error:
@@ -27,4 +26,4 @@ def watched(settings: Settings, profile: str, clock: Clock) -> tuple[OAuthClient
             cure="Install it with: uv pip install 'notion-oauth[otel]', or unset NOTION_OAUTH_TELEMETRY.",
         ) from None
     transport = telemetry.TracedTransport.of(settings)
-    return telemetry.TracedClient(transport, clock=clock, preregistered=ours), telemetry.CountedAudit(profile)
+    return telemetry.TracedClient(transport, clock=clock, issuer=settings.issuer), telemetry.CountedAudit(profile)

@@ -19,6 +19,7 @@ import anyio
 from fastapi import Request
 
 from notion_oauth import places
+from notion_oauth.clients import COMMON
 from notion_oauth.errors import ConfigurationError, NotIdentified, NotionOAuthError, NotSignedIn, StateMismatch
 from notion_oauth.gate import Gate
 from notion_oauth.oauth_client import Clock
@@ -121,9 +122,7 @@ class Logins:
         nothing on the disk before it is finished.
         """
         if self.visitors:
-            return self._oauth.for_profile(
-                VISITOR + secrets.token_hex(16), store=Unfinished(self._oauth.store, self._oauth.profile)
-            )
+            return self._oauth.for_profile(VISITOR + secrets.token_hex(16), store=Unfinished(self._oauth.store, COMMON))
         return self.named(await self._asking(request))
 
     async def finishing(self, request: Request, profile: str) -> NotionOAuth:

@@ -151,7 +151,7 @@ class TokenSource:
             self._memory.forget()
             return None
         if tokens.resource is not None and not covers(tokens.resource, self._server_url):
-            raise self._ours(OtherResource(f"The stored login is for {tokens.resource}, not for {self._server_url}."))
+            raise self.ours(OtherResource(f"The stored login is for {tokens.resource}, not for {self._server_url}."))
         self._memory.remember(tokens, stamp=stamp)
         return tokens
 
@@ -166,7 +166,7 @@ class TokenSource:
             return tokens
         grave = await self.tombstone()
         if grave is None:
-            raise self._ours(NotSignedIn("Nobody is signed in."))
+            raise self.ours(NotSignedIn("Nobody is signed in."))
         raise self._over(grave)
 
     async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
@@ -245,10 +245,10 @@ class TokenSource:
         try:
             new = await self._client.refresh(await self._client.complete(tokens, self._server_url))
         except SignInRequired as error:  # it lacks what a refresh takes
-            raise self._ours(error) from None
+            raise self.ours(error) from None
         except TokenRefused as refused:
             if refused.error not in ending.TERMINAL:
-                raise self._ours(refused) from None
+                raise self.ours(refused) from None
             return await self._ended(tokens, refused)
         await self._store.save(self._profile, new)  # before any caller sees it
         self._patience.succeeded()
@@ -276,11 +276,11 @@ class TokenSource:
     def _over(self, grave: Tombstone) -> SignInRequired:
         said = f' The server said: "{grave.description}".' if grave.description else ""
         because = ending.in_words(grave, self._lifetimes)
-        return self._ours(
+        return self.ours(
             SignInRequired(f"The login has ended: {because}.{said}", error=grave.error, reason=grave.reason)
         )
 
-    def _ours(self, error: E) -> E:
+    def ours(self, error: E) -> E:
         """The error, with a cure whose command is about this profile."""
         if self._profile != DEFAULT_PROFILE:
             error.cure = _COMMAND.sub(rf"\g<0> --profile {self._profile}", error.cure)

@@ -139,9 +139,10 @@ class NotionOAuth:
             return await self._begin_authorization(redirect_uri, challenge)
 
     async def _begin_authorization(self, redirect_uri: str, challenge: BearerChallenge | None) -> AuthorizationRequest:
+        typed = challenge is None or challenge.resource_metadata is None  # by a person: the resource was not asked
         discovery, scope, challenge, alive = await self._discover(challenge)
         client = await self.clients.client_for(
-            discovery, redirect_uri, scope=scope, in_use=alive.client if alive else None
+            discovery, redirect_uri, scope=scope, in_use=alive.client if alive and not typed else None
         )
         return authorization.authorization_request(
             discovery,
@@ -162,15 +163,17 @@ class NotionOAuth:
         login = await self.tokens.load()  # raises for the login of another server: it would be lost
         if challenge is None or not challenge.resource_metadata:
             challenge = merged(challenge, await self.client.challenge(self.settings.server_url))
-        discovery = await self.client.discover(
-            self.settings.server_url, challenge=challenge, issuer=self.settings.issuer
-        )
+        own = {*(await self.clients.own_issuers())}
+        if login is not None and login.issuer and challenge is not None and challenge.steps_up:
+            own = {login.issuer}  # that one is to allow more
+        discovery = await self.client.discover(self.settings.server_url, challenge=challenge, prefer=own)
         scope = scopes.select(
             challenged=challenge.scope if challenge else None,
             resource=discovery.scopes,
             server=discovery.server.scopes_supported,
         )
-        if challenge is None or not challenge.steps_up or login is None:
+        elsewhere = login is None or login.issuer not in (None, discovery.server.issuer)
+        if challenge is None or not challenge.steps_up or login is None or elsewhere:
             return discovery, scope, challenge, None
         return discovery, scopes.union(login.scope, scope), challenge, login
 
@@ -188,14 +191,15 @@ class NotionOAuth:
             code = authorization.check_authorization_response(response, pending, now=self.clock())
             return await self._begin_login(partial(self.client.exchange, pending, code), attempt)
 
-    async def sign_in_with_assertion(self, assertion: SecretStr) -> TokenSet:
+    async def sign_in_with_assertion(self, assertion: SecretStr, *, scope: str | None = None) -> TokenSet:
         """Sign in without a browser, by an assertion that the server trusts (RFC 7523), and store the tokens.
 
         `assertion` is a JWT that was issued to the client in NOTION_OAUTH_CLIENT_ID, for this authorization server.
         Raises as begin_authorization does, MetadataError where the server takes none, TokenRefused.
         """
         with self.audit.attempt("sign_in") as attempt:
-            discovery, scope, _, _ = await self._discover(None)
+            asked = None if scope is None else BearerChallenge(scope=scope)
+            discovery, scope, _, _ = await self._discover(asked)
             grants = discovery.server.grant_types_supported
             if grants is not None and JWT_BEARER not in grants:
                 raise MetadataError(f"{discovery.server.issuer} takes no assertions.", cure=SIGN_IN)
@@ -210,6 +214,7 @@ class NotionOAuth:
                 tokens = await exchange()
                 await self.store.save(self.profile, tokens)
                 attempt.succeeded(tokens)
+            self.clients.proven()
             return tokens
 
         async with self.store.exclusive(self.profile):

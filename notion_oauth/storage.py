@@ -64,7 +64,7 @@ class TokenStore(Protocol):
         """The client registrations that are kept, the newest last."""
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
-        """Keep a registration, in the place of one for the same issuer and redirect URI."""
+        """Keep a registration, in the place of the one with the same `place`. Those made by hand are never dropped."""
 
     async def protection(self, profile: str) -> Protection | None:
         """How the login is kept at rest, and what is weaker than it should be; None where the store cannot tell."""
@@ -245,10 +245,9 @@ class JsonFileStore:
         await _in_thread(self._save_registration, self._clients(profile), registration)
 
     def _save_registration(self, path: Path, new: Registration) -> None:
-        replaced = (new.issuer, new.redirect_uri)
-        others = [kept for kept in self._load_registrations(path) if (kept.issuer, kept.redirect_uri) != replaced]
-        kept = (*others, new)[-KEPT_REGISTRATIONS:]
-        self._write(path, tokenfile.encode_registrations(kept))
+        kept = (*(old for old in self._load_registrations(path) if old.place != new.place), new)
+        newest = [one for one in kept if not one.by_hand][-KEPT_REGISTRATIONS:]
+        self._write(path, tokenfile.encode_registrations(tuple(one for one in kept if one.by_hand or one in newest)))
 
     async def ensure_writable(self, profile: str) -> None:
         await _in_thread(self._ensure_writable, self.path(profile))

@@ -6,7 +6,7 @@ secret.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from urllib.parse import urlsplit
@@ -62,10 +62,15 @@ class TracedClient(OAuthClient):
             return await super().challenge(server_url)
 
     async def discover(
-        self, server_url: str, *, challenge: BearerChallenge | None = None, issuer: str | None = None
+        self,
+        server_url: str,
+        *,
+        challenge: BearerChallenge | None = None,
+        prefer: Collection[str] = (),
+        guess: bool = True,
     ) -> Discovery:
         with _span("discover", server_url) as span:
-            found = await super().discover(server_url, challenge=challenge, issuer=issuer)
+            found = await super().discover(server_url, challenge=challenge, prefer=prefer, guess=guess)
             span.set_attribute(ISSUER, found.server.issuer)
             return found
 

@@ -116,6 +116,7 @@ def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
                     **kept.client.model_dump(mode="json", exclude={"client_secret"}),
                     "client_secret": _revealed(kept.client.client_secret),
                     **({"by_hand": True} if kept.by_hand else {}),
+                    **({"scope": kept.scope} if kept.scope else {}),
                 }
                 for kept in registrations
             ]

@@ -44,8 +44,7 @@ class Unfinished:
     async def save_registration(self, profile: str, registration: Registration) -> None:
         """Leave it in the pending sign-in, which holds the client too, unless it is all profiles'."""
         if registration.by_hand:
-            async with self._store.exclusive(self._common):
-                await self._store.save_registration(self._common, registration)
+            await self._store.save_registration(self._common, registration)
 
     async def protection(self, profile: str) -> Protection | None:
         return await self._store.protection(profile)
@@ -58,4 +57,4 @@ class Unfinished:
         yield
 
     def exclusive(self, profile: str) -> AbstractAsyncContextManager[None]:
-        return self._alone()
+        return self._store.exclusive(profile) if profile == self._common else self._alone()

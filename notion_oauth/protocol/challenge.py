@@ -110,15 +110,19 @@ def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
 def bearer_challenge(values: Iterable[str], *, secrets: frozenset[str] = frozenset()) -> BearerChallenge | None:
     """The Bearer challenge to follow; None where there is none. Text that repeats one of `secrets` is left out.
 
-    Of several it is the first that has `resource_metadata`: it alone says where the authorization servers
-    are found, while gateways on the way add bare challenges of their own. Otherwise it is the first with an
-    error, which tells why the token did not do; otherwise the first, the server's preference. They are not
-    merged: each is a way of its own to be let in (RFC 9110 §11.6.1).
+    Of several it is the first that asks for more than a valid token: a new one would not do. Where it does not say
+    where the authorization servers are, another may. Otherwise it is the first that has `resource_metadata`: it alone
+    says that, while gateways on the way add bare challenges of their own. Otherwise it is the first with an error,
+    which tells why the token did not do; otherwise the first, the server's preference. Nothing else is merged: each is
+    a way of its own to be let in (RFC 9110 §11.6.1).
     """
     said = [_bearer(one.parameters, secrets) for one in parse_challenges(values) if one.scheme == "bearer"]
     with_metadata = [one for one in said if one.resource_metadata]
     with_error = [one for one in said if one.error]
-    return next(iter(with_metadata or with_error or said), None)
+    stepping_up = next((one for one in said if one.steps_up), None)
+    if stepping_up is not None and with_metadata and stepping_up.resource_metadata is None:
+        return replace(stepping_up, resource_metadata=with_metadata[0].resource_metadata)
+    return stepping_up or next(iter(with_metadata or with_error or said), None)
 
 
 def _bearer(parameters: Mapping[str, str], secrets: frozenset[str]) -> BearerChallenge:

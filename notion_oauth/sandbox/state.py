@@ -32,7 +32,11 @@ class Client(ClientMixin):
         return None  # it has to be sent, always
 
     def get_allowed_scope(self, scope: str) -> str:
-        return scope or "default"  # the server has checked what there is
+        """The scope, where the client may ask for it: what it was registered with, if that was said (RFC 7591 §2)."""
+        registered = self.metadata.get("scope")
+        allowed = set(registered.split()) if registered else None
+        asked = (scope or "default").split()
+        return " ".join(name for name in asked if allowed is None or name in allowed)
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
         return any(_without_port(redirect_uri) == _without_port(kept) for kept in self.metadata["redirect_uris"])

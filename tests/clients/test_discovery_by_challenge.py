@@ -165,6 +165,45 @@ async def test_another_issuer_s_login_is_refreshed_where_it_was_issued(
     assert not other.requests
 
 
+class TestALoginThatNamesNoIssuer:
+    """One that another program has stored: the seven fields alone."""
+
+    @pytest.fixture
+    async def stored(self, oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, other: Sandbox) -> None:
+        await sign_in(oauth)
+        known = json.loads(settings.token_file.read_text())
+        seven = ("access_token", "token_type", "expires_in", "refresh_token", "client_id", "client_secret")
+        settings.token_file.write_text(json.dumps({**{name: known[name] for name in seven}, "updated_at": 1}))
+        names(sandbox, other.issuer, sandbox.issuer)
+
+    @pytest.mark.usefixtures("stored")
+    async def test_it_is_shown_to_no_server_by_guess(
+        self, settings: Settings, sandbox: Sandbox, other: Sandbox
+    ) -> None:
+        before = settings.token_file.read_bytes()
+        with pytest.raises(MetadataError, match="does not say whose") as caught:
+            await NotionOAuth(settings).refresh()
+        assert "NOTION_OAUTH_ISSUER" in caught.value.cure
+        assert not other.requests
+        assert settings.token_file.read_bytes() == before
+
+    @pytest.mark.usefixtures("stored")
+    async def test_it_is_refreshed_at_the_issuer_that_is_set(
+        self, settings: Settings, sandbox: Sandbox, other: Sandbox
+    ) -> None:
+        login = await NotionOAuth(settings.model_copy(update={"issuer": sandbox.issuer})).refresh()
+        assert login.issuer == sandbox.issuer
+        assert not other.requests
+
+
+async def test_a_step_up_goes_to_the_login_s_own_server(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
+    await sign_in(oauth)
+    names(sandbox, other.issuer, sandbox.issuer)
+    pending, _ = await begin(oauth, challenge=BearerChallenge(error="insufficient_scope", scope="default"))
+    assert pending.issuer == sandbox.issuer
+    assert not other.requests
+
+
 class TestWithoutResourceMetadata:
     """Servers of MCP 2025-03-26: the authorization server is the MCP server's own origin."""
 

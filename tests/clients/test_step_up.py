@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import httpx
 import httpx2
 import pytest
@@ -142,14 +144,15 @@ class TestWithAPerson:
     async def test_a_scope_that_is_missing_is_asked_for_beside_the_others(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:
-        await sign_in(oauth)
         sandbox.options.scopes = ("default", "read", "write")
+        sandbox.options.resource_metadata_overrides = {"scopes_supported": ["default"]}
+        await sign_in(oauth)
+        sandbox.options.resource_metadata_overrides = {}
         refuse(sandbox, 'Bearer error="insufficient_scope", scope="write read"')
         with authorizations(sandbox) as asked:
             answer = await post(kind, bearer_auth(kind, oauth, authorize=person.sign_in), sandbox, json=PING)
         assert answer.status_code == 200
         assert [query["scope"] for query in asked] == ["default write read"]
-        assert len(sandbox.requests_to("/register")) == 1
 
     async def test_a_fresher_sign_in_is_asked_for_as_the_resource_wants_it(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
@@ -177,7 +180,7 @@ class TestWithAPerson:
     ) -> None:
         await sign_in(oauth)
         for number in range(10):
-            refuse(sandbox, f'Bearer error="insufficient_scope", scope="default", realm="{number}"')
+            refuse(sandbox, f'Bearer error="insufficient_scope", scope="default", acr_values="{number}"')
         with pytest.raises(StepUpRequired):
             await post(kind, bearer_auth(kind, oauth, authorize=person.sign_in), sandbox, json=PING)
         assert len(person.asked) == 3
@@ -226,6 +229,145 @@ async def test_however_many_requests_wait_one_browser_is_opened(
                 tasks.start_soon(ask)
     assert answers == [200] * 25
     assert len(person.asked) == 1
+
+
+@pytest.mark.parametrize("needs", [["read"] * 10, ["read", "write"] * 5], ids=["one need", "two needs"])
+async def test_requests_that_want_more_at_once_all_get_it(
+    oauth: NotionOAuth, sandbox: Sandbox, person: Person, needs: list[str]
+) -> None:
+    sandbox.options.scopes = ("default", "read", "write")
+    await sign_in(oauth)
+    for need in needs:
+        refuse(sandbox, f'Bearer error="insufficient_scope", scope="{need}"')
+
+    async def slowly(challenge: BearerChallenge | None) -> None:
+        while len(sandbox.requests_to("/mcp")) < 1 + len(needs):  # the first was asked before the sign-in
+            await anyio.sleep(0.01)
+        await person.sign_in(challenge)
+
+    answers: list[int] = []
+    async with httpx.AsyncClient(auth=auth.BearerAuth(oauth, authorize=slowly), trust_env=False) as client:
+
+        async def ask() -> None:
+            answers.append((await client.post(sandbox.mcp_url, json=PING)).status_code)
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                for _ in needs:
+                    tasks.start_soon(ask)
+    assert answers == [200] * len(needs)
+    assert len(person.asked) == 1, "what it gave did for all of them"
+
+
+async def test_another_need_is_asked_for_after_the_one_under_way(
+    oauth: NotionOAuth, sandbox: Sandbox, person: Person
+) -> None:
+    sandbox.options.scopes = ("default", "read", "write")
+    await sign_in(oauth)
+    refuse(sandbox, 'Bearer error="insufficient_scope", scope="read"')
+    refuse(sandbox, 'Bearer error="insufficient_scope", scope="write"')
+
+    async def slowly(challenge: BearerChallenge | None) -> None:
+        while len(sandbox.requests_to("/mcp")) < 3:
+            await anyio.sleep(0.01)
+        if not person.asked:  # whichever comes second is refused once more, with the new token
+            refuse(sandbox, 'Bearer error="insufficient_scope", scope="other"')
+        url = f"{sandbox.base_url}/.well-known/oauth-protected-resource/mcp"  # so that /mcp is not asked for it
+        more = BearerChallenge(error="insufficient_scope", scope="read write", resource_metadata=url)
+        await person.sign_in(more)
+
+    bearer = auth.BearerAuth(oauth, authorize=slowly)
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(post, "httpx async", bearer, sandbox)
+            tasks.start_soon(post, "httpx async", bearer, sandbox)
+    assert len(person.asked) == 2
+
+
+async def test_words_that_change_ask_for_nothing_new(oauth: NotionOAuth, sandbox: Sandbox, person: Person) -> None:
+    await sign_in(oauth)
+    bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+    for number in range(6):
+        refuse(sandbox, f'Bearer error="insufficient_scope", scope="default", error_description="{number}"')
+    for _ in range(3):
+        with pytest.raises(StepUpRequired):
+            await post("httpx async", bearer, sandbox, json=PING)
+    assert len(person.asked) == 1
+
+
+async def test_a_resource_that_refuses_every_token_asks_once(
+    oauth: NotionOAuth, sandbox: Sandbox, person: Person
+) -> None:
+    bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+    sandbox.fail_next("/mcp", status=401, times=100)
+    for _ in range(3):
+        assert (await post("httpx async", bearer, sandbox, json=PING)).status_code == 401
+    assert len(person.asked) == 1
+
+
+async def test_who_has_declined_is_left_alone_for_a_while(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    asked: list[object] = []
+
+    async def decline(challenge: BearerChallenge | None) -> None:
+        asked.append(challenge)
+        raise AuthorizationRefused("The sign-in was declined.", error="access_denied")
+
+    bearer = auth.BearerAuth(oauth, authorize=decline)
+    for _ in range(4):
+        with pytest.raises(AuthorizationRefused):
+            await post("httpx async", bearer, sandbox, json=PING)
+    assert len(asked) == 1
+
+
+async def test_asking_ends_with_whoever_waits_for_it(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    ended, began = threading.Event(), threading.Event()
+
+    async def forever(challenge: BearerChallenge | None) -> None:
+        began.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(post, "httpx async", auth.BearerAuth(oauth, authorize=forever), sandbox)
+        await anyio.to_thread.run_sync(began.wait)
+        tasks.cancel_scope.cancel()
+    assert await anyio.to_thread.run_sync(ended.wait, 30)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_whoever_asks_may_use_the_same_auth(oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
+    """It is then a program without a person: it waits for nobody, least of all for itself."""
+    failed: list[NotSignedIn] = []
+
+    async def look_first(challenge: BearerChallenge | None) -> None:
+        try:
+            await post(kind, bearer, sandbox, json=PING)
+        except NotSignedIn as error:
+            failed.append(error)
+        await sign_in(oauth, challenge=challenge)
+
+    bearer = bearer_auth(kind, oauth, authorize=look_first)
+    with anyio.fail_after(60):
+        assert (await post(kind, bearer, sandbox, json=PING)).status_code == 200
+    assert len(failed) == 1
+
+
+async def test_the_command_names_the_profile(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    work = NotionOAuth(oauth.settings, profile="work")
+    await sign_in(work)
+    refuse(sandbox, SCOPE)
+    with pytest.raises(StepUpRequired) as caught:
+        await post("httpx async", auth.BearerAuth(work), sandbox, json=PING)
+    assert "--profile work" in caught.value.cure
+
+
+async def test_a_challenge_beside_one_with_the_metadata_is_not_lost(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    await sign_in(oauth)
+    refuse(sandbox, f'Bearer resource_metadata="{sandbox.base_url}/x", {SCOPE}')
+    with pytest.raises(StepUpRequired):
+        await post("httpx async", auth.BearerAuth(oauth), sandbox, json=PING)
 
 
 async def test_a_body_that_cannot_be_sent_again_is_not(oauth: NotionOAuth, sandbox: Sandbox, person: Person) -> None:

@@ -10,11 +10,12 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused, TokenRefused, TransientError
+from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused, TokenRefused
 from notion_oauth.models import AuthorizationResponse
+from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import RecordedRequest, Sandbox, serve_sandbox
-from notion_oauth.service import NotionOAuth
+from notion_oauth.service import NotionOAuth, SignOut
 from notion_oauth.settings import Settings, load_settings
 from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
 
@@ -49,6 +50,13 @@ async def exchange_anything(oauth: NotionOAuth, sandbox: Sandbox) -> None:
         await oauth.complete_authorization(pending, response)
 
 
+async def sign_in_without_it(settings: Settings, sandbox: Sandbox) -> None:
+    """One sign-in at the first server with the same redirect URI and no client by hand."""
+    named, sandbox.options.resource_metadata_overrides = sandbox.options.resource_metadata_overrides, {}
+    await sign_in(NotionOAuth(settings))
+    sandbox.options.resource_metadata_overrides = named
+
+
 class TestByHand:
     """NOTION_OAUTH_CLIENT_ID and NOTION_OAUTH_CLIENT_SECRET."""
 
@@ -68,14 +76,20 @@ class TestByHand:
             assert (basic, posted) == (method == "client_secret_basic", method == "client_secret_post")
             assert ("client_id" in sent.form) is not basic, "never by two methods at once"
 
-    async def test_a_new_secret_is_used_from_then_on(self, settings: Settings, sandbox: Sandbox) -> None:
+    @pytest.mark.parametrize("given", [None, "canary-secret-of-another-server"])
+    async def test_a_login_lives_with_the_secret_that_it_was_made_with(
+        self, settings: Settings, sandbox: Sandbox, given: str | None
+    ) -> None:
+        """Settings that lack the secret, or hold another server's, end no login and are shown to nobody."""
         client_id, secret = await register_by_hand(sandbox, "client_secret_post")
         settings = settings.model_copy(update={"client_auth_method": "client_secret_post"})
         await sign_in(with_client(settings, client_id, secret))
-        sandbox.fail_next("/token", status=503)
-        with pytest.raises(TransientError):
-            await with_client(settings, client_id, "replaced").refresh()
-        assert exchanges(sandbox)[-1].form["client_secret"] == "replaced"
+        other = with_client(settings, client_id, given)
+        await other.refresh()
+        await other.introspect()
+        assert await other.sign_out() is SignOut.REVOKED
+        sent = [*exchanges(sandbox), *sandbox.requests_to("/introspect")]
+        assert {request.form["client_secret"] for request in sent} == {secret}
 
     async def test_it_is_shown_to_no_other_issuer(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await register_by_hand(sandbox, "none")
@@ -85,10 +99,25 @@ class TestByHand:
             sandbox.options.resource_metadata_overrides = {"authorization_servers": [other.issuer]}
             with pytest.raises(ConfigurationError, match="was registered with") as caught:
                 await begin(oauth)
-            assert f"NOTION_OAUTH_ISSUER={other.issuer}" in caught.value.cure
+            assert other.issuer not in caught.value.cure, "nobody is told to trust it"
+            with pytest.raises(ConfigurationError, match="was registered with"):
+                await begin(NotionOAuth(oauth.settings, profile="work"))
+            await sign_in_without_it(settings, sandbox)
+            with pytest.raises(ConfigurationError, match="was registered with"):
+                await begin(oauth)
             assert client_id not in str([(sent.query, sent.form) for sent in other.requests])
             there = with_client(settings.model_copy(update={"issuer": other.issuer}), client_id, secret)
             assert (await there.begin_authorization(REDIRECT_URI)).pending.client.client_id == client_id
+
+    async def test_of_several_servers_its_own_is_used(self, settings: Settings, sandbox: Sandbox) -> None:
+        client_id, secret = await register_by_hand(sandbox, "none")
+        oauth = with_client(settings, client_id, secret)
+        await sign_in(oauth)
+        with serve_sandbox() as other:
+            listed = {"authorization_servers": [other.issuer, sandbox.issuer]}
+            sandbox.options.resource_metadata_overrides = listed
+            assert (await sign_in(oauth)).issuer == sandbox.issuer
+            assert not other.requests
 
     async def test_its_secret_is_not_kept_with_the_registrations(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await register_by_hand(sandbox, "client_secret_basic")
@@ -202,6 +231,30 @@ class TestByRegistration:
         sent = exchanges(sandbox)[-1].headers["authorization"].removeprefix("Basic ")
         user, _, secret = base64.b64decode(sent).decode("ascii").partition(":")
         assert (unquote_plus(user), unquote_plus(secret)) == ("a:b c", TRICKY)
+
+    async def test_a_scope_that_a_client_was_not_registered_with_takes_another_client(
+        self, oauth: NotionOAuth, sandbox: Sandbox
+    ) -> None:
+        first = await sign_in(oauth)
+        sandbox.options.scopes = ("default", "write")
+        more = BearerChallenge(error="insufficient_scope", scope="write")
+        second = await sign_in(oauth, challenge=more)
+        assert (second.scope, second.client != first.client) == ("default write", True)
+        third = await sign_in(oauth, challenge=more)
+        assert third.client == second.client, "and then it is used again"
+
+    @pytest.mark.parametrize("asked_by", ["a person", "the resource"])
+    async def test_a_client_that_was_forgotten_heals_in_a_step_up(
+        self, oauth: NotionOAuth, sandbox: Sandbox, asked_by: str
+    ) -> None:
+        """The resource's own word is believed once, without asking the authorization server."""
+        first = await sign_in(oauth)
+        sandbox.forget_clients()
+        url = f"{sandbox.base_url}/.well-known/oauth-protected-resource/mcp" if asked_by == "the resource" else None
+        more = BearerChallenge(error="insufficient_scope", scope="default", resource_metadata=url)
+        if url:
+            await oauth.begin_authorization(REDIRECT_URI, challenge=more)
+        assert (await sign_in(oauth, challenge=more)).client != first.client
 
     async def test_a_redirect_uri_that_is_refused_is_said_plainly(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.fail_next("/register", status=400, error="invalid_redirect_uri", description="Only https")

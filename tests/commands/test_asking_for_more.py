@@ -51,6 +51,16 @@ class TestAssertionFile:
         assert sandbox.is_access_token_live(cli.run("token").stdout.strip())
         assert not sandbox.requests_to("/authorize")
 
+    def test_its_scope_can_be_said_and_nothing_that_is_for_browsers(
+        self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "assertion.jwt"
+        file.write_text(sandbox.identity_provider.assertion(CLIENT))
+        assert cli.run("login", "--assertion-file", str(file), "--no-browser").returncode == 2
+        sandbox.options.scopes = ("default", "write")
+        assert cli.run("login", "--assertion-file", str(file), "--scope", "write").returncode == 0
+        assert sandbox.requests_to("/token")[-1].form["scope"] == "write"
+
     def test_one_that_is_refused_is_4_and_not_shown(self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path) -> None:
         file = tmp_path / "assertion.jwt"
         file.write_text(sandbox.identity_provider.assertion("somebody-else"))

@@ -49,8 +49,7 @@ class MemoryStore:
         return self._registrations.get(profile, ())
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
-        same = (registration.issuer, registration.redirect_uri)
-        others = [kept for kept in self._registrations.get(profile, ()) if (kept.issuer, kept.redirect_uri) != same]
+        others = [kept for kept in self._registrations.get(profile, ()) if kept.place != registration.place]
         self._registrations[profile] = (*others, registration)
 
     async def protection(self, profile: str) -> Protection | None:
