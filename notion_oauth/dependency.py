@@ -8,6 +8,7 @@ from starlette.routing import NoMatchFound
 
 from notion_oauth import pages
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, OtherResource, SignInRequired, TransientError
+from notion_oauth.hosts import GUARDED, Hosts
 from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.service import NotionOAuth
 
@@ -17,15 +18,20 @@ class ValidToken:
 
     Where a person has to sign in, the answer is 401, and its body's `detail.login` says where: the path of the
     router's login where it is in the same application. Passing failures are 503 with `Retry-After` where the server
-    gave one; `detail` has `error`, `message` and `next` in every case. `profile` says who is asking, as create_router's
-    does: give both the same.
+    gave one. A request that reaches this machine under another name, or from elsewhere, is refused as by the router,
+    unless `profile` is given. `detail` has `error`, `message` and `next` in every case. `profile` says who is asking,
+    as create_router's does: give both the same.
     """
 
     def __init__(self, oauth: NotionOAuth | None = None, *, profile: WhoAsks | None = None) -> None:
         self._logins = Logins(oauth or NotionOAuth(), profile)
+        # An application that says who is asking has looked at the request; else it means the login of this machine
+        self._hosts = Hosts(self._logins.settings) if profile is None else None
 
     async def __call__(self, request: Request) -> SecretStr:
         try:
+            if self._hosts is not None and GUARDED not in request.scope:
+                self._hosts.check(request.scope)
             login = await self._logins.of(request)
             if login is None:
                 raise NotSignedIn("Nobody is signed in.")

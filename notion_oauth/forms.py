@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs
 
+import anyio
 from fastapi import Request
 
 from notion_oauth import session
 from notion_oauth.errors import RequestForbidden
 
 MAX_FORM = 8 * 1024  # bytes; ours hold one or two short fields
+PATIENCE = 10.0  # seconds in which all of it must have come
 
 
 async def require_own_page(request: Request, browser: session.Session, base_url: str) -> dict[str, str]:
@@ -18,9 +20,10 @@ async def require_own_page(request: Request, browser: session.Session, base_url:
     The token in the form is what proves it. Where the browser says which site sent it, that must be ours too;
     an `Origin: null` says nothing, for it is what a page without referrer sends.
     """
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "null")
-    foreign = site != "same-origin" if site is not None else origin not in ("null", base_url)
-    fields = {} if foreign else await _fields(request)
+    site, origin = request.headers.get("sec-fetch-site", "same-origin"), request.headers.get("origin", "null")
+    foreign = site != "same-origin" or origin not in ("null", base_url)
+    # Who was given no form needs no reading of what may come slowly, or never end
+    fields = {} if foreign or not session.has_csrf(browser) else await _fields(request)
     if foreign or not session.csrf_valid(browser, fields.get("csrf_token")):
         raise RequestForbidden("This did not come from this service's own page, or the page is too old.")
     return fields
@@ -29,10 +32,13 @@ async def require_own_page(request: Request, browser: session.Session, base_url:
 async def _fields(request: Request) -> dict[str, str]:
     """What a small form holds, each field once; nothing where the body is larger than any form of ours."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM:
-            return {}
+    with anyio.move_on_after(PATIENCE) as patience:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM:
+                return {}
+    if patience.cancelled_caught:
+        return {}
     found = parse_qs(body.decode("ascii", "replace"))
     return {name: values[0] for name, values in found.items() if len(values) == 1}
 

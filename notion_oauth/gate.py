@@ -11,11 +11,11 @@ from pydantic import SecretStr
 
 from notion_oauth.errors import OperatorRequired, RequestForbidden
 from notion_oauth.service import NotionOAuth
-from notion_oauth.session import Session, session_keys, session_of
+from notion_oauth.session import OURS, Session, forget_ours, session_keys, session_of
 
 GOOD_FOR = timedelta(hours=8)  # after the secret was given, however often the session is used
-_SINCE = "operator_since"
-_PROOF = "operator_proof"
+_SINCE = f"{OURS}operator_since"
+_PROOF = f"{OURS}operator_proof"
 
 
 class Gate:
@@ -41,7 +41,7 @@ class Gate:
         if not hmac.compare_digest(sent.encode(), self._secret):
             raise RequestForbidden("That is not the operator's secret.", cure="Try again.")
         since = int(self._clock().timestamp())
-        browser.clear()
+        forget_ours(browser)
         browser[_SINCE], browser[_PROOF] = since, self._proof(self._keys[0], since)
 
     def _is_open(self, browser: Session) -> bool:

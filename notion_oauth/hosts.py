@@ -23,7 +23,8 @@ from notion_oauth.settings import Settings
 GUARDED = "notion_oauth.guarded"  # in a scope that was checked: it is not checked again
 MAX_HOST = 255 + 6  # characters of a name (RFC 1035 §3.1) and a port; what is longer is not remembered
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-_PASSED_ON = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip"})
+_PASSED_ON = frozenset({b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip"})
+_PASSED_ON_BY = (b"x-forwarded-", b"cf-")
 _NAME_PROXY = "name the proxy in NOTION_OAUTH_TRUSTED_PROXIES"
 
 
@@ -100,8 +101,11 @@ class Hosts:
         return address
 
     def _is_at_home(self, scope: Scope) -> bool:
-        """Whether it comes from this machine itself. What a proxy passes on comes from elsewhere."""
-        if any(name in _PASSED_ON for name, _ in scope["headers"]):
+        """Whether it comes from this machine itself. What a proxy passes on comes from elsewhere.
+
+        One that adds no header of its own cannot be told from a program of this machine.
+        """
+        if any(name in _PASSED_ON or name.startswith(_PASSED_ON_BY) for name, _ in scope["headers"]):
             return False
         address = peer(scope)
         found = _ip(address)

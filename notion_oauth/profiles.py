@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,7 +26,7 @@ from notion_oauth.gate import Gate
 from notion_oauth.oauth_client import Clock
 from notion_oauth.refresh import LOOK_AGAIN
 from notion_oauth.service import NotionOAuth, SignOut
-from notion_oauth.session import renew_csrf, session_of
+from notion_oauth.session import OURS, Session, renew_csrf, session_of
 from notion_oauth.settings import Settings
 from notion_oauth.status import Status
 from notion_oauth.storage import JsonFileStore
@@ -38,8 +39,9 @@ AT_ONCE = 8  # refreshes that are waited for side by side
 VISITOR = "web-"  # begins the name of a browser session's own profile
 FRESH_FOR = timedelta(days=1)  # after a browser's last visit; who comes later has the token renewed then
 SWEEP_EVERY = timedelta(days=1)
-_PROFILE = "profile"
-_SEEN = "seen"
+_PROFILE = f"{OURS}profile"
+_SEEN = f"{OURS}seen"
+_OWN = re.compile(re.escape(VISITOR) + "[0-9a-f]{32}")  # a name that we have made
 _LOG = logging.getLogger(__name__)
 
 
@@ -76,8 +78,8 @@ class Logins:
         """
         if self.visitors:
             browser = session_of(request)
-            name = browser.get(_PROFILE)
-            if not isinstance(name, str):
+            name = _own(browser)
+            if name is None:
                 return None
             today = self.clock().toordinal()
             if browser.get(_SEEN) != today:
@@ -118,16 +120,21 @@ class Logins:
     async def beginning(self, request: Request) -> NotionOAuth:
         """What begins a sign-in for whoever asks.
 
-        A browser session gets a new profile with each: one that was planted is known to whoever planted it. It leaves
-        nothing on the disk before it is finished.
+        A browser session's leaves nothing on the disk before it is finished, and has no profile before.
         """
         if self.visitors:
-            return self._oauth.for_profile(VISITOR + secrets.token_hex(16), store=Unfinished(self._oauth.store, COMMON))
+            return self._oauth.for_profile(VISITOR, store=Unfinished(self._oauth.store, COMMON))
         return self.named(await self._asking(request))
 
     async def finishing(self, request: Request, profile: str) -> NotionOAuth:
-        """What finishes the sign-in that was begun for this profile. Raises StateMismatch where another asks now."""
-        if not self.visitors and profile != await self._asking(request):
+        """What finishes the sign-in that was begun for this profile. Raises StateMismatch where another asks now.
+
+        A browser session's gets its profile only now, another each time: whoever has planted the session, or replays
+        it to another worker, neither shares the login that somebody else makes in it nor loses it for them.
+        """
+        if self.visitors:
+            return self._oauth.for_profile(VISITOR + secrets.token_hex(16))
+        if profile != await self._asking(request):
             raise StateMismatch("This sign-in was begun by somebody else.")
         return self.named(profile)
 
@@ -140,10 +147,10 @@ class Logins:
         """Let the browser session have the profile, and end the login that it had before."""
         if self.visitors:
             browser = session_of(request)
-            before = browser.get(_PROFILE)
+            before = _own(browser)
             browser[_PROFILE] = profile
             renew_csrf(browser)
-            if isinstance(before, str) and before != profile:
+            if before is not None:
                 await self._end(before)
 
     async def sign_out(self, request: Request) -> SignOut:
@@ -230,3 +237,9 @@ class Logins:
             tasks.cancel_scope.cancel()
         for login in (self._oauth, *self._made.values()):
             await login.tokens.settle()
+
+
+def _own(browser: Session) -> str | None:
+    """The profile of a browser session; None for none, and for what we have not put there."""
+    name = browser.get(_PROFILE)
+    return name if isinstance(name, str) and _OWN.fullmatch(name) else None

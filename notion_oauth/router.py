@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +14,7 @@ from fastapi.routing import APIRoute
 
 from notion_oauth import pages, session
 from notion_oauth.asking import challenge_of
-from notion_oauth.errors import ConfigurationError, NotionOAuthError, NotSignedIn
+from notion_oauth.errors import ConfigurationError, NotionOAuthError, NotSignedIn, StorageError
 from notion_oauth.forms import require_own_page, require_visit, sent_by_another_site
 from notion_oauth.gate import Gate
 from notion_oauth.hosts import GUARDED, Hosts
@@ -29,6 +30,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.status import Status
 from notion_oauth.statuspages import StatusPages, path_of, refusal
 
+_LOG = logging.getLogger(__name__)
 _BUDGETS = {
     "notion_oauth_status": "status",
     "notion_oauth_home": "status",
@@ -43,6 +45,10 @@ class AuthRoute(APIRoute):
     async def admit(self, request: Request) -> None:
         """Raise an error of ours where the request must not reach the route."""
 
+    def shown(self, error: NotionOAuthError) -> NotionOAuthError:
+        """What whoever asks may know of an error."""
+        return error
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         route = super().get_route_handler()
 
@@ -53,7 +59,7 @@ class AuthRoute(APIRoute):
                 await self.admit(request)
                 return await route(request)
             except NotionOAuthError as error:
-                return refusal(request, error)
+                return refusal(request, self.shown(error))
 
         return answer
 
@@ -74,6 +80,13 @@ def admitting(settings: Settings) -> type[AuthRoute]:
                 require_visit(request)  # first: what another site asks for must not use up what its victim may
             if limits.on(budget):
                 await limits.count(budget, hosts.client(request.scope))
+
+        def shown(self, error: NotionOAuthError) -> NotionOAuthError:
+            """On the internet, no path, key or setting of the machine: its operator reads them in the log."""
+            if not settings.is_public or not isinstance(error, StorageError):
+                return error
+            _LOG.error("A request failed: %s", error)
+            return type(error)("The service cannot keep logins just now.", cure="Tell its operator: the log says why.")
 
     return Admitting
 
@@ -141,9 +154,9 @@ def create_router(
         try:
             await finishing.complete_authorization(begun, response)
         except NotionOAuthError:
-            await logins.abandoned(for_whom)
+            await logins.abandoned(finishing.profile)
             raise
-        await logins.finished(request, for_whom)
+        await logins.finished(request, finishing.profile)
         return await pages_of.done(request, "signed_in")
 
     @router.post("/refresh", name="notion_oauth_refresh", response_class=Response)

@@ -40,9 +40,10 @@ MAX_SEALED = 2600  # characters for all pending sign-ins; a cookie grows by a th
 MAX_FINISHED = 4096  # sign-ins that are remembered as finished; those of the last ten minutes count
 COOKIE = "notion_oauth_session"
 HOST_ONLY = "__Host-"  # such a cookie no other host and no plain http can set (RFC 6265bis §4.1.3.2)
-_PENDING = "pending"
-_CSRF = "csrf"
-_NOTICE = "notice"
+OURS = "notion_oauth."  # begins our keys in a session: it may be that of an application with keys of its own
+_PENDING = f"{OURS}pending"
+_CSRF = f"{OURS}csrf"
+_NOTICE = f"{OURS}notice"
 
 
 def session_of(request: HTTPConnection) -> Session:
@@ -174,10 +175,21 @@ def csrf_token(session: Session) -> str:
     return token
 
 
+def has_csrf(session: Session) -> bool:
+    """Whether this browser was given a form."""
+    return isinstance(session.get(_CSRF), str)
+
+
 def csrf_valid(session: Session, sent: str | None) -> bool:
     """Whether it was this browser's own page that sent the form."""
     expected = session.get(_CSRF)
     return isinstance(expected, str) and sent is not None and hmac.compare_digest(expected.encode(), sent.encode())
+
+
+def forget_ours(session: Session) -> None:
+    """Begin anew with what is ours in a session; the application's own stays."""
+    for name in [name for name in session if name.startswith(OURS)]:
+        del session[name]
 
 
 def renew_csrf(session: Session) -> None:

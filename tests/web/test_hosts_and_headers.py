@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from notion_oauth import ValidToken
 from notion_oauth.app import create_app
+from notion_oauth.errors import RequestForbidden
+from notion_oauth.forms import require_own_page
 from notion_oauth.hosts import Hosts
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from tests.engine.signing_in import sign_in
 from tests.web.visiting import PUBLIC, Visitor
 
 ROUTES = ("/", "/auth/login", "/auth/callback?state=x", "/auth/status", "/nowhere", "/openapi.json")
@@ -120,7 +126,11 @@ def test_nobody_else_reaches_a_service_that_is_for_its_own_machine(local: Settin
 
 
 @pytest.mark.parametrize(
-    "header", ["X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded", "X-Real-IP"]
+    "header",
+    [
+        *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "Forwarded", "Via"),
+        *("X-Real-IP", "X-Client-IP", "True-Client-IP", "CF-Connecting-IP"),
+    ],
 )
 def test_a_tunnel_to_loopback_is_not_taken_for_the_machine_itself(local: Settings, header: str) -> None:
     visitor = Visitor(create_app(local), "http://localhost", client="127.0.0.1")
@@ -257,6 +267,53 @@ def test_a_router_in_another_application_checks_for_itself(local: Settings) -> N
     assert visitor.get("/auth/status", headers={"Host": "evil.example"}).status_code == 421
     assert visitor.get("/theirs", headers={"Host": "evil.example"}).status_code == 200, "what is theirs is theirs"
     assert visitor.get("/auth/status").headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize("request_", [("http://rebound.example", "127.0.0.1"), ("http://localhost", "203.0.113.9")])
+def test_an_endpoint_with_a_token_is_for_those_whom_the_routes_are_for(
+    settings: Settings, request_: tuple[str, str]
+) -> None:
+    """DNS rebinding, and a neighbour who says localhost: neither reads what an endpoint gets for the local user."""
+    anyio.run(sign_in, NotionOAuth(settings))
+    app = FastAPI()
+    valid = Depends(ValidToken(NotionOAuth(settings)))
+
+    @app.get("/pages")
+    async def pages(token: SecretStr = valid) -> str:
+        return "the workspace"
+
+    base_url, client = request_
+    assert Visitor(app, "http://localhost", client="127.0.0.1").get("/pages").json() == "the workspace"
+    refused = Visitor(app, base_url, client=client).get("/pages")
+    assert refused.status_code in (403, 421)
+    assert "workspace" not in refused.text
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+def test_the_internet_learns_nothing_of_the_machine(public: Settings, accept: str) -> None:
+    public.token_file.with_name(public.token_file.name + ".web-.profile").mkdir()
+    answer = Visitor(create_app(public)).get("/auth/login", headers={"Accept": accept})
+    assert answer.status_code == 500
+    assert "cannot keep logins just now" in answer.text
+    for private in (str(public.token_file.parent), ".profile", "NOTION_OAUTH", "notion-oauth login"):
+        assert private not in answer.text
+
+
+@pytest.mark.anyio
+async def test_a_form_that_comes_too_slowly_is_not_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notion_oauth.forms.PATIENCE", 0.05)
+
+    async def drip() -> dict[str, object]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, drip)
+    with anyio.fail_after(30):
+        for browser in ({}, {"notion_oauth.csrf": "given"}):
+            with pytest.raises(RequestForbidden):
+                await require_own_page(request, browser, "http://localhost")
 
 
 def test_a_web_socket_is_checked_too(local: Settings) -> None:

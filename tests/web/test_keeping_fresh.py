@@ -98,7 +98,7 @@ def own_app(settings: Settings) -> TestClient:
     async def pages(token: SecretStr = valid) -> dict[str, int]:
         return {"length": len(token.get_secret_value())}
 
-    return TestClient(app)
+    return TestClient(app, base_url="http://127.0.0.1")
 
 
 async def test_an_endpoint_gets_a_valid_token(oauth: NotionOAuth, own_app: TestClient) -> None:
@@ -130,7 +130,7 @@ async def test_an_application_without_the_routes_says_none(settings: Settings) -
     @app.get("/pages")
     async def pages(token: SecretStr = valid) -> None: ...
 
-    answer = TestClient(app).get("/pages")
+    answer = TestClient(app, base_url="http://127.0.0.1").get("/pages")
     assert (answer.status_code, answer.json()["detail"]["login"]) == (401, None)
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import anyio
+import httpx
 import pytest
+from fastapi import FastAPI, Request
 from itsdangerous import TimestampSigner
 from pydantic import SecretStr
+from starlette.middleware.sessions import SessionMiddleware
 
+from notion_oauth import create_router
 from notion_oauth.app import create_app
 from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
+from tests.engine.signing_in import sign_in
 from tests.web.visiting import PUBLIC, Visitor
 
 OLD, NEW = "old-key-" + "o" * 32, "new-key-" + "n" * 32
@@ -117,6 +127,64 @@ def test_another_worker_leaves_a_replay_to_the_server_which_takes_a_code_once(pu
     assert visitor.get(back).status_code == 303
     assert elsewhere.get(back).status_code == 502
     assert elsewhere.status() == {"status": "unauthenticated"}
+
+
+@pytest.mark.parametrize("instead", ["code=bogus", "error=access_denied"])
+def test_a_replay_on_another_worker_takes_nobody_s_login_away(public: Settings, instead: str) -> None:
+    visitor = Visitor(create_app(public))
+    back = visitor.consent()
+    copied = carried_to(public, visitor)
+    assert visitor.get(back).status_code == 303
+    path, _, query = back.partition("?")
+    state, iss = (parse_qs(query)[name][0] for name in ("state", "iss"))
+    assert copied.get(f"{path}?{urlencode({'state': state, 'iss': iss})}&{instead}").status_code >= 400
+    assert copied.status() == {"status": "unauthenticated"}
+    assert visitor.status()["status"] == "authenticated"
+    assert carried_to(public, visitor).status()["status"] == "authenticated"
+
+
+def test_two_who_finish_one_sign_in_on_two_workers_have_two_logins(public: Settings) -> None:
+    """Fixation across workers: the victim finishes what the attacker has begun, planted and finished too."""
+    attacker = Visitor(create_app(public))
+    begun = attacker.get("/auth/login").headers["location"]
+    victim = carried_to(public, attacker)
+
+    def agree() -> str:
+        back = urlsplit(httpx.get(begun, trust_env=False).headers["location"])
+        return back._replace(scheme="", netloc="").geturl()
+
+    assert attacker.get(agree()).status_code == 303
+    assert victim.get(agree()).status_code == 303
+    victim_s, attacker_s = (signed_session(visitor)["notion_oauth.profile"] for visitor in (victim, attacker))
+    assert victim_s != attacker_s
+
+
+def signed_session(visitor: Visitor) -> dict[str, Any]:
+    value = visitor.cookies[COOKIE].partition(".")[0]
+    found: dict[str, Any] = json.loads(base64.b64decode(value + "=" * (-len(value) % 4)))
+    return found
+
+
+def test_keys_of_the_application_s_own_session_are_left_alone(settings: Settings, public: Settings) -> None:
+    """It may keep a `profile`, a `pending` or a `csrf` of its own: neither is ours, nor chooses a login."""
+    anyio.run(sign_in, NotionOAuth(settings))  # the operator's own, in the default profile
+    app = FastAPI()
+    app.include_router(create_router(NotionOAuth(public)))
+    app.add_middleware(SessionMiddleware, secret_key="k" * 40, session_cookie=COOKIE, https_only=True)
+    own = {"profile": "default", "pending": ["a", "list"], "csrf": 7, "notice": {}, "seen": "x"}
+
+    @app.get("/own")
+    async def put(request: Request) -> dict[str, Any]:
+        request.session.update(own)
+        request.session["notion_oauth.profile"] = "default"  # and not even this one names a login
+        return {}
+
+    visitor = Visitor(app)
+    visitor.get("/own")
+    assert visitor.status() == {"status": "unauthenticated"}
+    visitor.sign_in()
+    assert visitor.status()["status"] == "authenticated"
+    assert {name: signed_session(visitor)[name] for name in own} == own
 
 
 def test_a_code_of_somebody_elses_sign_in_is_worth_nothing(public: Settings, grants_asked: Posted) -> None:

@@ -95,7 +95,7 @@ def test_many_tabs_keep_the_cookie_within_what_browsers_take(browser: Browser) -
         last = browser.consent()
         header = f"notion_oauth_session={browser.cookies['notion_oauth_session']}"
         assert len(header) <= 4096
-    assert len(session_of(browser)["pending"]) >= 4  # type: ignore[arg-type]
+    assert len(session_of(browser)["notion_oauth.pending"]) >= 4  # type: ignore[arg-type]
     assert "You are signed in" in browser.get(last).text
 
 

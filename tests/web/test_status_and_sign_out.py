@@ -111,6 +111,7 @@ def test_nobody_signs_out_by_get(signed_in: Browser) -> None:
         ("", {}),
         ("wrong", {}),
         ("right", {"Origin": "https://evil.example"}),
+        ("right", {"Origin": "https://evil.example", "Sec-Fetch-Site": "same-origin"}),
         ("right", {"Sec-Fetch-Site": "cross-site"}),
         ("right", {"Sec-Fetch-Site": "same-site"}),
         ("right", {"Sec-Fetch-Site": "none"}),

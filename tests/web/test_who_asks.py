@@ -149,7 +149,7 @@ class TestBrowserSessions:
     async def test_a_login_is_kept_fresh_for_a_day_after_the_last_visit(self, public: Settings) -> None:
         late = [timedelta()]
         logins = Logins(NotionOAuth(public, clock=lambda: utc_now() + late[0]))
-        request = Request({"type": "http", "session": {"profile": "web-" + "a" * 32}})
+        request = Request({"type": "http", "session": {"notion_oauth.profile": "web-" + "a" * 32}})
         assert await logins.of(request) is not None
         assert await logins._kept() == ["web-" + "a" * 32]
         late[0] = timedelta(days=1, seconds=1)
