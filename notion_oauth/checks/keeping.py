@@ -13,7 +13,7 @@ from pathlib import Path
 
 import filelock
 
-from notion_oauth import files, guarding, places, words
+from notion_oauth import files, guarding, session, words
 from notion_oauth.blocking import apart
 from notion_oauth.checks.case import Case
 from notion_oauth.checks.finding import Finding, failure, ok, warning, weak
@@ -22,7 +22,6 @@ from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN, OtherResource
 from notion_oauth.models import TokenSet, Tombstone
 from notion_oauth.protocol import ending, lifetime
 from notion_oauth.protocol.urls import covers
-from notion_oauth.settings import MIN_SECRET_KEY
 from notion_oauth.status import Status, status_of
 
 ROOM = 64 * 1024  # bytes; more than all files of a login take
@@ -76,8 +75,11 @@ def lock(case: Case) -> Sequence[Finding]:
     """Whether the lock can be had. It is held for a moment, where there is one already, and never made."""
     path = case.beside(".lock")
     weaknesses = weak(guarding.weakness_of_mode(path))
-    if _is_free(path):
-        return [ok("free"), *weaknesses]
+    try:
+        if _is_free(path):
+            return [ok("free"), *weaknesses]
+    except OSError as error:
+        return [failure(f"{path} cannot be locked: {error.strerror}.", _ELSEWHERE)]
     number = holder(path)
     who, how = ("another process", "look for one that hangs and end it")
     if number is not None:
@@ -134,16 +136,12 @@ async def registrations(case: Case) -> Sequence[Finding]:
 
 def session_key(case: Case) -> Sequence[Finding]:
     """What the service's cookies are sealed with."""
-    if case.settings.secret_key is not None:
+    if case.settings.secret_keys:
         return [ok("from NOTION_OAUTH_SECRET_KEY")]
-    path = places.beside(case.settings.token_file, ".session-key")
-    weaknesses = weak(guarding.weakness_of_mode(path))
-    size = files.read_file(path, lambda content: len(content.strip()), mend=False)
-    if size is None:
+    path = session.key_file(case.settings)
+    if not session.keeps_key(case.settings, mend=False):
         return [ok("none yet; the service makes one when it starts")]
-    if size < MIN_SECRET_KEY:
-        return [failure(f"{path} holds no session key.", "Delete it: a new one is made at the next start.")]
-    return [ok(f"in {path.name}"), *weaknesses]
+    return [ok(f"in {path.name}"), *weak(guarding.weakness_of_mode(path))]
 
 
 async def login(case: Case) -> Sequence[Finding]:
