@@ -638,13 +638,13 @@ def test_nothing_private_is_told(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("key canary-first, canary-second", "key [redacted], [redacted]"),
+        ("keys canary-second and canary-first", "keys [redacted] and [redacted]"),
         ("at http://canary-user:canary/password@proxy", "at http://[redacted]:[redacted]@proxy"),
         ("at https://mcp.example/mcp?key=canary", "at https://mcp.example/mcp?[redacted]"),
         ("by alice.b+c@mail.example.", "by [e-mail]."),
         ("on box.example, box and boxes", "on HOST, HOST and boxes"),
         ("/home/alice/x, '/home/alice' and /home/alicette", "~/x, '~' and /home/alicette"),
-        ("Authorization: Bearer abcdefghijklmnop", "Authorization: [redacted]"),
+        ("at /callback?code=canary", "at /callback?code=[redacted]"),
     ],
 )
 def test_what_comes_along_is_taken_out(monkeypatch: pytest.MonkeyPatch, text: str, told: str) -> None:
