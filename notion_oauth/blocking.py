@@ -62,6 +62,30 @@ def run_here(function: Callable[[], Awaitable[T]]) -> T:
     return anyio.run(function, backend_options={"loop_factory": _Loop})
 
 
+async def apart(function: Callable[[], T]) -> T:
+    """Run it in a thread that nobody waits for: neither who is cancelled meanwhile, nor the end of the program.
+
+    For what may never answer, such as a name server or a network's file system. Works under asyncio alone.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def deliver(set_outcome: Callable[[Any], None], outcome: Any) -> None:
+        if not answer.done():
+            set_outcome(outcome)
+
+    def call() -> None:
+        try:
+            outcome = partial(deliver, answer.set_result, function())
+        except Exception as error:
+            outcome = partial(deliver, answer.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended without us
+            loop.call_soon_threadsafe(outcome)
+
+    threading.Thread(target=call, name="apart", daemon=True).start()
+    return await answer
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """Looks names up in threads that nobody waits for.
 
@@ -70,19 +94,4 @@ class _Loop(asyncio.SelectorEventLoop):
     """
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
-        answer = self.create_future()
-
-        def deliver(set_outcome: Callable[[Any], None], outcome: Any) -> None:
-            if not answer.done():
-                set_outcome(outcome)
-
-        def look_up() -> None:
-            try:
-                outcome = partial(deliver, answer.set_result, socket.getaddrinfo(host, port, **options))
-            except OSError as error:
-                outcome = partial(deliver, answer.set_exception, error)
-            with contextlib.suppress(RuntimeError):  # the loop has ended without us
-                self.call_soon_threadsafe(outcome)
-
-        threading.Thread(target=look_up, name="look-up", daemon=True).start()
-        return await answer
+        return await apart(partial(socket.getaddrinfo, host, port, **options))

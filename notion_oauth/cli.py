@@ -1,7 +1,8 @@
 """The commands: parse, call the service, print. Data goes to stdout, talk to stderr.
 
-Exit codes: 0 done, 1 an error of our own, 2 wrong usage or setting, 3 not signed in, 4 refused by the server,
-5 no usable answer from the network (passing), 6 the login has ended: sign in again, 7 the token file, 130 stopped.
+Exit codes: 0 done, 1 an error of our own, or a failed check or demo, 2 wrong usage or setting, 3 not signed in,
+4 refused by the server, 5 no usable answer from the network (passing), 6 the login has ended: sign in again,
+7 the token file, 130 stopped.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from notion_oauth.console import (
     span,
 )
 
-ORDER = ("login", "status", "token", "refresh", "run", "profiles", "logout", "key", "reseal", "sandbox", "demo")
+ORDER = (
+    *("login", "status", "token", "refresh", "run", "profiles", "logout", "key", "reseal", "doctor"),
+    *("sandbox", "demo"),
+)
 
 
 class _Commands(TyperGroup):

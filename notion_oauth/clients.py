@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from enum import Enum
 
 from notion_oauth import places
 from notion_oauth.audit import Audit
 from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused
-from notion_oauth.models import ClientInformation, Discovery, Registration
+from notion_oauth.models import AuthorizationServerMetadata, ClientInformation, Discovery, Registration
 from notion_oauth.oauth_client import Clock, OAuthClient
 from notion_oauth.protocol import registration, scopes
 from notion_oauth.settings import Settings
 from notion_oauth.storage import TokenStore
 
 COMMON = places.DEFAULT_PROFILE  # where it is kept which issuer a client by hand belongs to, for all profiles
+
+
+class Way(Enum):
+    """How a client comes to be known to an authorization server, in MCP's order."""
+
+    BY_HAND = "registered by hand"
+    BY_DOCUMENT = "by its metadata document"
+    BY_REGISTRATION = "registers itself"
+
+
+def way_of(settings: Settings, server: AuthorizationServerMetadata) -> Way:
+    """The way that is taken there; whether the server registers anybody is not asked."""
+    if settings.client_id is not None:
+        return Way.BY_HAND
+    if settings.client_metadata_url is not None and server.client_id_metadata_document_supported:
+        return Way.BY_DOCUMENT
+    return Way.BY_REGISTRATION
 
 
 class Clients:
@@ -103,11 +121,11 @@ class Clients:
 
     async def _given(self, discovery: Discovery, redirect_uri: str) -> ClientInformation | None:
         """The client that the settings name, where this server takes it."""
-        if (ours := self._settings.preregistered) is not None:
+        way = way_of(self._settings, discovery.server)
+        if way is Way.BY_HAND and (ours := self._settings.preregistered) is not None:
             async with self._store.exclusive(COMMON):
                 return await self._preregistered(ours, discovery, redirect_uri)
-        url = self._settings.client_metadata_url
-        if url is not None and discovery.server.client_id_metadata_document_supported:
+        if way is Way.BY_DOCUMENT and (url := self._settings.client_metadata_url) is not None:
             return ClientInformation(client_id=url, token_endpoint_auth_method="none")  # noqa: S106 - a method
         return None
 

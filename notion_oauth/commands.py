@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from notion_oauth.console import (
+    FAILED,
     AsJson,
     Profile,
     ServerUrl,
@@ -207,6 +209,32 @@ def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
         typer.echo(f"{name}  {'sealed' if changed else 'was sealed'}")
 
 
+@others.command(epilog="Example: `notion-oauth doctor --json`")
+def doctor(
+    ctx: typer.Context,
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check all that a login needs, and say what mends what is not well. Changes nothing; exits with 1 on a failure."""
+    from notion_oauth.doctor import examine
+    from notion_oauth.settings import load_settings
+
+    load = partial(load_settings, profile=profile, token_file=token_file, server_url=server_url)
+    report = run_to_end(partial(examine, load, os.environ, spell=partial(as_run, ctx=ctx)))
+    if as_json:
+        print_json(report.as_json())
+    else:
+        typer.echo(report.in_lines(_painted), color=False if os.environ.get("NO_COLOR") else None)
+    if report.result == "failure":
+        raise typer.Exit(FAILED)
+
+
+def _painted(result: str, word: str) -> str:
+    return typer.style(word, fg={"ok": "green", "warning": "yellow"}.get(result, "red"))
+
+
 @others.command(epilog="Example: `notion-oauth sandbox --port 9000 --token-lifetime 60`")
 def sandbox(
     port: Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)] = 9000,
@@ -225,4 +253,4 @@ def demo() -> None:
     from notion_oauth.demo import run_demo
 
     if not run_demo():
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

@@ -30,6 +30,7 @@ EXIT_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.StorageError, 7),
     (errors.NotionOAuthError, 4),  # the rest: the server refused, or contradicts itself
 )
+FAILED = 1  # a demo, or a check of doctor; and an error of our own, which Python ends with the same
 NOT_SIGNED_IN, REFUSED = 3, 4
 INTERRUPTED = 130
 

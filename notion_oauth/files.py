@@ -23,14 +23,14 @@ _ABANDONED_AFTER = 60.0  # seconds; a writer that lives needs far less
 T = TypeVar("T")
 
 
-def read_file(path: Path, decode: Callable[[bytes], T]) -> T | None:
+def read_file(path: Path, decode: Callable[[bytes], T], *, mend: bool = True) -> T | None:
     """What `decode` makes of the whole content; None where there is no such file.
 
     Raises StorageError where it cannot be read, is a symbolic link or belongs to somebody else, StoreDamaged where
     it is a directory, a device, a pipe or too large, and what `decode` raises. A file that `decode` knows as ours
-    and that others may read is made to be its owner's alone, with a warning.
+    and that others may read is made to be its owner's alone, with a warning; without `mend` neither is done.
     """
-    with _opened(path, "read") as descriptor:
+    with _opened(path, "read", silent=not mend) as descriptor:
         if descriptor is None:
             return None
         try:
@@ -40,26 +40,28 @@ def read_file(path: Path, decode: Callable[[bytes], T]) -> T | None:
         if len(content) > MAX_FILE:
             raise StoreDamaged(f"{path} is larger than {MAX_FILE // 1024} KiB, so it is no file of ours.", cure=_MOVE)
         found = decode(content)
-        guarding.mend(descriptor, path)
+        if mend:
+            guarding.mend(descriptor, path)
         return found
 
 
-def guard_lock(path: Path) -> None:
+def guard_lock(path: Path, *, mend: bool = True) -> None:
     """Make a lock file its owner's alone, if there is one: whoever may open it can hold up everybody for ever.
 
     Raises StorageError as `read_file` does.
     """
-    with _opened(path, "locked") as descriptor:
-        if descriptor is not None:
+    with _opened(path, "locked", silent=not mend) as descriptor:
+        if descriptor is not None and mend:
             guarding.mend(descriptor, path)
 
 
 @contextlib.contextmanager
-def _opened(path: Path, purpose: str) -> Iterator[int | None]:
+def _opened(path: Path, purpose: str, *, silent: bool = False) -> Iterator[int | None]:
     """A descriptor for the regular file, which is ours to trust; None where there is none."""
     try:
         with Folder(path.parent) as folder:
-            guarding.warn_of(folder)
+            if not silent:
+                guarding.warn_of(folder)
             descriptor = folder.open(path.name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe holds us up not
     except FileNotFoundError:
         yield None
@@ -72,7 +74,7 @@ def _opened(path: Path, purpose: str) -> Iterator[int | None]:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             _not_a_file(path)
-        guarding.check_owner(found, path)
+        guarding.check_owner(found, path, silent=silent)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from notion_oauth.errors import StorageError
 from notion_oauth.folders import Folder
+from notion_oauth.protection import Weakness
 
 OWNER_ALONE = 0o600
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -19,7 +20,7 @@ _UNLESS_ROOTS = stat.S_IWGRP | stat.S_IRWXO  # a file that root gives to our gro
 _said: set[tuple[str, str]] = set()  # each thing once in a process, however often the file is read
 
 
-def check_owner(found: os.stat_result, path: Path) -> None:
+def check_owner(found: os.stat_result, path: Path, *, silent: bool = False) -> None:
     """Raise StorageError for a file of somebody else, who could put any login there, and read ours.
 
     What root owns is in order, unless others may read or change it. Root itself may use anybody's file, as in a
@@ -28,7 +29,7 @@ def check_owner(found: os.stat_result, path: Path) -> None:
     if os.name == "nt" or found.st_uid == os.geteuid():
         return
     if not os.geteuid():
-        if found.st_uid != _sudo_uid():
+        if found.st_uid != _sudo_uid() and not silent:
             _warn(path, f"{path} belongs to another user (uid {found.st_uid}), who can read and change it.")
         return
     if found.st_uid:
@@ -71,18 +72,33 @@ def warn_of(folder: Folder) -> None:
         _warn(folder.path, _replaceable(folder.path, who))
 
 
-def weakness(path: Path) -> str | None:
-    """What others may do with the file, in a sentence with its cure; None where nothing. Raises nothing."""
+def weakness(path: Path) -> Weakness | None:
+    """What others may do with the file; None where nothing, or where there is none. Raises nothing."""
+    if not os.path.lexists(path):
+        return None
+    return weakness_of_mode(path) or weakness_of_folder(path.parent)
+
+
+def weakness_of_mode(path: Path) -> Weakness | None:
+    """Whether others may open the file; None where not, or where there is none. Raises nothing."""
     try:
         found = os.lstat(path)
-        with Folder(path.parent) as folder:
-            who = folder.exposure()
-    except (OSError, StorageError):
+    except OSError:
         return None  # that is said by whoever reads it
     if os.name != "nt" and found.st_mode & _OTHERS and (found.st_uid or not os.geteuid()):
         mode = stat.S_IMODE(found.st_mode)
-        return f"Other users may open {path} (mode {mode:04o}). Mend that with: chmod 600 {path}"
-    return None if who is None else _replaceable(path.parent, who)
+        return Weakness(f"Other users may open {path} (mode {mode:04o}).", f"Mend that with: chmod 600 {path}")
+    return None
+
+
+def weakness_of_folder(path: Path) -> Weakness | None:
+    """Who may replace the files in a folder; None where nobody may, or there is none. Raises nothing."""
+    try:
+        with Folder(path) as folder:
+            who = folder.exposure()
+    except (OSError, StorageError):
+        return None
+    return None if who is None else _replaceable(path, who)
 
 
 def mode_of(path: Path) -> int | None:
@@ -109,10 +125,11 @@ def _sudo_uid() -> int | None:
     return int(given) if given.isascii() and given.isdigit() else None
 
 
-def _replaceable(folder: Path, who: str) -> str:
+def _replaceable(folder: Path, who: str) -> Weakness:
     whole = folder.absolute()
-    return (
-        f"What is kept in {whole} can be replaced by {who}. Use another folder, or mend that with: chmod go-w {whole}"
+    return Weakness(
+        f"What is kept in {whole} can be replaced by {who}.",
+        f"Use another folder, or mend that with: chmod go-w {whole}",
     )
 
 

@@ -6,6 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+class Weakness(str):
+    """What is weaker than it should be, and its cure, as one text; and as two in `what` and `cure`."""
+
+    what: str
+    cure: str
+
+    def __new__(cls, what: str, cure: str) -> Weakness:
+        made = super().__new__(cls, f"{what} {cure}")
+        made.what, made.cure = what, cure
+        return made
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protection:
     """How a stored login is kept; `weaker` tells what is weaker than it is set up to be, each with its cure."""

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from notion_oauth import keychain
 from notion_oauth.errors import KeyUnavailable, StoreDamaged, StoreSealed
+from notion_oauth.protection import Weakness
 from notion_oauth.protocol.message import parse_json
 
 SETTING = "NOTION_OAUTH_ENCRYPTION_KEY"
@@ -148,8 +149,8 @@ def sealed_with(content: bytes) -> str | None:
     return None if document is None else str(document.get("key_id"))
 
 
-def weaker(content: bytes, sealer: Sealer | None, name: str) -> str | None:
-    """How a file is sealed worse than the next save will seal it, in a sentence with its cure; None where it is not.
+def weaker(content: bytes, sealer: Sealer | None, name: str) -> Weakness | None:
+    """How a file is sealed worse than the next save will seal it; None where it is not.
 
     Raises KeyUnavailable.
     """
@@ -159,7 +160,7 @@ def weaker(content: bytes, sealer: Sealer | None, name: str) -> str | None:
     if key_id == first.id:
         return None
     how = "kept in plain text, and a key is set" if key_id is None else f"sealed with key {key_id}, not with {first.id}"
-    return f"{name} is {how}. The next save changes that, and at once: notion-oauth reseal"
+    return Weakness(f"{name} is {how}.", "The next save changes that, and at once: notion-oauth reseal")
 
 
 def unseal(content: bytes, path: Path, sealer: Sealer | None) -> bytes:

@@ -48,14 +48,16 @@ def _lock_wait(settings: Settings) -> timedelta:
     return max(LOCK_WAIT, MOST_REQUESTS * settings.timeout_delta + LOCK_MARGIN)
 
 
+def sealer_of(settings: Settings) -> Sealer | None:
+    """What seals for the settings. Raises ConfigurationError where they name a keychain that cannot be asked."""
+    if settings.encryption_key is None:
+        return None
+    return Sealer(settings.encryption_key, key_file=settings.encryption_key_file)
+
+
 def file_store(settings: Settings) -> JsonFileStore:
-    """The store that the settings mean. Raises ConfigurationError where they name a keychain that cannot be asked."""
-    sealer = (
-        None
-        if settings.encryption_key is None
-        else Sealer(settings.encryption_key, key_file=settings.encryption_key_file)
-    )
-    return JsonFileStore(settings.token_file, lock_wait=_lock_wait(settings), sealer=sealer)
+    """The store that the settings mean. Raises as `sealer_of` does."""
+    return JsonFileStore(settings.token_file, lock_wait=_lock_wait(settings), sealer=sealer_of(settings))
 
 
 class SignOut(Enum):

@@ -78,7 +78,7 @@ def session_keys(settings: Settings) -> tuple[SecretStr, ...]:
     """
     if settings.secret_keys:
         return settings.secret_keys
-    path = _key_file(settings)
+    path = key_file(settings)
     decode = partial(_decode_key, path)
     key = files.read_file(path, decode)
     if key is None:
@@ -94,13 +94,14 @@ def _decode_key(path: Path, content: bytes) -> SecretStr:
     return SecretStr(key)
 
 
-def keeps_key(settings: Settings) -> bool:
+def keeps_key(settings: Settings, *, mend: bool = True) -> bool:
     """Whether the next worker finds a key where this one has found its own. Raises StorageError."""
-    path = _key_file(settings)
-    return bool(settings.secret_keys) or files.read_file(path, partial(_decode_key, path)) is not None
+    path = key_file(settings)
+    return bool(settings.secret_keys) or files.read_file(path, partial(_decode_key, path), mend=mend) is not None
 
 
-def _key_file(settings: Settings) -> Path:
+def key_file(settings: Settings) -> Path:
+    """Where the key is kept that is made where none is set."""
     return settings.token_file.with_name(f"{settings.token_file.name}.session-key")
 
 

@@ -19,7 +19,7 @@ from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy
 from notion_oauth.folders import make_folder
 from notion_oauth.models import Registration, TokenSet, Tombstone
 from notion_oauth.protection import Protection
-from notion_oauth.sealing import Key, Sealer
+from notion_oauth.sealing import Sealer
 
 LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
 LOCK_POLL = timedelta(milliseconds=20)
@@ -199,30 +199,22 @@ class JsonFileStore:
         return await _in_thread(self._protection, self.path(profile), self._clients(profile))
 
     def _protection(self, path: Path, clients: Path) -> Protection:
-        login, weaker, key = self._read_sealing(path, tokenfile.decode_login)
-        if not isinstance(login, TokenSet):
+        login = tokenfile.read_kept(path, tokenfile.decode_login, self._sealer)
+        if login is None or not isinstance(login.found, TokenSet):
             return Protection(kept=None)
-        _, clients_weaker, _ = self._read_sealing(clients, tokenfile.decode_registrations)
+        beside = tokenfile.read_kept(clients, tokenfile.decode_registrations, self._sealer)
         key_file = None if self._sealer is None else self._sealer.key_file
-        told = (weaker, clients_weaker, guarding.weakness(path), key_file and guarding.weakness(key_file))
+        told = (
+            *(login.weaker, beside and beside.weaker),
+            *(guarding.weakness(path), key_file and guarding.weakness(key_file)),
+        )
         return Protection(
-            kept="plain" if key is None else "sealed",
+            kept="plain" if login.key is None else "sealed",
             mode=guarding.mode_of(path),
-            key_id=None if key is None else key.id,
-            key_source=None if key is None else key.source,
+            key_id=None if login.key is None else login.key.id,
+            key_source=None if login.key is None else login.key.source,
             weaker=tuple(str(each) for each in told if each),
         )
-
-    def _read_sealing(self, path: Path, decode: Callable[[bytes, Path], T]) -> tuple[T | None, str | None, Key | None]:
-        """What is in the file, in which way that is sealed worse than it could be, and the key that opens it."""
-
-        def read(content: bytes) -> tuple[T, str | None, Key | None]:
-            key_id = sealing.sealed_with(content)
-            key = None if key_id is None or self._sealer is None else self._sealer.key(key_id)
-            found = decode(sealing.unseal(content, path, self._sealer), path)
-            return found, sealing.weaker(content, self._sealer, path.name), key
-
-        return files.read_file(path, read) or (None, None, None)
 
     def stamp(self, profile: str) -> object | None:
         path = self._named.get(profile) or self._named.setdefault(profile, str(self.path(profile)))

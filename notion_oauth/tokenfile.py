@@ -8,16 +8,49 @@ times are milliseconds since 1970. In the place of a login that the server has e
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import SecretStr, ValidationError
 
+from notion_oauth import files, sealing
 from notion_oauth.errors import StoreDamaged
 from notion_oauth.models import ClientInformation, Registration, TokenSet, Tombstone
+from notion_oauth.protection import Weakness
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.message import parse_json
+from notion_oauth.sealing import Key, Sealer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kept(Generic[T]):
+    """What is in a file, the key that opens it, and in which way it is sealed worse than it could be."""
+
+    found: T
+    key: Key | None
+    weaker: Weakness | None
+
+
+def read_kept(
+    path: Path, decode: Callable[[bytes, Path], T], sealer: Sealer | None, *, mend: bool = True
+) -> Kept[T] | None:
+    """What `decode` makes of the unsealed content; None where there is no such file.
+
+    Raises as files.read_file and sealing.unseal do.
+    """
+
+    def read(content: bytes) -> Kept[T]:
+        key_id = sealing.sealed_with(content)
+        key = None if key_id is None or sealer is None else sealer.key(key_id)
+        found = decode(sealing.unseal(content, path, sealer), path)
+        return Kept(found, key, sealing.weaker(content, sealer, path.name))
+
+    return files.read_file(path, read, mend=mend)
 
 
 def encode_tokens(tokens: TokenSet) -> bytes:

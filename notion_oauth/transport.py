@@ -93,7 +93,7 @@ class Transport:
         # Out here: neither httpx's own errors, which hold the request, nor its headers are then found behind this one
         raise failure
 
-    def _checked(self, request: Request) -> CheckedNetwork:
+    def _checked(self, request: Request) -> httpx.AsyncBaseTransport:
         secure = urlsplit(request.url).scheme == "https"
         return CheckedNetwork(
             self._reach,

@@ -38,8 +38,8 @@ LAYERS = (
     {"profiles"},
     {"statuspages"},
     {"auth", "auth_httpx2", "router", "dependency", "loopback", "pasted"},
-    {"app", "login", "practice", "running"},
-    {"demo", "console"},
+    {"app", "login", "practice", "running", "checks"},
+    {"demo", "console", "doctor"},
     {"commands"},
     {"cli"},
 )

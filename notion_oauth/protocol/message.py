@@ -155,11 +155,11 @@ def retry_after(response: Response) -> float | None:
     value = response.headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
-    until, sent = _http_date(value), _http_date(response.headers.get("date", ""))
+    until, sent = http_date(value), http_date(response.headers.get("date", ""))
     return max(0.0, (until - sent).total_seconds()) if until and sent else None
 
 
-def _http_date(value: str) -> datetime | None:
+def http_date(value: str) -> datetime | None:
     """A date of HTTP in the form that senders must use (RFC 9110 §5.6.7); None for anything else."""
     try:
         return datetime.strptime(value, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)

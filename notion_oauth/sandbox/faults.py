@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any, Literal
 
 import anyio
@@ -36,8 +37,8 @@ class Fault:
 class Faults:
     """The faults that wait for their request, and the ASGI layer that carries them out and records what came."""
 
-    def __init__(self, app: App, recorder: Recorder) -> None:
-        self._app, self._recorder = app, recorder
+    def __init__(self, app: App, recorder: Recorder, now: Callable[[], float]) -> None:
+        self._app, self._recorder, self._now = app, recorder, now
         self._waiting: list[Fault] = []
         self._lock = threading.Lock()
         self.stopping = False  # lets go of answers that hang or drip
@@ -66,6 +67,8 @@ class Faults:
         async def replay() -> Any:
             return sent.pop() if sent else await receive()
 
+        send = self._dated(send)
+
         async def note_status(message: Any) -> None:
             if message["type"] == "http.response.start":
                 request.status = message["status"]
@@ -86,6 +89,17 @@ class Faults:
             await self._drip(fault, note_status)
         else:
             await _misbehave(fault, note_status)
+
+    def _dated(self, send: Any) -> Any:
+        """Answers tell the server's time (RFC 9110 §6.6.1), unless a fault tells another."""
+
+        async def dated(message: Any) -> None:
+            if message["type"] == "http.response.start" and b"date" not in dict(message["headers"]):
+                date = formatdate(self._now(), usegmt=True).encode()
+                message = {**message, "headers": [*message["headers"], (b"date", date)]}
+            await send(message)
+
+        return dated
 
     async def _process(self, request: RecordedRequest, scope: Any, receive: Any, send: Any) -> None:
         """Let the server do what it is asked for, and tell who watches before the answer is whole."""

@@ -35,7 +35,7 @@ class Sandbox:
         self._recorder = Recorder()
         routes = Routes(base_url, self._state)
         self.identity_provider = routes.identity_provider
-        self._faults = Faults(routes.app(), self._recorder)
+        self._faults = Faults(routes.app(), self._recorder, lambda: clock() + self._ahead)
         self.app = self._faults
 
     @property
@@ -155,7 +155,12 @@ class RunningSandbox:
         self._listener = socket.create_server((host, port))
         self.sandbox = Sandbox(f"http://{host}:{self._listener.getsockname()[1]}", options, clock=clock)
         config = uvicorn.Config(
-            self.sandbox.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            self.sandbox.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            date_header=False,  # the app's own goes with its clock
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), name="sandbox", daemon=True)

@@ -1,0 +1,1 @@
+"""What `doctor` looks at: small checks, each of which changes nothing."""

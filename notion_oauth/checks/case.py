@@ -1,0 +1,130 @@
+"""What the checks of one run share: the settings, what is kept, and one conversation with the servers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+
+from notion_oauth import files, places, tokenfile
+from notion_oauth.blocking import apart
+from notion_oauth.checks.finding import Finding, Outcome
+from notion_oauth.models import Discovery, Registration, TokenSet, Tombstone
+from notion_oauth.oauth_client import Clock, OAuthClient
+from notion_oauth.protocol import discovery
+from notion_oauth.protocol.message import Request, Response
+from notion_oauth.sealing import Sealer
+from notion_oauth.service import sealer_of
+from notion_oauth.settings import Settings
+from notion_oauth.tokenfile import Kept
+from notion_oauth.transport import Transport
+
+T = TypeVar("T")
+
+REQUEST_PATIENCE = timedelta(seconds=5)  # two that are not answered leave time for all that follows from them
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """When an answer was asked for and its head arrived, and the certificate (DER) that came with it."""
+
+    url: str
+    sent_at: datetime
+    answered_at: datetime
+    certificate: bytes | None
+
+
+class NotingTransport(Transport):
+    """Remembers of each answer when it came and with which certificate."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        super().__init__(
+            timeout=min(settings.timeout_delta, REQUEST_PATIENCE),
+            server_url=settings.server_url,
+            allow_private=settings.allow_private_addresses,
+            ca_file=settings.ca_file,
+        )
+        self.exchanges: list[Exchange] = []
+        self._clock = clock
+
+    def _checked(self, request: Request) -> httpx.AsyncBaseTransport:
+        return _Noting(super()._checked(request), self.exchanges, self._clock)
+
+
+class _Noting(httpx.AsyncBaseTransport):
+    def __init__(self, inner: httpx.AsyncBaseTransport, exchanges: list[Exchange], clock: Clock) -> None:
+        self._inner, self._exchanges, self._clock = inner, exchanges, clock
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        sent_at = self._clock()
+        answer = await self._inner.handle_async_request(request)
+        stream = answer.extensions.get("network_stream")
+        secure = stream.get_extra_info("ssl_object") if stream is not None else None
+        certificate = secure.getpeercert(binary_form=True) if secure is not None else None
+        self._exchanges.append(Exchange(str(request.url), sent_at, self._clock(), certificate))
+        return answer
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class Case:
+    """Reads what is kept and talks to the servers, once each. The checks wait for what concerns them."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.token_file = places.profile_file(settings.token_file, settings.profile)
+        self.transport = NotingTransport(settings, clock)
+        self.sealer: Outcome[Sealer | None] = Outcome()
+        self.readable: Outcome[int | None] = Outcome()
+        self.login: Outcome[Kept[TokenSet | Tombstone] | None] = Outcome()
+        self.registrations: Outcome[Kept[tuple[Registration, ...]] | None] = Outcome()
+        self.answer: Outcome[Response] = Outcome()
+        self.discovery: Outcome[Discovery] = Outcome()
+
+    async def read(self) -> None:
+        """Read what is kept. The keychain may be asked for a key, which takes seconds at most."""
+        await self.readable.of(apart(partial(files.read_file, self.token_file, len, mend=False)))
+        await self.sealer.of(apart(partial(sealer_of, self.settings)))
+        await self.login.of(self._read(self.token_file, tokenfile.decode_login))
+        await self.registrations.of(self._read(self.beside(".clients"), tokenfile.decode_registrations))
+
+    def beside(self, suffix: str) -> Path:
+        """A file that belongs to the token file."""
+        return places.beside(self.token_file, suffix)
+
+    async def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> Kept[T] | None:
+        sealer = await self.sealer.get()
+        return await apart(partial(tokenfile.read_kept, path, decode, sealer, mend=False))
+
+    async def converse(self) -> None:
+        """Ask the MCP server for its challenge, and from there for its authorization server, as a sign-in does."""
+        server_url = self.settings.server_url
+        await self.answer.of(self.transport.send(discovery.probe_request(server_url)))
+        await self.discovery.of(self._discover())
+
+    async def _discover(self) -> Discovery:
+        client = OAuthClient(self.transport, clock=self.clock, issuer=self.settings.issuer)
+        try:
+            challenge = discovery.challenge_of(await self.answer.get())
+        except Exception:  # what it would have said may stand at the well-known URLs, too
+            challenge = None
+        return await client.discover(self.settings.server_url, challenge=challenge)
+
+
+Look = Callable[[Case], Awaitable[Sequence[Finding]]]
+
+
+def in_thread(look: Callable[[Case], Sequence[Finding]]) -> Look:
+    """A check that waits for files, in a thread of its own."""
+
+    async def run(case: Case) -> Sequence[Finding]:
+        return await apart(partial(look, case))
+
+    return run

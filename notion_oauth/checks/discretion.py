@@ -1,0 +1,72 @@
+"""What a report must not tell to those who read it in public: secrets, people, this machine's name, home folders.
+
+No check shows a secret. This is for values that come along where nobody expects them, as in a path or an address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from notion_oauth.checks.machine import secret_settings
+from notion_oauth.redaction import HIDDEN, redact
+
+MIN_LENGTH = 4  # characters; shorter ones stand in other words, and are no secret worth the name
+_E_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+
+
+def discreet(environment: Mapping[str, str], *more: str | None) -> Callable[[str], str]:
+    """What takes all of that out of a text. `more` are addresses whose queries and users are nobody's business."""
+    secrets = sorted({*_of_settings(environment), *_of_urls([*_proxies(environment), *filter(None, more)])}, key=len)
+    name = socket.gethostname()
+    hosts = [each for each in dict.fromkeys((name, name.partition(".")[0])) if len(each) > 1 and each != "localhost"]
+    homes = sorted({str(path) for path in _homes(environment)}, key=len, reverse=True)
+
+    def clean(text: str) -> str:
+        for secret in reversed(secrets):  # the longest first: another may be a part of it
+            text = text.replace(secret, HIDDEN)
+        for home in homes:
+            text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
+        for host in hosts:
+            text = re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w-])", "HOST", text)
+        return redact(_E_MAIL.sub("[e-mail]", text))
+
+    return clean
+
+
+def _of_settings(environment: Mapping[str, str]) -> set[str]:
+    """The values of secret settings, as they are and in their parts: a setting may hold several keys."""
+    values = [value for name, value in environment.items() if name.upper() in secret_settings()]
+    parts = [part for value in values for part in re.split(r"[,\s]+", value)]
+    return {each for each in (*values, *parts) if len(each) >= MIN_LENGTH and each != "keyring"}
+
+
+def _of_urls(values: Iterable[str]) -> set[str]:
+    """The users, passwords and queries of addresses, such as those of proxies."""
+    found: set[str] = set()
+    for value in values:
+        try:
+            parts = urlsplit(value if "://" in value else f"http://{value}")
+            given = [parts.username or "", parts.password or "", parts.query]
+        except ValueError:
+            continue
+        if "@" in parts.netloc or ("://" in value and parts.query):
+            found |= {form for each in given for form in (each, unquote(each)) if len(form) >= MIN_LENGTH}
+    return found
+
+
+def _proxies(environment: Mapping[str, str]) -> list[str]:
+    return [value for name, value in environment.items() if name.lower().endswith("_proxy") or "://" in value]
+
+
+def _homes(environment: Mapping[str, str]) -> set[Path]:
+    named = {Path(value) for name in ("HOME", "USERPROFILE") if (value := environment.get(name))}
+    with contextlib.suppress(RuntimeError):
+        named.add(Path.home())
+    every = named | {Path(os.path.realpath(each)) for each in named}
+    return {each for each in every if len(each.parts) > 1}

@@ -1,0 +1,152 @@
+"""Looks at everything that a sign-in and a refresh need, and says what is not well and what mends it.
+
+It changes nothing: no file is written or mended, nobody is registered, nothing is refreshed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import anyio
+
+from notion_oauth import surroundings
+from notion_oauth.blocking import apart
+from notion_oauth.checks import keeping, machine, network
+from notion_oauth.checks.case import Case, Look, in_thread
+from notion_oauth.checks.discretion import discreet
+from notion_oauth.checks.finding import RESULTS, Finding, NotChecked, Result, failure, warning
+from notion_oauth.errors import ConfigurationError, NotionOAuthError
+from notion_oauth.oauth_client import Clock, utc_now
+from notion_oauth.settings import Settings
+
+PATIENCE = timedelta(seconds=12)  # for each check; all begin at once
+CHECKS: tuple[tuple[str, Look], ...] = (
+    ("file", keeping.file),
+    ("folder", in_thread(keeping.folder)),
+    ("lock", in_thread(keeping.lock)),
+    ("kept", keeping.kept),
+    ("registrations", keeping.registrations),
+    ("session key", in_thread(keeping.session_key)),
+    ("login", keeping.login),
+    ("route", network.route),
+    ("trust", network.trust),
+    ("server", network.server),
+    ("certificate", network.certificate),
+    ("clock", network.clock),
+    ("metadata", network.metadata),
+    ("endpoints", network.endpoints),
+    ("issuer route", network.issuer_route),
+    ("client", network.client),
+    ("port", machine.port),
+)
+_WIDTH = max(len(name) for name, _ in CHECKS)
+
+Row = tuple[str, Finding]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What all checks have found, in their order."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def result(self) -> Result:
+        """The worst of all."""
+        return max((finding.result for _, finding in self.rows), key=RESULTS.index)
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready mapping: `result`, and in `checks` for each line its `check`, `result`, `message` and `cure`."""
+        lines = [
+            {"check": name, "result": found.result, "message": found.message, "cure": found.cure}
+            for name, found in self.rows
+        ]
+        return {"result": self.result, "checks": lines}
+
+    def in_lines(self, paint: Callable[[Result, str], str]) -> str:
+        """A line for each finding, and one below it for its cure. `paint` colours a word as its result asks for."""
+        lines = []
+        for name, found in self.rows:
+            begins = f"{paint(found.result, f'{found.result:<7}')}  {name:<{_WIDTH}}  "
+            lines.append(begins + found.message)
+            if found.cure:
+                lines.append(" " * (7 + 2 + _WIDTH + 2) + found.cure)
+        return "\n".join(lines)
+
+    def told(self, tell: Callable[[str], str]) -> Report:
+        """The same with each text as `tell` puts it."""
+        return Report(
+            tuple(
+                (name, replace(found, message=tell(found.message), cure=found.cure and tell(found.cure)))
+                for name, found in self.rows
+            )
+        )
+
+
+async def examine(
+    load: Callable[[], Settings],
+    environment: Mapping[str, str],
+    *,
+    spell: Callable[[str], str] = str,
+    clock: Clock = utc_now,
+    checks: Sequence[tuple[str, Look]] = CHECKS,
+    patience: timedelta = PATIENCE,
+) -> Report:
+    """Do all checks at once, within `patience`. Where `load` raises ConfigurationError, those that need no settings.
+
+    `spell` puts our commands as they are run here. What is private is taken out of the report. Raises nothing.
+    """
+    around = surroundings.here()
+    rows: list[Row] = []
+    for name, look in (("program", machine.program), ("packages", machine.packages)):
+        rows += [(name, found) for found in await _guarded(apart(look))]
+    rows += [("place", found) for found in machine.place(around)]
+    addresses: list[str | None] = []
+    try:
+        settings = load()
+    except ConfigurationError as error:
+        rows.append(("settings", failure(error.message, error.cure)))
+    else:
+        addresses = [settings.server_url, settings.issuer, settings.public_url, settings.client_metadata_url]
+        rows += [("settings", found) for found in await _guarded(apart(lambda: machine.given(settings, environment)))]
+        rows += await _all(Case(settings, clock), checks, patience)
+    rows += [("browser", found) for found in await _guarded(apart(lambda: machine.browser(around)))]
+    clean = discreet({**machine.in_dotenv(), **environment}, *addresses)
+    return Report(tuple(rows)).told(lambda text: clean(spell(text)))
+
+
+async def _all(case: Case, checks: Sequence[tuple[str, Look]], patience: timedelta) -> list[Row]:
+    found: dict[str, Sequence[Finding]] = {}
+    deadline = anyio.current_time() + patience.total_seconds()
+
+    async def one(name: str, look: Look) -> None:
+        with anyio.CancelScope(deadline=deadline):
+            found[name] = await _guarded(look(case))
+
+    async def begin(doing: Callable[[], Awaitable[None]]) -> None:
+        with anyio.CancelScope(deadline=deadline):
+            await doing()
+
+    async with anyio.create_task_group() as tasks:
+        for doing in (case.read, case.converse):
+            tasks.start_soon(begin, doing)
+        for name, look in checks:
+            tasks.start_soon(one, name, look)
+    late = failure(f"No answer within {patience.total_seconds():g} seconds.", "Look for what holds it up there.")
+    return [(name, finding) for name, _ in checks for finding in found.get(name, [late])]
+
+
+async def _guarded(looking: Awaitable[Sequence[Finding]]) -> Sequence[Finding]:
+    """What a check finds. One that cannot be done is a finding too."""
+    try:
+        return await looking
+    except NotChecked:
+        return [warning("Not checked, for what it takes was not to be had.", "Mend the failures first.")]
+    except NotionOAuthError as error:
+        return [failure(error.message, error.cure)]
+    except Exception as error:
+        cure = "That is a mistake of this program: report it with these lines."
+        return [failure(f"The check itself has failed ({type(error).__name__}).", cure)]
