@@ -90,6 +90,10 @@ class Ledger:
             for token in self.tokens.values():
                 token.end(self._ended_early, ENDED_EARLY)
 
+    def failed_answers(self) -> int:
+        """How many of the answers to workers were made to go wrong."""
+        return sum(self.faults[kind] for kind in FAULTS)
+
     def end_of(self, grant: str) -> Refresh | None:
         """The refresh that ended a login."""
         with self.lock:

@@ -16,7 +16,7 @@ def test_no_login_is_lost_that_need_not_be(rules: str) -> None:
     assert rules == "strict" or not report.losses
     assert report.torn == 0
     assert report.kills > 0
-    assert report.faults.total() > 0
+    assert report.faults.total() - report.faults["tokens ended early"] > 0, "answers were made to fail"
     assert report.refreshes > 2
     assert report.expiries >= 6
     assert report.served > 20

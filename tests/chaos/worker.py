@@ -15,7 +15,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,6 +25,7 @@ import httpx
 from pydantic import SecretStr
 
 from notion_oauth.auth import BearerAuth
+from notion_oauth.connecting import CheckedNetwork
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
 from notion_oauth.service import NotionOAuth
 from tests.chaos.fingerprints import fingerprint
@@ -47,10 +48,15 @@ class Journal:
 
 def number_requests(name: str, journal: Journal) -> None:
     """Let every request say who sends it, and the journal what became of it."""
-    send = httpx.AsyncHTTPTransport.handle_async_request
     numbers = itertools.count(1)
+    for network in (httpx.AsyncHTTPTransport, CheckedNetwork):  # a program's own requests, and ours for tokens
+        _number(network, name, numbers, journal)
 
-    async def seen(self: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+
+def _number(network: type[httpx.AsyncBaseTransport], name: str, numbers: Iterator[int], journal: Journal) -> None:
+    send = network.handle_async_request
+
+    async def seen(self: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
         asker = request.headers["X-Asker"] = f"{name}.{next(numbers)}"
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if request.url.path == "/mcp":
@@ -64,7 +70,7 @@ def number_requests(name: str, journal: Journal) -> None:
         journal("answered", asker=asker, status=answer.status_code)
         return answer
 
-    httpx.AsyncHTTPTransport.handle_async_request = seen  # type: ignore[method-assign]
+    network.handle_async_request = seen  # type: ignore[method-assign]
 
 
 class Worker:
