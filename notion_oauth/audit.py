@@ -42,7 +42,7 @@ class Facts(dict[str, str]):
 
 
 def _quoted(value: str) -> str:
-    plain = value.isprintable() and value and not any(character in ' "=' for character in value)
+    plain = value and value.isprintable() and not (" " in value or '"' in value or "=" in value)
     return value if plain else json.dumps(value)
 
 

@@ -64,6 +64,8 @@ def _moment(record: logging.LogRecord) -> str:
 
 def _one_line(text: str) -> str:
     """What was sent to us must not be able to begin a line, or to steer a terminal."""
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

@@ -53,7 +53,7 @@ class AuthRoute(APIRoute):
         route = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
-            if is_callback(request.url.path, request.url.query):
+            if is_callback(request.scope["path"], request.scope.get("query_string", b"")):
                 protect_span()
             try:
                 await self.admit(request)
