@@ -36,11 +36,19 @@ _LONG = re.compile(r":[\w-]{16}")
 
 def redact(text: str) -> str:
     """The text without what looks like a secret: parameters of OAuth, credentials in headers, tokens by their shape."""
-    if text.isascii() and not _LONG.search(text):  # beyond ASCII, other letters match in spite of their case
-        lowered = text.lower()
-        if not any(word in lowered for word in _WORDS):
-            return text
+    if not _may_hold_a_secret(text):
+        return text
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
     text = _SCHEME.sub(rf"\1\2{HIDDEN}", text)
     text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
     return _SHAPE.sub(HIDDEN, text)
+
+
+def _may_hold_a_secret(text: str) -> bool:
+    if not text.isascii():  # other letters match in spite of their case
+        return True
+    lowered = text.lower()
+    for word in _WORDS:  # noqa: SIM110 - a generator takes twice as long
+        if word in lowered:
+            return True
+    return _LONG.search(text) is not None

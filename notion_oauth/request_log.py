@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from notion_oauth.audit import Facts
@@ -15,7 +14,8 @@ from notion_oauth.correlation import REQUEST_ID, new_request_id
 
 HEADER = "X-Request-ID"
 MAX_PATH = 200  # characters of a path that are logged
-_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_NAME = HEADER.lower().encode()
+_SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 _LOG = logging.getLogger("notion_oauth.request")
 _CRASHED = b'{"error": "Internal Server Error"}'
 
@@ -45,7 +45,8 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = request_id
+                others = [header for header in message.get("headers", ()) if header[0] != _NAME]
+                message = {**message, "headers": [*others, (_NAME, request_id.encode())]}
             await send(message)
 
         try:
@@ -59,8 +60,8 @@ class RequestLog:
 
 
 def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).getlist(HEADER)
-    return given[0] if len(given) == 1 and _SANE.match(given[0]) else new_request_id()
+    given = [value for name, value in scope["headers"] if name == _NAME]
+    return given[0].decode() if len(given) == 1 and _SANE.match(given[0]) else new_request_id()
 
 
 async def _say_it_crashed(send: Send) -> None:

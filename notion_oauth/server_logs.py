@@ -61,6 +61,8 @@ def is_callback(path: str, query: str | bytes) -> bool:
     """Whether a path is a callback's, however it is written, or a query is what an authorization server sends."""
     if _CALLBACK.search(unquote(path)):
         return True
+    if not query:
+        return False
     text = query.decode("latin-1") if isinstance(query, bytes) else query
     names = {name.lower() for name, _ in parse_qsl(text, keep_blank_values=True)}
     return "state" in names and bool(names & {"code", "error"})
