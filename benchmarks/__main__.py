@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.environments import CANDIDATES, Ready, prepare
-from benchmarks.measurements import commands, concurrency, cost, processes
+from benchmarks.measurements import commands, concurrency, cost, processes, service
 from benchmarks.measurements.context import Context, Measurement
 from benchmarks.tables import Table
 
@@ -22,7 +22,9 @@ MEASUREMENTS: dict[str, Measurement] = {
     "processes": processes.measure_processes,
     "restart": processes.measure_restart,
     "commands": commands.measure,
+    "service": service.measure,
 }
+OUR_OWN = {"commands", "service"}  # in which no other client takes part
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     wanted = [name for name in MEASUREMENTS if arguments.only is None or name in arguments.only]
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        subjects = _subjects(Path(folder) / "environments") if wanted != ["commands"] else []
+        subjects = _subjects(Path(folder) / "environments") if set(wanted) - OUR_OWN else []
         context = Context(subjects, Path(folder) / "states", quick=arguments.quick)
         for name in wanted:
             print(f"{name} …", file=sys.stderr, flush=True)

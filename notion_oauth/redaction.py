@@ -48,7 +48,7 @@ def _may_hold_a_secret(text: str) -> bool:
     if not text.isascii():  # other letters match in spite of their case
         return True
     lowered = text.lower()
-    for word in _WORDS:  # noqa: SIM110 - a generator takes twice as long
+    for word in _WORDS:
         if word in lowered:
             return True
     return _LONG.search(text) is not None

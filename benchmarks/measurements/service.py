@@ -1,0 +1,105 @@
+"""What the ready-made service costs beside a bare route of FastAPI, and what of that is the log's and the cookie's."""
+
+from __future__ import annotations
+
+import http.client
+import statistics
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from benchmarks.logins import FRESH, sign_in
+from benchmarks.measurements.context import Context
+from benchmarks.requests import ask
+from benchmarks.servers import Server, serving
+from benchmarks.tables import Table, microseconds
+from notion_oauth.sandbox import Sandbox, serve_sandbox
+
+BARE, QUIET_BARE = "a bare route", "a bare route, without a log"
+PAGE = "text/html"
+
+
+@dataclass
+class Case:
+    """Something to ask for, what it is compared with, and what came of each turn."""
+
+    server: Server
+    beside: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)  # requests per second
+    costs: list[float] = field(default_factory=list)  # processor seconds of the server for each request
+
+    def turn(self, requests: int) -> None:
+        before = self.server.processor_seconds()
+        taken = ask(self.server.port, requests, **self.headers)
+        self.costs.append((self.server.processor_seconds() - before) / requests)
+        self.rates.append(requests / taken)
+
+
+def measure(context: Context) -> Iterator[Table]:
+    rounds, requests = context.either(2, 15), context.either(500, 3000)
+    table = Table(
+        "The service beside a bare route",
+        f"`uvicorn main:app` and a FastAPI application with one JSON route, each in a process of its own with uvicorn's"
+        f" defaults, one line of log for each request in both unless said otherwise. {requests} requests over 16"
+        f" connections that are kept, from another process, {rounds} rounds in turns; medians, and those of the ratios"
+        " in one round.",
+        ("`GET /auth/status`", "Beside", "Requests per second", "Processor time", "Rate", "Processor time, ratio"),
+    )
+    with ExitStack() as running:
+        cases = _cases(context, running.enter_context(serve_sandbox()), running)
+        for case in cases.values():
+            ask(case.server.port, 200, **case.headers)  # what is made once is made
+        for _ in range(rounds):
+            for case in cases.values():
+                case.turn(requests)
+    for name, case in cases.items():
+        beside = cases[case.beside]
+        table.add(
+            name,
+            case.beside,
+            f"{statistics.median(case.rates):.0f}",
+            microseconds(statistics.median(case.costs) * 1e6),
+            _share(case.rates, beside.rates),
+            _share(case.costs, beside.costs),
+        )
+    yield table
+
+
+def _cases(context: Context, sandbox: Sandbox, running: ExitStack) -> dict[str, Case]:
+    nobody, somebody, quiet = context.fresh(), context.fresh(), context.fresh()
+    login = sign_in(sandbox, somebody / "tokens.json", left=FRESH)
+    bare = running.enter_context(serving("benchmarks.bare:app", context.fresh()))
+    quiet_bare = running.enter_context(serving("benchmarks.bare:app", context.fresh(), "--no-access-log"))
+    url = sandbox.mcp_url
+    empty = running.enter_context(serving("main:app", nobody, server_url=url, token_file=str(nobody / "tokens.json")))
+    signed_in = running.enter_context(serving("main:app", somebody, server_url=url, token_file=str(login)))
+    silent = running.enter_context(
+        serving("main:app", quiet, server_url=url, token_file=str(quiet / "tokens.json"), log_level="warning")
+    )
+    cookie = _cookie(signed_in)
+    return {
+        BARE: Case(bare, BARE),
+        "nobody is signed in": Case(empty, BARE),
+        "somebody is": Case(signed_in, BARE),
+        "somebody is, with a session cookie": Case(signed_in, "somebody is", {"Cookie": cookie}),
+        "somebody is, the page, without a cookie": Case(signed_in, BARE, {"Accept": PAGE}),
+        "somebody is, the page, with a session cookie": Case(
+            signed_in, "somebody is, the page, without a cookie", {"Accept": PAGE, "Cookie": cookie}
+        ),
+        QUIET_BARE: Case(quiet_bare, BARE),
+        "nobody is signed in, without a log": Case(silent, QUIET_BARE),
+    }
+
+
+def _cookie(server: Server) -> str:
+    """The session cookie that a browser gets with its first page."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    connection.request("GET", "/", headers={"Accept": PAGE})
+    set_cookie = connection.getresponse().headers["Set-Cookie"]
+    connection.close()
+    return set_cookie.partition(";")[0]
+
+
+def _share(own: list[float], beside: list[float]) -> str:
+    return f"{statistics.median(ours / theirs for ours, theirs in zip(own, beside, strict=True)):.2f}"

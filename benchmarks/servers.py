@@ -1,0 +1,72 @@
+"""An application in a uvicorn process of its own on loopback, and what that process has used."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.environments import child_environment
+
+STARTS_WITHIN = 60  # seconds
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers."""
+
+    port: int
+    pid: int
+
+    def processor_seconds(self) -> float:
+        """What all its threads have used of the processors, in this system's ticks of some 10 ms."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def resident_bytes(self) -> int:
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
+
+
+@contextmanager
+def serving(app: str, folder: Path, *options: str, **settings: str) -> Iterator[Server]:
+    """`uvicorn APP` with these settings, one worker, its log in a file in `folder`. Raises RuntimeError."""
+    port = _free_port()
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), *options]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=_environment(settings), stdout=log, stderr=log)
+        try:
+            _wait(process, port)
+            yield Server(port, process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    return {**child_environment(), **{f"NOTION_OAUTH_{name.upper()}": value for name, value in settings.items()}}
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+    given_up = time.monotonic() + STARTS_WITHIN
+    while time.monotonic() < given_up and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError("a server did not start")
