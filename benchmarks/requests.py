@@ -1,7 +1,7 @@
 """Asks a server for the same over and over, in a process of its own: `python -m benchmarks.requests JSON`.
 
-Sockets and a selector, and no HTTP library: a request costs this process a tenth of what it costs a server in Python, so
-that it is the server that is measured.
+Sockets and a selector, and no HTTP library: a request costs this process a tenth of what it costs a server in Python,
+so that it is the server that is measured.
 """
 
 from __future__ import annotations

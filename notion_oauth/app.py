@@ -54,6 +54,16 @@ def _telemetry(settings: Settings) -> TelemetryConfig:
     }
 
 
+def _home_page(logins: Logins) -> APIRouter:
+    router = APIRouter(route_class=admitting(logins.settings))
+
+    @router.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
+    async def home(request: Request) -> Response:
+        return await StatusPages(logins).status(request)
+
+    return router
+
+
 def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = None) -> FastAPI:
     """The sign-in service: its page at `/`, the routes under `/auth`, sessions.
 
@@ -65,6 +75,8 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     if settings is None and oauth is None:
         configure(service.settings.log_level, service.settings.log_format)
     logins = Logins(service)
+    auth = create_router(service)
+    home_page = _home_page(logins)
     app = FastAPI(
         title="notion-oauth",
         summary="Sign in to Notion's MCP server once.",
@@ -73,6 +85,9 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         redoc_url=None,
         redirect_slashes=False,
         telemetry=_telemetry(service.settings),
+        # Its own, not included ones: FastAPI looks twice for what is included, at each request
+        routes=[*auth.routes, *home_page.routes],
+        lifespan=auth.lifespan_context,
     )
     app.add_middleware(
         Sessions,
@@ -88,14 +103,6 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     hosts = Hosts(service.settings)
     app.add_middleware(Guard, hosts=hosts, open_paths=open_paths(path))
     app.add_middleware(RequestLog, client=hosts.client)  # around all others
-    app.include_router(create_router(service))
-    pages_router = APIRouter(route_class=admitting(service.settings))
-
-    @pages_router.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
-    async def home(request: Request) -> Response:
-        return await StatusPages(logins).status(request)
-
-    app.include_router(pages_router)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:

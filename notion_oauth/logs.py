@@ -33,6 +33,7 @@ def configure(level: str, style: str) -> None:
     root.addHandler(handler)
     root.setLevel(threshold)
     logging.captureWarnings(True)
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line of ours tells them
     for name in _SERVER_LOGGERS:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = name != "uvicorn.access"  # RequestLog has the same, with the request id
