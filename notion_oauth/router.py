@@ -6,15 +6,15 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
-from notion_oauth import pages, session
+from notion_oauth import described, pages, session
 from notion_oauth.asking import challenge_of
-from notion_oauth.errors import ConfigurationError, NotionOAuthError, NotSignedIn, StorageError
+from notion_oauth.errors import BadRequest, ConfigurationError, NotionOAuthError, NotSignedIn, StorageError
 from notion_oauth.forms import require_own_page, require_visit, sent_by_another_site
 from notion_oauth.gate import Gate
 from notion_oauth.hosts import GUARDED, Hosts
@@ -114,20 +114,27 @@ def create_router(
         tags=["auth"],
         route_class=admitting(service.settings),
         lifespan=lambda _: logins.kept_fresh(),
+        responses=described.REFUSALS,
     )
     pages_of = StatusPages(logins)
 
-    @router.get("/status", name="notion_oauth_status", response_class=Response)
+    @router.get("/status", name="notion_oauth_status", response_class=Response, responses=described.STATUS)
     async def status(request: Request) -> Response:
         """Whether whoever asks is signed in, from what is stored: no request is made, nothing is refreshed."""
         return await pages_of.status(request)
 
-    @router.get("/login", name="notion_oauth_login", status_code=303, response_class=Response)
+    @router.get(
+        "/login",
+        name="notion_oauth_login",
+        status_code=303,
+        response_class=Response,
+        responses=described.SENT_ON | described.STATUS | described.SERVER_FAILED,
+    )
     async def login(
         request: Request,
-        scope: str | None = None,
-        acr_values: str | None = None,
-        max_age: Annotated[int | None, Query(ge=0)] = None,
+        scope: described.Words = None,
+        acr_values: described.Words = None,
+        max_age: described.Seconds = None,
     ) -> Response:
         """Discover, register where needed, and send the browser to the authorization page.
 
@@ -143,7 +150,13 @@ def create_router(
         pending.remember(browser, begun.pending, beginning.profile)
         return pages.redirect(begun.url.get_secret_value())
 
-    @router.get("/callback", name="notion_oauth_callback", response_class=Response)
+    @router.get(
+        "/callback",
+        name="notion_oauth_callback",
+        response_class=Response,
+        responses=described.DONE | described.SERVER_FAILED,
+        openapi_extra=described.REDIRECT,
+    )
     async def callback(request: Request) -> Response:
         """Check the redirect, exchange its code, store the tokens; success is shown only then."""
         browser = session_of(request)
@@ -159,7 +172,13 @@ def create_router(
         await logins.finished(request, finishing.profile)
         return await pages_of.done(request, "signed_in")
 
-    @router.post("/refresh", name="notion_oauth_refresh", response_class=Response)
+    @router.post(
+        "/refresh",
+        name="notion_oauth_refresh",
+        response_class=Response,
+        responses=described.DONE | described.SERVER_FAILED,
+        openapi_extra=described.OWN_FORM,
+    )
     async def refresh(request: Request) -> Response:
         """Renew the token now. Only our own page can ask for it."""
         await require_own_page(request, session_of(request), _base_url(request, service))
@@ -168,7 +187,13 @@ def create_router(
             raise NotSignedIn("Nobody is signed in.")
         return await pages_of.done(request, "refreshed" if await _refreshed(found) else "fresh")
 
-    @router.post("/logout", name="notion_oauth_logout", response_class=Response)
+    @router.post(
+        "/logout",
+        name="notion_oauth_logout",
+        response_class=Response,
+        responses=described.DONE,
+        openapi_extra=described.OWN_FORM,
+    )
     async def logout(request: Request) -> Response:
         """Revoke the grant and forget the tokens. Only our own page can ask for it."""
         await require_own_page(request, session_of(request), _base_url(request, service))
@@ -180,11 +205,13 @@ def create_router(
 
 
 def _asked(scope: str | None, acr_values: str | None, max_age: int | None) -> BearerChallenge | None:
-    """What the parameters of a sign-in ask for. Raises HTTPException where they are none."""
+    """What the parameters of a sign-in ask for. Raises BadRequest where they are none."""
     try:
         return challenge_of(scope, acr_values, max_age)
-    except ConfigurationError as error:
-        raise HTTPException(400, error.message) from None
+    except ConfigurationError:
+        raise BadRequest(
+            "scope and acr_values take values without quotes, separated by spaces (RFC 6749 §3.3)."
+        ) from None
 
 
 def _beside(challenge: BearerChallenge | None, status: Status) -> BearerChallenge | None:
@@ -222,7 +249,14 @@ async def _refreshed(login: NotionOAuth) -> bool:
 
 
 def _add_operator(router: APIRouter, gate: Gate, service: NotionOAuth) -> None:
-    @router.post("/operator", name="notion_oauth_operator", response_class=Response)
+    @router.post(
+        "/operator",
+        name="notion_oauth_operator",
+        status_code=303,
+        response_class=Response,
+        responses=described.SENT_ON,
+        openapi_extra=described.OPERATOR_FORM,
+    )
     async def operator(request: Request) -> Response:
         """Take the operator's secret, once for a browser session. Only our own page can send it."""
         browser = session_of(request)

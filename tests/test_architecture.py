@@ -34,7 +34,7 @@ LAYERS = (
     {"refresh", "observing"},
     {"service"},
     {"background", "session", "pages", "bearer", "hosts", "request_log", "server_logs"},
-    {"guard", "forms", "gate", "unfinished", "ratelimits", "health"},
+    {"guard", "forms", "gate", "unfinished", "ratelimits", "health", "described"},
     {"profiles"},
     {"statuspages"},
     {"auth", "auth_httpx2", "router", "dependency", "loopback", "pasted"},

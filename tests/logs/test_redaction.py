@@ -31,6 +31,8 @@ NOTION_SHAPE = "8f14e45f-ceea-4671:Zk3QmPp0aLr7tUwX:abcdefghijklmnopqrstuvwxyz01
         f"{{'Authorization': 'Basic {SECRET}'}}",
         f"sent Bearer {SECRET} to it",
         f"sent Basic%20{SECRET} to it",
+        f"Authorization: Digest {SECRET}",
+        f"\N{LATIN SMALL LETTER LONG S}tate={SECRET}",
         f"Cookie: notion_oauth_session={SECRET}",
         f"(b'set-cookie', b'notion_oauth_session={SECRET}; httponly')",
         f'{{"cookie": "session={SECRET}"}}',
