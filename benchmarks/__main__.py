@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.environments import CANDIDATES, Ready, prepare
-from benchmarks.measurements import commands, concurrency, cost, processes, service
+from benchmarks.measurements import commands, concurrency, cost, processes, service, sign_ins
 from benchmarks.measurements.context import Context, Measurement
 from benchmarks.tables import Table
 
@@ -23,8 +23,9 @@ MEASUREMENTS: dict[str, Measurement] = {
     "restart": processes.measure_restart,
     "commands": commands.measure,
     "service": service.measure,
+    "sign-ins": sign_ins.measure,
 }
-OUR_OWN = {"commands", "service"}  # in which no other client takes part
+OUR_OWN = {"commands", "service", "sign-ins"}  # in which no other client takes part
 
 
 def main() -> None:
