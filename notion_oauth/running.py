@@ -23,7 +23,7 @@ def become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
         raise ConfigurationError(message, cure="Check its name, and that it is on the PATH.")
     environment = {**os.environ, **variables}
     if os.name == "nt":  # pragma: no cover - there, a program that is replaced loses its terminal
-        sys.exit(subprocess.run(command, executable=found, env=environment, check=False).returncode)  # noqa: S603
+        sys.exit(subprocess.run(command, executable=found, env=environment, check=False).returncode)  # noqa: S603 - as below
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(found, list(command), environment)  # noqa: S606 - the user's own command

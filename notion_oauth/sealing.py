@@ -108,7 +108,7 @@ class Sealer:
                     self._failure = error
             if self._failure is not None:
                 raise KeyUnavailable(self._failure.message, cure=self._failure.cure)
-            assert self._found is not None  # noqa: S101
+            assert self._found is not None  # noqa: S101 - without a failure there are keys
             return self._found
 
     def _of(self, part: str) -> list[Key]:

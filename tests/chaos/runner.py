@@ -208,7 +208,7 @@ class Runner:
             thread.join()
 
     def _snipe(self) -> None:
-        chance = random.Random(f"{self._plan.seed} sniper")  # noqa: S311
+        chance = random.Random(f"{self._plan.seed} sniper")  # noqa: S311 - no secret
         while target := self._targets.get():
             name, seen = target
             time.sleep(max(0, seen + chance.uniform(0, AIM) - time.time()))
