@@ -17,7 +17,7 @@ from notion_oauth.hosts import Hosts
 from notion_oauth.logs import configure
 from notion_oauth.profiles import Logins
 from notion_oauth.request_log import RequestLog
-from notion_oauth.router import admitting, create_router
+from notion_oauth.router import admitting, router_of
 from notion_oauth.server_logs import is_callback
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import Sessions, session_keys
@@ -75,7 +75,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     if settings is None and oauth is None:
         configure(service.settings.log_level, service.settings.log_format)
     logins = Logins(service)
-    auth = create_router(service)
+    auth = router_of(logins)
     home_page = _home_page(logins)
     app = FastAPI(
         title="notion-oauth",

@@ -17,6 +17,7 @@ from notion_oauth.errors import StorageError, StoreDamaged
 from notion_oauth.folders import Folder, make_folder
 
 MAX_FILE = 1024 * 1024  # bytes
+_TEMPORARY = re.compile(r"\.[a-z0-9_]{8}\.tmp")  # after a file's name, as _new_file makes them; nobody else's files
 _TICK = 20_000_000  # nanoseconds; file systems count in steps of up to ten milliseconds
 _ABANDONED_AFTER = 60.0  # seconds; a writer that lives needs far less
 
@@ -225,9 +226,8 @@ def _remove(folder: Folder, name: str) -> None:
 
 def _sweep(folder: Folder, name: str, *, older_than: float) -> None:
     """Remove what a writer that was killed left behind, seconds ago: it may hold tokens."""
-    ours = re.compile(re.escape(name) + r"\.[a-z0-9_]{8}\.tmp")  # as _new_file names them; nobody else's files
     for found in folder.names():
-        if ours.fullmatch(found):
+        if found.startswith(name) and _TEMPORARY.fullmatch(found, len(name)):
             with contextlib.suppress(OSError):  # another has swept it, or may alone
                 if time.time() - folder.lstat(found).st_mtime >= older_than:
                     folder.unlink(found)

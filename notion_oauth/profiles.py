@@ -64,6 +64,11 @@ class Logins:
         self._made: OrderedDict[str, NotionOAuth] = OrderedDict()
 
     @property
+    def oauth(self) -> NotionOAuth:
+        """Whose settings and store they all have."""
+        return self._oauth
+
+    @property
     def settings(self) -> Settings:
         return self._oauth.settings
 

@@ -105,8 +105,12 @@ def create_router(
     `keep_fresh` is off. Raises ConfigurationError for wrong settings, StorageError where no session key can be read or
     made.
     """
-    service = oauth or NotionOAuth()
-    logins = Logins(service, profile)
+    return router_of(Logins(oauth or NotionOAuth(), profile), prefix=prefix)
+
+
+def router_of(logins: Logins, *, prefix: str = "/auth") -> APIRouter:
+    """As `create_router`, for logins that pages of the application's own show too."""
+    service = logins.oauth
     protect_access_logs()
     pending = session.PendingAuthorizations(session.session_keys(service.settings))
     router = APIRouter(

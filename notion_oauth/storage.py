@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -91,7 +92,8 @@ class JsonFileStore:
         self._path = path
         self._sealer = sealer
         self._lock_wait = lock_wait
-        self._named: dict[str, str] = {}  # profiles whose path was made before: `stamp` has microseconds
+        # `stamp` has microseconds, and browser sessions have a new name each
+        self._named = lru_cache(maxsize=1024)(lambda profile: str(self.path(profile)))
 
     def path(self, profile: str) -> Path:
         """Where a profile's tokens lie. Raises ConfigurationError for a name that is no file name."""
@@ -217,8 +219,7 @@ class JsonFileStore:
         )
 
     def stamp(self, profile: str) -> object | None:
-        path = self._named.get(profile) or self._named.setdefault(profile, str(self.path(profile)))
-        return files.stamp(path)
+        return files.stamp(self._named(profile))
 
     async def delete(self, profile: str) -> bool:
         return await _in_thread(self._delete, self.path(profile))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import html
 import logging
 import os
@@ -120,6 +121,18 @@ class TestBrowserSessions:
         visitor.post("/auth/logout", data={"csrf_token": visitor.csrf_token()})
         assert files_of(public) == before
         assert visitor.status() == {"status": "unauthenticated"}
+
+    def test_signing_out_leaves_nothing_in_memory(self, public: Settings) -> None:
+        oauth = NotionOAuth(public)
+        visitor = Visitor(create_app(oauth=oauth))
+        for _ in range(3):
+            visitor.sign_in()
+            visitor.get("/")
+            assert visitor.status()["status"] == "authenticated"
+            visitor.post("/auth/logout", data={"csrf_token": visitor.csrf_token()})
+        gc.collect()
+        made = [found for found in gc.get_objects() if type(found) is NotionOAuth and found.settings is public]
+        assert [found.profile for found in made] == ["default"]
 
     def test_signing_in_again_ends_the_login_before(self, public: Settings, sandbox: Sandbox) -> None:
         visitor = Visitor(create_app(public))
