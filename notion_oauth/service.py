@@ -257,11 +257,11 @@ class NotionOAuth:
 
     async def _status_of(self, tokens: TokenSet) -> Status:
         """The same object for as long as the same login has the same whole seconds left: many ask many times."""
-        now, lifetimes = self.clock(), self.settings.lifetimes
+        now = self.clock()
         seconds = int(((tokens.expires_at or _EPOCH) - now).total_seconds() // 1)
         seen = self._seen
         if seen is None or seen[0] is not tokens or seen[1] != seconds:
-            protection = await self.store.protection(self.profile)
+            lifetimes, protection = self.settings.lifetimes, await self.store.protection(self.profile)
             seen = tokens, seconds, status_of(tokens, now=now, lifetimes=lifetimes, protection=protection)
             self._seen = seen
         return seen[2]
