@@ -120,7 +120,7 @@ class Logins:
     async def status(self, request: Request) -> Status:
         """A look at the login of whoever asks."""
         login = await self.of(request)
-        return Status(status="unauthenticated") if login is None else await login.status()
+        return Status(status="unauthenticated") if login is None else await login.status(storage=False)
 
     async def beginning(self, request: Request) -> NotionOAuth:
         """What begins a sign-in for whoever asks.

@@ -244,7 +244,7 @@ def _add_client_metadata(router: APIRouter, service: NotionOAuth) -> None:
 
 async def _refreshed(login: NotionOAuth) -> bool:
     """Refresh, unless that was done a moment ago: however often somebody asks, the server is asked now and then."""
-    status = await login.status()
+    status = await login.status(storage=False)
     since, floor = status.refreshed_at, timedelta(seconds=login.settings.refresh_floor)
     if status.status == "authenticated" and since and timedelta() <= login.clock() - since < floor:
         return False

@@ -103,7 +103,7 @@ class NotionOAuth:
         )
         self.clock = clock
         self._random = random
-        self._seen: tuple[TokenSet, int, Status] | None = None
+        self._seen: tuple[TokenSet, int, bool, Status] | None = None
         self._nobody: tuple[object, Status] | None = None
         self.tokens = TokenSource(
             self.store,
@@ -222,20 +222,18 @@ class NotionOAuth:
         async with self.store.exclusive(self.profile):
             return await to_the_end(alone)
 
-    async def status(self) -> Status:
-        """A look at the stored login, without any request. Raises StorageError, StoreDamaged, OtherResource."""
+    async def status(self, *, storage: bool = True) -> Status:
+        """A look at the login, without a request; with `storage` at how it is kept. Raises StorageError, OtherResource."""
         tokens = self.tokens.unchanged()
-        if tokens is not None:
-            return await self._status_of(tokens)
-        stamp = self.store.stamp(self.profile)
-        if self._nobody is not None and stamp is not None and stamp == self._nobody[0]:
-            return self._nobody[1]
-        tokens = await self.tokens.load()
-        if tokens is not None:
-            return await self._status_of(tokens)
-        status = self._status_without(await self.tokens.tombstone())
-        self._nobody = stamp, status
-        return status
+        if tokens is None:
+            stamp = self.store.stamp(self.profile)
+            if self._nobody is not None and stamp is not None and stamp == self._nobody[0]:
+                return self._nobody[1]
+            tokens = await self.tokens.load()
+            if tokens is None:
+                self._nobody = stamp, self._status_without(await self.tokens.tombstone())
+                return self._nobody[1]
+        return await self._status_of(tokens, storage)
 
     def _status_without(self, grave: Tombstone | None) -> Status:
         if grave is None:
@@ -255,16 +253,17 @@ class NotionOAuth:
         """
         return await self.client.introspect(await self.tokens.stored())
 
-    async def _status_of(self, tokens: TokenSet) -> Status:
+    async def _status_of(self, tokens: TokenSet, storage: bool) -> Status:
         """The same object for as long as the same login has the same whole seconds left: many ask many times."""
         now = self.clock()
         seconds = int(((tokens.expires_at or _EPOCH) - now).total_seconds() // 1)
         seen = self._seen
-        if seen is None or seen[0] is not tokens or seen[1] != seconds:
-            lifetimes, protection = self.settings.lifetimes, await self.store.protection(self.profile)
-            seen = tokens, seconds, status_of(tokens, now=now, lifetimes=lifetimes, protection=protection)
+        if seen is None or seen[0] is not tokens or seen[1:3] != (seconds, storage):
+            kept = await self.store.protection(self.profile) if storage else None
+            shown = status_of(tokens, now=now, lifetimes=self.settings.lifetimes, protection=kept)
+            seen = tokens, seconds, storage, shown
             self._seen = seen
-        return seen[2]
+        return seen[3]
 
     async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
         """Refresh now, or only where the last one is older. Raises as TokenSource.token does."""
