@@ -38,7 +38,7 @@ class Facts(dict[str, str]):
     """Named values of a line; `str` writes them as name=value, in quotes where that would be unclear otherwise."""
 
     def __str__(self) -> str:
-        return " ".join(f"{name}={_quoted(value)}" for name, value in self.items())
+        return " ".join([f"{name}={value if value.isalnum() else _quoted(value)}" for name, value in self.items()])
 
 
 def _quoted(value: str) -> str:

@@ -108,9 +108,7 @@ class Hosts:
         if any(name in _PASSED_ON or name.startswith(_PASSED_ON_BY) for name, _ in scope["headers"]):
             return False
         address = peer(scope)
-        found = _ip(address)
-        # What is no address came over no network: a socket file, or a test that calls the application
-        return found is None or found.is_loopback or self._is_trusted(address)
+        return _is_this_machines(address) or self._is_trusted(address)
 
     def _is_trusted(self, address: str) -> bool:
         found = _ip(address)
@@ -136,6 +134,13 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=4096)
+def _is_this_machines(address: str) -> bool:
+    """Whether it is loopback's, or none: that came over no network, but from a socket file or a test."""
+    found = _ip(address)
+    return found is None or found.is_loopback
 
 
 def _address(hop: str) -> str | None:

@@ -53,9 +53,11 @@ class _Handler(logging.StreamHandler[Any]):
 
 def _facts(record: logging.LogRecord) -> Facts:
     """What is known of a line besides its message: its own facts, and what it belongs to."""
-    about = {"request_id": REQUEST_ID.get(), "profile": PROFILE.get()}
-    own = getattr(record, "facts", {})
-    return Facts({**own, **{name: value for name, value in about.items() if value is not None and name not in own}})
+    facts = Facts(getattr(record, "facts", ()))
+    for name, value in (("request_id", REQUEST_ID.get()), ("profile", PROFILE.get())):
+        if value is not None:
+            facts.setdefault(name, value)
+    return facts
 
 
 def _moment(record: logging.LogRecord) -> str:

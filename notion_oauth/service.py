@@ -223,7 +223,7 @@ class NotionOAuth:
             return await to_the_end(alone)
 
     async def status(self, *, storage: bool = True) -> Status:
-        """A look at the login, without a request; with `storage` at how it is kept. Raises StorageError, OtherResource."""
+        """A look at the login, and with `storage` at how it is kept; no request. Raises StorageError, OtherResource."""
         tokens = self.tokens.unchanged()
         if tokens is None:
             stamp = self.store.stamp(self.profile)
