@@ -120,17 +120,20 @@ class BearerFlows:
                 another, renewed = (yield from self._token(rejected=token)), True
             else:
                 another = yield from self._adopted(token)
-            if another is None and not self._alone and self._asking.current() is not None:
-                yield self._others  # their sign-in may do for this request as well
+            while another is None:
+                boarded = None if self._alone or asked == MOST_ASKED else self._boarded(challenge, again=asked > 0)
+                if boarded is not None and boarded[1]:
+                    asked += 1
+                    yield partial(self._asked_of, boarded[0])
+                    another = yield self._tokens.token
+                    continue
+                if boarded is not None:
+                    yield boarded[0].landed  # somebody else's sign-in may do for this request as well
                 another = yield from self._adopted(token)
-            if another is None:
-                if self._alone or asked == MOST_ASKED or not self._may_ask(challenge, again=asked > 0):
+                if another is None and boarded is None:
                     if challenge.steps_up:
                         raise self._tokens.ours(step_up_required(challenge, request.url.host))
                     return  # a token that is new, and refused: it is the caller's
-                asked += 1
-                yield partial(self._ask, challenge)
-                another = yield self._tokens.token
             if not isinstance(request.stream, self.whole_body):
                 return
             token = another
@@ -172,7 +175,12 @@ class BearerFlows:
             self._asked[need] = now
         return challenge.steps_up or not again
 
-    async def _ask(self, challenge: BearerChallenge) -> None:
+    def _boarded(self, challenge: BearerChallenge, *, again: bool) -> tuple[Flight[object], bool] | None:
+        """The sign-in under way, else a new one; whether it is new. None where a person is not to be asked.
+
+        To note what is asked and to begin are one step: whoever sees the note finds the sign-in, or what came of it.
+        """
+
         async def authorize(flight: Flight[object]) -> object:
             assert self._authorize is not None  # noqa: S101 - asked before
             _ASKING.set(self)
@@ -184,13 +192,11 @@ class BearerFlows:
                 raise
             raise AssertionError("an interrupted flight has raised")
 
-        flight, _ = self._asking.board(authorize)
-        with suppress(GivenUp):  # another's, which nobody waited for; the next answer tells whether to ask again
-            await flight.result()
+        return self._asking.board_if(partial(self._may_ask, challenge, again=again), authorize)
 
-    async def _others(self) -> None:
-        if (flight := self._asking.current()) is not None:
-            await flight.landed()
+    async def _asked_of(self, flight: Flight[object]) -> None:
+        with suppress(GivenUp):  # the next answer tells whether to ask again
+            await flight.result()
 
     def _is_ours(self, url: Any) -> bool:
         """Whether a URL, as the library has parsed it, has the origin of the MCP server (RFC 6454 §4)."""

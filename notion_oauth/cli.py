@@ -105,15 +105,22 @@ def status(
         found = status_of(seen, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=seen.protection)
     else:
         found = run_to_end(oauth_for(profile, token_file, server_url).status)
-    content, text, good = found.as_json(), describe(found), True
+    content, text, good, failed = found.as_json(), describe(found), True, None
     if remote and found.status != "unauthenticated":
-        said = run_to_end(oauth_for(profile, token_file, server_url).introspect)
+        said, expired = None, found.status == "expired"
+        try:
+            said = None if expired else run_to_end(oauth_for(profile, token_file, server_url).introspect)
+            text = f"{text}\n{describe_remote(said, expired=expired)}"
+        except errors.NotionOAuthError as error:
+            failed = error  # what is known here is told all the same
         content["remote"] = None if said is None else said.model_dump(mode="json")
-        text, good = f"{text}\n{describe_remote(said)}", said is None or said.active
+        good = said is None or said.active
     if as_json:
         print_json(content)
     else:
         typer.echo(as_run(text, ctx))
+    if failed is not None:
+        raise failed
     if not good:
         raise typer.Exit(REFUSED)
     if found.status == "unauthenticated":

@@ -137,7 +137,8 @@ class Clients:
         Which issuer that was is remembered from its first use on, once for all profiles: the setting is theirs, too.
         """
         issuer = discovery.server.issuer
-        known = _issuers_of(ours, await self._store.load_registrations(COMMON))
+        kept = await self._store.load_registrations(COMMON)
+        known = _issuers_of(ours, kept)
         if known and issuer not in known and self._settings.issuer != issuer:
             raise ConfigurationError(
                 f"The client in NOTION_OAUTH_CLIENT_ID was registered with {min(known)}, and the server now names "
@@ -145,10 +146,10 @@ class Clients:
                 cure="If you trust that one, register a client there and set its id. Only if this very client was "
                 "registered there too, by you, name that server in NOTION_OAUTH_ISSUER.",
             )
-        if issuer not in known:
-            public = ours.model_copy(update={"client_secret": None})
-            kept = Registration(issuer=issuer, redirect_uri=redirect_uri, client=public, by_hand=True)
-            await self._store.save_registration(COMMON, kept)
+        public = ours.model_copy(update={"client_secret": None})
+        new = Registration(issuer=issuer, redirect_uri=redirect_uri, client=public, by_hand=True)
+        if issuer not in known or (redirect_uri and new.place not in {one.place for one in kept}):
+            await self._store.save_registration(COMMON, new)  # the newest redirect URI is the next sign-in's, too
         return ours
 
     async def _usable(self, discovery: Discovery, kept: Registration) -> bool:

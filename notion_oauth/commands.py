@@ -192,8 +192,8 @@ def key(
 @others.command(epilog="Example: `notion-oauth reseal`, after a change of keys")
 def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
     """Seal all stored logins and registrations with the first key, now and not at their next save."""
-    from notion_oauth.service import file_store
     from notion_oauth.settings import load_settings
+    from notion_oauth.stores import file_store
 
     store = file_store(load_settings(token_file=token_file))
 

@@ -15,6 +15,7 @@
     │   ├── NetworkError            no answer: DNS, connection, TLS, time-out
     │   └── ServerUnavailable       429, 5xx, or an answer that is no OAuth answer
     ├── MetadataError               discovery documents that are missing, unusable or contradictory
+    │   └── NoDocument              something else stands where one should: a page, a redirect
     ├── OAuthError                  the server refused, with an RFC 6749 error code
     │   ├── RegistrationRefused     at the registration endpoint (RFC 7591 §3.2.2)
     │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
@@ -153,17 +154,27 @@ class NetworkError(TransientError):
 
 
 class ServerUnavailable(TransientError):
-    """The server answered, but not with an OAuth answer. `retry_after` is in seconds, where it gave one."""
+    """The server answered, but not with an OAuth answer. `retry_after` is in seconds, where it gave one.
 
-    def __init__(self, message: str, *, cure: str | None = None, retry_after: float | None = None) -> None:
+    `turned_away` says that it has not looked at the request (429, 503): the same one can be sent again.
+    """
+
+    def __init__(
+        self, message: str, *, cure: str | None = None, retry_after: float | None = None, turned_away: bool = False
+    ) -> None:
         super().__init__(message, cure=cure)
         self.retry_after = retry_after
+        self.turned_away = turned_away
 
 
 class MetadataError(NotionOAuthError):
     """Discovery documents are missing, unusable or contradict each other (RFC 9728, RFC 8414)."""
 
     default_cure = "Check NOTION_OAUTH_SERVER_URL; if it is right, the server is set up wrongly."
+
+
+class NoDocument(MetadataError):
+    """Something else stands where a discovery document should: a page, or a redirect."""
 
 
 class OAuthError(NotionOAuthError):

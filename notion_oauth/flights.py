@@ -154,9 +154,19 @@ class Flights(Generic[T]):
 
     def board(self, work: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> tuple[Flight[T], bool]:
         """The flight under way, or a new one that does the work; whether it is new."""
+        boarded = self.board_if(lambda: True, work)
+        assert boarded is not None  # noqa: S101 - nothing forbids it
+        return boarded
+
+    def board_if(
+        self, allowed: Callable[[], bool], work: Callable[[Flight[T]], Coroutine[Any, Any, T]]
+    ) -> tuple[Flight[T], bool] | None:
+        """The flight under way, else a new one where that is allowed; asked, and begun, with nobody in between."""
         with self._lock:
             if self._current is not None and not self._current.done:
                 return self._current, False
+            if not allowed():
+                return None
             flight = self._current = Flight(work)
         flight.start()
         return flight, True

@@ -21,8 +21,8 @@ from notion_oauth.protocol.urls import covers, why_unusable
 _PREFIX = "NOTION_OAUTH_"
 _KNOWN = {_PREFIX + name for name in ("TOKEN_FILE", "SERVER_URL", "PROFILE")}
 _TEXTS = (
-    *("access_token", "token_type", "refresh_token", "client_id", "client_secret", "scope", "issuer", "resource"),
-    *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
+    *("access_token", "token_type", "refresh_token", "client_id", "client_secret", "issuer", "resource"),
+    *("scope", "requested_scope", "token_endpoint", "revocation_endpoint", "introspection_endpoint"),
 )
 
 

@@ -29,7 +29,7 @@ class AuthorizationServerMetadata(_Frozen):
     """What an authorization server says of itself (RFC 8414 §2, RFC 9207 §3)."""
 
     issuer: str
-    authorization_endpoint: str
+    authorization_endpoint: str | None = None  # a server for assertions alone has none
     token_endpoint: str
     registration_endpoint: str | None = None
     revocation_endpoint: str | None = None
@@ -38,6 +38,8 @@ class AuthorizationServerMetadata(_Frozen):
     grant_types_supported: tuple[str, ...] | None = None
     # Left out means client_secret_basic alone (RFC 8414 §2)
     token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+    revocation_endpoint_auth_methods_supported: tuple[str, ...] | None = None
+    introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
     code_challenge_methods_supported: tuple[str, ...] = ()
     authorization_response_iss_parameter_supported: bool = False
     client_id_metadata_document_supported: bool = False
@@ -116,6 +118,13 @@ class Registration(_Frozen):
         return (self.issuer, self.redirect_uri, *((self.client.client_id,) if self.by_hand else ()))
 
 
+AFTER_DISCOVERY = (  # what a login keeps of its server's metadata, so that discovery is not needed again
+    *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
+    *("token_endpoint_auth_methods_supported", "revocation_endpoint_auth_methods_supported"),
+    "introspection_endpoint_auth_methods_supported",
+)
+
+
 class GrantRequest(_Frozen):
     """Whom tokens are asked of, for what, and as which client: all that a login is made of beside its tokens."""
 
@@ -127,6 +136,8 @@ class GrantRequest(_Frozen):
     revocation_endpoint: str | None
     introspection_endpoint: str | None = None
     token_endpoint_auth_methods_supported: tuple[str, ...]
+    revocation_endpoint_auth_methods_supported: tuple[str, ...] | None = None
+    introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
 
     @classmethod
     def to(cls, discovery: Discovery, client: ClientInformation, scope: str | None, **more: Any) -> Self:
@@ -137,10 +148,7 @@ class GrantRequest(_Frozen):
             scope=scope,
             client=client,
             issuer=server.issuer,
-            token_endpoint=server.token_endpoint,
-            revocation_endpoint=server.revocation_endpoint,
-            introspection_endpoint=server.introspection_endpoint,
-            token_endpoint_auth_methods_supported=server.token_endpoint_auth_methods_supported,
+            **{name: getattr(server, name) for name in AFTER_DISCOVERY},
             **more,
         )
 
@@ -206,7 +214,8 @@ class TokenSet(_Frozen):
     expires_in: int | None = None  # as the server gave it; seconds from updated_at
     expires_at: datetime | None = None  # None: the server did not say
     refresh_token: SecretStr | None = None
-    scope: str | None = None
+    scope: str | None = None  # that was granted
+    requested_scope: str | None = None  # by us, at the sign-in
     client: ClientInformation | None = None
     issuer: str | None = None
     resource: str | None = None
@@ -214,6 +223,8 @@ class TokenSet(_Frozen):
     revocation_endpoint: str | None = None
     introspection_endpoint: str | None = None
     token_endpoint_auth_methods_supported: tuple[str, ...] = ()
+    revocation_endpoint_auth_methods_supported: tuple[str, ...] | None = None
+    introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
     authorized_at: datetime | None = None  # when the person signed in
     refreshed_at: datetime | None = None  # when we last refreshed it
     updated_at: datetime  # when these tokens were asked for
@@ -245,3 +256,5 @@ class Tombstone(_Frozen):
     refreshed_at: datetime | None = None
     issuer: str | None = None
     resource: str | None = None
+    scope: str | None = None
+    requested_scope: str | None = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
 
 from pydantic import SecretStr
 
-from notion_oauth.errors import MetadataError, TransientError
+from notion_oauth.errors import MetadataError, NoDocument, TransientError
 from notion_oauth.models import (
+    AFTER_DISCOVERY,
     AssertionGrant,
     AuthorizationServerMetadata,
     ClientInformation,
@@ -22,10 +25,12 @@ from notion_oauth.models import (
 )
 from notion_oauth.protocol import discovery, introspection, registration, revocation, token
 from notion_oauth.protocol.challenge import BearerChallenge
-from notion_oauth.protocol.message import Request
+from notion_oauth.protocol.message import Request, Response
 from notion_oauth.transport import Transport
 
 Clock = Callable[[], datetime]
+Requirement = Callable[[AuthorizationServerMetadata], object]  # raises MetadataError where it is not met
+M = TypeVar("M")
 
 
 def utc_now() -> datetime:
@@ -59,17 +64,20 @@ class OAuthClient:
         challenge: BearerChallenge | None = None,
         prefer: Collection[str] = (),
         guess: bool = True,
+        usable: Requirement | None = None,
     ) -> Discovery:
         """Find the authorization server of an MCP server: the one that is set, else the first that can be used.
 
         Of several, those that are preferred go first; where only a `guess` could tell which, and none is to be made, it
-        is an error. Without metadata of the resource it is the server's own origin, as MCP 2025-03-26 has it.
-        Raises MetadataError.
+        is an error. `usable` tells which will do. Without metadata of
+        the resource it is the server's own origin, as MCP 2025-03-26 has it. Raises MetadataError.
         """
-        metadata_url = challenge.resource_metadata if challenge else None
-        resource = await self._protected_resource_metadata(server_url, metadata_url)
+        try:
+            resource, page = await self._protected_resource_metadata(server_url, challenge), None
+        except NoDocument as odd:
+            resource, page = None, odd
         if resource is None:
-            return await self._without_resource_metadata(server_url)
+            return await self._without_resource_metadata(server_url, page, usable)
         chosen = _chosen(resource.authorization_servers, self._issuer, prefer)
         if not guess and len(chosen) > 1:
             raise MetadataError(
@@ -80,6 +88,8 @@ class OAuthClient:
         for found in chosen:
             try:
                 server = await self._authorization_server_metadata(found)
+                if server is not None and usable is not None:
+                    usable(server)
             except MetadataError as error:
                 failure = failure or error
                 continue  # the servers are independent of each other: another may be set up rightly
@@ -90,32 +100,52 @@ class OAuthClient:
         assert failure is not None  # noqa: S101 - a resource that names no server was refused before
         raise failure
 
-    async def _without_resource_metadata(self, server_url: str) -> Discovery:
+    async def _without_resource_metadata(
+        self, server_url: str, page: NoDocument | None, usable: Requirement | None
+    ) -> Discovery:
         base = discovery.base_url(server_url)
         if self._issuer not in (None, base):
             raise MetadataError(f"{server_url} names no authorization server, and so not {self._issuer}.")
-        server = await self._authorization_server_metadata(base)
-        return Discovery(
-            resource=server_url,
-            scopes=None,
-            server=server or discovery.assumed_authorization_server(base),
-            assumed=server is None,
-        )
+        published = await self._authorization_server_metadata(base)
+        if published is None and page is not None:
+            raise page  # a site that answers everything: there is nothing to be assumed of it
+        server = published or discovery.assumed_authorization_server(base)
+        if usable is not None:
+            usable(server)
+        return Discovery(resource=server_url, scopes=None, server=server, assumed=published is None)
 
     async def _protected_resource_metadata(
-        self, server_url: str, challenged: str | None
+        self, server_url: str, challenge: BearerChallenge | None
     ) -> ProtectedResourceMetadata | None:
-        for url in discovery.protected_resource_metadata_urls(server_url, challenged):
-            response = await self._transport.send(Request("GET", url))
-            if metadata := discovery.parse_protected_resource_metadata(response, server_url=server_url):
-                return metadata
-        return None
+        named = None if challenge is None else challenge.resource_metadata
+        urls = discovery.protected_resource_metadata_urls(server_url, named)
+        parse = partial(discovery.parse_protected_resource_metadata, server_url=server_url)
+        return await self._first(urls, parse, decisive=named)
 
     async def _authorization_server_metadata(self, issuer: str) -> AuthorizationServerMetadata | None:
-        for url in discovery.authorization_server_metadata_urls(issuer):
-            response = await self._transport.send(Request("GET", url))
-            if metadata := discovery.parse_authorization_server_metadata(response, issuer=issuer):
-                return metadata
+        parse = partial(discovery.parse_authorization_server_metadata, issuer=issuer)
+        return await self._first(discovery.authorization_server_metadata_urls(issuer), parse)
+
+    async def _first(
+        self, urls: Iterable[str], parse: Callable[[Response], M | None], *, decisive: str | None = None
+    ) -> M | None:
+        """The first document that is right, whatever stands at the URLs before; None where there is none anywhere.
+
+        Raises MetadataError where only wrong ones were found, or a wrong one at the `decisive` URL, NoDocument where
+        there were only pages.
+        """
+        failure: MetadataError | None = None
+        for url in urls:
+            try:
+                if (metadata := parse(await self._transport.send(Request("GET", url)))) is not None:
+                    return metadata
+            except MetadataError as error:
+                if failure is None or isinstance(failure, NoDocument):
+                    failure = error
+                if url == decisive and not isinstance(error, NoDocument):
+                    break
+        if failure is not None:
+            raise failure
         return None
 
     async def register(self, server: AuthorizationServerMetadata, metadata: ClientMetadata) -> ClientInformation:
@@ -166,10 +196,7 @@ class OAuthClient:
             update={
                 "issuer": found.server.issuer,
                 "resource": found.resource,
-                "token_endpoint": found.server.token_endpoint,
-                "revocation_endpoint": found.server.revocation_endpoint,
-                "introspection_endpoint": found.server.introspection_endpoint,
-                "token_endpoint_auth_methods_supported": found.server.token_endpoint_auth_methods_supported,
+                **{name: getattr(found.server, name) for name in AFTER_DISCOVERY},
             }
         )
 

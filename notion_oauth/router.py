@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ from notion_oauth.forms import require_own_page, require_visit, sent_by_another_
 from notion_oauth.gate import Gate
 from notion_oauth.hosts import GUARDED, Hosts
 from notion_oauth.profiles import Logins, WhoAsks
-from notion_oauth.protocol import registration, scopes
+from notion_oauth.protocol import registration
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.ratelimits import RateLimits
@@ -27,7 +26,6 @@ from notion_oauth.server_logs import is_callback, protect_access_logs, protect_s
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_of
 from notion_oauth.settings import Settings
-from notion_oauth.status import Status
 from notion_oauth.statuspages import StatusPages, path_of, refusal
 
 _LOG = logging.getLogger(__name__)
@@ -149,8 +147,9 @@ def router_of(logins: Logins, *, prefix: str = "/auth") -> APIRouter:
         if sent_by_another_site(request):
             return await pages_of.status(request, notice="sent_here")
         beginning = await logins.beginning(request)
-        asked = _beside(challenge, await logins.status(request))
-        begun = await beginning.begin_authorization(_redirect_uri(request, service), challenge=asked)
+        begun = await beginning.begin_authorization(
+            _redirect_uri(request, service), challenge=challenge, replaces=await logins.of(request)
+        )
         pending.remember(browser, begun.pending, beginning.profile)
         return pages.redirect(begun.url.get_secret_value())
 
@@ -216,11 +215,6 @@ def _asked(scope: str | None, acr_values: str | None, max_age: int | None) -> Be
         raise BadRequest(
             "scope and acr_values take values without quotes, separated by spaces (RFC 6749 §3.3)."
         ) from None
-
-
-def _beside(challenge: BearerChallenge | None, status: Status) -> BearerChallenge | None:
-    """The same beside what a login has already: a browser session's next login has a profile of its own."""
-    return challenge and replace(challenge, scope=scopes.union(status.scope, challenge.scope))
 
 
 def _add_what_is_set(router: APIRouter, gate: Gate | None, service: NotionOAuth) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
 from typing import Any
 
+import anyio
 from authlib.common.security import generate_token
 from pydantic import SecretStr
 
 from notion_oauth.audit import Attempt
 from notion_oauth.clients import Clients
-from notion_oauth.errors import SIGN_IN, MetadataError, NotionOAuthError
+from notion_oauth.errors import NotionOAuthError, OAuthError, ServerUnavailable
 from notion_oauth.finishing import to_the_end
 from notion_oauth.models import (
     AssertionGrant,
@@ -25,39 +26,21 @@ from notion_oauth.models import (
     TokenSet,
     Tombstone,
 )
-from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
+from notion_oauth.oauth_client import Clock, OAuthClient, Requirement, utc_now
 from notion_oauth.observing import watched
+from notion_oauth.patience import Patience
 from notion_oauth.protocol import authorization, ending, scopes
 from notion_oauth.protocol.challenge import BearerChallenge, merged
-from notion_oauth.protocol.token import JWT_BEARER
+from notion_oauth.protocol.discovery import require_assertions, require_sign_in
 from notion_oauth.refresh import TokenSource
-from notion_oauth.sealing import Sealer
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.status import Status, status_of
-from notion_oauth.storage import LOCK_WAIT, JsonFileStore, TokenStore
+from notion_oauth.storage import TokenStore
+from notion_oauth.stores import file_store
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
 VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
-MOST_REQUESTS = 6  # under one lock: five of discovery and a refresh, for a login that another program stored
 _EPOCH = datetime.fromtimestamp(0, UTC)
-LOCK_MARGIN = timedelta(seconds=10)  # for the disk
-
-
-def _lock_wait(settings: Settings) -> timedelta:
-    """Longer than another can hold the lock who is patient with a slow server."""
-    return max(LOCK_WAIT, MOST_REQUESTS * settings.timeout_delta + LOCK_MARGIN)
-
-
-def sealer_of(settings: Settings) -> Sealer | None:
-    """What seals for the settings. Raises ConfigurationError where they name a keychain that cannot be asked."""
-    if settings.encryption_key is None:
-        return None
-    return Sealer(settings.encryption_key, key_file=settings.encryption_key_file)
-
-
-def file_store(settings: Settings) -> JsonFileStore:
-    """The store that the settings mean. Raises as `sealer_of` does."""
-    return JsonFileStore(settings.token_file, lock_wait=_lock_wait(settings), sealer=sealer_of(settings))
 
 
 class SignOut(Enum):
@@ -66,6 +49,7 @@ class SignOut(Enum):
     REVOKED = "revoked"
     NOT_OFFERED = "the server offers no revocation"
     NOT_REACHED = "the server could not be told"
+    REFUSED = "the server refused to end the grant"
     NOT_SIGNED_IN = "nobody was signed in"
 
 
@@ -73,6 +57,7 @@ SIGNED_OUT = {
     SignOut.REVOKED: "Signed out. Notion has ended the grant.",
     SignOut.NOT_OFFERED: "Signed out here. The server offers no revocation: end the connection in its settings too.",
     SignOut.NOT_REACHED: "Signed out here, but the server could not be told: end the connection in Notion's settings.",
+    SignOut.REFUSED: "Signed out here, but the server refused to end the grant: do that in Notion's settings.",
     SignOut.NOT_SIGNED_IN: "Nobody was signed in.",
 }
 
@@ -80,7 +65,7 @@ SIGNED_OUT = {
 class NotionOAuth:
     """One profile's login, from discovery to revocation. Cheap to make; holds no connection and no file open.
 
-    `store`, `client`, `clock` and `random` replace what `settings` would lead to.
+    `store`, `client`, `clock`, `random` and `sleep` replace what `settings` would lead to.
     """
 
     def __init__(
@@ -92,6 +77,7 @@ class NotionOAuth:
         client: OAuthClient | None = None,
         clock: Clock = utc_now,
         random: Callable[[int], str] = generate_token,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.settings = settings or load_settings()
         self.profile = profile or self.settings.profile
@@ -103,6 +89,8 @@ class NotionOAuth:
         )
         self.clock = clock
         self._random = random
+        self._sleep = sleep
+        self._retry_for = timedelta(seconds=self.settings.retry_for)
         self._seen: tuple[TokenSet, int, bool, Status] | None = None
         self._nobody: tuple[object, Status] | None = None
         self.tokens = TokenSource(
@@ -111,8 +99,9 @@ class NotionOAuth:
             server_url=self.settings.server_url,
             profile=self.profile,
             lifetimes=self.settings.lifetimes,
-            retry_for=timedelta(seconds=self.settings.retry_for),
+            retry_for=self._retry_for,
             clock=clock,
+            sleep=sleep,
             audit=self.audit,
         )
 
@@ -125,27 +114,29 @@ class NotionOAuth:
             client=self.client,
             clock=self.clock,
             random=self._random,
+            sleep=self._sleep,
         )
 
     async def begin_authorization(
-        self, redirect_uri: str, *, challenge: BearerChallenge | None = None
+        self, redirect_uri: str, *, challenge: BearerChallenge | None = None, replaces: NotionOAuth | None = None
     ) -> AuthorizationRequest:
         """Discover, register where this client is not known yet, and build the URL for the browser.
 
-        `challenge` is the resource's, from a 401 or 403; without one it is asked for. What it says is missing is asked
-        for beside what the login has already. Raises StorageError where the login could not be kept (asked first,
-        before anybody consents), OtherResource where a login of another server would be lost, MetadataError,
-        RegistrationRefused, ConfigurationError, TransientError.
+        `challenge` is the resource's, from a 401 or 403; without one it is asked for. Scopes are asked for beside those
+        of the sign-in before; `replaces` is whose that was, where it is another profile's. Raises StorageError where
+        the login could not be kept (asked first, before anybody consents), OtherResource where a login of another
+        server would be lost, MetadataError, RegistrationRefused, ConfigurationError, TransientError.
         """
         with self.audit.attempt("sign_in"):
-            return await self._begin_authorization(redirect_uri, challenge)
-
-    async def _begin_authorization(self, redirect_uri: str, challenge: BearerChallenge | None) -> AuthorizationRequest:
-        typed = challenge is None or challenge.resource_metadata is None  # by a person: the resource was not asked
-        discovery, scope, challenge, alive = await self._discover(challenge)
-        client = await self.clients.client_for(
-            discovery, redirect_uri, scope=scope, in_use=alive.client if alive and not typed else None
-        )
+            typed = challenge is None or challenge.resource_metadata is None  # by a person: the resource was not asked
+            discovery, scope, challenge, login = await self._discover(challenge, require_sign_in)
+            steps_up = challenge is not None and challenge.steps_up
+            before = (replaces or self).tokens
+            kept = await before.load() or await before.tombstone()
+            scope = scopes.union(scopes.asked_before(kept, discovery, granted=steps_up), scope)
+            client = await self.clients.client_for(
+                discovery, redirect_uri, scope=scope, in_use=login.client if login and steps_up and not typed else None
+            )
         return authorization.authorization_request(
             discovery,
             client,
@@ -158,9 +149,9 @@ class NotionOAuth:
         )
 
     async def _discover(
-        self, challenge: BearerChallenge | None
+        self, challenge: BearerChallenge | None, usable: Requirement
     ) -> tuple[Discovery, str | None, BearerChallenge | None, TokenSet | None]:
-        """Where to sign in, what for, the whole challenge; and the login that is to get more than it has."""
+        """Where to sign in, what for, the whole challenge; and the login that there is already, of that server."""
         await self.store.ensure_writable(self.profile)
         login = await self.tokens.load()  # raises for the login of another server: it would be lost
         if challenge is None or not challenge.resource_metadata:
@@ -168,16 +159,14 @@ class NotionOAuth:
         own = {*(await self.clients.own_issuers())}
         if login is not None and login.issuer and challenge is not None and challenge.steps_up:
             own = {login.issuer}  # that one is to allow more
-        discovery = await self.client.discover(self.settings.server_url, challenge=challenge, prefer=own)
+        discovery = await self.client.discover(self.settings.server_url, challenge=challenge, prefer=own, usable=usable)
         scope = scopes.select(
             challenged=challenge.scope if challenge else None,
             resource=discovery.scopes,
             server=discovery.server.scopes_supported,
         )
         elsewhere = login is None or login.issuer not in (None, discovery.server.issuer)
-        if challenge is None or not challenge.steps_up or login is None or elsewhere:
-            return discovery, scope, challenge, None
-        return discovery, scopes.union(login.scope, scope), challenge, login
+        return discovery, scope, challenge, None if elsewhere else login
 
     async def registered_redirect_uris(self) -> Sequence[str]:
         """The redirect URIs that this profile's kept registrations are for, the newest first."""
@@ -201,26 +190,35 @@ class NotionOAuth:
         """
         with self.audit.attempt("sign_in") as attempt:
             asked = None if scope is None else BearerChallenge(scope=scope)
-            discovery, scope, _, _ = await self._discover(asked)
-            grants = discovery.server.grant_types_supported
-            if grants is not None and JWT_BEARER not in grants:
-                raise MetadataError(f"{discovery.server.issuer} takes no assertions.", cure=SIGN_IN)
+            discovery, scope, _, _ = await self._discover(asked, require_assertions)
             client = await self.clients.client_of_assertions(discovery)
             grant = AssertionGrant.to(discovery, client, scope, assertion=assertion)
             return await self._begin_login(partial(self.client.exchange_assertion, grant), attempt)
 
     async def _begin_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]], attempt: Attempt) -> TokenSet:
-        async def alone() -> TokenSet:
+        patience = Patience(self._retry_for)
+        deadline = patience.deadline()
+
+        async def alone() -> TokenSet | None:
             with attempt:  # here too: a caller that is cancelled meanwhile sees no error
                 await self.store.ensure_writable(self.profile)  # before anything is spent on tokens that can't be kept
-                tokens = await exchange()
+                try:
+                    tokens = await exchange()
+                except ServerUnavailable as busy:
+                    patience.failed(busy)
+                    if not busy.turned_away or patience.over(deadline):
+                        raise
+                    return None
                 await self.store.save(self.profile, tokens)
                 attempt.succeeded(tokens)
             self.clients.proven()
             return tokens
 
-        async with self.store.exclusive(self.profile):
-            return await to_the_end(alone)
+        while True:
+            async with self.store.exclusive(self.profile):
+                if (tokens := await to_the_end(alone)) is not None:
+                    return tokens
+            await self._sleep(patience.pause(deadline))  # a code is good for minutes
 
     async def status(self, *, storage: bool = True) -> Status:
         """A look at the login, and with `storage` at how it is kept; no request. Raises StorageError, OtherResource."""
@@ -249,9 +247,10 @@ class NotionOAuth:
     async def introspect(self) -> Introspection | None:
         """What the server itself says of the access token (RFC 7662); None where it offers no introspection.
 
-        Raises NotSignedIn, SignInRequired, OtherResource, TokenRefused, TransientError, StorageError.
+        Raises NotSignedIn, SignInRequired, OtherResource, TokenRefused, TransientError, MetadataError, StorageError.
         """
-        return await self.client.introspect(await self.tokens.stored())
+        tokens = await self.client.complete(await self.tokens.stored(), self.settings.server_url)
+        return await self.client.introspect(tokens)
 
     async def _status_of(self, tokens: TokenSet, storage: bool) -> Status:
         """The same object for as long as the same login has the same whole seconds left: many ask many times."""
@@ -292,7 +291,7 @@ class NotionOAuth:
             offered = await self.client.revoke(await self.client.complete(tokens, self.settings.server_url))
         except NotionOAuthError as error:
             self.audit.failed("revocation", error, tokens)
-            return SignOut.NOT_REACHED
+            return SignOut.REFUSED if isinstance(error, OAuthError) else SignOut.NOT_REACHED
         if not offered:
             return SignOut.NOT_OFFERED
         self.audit.succeeded("revocation", tokens)

@@ -27,7 +27,7 @@ from notion_oauth.models import (
     PendingAuthorization,
     TokenSet,
 )
-from notion_oauth.oauth_client import OAuthClient
+from notion_oauth.oauth_client import OAuthClient, Requirement
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.message import Request, Response
 from notion_oauth.transport import Transport
@@ -68,9 +68,10 @@ class TracedClient(OAuthClient):
         challenge: BearerChallenge | None = None,
         prefer: Collection[str] = (),
         guess: bool = True,
+        usable: Requirement | None = None,
     ) -> Discovery:
         with _span("discover", server_url) as span:
-            found = await super().discover(server_url, challenge=challenge, prefer=prefer, guess=guess)
+            found = await super().discover(server_url, challenge=challenge, prefer=prefer, guess=guess, usable=usable)
             span.set_attribute(ISSUER, found.server.issuer)
             return found
 

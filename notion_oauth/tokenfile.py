@@ -68,6 +68,7 @@ def encode_tokens(tokens: TokenSet) -> bytes:
         "authorized_at": _milliseconds(tokens.authorized_at),
         "refreshed_at": _milliseconds(tokens.refreshed_at),
         "scope": tokens.scope,
+        "requested_scope": tokens.requested_scope,
         "issuer": tokens.issuer,
         "resource": tokens.resource,
         "token_endpoint": tokens.token_endpoint,
@@ -75,6 +76,7 @@ def encode_tokens(tokens: TokenSet) -> bytes:
         "introspection_endpoint": tokens.introspection_endpoint,
         "token_endpoint_auth_method": client.token_endpoint_auth_method if client else None,
         "token_endpoint_auth_methods_supported": list(tokens.token_endpoint_auth_methods_supported),
+        **{name: getattr(tokens, name) for name in _OF_OTHER_ENDPOINTS},
         "client_secret_expires_at": client.client_secret_expires_at if client else 0,
     }
     return _encode(document)
@@ -109,7 +111,7 @@ def decode_login(content: bytes, path: Path) -> TokenSet | Tombstone:
         expires_in = None  # it says nothing without the moment it counts from
     try:
         return TokenSet(
-            **{name: document.get(name) for name in _AS_THEY_ARE},
+            **{name: document.get(name) for name in (*_AS_THEY_ARE, *_OF_OTHER_ENDPOINTS)},
             token_type=document.get("token_type") or "Bearer",
             expires_in=expires_in,
             expires_at=expires_at or lifetime.expires_at(expires_in, asked_at=updated_at),
@@ -126,8 +128,11 @@ def decode_login(content: bytes, path: Path) -> TokenSet | Tombstone:
 
 
 _AS_THEY_ARE = (
-    *("access_token", "scope", "issuer", "resource"),
+    *("access_token", "scope", "requested_scope", "issuer", "resource"),
     *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
+)
+_OF_OTHER_ENDPOINTS = (
+    *("revocation_endpoint_auth_methods_supported", "introspection_endpoint_auth_methods_supported"),
 )
 _OF_THE_CLIENT = ("client_id", "client_secret", "client_secret_expires_at", "token_endpoint_auth_method")
 

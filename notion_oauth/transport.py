@@ -64,11 +64,11 @@ class Transport:
         )
 
     async def send(self, request: Request) -> Response:
-        """Return the answer, whatever its status, redirects apart.
+        """Return the answer, whatever its status; a redirect is not followed.
 
         Raises MetadataError where the URL may not be talked to, NetworkError where no whole answer arrived in
-        time or the host leads where it may not, ServerUnavailable where it is a redirect, larger than 1 MiB or packed
-        in a way that was not asked for, ConfigurationError where the environment names a proxy or certificates that
+        time or the host leads where it may not, ServerUnavailable where it is larger than 1 MiB or packed in a way that
+        was not asked for, ConfigurationError where the environment names a proxy or certificates that
         cannot be used.
         """
         if reason := why_unusable(request.url):
@@ -110,15 +110,15 @@ class Transport:
             client.stream(request.method, request.url, headers=headers, content=request.content()) as answer,
         ):
             host = host_of(request.url)
-            if answer.is_redirect:
-                raise ServerUnavailable(f"{host} answered with a redirect, and none is followed.")
+            names = {name.lower(): value for name, value in answer.headers.items()}
+            if request.only_headers:
+                return Response(answer.status_code, request.url, names)
             body = bytearray()
             # Packed answers are unpacked by us, who stop in time; answers that are whole already have no raw form
             parts = answer.aiter_raw() if "content-encoding" in answer.headers else answer.aiter_bytes()
             async for chunk in parts:
                 body += chunk
                 _check_size(len(body), host)
-        names = {name.lower(): value for name, value in answer.headers.items()}
         return Response(answer.status_code, request.url, names, _unpacked(bytes(body), names, host))
 
 

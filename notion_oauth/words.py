@@ -62,8 +62,10 @@ def describe(status: Status) -> str:
     return "\n".join(lines)
 
 
-def describe_remote(said: Introspection | None) -> str:
-    """What the server itself says of the token, in one line."""
+def describe_remote(said: Introspection | None, *, expired: bool = False) -> str:
+    """What the server itself says of the token, in one line; of one that has expired it is not asked."""
+    if expired:
+        return "The server was not asked: this token has expired. The next use renews it, or: notion-oauth refresh"
     if said is None:
         return "The server offers no introspection, so it was not asked."
     if not said.active:

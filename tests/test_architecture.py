@@ -29,7 +29,7 @@ LAYERS = (
     {"connecting"},
     {"words", "tokenfile", "transport", "flights", "glance", "asking", "logs"},
     {"storage"},
-    {"oauth_client"},
+    {"oauth_client", "stores"},
     {"clients", "memory", "telemetry"},
     {"refresh", "observing"},
     {"service"},

@@ -19,8 +19,8 @@ from notion_oauth.oauth_client import Clock, OAuthClient
 from notion_oauth.protocol import discovery
 from notion_oauth.protocol.message import Request, Response
 from notion_oauth.sealing import Sealer
-from notion_oauth.service import sealer_of
 from notion_oauth.settings import Settings
+from notion_oauth.stores import sealer_of
 from notion_oauth.tokenfile import Kept
 from notion_oauth.transport import Transport
 
@@ -115,7 +115,7 @@ class Case:
             challenge = discovery.challenge_of(await self.answer.get())
         except Exception:  # what it would have said may stand at the well-known URLs, too
             challenge = None
-        return await client.discover(self.settings.server_url, challenge=challenge)
+        return await client.discover(self.settings.server_url, challenge=challenge, usable=discovery.require_some_grant)
 
 
 Look = Callable[[Case], Awaitable[Sequence[Finding]]]

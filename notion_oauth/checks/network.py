@@ -120,12 +120,14 @@ def _skew(date: datetime, sent_at: datetime, answered_at: datetime) -> timedelta
 
 
 async def metadata(case: Case) -> Sequence[Finding]:
-    """Whether there is an authorization server that a sign-in can be safe with."""
+    """Whether there is an authorization server that a login can safely begin at."""
     found = await case.discovery.get()
     issuer = found.server.issuer
     if found.assumed:
         message = f"{issuer} publishes none (RFC 9728, RFC 8414): the endpoints of MCP 2025-03-26 are presumed."
         return [warning(message, _CHECK_URL)]
+    if found.server.authorization_endpoint is None:
+        return [ok(f"issuer {issuer}; for assertions alone (RFC 7523): no browser can sign in")]
     names = "name" if found.server.authorization_response_iss_parameter_supported else "do not name"
     return [ok(f"issuer {issuer}; PKCE with S256; redirects {names} their issuer (RFC 9207)")]
 

@@ -26,9 +26,11 @@ from notion_oauth.models import (
     PendingAuthorization,
 )
 from notion_oauth.protocol.challenge import BearerChallenge
+from notion_oauth.protocol.discovery import require_sign_in
 from notion_oauth.protocol.message import error_code, host_of, printable, quoted
 
 _READ = frozenset({"state", "code", "iss", "error", "error_description"})
+_LESS = "It was asked for the scopes of the last login, too. To ask without them, forget it first: notion-oauth logout"
 _WORDS = {
     "access_denied": "The sign-in was declined.",
     "temporarily_unavailable": "{host} is overloaded and asks to try again later.",
@@ -51,13 +53,15 @@ def authorization_request(
 
     `scope` is what to ask for; of the challenge, how recently and how strongly the person must have proved who they
     are (RFC 9470 §4). `resource` goes out as the metadata spells it (RFC 8707 §2); `prompt=consent` makes the server
-    show whom the person signs in as, even where it remembers them.
+    show whom the person signs in as, even where it remembers them. Raises MetadataError where the server signs
+    nobody in safely.
     """
     server = discovery.server
+    endpoint = require_sign_in(server)
     asked = BearerChallenge() if challenge is None else challenge
     optional = {"acr_values": asked.acr_values, "max_age": None if asked.max_age is None else str(asked.max_age)}
     url = prepare_grant_uri(
-        server.authorization_endpoint,
+        endpoint,
         client.client_id,
         "code",
         redirect_uri=redirect_uri,
@@ -140,4 +144,7 @@ def _refused(response: AuthorizationResponse, pending: PendingAuthorization) -> 
     description = printable(response.error_description)
     host = host_of(pending.issuer)
     words = _WORDS.get(code, "{host} refused the sign-in.").format(host=host)
-    return AuthorizationRefused(f"{words} ({code}{quoted(description)})", error=code, description=description)
+    cure = _LESS if code == "invalid_scope" and pending.scope else None
+    return AuthorizationRefused(
+        f"{words} ({code}{quoted(description)})", error=code, description=description, cure=cure
+    )

@@ -7,10 +7,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ValidationError
 
-from notion_oauth.errors import MetadataError, ServerUnavailable
+from notion_oauth.errors import SIGN_IN, MetadataError, NoDocument, ServerUnavailable
 from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 from notion_oauth.protocol.message import Request, Response, host_of, retry_after
+from notion_oauth.protocol.token import JWT_BEARER
 from notion_oauth.protocol.urls import covers, why_unusable
 
 M = TypeVar("M", bound=BaseModel)
@@ -55,7 +56,8 @@ def parse_protected_resource_metadata(response: Response, *, server_url: str) ->
     """Read a resource's metadata; None where there is none at that URL (a 4xx).
 
     Raises MetadataError where the document is no metadata, is that of another resource (RFC 9728 §3.3) or
-    names no authorization server that may be used, ServerUnavailable for a passing failure.
+    names no authorization server that may be used, NoDocument where it is none at all, ServerUnavailable for a passing
+    failure.
     """
     metadata = _read(response, ProtectedResourceMetadata, "protected resource metadata")
     if metadata is None:
@@ -82,6 +84,7 @@ def _why_no_issuer(issuer: str, server_url: str) -> str | None:
     return _NOT_HTTPS if _weaker(issuer, than=server_url) else None
 
 
+_BY_ASSERTION = "For whoever holds an assertion: notion-oauth login --assertion-file FILE"
 _NOT_HTTPS = "is not https (plain http is for a server on loopback alone)"
 
 
@@ -101,8 +104,8 @@ def _weaker(url: str, *, than: str) -> bool:
 def parse_authorization_server_metadata(response: Response, *, issuer: str) -> AuthorizationServerMetadata | None:
     """Read an authorization server's metadata; None where there is none at that URL (a 4xx).
 
-    Raises MetadataError unless `issuer` is the one asked for, to the letter (RFC 8414 §3.3), PKCE with S256
-    is listed and all endpoints are https (http on loopback); ServerUnavailable for a passing failure.
+    Raises MetadataError unless `issuer` is the one asked for, to the letter (RFC 8414 §3.3), and all endpoints are
+    https (http on loopback); NoDocument where it is none at all, ServerUnavailable for a passing failure.
     """
     metadata = _read(response, AuthorizationServerMetadata, "authorization server metadata")
     if metadata is None:
@@ -115,9 +118,30 @@ def parse_authorization_server_metadata(response: Response, *, issuer: str) -> A
             raise MetadataError(f"The {name} of {issuer} {reason}.")
         if endpoint is not None:
             _check_not_weaker(f"The {name} of {issuer}", endpoint, than=issuer)
-    if "S256" not in metadata.code_challenge_methods_supported:
-        raise MetadataError(f"{issuer} does not list PKCE with S256, without which a sign-in is not safe.")
     return metadata
+
+
+def require_sign_in(server: AuthorizationServerMetadata) -> str:
+    """The authorization endpoint, of a server through which people can sign in safely.
+
+    Raises MetadataError where there is none (RFC 8414 §2), or the server does not list PKCE with S256 (MCP).
+    """
+    if server.authorization_endpoint is None:
+        raise MetadataError(f"{server.issuer} signs nobody in: it has no authorization endpoint.", cure=_BY_ASSERTION)
+    if "S256" not in server.code_challenge_methods_supported:
+        raise MetadataError(f"{server.issuer} does not list PKCE with S256, without which a sign-in is not safe.")
+    return server.authorization_endpoint
+
+
+def require_some_grant(server: AuthorizationServerMetadata) -> None:
+    """Raise MetadataError unless a login can begin there: through a browser, else by an assertion."""
+    (require_sign_in if server.authorization_endpoint is not None else require_assertions)(server)
+
+
+def require_assertions(server: AuthorizationServerMetadata) -> None:
+    """Raise MetadataError unless the server lists RFC 7523's grant, which is not a default one (RFC 8414 §2)."""
+    if JWT_BEARER not in (server.grant_types_supported or ()):
+        raise MetadataError(f"{server.issuer} does not list the grant for assertions ({JWT_BEARER}).", cure=SIGN_IN)
 
 
 def base_url(server_url: str) -> str:
@@ -144,10 +168,11 @@ def assumed_authorization_server(issuer: str) -> AuthorizationServerMetadata:
 def probe_request(server_url: str) -> Request:
     """Ask the resource for something without a token, for its challenge's sake (RFC 9728 §5, MCP).
 
-    A `ping` changes nothing where the server lets anybody in.
+    A `ping` changes nothing where the server lets anybody in, and a stream that it then opens is not read.
     """
     message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
-    return Request("POST", server_url, headers={"Accept": "application/json, text/event-stream"}, json=message)
+    accept = {"Accept": "application/json, text/event-stream"}
+    return Request("POST", server_url, headers=accept, json=message, only_headers=True)
 
 
 def challenge_of(response: Response) -> BearerChallenge | None:
@@ -161,14 +186,16 @@ def _read(response: Response, model: type[M], kind: str) -> M | None:
     """The document at a well-known URL; None for a 4xx, which says that there is none."""
     if 400 <= response.status < 500 and response.status not in (408, 425, 429):
         return None
+    if 300 <= response.status < 400:
+        raise NoDocument(f"{response.url} answers with a redirect, and none is followed.")
     if response.status != 200:
         message = f"{host_of(response.url)} answered HTTP {response.status} to discovery."
         raise ServerUnavailable(message, retry_after=retry_after(response))
     document = response.json_object()
     if document is None:
-        raise MetadataError(f"{response.url} is not a JSON object.")
-    try:
-        return model.model_validate(document)
+        raise NoDocument(f"{response.url} is not a JSON object.")
+    try:  # some servers write null for what they leave out
+        return model.model_validate({name: value for name, value in document.items() if value is not None})
     except ValidationError as error:
         raise MetadataError(f"{response.url} is no {kind}: {_first(error)}.") from None
 

@@ -22,6 +22,8 @@ def tombstone(tokens: TokenSet, refused: TokenRefused, *, now: datetime, lifetim
         refreshed_at=tokens.refreshed_at or tokens.updated_at,
         issuer=tokens.issuer,
         resource=tokens.resource,
+        scope=tokens.scope,
+        requested_scope=tokens.requested_scope,
     )
 
 

@@ -15,7 +15,11 @@ def introspection_request(tokens: TokenSet) -> Request | None:
     """Ask about the access token (RFC 7662 §2.1); None where the server offers no introspection."""
     if tokens.introspection_endpoint is None or tokens.client is None:
         return None
-    headers, fields = client_authentication(tokens.client, tokens.token_endpoint_auth_methods_supported)
+    headers, fields = client_authentication(
+        tokens.client,
+        tokens.token_endpoint_auth_methods_supported,
+        elsewhere=tokens.introspection_endpoint_auth_methods_supported,
+    )
     form = {"token": tokens.access_token.get_secret_value(), "token_type_hint": "access_token", **fields}
     return Request("POST", tokens.introspection_endpoint, headers=headers, form=form)
 

@@ -27,6 +27,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
     json: Mapping[str, Any] | None = field(default=None, repr=False)
+    only_headers: bool = False  # of the answer are wanted; its body is not read
 
     def content(self) -> bytes | None:
         """The encoded body; None where there is none."""
@@ -57,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An HTTP response, read to its end. Header names are in lower case."""
+    """An HTTP response, read to its end where its body was wanted. Header names are in lower case."""
 
     status: int
     url: str
@@ -135,8 +136,13 @@ def refuse(response: Response, request: Request, refused: type[OAuthError], doin
     host = host_of(response.url)
     passing = response.status == 429 or not 400 <= response.status < 500
     if code is None or passing or code in {"temporarily_unavailable", "server_error"}:
-        said = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}"
-        raise ServerUnavailable(f"{host} could not {doing} just now ({said}).", retry_after=retry_after(response))
+        redirects = ", a redirect, which is not followed" if 300 <= response.status < 400 else ""
+        said = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}{redirects}"
+        raise ServerUnavailable(
+            f"{host} could not {doing} just now ({said}).",
+            retry_after=retry_after(response),
+            turned_away=response.status in (429, 503),
+        )
     raise refused(f"{host} refused to {doing} ({code}{quoted(description)}).", error=code, description=description)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from notion_oauth.errors import MetadataError, RegistrationRefused, ServerUnavailable
 from notion_oauth.models import AuthMethod, AuthorizationServerMetadata, ClientInformation, ClientMetadata
-from notion_oauth.protocol.message import Request, Response, host_of, refuse
+from notion_oauth.protocol.message import Request, Response, host_of, printable, refuse
 from notion_oauth.protocol.token import client_authentication
 from notion_oauth.protocol.urls import is_loopback
 
@@ -54,15 +55,21 @@ def registration_request(server: AuthorizationServerMetadata, metadata: ClientMe
 def parse_registration_response(response: Response, *, request: Request) -> ClientInformation:
     """Read the client that the server made (RFC 7591 §3.2).
 
-    Raises RegistrationRefused for an error code, MetadataError where there is no such endpoint, ServerUnavailable for a
-    passing failure or an answer that is no client information.
+    Raises RegistrationRefused for an error code, or for a client that cannot authenticate in the way that it was given;
+    MetadataError where there is no such endpoint, ServerUnavailable for a passing failure or an answer that is no
+    client information.
     """
     if response.status in (404, 405) and response.json_object() is None:
         raise MetadataError(f"{host_of(response.url)} has no client registration where it should be.", cure=_BY_HAND)
     if not response.ok:
         refuse(response, request, RegistrationRefused, "register this client")
+    document = response.json_object()
+    method = (document or {}).get("token_endpoint_auth_method")
+    if isinstance(method, str) and method not in get_args(AuthMethod):
+        message = f"{host_of(response.url)} made this client one that authenticates by {printable(method)}"
+        raise RegistrationRefused(f"{message}, which it cannot do.", error="invalid_client_metadata", cure=_BY_HAND)
     try:
-        return ClientInformation.model_validate(response.json_object())
+        return ClientInformation.model_validate(document)
     except ValidationError:
         message = f"{host_of(response.url)} answered the registration with something that is no client information."
         raise ServerUnavailable(message) from None

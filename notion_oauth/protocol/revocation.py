@@ -12,7 +12,11 @@ def revocation_request(tokens: TokenSet) -> Request | None:
     """End the whole grant, by its refresh token where there is one; None where the server offers no revocation."""
     if tokens.revocation_endpoint is None or tokens.client is None:
         return None
-    headers, fields = client_authentication(tokens.client, tokens.token_endpoint_auth_methods_supported)
+    headers, fields = client_authentication(
+        tokens.client,
+        tokens.token_endpoint_auth_methods_supported,
+        elsewhere=tokens.revocation_endpoint_auth_methods_supported,
+    )
     refresh = tokens.refresh_token
     token, hint = (refresh, "refresh_token") if refresh else (tokens.access_token, "access_token")
     form = {"token": token.get_secret_value(), "token_type_hint": hint, **fields}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from notion_oauth.models import Discovery, TokenSet, Tombstone
+
 OFFLINE_ACCESS = "offline_access"  # OpenID Connect Core §11: where a server lists it, a refresh token takes it
 
 
@@ -23,6 +25,20 @@ def union(*scopes: str | None) -> str | None:
     """All of them, each once, in the order in which they first come; None where there is none."""
     found = dict.fromkeys(name for scope in scopes for name in (scope or "").split(" ") if name)
     return " ".join(found) or None
+
+
+def asked_before(login: TokenSet | Tombstone | None, found: Discovery, *, granted: bool) -> str | None:
+    """What the sign-in before asked for at the same place, alive or ended; `granted` adds what it was given.
+
+    Of a server that lists its scopes, only what it lists still: it refuses a sign-in that asks for another.
+    """
+    there = login is not None and login.issuer in (None, found.server.issuer)
+    if login is None or not there or login.resource not in (None, found.resource):
+        return None
+    supported = found.server.scopes_supported
+    names = (login.requested_scope or "").split(" ")
+    asked = union(*(name for name in names if supported is None or name in supported))
+    return union(login.scope, asked) if granted else asked
 
 
 def covers(granted: str | None, wanted: str | None) -> bool:

@@ -10,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from notion_oauth.errors import ServerUnavailable, SignInRequired, TokenRefused
 from notion_oauth.models import (
+    AFTER_DISCOVERY,
     AssertionGrant,
     AuthMethod,
     ClientInformation,
@@ -24,6 +25,9 @@ from notion_oauth.protocol.message import Request, Response, form_of, host_of, r
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
 
 
+_WITH_A_SECRET: tuple[AuthMethod, ...] = ("client_secret_basic", "client_secret_post")
+
+
 def authentication_method(client: ClientInformation, supported: tuple[str, ...]) -> AuthMethod:
     """How this client authenticates: as it was registered, else by what the server lists (RFC 6749 §2.3)."""
     if client.client_secret is None:
@@ -36,14 +40,18 @@ def authentication_method(client: ClientInformation, supported: tuple[str, ...])
 
 
 def client_authentication(
-    client: ClientInformation, supported: tuple[str, ...]
+    client: ClientInformation, supported: tuple[str, ...], *, elsewhere: tuple[str, ...] | None = None
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The headers and the form fields that say who the client is, by one method and never by two.
+
+    `supported` is what the token endpoint lists; `elsewhere` what another one does that is asked, if it lists any.
 
     Basic carries the form-encoded id and secret (RFC 6749 §2.3.1), a space as %20, which servers read that take a
     plus for itself, too; and then no `client_id` in the body: Notion refuses both at once.
     """
     method = authentication_method(client, supported)
+    if elsewhere is not None and method != "none" and method not in elsewhere:
+        method = next((other for other in _WITH_A_SECRET if other in elsewhere), method)
     secret = client.client_secret.get_secret_value() if client.client_secret else ""
     if method == "client_secret_basic":
         pair = f"{quote(client.client_id, safe='')}:{quote(secret, safe='')}"
@@ -144,13 +152,11 @@ def token_set(response: TokenResponse, pending: GrantRequest, *, asked_at: datet
         expires_at=expires_at(response.expires_in, asked_at=asked_at),
         refresh_token=response.refresh_token,
         scope=response.scope or pending.scope,
+        requested_scope=pending.scope,
         client=pending.client,
         issuer=pending.issuer,
         resource=pending.resource,
-        token_endpoint=pending.token_endpoint,
-        revocation_endpoint=pending.revocation_endpoint,
-        introspection_endpoint=pending.introspection_endpoint,
-        token_endpoint_auth_methods_supported=pending.token_endpoint_auth_methods_supported,
+        **{name: getattr(pending, name) for name in AFTER_DISCOVERY},
         authorized_at=asked_at,
         updated_at=asked_at,
     )

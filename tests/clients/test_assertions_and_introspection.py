@@ -92,11 +92,21 @@ class TestAssertions:
         assert "NOTION_OAUTH_CLIENT_ID" in caught.value.cure
         assert not sandbox.requests_to("/register")
 
-    async def test_a_server_that_takes_none_is_not_sent_one(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
-        sandbox.options.metadata_overrides = {"grant_types_supported": ["authorization_code"]}
-        with pytest.raises(MetadataError, match="takes no assertions"):
+    @pytest.mark.parametrize("listed", [["authorization_code"], None])
+    async def test_a_server_that_takes_none_is_not_sent_one(
+        self, enterprise: NotionOAuth, sandbox: Sandbox, listed: list[str] | None
+    ) -> None:
+        sandbox.options.metadata_overrides = {"grant_types_supported": listed}
+        with pytest.raises(MetadataError, match="does not list the grant for assertions"):
             await enterprise.sign_in_with_assertion(assertion(sandbox))
         assert not sandbox.requests_to("/token")
+
+    async def test_a_server_for_assertions_alone_is_enough(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
+        sandbox.options.metadata_overrides = {"authorization_endpoint": None, "code_challenge_methods_supported": None}
+        await enterprise.sign_in_with_assertion(assertion(sandbox))
+        with pytest.raises(MetadataError, match="no authorization endpoint") as caught:
+            await enterprise.begin_authorization("http://127.0.0.1:4321/callback")
+        assert "--assertion-file" in caught.value.cure
 
     async def test_a_passing_failure_is_one(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.fail_next("/token", status=503)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from notion_oauth.errors import MetadataError, TransientError
+from notion_oauth.errors import MetadataError, NoDocument, TransientError
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
@@ -253,3 +253,75 @@ async def test_a_server_without_pkce_is_refused_before_anything_is_registered(
         with pytest.raises(MetadataError, match="PKCE"):
             await begin(oauth)
     assert not sandbox.requests_to("/register")
+
+
+PAGE = "<!doctype html><title>Welcome</title>"
+NESTED = "/tenant"
+
+
+@pytest.mark.parametrize("odd", ["page", "redirect", "another resource", "another shape"])
+async def test_whatever_stands_at_one_well_known_url_the_next_is_asked(
+    oauth: NotionOAuth, sandbox: Sandbox, odd: str
+) -> None:
+    challenge(sandbox, "Bearer")
+    if odd == "page":
+        sandbox.fail_next(f"{RESOURCE}/mcp", status=200, body=PAGE, content_type="text/html")
+    elif odd == "redirect":
+        sandbox.misbehave_next(f"{RESOURCE}/mcp", "redirect", location="https://example.com/")
+    else:
+        wrong = {"resource": "https://another.example/mcp"} if odd == "another resource" else {"resource": 7}
+        document(sandbox, f"{RESOURCE}/mcp", **wrong)
+    await sign_in(oauth)
+    assert sandbox.requests_to(RESOURCE)
+
+
+async def test_another_issuers_document_at_an_issuers_first_url_leads_to_the_next(
+    oauth: NotionOAuth, sandbox: Sandbox
+) -> None:
+    """As where many tenants share a host, and its root answers for all of them at the first kind of URL."""
+    issuer = f"{sandbox.base_url}{NESTED}"
+    names(sandbox, issuer)
+    served: dict[str, object] = {
+        "token_endpoint": f"{sandbox.base_url}/token",
+        "authorization_endpoint": f"{sandbox.base_url}/authorize",
+    }
+    served |= {"registration_endpoint": f"{sandbox.base_url}/register", "code_challenge_methods_supported": ["S256"]}
+    for path, speaks_for in (
+        (f"{SERVER}{NESTED}", sandbox.base_url),
+        (f"{NESTED}/.well-known/openid-configuration", issuer),
+    ):
+        sandbox.fail_next(
+            path, status=200, body=json.dumps({"issuer": speaks_for, **served}), content_type="application/json"
+        )
+    pending, _ = await begin(oauth)
+    assert pending.issuer == issuer
+
+
+async def test_only_wrong_documents_are_an_error_that_names_the_first(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    challenge(sandbox, "Bearer")
+    sandbox.fail_next(f"{RESOURCE}/mcp", status=200, body=PAGE, content_type="text/html")
+    sandbox.options.resource_metadata_overrides = {"resource": "https://another.example/mcp"}
+    with pytest.raises(MetadataError, match="speaks for another resource"):
+        await begin(oauth)
+    assert not sandbox.requests_to("/register")
+
+
+async def test_a_site_that_answers_everything_with_a_page_is_presumed_nothing_of(
+    oauth: NotionOAuth, sandbox: Sandbox
+) -> None:
+    challenge(sandbox, "Bearer")
+    for path in (f"{RESOURCE}/mcp", RESOURCE):
+        sandbox.fail_next(path, status=200, body=PAGE, content_type="text/html")
+    sandbox.fail_next(SERVER, status=404)
+    with pytest.raises(NoDocument, match="not a JSON object"):
+        await begin(oauth)
+    assert not sandbox.requests_to("/register")
+
+
+async def test_a_server_whose_resource_metadata_are_pages_is_found_at_its_origin(
+    oauth: NotionOAuth, sandbox: Sandbox
+) -> None:
+    challenge(sandbox, "Bearer")
+    for path in (f"{RESOURCE}/mcp", RESOURCE):
+        sandbox.fail_next(path, status=200, body=PAGE, content_type="text/html")
+    await sign_in(oauth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tests.conftest import Posted
 from tests.engine.signing_in import sign_in
 
 pytestmark = pytest.mark.anyio
+THREADS, ROUNDS = 6, 3
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 SCOPE = 'Bearer error="insufficient_scope", scope="default"'
 FRESH = 'Bearer error="insufficient_user_authentication", acr_values="myACR other", max_age="300"'
@@ -37,6 +39,15 @@ class Person:
     async def sign_in(self, challenge: BearerChallenge | None) -> None:
         self.asked.append(challenge)
         await sign_in(self.oauth, challenge=challenge)
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads that take turns in the middle of everything."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(2e-5)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture
@@ -383,3 +394,36 @@ async def test_without_a_person_no_request_goes_out(oauth: NotionOAuth, sandbox:
     with pytest.raises(NotSignedIn):
         await post("httpx async", auth.BearerAuth(oauth), sandbox, json=PING)
     assert not sandbox.requests
+
+
+def test_threads_that_want_more_at_once_all_get_it(
+    oauth: NotionOAuth, sandbox: Sandbox, person: Person, hasty_threads: None
+) -> None:
+    anyio.run(sign_in, oauth)
+    bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+    refused = {"WWW-Authenticate": SCOPE}
+    outcomes: list[object] = []
+
+    def ask(barrier: threading.Barrier, before: str) -> None:
+        request = httpx.Request("POST", sandbox.mcp_url, json=PING)
+        flow = bearer.sync_auth_flow(request)
+        try:
+            sent = next(flow)
+            barrier.wait()
+            while sent.headers["Authorization"] == before:
+                sent = flow.send(httpx.Response(403, headers=refused, request=sent))
+            outcomes.append(200)
+        except Exception as error:  # what the caller would have seen
+            outcomes.append(error)
+
+    for _ in range(ROUNDS):
+        bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+        before = f"Bearer {anyio.run(oauth.tokens.token).get_secret_value()}"
+        barrier = threading.Barrier(THREADS)
+        threads = [threading.Thread(target=ask, args=(barrier, before)) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert outcomes == [200] * (ROUNDS * THREADS)
+    assert len(person.asked) == ROUNDS

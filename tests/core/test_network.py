@@ -131,7 +131,7 @@ async def test_however_a_refresh_goes_wrong_the_stored_bytes_stay(
 
 
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
-@pytest.mark.parametrize("path", ["/.well-known/oauth-protected-resource/mcp", "/register"])
+@pytest.mark.parametrize("path", ["/.well-known/oauth-authorization-server", "/register"])
 async def test_however_a_sign_in_goes_wrong_the_login_before_it_stays(
     settings: Settings, sandbox: Sandbox, path: str, kind: Any
 ) -> None:

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
-from notion_oauth.errors import MetadataError, ServerUnavailable
+from notion_oauth.errors import MetadataError, NoDocument, ServerUnavailable
+from notion_oauth.models import AuthorizationServerMetadata
 from notion_oauth.protocol.discovery import (
     authorization_server_metadata_urls,
     parse_authorization_server_metadata,
     parse_protected_resource_metadata,
     protected_resource_metadata_urls,
+    require_assertions,
+    require_sign_in,
 )
 from notion_oauth.protocol.message import Response
+from notion_oauth.protocol.token import JWT_BEARER
 from notion_oauth.protocol.urls import covers, why_unusable
 
 SERVER = "https://mcp.notion.com/mcp"
@@ -213,10 +217,16 @@ def test_a_resource_document_that_must_not_be_used(changes: dict[str, Any], said
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"null", b"\xff\xfe", b"[" * 100_000])
 def test_a_document_that_is_none(body: bytes) -> None:
-    with pytest.raises(MetadataError, match="not a JSON object"):
+    with pytest.raises(NoDocument, match="not a JSON object"):
         parse_protected_resource_metadata(answer(body), server_url=SERVER)
-    with pytest.raises(MetadataError, match="not a JSON object"):
+    with pytest.raises(NoDocument, match="not a JSON object"):
         parse_authorization_server_metadata(answer(body), issuer=ISSUER)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_no_document(status: int) -> None:
+    with pytest.raises(NoDocument, match="redirect"):
+        parse_protected_resource_metadata(answer(RESOURCE, status), server_url=SERVER)
 
 
 @pytest.mark.spec("RFC 9207 §2.3", "A server that does not announce iss may send none")
@@ -240,8 +250,6 @@ def test_a_server_speaks_for_itself() -> None:
         ({"issuer": "https://MCP.notion.com"}, "another issuer"),
         ({"issuer": "https://mcp.notion.com:443"}, "another issuer"),
         ({"issuer": None}, "issuer"),
-        ({"code_challenge_methods_supported": []}, "PKCE"),
-        ({"code_challenge_methods_supported": ["plain"]}, "PKCE"),
         ({"authorization_endpoint": "http://mcp.notion.com/authorize"}, "authorization_endpoint .* not https"),
         ({"token_endpoint": "http://mcp.notion.com/token"}, "token_endpoint .* not https"),
         ({"registration_endpoint": "ftp://mcp.notion.com/register"}, "registration_endpoint"),
@@ -258,7 +266,40 @@ def test_a_server_document_that_must_not_be_used(changes: dict[str, Any], said: 
 @pytest.mark.spec(
     "MCP §Authorization Code Protection", "Refuse a server that lists no code_challenge_methods_supported"
 )
-def test_pkce_must_be_listed() -> None:
-    document = {name: value for name, value in METADATA.items() if name != "code_challenge_methods_supported"}
+@pytest.mark.parametrize("listed", [None, [], ["plain"]])
+def test_pkce_must_be_listed(listed: list[str] | None) -> None:
+    found = parse_authorization_server_metadata(
+        answer({**METADATA, "code_challenge_methods_supported": listed}), issuer=ISSUER
+    )
+    assert found is not None
     with pytest.raises(MetadataError, match="PKCE"):
-        parse_authorization_server_metadata(answer(document), issuer=ISSUER)
+        require_sign_in(found)
+
+
+@pytest.mark.spec("RFC 8414 §2", "An authorization endpoint is left out where no grant needs it")
+def test_a_server_for_assertions_alone_can_be_read() -> None:
+    changes = {"authorization_endpoint": None, "grant_types_supported": [JWT_BEARER]}
+    found = parse_authorization_server_metadata(answer({**METADATA, **changes}), issuer=ISSUER)
+    assert found is not None
+    require_assertions(found)
+    with pytest.raises(MetadataError, match="no authorization endpoint"):
+        require_sign_in(found)
+
+
+@pytest.mark.spec("RFC 8414 §2", "Without a list of grant types, the one of RFC 7523 is not among them")
+@pytest.mark.parametrize("listed", [None, [], ["authorization_code"]])
+def test_assertions_must_be_listed(listed: list[str] | None) -> None:
+    found = parse_authorization_server_metadata(answer({**METADATA, "grant_types_supported": listed}), issuer=ISSUER)
+    assert found is not None
+    with pytest.raises(MetadataError, match="assertions"):
+        require_assertions(found)
+
+
+OPTIONAL = sorted(set(AuthorizationServerMetadata.model_fields) - {"issuer", "token_endpoint"})
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_null_counts_as_left_out(name: str) -> None:
+    without = {key: value for key, value in METADATA.items() if key != name}
+    found = parse_authorization_server_metadata(answer({**without, name: None}), issuer=ISSUER)
+    assert found == parse_authorization_server_metadata(answer(without), issuer=ISSUER)

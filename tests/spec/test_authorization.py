@@ -40,7 +40,10 @@ def request(
     challenge: BearerChallenge | None = None,
 ) -> AuthorizationRequest:
     server = AuthorizationServerMetadata(
-        issuer="https://server.example.com", authorization_endpoint=endpoint, token_endpoint="https://h.example/token"
+        issuer="https://server.example.com",
+        authorization_endpoint=endpoint,
+        token_endpoint="https://h.example/token",
+        code_challenge_methods_supported=("S256",),
     )
     return authorization_request(
         Discovery(resource=resource, scopes=None, server=server),

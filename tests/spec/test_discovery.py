@@ -16,6 +16,7 @@ from notion_oauth.protocol.discovery import (
     parse_authorization_server_metadata,
     parse_protected_resource_metadata,
     protected_resource_metadata_urls,
+    require_sign_in,
 )
 from notion_oauth.protocol.message import Response
 from notion_oauth.protocol.registration import client_metadata, parse_registration_response, registration_request
@@ -100,8 +101,10 @@ def test_the_example_of_a_server() -> None:
     "MCP §Authorization Code Protection", "Refuse a server that lists no code_challenge_methods_supported"
 )
 def test_the_example_lists_no_pkce_and_is_refused() -> None:
+    found = parse_authorization_server_metadata(answer(SERVER), issuer=SERVER["issuer"])
+    assert found is not None
     with pytest.raises(MetadataError, match="PKCE"):
-        parse_authorization_server_metadata(answer(SERVER), issuer=SERVER["issuer"])
+        require_sign_in(found)
 
 
 @pytest.mark.spec("RFC 8414 §3.3", "Use no document of another issuer")

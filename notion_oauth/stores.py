@@ -1,0 +1,26 @@
+"""The token store that the settings mean."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from notion_oauth.sealing import Sealer
+from notion_oauth.settings import Settings
+from notion_oauth.storage import LOCK_WAIT, JsonFileStore
+
+MOST_REQUESTS = 6  # under one lock: five of discovery and a refresh, for a login that another program stored
+LOCK_MARGIN = timedelta(seconds=10)  # for the disk
+
+
+def sealer_of(settings: Settings) -> Sealer | None:
+    """What seals for the settings. Raises ConfigurationError where they name a keychain that cannot be asked."""
+    if settings.encryption_key is None:
+        return None
+    return Sealer(settings.encryption_key, key_file=settings.encryption_key_file)
+
+
+def file_store(settings: Settings) -> JsonFileStore:
+    """The store that the settings mean. Raises as `sealer_of` does."""
+    # Longer than another can hold the lock who is patient with a slow server
+    lock_wait = max(LOCK_WAIT, MOST_REQUESTS * settings.timeout_delta + LOCK_MARGIN)
+    return JsonFileStore(settings.token_file, lock_wait=lock_wait, sealer=sealer_of(settings))
