@@ -37,6 +37,7 @@ def assertion(sandbox: Sandbox, client_id: str = CLIENT, **claims: Any) -> Secre
 
 
 class TestAssertions:
+    @pytest.mark.spec("RFC 7523 §2.1", "Exchange an assertion with its grant type, and say who the client is")
     async def test_an_assertion_signs_in_without_a_browser(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
         given = assertion(sandbox)
         login = await enterprise.sign_in_with_assertion(given)
@@ -70,6 +71,7 @@ class TestAssertions:
         [{"aud": "https://elsewhere.example"}, {"exp": 1}, {"iss": "https://evil.example"}, {"client_id": "other"}],
         ids=str,
     )
+    @pytest.mark.spec("RFC 7523 §3.1", "Report the error of an assertion that was refused")
     async def test_one_that_is_refused_changes_nothing(
         self, enterprise: NotionOAuth, sandbox: Sandbox, claims: dict[str, Any]
     ) -> None:
@@ -86,6 +88,7 @@ class TestAssertions:
         with pytest.raises(TokenRefused, match="used before"):
             await enterprise.sign_in_with_assertion(given)
 
+    @pytest.mark.spec("RFC 7523 §3", "Send no assertion that was issued to another client")
     async def test_it_needs_a_client_that_its_issuer_knows(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         with pytest.raises(ConfigurationError, match="issued to one client") as caught:
             await oauth.sign_in_with_assertion(assertion(sandbox))

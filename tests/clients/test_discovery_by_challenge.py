@@ -114,6 +114,7 @@ async def test_offline_access_is_asked_for_only_where_it_is_listed(
     assert pending.scope == asked
 
 
+@pytest.mark.spec("RFC 9728 §7.6", "Choose among several authorization servers")
 async def test_of_several_servers_the_first_that_can_be_used_is(
     oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox
 ) -> None:
@@ -145,6 +146,7 @@ async def test_an_issuer_that_is_set_and_not_named_is_an_error(settings: Setting
     assert "NOTION_OAUTH_ISSUER" in caught.value.cure
 
 
+@pytest.mark.spec("MCP §Authorization Server Binding", "Keep clients and tokens apart for each issuer")
 async def test_another_issuer_means_another_client(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     first = await sign_in(oauth)
     names(sandbox, other.issuer)
@@ -260,6 +262,9 @@ NESTED = "/tenant"
 
 
 @pytest.mark.parametrize("odd", ["page", "redirect", "another resource", "another shape"])
+@pytest.mark.spec(
+    "MCP §Authorization Server Discovery", "Try one well-known URL after the other until a document is right"
+)
 async def test_whatever_stands_at_one_well_known_url_the_next_is_asked(
     oauth: NotionOAuth, sandbox: Sandbox, odd: str
 ) -> None:
@@ -275,6 +280,9 @@ async def test_whatever_stands_at_one_well_known_url_the_next_is_asked(
     assert sandbox.requests_to(RESOURCE)
 
 
+@pytest.mark.spec(
+    "MCP §Authorization Server Discovery", "Try one well-known URL after the other until a document is right"
+)
 async def test_another_issuers_document_at_an_issuers_first_url_leads_to_the_next(
     oauth: NotionOAuth, sandbox: Sandbox
 ) -> None:

@@ -89,6 +89,7 @@ def authorizations(sandbox: Sandbox) -> Iterator[list[dict[str, str]]]:
 class TestWithoutAPerson:
     """A program in the background: an error that says what to run, and never a browser."""
 
+    @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Without a person, give up at once and say what to run")
     async def test_a_scope_that_is_missing(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
         await sign_in(oauth)
         refuse(sandbox, 'Bearer error="insufficient_scope", scope="files:write x\'$(id)"')
@@ -152,6 +153,7 @@ class TestWithAPerson:
         assert person.asked[0] is not None
         assert person.asked[0].resource_metadata, "the challenge of the first request, which had no token"
 
+    @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Send the request again with the new token")
     async def test_a_scope_that_is_missing_is_asked_for_beside_the_others(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:
@@ -175,6 +177,7 @@ class TestWithAPerson:
         assert answer.status_code == 200
         assert [(query["acr_values"], query["max_age"]) for query in asked] == [("myACR other", "300")]
 
+    @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Remember what was asked for in vain")
     async def test_the_same_thing_is_not_asked_twice(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:
@@ -186,6 +189,7 @@ class TestWithAPerson:
                 await post(kind, bearer, sandbox, json=PING)
         assert len(person.asked) == 1
 
+    @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Ask a few times at most for one request")
     async def test_a_resource_that_always_wants_more_gets_three_sign_ins(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:

@@ -61,6 +61,7 @@ class TestByHand:
     """NOTION_OAUTH_CLIENT_ID and NOTION_OAUTH_CLIENT_SECRET."""
 
     @pytest.mark.parametrize("method", ["none", "client_secret_basic", "client_secret_post"])
+    @pytest.mark.spec("MCP §Client Registration Approaches", "Use a client that was registered by hand first")
     async def test_it_is_used_and_nothing_is_registered(
         self, settings: Settings, sandbox: Sandbox, method: str
     ) -> None:
@@ -91,6 +92,7 @@ class TestByHand:
         sent = [*exchanges(sandbox), *sandbox.requests_to("/introspect")]
         assert {request.form["client_secret"] for request in sent} == {secret}
 
+    @pytest.mark.spec("MCP §Authorization Server Binding", "Refuse to show a client by hand to another issuer")
     async def test_it_is_shown_to_no_other_issuer(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await register_by_hand(sandbox, "none")
         oauth = with_client(settings, client_id, secret)
@@ -127,6 +129,15 @@ class TestByHand:
         assert secret is not None
         assert secret not in kept
 
+    async def test_its_newest_port_is_the_next_sign_in_s(self, settings: Settings, sandbox: Sandbox) -> None:
+        """As where the server wants the very port, and the person learns of --port after the first try."""
+        client_id, secret = await register_by_hand(sandbox, "none")
+        oauth = with_client(settings, client_id, secret)
+        first, second = "http://127.0.0.1:40001/callback", "http://127.0.0.1:40002/callback"
+        for redirect_uri in (first, second, second):
+            await oauth.begin_authorization(redirect_uri)
+        assert list(await oauth.registered_redirect_uris()) == [second, first]
+
     async def test_without_it_one_registers_again(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await register_by_hand(sandbox, "none")
         await sign_in(with_client(settings, client_id, secret))
@@ -157,6 +168,9 @@ class TestByDocument:
         }
         return NotionOAuth(settings.model_copy(update={"client_metadata_url": DOCUMENT}))
 
+    @pytest.mark.spec(
+        "MCP §Client Registration Approaches", "Else a metadata document where the server takes those, else register"
+    )
     async def test_its_url_is_the_client_id(self, published: NotionOAuth, sandbox: Sandbox) -> None:
         login = await sign_in(published)
         await published.refresh()
@@ -165,12 +179,16 @@ class TestByDocument:
         assert not sandbox.requests_to("/register")
         assert {sent.form["client_id"] for sent in exchanges(sandbox)} == {DOCUMENT}
 
+    @pytest.mark.spec(
+        "MCP §Client Registration Approaches", "Else a metadata document where the server takes those, else register"
+    )
     async def test_a_server_that_takes_none_gets_a_registration(self, published: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.metadata_overrides = {"client_id_metadata_document_supported": None}
         login = await sign_in(published)
         assert login.client is not None
         assert login.client.client_id != DOCUMENT
 
+    @pytest.mark.spec("MCP §Client Registration Approaches", "Use a client that was registered by hand first")
     async def test_one_by_hand_goes_first(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, _ = await register_by_hand(sandbox, "none")
         both = settings.model_copy(update={"client_id": client_id, "client_metadata_url": DOCUMENT})
@@ -262,6 +280,16 @@ class TestByRegistration:
             await begin(oauth)
         assert REDIRECT_URI in caught.value.cure
         assert "NOTION_OAUTH_CLIENT_ID" in caught.value.cure
+
+    async def test_a_client_that_cannot_authenticate_is_said_to_be_one(
+        self, oauth: NotionOAuth, sandbox: Sandbox
+    ) -> None:
+        made = {"client_id": "some-client", "token_endpoint_auth_method": "private_key_jwt"}
+        sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
+        with pytest.raises(RegistrationRefused, match="authenticates by private_key_jwt, which it cannot do") as caught:
+            await begin(oauth)
+        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.cure
+        await sign_in(oauth)
 
     @pytest.mark.parametrize("error", ["invalid_client_metadata", "invalid_software_statement", "access_denied"])
     async def test_every_other_refusal_is_said_in_the_server_s_words(

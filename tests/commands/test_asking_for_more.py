@@ -9,6 +9,7 @@ import pytest
 
 from notion_oauth.sandbox import Sandbox
 from tests.commands.conftest import CommandLine
+from tests.engine.signing_in import age
 
 CLIENT = "https://me.example/enterprise.json"
 
@@ -111,7 +112,36 @@ class TestRemote:
         assert cli.run("status", "--remote").returncode == 3
         assert not sandbox.requests
 
-    def test_no_network_is_5(self, cli: CommandLine, sandbox: Sandbox) -> None:
+    def test_no_network_is_5_and_what_is_known_here_is_told(self, cli: CommandLine, sandbox: Sandbox) -> None:
         cli.run("login")
-        sandbox.fail_next("/introspect", status=503)
-        assert cli.run("status", "--remote").returncode == 5
+        sandbox.fail_next("/introspect", status=503, times=2)
+        done = cli.run("status", "--remote")
+        assert (done.returncode, "Signed in" in done.stdout) == (5, True)
+        assert "503" in done.stderr
+        done = cli.run("status", "--remote", "--json")
+        found = json.loads(done.stdout)
+        assert (done.returncode, found["status"], found["remote"]) == (5, "authenticated", None)
+
+    def test_a_token_that_has_expired_is_not_asked_about(self, cli: CommandLine, sandbox: Sandbox) -> None:
+        cli.run("login")
+        age((cli.folder / ".notion-tokens.json"), hours=2)
+        done = cli.run("status", "--remote")
+        assert done.returncode == 0
+        assert "The server was not asked: this token has expired." in done.stdout
+        assert not sandbox.requests_to("/introspect")
+
+    def test_a_login_of_another_program_is_completed_first(self, cli: CommandLine, sandbox: Sandbox) -> None:
+        cli.run("login")
+        kept = json.loads((cli.folder / ".notion-tokens.json").read_text())
+        seven = (
+            "access_token",
+            "token_type",
+            "expires_in",
+            "refresh_token",
+            "client_id",
+            "client_secret",
+            "updated_at",
+        )
+        (cli.folder / ".notion-tokens.json").write_text(json.dumps({name: kept[name] for name in seven}))
+        done = cli.run("status", "--remote")
+        assert (done.returncode, "the server takes the token" in done.stdout) == (0, True)

@@ -28,9 +28,11 @@ from notion_oauth.errors import (
     NotionOAuthError,
     NotSignedIn,
     RegistrationRefused,
+    ServerUnavailable,
     SignInRequired,
     StateMismatch,
     StoreDamaged,
+    TransientError,
 )
 from notion_oauth.models import AuthorizationResponse, ClientInformation, Registration
 from notion_oauth.protocol.authorization import parse_authorization_response
@@ -240,6 +242,13 @@ async def test_signing_out_works_without_the_server(settings: Settings, sandbox:
     assert not settings.token_file.exists()
 
 
+async def test_a_sign_out_that_the_server_refuses_is_said_to_be_refused(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    await sign_in(oauth)
+    sandbox.fail_next("/token", status=400, error="unsupported_token_type")
+    assert await oauth.sign_out() is SignOut.REFUSED
+    assert (await oauth.status()).status == "unauthenticated"
+
+
 async def test_signing_out_where_no_revocation_is_offered(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     sandbox.options.offer_revocation = False
     await sign_in(oauth)
@@ -415,3 +424,62 @@ def test_the_public_names_are_there() -> None:
         _ = notion_oauth.nonsense
     assert issubclass(notion_oauth.SignInRequired, notion_oauth.NotionOAuthError)
     assert Path(notion_oauth.__file__).with_name("py.typed").exists()
+
+
+class TestAServerThatIsBusy:
+    """At the exchange of a code, which a person has agreed to: 429 and 503 say that it was not looked at."""
+
+    @pytest.fixture
+    def slept(self) -> list[float]:
+        return []
+
+    @pytest.fixture
+    def patient(self, settings: Settings, slept: list[float]) -> NotionOAuth:
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+
+        return NotionOAuth(settings.model_copy(update={"retry_for": 20.0}), sleep=sleep)
+
+    @pytest.mark.spec("RFC 9110 §10.2.3", "Wait as long as Retry-After says")
+    @pytest.mark.parametrize("status", [429, 503])
+    async def test_it_is_asked_again(
+        self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float], status: int
+    ) -> None:
+        pending, query = await begin(patient)
+        sandbox.fail_next("/token", status=status, headers={"Retry-After": "7"}, times=2)
+        await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+        assert (await patient.status()).status == "authenticated"
+        assert [6 < seconds <= 7 for seconds in slept] == [True, True]
+
+    async def test_not_for_longer_than_anybody_waits(
+        self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float]
+    ) -> None:
+        pending, query = await begin(patient)
+        sandbox.fail_next("/token", status=503, headers={"Retry-After": "60"})
+        with pytest.raises(ServerUnavailable):
+            await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+        assert not slept
+
+    @pytest.mark.parametrize("kind", ["lose_response", "garble", "drop"])
+    async def test_an_answer_that_was_lost_may_have_spent_the_code(
+        self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float], kind: Any
+    ) -> None:
+        pending, query = await begin(patient)
+        sandbox.misbehave_next("/token", kind)
+        with pytest.raises(TransientError):
+            await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+        assert not slept
+
+    async def test_other_programs_can_have_the_login_meanwhile(self, settings: Settings, sandbox: Sandbox) -> None:
+        seen: list[str] = []
+
+        async def sleep(_: float) -> None:
+            with anyio.fail_after(5):
+                async with NotionOAuth(settings).store.exclusive("default"):
+                    seen.append("free")
+
+        oauth = NotionOAuth(settings.model_copy(update={"retry_for": 20.0}), sleep=sleep)
+        pending, query = await begin(oauth)
+        sandbox.fail_next("/token", status=503)
+        await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+        assert seen == ["free"]

@@ -26,6 +26,7 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
         "Else ask the well-known URL with the endpoint's path, then the root one",
         "Ask for a server's metadata at its two or three well-known URLs, in their order",
         "Use no document whose issuer is not, to the letter, the one it was asked for",
+        "Try one well-known URL after the other until a document is right",
     ),
     "MCP §Authorization Response Validation": (
         "Record the issuer with the verifier and the state, before the browser leaves",
@@ -54,13 +55,27 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
         "Ask for the challenge's scope, else for all the resource lists",
         "Presume nothing of how those two are related",
     ),
-    "MCP §Step-Up Authorization Flow": ("Ask for what was asked before together with what is challenged",),
+    "MCP §Step-Up Authorization Flow": (
+        "Ask for what was asked before together with what is challenged",
+        "Send the request again with the new token",
+        "Ask a few times at most for one request",
+        "Remember what was asked for in vain",
+        "Without a person, give up at once and say what to run",
+    ),
+    "MCP §Client Registration Approaches": (
+        "Use a client that was registered by hand first",
+        "Else a metadata document where the server takes those, else register",
+    ),
     "MCP §Client ID Metadata Documents": ("Hold client_id (its own URL), client_name and redirect_uris",),
     "MCP §Dynamic Client Registration": (
         "Send application_type: native for loopback, web for another host",
         "Say why a registration was refused over its redirect URIs",
     ),
-    "MCP §Authorization Server Binding": ("Use a client with the issuer that registered it alone",),
+    "MCP §Authorization Server Binding": (
+        "Use a client with the issuer that registered it alone",
+        "Keep clients and tokens apart for each issuer",
+        "Refuse to show a client by hand to another issuer",
+    ),
     "MCP §Communication Security": (
         "Talk to https endpoints alone, and to http on loopback",
         "Be redirected to https or loopback alone",
@@ -120,6 +135,9 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
     "RFC 7009 §2.1": ("Send token, token_type_hint and who the client is",),
     "RFC 7009 §2.2": ("Take any success for done, the token known or not",),
     "RFC 7009 §2.2.1": ("Take the token for alive after an error or a 503",),
+    "RFC 7523 §2.1": ("Exchange an assertion with its grant type, and say who the client is",),
+    "RFC 7523 §3": ("Send no assertion that was issued to another client",),
+    "RFC 7523 §3.1": ("Report the error of an assertion that was refused",),
     "RFC 7591 §2": ("Register what is used: redirect URIs, grant and response types, no secret",),
     "RFC 7591 §3.1": ("POST the metadata as JSON",),
     "RFC 7591 §3.2.1": (
@@ -143,6 +161,9 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
     "RFC 8414 §2": (
         "Believe an issuer that is an https URL without query and fragment alone",
         "Without a list of authentication methods, client_secret_basic is meant",
+        "Without a list of grant types, the one of RFC 7523 is not among them",
+        "An authorization endpoint is left out where no grant needs it",
+        "Authenticate at each endpoint by a method that is listed for it",
     ),
     "RFC 8414 §3": ("The well-known string lies between host and path",),
     "RFC 8414 §3.1": ("Remove a slash that ends the issuer before the path is appended",),
@@ -165,6 +186,7 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
     "RFC 9728 §3.2": ("Read the example, and ignore what is unknown in it",),
     "RFC 9728 §3.3": ("Use no document of another resource",),
     "RFC 9728 §5.1": ("Read resource_metadata of a challenge",),
+    "RFC 9728 §7.6": ("Choose among several authorization servers",),
 }
 
 REQUIREMENTS = tuple(Requirement(section, line) for section, lines in _BY_SECTION.items() for line in lines)

@@ -44,6 +44,24 @@ def body_of(request: Request | None) -> dict[str, list[str]]:
     return parse_qs((request.content() or b"").decode("ascii"), strict_parsing=True)
 
 
+@pytest.mark.spec("RFC 8414 §2", "Authenticate at each endpoint by a method that is listed for it")
+@pytest.mark.parametrize(
+    ("listed", "basic"), [(None, True), (("client_secret_post",), False), (("tls_client_auth",), True)]
+)
+def test_other_endpoints_may_list_other_methods(listed: tuple[str, ...] | None, basic: bool) -> None:
+    methods = {
+        "revocation_endpoint_auth_methods_supported": listed,
+        "introspection_endpoint_auth_methods_supported": listed,
+    }
+    login = tokens(client=client("a secret"), introspection_endpoint="https://h.example/introspect").model_copy(
+        update=methods
+    )
+    for request in (revocation_request(login), introspection_request(login)):
+        assert request is not None
+        assert ("Authorization" in request.headers, "client_secret" in (request.form or {})) == (basic, not basic)
+    assert "Authorization" in refresh_request(login).headers
+
+
 @pytest.mark.spec("RFC 6749 §2.3.1", "HTTP Basic carries client_id and secret, each form-encoded first")
 @pytest.mark.parametrize(
     ("client_id", "secret", "credentials"),

@@ -40,6 +40,14 @@ def test_more_is_asked_for_beside_what_the_login_has(visitor: Visitor, sandbox: 
     assert asked(visitor, "scope=write+read")["scope"] == ["default write read"]
 
 
+def test_a_plain_sign_in_keeps_what_was_gained(visitor: Visitor, sandbox: Sandbox) -> None:
+    sandbox.options.scopes = ("default", "read", "write")
+    sandbox.options.resource_metadata_overrides = {"scopes_supported": ["default"]}
+    visitor.sign_in()
+    visitor.sign_in("?scope=write")
+    assert asked(visitor, "")["scope"] == ["default write"]
+
+
 def test_a_fresher_and_stronger_sign_in_is_asked_for(visitor: Visitor) -> None:
     query = asked(visitor, "acr_values=myACR&max_age=300")
     assert (query["acr_values"], query["max_age"], query["scope"]) == (["myACR"], ["300"], ["default"])

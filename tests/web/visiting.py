@@ -28,16 +28,16 @@ class Visitor(TestClient):
             raise_server_exceptions=False,
         )
 
-    def consent(self) -> str:
+    def consent(self, query: str = "") -> str:
         """Begin a sign-in and agree; the path and query that the server sends the browser back to."""
-        begun = self.get("/auth/login")
+        begun = self.get(f"/auth/login{query}")
         assert begun.is_redirect, begun.text
         back = httpx.get(begun.headers["location"], trust_env=False).headers["location"]
         assert back.startswith(str(self.base_url).rstrip("/")), back
         return urlsplit(back)._replace(scheme="", netloc="").geturl()
 
-    def sign_in(self) -> None:
-        done = self.get(self.consent())
+    def sign_in(self, query: str = "") -> None:
+        done = self.get(self.consent(query))
         assert (done.status_code, done.headers["location"]) == (303, "/auth/status"), done.text
 
     def status(self) -> dict[str, Any]:
