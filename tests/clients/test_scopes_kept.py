@@ -104,3 +104,15 @@ async def test_another_server_is_not_asked_for_it(oauth: NotionOAuth, sandbox: S
     }
     other.options.scopes = ("default", "write")
     assert await asked_next(oauth) == "default"
+
+
+async def test_another_resource_of_the_same_server_is_not_asked_for_it(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, other: Sandbox
+) -> None:
+    await sign_in(oauth, challenge=MORE)
+    sandbox.revoke_grants()
+    with pytest.raises(SignInRequired):
+        await oauth.refresh()
+    other.options.resource_metadata_overrides = {"authorization_servers": [sandbox.issuer]}
+    sandbox.options.other_resources = (other.mcp_url,)
+    assert await asked_next(NotionOAuth(settings.model_copy(update={"server_url": other.mcp_url}))) == "default"
