@@ -26,6 +26,7 @@ _TEXTS = (
 )
 
 
+_LISTS = tuple(f"{endpoint}_endpoint_auth_methods_supported" for endpoint in ("token", "revocation", "introspection"))
 _METHODS = (None, "none", "client_secret_basic", "client_secret_post")
 
 
@@ -72,7 +73,6 @@ def _login(content: bytes) -> Glance:
     document = parse_json(content)
     if not isinstance(document, dict):
         raise ValueError("no object")  # noqa: TRY004 - of the document, not of the program
-    methods = document.get("token_endpoint_auth_methods_supported")
     updated_at = lifetime.from_milliseconds(document.get("updated_at"))
     if (
         not all(isinstance(document.get(name), str | None) for name in _TEXTS)
@@ -80,8 +80,8 @@ def _login(content: bytes) -> Glance:
         or not document.get("token_endpoint")
         or document.get("token_endpoint_auth_method") not in _METHODS
         or type(document.get("client_secret_expires_at")) is not int
-        or not isinstance(methods, list)
-        or not all(isinstance(method, str) for method in methods)
+        or not isinstance(document.get(_LISTS[0]), list)
+        or not all(_is_list_of_texts(document.get(name)) for name in _LISTS)
         or updated_at is None
     ):
         raise ValueError("not as we write it")
@@ -101,3 +101,7 @@ def _login(content: bytes) -> Glance:
         resource=document.get("resource"),
         protection=Protection(kept="plain"),
     )
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(text, str) for text in value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,7 @@ def run(folder: Path, requirement: Requirement, *options: str) -> subprocess.Com
     return subprocess.run(
         [*command, "-c", str(folder / "pytest.ini"), str(folder)],
         cwd=TESTS.parent,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -57,7 +59,7 @@ def run(folder: Path, requirement: Requirement, *options: str) -> subprocess.Com
 
 
 def test_the_table_is_printed_and_nothing_is_run(tmp_path: Path) -> None:
-    printed = run(tmp_path, FIRST, "--spec", "-n", "2")
+    printed = run(tmp_path, FIRST, "--spec", "-p", "xdist", "-n", "2")
     assert printed.returncode == 0
     lines = [row for row in printed.stdout.splitlines() if row]
     header, line, *rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in lines]

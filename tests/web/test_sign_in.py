@@ -229,7 +229,7 @@ def test_a_program_gets_json_all_the_way(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hang", "drip", "drop", "redirect", "oversize", "garble"])
-@pytest.mark.parametrize("path", ["/.well-known/oauth-protected-resource/mcp", "/register", "/token"])
+@pytest.mark.parametrize("path", ["/.well-known/oauth-authorization-server", "/register", "/token"])
 def test_a_server_that_misbehaves_is_named(sandbox: Sandbox, tmp_path: Path, kind: str, path: str) -> None:
     settings = Settings(server_url=sandbox.mcp_url, token_file=tmp_path / "tokens.json", timeout=0.4)
     sandbox.misbehave_next(path, kind, location="http://127.0.0.1:9/")  # type: ignore[arg-type]
