@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 
 pytest_plugins = ["tests.spec.plugin"]
+
+IN_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it
+ROOM = 256 * 1024 * 1024  # bytes; a run needs a fifth of them
+# Each save waits for the disk, and there are tens of thousands: what tests look at, memory keeps as well
+if IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free >= ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
 @pytest.fixture(autouse=True)
