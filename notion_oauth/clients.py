@@ -8,9 +8,16 @@ from enum import Enum
 from notion_oauth import places
 from notion_oauth.audit import Audit
 from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused
-from notion_oauth.models import AuthorizationServerMetadata, ClientInformation, Discovery, Registration
+from notion_oauth.models import (
+    AuthorizationServerMetadata,
+    ClientInformation,
+    Discovery,
+    PendingAuthorization,
+    Registration,
+)
 from notion_oauth.oauth_client import Clock, OAuthClient
 from notion_oauth.protocol import registration, scopes
+from notion_oauth.protocol.discovery import require_sign_in
 from notion_oauth.settings import Settings
 from notion_oauth.storage import TokenStore
 
@@ -55,9 +62,19 @@ class Clients:
         self._audit = audit
         self._believed: str | None = None  # the client with which a sign-in was begun unasked
 
-    def proven(self) -> None:
-        """The sign-in that was begun has succeeded."""
+    async def proven(self, pending: PendingAuthorization) -> None:
+        """The sign-in that was begun has succeeded: a client by hand may be redirected there again."""
         self._believed = None
+        ours = self._settings.preregistered
+        if ours is not None and ours.client_id == pending.client.client_id:
+            async with self._store.exclusive(COMMON):
+                await self._store.save_registration(COMMON, _by_hand(ours, pending.issuer, pending.redirect_uri))
+
+    def require_sign_in(self, server: AuthorizationServerMetadata) -> None:
+        """Raise MetadataError where people cannot sign in safely, or no client of ours can be known to the server."""
+        require_sign_in(server)
+        if way_of(self._settings, server) is Way.BY_REGISTRATION:
+            registration.require_registration(server)
 
     async def registered_redirect_uris(self) -> Sequence[str]:
         """The redirect URIs that this profile's kept registrations are for, the newest first."""
@@ -79,8 +96,10 @@ class Clients:
         *,
         scope: str | None,
         in_use: ClientInformation | None = None,
-    ) -> ClientInformation:
+    ) -> tuple[ClientInformation, str | None]:
         """The client that was registered by hand, else the metadata document's, else one that is registered.
+
+        With it, what of the scope it may ask for: a server may have registered it for less than was asked.
 
         A registration is kept and used again, unless the server has forgotten it or it does not cover the scope: then
         another is made. `in_use` is the client of a login that the resource has just looked at: the server knows it,
@@ -88,8 +107,8 @@ class Clients:
         ConfigurationError where the client that was registered by hand belongs to another issuer, RegistrationRefused,
         MetadataError where the server registers nobody, TransientError, StorageError.
         """
-        if (given := await self._given(discovery, redirect_uri)) is not None:
-            return given
+        if (given := await self._given(discovery)) is not None:
+            return given, scope
         async with self._store.exclusive(self._profile):
             for found in await self._store.load_registrations(self._profile):
                 same = (found.issuer, found.redirect_uri) == (discovery.server.issuer, redirect_uri)
@@ -97,48 +116,50 @@ class Clients:
                     continue
                 if found.client == in_use and found.client.client_id != self._believed:
                     self._believed = found.client.client_id
-                    return found.client
+                    return found.client, scopes.within(scope, found.registered_scope)
                 if await self._usable(discovery, found):
-                    return found.client
+                    return found.client, scopes.within(scope, found.registered_scope)
             wanted = scopes.union(scope, *(discovery.scopes or ()))  # what may be asked for later, too
-            client = await self._register(discovery, redirect_uri, wanted)
-            issuer = discovery.server.issuer
-            kept = Registration(issuer=issuer, redirect_uri=redirect_uri, client=client, scope=wanted)
+            made = await self._register(discovery, redirect_uri, wanted)
+            kept = Registration(
+                issuer=discovery.server.issuer,
+                redirect_uri=redirect_uri,
+                client=made.model_copy(update={"scope": None}),
+                scope=wanted,
+                registered_scope=made.scope,
+            )
             await self._store.save_registration(self._profile, kept)
-            self._audit.succeeded("registration", issuer=discovery.server.issuer, client_id=client.client_id)
-            return client
+            self._audit.succeeded("registration", issuer=kept.issuer, client_id=made.client_id)
+            return kept.client, scopes.within(scope, kept.registered_scope)
 
     async def client_of_assertions(self, discovery: Discovery) -> ClientInformation:
         """The client that assertions are issued to: one with an id that their issuer knows, too.
 
         Raises ConfigurationError where none is set, StorageError.
         """
-        given = await self._given(discovery, "")
+        given = await self._given(discovery)
         if given is None:
             message = "An assertion is issued to one client, and a client that registers itself is none of those."
             raise ConfigurationError(message, cure="Set NOTION_OAUTH_CLIENT_ID to the client that it was issued to.")
         return given
 
-    async def _given(self, discovery: Discovery, redirect_uri: str) -> ClientInformation | None:
+    async def _given(self, discovery: Discovery) -> ClientInformation | None:
         """The client that the settings name, where this server takes it."""
         way = way_of(self._settings, discovery.server)
         if way is Way.BY_HAND and (ours := self._settings.preregistered) is not None:
             async with self._store.exclusive(COMMON):
-                return await self._preregistered(ours, discovery, redirect_uri)
+                return await self._preregistered(ours, discovery)
         if way is Way.BY_DOCUMENT and (url := self._settings.client_metadata_url) is not None:
             return ClientInformation(client_id=url, token_endpoint_auth_method="none")  # noqa: S106 - a method
         return None
 
-    async def _preregistered(
-        self, ours: ClientInformation, discovery: Discovery, redirect_uri: str
-    ) -> ClientInformation:
+    async def _preregistered(self, ours: ClientInformation, discovery: Discovery) -> ClientInformation:
         """The client that was registered by hand.
 
         Which issuer that was is remembered from its first use on, once for all profiles: the setting is theirs, too.
         """
         issuer = discovery.server.issuer
-        kept = await self._store.load_registrations(COMMON)
-        known = _issuers_of(ours, kept)
+        known = _issuers_of(ours, await self._store.load_registrations(COMMON))
         if known and issuer not in known and self._settings.issuer != issuer:
             raise ConfigurationError(
                 f"The client in NOTION_OAUTH_CLIENT_ID was registered with {min(known)}, and the server now names "
@@ -146,10 +167,8 @@ class Clients:
                 cure="If you trust that one, register a client there and set its id. Only if this very client was "
                 "registered there too, by you, name that server in NOTION_OAUTH_ISSUER.",
             )
-        public = ours.model_copy(update={"client_secret": None})
-        new = Registration(issuer=issuer, redirect_uri=redirect_uri, client=public, by_hand=True)
-        if issuer not in known or (redirect_uri and new.place not in {one.place for one in kept}):
-            await self._store.save_registration(COMMON, new)  # the newest redirect URI is the next sign-in's, too
+        if issuer not in known:
+            await self._store.save_registration(COMMON, _by_hand(ours, issuer, ""))
         return ours
 
     async def _usable(self, discovery: Discovery, kept: Registration) -> bool:
@@ -177,6 +196,11 @@ class Clients:
                 own = "Have its operator register a client, and set NOTION_OAUTH_CLIENT_ID."
                 refused.cure = f"It does not take {redirect_uri}. {own}"
             raise
+
+
+def _by_hand(client: ClientInformation, issuer: str, redirect_uri: str) -> Registration:
+    public = client.model_copy(update={"client_secret": None})
+    return Registration(issuer=issuer, redirect_uri=redirect_uri, client=public, by_hand=True)
 
 
 def _issuers_of(client: ClientInformation, kept: Collection[Registration]) -> set[str]:

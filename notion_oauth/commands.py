@@ -160,7 +160,7 @@ def logout(
     profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
 ) -> None:
     """End the grant at the server and forget the tokens."""
-    from notion_oauth.service import SIGNED_OUT
+    from notion_oauth.signing_out import SIGNED_OUT
 
     outcome = run_to_end(oauth_for(profile, token_file, server_url).sign_out)
     if as_json:

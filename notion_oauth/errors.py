@@ -14,8 +14,9 @@
     ├── TransientError              passing: nothing was lost, the same call may succeed later
     │   ├── NetworkError            no answer: DNS, connection, TLS, time-out
     │   └── ServerUnavailable       429, 5xx, or an answer that is no OAuth answer
+    │       └── Redirected          a redirect, which is not followed
     ├── MetadataError               discovery documents that are missing, unusable or contradictory
-    │   └── NoDocument              something else stands where one should: a page, a redirect
+    │   └── NoDocument              a page stands where one should
     ├── OAuthError                  the server refused, with an RFC 6749 error code
     │   ├── RegistrationRefused     at the registration endpoint (RFC 7591 §3.2.2)
     │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
@@ -167,6 +168,10 @@ class ServerUnavailable(TransientError):
         self.turned_away = turned_away
 
 
+class Redirected(ServerUnavailable):
+    """The server answered with a redirect, and none is followed."""
+
+
 class MetadataError(NotionOAuthError):
     """Discovery documents are missing, unusable or contradict each other (RFC 9728, RFC 8414)."""
 
@@ -174,7 +179,7 @@ class MetadataError(NotionOAuthError):
 
 
 class NoDocument(MetadataError):
-    """Something else stands where a discovery document should: a page, or a redirect."""
+    """A page stands where a discovery document should."""
 
 
 class OAuthError(NotionOAuthError):

@@ -44,6 +44,16 @@ class AuthorizationServerMetadata(_Frozen):
     authorization_response_iss_parameter_supported: bool = False
     client_id_metadata_document_supported: bool = False
 
+    @field_validator(
+        *("scopes_supported", "grant_types_supported"),
+        *("revocation_endpoint_auth_methods_supported", "introspection_endpoint_auth_methods_supported"),
+        mode="before",
+    )
+    @classmethod
+    def _a_list_or_nothing(cls, value: object) -> object:
+        """What is no list of texts says nothing, and is no reason to refuse the server."""
+        return value if isinstance(value, list | tuple) and all(isinstance(text, str) for text in value) else None
+
 
 class Discovery(_Frozen):
     """What discovery found: the resource indicator as the metadata spells it, the scopes, the server.
@@ -77,6 +87,7 @@ class ClientInformation(_Frozen):
     client_secret: SecretStr | None = None
     client_secret_expires_at: int = 0
     token_endpoint_auth_method: AuthMethod | None = None
+    scope: str | None = None  # that it may ask for, in the answer to its registration alone
 
     @field_validator("client_id")
     @classmethod
@@ -89,6 +100,11 @@ class ClientInformation(_Frozen):
     @classmethod
     def _no_empty_secret(cls, value: object) -> object:
         return value or None  # some servers send "" or null to public clients
+
+    @field_validator("scope", mode="before")
+    @classmethod
+    def _only_text(cls, value: object) -> object:
+        return value if isinstance(value, str) and value.strip() else None
 
     @field_validator("client_secret_expires_at", mode="before")
     @classmethod
@@ -111,11 +127,15 @@ class Registration(_Frozen):
     client: ClientInformation
     by_hand: bool = False
     scope: str | None = None  # it was registered with; None: none, or not known
+    registered_scope: str | None = None  # as the server made it; None: not said
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What another is kept in the place of: one for the same; one that a person has made is replaced by none."""
-        return (self.issuer, self.redirect_uri, *((self.client.client_id,) if self.by_hand else ()))
+        """What another is kept in the place of: one for the same; by hand, for any port of loopback (http is that)."""
+        if not self.by_hand:
+            return (self.issuer, self.redirect_uri)
+        where = "loopback" if self.redirect_uri.startswith("http:") else self.redirect_uri
+        return (self.issuer, where, self.client.client_id)
 
 
 AFTER_DISCOVERY = (  # what a login keeps of its server's metadata, so that discovery is not needed again

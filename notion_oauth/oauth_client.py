@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import SecretStr
 
-from notion_oauth.errors import MetadataError, NoDocument, TransientError
+from notion_oauth.errors import MetadataError, NoDocument, NotionOAuthError, Redirected, TransientError
 from notion_oauth.models import (
     AFTER_DISCOVERY,
     AssertionGrant,
@@ -30,6 +30,7 @@ from notion_oauth.transport import Transport
 
 Clock = Callable[[], datetime]
 Requirement = Callable[[AuthorizationServerMetadata], object]  # raises MetadataError where it is not met
+MOST_SERVERS = 5  # of those that a resource lists, that are asked; it could list thousands
 M = TypeVar("M")
 
 
@@ -65,16 +66,19 @@ class OAuthClient:
         prefer: Collection[str] = (),
         guess: bool = True,
         usable: Requirement | None = None,
+        most: int = MOST_SERVERS,
     ) -> Discovery:
         """Find the authorization server of an MCP server: the one that is set, else the first that can be used.
 
         Of several, those that are preferred go first; where only a `guess` could tell which, and none is to be made, it
-        is an error. `usable` tells which will do. Without metadata of
+        is an error. `usable` tells which will do; no more than `most` are asked. Without metadata of
         the resource it is the server's own origin, as MCP 2025-03-26 has it. Raises MetadataError.
         """
         try:
             resource, page = await self._protected_resource_metadata(server_url, challenge), None
         except NoDocument as odd:
+            if challenge is not None and challenge.resource_metadata is not None:
+                raise  # it has such metadata, and only shows something else just now
             resource, page = None, odd
         if resource is None:
             return await self._without_resource_metadata(server_url, page, usable)
@@ -85,7 +89,7 @@ class OAuthClient:
                 cure="Nothing was sent to any. Set NOTION_OAUTH_ISSUER to the one that the login was made with.",
             )
         failure: MetadataError | None = None
-        for found in chosen:
+        for found in chosen[:most]:
             try:
                 server = await self._authorization_server_metadata(found)
                 if server is not None and usable is not None:
@@ -104,9 +108,9 @@ class OAuthClient:
         self, server_url: str, page: NoDocument | None, usable: Requirement | None
     ) -> Discovery:
         base = discovery.base_url(server_url)
-        if self._issuer not in (None, base):
+        if self._issuer not in (None, base, f"{base}/"):
             raise MetadataError(f"{server_url} names no authorization server, and so not {self._issuer}.")
-        published = await self._authorization_server_metadata(base)
+        published = await self._authorization_server_metadata(base, presumed=True)
         if published is None and page is not None:
             raise page  # a site that answers everything: there is nothing to be assumed of it
         server = published or discovery.assumed_authorization_server(base)
@@ -122,8 +126,10 @@ class OAuthClient:
         parse = partial(discovery.parse_protected_resource_metadata, server_url=server_url)
         return await self._first(urls, parse, decisive=named)
 
-    async def _authorization_server_metadata(self, issuer: str) -> AuthorizationServerMetadata | None:
-        parse = partial(discovery.parse_authorization_server_metadata, issuer=issuer)
+    async def _authorization_server_metadata(
+        self, issuer: str, *, presumed: bool = False
+    ) -> AuthorizationServerMetadata | None:
+        parse = partial(discovery.parse_authorization_server_metadata, issuer=issuer, presumed=presumed)
         return await self._first(discovery.authorization_server_metadata_urls(issuer), parse)
 
     async def _first(
@@ -131,18 +137,19 @@ class OAuthClient:
     ) -> M | None:
         """The first document that is right, whatever stands at the URLs before; None where there is none anywhere.
 
-        Raises MetadataError where only wrong ones were found, or a wrong one at the `decisive` URL, NoDocument where
-        there were only pages.
+        Raises MetadataError where only wrong ones were found, or a wrong one at the `decisive` URL, NoDocument or
+        Redirected where there was only such.
         """
-        failure: MetadataError | None = None
+        failure: NotionOAuthError | None = None
+        nothing = (NoDocument, Redirected)
         for url in urls:
             try:
                 if (metadata := parse(await self._transport.send(Request("GET", url)))) is not None:
                     return metadata
-            except MetadataError as error:
-                if failure is None or isinstance(failure, NoDocument):
+            except (MetadataError, Redirected) as error:
+                if failure is None or isinstance(failure, nothing):
                     failure = error
-                if url == decisive and not isinstance(error, NoDocument):
+                if url == decisive and not isinstance(error, nothing):
                     break
         if failure is not None:
             raise failure
@@ -189,7 +196,7 @@ class OAuthClient:
         if tokens.token_endpoint is not None or tokens.refresh_token is None:
             return tokens
         known = (tokens.issuer,) if tokens.issuer else ()
-        found = await self.discover(server_url, prefer=known, guess=bool(known))
+        found = await self.discover(server_url, prefer=known, guess=bool(known), most=1)
         if tokens.issuer not in (None, found.server.issuer):
             raise MetadataError(f"{server_url} no longer names {tokens.issuer}, which the stored login was made with.")
         return tokens.model_copy(

@@ -25,9 +25,10 @@ from notion_oauth.errors import ConfigurationError, NotIdentified, NotionOAuthEr
 from notion_oauth.gate import Gate
 from notion_oauth.oauth_client import Clock
 from notion_oauth.refresh import LOOK_AGAIN
-from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.service import NotionOAuth
 from notion_oauth.session import OURS, Session, renew_csrf, session_of
 from notion_oauth.settings import Settings
+from notion_oauth.signing_out import SignOut
 from notion_oauth.status import Status
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.unfinished import Unfinished

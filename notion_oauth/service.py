@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from notion_oauth.audit import Attempt
 from notion_oauth.clients import Clients
-from notion_oauth.errors import NotionOAuthError, OAuthError, ServerUnavailable
+from notion_oauth.errors import NotionOAuthError, OAuthError, ServerUnavailable, StorageError, TransientError
 from notion_oauth.finishing import to_the_end
 from notion_oauth.models import (
     AssertionGrant,
@@ -31,35 +31,20 @@ from notion_oauth.observing import watched
 from notion_oauth.patience import Patience
 from notion_oauth.protocol import authorization, ending, scopes
 from notion_oauth.protocol.challenge import BearerChallenge, merged
-from notion_oauth.protocol.discovery import require_assertions, require_sign_in
+from notion_oauth.protocol.discovery import require_assertions
 from notion_oauth.refresh import TokenSource
 from notion_oauth.settings import Settings, load_settings
+from notion_oauth.signing_out import SignOut
 from notion_oauth.status import Status, status_of
 from notion_oauth.storage import TokenStore
 from notion_oauth.stores import file_store
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
+CODE_PATIENCE = timedelta(seconds=60)  # more than for a token: a person has agreed, and Notion asks for 30 seconds
+START_AGAIN = "Nothing that was stored is lost. Start the sign-in again."
+ASK_FOR_LESS = "It was asked for the scopes of the last login, too. To ask without them, forget it: notion-oauth logout"
 VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
 _EPOCH = datetime.fromtimestamp(0, UTC)
-
-
-class SignOut(Enum):
-    """What became of a login at sign-out. The stored tokens are gone in every case."""
-
-    REVOKED = "revoked"
-    NOT_OFFERED = "the server offers no revocation"
-    NOT_REACHED = "the server could not be told"
-    REFUSED = "the server refused to end the grant"
-    NOT_SIGNED_IN = "nobody was signed in"
-
-
-SIGNED_OUT = {
-    SignOut.REVOKED: "Signed out. Notion has ended the grant.",
-    SignOut.NOT_OFFERED: "Signed out here. The server offers no revocation: end the connection in its settings too.",
-    SignOut.NOT_REACHED: "Signed out here, but the server could not be told: end the connection in Notion's settings.",
-    SignOut.REFUSED: "Signed out here, but the server refused to end the grant: do that in Notion's settings.",
-    SignOut.NOT_SIGNED_IN: "Nobody was signed in.",
-}
 
 
 class NotionOAuth:
@@ -129,12 +114,12 @@ class NotionOAuth:
         """
         with self.audit.attempt("sign_in"):
             typed = challenge is None or challenge.resource_metadata is None  # by a person: the resource was not asked
-            discovery, scope, challenge, login = await self._discover(challenge, require_sign_in)
+            discovery, scope, challenge, login = await self._discover(challenge, self.clients.require_sign_in)
             steps_up = challenge is not None and challenge.steps_up
             before = (replaces or self).tokens
             kept = await before.load() or await before.tombstone()
             scope = scopes.union(scopes.asked_before(kept, discovery, granted=steps_up), scope)
-            client = await self.clients.client_for(
+            client, scope = await self.clients.client_for(
                 discovery, redirect_uri, scope=scope, in_use=login.client if login and steps_up and not typed else None
             )
         return authorization.authorization_request(
@@ -179,8 +164,24 @@ class NotionOAuth:
         the server's own error, TokenRefused, TransientError, StorageError. A stored login is then untouched.
         """
         with self.audit.attempt("sign_in", issuer=pending.issuer) as attempt:
-            code = authorization.check_authorization_response(response, pending, now=self.clock())
-            return await self._begin_login(partial(self.client.exchange, pending, code), attempt)
+            try:
+                code = authorization.check_authorization_response(response, pending, now=self.clock())
+                tokens = await self._begin_login(partial(self.client.exchange, pending, code), attempt)
+            except OAuthError as error:
+                raise await self._with_its_cure(error) from None
+            except TransientError as error:
+                error.cure = START_AGAIN  # the code is not sent again
+                raise
+        with suppress(StorageError):  # they are signed in
+            await self.clients.proven(pending)
+        return tokens
+
+    async def _with_its_cure(self, error: OAuthError) -> OAuthError:
+        with suppress(NotionOAuthError):  # of the look
+            kept = await self.tokens.load() or await self.tokens.tombstone()
+            if error.error == "invalid_scope" and kept is not None and kept.requested_scope:
+                error.cure = ASK_FOR_LESS
+        return self.tokens.ours(error)
 
     async def sign_in_with_assertion(self, assertion: SecretStr, *, scope: str | None = None) -> TokenSet:
         """Sign in without a browser, by an assertion that the server trusts (RFC 7523), and store the tokens.
@@ -196,7 +197,7 @@ class NotionOAuth:
             return await self._begin_login(partial(self.client.exchange_assertion, grant), attempt)
 
     async def _begin_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]], attempt: Attempt) -> TokenSet:
-        patience = Patience(self._retry_for)
+        patience = Patience(max(self._retry_for, CODE_PATIENCE) if self._retry_for else self._retry_for)
         deadline = patience.deadline()
 
         async def alone() -> TokenSet | None:
@@ -211,7 +212,6 @@ class NotionOAuth:
                     return None
                 await self.store.save(self.profile, tokens)
                 attempt.succeeded(tokens)
-            self.clients.proven()
             return tokens
 
         while True:

@@ -11,8 +11,8 @@ from fastapi import Request, Response
 from notion_oauth import pages, session
 from notion_oauth.errors import NotionOAuthError, OperatorRequired
 from notion_oauth.profiles import Logins
-from notion_oauth.service import SIGNED_OUT
 from notion_oauth.session import session_of
+from notion_oauth.signing_out import SIGNED_OUT
 from notion_oauth.status import Status
 from notion_oauth.words import moment
 

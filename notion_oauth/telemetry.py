@@ -27,7 +27,7 @@ from notion_oauth.models import (
     PendingAuthorization,
     TokenSet,
 )
-from notion_oauth.oauth_client import OAuthClient, Requirement
+from notion_oauth.oauth_client import MOST_SERVERS, OAuthClient, Requirement
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.message import Request, Response
 from notion_oauth.transport import Transport
@@ -69,9 +69,12 @@ class TracedClient(OAuthClient):
         prefer: Collection[str] = (),
         guess: bool = True,
         usable: Requirement | None = None,
+        most: int = MOST_SERVERS,
     ) -> Discovery:
         with _span("discover", server_url) as span:
-            found = await super().discover(server_url, challenge=challenge, prefer=prefer, guess=guess, usable=usable)
+            found = await super().discover(
+                server_url, challenge=challenge, prefer=prefer, guess=guess, usable=usable, most=most
+            )
             span.set_attribute(ISSUER, found.server.issuer)
             return found
 

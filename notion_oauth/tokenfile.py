@@ -151,10 +151,11 @@ def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
                 {
                     "issuer": kept.issuer,
                     "redirect_uri": kept.redirect_uri,
-                    **kept.client.model_dump(mode="json", exclude={"client_secret"}),
+                    **kept.client.model_dump(mode="json", exclude={"client_secret", "scope"}),
                     "client_secret": _revealed(kept.client.client_secret),
                     **({"by_hand": True} if kept.by_hand else {}),
                     **({"scope": kept.scope} if kept.scope else {}),
+                    **({"registered_scope": kept.registered_scope} if kept.registered_scope else {}),
                 }
                 for kept in registrations
             ]
@@ -166,7 +167,10 @@ def decode_registrations(content: bytes, path: Path) -> tuple[Registration, ...]
     """Read kept registrations. Raises StoreDamaged."""
     document = _decode(content, path)
     try:
-        return tuple(Registration.model_validate({**entry, "client": entry}) for entry in document["registrations"])
+        return tuple(
+            Registration.model_validate({**entry, "client": {**entry, "scope": None}})
+            for entry in document["registrations"]
+        )
     except (TypeError, KeyError, ValidationError):
         raise _damaged(path, "it holds no client registrations") from None
 

@@ -111,15 +111,16 @@ class Transport:
         ):
             host = host_of(request.url)
             names = {name.lower(): value for name, value in answer.headers.items()}
+            challenges = tuple(answer.headers.get_list("www-authenticate"))
             if request.only_headers:
-                return Response(answer.status_code, request.url, names)
+                return Response(answer.status_code, request.url, names, challenges=challenges)
             body = bytearray()
             # Packed answers are unpacked by us, who stop in time; answers that are whole already have no raw form
             parts = answer.aiter_raw() if "content-encoding" in answer.headers else answer.aiter_bytes()
             async for chunk in parts:
                 body += chunk
                 _check_size(len(body), host)
-        return Response(answer.status_code, request.url, names, _unpacked(bytes(body), names, host))
+        return Response(answer.status_code, request.url, names, _unpacked(bytes(body), names, host), challenges)
 
 
 def _unpacked(body: bytes, headers: dict[str, str], host: str) -> bytes:

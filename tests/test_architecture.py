@@ -29,7 +29,7 @@ LAYERS = (
     {"connecting"},
     {"words", "tokenfile", "transport", "flights", "glance", "asking", "logs"},
     {"storage"},
-    {"oauth_client", "stores"},
+    {"oauth_client", "stores", "signing_out"},
     {"clients", "memory", "telemetry"},
     {"refresh", "observing"},
     {"service"},

@@ -30,7 +30,6 @@ from notion_oauth.protocol.discovery import require_sign_in
 from notion_oauth.protocol.message import error_code, host_of, printable, quoted
 
 _READ = frozenset({"state", "code", "iss", "error", "error_description"})
-_LESS = "It was asked for the scopes of the last login, too. To ask without them, forget it first: notion-oauth logout"
 _WORDS = {
     "access_denied": "The sign-in was declined.",
     "temporarily_unavailable": "{host} is overloaded and asks to try again later.",
@@ -144,7 +143,4 @@ def _refused(response: AuthorizationResponse, pending: PendingAuthorization) -> 
     description = printable(response.error_description)
     host = host_of(pending.issuer)
     words = _WORDS.get(code, "{host} refused the sign-in.").format(host=host)
-    cure = _LESS if code == "invalid_scope" and pending.scope else None
-    return AuthorizationRefused(
-        f"{words} ({code}{quoted(description)})", error=code, description=description, cure=cure
-    )
+    return AuthorizationRefused(f"{words} ({code}{quoted(description)})", error=code, description=description)

@@ -126,14 +126,15 @@ def bearer_challenge(values: Iterable[str], *, secrets: frozenset[str] = frozens
 
 
 def _bearer(parameters: Mapping[str, str], secrets: frozenset[str]) -> BearerChallenge:
+    told = {name: text for name, text in parameters.items() if not any(secret in text for secret in secrets)}
     return BearerChallenge(
-        realm=printable(parameters.get("realm"), secrets=secrets),
-        scope=words(parameters.get("scope")),
-        error=error_code(parameters.get("error")),
-        error_description=printable(parameters.get("error_description"), secrets=secrets),
-        resource_metadata=parameters.get("resource_metadata") or None,
-        acr_values=words(parameters.get("acr_values")),
-        max_age=_seconds(parameters.get("max_age")),
+        realm=printable(told.get("realm")),
+        scope=words(told.get("scope")),
+        error=error_code(told.get("error")),
+        error_description=printable(told.get("error_description")),
+        resource_metadata=told.get("resource_metadata") or None,
+        acr_values=words(told.get("acr_values")),
+        max_age=_seconds(told.get("max_age")),
     )
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ValidationError
 
-from notion_oauth.errors import SIGN_IN, MetadataError, NoDocument, ServerUnavailable
+from notion_oauth.errors import SIGN_IN, MetadataError, NoDocument, Redirected, ServerUnavailable
 from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 from notion_oauth.protocol.message import Request, Response, host_of, retry_after
@@ -101,16 +101,20 @@ def _weaker(url: str, *, than: str) -> bool:
     return urlsplit(than).scheme == "https" and urlsplit(url).scheme != "https"
 
 
-def parse_authorization_server_metadata(response: Response, *, issuer: str) -> AuthorizationServerMetadata | None:
+def parse_authorization_server_metadata(
+    response: Response, *, issuer: str, presumed: bool = False
+) -> AuthorizationServerMetadata | None:
     """Read an authorization server's metadata; None where there is none at that URL (a 4xx).
 
     Raises MetadataError unless `issuer` is the one asked for, to the letter (RFC 8414 §3.3), and all endpoints are
-    https (http on loopback); NoDocument where it is none at all, ServerUnavailable for a passing failure.
+    https (http on loopback); NoDocument where it is none at all, ServerUnavailable for a passing failure. An issuer
+    that was only `presumed` is taken as the document spells it.
     """
     metadata = _read(response, AuthorizationServerMetadata, "authorization server metadata")
     if metadata is None:
         return None
-    if metadata.issuer != issuer:
+    # What no document has named may end in a slash: its well-known URLs are the same then
+    if metadata.issuer != issuer and not (presumed and metadata.issuer == f"{issuer}/"):
         raise MetadataError(f"{response.url} speaks for another issuer than {issuer}; it was not used.")
     for name in _ENDPOINTS:
         endpoint: str | None = getattr(metadata, name)
@@ -179,7 +183,7 @@ def challenge_of(response: Response) -> BearerChallenge | None:
     """The challenge of an answer that lets nobody in without a token; None for any other answer."""
     if response.status not in (401, 403):
         return None
-    return bearer_challenge([response.headers.get("www-authenticate", "")])
+    return bearer_challenge(response.challenges)
 
 
 def _read(response: Response, model: type[M], kind: str) -> M | None:
@@ -187,7 +191,7 @@ def _read(response: Response, model: type[M], kind: str) -> M | None:
     if 400 <= response.status < 500 and response.status not in (408, 425, 429):
         return None
     if 300 <= response.status < 400:
-        raise NoDocument(f"{response.url} answers with a redirect, and none is followed.")
+        raise Redirected(f"{response.url} answers with a redirect, and none is followed.")
     if response.status != 200:
         message = f"{host_of(response.url)} answered HTTP {response.status} to discovery."
         raise ServerUnavailable(message, retry_after=retry_after(response))

@@ -15,6 +15,7 @@ from notion_oauth.errors import OAuthError, ServerUnavailable
 
 MAX_DESCRIPTION = 300  # characters of a server's own text that we repeat
 MIN_SECRET = 16  # characters; shorter values, such as "refresh_token", are words that may be repeated
+_SECRET = frozenset({"client_secret", "code", "code_verifier", "refresh_token", "token", "assertion"})  # of any length
 _ERROR_CODE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,100}\Z")  # RFC 6749 §5.2, and no spaces: it is a code
 
 
@@ -39,12 +40,15 @@ class Request:
 
     def secrets(self) -> frozenset[str]:
         """What was sent and could be a secret: fields of the form, and what the Authorization header holds."""
-        values = list((self.form or {}).values())
+        form = self.form or {}
+        values = [value for name, value in form.items() if name in _SECRET or len(value) >= MIN_SECRET]
         if header := self.headers.get("Authorization", ""):
             encoded = header.partition(" ")[2]
             pair = base64.b64decode(encoded).decode()
-            values += [encoded, pair, *pair.split(":"), *map(unquote_plus, pair.split(":"))]
-        return frozenset(value for value in values if len(value) >= MIN_SECRET)
+            client_id, _, secret = pair.partition(":")
+            values += [encoded, pair, secret, unquote_plus(secret)]
+            values += [value for value in (client_id, unquote_plus(client_id)) if len(value) >= MIN_SECRET]
+        return frozenset(value for value in values if value)
 
     def all_headers(self) -> dict[str, str]:
         """The headers with the content type that the body has."""
@@ -64,6 +68,7 @@ class Response:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
+    challenges: tuple[str, ...] = field(default=(), repr=False)  # the values of WWW-Authenticate, each by itself
 
     @property
     def ok(self) -> bool:
@@ -153,7 +158,8 @@ def _said(response: Response, request: Request) -> tuple[str | None, str | None]
     """
     document, secrets = response.json_object() or {}, request.secrets()
     code = error_code(document.get("error"))
-    return None if code in secrets else code, printable(document.get("error_description"), secrets=secrets)
+    repeats = code is not None and any(secret in code for secret in secrets)
+    return None if repeats else code, printable(document.get("error_description"), secrets=secrets)
 
 
 def retry_after(response: Response) -> float | None:

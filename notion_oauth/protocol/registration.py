@@ -45,11 +45,16 @@ def client_metadata_document(*, client_id: str, client_name: str, redirect_uri: 
     return metadata.model_copy(update={"client_id": client_id})
 
 
-def registration_request(server: AuthorizationServerMetadata, metadata: ClientMetadata) -> Request:
-    """The registration of a client (RFC 7591 §3.1). Raises MetadataError where the server offers none."""
+def require_registration(server: AuthorizationServerMetadata) -> str:
+    """The registration endpoint. Raises MetadataError where the server registers nobody."""
     if server.registration_endpoint is None:
         raise MetadataError(f"{server.issuer} registers no clients.", cure=_BY_HAND)
-    return Request("POST", server.registration_endpoint, json=metadata.model_dump(mode="json", exclude_none=True))
+    return server.registration_endpoint
+
+
+def registration_request(server: AuthorizationServerMetadata, metadata: ClientMetadata) -> Request:
+    """The registration of a client (RFC 7591 §3.1). Raises MetadataError where the server offers none."""
+    return Request("POST", require_registration(server), json=metadata.model_dump(mode="json", exclude_none=True))
 
 
 def parse_registration_response(response: Response, *, request: Request) -> ClientInformation:

@@ -41,6 +41,12 @@ def asked_before(login: TokenSet | Tombstone | None, found: Discovery, *, grante
     return union(login.scope, asked) if granted else asked
 
 
+def within(scope: str | None, allowed: str | None) -> str | None:
+    """What of a scope a client may ask for; all of it where the server has not said, or where nothing would be left."""
+    names = set((allowed or "").split())
+    return union(*(name for name in (scope or "").split(" ") if name in names)) or scope
+
+
 def covers(granted: str | None, wanted: str | None) -> bool:
     """Whether everything that is wanted has been granted."""
     return set((wanted or "").split()) <= set((granted or "").split())

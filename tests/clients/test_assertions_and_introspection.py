@@ -17,8 +17,9 @@ from notion_oauth.errors import (
     TransientError,
 )
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.signing_out import SignOut
 from tests.engine.signing_in import age, sign_in
 
 pytestmark = pytest.mark.anyio

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 
+import httpx
 import pytest
 
 from notion_oauth.errors import MetadataError, NoDocument, TransientError
+from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.transport import Transport
 from tests.engine.signing_in import begin, sign_in
 
 pytestmark = pytest.mark.anyio
@@ -218,9 +222,20 @@ class TestWithoutResourceMetadata:
         assert (login.issuer, login.resource, login.scope) == (sandbox.base_url, sandbox.mcp_url, "default")
 
     async def test_another_issuer_at_the_origin_is_refused(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
-        sandbox.options.metadata_overrides = {"issuer": f"{sandbox.base_url}/"}
+        sandbox.options.metadata_overrides = {"issuer": f"{sandbox.base_url}/other"}
         with pytest.raises(MetadataError, match="another issuer"):
             await begin(oauth)
+
+    async def test_an_origin_that_spells_itself_with_a_slash_is_taken_at_its_word(
+        self, oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
+    ) -> None:
+        """As the MCP SDK's servers do; no document has said how it is spelled."""
+        issuer = f"{sandbox.base_url}/"
+        sandbox.options.metadata_overrides = {"issuer": issuer, "authorization_response_iss_parameter_supported": None}
+        pending, _ = await begin(oauth)
+        assert pending.issuer == issuer
+        pending, _ = await begin(NotionOAuth(settings.model_copy(update={"issuer": issuer})))
+        assert pending.issuer == issuer
 
     async def test_without_any_metadata_the_default_endpoints_are_used(
         self, oauth: NotionOAuth, sandbox: Sandbox
@@ -333,3 +348,55 @@ async def test_a_server_whose_resource_metadata_are_pages_is_found_at_its_origin
     for path in (f"{RESOURCE}/mcp", RESOURCE):
         sandbox.fail_next(path, status=200, body=PAGE, content_type="text/html")
     await sign_in(oauth)
+
+
+async def test_a_page_where_the_challenge_points_is_no_sign_of_an_old_server(
+    oauth: NotionOAuth, sandbox: Sandbox
+) -> None:
+    """Else a maintenance page would send the person to another authorization server than theirs."""
+    for path in (f"{RESOURCE}/mcp", RESOURCE):
+        sandbox.fail_next(path, status=200, body=PAGE, content_type="text/html")
+    with pytest.raises(NoDocument):
+        await begin(oauth)
+    assert not sandbox.requests_to("/register")
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_redirects_wherever_it_is_asked_are_a_passing_failure(
+    oauth: NotionOAuth, sandbox: Sandbox, named: bool
+) -> None:
+    challenge(sandbox, f'Bearer resource_metadata="{sandbox.base_url}{RESOURCE}/mcp"' if named else "Bearer")
+    for path in (f"{RESOURCE}/mcp", RESOURCE):
+        sandbox.misbehave_next(path, "redirect", location="https://status.example/")
+    with pytest.raises(TransientError, match="redirect"):
+        await begin(oauth)
+    assert not sandbox.requests_to("/register")
+
+
+async def test_a_server_that_registers_nobody_is_passed_over(
+    oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox
+) -> None:
+    other.options.metadata_overrides = {"registration_endpoint": None, "client_id_metadata_document_supported": None}
+    names(sandbox, other.issuer, sandbox.issuer)
+    assert (await sign_in(oauth)).issuer == sandbox.issuer
+    assert not other.requests_to("/register")
+
+
+async def test_of_very_many_servers_a_few_are_asked(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    names(sandbox, *(f"{sandbox.base_url}/{number}" for number in range(300)))
+    with pytest.raises(MetadataError):
+        await begin(oauth)
+    asked = [sent for sent in sandbox.requests if sent.path.startswith("/.well-known/oauth-authorization-server")]
+    assert len(asked) == 5
+
+
+async def test_each_header_of_the_probe_s_answer_is_read_by_itself() -> None:
+    """A gateway's own challenge, with a quote that nothing closes, does not swallow the one after it."""
+    values = [b'Negotiate realm="gateway', b'Bearer resource_metadata="https://h.example/metadata", scope="a"']
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(401, headers=[(b"WWW-Authenticate", value) for value in values])
+
+    transport = Transport(timeout=timedelta(seconds=5), network=httpx.MockTransport(answer))
+    found = await OAuthClient(transport).challenge("https://h.example/mcp")
+    assert found == BearerChallenge(resource_metadata="https://h.example/metadata", scope="a")

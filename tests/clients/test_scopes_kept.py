@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from notion_oauth.errors import AuthorizationRefused, SignInRequired
+from notion_oauth.models import AuthorizationResponse
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
@@ -80,6 +81,25 @@ async def test_without_a_list_a_refusal_says_how_to_ask_for_less(oauth: NotionOA
     assert caught.value.cure.endswith("notion-oauth logout")
     await oauth.sign_out()
     await sign_in(oauth)
+
+
+async def test_of_a_first_login_nothing_is_said_about_the_last(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings, profile="work")
+    pending, _ = await begin(oauth)
+    refused = AuthorizationResponse(state=pending.state, iss=pending.issuer, error="invalid_scope")
+    with pytest.raises(AuthorizationRefused) as caught:
+        await oauth.complete_authorization(pending, refused)
+    assert caught.value.cure == "Sign in again with: notion-oauth login --profile work"
+
+
+async def test_the_command_is_about_the_same_login(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings, profile="work")
+    await sign_in(oauth, challenge=MORE)
+    pending, _ = await begin(oauth)
+    refused = AuthorizationResponse(state=pending.state, iss=pending.issuer, error="invalid_scope")
+    with pytest.raises(AuthorizationRefused) as caught:
+        await oauth.complete_authorization(pending, refused)
+    assert caught.value.cure.endswith("notion-oauth logout --profile work")
 
 
 async def test_what_was_granted_unasked_is_not_asked_for(oauth: NotionOAuth, sandbox: Sandbox) -> None:

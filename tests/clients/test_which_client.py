@@ -15,8 +15,9 @@ from notion_oauth.models import AuthorizationResponse
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import RecordedRequest, Sandbox, serve_sandbox
-from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings, load_settings
+from notion_oauth.signing_out import SignOut
 from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
 
 pytestmark = pytest.mark.anyio
@@ -129,14 +130,18 @@ class TestByHand:
         assert secret is not None
         assert secret not in kept
 
-    async def test_its_newest_port_is_the_next_sign_in_s(self, settings: Settings, sandbox: Sandbox) -> None:
-        """As where the server wants the very port, and the person learns of --port after the first try."""
+    async def test_the_port_that_it_was_last_redirected_to_is_the_next_sign_in_s(
+        self, settings: Settings, sandbox: Sandbox
+    ) -> None:
+        """As where the server wants the very port: one that was begun with and led to nothing is not gone back to."""
         client_id, secret = await register_by_hand(sandbox, "none")
         oauth = with_client(settings, client_id, secret)
-        first, second = "http://127.0.0.1:40001/callback", "http://127.0.0.1:40002/callback"
-        for redirect_uri in (first, second, second):
-            await oauth.begin_authorization(redirect_uri)
-        assert list(await oauth.registered_redirect_uris()) == [second, first]
+        for port in (40001, 40002, 40001):
+            redirect_uri = f"http://127.0.0.1:{port}/callback"
+            await sign_in(oauth, redirect_uri)
+            await oauth.begin_authorization("http://127.0.0.1:40003/callback")
+            assert list(await oauth.registered_redirect_uris()) == [redirect_uri]
+        assert len(await oauth.store.load_registrations("default")) == 2, "nothing grows with each sign-in"
 
     async def test_without_it_one_registers_again(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await register_by_hand(sandbox, "none")
@@ -280,6 +285,17 @@ class TestByRegistration:
             await begin(oauth)
         assert REDIRECT_URI in caught.value.cure
         assert "NOTION_OAUTH_CLIENT_ID" in caught.value.cure
+
+    async def test_a_client_that_was_registered_for_less_asks_for_no_more(
+        self, oauth: NotionOAuth, sandbox: Sandbox
+    ) -> None:
+        sandbox.options.scopes = ("default", "read", "write")
+        made = {"client_id": (await register_by_hand(sandbox, "none"))[0], "scope": "write default unheard-of"}
+        sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
+        for _ in range(2):  # the second time with the registration that is kept
+            login = await sign_in(oauth)
+            assert login.requested_scope == "default write"
+        assert len(sandbox.requests_to("/register")) == 2, "by hand, and once by itself"
 
     async def test_a_client_that_cannot_authenticate_is_said_to_be_one(
         self, oauth: NotionOAuth, sandbox: Sandbox

@@ -34,8 +34,9 @@ from notion_oauth.errors import (
 from notion_oauth.models import TokenSet, Tombstone
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.signing_out import SignOut
 from notion_oauth.storage import LOCK_WAIT, JsonFileStore
 from tests.conftest import Posted
 from tests.engine.signing_in import begin, sign_in

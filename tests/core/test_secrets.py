@@ -27,8 +27,9 @@ from notion_oauth.errors import NotionOAuthError, StoreDamaged
 from notion_oauth.models import ClientInformation
 from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.protocol.challenge import bearer_challenge
 from notion_oauth.protocol.message import Request, Response
-from notion_oauth.protocol.token import code_request, refresh_request
+from notion_oauth.protocol.token import code_request, parse_token_response, refresh_request
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -193,3 +194,33 @@ def test_any_bytes_in_a_token_file_end_in_a_value_or_in_our_own_error(content: b
 
 def _moved(by: timedelta) -> datetime:
     return datetime.now(UTC) + by
+
+
+SHORT = "hunter2"
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+@pytest.mark.parametrize("field", ["error", "error_description"])
+@pytest.mark.parametrize("said", [f"invalid_grant:{CANARY}", f"bad-secret-{SHORT}"])
+def test_no_error_repeats_what_was_sent_however_short_and_wherever(said: str, field: str, method: Any) -> None:
+    client = ClientInformation(client_id="c", client_secret=SecretStr(SHORT), token_endpoint_auth_method=method)
+    request = refresh_request(tokens(client=client, refresh_token=SecretStr(CANARY)))
+    body = json.dumps({"error": "invalid_client", field: said}).encode()
+    with pytest.raises(NotionOAuthError) as caught:
+        parse_token_response(Response(400, request.url, {}, body), request=request)
+    for shown in (str(caught.value), repr(vars(caught.value))):
+        assert CANARY not in shown
+        assert SHORT not in shown
+
+
+def test_words_of_the_protocol_may_be_repeated() -> None:
+    request = refresh_request(tokens())
+    body = b'{"error": "unsupported_grant_type", "error_description": "no refresh_token here"}'
+    with pytest.raises(NotionOAuthError, match=r"unsupported_grant_type.*no refresh_token here"):
+        parse_token_response(Response(400, request.url, {}, body), request=request)
+
+
+@pytest.mark.parametrize("name", ["realm", "scope", "error_description", "acr_values", "resource_metadata"])
+def test_no_challenge_repeats_the_token(name: str) -> None:
+    field = f'Bearer error="insufficient_scope", {name}="x {CANARY}"'
+    assert CANARY not in str(bearer_challenge([field], secrets=frozenset({CANARY})))

@@ -38,8 +38,9 @@ from notion_oauth.models import AuthorizationResponse, ClientInformation, Regist
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.signing_out import SignOut
 from tests.conftest import Posted
 from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
 from tests.store.memory import MemoryStore
@@ -451,14 +452,23 @@ class TestAServerThatIsBusy:
         assert (await patient.status()).status == "authenticated"
         assert [6 < seconds <= 7 for seconds in slept] == [True, True]
 
+    async def test_notion_asks_for_half_a_minute_and_gets_it(
+        self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float]
+    ) -> None:
+        pending, query = await begin(patient)
+        sandbox.fail_next("/token", status=429, error="temporarily_unavailable", headers={"Retry-After": "30"})
+        await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+        assert [29 < seconds <= 30 for seconds in slept] == [True]
+
     async def test_not_for_longer_than_anybody_waits(
         self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float]
     ) -> None:
         pending, query = await begin(patient)
         sandbox.fail_next("/token", status=503, headers={"Retry-After": "60"})
-        with pytest.raises(ServerUnavailable):
+        with pytest.raises(ServerUnavailable) as caught:
             await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
         assert not slept
+        assert "Start the sign-in again" in caught.value.cure
 
     @pytest.mark.parametrize("kind", ["lose_response", "garble", "drop"])
     async def test_an_answer_that_was_lost_may_have_spent_the_code(

@@ -23,8 +23,9 @@ from notion_oauth.models import AuthorizationResponse
 from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.service import NotionOAuth, SignOut
+from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.signing_out import SignOut
 from notion_oauth.transport import Transport
 from tests.core.test_cancellation import Held, task_cancelled
 from tests.engine.signing_in import age, begin, sign_in

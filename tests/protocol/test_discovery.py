@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from notion_oauth.errors import MetadataError, NoDocument, ServerUnavailable
+from notion_oauth.errors import MetadataError, NoDocument, Redirected, ServerUnavailable
 from notion_oauth.models import AuthorizationServerMetadata
 from notion_oauth.protocol.discovery import (
     authorization_server_metadata_urls,
@@ -224,8 +224,8 @@ def test_a_document_that_is_none(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_no_document(status: int) -> None:
-    with pytest.raises(NoDocument, match="redirect"):
+def test_a_redirect_is_a_passing_failure_of_its_own_kind(status: int) -> None:
+    with pytest.raises(Redirected, match="redirect"):
         parse_protected_resource_metadata(answer(RESOURCE, status), server_url=SERVER)
 
 
@@ -293,6 +293,22 @@ def test_assertions_must_be_listed(listed: list[str] | None) -> None:
     assert found is not None
     with pytest.raises(MetadataError, match="assertions"):
         require_assertions(found)
+
+
+@pytest.mark.parametrize("value", ["none", 7, {}, [None], ["a", 1]])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scopes_supported",
+        "grant_types_supported",
+        "revocation_endpoint_auth_methods_supported",
+        "introspection_endpoint_auth_methods_supported",
+    ],
+)
+def test_a_list_that_is_none_says_nothing(name: str, value: object) -> None:
+    found = parse_authorization_server_metadata(answer({**METADATA, name: value}), issuer=ISSUER)
+    assert found is not None
+    assert getattr(found, name) is None
 
 
 OPTIONAL = sorted(set(AuthorizationServerMetadata.model_fields) - {"issuer", "token_endpoint"})
