@@ -6,8 +6,9 @@ import ipaddress
 import logging
 import math
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio.to_thread
 from pydantic import SecretStr
@@ -20,19 +21,24 @@ if TYPE_CHECKING:
     from limits import RateLimitItem
     from limits.strategies import FixedWindowRateLimiter
 
+    Count: TypeAlias = tuple[RateLimitItem, tuple[str, ...]]  # a limit, and what is counted for whom
+
 OPERATOR_TRIES = "5/minute"  # at the operator's secret; whatever else is set
-MAX_CLIENTS = 10_000  # counted apart in memory; who comes when there are so many shares one count with the others
+MAX_COUNTS = 10_000  # kept apart in memory; who comes when there are so many shares one with its part of the internet
+OF_A_NETWORK = 10  # times what one client may, for all whose addresses one network has
+PARTS_OF_IPV6 = 1024  # that share a count each then: of IPv4 there are 256
 STORAGE_TIMEOUT = 0.5  # seconds
 STORAGE_REST = 5.0  # seconds without a try at a storage that has failed
 _OFF = ("", "0", "off")
 _SCHEMES = ("redis://", "rediss://", "redis+unix://")
-_OTHERS = "others"
 _LOG = logging.getLogger(__name__)
 
 
 class RateLimits:
     """Counts what clients ask for. A limit is written as `30/minute` or `5/second;200/hour`.
 
+    A client has an address of IPv4, or 64 bits of IPv6. Whoever has one network of IPv6 has very many of those: its 48
+    bits are counted too, and may ten times as much.
     Where a storage cannot be reached, each worker counts its own until it can: the service goes on, and stays limited.
     Raises ConfigurationError for a limit or a storage that is none, or whose library is missing.
     """
@@ -61,8 +67,7 @@ class RateLimits:
     async def count(self, budget: str, client: str) -> None:
         """Count a request of this client. Raises TooManyRequests once it has used up its budget."""
         for limit in self._limits[budget]:
-            who = budget, _network(client)
-            left = await self._left(limit, who)
+            left = await self._left(limit, budget, client)
             if left is not None:
                 raise TooManyRequests(
                     "This address has asked too often.",
@@ -70,13 +75,14 @@ class RateLimits:
                     retry_after=left,
                 )
 
-    async def _left(self, limit: RateLimitItem, who: tuple[str, str]) -> int | None:
+    async def _left(self, limit: RateLimitItem, budget: str, client: str) -> int | None:
         """Seconds until it may ask again; None where it may now."""
         shared = self._shared
         if shared is None or self._uptime() < self._rests_until:
-            return self._count_here(limit, who)
+            return self._count_here(limit, budget, client)
         try:
-            left = await anyio.to_thread.run_sync(_count, shared, limit, ("notion-oauth", self._service, *who))
+            counts = _counts(limit, ("notion-oauth", self._service, budget), client)
+            left = await anyio.to_thread.run_sync(_count, shared, counts)
         except Exception as error:
             self._rests_until = self._uptime() + STORAGE_REST
             if not self._down:
@@ -85,23 +91,71 @@ class RateLimits:
                     type(error).__name__,
                 )
             self._down = True
-            return self._count_here(limit, who)
+            return self._count_here(limit, budget, client)
         if self._down:
             _LOG.warning("The storage of rate limits can be used again.")
         self._down = False
         return left
 
-    def _count_here(self, limit: RateLimitItem, who: tuple[str, str]) -> int | None:
-        counted = self._memory.storage
-        if len(counted) >= MAX_CLIENTS and limit.key_for(*who) not in counted:
-            who = who[0], _OTHERS
-        return _count(self._own, limit, who)
+    def _count_here(self, limit: RateLimitItem, budget: str, client: str) -> int | None:
+        counts, kept = _counts(limit, (budget,), client), self._memory.storage
+        if len(kept) >= MAX_COUNTS and any(item.key_for(*who) not in kept for item, who in counts):
+            known = [(item, who) for item, who in counts if item.key_for(*who) in kept]
+            counts = [(_tenfold(limit), (budget, _part(client))), *known]
+        return _count(self._own, counts)
 
 
-def _count(limiter: FixedWindowRateLimiter, limit: RateLimitItem, who: tuple[str, ...]) -> int | None:
-    if limiter.hit(limit, *who):
+def _count(limiter: FixedWindowRateLimiter, counts: Sequence[Count]) -> int | None:
+    """Count a request in all of them, the widest first, unless that or the client's own is used up.
+
+    So a client that is refused uses nothing up that others share, and a network that is adds no count of its parts.
+    """
+    item, own = counts[-1]
+    if len(counts) > 1 and not limiter.test(item, *own):
+        return _wait(limiter, item, own)
+    for item, who in counts:
+        if not limiter.hit(item, *who):
+            return _wait(limiter, item, who)
+    return None
+
+
+def _wait(limiter: FixedWindowRateLimiter, item: RateLimitItem, who: tuple[str, ...]) -> int:
+    """Seconds until it is counted anew."""
+    return max(1, math.ceil(limiter.get_window_stats(item, *who).reset_time - time.time()))
+
+
+def _counts(limit: RateLimitItem, before: tuple[str, ...], client: str) -> list[Count]:
+    """What a client is counted in, the widest first."""
+    address = _address(client)
+    if address is None:
+        return [(limit, (*before, client[:64]))]
+    if address.version == 4:
+        return [(limit, (*before, str(address)))]
+    own, network = (str(ipaddress.ip_network((address, bits), strict=False)) for bits in (64, 48))
+    return [(_tenfold(limit), (*before, network)), (limit, (*before, own))]
+
+
+def _part(client: str) -> str:
+    """The part of the internet that it comes from, a provider's or a country's: there are few of them."""
+    address = _address(client)
+    if address is None:
+        return "others"
+    if address.version == 4:
+        return f"others of {address.packed[0]}.0.0.0/8"
+    return f"others of IPv6, part {zlib.crc32(address.packed[:4]) % PARTS_OF_IPV6}"  # which of them has its /32
+
+
+def _address(client: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for what is none. One of IPv4 in the clothes of IPv6 (RFC 4291 §2.5.5.2) is one of IPv4."""
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
         return None
-    return max(1, math.ceil(limiter.get_window_stats(limit, *who).reset_time - time.time()))
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _tenfold(limit: RateLimitItem) -> RateLimitItem:
+    return type(limit)(limit.amount * OF_A_NETWORK, limit.multiples, limit.namespace)
 
 
 def _parsed(setting: str, limit: str) -> tuple[RateLimitItem, ...]:
@@ -144,12 +198,3 @@ def _shared(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
         return FixedWindowRateLimiter(RedisStorage(url, **options))  # type: ignore[arg-type]
     except ValueError:
         raise ConfigurationError(f"Wrong setting: {setting}: it is no URL of a Redis.", cure="Mend it.") from None
-
-
-def _network(client: str) -> str:
-    """What one client can call its own: an IPv4 address, or 64 bits of IPv6."""
-    try:
-        address = ipaddress.ip_address(client.partition("%")[0])
-    except ValueError:
-        return client[:64]
-    return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))

@@ -7,11 +7,10 @@ import sys
 
 import pytest
 from fakeredis import FakeServer, FakeStrictRedis
-from fastapi import FastAPI
 from pydantic import SecretStr
 
 from notion_oauth.app import create_app
-from notion_oauth.errors import ConfigurationError
+from notion_oauth.errors import ConfigurationError, TooManyRequests
 from notion_oauth.ratelimits import STORAGE_TIMEOUT, RateLimits
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
@@ -183,6 +182,17 @@ class TestInRedis:
         assert "canary" not in caplog.text
 
     @pytest.mark.anyio
+    async def test_a_network_counts_there_as_it_does_here(self, public: Settings, redis_url: str) -> None:
+        """Among all workers: ten times what a client has, and a client that is refused uses up nothing of it."""
+        shared = public.model_copy(update={"rate_limit_storage": SecretStr(redis_url)})
+        one, other = limits_of(shared), limits_of(shared)
+        assert (await let_in(one, *["2001:db8:1:2::1"] * 40)).count(True) == 3
+        found = await let_in(other, *(f"2001:db8:1:{number:x}::1" for number in range(100, 130)))
+        assert found == [True] * 27 + [False] * 3
+        assert await let_in(one, "2001:db8:1:3::1") == [False]
+        assert await let_in(one, "::ffff:198.51.100.7") == [True]
+
+    @pytest.mark.anyio
     async def test_it_is_tried_again_after_a_while(
         self, public: Settings, redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -227,12 +237,84 @@ def test_what_is_no_limit_is_named_and_not_shown(public: Settings, limit: str) -
     assert "canary" not in str(caught.value)
 
 
-def test_what_is_counted_in_memory_is_bounded(public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes when there is no room shares one count with the others: neither let in without, nor kept out."""
-    monkeypatch.setattr("notion_oauth.ratelimits.MAX_CLIENTS", 2)
-    app: FastAPI = create_app(public)
-    for address in ("198.51.100.1", "198.51.100.2"):
-        assert statuses(Visitor(app, client=address), 1) == [400]
-    late = [statuses(Visitor(app, client=f"198.51.100.{number}"), 1)[0] for number in range(3, 7)]
-    assert late == [400, 400, 400, 429]
-    assert statuses(Visitor(app, client="198.51.100.1"), 1) == [400]
+def limits_of(settings: Settings) -> RateLimits:
+    return RateLimits(settings.model_copy(update={"rate_limit": "3/minute"}))
+
+
+async def let_in(limits: RateLimits, *clients: str) -> list[bool]:
+    """Whether each of those who ask, one after the other, may."""
+    found = []
+    for client in clients:
+        try:
+            await limits.count("auth", client)
+            found.append(True)
+        except TooManyRequests as refused:
+            found.append(not 1 <= (refused.retry_after or 0) <= 60)
+    return found
+
+
+def counts_kept(limits: RateLimits) -> int:
+    return len(limits._memory.storage)
+
+
+@pytest.mark.anyio
+async def test_all_networks_of_one_owner_have_ten_times_what_a_client_has(public: Settings) -> None:
+    """Whoever has 48 bits has 65536 networks of 64."""
+    limits = limits_of(public)
+    assert await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(31))) == [True] * 30 + [False]
+    assert await let_in(limits, "2001:db8:1:ffff::1") == [False]
+    assert await let_in(limits, "2001:db8:2::1") == [True], "a neighbour's count for themselves"
+
+
+@pytest.mark.anyio
+async def test_a_network_that_is_refused_fills_no_memory(public: Settings) -> None:
+    limits = limits_of(public)
+    await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(30)))
+    kept = counts_kept(limits)
+    await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(100, 400)))
+    assert counts_kept(limits) == kept == 31
+
+
+@pytest.mark.anyio
+async def test_one_client_does_not_use_up_what_its_network_has(public: Settings) -> None:
+    limits = limits_of(public)
+    assert (await let_in(limits, *["2001:db8:1:2::1"] * 100)).count(True) == 3
+    assert await let_in(limits, "2001:db8:1:3::1") == [True]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("clothed", ["::ffff:198.51.100.7", "::ffff:c633:6407", "0:0:0:0:0:ffff:c633:6407"])
+async def test_an_address_of_ipv4_is_one_however_it_is_written(public: Settings, clothed: str) -> None:
+    limits = limits_of(public)
+    assert await let_in(limits, "198.51.100.7", clothed, "198.51.100.7", clothed) == [True] * 3 + [False]
+    assert await let_in(limits, "::ffff:198.51.100.8", "::ffff:c633:6409") == [True] * 2, "and not one network"
+
+
+class TestWithoutRoomForMore:
+    """What is counted in memory is bounded: newcomers share a count, neither let in without nor kept out by others."""
+
+    @pytest.fixture
+    def limits(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> RateLimits:
+        monkeypatch.setattr("notion_oauth.ratelimits.MAX_COUNTS", 4)
+        return limits_of(public)
+
+    @pytest.mark.anyio
+    async def test_newcomers_from_one_part_of_the_internet_share_a_count(self, limits: RateLimits) -> None:
+        await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
+        late = await let_in(limits, *(f"198.51.{number}.9" for number in range(1, 40)))
+        assert late == [True] * 30 + [False] * 9
+        assert await let_in(limits, "198.51.100.1") == [True], "who was there before counts for itself"
+
+    @pytest.mark.anyio
+    async def test_whoever_has_filled_it_locks_out_nobody_else(self, limits: RateLimits) -> None:
+        """65536 networks of 48 bits, all of one owner of 32."""
+        await let_in(limits, *(f"2001:db8:{number:x}::1" for number in range(200)))
+        assert await let_in(limits, "2001:db8:ffff::1") == [False]
+        assert await let_in(limits, "198.51.100.7", "192.0.2.1", "2a00:1450::1", "no address") == [True] * 4
+
+    @pytest.mark.anyio
+    async def test_it_stays_small(self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("notion_oauth.ratelimits.PARTS_OF_IPV6", 8)
+        await let_in(limits, *(f"{number % 256}.1.2.{number % 7}" for number in range(600)))
+        await let_in(limits, *(f"2a{number:02x}:{number:x}::1" for number in range(256)))
+        assert counts_kept(limits) <= 4 + 256 + 8
