@@ -102,7 +102,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     # The last one that is added is asked first
     hosts = Hosts(service.settings)
     app.add_middleware(Guard, hosts=hosts, open_paths=open_paths(path))
-    app.add_middleware(RequestLog, client=hosts.client)  # around all others
+    app.add_middleware(RequestLog, hosts=hosts)  # around all others
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:

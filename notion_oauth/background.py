@@ -26,7 +26,13 @@ def served_where(build: Callable[[str], ASGIApp], *, host: str = "127.0.0.1") ->
     """As `served`, for an application that has to know its base URL: `build` makes it for that URL."""
     with socket.create_server((host, 0)) as listener:
         base_url = f"http://{host}:{listener.getsockname()[1]}"
-        config = uvicorn.Config(build(base_url), log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            build(base_url),
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # whom to believe is the application's to say
+            timeout_graceful_shutdown=1,
+        )
         server = _Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), name="served", daemon=True)
         thread.start()

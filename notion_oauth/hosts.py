@@ -100,6 +100,14 @@ class Hosts:
                 break
         return address
 
+    def knows_sender(self, scope: Scope) -> bool:
+        """Whether the connection is from a proxy that is named, or from this machine: others may invent what they say.
+
+        Where a server has put another address in the connection's place, that is the one that counts here.
+        """
+        address = peer(scope)
+        return self._is_trusted(address) or _is_this_machines(address)
+
     def _is_at_home(self, scope: Scope) -> bool:
         """Whether it comes from this machine itself. What a proxy passes on comes from elsewhere.
 
@@ -107,8 +115,7 @@ class Hosts:
         """
         if any(name in _PASSED_ON or name.startswith(_PASSED_ON_BY) for name, _ in scope["headers"]):
             return False
-        address = peer(scope)
-        return _is_this_machines(address) or self._is_trusted(address)
+        return self.knows_sender(scope)
 
     def _is_trusted(self, address: str) -> bool:
         found = _ip(address)
@@ -130,10 +137,12 @@ def _is_in(address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Ite
 
 @lru_cache(maxsize=4096)
 def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for what is none. One of IPv4 in the clothes of IPv6, however it is written, is one of IPv4."""
     try:
-        return ipaddress.ip_address(address.partition("%")[0])
+        found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return None
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 @lru_cache(maxsize=4096)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from notion_oauth.audit import Facts
 from notion_oauth.correlation import REQUEST_ID, new_request_id
+from notion_oauth.hosts import Hosts
 
 HEADER = "X-Request-ID"
 MAX_PATH = 200  # characters of a path that are logged
@@ -21,22 +22,20 @@ _CRASHED = b'{"error": "Internal Server Error"}'
 
 
 class RequestLog:
-    """Takes the request id of whoever is in front of us where it is a plain word, else makes one; answers with it.
+    """Takes the request id of a proxy in front of us where it is a plain word, else makes one; answers with it.
 
-    The line tells the path and never the query, which at a callback holds the code and the state. `client` knows who
-    is asking, behind proxies that are trusted.
+    The line tells the path and never the query, which at a callback holds the code and the state. `hosts` knows who
+    is asking, and which proxies are believed: an id that a client chose would put its requests among another's.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, client: Callable[[Scope], str], uptime: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self._app, self._client, self._uptime = app, client, uptime
+    def __init__(self, app: ASGIApp, *, hosts: Hosts, uptime: Callable[[], float] = time.perf_counter) -> None:
+        self._app, self._hosts, self._uptime = app, hosts, uptime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        request_id = self._request_id(scope)
         # Never set back: a server logs a crash of this request after us, in the same task
         REQUEST_ID.set(request_id)
         began, status = self._uptime(), 0
@@ -56,12 +55,13 @@ class RequestLog:
                 await _say_it_crashed(answer)
             raise
         finally:
-            _log(scope, self._client(scope), status, self._uptime() - began)
+            _log(scope, self._hosts.client(scope), status, self._uptime() - began)
 
-
-def _request_id(scope: Scope) -> str:
-    given = [value for name, value in scope["headers"] if name == _NAME]
-    return given[0].decode() if len(given) == 1 and _SANE.match(given[0]) else new_request_id()
+    def _request_id(self, scope: Scope) -> str:
+        given: list[bytes] = [value for name, value in scope["headers"] if name == _NAME]
+        if len(given) != 1 or not _SANE.match(given[0]) or not self._hosts.knows_sender(scope):
+            return new_request_id()
+        return given[0].decode()
 
 
 async def _say_it_crashed(send: Send) -> None:

@@ -17,6 +17,7 @@ from notion_oauth.app import create_app
 from notion_oauth.background import served
 from notion_oauth.correlation import REQUEST_ID
 from notion_oauth.service import NotionOAuth
+from tests.web.visiting import PUBLIC
 
 MADE = re.compile(r"[0-9a-f]{16}")
 
@@ -43,8 +44,8 @@ def app(oauth: NotionOAuth) -> FastAPI:
 class Visitor:
     """Asks the application itself: once there is an answer, all is logged."""
 
-    def __init__(self, app: FastAPI) -> None:
-        self._network = httpx.ASGITransport(app, raise_app_exceptions=False)
+    def __init__(self, app: FastAPI, *, peer: str = "127.0.0.1") -> None:
+        self._network = httpx.ASGITransport(app, raise_app_exceptions=False, client=(peer, 50000))
 
     def request(self, method: str, path: str, headers: Any = None) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -72,6 +73,20 @@ def test_the_id_of_whoever_is_in_front_is_taken(client: Visitor, written: io.Str
     [line] = lines(written)
     assert "request method=GET path=/auth/status status=200 milliseconds=" in line
     assert line.endswith(f"client=127.0.0.1 request_id={given}")
+
+
+@pytest.mark.parametrize(("peer", "believed"), [("10.0.0.1", True), ("203.0.113.9", False), ("10.0.0.2", False)])
+def test_the_id_of_a_client_is_not_taken_but_that_of_a_named_proxy(
+    oauth: NotionOAuth, written: io.StringIO, peer: str, believed: bool
+) -> None:
+    """Anybody could hide among the lines of another's request."""
+    settings = oauth.settings.model_copy(update={"public_url": PUBLIC, "trusted_proxies": "10.0.0.1"})
+    visitor = Visitor(create_app(settings), peer=peer)
+    headers = {"Host": "notion.example", "X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1"}
+    for path in ("/auth/status", "/healthz"):
+        answer = visitor.get(path, {**headers, "X-Request-ID": "chosen"})
+        assert (answer.headers["x-request-id"] == "chosen") is believed
+    assert ("request_id=chosen" in written.getvalue()) is believed
 
 
 @pytest.mark.parametrize("given", ["", "x" * 65, "two words", 'a"b', "a=b=c", "a\tb", "é", "a\\nb", "<b>"])

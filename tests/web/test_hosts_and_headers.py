@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 from fastapi import Depends, FastAPI, Request
 from fastapi.testclient import TestClient
@@ -14,6 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from notion_oauth import ValidToken
 from notion_oauth.app import create_app
+from notion_oauth.background import served
 from notion_oauth.errors import RequestForbidden
 from notion_oauth.forms import require_own_page
 from notion_oauth.hosts import Hosts
@@ -117,6 +119,11 @@ def test_a_request_has_one_host(local: Settings, hosts: list[bytes]) -> None:
         Hosts(local).check(scope)
 
 
+@pytest.mark.parametrize("client", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1"])
+def test_this_machine_is_known_however_its_address_is_written(local: Settings, client: str) -> None:
+    assert Visitor(create_app(local), "http://localhost", client=client).get("/auth/status").status_code == 200
+
+
 @pytest.mark.parametrize("path", ROUTES)
 def test_nobody_else_reaches_a_service_that_is_for_its_own_machine(local: Settings, path: str) -> None:
     """Bound to every interface by mistake: a neighbour says Host: localhost."""
@@ -146,7 +153,7 @@ def test_a_public_service_is_served_over_https_alone(public: Settings, path: str
         assert "NOTION_OAUTH_TRUSTED_PROXIES" in answer.text
 
 
-@pytest.mark.parametrize("proxy", ["10.1.2.3", "::ffff:10.1.2.3", "fd00::7"])
+@pytest.mark.parametrize("proxy", ["10.1.2.3", "::ffff:10.1.2.3", "::ffff:a01:203", "fd00::7"])
 def test_a_named_proxy_speaks_for_https(live: Settings, proxy: str) -> None:
     named = live.model_copy(update={"trusted_proxies": "10.1.0.0/16, fd00::/8"})
     visitor = Visitor(create_app(named), "http://notion.example", client=proxy)
@@ -191,6 +198,14 @@ def test_a_socket_file_is_trusted_where_that_is_said(public: Settings) -> None:
     assert Hosts(public.model_copy(update={"trusted_proxies": "unix"})).client(scope) == "192.0.2.1"
     with pytest.raises(Exception, match="https alone"):
         Hosts(public).check(scope)
+
+
+def test_our_own_server_believes_no_proxy_that_the_settings_do_not_name(public: Settings) -> None:
+    """uvicorn by itself believes whoever comes from 127.0.0.1."""
+    claims = {"Host": "notion.example", "X-Forwarded-Proto": "https", "X-Forwarded-For": "198.51.100.7"}
+    for proxies, status in ((None, 403), ("127.0.0.1", 200)):
+        with served(create_app(public.model_copy(update={"trusted_proxies": proxies}))) as url:
+            assert httpx.get(f"{url}/auth/status", headers=claims, trust_env=False).status_code == status
 
 
 @pytest.mark.parametrize("accept", ["text/html", "*/*"])

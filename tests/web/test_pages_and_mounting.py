@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -25,6 +26,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_keys
 from notion_oauth.settings import Settings
 from tests.web.conftest import Browser
+from tests.web.visiting import PUBLIC, Visitor
 
 
 class _Resources(HTMLParser):
@@ -102,7 +104,7 @@ def test_the_session_cookie_is_not_for_scripts(browser: Browser) -> None:
 
 
 def test_a_public_address_is_followed(sandbox: Sandbox, settings: Settings) -> None:
-    public = settings.model_copy(update={"public_url": "https://notion.example/tokens"})
+    public = settings.model_copy(update={"public_url": "https://notion.example/tokens", "trusted_proxies": "127.0.0.1"})
     with served(create_app(public)) as url, Browser(url) as browser:
         browser.headers.update({"Host": "notion.example", "X-Forwarded-Proto": "https"})  # as a proxy in front does
         begun = browser.get("/auth/login", follow_redirects=False)
