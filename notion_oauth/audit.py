@@ -1,4 +1,4 @@
-"""The audit log: one line for each sign-in, refresh, revocation and sign-out, and for each that failed.
+"""The audit log: one line for each sign-in, refresh, revocation and sign-out, for each that failed, and at the gate.
 
 A token is shown as the first eight hexadecimal digits of its SHA-256, so that a rotation can be followed from line
 to line and from machine to machine, and compared with what `printf %s "$TOKEN" | sha256sum` says. No key is needed:
@@ -11,14 +11,14 @@ import hashlib
 import json
 import logging
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import SecretStr
 
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.models import TokenSet, Tombstone
 
-Event = Literal["registration", "sign_in", "refresh", "revocation", "sign_out"]
+Event = Literal["registration", "sign_in", "refresh", "revocation", "sign_out", "operator_unlock", "operator_lock"]
 Fact = str | None
 
 FINGERPRINT = 8  # hexadecimal digits
@@ -47,14 +47,21 @@ def _quoted(value: str) -> str:
 
 
 class Audit:
-    """Writes the lines of one profile. A refresh that another process has done, and whose token is taken, is none."""
+    """Writes the lines of one profile. A refresh that another process has done, and whose token is taken, is none.
 
-    def __init__(self, profile: str) -> None:
-        self._profile = profile
+    `profile` is None for what concerns no profile, or none that is known.
+    """
 
-    def attempt(self, event: Event, *, issuer: str | None = None) -> Attempt:
-        """Something that is begun and will be told of once, however it ends."""
-        return Attempt(self, event, issuer)
+    def __init__(self, profile: str | None) -> None:
+        self.profile = profile
+
+    def of_no_profile(self) -> Self:
+        """As this one, for what concerns no profile."""
+        return type(self)(None)
+
+    def attempt(self, event: Event, **facts: Fact) -> Attempt:
+        """Something that is begun and will be told of once, however it ends, with these facts."""
+        return Attempt(self, event, facts)
 
     def succeeded(self, event: Event, tokens: TokenSet | None = None, **facts: Fact) -> None:
         """It is done. `tokens` is the login as it is from now on, or was until now."""
@@ -79,7 +86,7 @@ class Audit:
         self._write(logging.WARNING, "refresh", "login_ended", {**_login(tokens), **why})
 
     def _write(self, level: int, event: Event, outcome: str, facts: dict[str, Fact]) -> None:
-        given = {"outcome": outcome, "profile": self._profile, **facts}
+        given = {"outcome": outcome, "profile": self.profile, **facts}
         known = Facts({name: value for name, value in given.items() if value is not None})
         LOGGER.log(level, "%s %s", event, known, extra={"event": event, "facts": known})
 
@@ -87,13 +94,13 @@ class Audit:
 class Attempt:
     """Exactly one line for what is done in its blocks: the success that is told, or the first error that leaves one."""
 
-    def __init__(self, audit: Audit, event: Event, issuer: str | None) -> None:
-        self._audit, self._event, self._issuer = audit, event, issuer
+    def __init__(self, audit: Audit, event: Event, facts: dict[str, Fact]) -> None:
+        self._audit, self._event, self._facts = audit, event, facts
         self._told = False
 
     def succeeded(self, tokens: TokenSet | None = None, **facts: Fact) -> None:
         self._told = True
-        self._audit.succeeded(self._event, tokens, **facts)
+        self._audit.succeeded(self._event, tokens, **{**self._facts, **facts})
 
     def __enter__(self) -> Attempt:
         return self
@@ -101,7 +108,7 @@ class Attempt:
     def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
         if isinstance(error, Exception) and not self._told:
             self._told = True
-            self._audit.failed(self._event, error, issuer=self._issuer)
+            self._audit.failed(self._event, error, None, **self._facts)
 
 
 def _login(tokens: TokenSet | None) -> dict[str, Fact]:

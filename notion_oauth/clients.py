@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum
 
 from notion_oauth import places
@@ -61,6 +61,7 @@ class Clients:
         self._clock = clock
         self._audit = audit
         self._believed: str | None = None  # the client with which a sign-in was begun unasked
+        self.may_register: Callable[[], Awaitable[None]] | None = None  # raises where there have been too many
 
     async def proven(self, pending: PendingAuthorization) -> None:
         """The sign-in that was begun has succeeded: a client by hand may be redirected there again."""
@@ -109,28 +110,48 @@ class Clients:
         """
         if (given := await self._given(discovery)) is not None:
             return given, scope
+        kept = await self._kept_or_registered(discovery, redirect_uri, scope, in_use)
+        return kept.client, scopes.within(scope, kept.registered_scope)
+
+    async def _kept_or_registered(
+        self, discovery: Discovery, redirect_uri: str, scope: str | None, in_use: ClientInformation | None
+    ) -> Registration:
+        looked_at: set[str] = set()
+        for found in await self._kept_for(discovery, redirect_uri, scope):  # whoever waits for a server has no lock
+            looked_at.add(found.client.client_id)
+            if found.client == in_use and found.client.client_id != self._believed:
+                self._believed = found.client.client_id
+                return found
+            if await self._usable(discovery, found):
+                return found
         async with self._store.exclusive(self._profile):
-            for found in await self._store.load_registrations(self._profile):
-                same = (found.issuer, found.redirect_uri) == (discovery.server.issuer, redirect_uri)
-                if not same or found.by_hand or not _allows(found, scope):
-                    continue
-                if found.client == in_use and found.client.client_id != self._believed:
-                    self._believed = found.client.client_id
-                    return found.client, scopes.within(scope, found.registered_scope)
-                if await self._usable(discovery, found):
-                    return found.client, scopes.within(scope, found.registered_scope)
-            wanted = scopes.union(scope, *(discovery.scopes or ()))  # what may be asked for later, too
-            made = await self._register(discovery, redirect_uri, wanted)
-            kept = Registration(
-                issuer=discovery.server.issuer,
-                redirect_uri=redirect_uri,
-                client=made.model_copy(update={"scope": None}),
-                scope=wanted,
-                registered_scope=made.scope,
-            )
-            await self._store.save_registration(self._profile, kept)
-            self._audit.succeeded("registration", issuer=kept.issuer, client_id=made.client_id)
-            return kept.client, scopes.within(scope, kept.registered_scope)
+            for found in await self._kept_for(discovery, redirect_uri, scope):
+                if found.client.client_id not in looked_at:
+                    return found  # somebody else has registered it meanwhile
+            if self.may_register is not None:
+                await self.may_register()
+            return await self._registered(discovery, redirect_uri, scopes.union(scope, *(discovery.scopes or ())))
+
+    async def _kept_for(self, discovery: Discovery, redirect_uri: str, scope: str | None) -> Sequence[Registration]:
+        place = discovery.server.issuer, redirect_uri
+        kept = await self._store.load_registrations(self._profile)
+        return [
+            one for one in kept if (one.issuer, one.redirect_uri) == place and not one.by_hand and _allows(one, scope)
+        ]
+
+    async def _registered(self, discovery: Discovery, redirect_uri: str, scope: str | None) -> Registration:
+        """A new client, which is kept, with all that may be asked for later, too."""
+        made = await self._register(discovery, redirect_uri, scope)
+        kept = Registration(
+            issuer=discovery.server.issuer,
+            redirect_uri=redirect_uri,
+            client=made.model_copy(update={"scope": None}),
+            scope=scope,
+            registered_scope=made.scope,
+        )
+        await self._store.save_registration(self._profile, kept)
+        self._audit.succeeded("registration", issuer=kept.issuer, client_id=made.client_id)
+        return kept
 
     async def client_of_assertions(self, discovery: Discovery) -> ClientInformation:
         """The client that assertions are issued to: one with an id that their issuer knows, too.

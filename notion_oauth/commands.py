@@ -201,7 +201,8 @@ def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
         async with store.exclusive(name):
             return await store.reseal(name)
 
-    done = {name: run_to_end(partial(seal, name)) for name in run_to_end(store.profiles)}
+    names = run_to_end(partial(store.profiles, registered=True))
+    done = {name: run_to_end(partial(seal, name)) for name in names}
     if as_json:
         print_json(done)
         return

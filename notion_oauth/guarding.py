@@ -17,6 +17,7 @@ from notion_oauth.protection import Weakness
 OWNER_ALONE = 0o600
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _UNLESS_ROOTS = stat.S_IWGRP | stat.S_IRWXO  # a file that root gives to our group to read is in order
+MOST_SAID = 1024
 _said: set[tuple[str, str]] = set()  # each thing once in a process, however often the file is read
 
 
@@ -137,5 +138,7 @@ def _warn(path: Path, message: str) -> None:
     import logging  # noqa: PLC0415 - a command that has nothing to warn of needs none
 
     if (str(path), message) not in _said:
+        if len(_said) >= MOST_SAID:
+            _said.clear()  # better twice than a memory without end: browser sessions have a file each
         _said.add((str(path), message))
         logging.getLogger(__name__).warning("%s", message)

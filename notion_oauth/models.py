@@ -119,13 +119,15 @@ class ClientInformation(_Frozen):
 class Registration(_Frozen):
     """A client registration that is kept: good for this issuer and this redirect URI alone.
 
-    One made `by_hand` is kept for its issuer's sake, without its secret.
+    One made `by_hand` is kept for its issuer's sake, without its secret; one that is `taken` is a login's by now, of
+    those that are made with one that waits for them.
     """
 
     issuer: str
     redirect_uri: str
     client: ClientInformation
     by_hand: bool = False
+    taken: bool = False
     scope: str | None = None  # it was registered with; None: none, or not known
     registered_scope: str | None = None  # as the server made it; None: not said
 

@@ -10,6 +10,9 @@ DEFAULT_PROFILE = "default"
 DEFAULT_SERVER_URL = "https://mcp.notion.com/mcp"
 PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 
+VISITOR = "web-"  # begins the name of a browser session's own profile
+OF_A_VISITOR = re.compile(f"{VISITOR}[0-9a-f]{{32}}\\Z")
+
 
 def beside(path: Path, suffix: str) -> Path:
     """A file that belongs to another, and has its name with something added."""

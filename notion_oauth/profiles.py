@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,9 +19,16 @@ import anyio
 from fastapi import Request
 
 from notion_oauth import places
-from notion_oauth.clients import COMMON
-from notion_oauth.errors import ConfigurationError, NotIdentified, NotionOAuthError, NotSignedIn, StateMismatch
+from notion_oauth.errors import (
+    ConfigurationError,
+    NotIdentified,
+    NotionOAuthError,
+    NotSignedIn,
+    StateMismatch,
+    StorageError,
+)
 from notion_oauth.gate import Gate
+from notion_oauth.models import ClientInformation
 from notion_oauth.oauth_client import Clock
 from notion_oauth.refresh import LOOK_AGAIN
 from notion_oauth.service import NotionOAuth
@@ -31,18 +37,17 @@ from notion_oauth.settings import Settings
 from notion_oauth.signing_out import SignOut
 from notion_oauth.status import Status
 from notion_oauth.storage import JsonFileStore
+from notion_oauth.sweeping import sweep
 from notion_oauth.unfinished import Unfinished
 
 WhoAsks: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
 
 MAX_LOGINS = 1024  # in memory; the one that was asked for least recently gives way, and is made again when asked for
 AT_ONCE = 8  # refreshes that are waited for side by side
-VISITOR = "web-"  # begins the name of a browser session's own profile
 FRESH_FOR = timedelta(days=1)  # after a browser's last visit; who comes later has the token renewed then
 SWEEP_EVERY = timedelta(days=1)
 _PROFILE = f"{OURS}profile"
 _SEEN = f"{OURS}seen"
-_OWN = re.compile(re.escape(VISITOR) + "[0-9a-f]{32}")  # a name that we have made
 _LOG = logging.getLogger(__name__)
 
 
@@ -63,6 +68,12 @@ class Logins:
         self._many = profile is not None
         self._visited: dict[str, datetime] = {}  # of those in `_made`
         self._made: OrderedDict[str, NotionOAuth] = OrderedDict()
+        self._said: dict[str, str] = {}  # of those that are kept fresh, why they last could not be
+        self._unfinished = Unfinished(oauth.store, places.VISITOR, oauth.clock)
+        self._beginning = oauth.for_profile(places.VISITOR, store=self._unfinished)  # of all browser sessions
+        self._beginning.clients.may_register = self._unfinished.may_register
+        self._beginning.audit.profile = None  # they have none before they are finished
+        self.audit = oauth.audit.of_no_profile() if self.visitors or self._many else oauth.audit
 
     @property
     def oauth(self) -> NotionOAuth:
@@ -76,6 +87,11 @@ class Logins:
     @property
     def clock(self) -> Clock:
         return self._oauth.clock
+
+    @property
+    def begins_as(self) -> str:
+        """The profile that a sign-in of this service's own is begun in; an application's users have others."""
+        return self._beginning.profile if self.visitors else self._oauth.profile
 
     async def of(self, request: Request) -> NotionOAuth | None:
         """The login of whoever asks; None for a browser that has never signed in.
@@ -126,10 +142,10 @@ class Logins:
     async def beginning(self, request: Request) -> NotionOAuth:
         """What begins a sign-in for whoever asks.
 
-        A browser session's leaves nothing on the disk before it is finished, and has no profile before.
+        A browser session's leaves nothing of its own on the disk before it is finished, and has no profile before.
         """
         if self.visitors:
-            return self._oauth.for_profile(VISITOR, store=Unfinished(self._oauth.store, COMMON))
+            return self._beginning
         return self.named(await self._asking(request))
 
     async def finishing(self, request: Request, profile: str) -> NotionOAuth:
@@ -139,7 +155,7 @@ class Logins:
         it to another worker, neither shares the login that somebody else makes in it nor loses it for them.
         """
         if self.visitors:
-            return self._oauth.for_profile(VISITOR + secrets.token_hex(16))
+            return self._oauth.for_profile(places.VISITOR + secrets.token_hex(16))
         if profile != await self._asking(request):
             raise StateMismatch("This sign-in was begun by somebody else.")
         return self.named(profile)
@@ -149,15 +165,22 @@ class Logins:
         if self.visitors and isinstance(self._oauth.store, JsonFileStore):
             await self._oauth.store.forget(profile)
 
-    async def finished(self, request: Request, profile: str) -> None:
-        """Let the browser session have the profile, and end the login that it had before."""
+    async def finished(self, request: Request, profile: str, client: ClientInformation) -> None:
+        """Let the browser session have the profile and the client, and end the login that it had before."""
         if self.visitors:
             browser = session_of(request)
             before = _own(browser)
             browser[_PROFILE] = profile
             renew_csrf(browser)
+            await self._taken(client)
             if before is not None:
                 await self._end(before)
+
+    async def _taken(self, client: ClientInformation) -> None:
+        try:
+            await self._unfinished.taken(client)
+        except StorageError as error:  # the login is there all the same
+            _LOG.warning("Others may begin with the client of a sign-in that is finished: %s", error)
 
     async def sign_out(self, request: Request) -> SignOut:
         """End the login of whoever asks; of a browser session's own nothing is kept."""
@@ -188,16 +211,21 @@ class Logins:
             await self._oauth.tokens.keep_fresh()
         side_by_side = anyio.CapacityLimiter(AT_ONCE)
         sweep_in = timedelta()
-        said: dict[str, str] = {}
         while True:
             if self.visitors and sweep_in <= timedelta():
                 await self._sweep()
                 sweep_in = SWEEP_EVERY
-            async with anyio.create_task_group() as tasks:
-                for name in await self._kept():
-                    tasks.start_soon(self._refreshed, name, side_by_side, said)
+            await self._refresh_all(side_by_side)
             await anyio.sleep(LOOK_AGAIN.total_seconds())
             sweep_in -= LOOK_AGAIN
+
+    async def _refresh_all(self, side_by_side: anyio.CapacityLimiter) -> None:
+        names = await self._kept()
+        for gone in self._said.keys() - set(names):
+            del self._said[gone]
+        async with anyio.create_task_group() as tasks:
+            for name in names:
+                tasks.start_soon(self._refreshed, name, side_by_side)
 
     async def _kept(self) -> Sequence[str]:
         store = self._oauth.store
@@ -212,24 +240,24 @@ class Logins:
             _LOG.warning("The logins cannot be kept fresh: %s", error)
             return tuple(self._made)
 
-    async def _refreshed(self, profile: str, side_by_side: anyio.CapacityLimiter, said: dict[str, str]) -> None:
+    async def _refreshed(self, profile: str, side_by_side: anyio.CapacityLimiter) -> None:
         async with side_by_side:
             tokens = self.named(profile).tokens
             try:
                 await tokens.token()
                 await tokens.settle()
             except NotionOAuthError as error:
-                if error.message != said.get(profile) and not isinstance(error, NotSignedIn):
+                if error.message != self._said.get(profile) and not isinstance(error, NotSignedIn):
                     _LOG.warning("A token cannot be kept fresh: %s", error)
-                said[profile] = error.message
+                self._said[profile] = error.message
             else:
-                said.pop(profile, None)
+                self._said.pop(profile, None)
 
     async def _sweep(self) -> None:
-        """Remove the files of browser sessions that nobody has used for so long that the server has ended them."""
+        """Remove the files of browser sessions that have gone, once the server has ended their logins."""
         if isinstance(self._oauth.store, JsonFileStore):
             try:
-                await self._oauth.store.sweep(VISITOR, older_than=self.settings.lifetimes.idle)
+                await sweep(self._oauth.store, self.settings.lifetimes, self.clock())
             except NotionOAuthError as error:
                 _LOG.warning("The files of browser sessions that have ended cannot be removed: %s", error)
 
@@ -248,4 +276,4 @@ class Logins:
 def _own(browser: Session) -> str | None:
     """The profile of a browser session; None for none, and for what we have not put there."""
     name = browser.get(_PROFILE)
-    return name if isinstance(name, str) and _OWN.fullmatch(name) else None
+    return name if isinstance(name, str) and places.OF_A_VISITOR.match(name) else None

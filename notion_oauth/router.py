@@ -163,16 +163,16 @@ def router_of(logins: Logins, *, prefix: str = "/auth") -> APIRouter:
     async def callback(request: Request) -> Response:
         """Check the redirect, exchange its code, store the tokens; success is shown only then."""
         browser = session_of(request)
-        with service.audit.attempt("sign_in"):
+        with logins.audit.attempt("sign_in"):
             response = parse_authorization_response(request.query_params.multi_items())
             begun, for_whom = pending.take(browser, response.state)
-        finishing = await logins.finishing(request, for_whom)
+            finishing = await logins.finishing(request, for_whom)
         try:
             await finishing.complete_authorization(begun, response)
         except NotionOAuthError:
             await logins.abandoned(finishing.profile)
             raise
-        await logins.finished(request, finishing.profile)
+        await logins.finished(request, finishing.profile, begun.client)
         return await pages_of.done(request, "signed_in")
 
     @router.post(

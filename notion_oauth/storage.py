@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
@@ -105,15 +104,16 @@ class JsonFileStore:
             )
         return places.profile_file(self._path, profile)
 
-    async def profiles(self) -> tuple[str, ...]:
-        """The names under which a login is kept, in order. Raises StorageError."""
-        return await _in_thread(self._profiles)
+    async def profiles(self, *, registered: bool = False) -> tuple[str, ...]:
+        """The names under which a login is kept, or at least a registration; in order. Raises StorageError."""
+        return await _in_thread(self._profiles, ("", ".clients") if registered else ("",))
 
-    def _profiles(self) -> tuple[str, ...]:
-        names = [name for name, _ in files.changes(self._path.parent)]
-        pattern = re.compile(re.escape(self._path.name) + r"\.([^.]+)\.profile\Z")
+    def _profiles(self, endings: Sequence[str]) -> tuple[str, ...]:
+        names = {name for name, _ in files.changes(self._path.parent)}
+        pattern = re.compile(re.escape(self._path.name) + rf"\.([^.]+)\.profile({'|'.join(map(re.escape, endings))})\Z")
         others = {found[1] for name in names if (found := pattern.match(name)) and places.PROFILE.match(found[1])}
-        return tuple(sorted(others | ({places.DEFAULT_PROFILE} if self._path.name in names else set())))
+        default = names & {self._path.name + ending for ending in endings}
+        return tuple(sorted(others | ({places.DEFAULT_PROFILE} if default else set())))
 
     async def forget(self, profile: str) -> None:
         """Remove all that is kept of a profile that nobody will use again: its registrations and its lock too."""
@@ -121,17 +121,14 @@ class JsonFileStore:
         for file in (path, *(places.beside(path, suffix) for suffix in _BESIDE)):
             await _in_thread(files.delete_file, file)
 
-    async def sweep(self, prefix: str, *, older_than: timedelta) -> None:
-        """Forget the profiles whose names begin so, and of which nothing was written for so long."""
-        stem = re.escape(f"{self._path.name}.") + f"({re.escape(prefix)}[A-Za-z0-9_-]+)" + r"\.profile"
-        pattern = re.compile(f"{stem}({'|'.join(map(re.escape, _BESIDE))})?")
+    async def written(self) -> dict[str, float]:
+        """The profiles but for the default one, and when anything of each was written, in seconds since 1970."""
+        pattern = re.compile(re.escape(self._path.name) + rf"\.([^.]+)\.profile({'|'.join(map(re.escape, _BESIDE))})?")
         written: dict[str, float] = {}
         for name, changed in await _in_thread(files.changes, self._path.parent):
             if (found := pattern.fullmatch(name)) and places.PROFILE.match(found[1]):
                 written[found[1]] = max(written.get(found[1], 0), changed)
-        for name, changed in written.items():
-            if time.time() - changed > older_than.total_seconds():
-                await self.forget(name)
+        return written
 
     async def load(self, profile: str) -> TokenSet | None:
         found = await self._found(self.path(profile))

@@ -15,6 +15,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from pydantic import SecretStr
 
+from notion_oauth import places
 from notion_oauth.audit import Audit, Event, Fact
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.models import (
@@ -148,7 +149,7 @@ def _kind(error: Exception) -> str:
 class CountedAudit(Audit):
     """An audit log that counts what it tells."""
 
-    def __init__(self, profile: str) -> None:
+    def __init__(self, profile: str | None) -> None:
         super().__init__(profile)
         meter = metrics.get_meter(NAME, version("notion-oauth"))
         self._counters = {
@@ -161,9 +162,14 @@ class CountedAudit(Audit):
 
     def _write(self, level: int, event: Event, outcome: str, facts: dict[str, Fact]) -> None:
         super()._write(level, event, outcome, facts)
-        about = {PROFILE: self._profile, **({ISSUER: facts["issuer"]} if facts.get("issuer") else {})}
+        about = {**self._labels(), **({ISSUER: facts["issuer"]} if facts.get("issuer") else {})}
         if outcome != "success":
             kind = facts.get("error") or facts.get("reason") or "_OTHER"
             self._failures.add(1, {**about, EVENT: event, OUTCOME: outcome, ERROR_TYPE: kind})
         elif event in self._counters:
             self._counters[event].add(1, about)
+
+    def _labels(self) -> dict[str, str]:
+        """The profile, unless it is a browser session's own: each label is kept for as long as the process lives."""
+        named = self.profile is not None and not places.OF_A_VISITOR.match(self.profile)
+        return {PROFILE: self.profile} if named and self.profile else {}

@@ -154,6 +154,7 @@ def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
                     **kept.client.model_dump(mode="json", exclude={"client_secret", "scope"}),
                     "client_secret": _revealed(kept.client.client_secret),
                     **({"by_hand": True} if kept.by_hand else {}),
+                    **({"taken": True} if kept.taken else {}),
                     **({"scope": kept.scope} if kept.scope else {}),
                     **({"registered_scope": kept.registered_scope} if kept.registered_scope else {}),
                 }

@@ -34,7 +34,7 @@ LAYERS = (
     {"refresh", "observing"},
     {"service"},
     {"background", "session", "pages", "bearer", "hosts", "server_logs"},
-    {"guard", "forms", "gate", "unfinished", "ratelimits", "health", "described", "request_log"},
+    {"guard", "forms", "gate", "unfinished", "sweeping", "ratelimits", "described", "request_log", "health"},
     {"profiles"},
     {"statuspages"},
     {"auth", "auth_httpx2", "router", "dependency", "loopback", "pasted"},

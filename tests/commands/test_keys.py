@@ -108,3 +108,21 @@ def test_the_commands_make_use_and_change_keys(kept: Path, cli: CommandLine) -> 
     assert "Warning: .notion-tokens.json is sealed with key" in cli.run("status", **environment).stdout
     assert cli.run("reseal", **environment).stdout == "default  sealed\n"
     assert "Warning" not in cli.run("status", **environment).stdout
+
+
+def test_registrations_that_have_outlived_their_login_are_sealed_anew_too(cli: CommandLine) -> None:
+    """After a sign-out, and those that the service's visitors begin with: without the old key, a sign-in would fail."""
+    old, new = new_key(), new_key()
+    server_url, file = cli.environment["NOTION_OAUTH_SERVER_URL"], cli.folder / ".notion-tokens.json"
+
+    def keyed(*keys: str) -> NotionOAuth:
+        joined = " ".join(keys)
+        return NotionOAuth(load_settings(server_url=server_url, token_file=file, encryption_key=joined))
+
+    for profile in ("default", "web-"):
+        login = keyed(old).for_profile(profile)
+        anyio.run(sign_in, login)
+        anyio.run(login.sign_out)
+    assert set(json.loads(cli.run("reseal", "--json", **{NAME: f"{new} {old}"}).stdout)) == {"default", "web-"}
+    for profile in ("default", "web-"):
+        assert anyio.run(keyed(new).store.load_registrations, profile)

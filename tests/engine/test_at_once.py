@@ -21,6 +21,7 @@ from notion_oauth.auth import BearerAuth
 from notion_oauth.errors import SignInRequired
 from notion_oauth.models import Registration, TokenSet, Tombstone
 from notion_oauth.oauth_client import OAuthClient
+from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -263,7 +264,8 @@ class Asked(httpx.AsyncHTTPTransport):
         self.under_lock: list[bool] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.method == "POST" and request.url.path != "/mcp":
+        asks_only = request.url.path == "/mcp" or PROBE_CODE.encode() in await request.aread()
+        if request.method == "POST" and not asks_only:
             self.under_lock.append(self._store.held)
         return await super().handle_async_request(request)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -12,7 +13,9 @@ from functools import partial
 import anyio
 import httpx
 import pytest
+from fastapi import FastAPI
 from pydantic import SecretStr
+from starlette.middleware.sessions import SessionMiddleware
 
 from notion_oauth.app import create_app
 from notion_oauth.auth import BearerAuth
@@ -22,6 +25,7 @@ from notion_oauth.errors import NotionOAuthError, SignInRequired, TransientError
 from notion_oauth.models import AuthorizationResponse
 from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -31,6 +35,7 @@ from tests.core.test_cancellation import Held, task_cancelled
 from tests.engine.signing_in import age, begin, sign_in
 from tests.logs.conftest import Told
 from tests.web.conftest import Browser
+from tests.web.visiting import PUBLIC, Visitor
 
 pytestmark = pytest.mark.anyio
 
@@ -185,6 +190,43 @@ async def test_a_callback_of_no_sign_in_is_told(settings: Settings, told: Told) 
     with served(create_app(settings)) as url, Browser(url) as browser:
         browser.get("/auth/callback?state=wrong&code=x")
     [(event, facts)] = told()
+    assert (event, facts["outcome"], facts["reason"]) == ("sign_in", "failure", "StateMismatch")
+
+
+@pytest.mark.parametrize("query", ["state=wrong&code=x", "code=x", "state=a&state=b"])
+async def test_a_callback_of_no_sign_in_concerns_no_visitors_profile(
+    settings: Settings, told: Told, query: str
+) -> None:
+    """Least of all the default one, which is the commands' own."""
+    visitor = Visitor(create_app(settings.model_copy(update={"public_url": PUBLIC})))
+    assert visitor.get(f"/auth/callback?{query}").status_code == 400
+    [(event, facts)] = told()
+    assert (event, facts["outcome"]) == ("sign_in", "failure")
+    assert "profile" not in facts
+
+
+async def test_what_a_visitor_begins_is_told_of_no_profile_and_what_they_finish_of_theirs(
+    settings: Settings, told: Told
+) -> None:
+    visitor = Visitor(create_app(settings.model_copy(update={"public_url": PUBLIC})))
+    visitor.sign_in()
+    (registration, begun), (sign_in, done) = told()
+    assert (registration, sign_in) == ("registration", "sign_in")
+    assert "profile" not in begun
+    assert re.fullmatch(r"web-[0-9a-f]{32}", done["profile"])
+
+
+async def test_a_sign_in_that_somebody_else_would_finish_is_told(settings: Settings, told: Told) -> None:
+    """Of an application's users: who has begun it is not who asks now."""
+    asking = ["user-1"]
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, secret_key="k" * 32)
+    app.include_router(create_router(NotionOAuth(settings), profile=lambda _: asking[0]))
+    visitor = Visitor(app, "http://localhost", client="127.0.0.1")
+    back = visitor.consent()
+    asking[0] = "user-2"
+    assert visitor.get(back).status_code == 400
+    event, facts = told()[-1]
     assert (event, facts["outcome"], facts["reason"]) == ("sign_in", "failure", "StateMismatch")
 
 

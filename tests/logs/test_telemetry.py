@@ -60,7 +60,7 @@ def watched(settings: Settings, spans: InMemorySpanExporter, request: pytest.Fix
     return NotionOAuth(settings.model_copy(update={"telemetry": True}), profile=name)
 
 
-def counted(profile: str) -> dict[str, list[tuple[float, dict[str, Any]]]]:
+def counted(profile: str | None) -> dict[str, list[tuple[float, dict[str, Any]]]]:
     """The counters of a profile, with their other attributes."""
     _, reader = collectors()
     data = reader.get_metrics_data()
@@ -70,7 +70,7 @@ def counted(profile: str) -> dict[str, list[tuple[float, dict[str, Any]]]]:
             for metric in scope.metrics:
                 for point in metric.data.data_points:
                     attributes = dict(point.attributes or {})
-                    if attributes.pop("notion_oauth.profile") == profile:
+                    if attributes.pop("notion_oauth.profile", None) == profile:
                         found.setdefault(metric.name, []).append((cast("NumberDataPoint", point).value, attributes))
     return found
 
@@ -146,6 +146,16 @@ async def test_a_passing_failure_is_told_by_its_kind(
     assert "http.response.status_code" not in attributes(named(spans, "refresh"))
     [(count, about)] = counted(watched.profile)["notion_oauth.failures"]
     assert (count, about["error.type"], about["notion_oauth.event"]) == (1, "NetworkError", "refresh")
+
+
+async def test_browser_sessions_are_counted_without_their_names(settings: Settings, sandbox: Sandbox) -> None:
+    """Each label is kept in memory for as long as the process lives, and they are never the same."""
+    traced = NotionOAuth(settings.model_copy(update={"telemetry": True}))
+    for letter in "ab":
+        await sign_in(traced.for_profile("web-" + letter * 32))
+        assert counted("web-" + letter * 32) == {}
+    here = {"notion_oauth.issuer": sandbox.issuer}
+    assert (2, here) in counted(None)["notion_oauth.sign_ins"]
 
 
 async def test_what_is_done_is_counted(watched: NotionOAuth, sandbox: Sandbox) -> None:

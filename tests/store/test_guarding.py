@@ -66,6 +66,19 @@ async def test_a_file_that_others_may_open_is_mended_and_said_once(
     assert f"{path} was open to other users (mode {open_to:04o}) and is mode 0600 now." in said
 
 
+async def test_what_was_said_is_remembered_within_bounds(
+    store: JsonFileStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service's visitors have a file each."""
+    monkeypatch.setattr(guarding, "MOST_SAID", 3)
+    monkeypatch.setattr(guarding, "_said", set())
+    for number in range(8):
+        await store.save(f"web-{number}", tokens())
+        store.path(f"web-{number}").chmod(0o644)
+        await store.load(f"web-{number}")
+    assert 0 < len(guarding._said) <= 3
+
+
 async def test_registrations_and_the_lock_are_mended_too(
     store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import gc
 import html
 import logging
-import os
 import re
-import time
 from datetime import timedelta
 
 import anyio
@@ -24,7 +22,6 @@ from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.unfinished import Unfinished
 from tests.conftest import Posted
 from tests.engine.signing_in import age, sign_in
 from tests.web.visiting import PUBLIC, Visitor
@@ -45,6 +42,14 @@ def operated(public: Settings) -> Settings:
 
 def files_of(settings: Settings) -> list[str]:
     return sorted(file.name for file in settings.token_file.parent.iterdir())
+
+
+WAITING = [f".notion-tokens.json.web-.profile{ending}" for ending in (".clients", ".lock")]  # for all who begin
+
+
+def of_their_own(settings: Settings) -> list[str]:
+    """The files of browser sessions, but for those that all have together."""
+    return [name for name in files_of(settings) if "web-" in name and name not in WAITING]
 
 
 class TestBrowserSessions:
@@ -85,14 +90,14 @@ class TestBrowserSessions:
         before = files_of(public)
         visitor.consent()
         visitor.get(visitor.consent() + "-and-a-wrong-code")
-        assert files_of(public) == before
+        Visitor(create_app(public)).consent()
+        assert files_of(public) == [*before, *WAITING], "for all of them together, what they begin with"
 
     def test_a_sign_in_that_fails_leaves_nothing_on_the_disk(self, public: Settings, sandbox: Sandbox) -> None:
         visitor = Visitor(create_app(public))
-        before = files_of(public)
         sandbox.fail_next("/token", error="invalid_grant")
         assert visitor.get(visitor.consent()).status_code == 502
-        assert files_of(public) == before
+        assert of_their_own(public) == []
 
     @pytest.mark.anyio
     async def test_whose_a_client_is_that_was_registered_by_hand_is_remembered(
@@ -104,8 +109,6 @@ class TestBrowserSessions:
         assert "client_id=by-hand" in begun.headers["location"]
         (kept,) = await NotionOAuth(by_hand).store.load_registrations("default")
         assert (kept.issuer, kept.by_hand) == (sandbox.issuer, True)
-        other = NotionOAuth(by_hand).for_profile("web-x", store=Unfinished(NotionOAuth(by_hand).store, "default"))
-        assert await other.store.load_registrations("web-x") == (kept,)
         public.token_file.with_name(".notion-tokens.json.clients").write_text(
             public.token_file.with_name(".notion-tokens.json.clients").read_text().replace(sandbox.issuer, PUBLIC)
         )
@@ -115,11 +118,10 @@ class TestBrowserSessions:
 
     def test_signing_out_leaves_nothing_on_the_disk(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
-        before = files_of(public)
         visitor.sign_in()
-        assert files_of(public) != before
+        assert of_their_own(public)
         visitor.post("/auth/logout", data={"csrf_token": visitor.csrf_token()})
-        assert files_of(public) == before
+        assert of_their_own(public) == []
         assert visitor.status() == {"status": "unauthenticated"}
 
     def test_signing_out_leaves_nothing_in_memory(self, public: Settings) -> None:
@@ -132,7 +134,7 @@ class TestBrowserSessions:
             visitor.post("/auth/logout", data={"csrf_token": visitor.csrf_token()})
         gc.collect()
         made = [found for found in gc.get_objects() if type(found) is NotionOAuth and found.settings is public]
-        assert [found.profile for found in made] == ["default"]
+        assert sorted(found.profile for found in made) == ["default", "web-"], "the latter begins for all of them"
 
     def test_signing_in_again_ends_the_login_before(self, public: Settings, sandbox: Sandbox) -> None:
         visitor = Visitor(create_app(public))
@@ -172,6 +174,19 @@ class TestBrowserSessions:
         await logins.sign_out(request)
         assert await logins._kept() == []
 
+    @pytest.mark.anyio
+    async def test_what_was_said_of_those_who_have_gone_is_forgotten(self, public: Settings) -> None:
+        """Why a login could not be kept fresh, of each session that has ever been here."""
+        late = [timedelta()]
+        logins = Logins(NotionOAuth(public, clock=lambda: utc_now() + late[0]))
+        for letter in "abc":
+            await logins.of(Request({"type": "http", "session": {"notion_oauth.profile": "web-" + letter * 32}}))
+        await logins._refresh_all(anyio.CapacityLimiter(2))
+        assert len(logins._said) == 3
+        late[0] = timedelta(days=1, seconds=1)
+        await logins._refresh_all(anyio.CapacityLimiter(2))
+        assert not logins._said
+
     def test_renewing_without_a_login_is_refused(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
@@ -182,33 +197,6 @@ class TestBrowserSessions:
             "Nobody was signed in"
             in visitor.get(visitor.post("/auth/logout", data={"csrf_token": token}).headers["location"]).text
         )
-
-    @pytest.mark.anyio
-    async def test_what_a_session_left_behind_is_removed_when_its_login_has_ended(self, public: Settings) -> None:
-        oauth = NotionOAuth(public)
-        left, used = (oauth.for_profile("web-" + letter * 32) for letter in "ab")
-        for login in (oauth, left, used):
-            await sign_in(login)
-        past = time.time() - timedelta(days=31).total_seconds()
-        for name in files_of(public):
-            if "web-b" not in name or name.endswith(".lock"):  # a lock is as old as its profile's newest file
-                os.utime(public.token_file.with_name(name), (past, past))
-        await oauth.store.sweep("web-", older_than=timedelta(days=30))  # type: ignore[attr-defined]
-        kept = files_of(public)
-        assert not [name for name in kept if "web-a" in name]
-        assert len([name for name in kept if "web-b" in name]) == 3
-        assert ".notion-tokens.json" in kept
-
-    @pytest.mark.anyio
-    async def test_the_service_sweeps_when_it_starts(self, public: Settings) -> None:
-        await sign_in(NotionOAuth(public).for_profile("web-" + "a" * 32))
-        past = time.time() - timedelta(days=31).total_seconds()
-        for name in files_of(public):
-            os.utime(public.token_file.with_name(name), (past, past))
-        with Visitor(create_app(public)):
-            with anyio.fail_after(10):
-                while any("web-" in name for name in files_of(public)):
-                    await anyio.sleep(0.01)
 
 
 def by_header(request: Request) -> str | None:

@@ -1,0 +1,159 @@
+"""What browser sessions that have gone leave behind, and when it is removed."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth.app import create_app
+from notion_oauth.errors import SignInRequired
+from notion_oauth.models import TokenSet
+from notion_oauth.oauth_client import utc_now
+from notion_oauth.protocol.lifetime import Lifetimes
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from notion_oauth.storage import JsonFileStore
+from notion_oauth.sweeping import sweep
+from tests.engine.signing_in import sign_in
+from tests.web.visiting import PUBLIC, Visitor
+
+pytestmark = pytest.mark.anyio
+DAY = timedelta(days=1)
+GONE = "web-" + "a" * 32
+LIFETIMES = Lifetimes()
+
+
+@pytest.fixture
+def public(settings: Settings) -> Settings:
+    return settings.model_copy(update={"public_url": PUBLIC, "secret_key": SecretStr("k" * 40)})
+
+
+@pytest.fixture
+def store(public: Settings) -> JsonFileStore:
+    return JsonFileStore(public.token_file)
+
+
+def of_visitors(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if GONE in file.name)
+
+
+def untouched(folder: Path, *, since: timedelta) -> None:
+    """As if nothing had been written for so long."""
+    past = time.time() - since.total_seconds()
+    for file in folder.iterdir():
+        os.utime(file, (past, past))
+
+
+async def swept(store: JsonFileStore, tmp_path: Path, *, later: timedelta) -> bool:
+    """Whether nothing of the session is there any more, so much later."""
+    assert of_visitors(tmp_path)
+    await sweep(store, LIFETIMES, utc_now() + later)
+    return not of_visitors(tmp_path)
+
+
+def login(now: datetime, **changed: object) -> TokenSet:
+    fields: dict[str, object] = {
+        "access_token": "access",
+        "refresh_token": "refresh",
+        "expires_in": 3600,
+        "expires_at": now + timedelta(hours=1),
+        "authorized_at": now,
+        "updated_at": now,
+    }
+    return TokenSet.model_validate(fields | changed)
+
+
+async def test_a_login_that_nobody_uses_goes_a_day_after_the_server_has_ended_it(
+    store: JsonFileStore, tmp_path: Path
+) -> None:
+    await store.save(GONE, login(utc_now()))
+    assert not await swept(store, tmp_path, later=timedelta(days=30, hours=23))
+    assert await swept(store, tmp_path, later=timedelta(days=31, hours=1))
+
+
+async def test_what_counts_is_its_last_refresh_and_not_the_age_of_its_files(
+    store: JsonFileStore, tmp_path: Path
+) -> None:
+    """They may have been restored, or sealed anew, today or long ago."""
+    await store.save(GONE, login(utc_now() - 40 * DAY, refreshed_at=utc_now()))
+    untouched(tmp_path, since=40 * DAY)
+    assert not await swept(store, tmp_path, later=29 * DAY)
+    await store.save(GONE, login(utc_now() - 40 * DAY))
+    assert await swept(store, tmp_path, later=DAY + timedelta(minutes=1))
+
+
+async def test_a_grant_that_is_over_takes_its_login_along(store: JsonFileStore, tmp_path: Path) -> None:
+    await store.save(GONE, login(utc_now(), authorized_at=utc_now() - 175 * DAY, refreshed_at=utc_now()))
+    assert not await swept(store, tmp_path, later=5 * DAY)
+    assert await swept(store, tmp_path, later=6 * DAY + timedelta(minutes=1))
+
+
+async def test_a_login_that_has_outlived_its_grant_is_left_as_long_as_it_is_used(
+    store: JsonFileStore, tmp_path: Path
+) -> None:
+    """That server lets it live longer than the setting says."""
+    await store.save(GONE, login(utc_now(), authorized_at=utc_now() - 400 * DAY, refreshed_at=utc_now()))
+    assert not await swept(store, tmp_path, later=29 * DAY)
+    assert await swept(store, tmp_path, later=32 * DAY)
+
+
+@pytest.mark.parametrize(("expires_in", "days"), [(3600, 0), (300 * 86400, 300), (None, 180)])
+async def test_one_that_cannot_be_refreshed_lives_as_long_as_its_token(
+    store: JsonFileStore, tmp_path: Path, expires_in: int | None, days: int
+) -> None:
+    now = utc_now()
+    expires_at = now + timedelta(seconds=expires_in) if expires_in else None
+    await store.save(GONE, login(now, refresh_token=None, expires_in=expires_in, expires_at=expires_at))
+    assert not await swept(store, tmp_path, later=days * DAY + timedelta(hours=23))
+    assert await swept(store, tmp_path, later=days * DAY + timedelta(hours=26))
+
+
+async def test_why_a_login_has_ended_is_kept_for_the_browser_that_comes_back(
+    public: Settings, store: JsonFileStore, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    oauth = NotionOAuth(public, profile=GONE)
+    await sign_in(oauth)
+    sandbox.revoke_grants()
+    with pytest.raises(SignInRequired):
+        await oauth.refresh()
+    assert not await swept(store, tmp_path, later=29 * DAY)
+    assert await swept(store, tmp_path, later=31 * DAY)
+
+
+async def test_what_an_interrupted_sign_out_has_left_goes_after_a_day(store: JsonFileStore, tmp_path: Path) -> None:
+    async with store.exclusive(GONE):
+        pass
+    assert not await swept(store, tmp_path, later=timedelta(hours=23))
+    assert await swept(store, tmp_path, later=timedelta(hours=25))
+
+
+async def test_what_cannot_be_read_goes_by_its_age(store: JsonFileStore, tmp_path: Path) -> None:
+    store.path(GONE).write_text("not ours")
+    assert not await swept(store, tmp_path, later=29 * DAY)
+    assert await swept(store, tmp_path, later=31 * DAY)
+
+
+async def test_other_profiles_and_what_all_begin_with_are_left(
+    public: Settings, store: JsonFileStore, tmp_path: Path
+) -> None:
+    for name in ("default", "work", "web-ann"):
+        await sign_in(NotionOAuth(public, profile=name))
+    Visitor(create_app(public)).consent()
+    before = sorted(tmp_path.iterdir())
+    await sweep(store, LIFETIMES, utc_now() + 400 * DAY)
+    assert sorted(tmp_path.iterdir()) == before, "names that we have not made for a browser session"
+
+
+async def test_the_service_sweeps_when_it_starts(public: Settings, store: JsonFileStore, tmp_path: Path) -> None:
+    await store.save(GONE, login(utc_now() - 40 * DAY))
+    untouched(tmp_path, since=40 * DAY)
+    with Visitor(create_app(public)), anyio.fail_after(10):
+        while of_visitors(tmp_path):
+            await anyio.sleep(0.01)
