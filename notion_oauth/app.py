@@ -98,7 +98,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     path = urlsplit(service.settings.public_url or "").path
     if path:
         app.add_middleware(_PublicPath, path=path)
-    app.add_middleware(Health, oauth=service, prefix=path)
+    app.add_middleware(Health, logins=logins, prefix=path)
     # The last one that is added is asked first
     hosts = Hosts(service.settings)
     app.add_middleware(Guard, hosts=hosts, open_paths=open_paths(path))

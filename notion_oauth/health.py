@@ -7,29 +7,30 @@ nothing beyond the names of what fails.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import pages
-from notion_oauth.errors import NotionOAuthError
+from notion_oauth.clients import COMMON
+from notion_oauth.errors import NotionOAuthError, StoreBusy
 from notion_oauth.patience import uptime
-from notion_oauth.service import NotionOAuth
+from notion_oauth.profiles import Logins
 from notion_oauth.session import keeps_key
 
 ALIVE, READY = "/healthz", "/readyz"
 PROBE_EVERY = 1.0  # seconds; however often it is asked, the disk is not written more often
+LOCK_TRY = 0.5  # seconds; a lock that another holds for longer is one that can be locked
 
 
 class Health:
     """Answers the two paths, under the public URL's own path too; passes on all others."""
 
-    def __init__(
-        self, app: ASGIApp, oauth: NotionOAuth, *, prefix: str = "", uptime: Callable[[], float] = uptime
-    ) -> None:
+    def __init__(self, app: ASGIApp, logins: Logins, *, prefix: str = "", uptime: Callable[[], float] = uptime) -> None:
         self._app = app
-        self._oauth = oauth
+        self._logins = logins
         self._alive = {ALIVE, prefix + ALIVE}
         self._paths = open_paths(prefix)
         self._uptime = uptime
@@ -61,14 +62,24 @@ class Health:
     async def _probe(self) -> tuple[str, ...]:
         failing = []
         try:
-            await self._oauth.store.ensure_writable(self._oauth.profile)
+            await self._probe_store()
         except NotionOAuthError:
             failing.append("store")
         try:
-            kept = keeps_key(self._oauth.settings)
+            kept = keeps_key(self._logins.settings)
         except NotionOAuthError:
             kept = False
         return (*failing, *(() if kept else ("session_key",)))
+
+    async def _probe_store(self) -> None:
+        """All that a sign-in writes: the login, and under a lock the registration of the client that it begins with."""
+        store, profile = self._logins.oauth.store, self._logins.begins_as
+        await store.ensure_writable(profile)
+        for where in {profile, COMMON} if self._logins.settings.preregistered else {profile}:
+            await store.load_registrations(where)
+            with anyio.move_on_after(LOCK_TRY), suppress(StoreBusy):
+                async with store.exclusive(where):
+                    pass
 
 
 def open_paths(prefix: str) -> frozenset[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 from pydantic import SecretStr
 
 from notion_oauth.app import create_app
 from notion_oauth.health import Health
+from notion_oauth.profiles import Logins
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
@@ -25,6 +28,15 @@ def local(tmp_path: Path) -> Settings:
 @pytest.fixture
 def public(local: Settings) -> Settings:
     return local.model_copy(update={"public_url": PUBLIC})
+
+
+def home(settings: Settings) -> Visitor:
+    return Visitor(create_app(settings), "http://localhost", client="127.0.0.1")
+
+
+def again(settings: Settings, visitor: Visitor) -> Visitor:
+    """The same, in a worker that has not looked a moment ago."""
+    return Visitor(create_app(settings), str(visitor.base_url), client="127.0.0.1")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -71,6 +83,39 @@ def test_a_store_that_cannot_be_written_is_named_and_no_more(public: Settings) -
     assert Visitor(app).get("/healthz").status_code == 200, "it is alive all the same"
 
 
+@pytest.mark.parametrize("ending", [".lock", ".clients"])
+@pytest.mark.parametrize("begun_in", [".web-.profile", ""], ids=["visitors", "the local user"])
+def test_whatever_a_sign_in_has_to_write_is_looked_at(local: Settings, begun_in: str, ending: str) -> None:
+    key = {"secret_key": SecretStr("k" * 40)}
+    settings = local.model_copy(update=key | ({"public_url": PUBLIC} if begun_in else {}))
+    visitor = Visitor(create_app(settings)) if begun_in else home(settings)
+    assert visitor.get("/readyz").status_code == 200
+    blocked = settings.token_file.with_name(f"tokens.json{begun_in}{ending}")
+    blocked.unlink(missing_ok=True)
+    blocked.mkdir()
+    assert again(settings, visitor).get("/readyz").json() == {"status": "failing", "failing": ["store"]}
+    begun = visitor.get("/auth/login", headers={"Accept": "application/json"})
+    assert begun.status_code >= 500, "a sign-in could not be kept indeed"
+
+
+def test_where_a_client_by_hand_is_remembered_is_looked_at_too(public: Settings) -> None:
+    by_hand = public.model_copy(update={"secret_key": SecretStr("k" * 40), "client_id": "by-hand"})
+    public.token_file.parent.mkdir()
+    public.token_file.with_name("tokens.json.clients").mkdir()
+    assert Visitor(create_app(by_hand)).get("/readyz").status_code == 503
+    without = by_hand.model_copy(update={"client_id": None})
+    assert Visitor(create_app(without)).get("/readyz").status_code == 200, "which nobody else needs"
+
+
+@pytest.mark.anyio
+async def test_a_lock_that_is_in_use_is_well(local: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notion_oauth.health.LOCK_TRY", 0.05)
+    settings = local.model_copy(update={"secret_key": SecretStr("k" * 40)})
+    async with JsonFileStore(settings.token_file).exclusive("default"):
+        answer = await anyio.to_thread.run_sync(home(settings).get, "/readyz")
+    assert answer.status_code == 200
+
+
 def test_a_key_that_the_next_worker_would_not_find_is_named(public: Settings) -> None:
     app = create_app(public)
     key = public.token_file.with_name("tokens.json.session-key")
@@ -97,7 +142,7 @@ async def test_the_disk_is_looked_at_once_a_second_however_often_it_is_asked(loc
     now = [100.0]
     settings = local.model_copy(update={"secret_key": SecretStr("k" * 40)})
     oauth = NotionOAuth(settings, store=Counting(settings.token_file))
-    visitor = Visitor(Health(create_app(oauth=oauth), oauth, uptime=lambda: now[0]), "http://localhost")  # type: ignore[arg-type]
+    visitor = Visitor(Health(create_app(oauth=oauth), Logins(oauth), uptime=lambda: now[0]), "http://localhost")  # type: ignore[arg-type]
     for _ in range(20):
         assert visitor.get("/readyz").status_code == 200
     assert len(probes) == 1
