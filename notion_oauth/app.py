@@ -11,13 +11,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import pages
+from notion_oauth.admission import AuthRoute, admitting
 from notion_oauth.guard import Guard
 from notion_oauth.health import Health, open_paths
 from notion_oauth.hosts import Hosts
 from notion_oauth.logs import configure
 from notion_oauth.profiles import Logins
+from notion_oauth.ratelimits import RateLimits
 from notion_oauth.request_log import RequestLog
-from notion_oauth.router import admitting, router_of
+from notion_oauth.router import router_of
 from notion_oauth.server_logs import is_callback
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import Sessions, session_keys
@@ -54,8 +56,8 @@ def _telemetry(settings: Settings) -> TelemetryConfig:
     }
 
 
-def _home_page(logins: Logins) -> APIRouter:
-    router = APIRouter(route_class=admitting(logins.settings))
+def _home_page(logins: Logins, admitted: type[AuthRoute]) -> APIRouter:
+    router = APIRouter(route_class=admitted)
 
     @router.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
     async def home(request: Request) -> Response:
@@ -75,8 +77,10 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     if settings is None and oauth is None:
         configure(service.settings.log_level, service.settings.log_format)
     logins = Logins(service)
-    auth = router_of(logins)
-    home_page = _home_page(logins)
+    hosts = Hosts(service.settings)
+    admitted = admitting(hosts, RateLimits(service.settings))
+    auth = router_of(logins, hosts, admitted)
+    home_page = _home_page(logins, admitted)
     app = FastAPI(
         title="notion-oauth",
         summary="Sign in to Notion's MCP server once.",
@@ -100,7 +104,6 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         app.add_middleware(_PublicPath, path=path)
     app.add_middleware(Health, logins=logins, prefix=path)
     # The last one that is added is asked first
-    hosts = Hosts(service.settings)
     app.add_middleware(Guard, hosts=hosts, open_paths=open_paths(path))
     app.add_middleware(RequestLog, hosts=hosts)  # around all others
 

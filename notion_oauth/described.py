@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Any, TypeAlias, get_type_hints
+from typing import Any, get_type_hints
 
-from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from notion_oauth.protocol.challenge import MAX_AGE_DIGITS
 from notion_oauth.status import Status
-
-# Said, and left to the route to check: FastAPI's own refusal repeats what was sent
-_PATTERN: dict[str, Any] = {"pattern": r"^ *[!#-\[\]-~]+( +[!#-\[\]-~]+)* *$"}
-Words: TypeAlias = Annotated[
-    str | None, Query(json_schema_extra=_PATTERN, description="With spaces between (RFC 6749 §3.3).")
-]
-Seconds: TypeAlias = Annotated[
-    int | None, Query(ge=0, lt=10**MAX_AGE_DIGITS, description="Since the person proved who they are (RFC 9470 §3).")
-]
 
 _CLOSED = ConfigDict(extra="forbid")
 _NEVER_SHOWN = ("storage", "storage_warning")  # to those who come over HTTP
@@ -94,17 +84,31 @@ def _form(**described: str) -> dict[str, Any]:
 _PROOF = "From the form on the service's own page."
 OWN_FORM = _form(csrf_token=_PROOF)
 OPERATOR_FORM = _form(csrf_token=_PROOF, secret="The operator's secret.")  # noqa: S106 - says what it is
-# Read by the protocol itself, which has to see what comes twice
-REDIRECT: dict[str, Any] = {
-    "parameters": [
-        {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
-        for name, text in (
-            ("state", "Which sign-in it belongs to (RFC 6749 §4.1.2)."),
-            ("code", "What is exchanged for tokens."),
-            ("iss", "Which authorization server has sent it (RFC 9207)."),
-            ("error", "Why there is no code (RFC 6749 §4.1.2.1)."),
-            ("error_description", "The same in words."),
-            ("error_uri", "A page about it."),
-        )
-    ]
-}
+
+
+def _query(*described: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:
+    """Parameters that the routes read themselves: they see what comes twice, and FastAPI's own refusal repeats it."""
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+            for name, text, schema in described
+        ]
+    }
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_WORDS: dict[str, Any] = {"type": "string", "pattern": r"^ *[!#-\[\]-~]+( +[!#-\[\]-~]+)* *$"}
+_SECONDS: dict[str, Any] = {"type": "integer", "minimum": 0, "exclusiveMaximum": 10**MAX_AGE_DIGITS}
+ASKED_FOR = _query(
+    ("scope", "With spaces between (RFC 6749 §3.3).", _WORDS),
+    ("acr_values", "How strong a sign-in is to be, with spaces between (RFC 9470 §3).", _WORDS),
+    ("max_age", "Seconds since the person proved who they are, at most (RFC 9470 §3).", _SECONDS),
+)
+REDIRECT = _query(
+    ("state", "Which sign-in it belongs to (RFC 6749 §4.1.2).", _TEXT),
+    ("code", "What is exchanged for tokens.", _TEXT),
+    ("iss", "Which authorization server has sent it (RFC 9207).", _TEXT),
+    ("error", "Why there is no code (RFC 6749 §4.1.2.1).", _TEXT),
+    ("error_description", "The same in words.", _TEXT),
+    ("error_uri", "A page about it.", _TEXT),
+)

@@ -28,6 +28,7 @@ class Gate:
         self._secret = secret.get_secret_value().encode()
         self._keys = [key.get_secret_value().encode() for key in session_keys(oauth.settings)]
         self._profile = oauth.profile
+        self._audit = oauth.audit
         self._clock = oauth.clock
 
     def profile(self, request: Request) -> str:
@@ -36,13 +37,24 @@ class Gate:
             raise OperatorRequired("This service is for its operator.")
         return self._profile
 
-    def enter(self, browser: Session, sent: str) -> None:
-        """Begin the operator's session, a new one. Raises RequestForbidden for another secret than the operator's."""
-        if not hmac.compare_digest(sent.encode(), self._secret):
-            raise RequestForbidden("That is not the operator's secret.", cure="Try again.")
-        since = int(self._clock().timestamp())
+    def enter(self, browser: Session, sent: str, *, client: str) -> None:
+        """Begin the operator's session, a new one. Raises RequestForbidden for another secret than the operator's.
+
+        The audit log tells of both, and of the address that the `client` has.
+        """
+        with self._audit.attempt("operator_unlock", client=client) as attempt:
+            if not hmac.compare_digest(sent.encode(), self._secret):
+                raise RequestForbidden("That is not the operator's secret.", cure="Try again.")
+            since = int(self._clock().timestamp())
+            forget_ours(browser)
+            browser[_SINCE], browser[_PROOF] = since, self._proof(self._keys[0], since)
+            attempt.succeeded()
+
+    def leave(self, browser: Session, *, client: str) -> None:
+        """End the operator's session in this browser. The login stays as it is."""
+        if self._is_open(browser):
+            self._audit.succeeded("operator_lock", client=client)
         forget_ours(browser)
-        browser[_SINCE], browser[_PROOF] = since, self._proof(self._keys[0], since)
 
     def _is_open(self, browser: Session) -> bool:
         since, proof = browser.get(_SINCE), browser.get(_PROOF)

@@ -3,90 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from functools import partial
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
 
 from notion_oauth import described, pages, session
-from notion_oauth.asking import challenge_of
-from notion_oauth.errors import BadRequest, ConfigurationError, NotionOAuthError, NotSignedIn, StorageError
-from notion_oauth.forms import require_own_page, require_visit, sent_by_another_site
+from notion_oauth.admission import AuthRoute, admitting
+from notion_oauth.asking import challenge_in_query
+from notion_oauth.errors import NotionOAuthError, NotSignedIn
+from notion_oauth.forms import require_own_page, sent_by_another_site
 from notion_oauth.gate import Gate
-from notion_oauth.hosts import GUARDED, Hosts
+from notion_oauth.hosts import Hosts
 from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.protocol import registration
 from notion_oauth.protocol.authorization import parse_authorization_response
-from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.ratelimits import RateLimits
-from notion_oauth.server_logs import is_callback, protect_access_logs, protect_span
+from notion_oauth.server_logs import protect_access_logs
 from notion_oauth.service import NotionOAuth
 from notion_oauth.session import session_of
-from notion_oauth.settings import Settings
-from notion_oauth.statuspages import StatusPages, path_of, refusal
+from notion_oauth.statuspages import StatusPages, path_of
 
 _LOG = logging.getLogger(__name__)
-_BUDGETS = {
-    "notion_oauth_status": "status",
-    "notion_oauth_home": "status",
-    "notion_oauth_client_metadata": "status",
-    "notion_oauth_operator": "operator",
-}
-
-
-class AuthRoute(APIRoute):
-    """Turns our errors into a page or JSON, in whichever application the router is mounted."""
-
-    async def admit(self, request: Request) -> None:
-        """Raise an error of ours where the request must not reach the route."""
-
-    def shown(self, error: NotionOAuthError) -> NotionOAuthError:
-        """What whoever asks may know of an error."""
-        return error
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        route = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            if is_callback(request.scope["path"], request.scope.get("query_string", b"")):
-                protect_span()
-            try:
-                await self.admit(request)
-                return await route(request)
-            except NotionOAuthError as error:
-                return refusal(request, self.shown(error))
-
-        return answer
-
-
-def admitting(settings: Settings) -> type[AuthRoute]:
-    """Routes that check for themselves whom a request addresses, and how often its client asks.
-
-    The application around them may check nothing.
-    """
-    hosts, limits = Hosts(settings), RateLimits(settings)
-
-    class Admitting(AuthRoute):
-        async def admit(self, request: Request) -> None:
-            if GUARDED not in request.scope:
-                hosts.check(request.scope)
-            budget = _BUDGETS.get(self.name, "auth")
-            if budget != "status":
-                require_visit(request)  # first: what another site asks for must not use up what its victim may
-            if limits.on(budget):
-                await limits.count(budget, hosts.client(request.scope))
-
-        def shown(self, error: NotionOAuthError) -> NotionOAuthError:
-            """On the internet, no path, key or setting of the machine: its operator reads them in the log."""
-            if not settings.is_public or not isinstance(error, StorageError):
-                return error
-            _LOG.error("A request failed: %s", error)
-            return type(error)("The service cannot keep logins just now.", cure="Tell its operator: the log says why.")
-
-    return Admitting
 
 
 def create_router(
@@ -103,19 +44,21 @@ def create_router(
     `keep_fresh` is off. Raises ConfigurationError for wrong settings, StorageError where no session key can be read or
     made.
     """
-    return router_of(Logins(oauth or NotionOAuth(), profile), prefix=prefix)
+    service = oauth or NotionOAuth()
+    hosts = Hosts(service.settings)
+    return router_of(Logins(service, profile), hosts, admitting(hosts, RateLimits(service.settings)), prefix=prefix)
 
 
-def router_of(logins: Logins, *, prefix: str = "/auth") -> APIRouter:
-    """As `create_router`, for logins that pages of the application's own show too."""
+def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix: str = "/auth") -> APIRouter:
+    """As `create_router`, for logins that pages of the application's own show too, to whom it has `admitted`."""
     service = logins.oauth
     protect_access_logs()
     pending = session.PendingAuthorizations(session.session_keys(service.settings))
     router = APIRouter(
         prefix=prefix,
         tags=["auth"],
-        route_class=admitting(service.settings),
-        lifespan=lambda _: logins.kept_fresh(),
+        route_class=admitted,
+        lifespan=partial(_lifespan, logins),
         responses=described.REFUSALS,
     )
     pages_of = StatusPages(logins)
@@ -131,19 +74,15 @@ def router_of(logins: Logins, *, prefix: str = "/auth") -> APIRouter:
         status_code=303,
         response_class=Response,
         responses=described.SENT_ON | described.STATUS | described.SERVER_FAILED,
+        openapi_extra=described.ASKED_FOR,
     )
-    async def login(
-        request: Request,
-        scope: described.Words = None,
-        acr_values: described.Words = None,
-        max_age: described.Seconds = None,
-    ) -> Response:
+    async def login(request: Request) -> Response:
         """Discover, register where needed, and send the browser to the authorization page.
 
         The parameters ask for more than the login has, or for a fresher or stronger sign-in (RFC 9470).
         """
         browser = session_of(request)
-        challenge = _asked(scope, acr_values, max_age)
+        challenge = challenge_in_query(request.query_params.multi_items())
         if sent_by_another_site(request):
             return await pages_of.status(request, notice="sent_here")
         beginning = await logins.beginning(request)
@@ -203,25 +142,25 @@ def router_of(logins: Logins, *, prefix: str = "/auth") -> APIRouter:
         outcome = await logins.sign_out(request)
         return await pages_of.done(request, f"signed_out_{outcome.name}")
 
-    _add_what_is_set(router, logins.gate, service)
+    _add_what_is_set(router, logins.gate, service, hosts)
     return router
 
 
-def _asked(scope: str | None, acr_values: str | None, max_age: int | None) -> BearerChallenge | None:
-    """What the parameters of a sign-in ask for. Raises BadRequest where they are none."""
-    try:
-        return challenge_of(scope, acr_values, max_age)
-    except ConfigurationError:
-        raise BadRequest(
-            "scope and acr_values take values without quotes, separated by spaces (RFC 6749 §3.3)."
-        ) from None
+@asynccontextmanager
+async def _lifespan(logins: Logins, app: object) -> AsyncIterator[None]:
+    if logins.settings.is_public and session.cookie_goes_over_http(app):
+        _LOG.warning(
+            "The session cookie of this application may go over plain http: give its SessionMiddleware https_only=True."
+        )
+    async with logins.kept_fresh():
+        yield
 
 
-def _add_what_is_set(router: APIRouter, gate: Gate | None, service: NotionOAuth) -> None:
+def _add_what_is_set(router: APIRouter, gate: Gate | None, service: NotionOAuth, hosts: Hosts) -> None:
     if service.settings.is_public:
         _add_client_metadata(router, service)
     if gate is not None:
-        _add_operator(router, gate, service)
+        _add_operator(router, gate, service, hosts)
 
 
 def _add_client_metadata(router: APIRouter, service: NotionOAuth) -> None:
@@ -246,7 +185,7 @@ async def _refreshed(login: NotionOAuth) -> bool:
     return True
 
 
-def _add_operator(router: APIRouter, gate: Gate, service: NotionOAuth) -> None:
+def _add_operator(router: APIRouter, gate: Gate, service: NotionOAuth, hosts: Hosts) -> None:
     @router.post(
         "/operator",
         name="notion_oauth_operator",
@@ -259,7 +198,22 @@ def _add_operator(router: APIRouter, gate: Gate, service: NotionOAuth) -> None:
         """Take the operator's secret, once for a browser session. Only our own page can send it."""
         browser = session_of(request)
         fields = await require_own_page(request, browser, _base_url(request, service))
-        gate.enter(browser, fields.get("secret", ""))
+        gate.enter(browser, fields.get("secret", ""), client=hosts.client(request.scope))
+        return pages.redirect(path_of(request, "notion_oauth_status"))
+
+    @router.post(
+        "/lock",
+        name="notion_oauth_lock",
+        status_code=303,
+        response_class=Response,
+        responses=described.SENT_ON,
+        openapi_extra=described.OWN_FORM,
+    )
+    async def lock(request: Request) -> Response:
+        """Let this browser be the operator's no longer; the login stays. Only our own page can ask for it."""
+        browser = session_of(request)
+        await require_own_page(request, browser, _base_url(request, service))
+        gate.leave(browser, client=hosts.client(request.scope))
         return pages.redirect(path_of(request, "notion_oauth_status"))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import inspect
 import json
 import secrets
 import zlib
@@ -69,6 +70,16 @@ class Sessions(SessionMiddleware):
             https_only=secure,
         )
         self.signer = TimestampSigner([key.get_secret_value() for key in reversed(keys)])  # the last one signs
+
+
+def cookie_goes_over_http(app: object) -> bool:
+    """Whether an application's sessions are Starlette's own, in a cookie that is not for https alone.
+
+    Of other ways to have sessions nothing is known, and nothing is said.
+    """
+    own = [each for each in getattr(app, "user_middleware", ()) if each.cls is SessionMiddleware]
+    given = [inspect.signature(SessionMiddleware).bind(app, *each.args, **each.kwargs).arguments for each in own]
+    return any(not arguments.get("https_only", False) for arguments in given)
 
 
 def session_keys(settings: Settings) -> tuple[SecretStr, ...]:

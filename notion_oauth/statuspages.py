@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -31,6 +32,7 @@ class StatusPages:
 
     def __init__(self, logins: Logins) -> None:
         self._logins = logins
+        self._links = ("login", "refresh", "logout", *(() if logins.gate is None else ("lock",)))
 
     async def status(self, request: Request, *, notice: str | None = None) -> Response:
         """The status as a page for a browser and as JSON for a program."""
@@ -38,7 +40,7 @@ class StatusPages:
         if not pages.wants_html(request):
             return pages.encoded(_as_json(status))
         browser = session_of(request)
-        shown = _page_context(request, browser, notice or session.take_notice(browser))
+        shown = _page_context(request, browser, notice or session.take_notice(browser), self._links)
         whose = {"own": self._logins.visitors}
         return pages.page("status.html", {**_status_context(status, self._logins.clock()), **shown, **whose})
 
@@ -87,8 +89,10 @@ def _said(when: datetime | None) -> str | None:
     return moment(when) if when else None
 
 
-def _page_context(request: Request, browser: session.Session, notice: str | None) -> dict[str, Any]:
-    links = {name: path_of(request, f"notion_oauth_{name}") for name in ("login", "refresh", "logout")}
+def _page_context(
+    request: Request, browser: session.Session, notice: str | None, names: Sequence[str]
+) -> dict[str, Any]:
+    links = {"lock": None, **{name: path_of(request, f"notion_oauth_{name}") for name in names}}
     return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": session.csrf_token(browser)}
 
 

@@ -37,6 +37,7 @@ LAYERS = (
     {"guard", "forms", "gate", "unfinished", "sweeping", "ratelimits", "described", "request_log"},
     {"profiles"},
     {"statuspages", "health"},
+    {"admission"},
     {"auth", "auth_httpx2", "router", "dependency", "loopback", "pasted"},
     {"app", "login", "practice", "running", "checks"},
     {"demo", "console", "doctor"},

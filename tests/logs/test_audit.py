@@ -35,7 +35,7 @@ from tests.core.test_cancellation import Held, task_cancelled
 from tests.engine.signing_in import age, begin, sign_in
 from tests.logs.conftest import Told
 from tests.web.conftest import Browser
-from tests.web.visiting import PUBLIC, Visitor
+from tests.web.visiting import PUBLIC, SOMEWHERE, Visitor
 
 pytestmark = pytest.mark.anyio
 
@@ -228,6 +228,36 @@ async def test_a_sign_in_that_somebody_else_would_finish_is_told(settings: Setti
     assert visitor.get(back).status_code == 400
     event, facts = told()[-1]
     assert (event, facts["outcome"], facts["reason"]) == ("sign_in", "failure", "StateMismatch")
+
+
+class TestAtTheGate:
+    """Who has given the operator's secret, who has tried, and who has left."""
+
+    @pytest.fixture
+    def operator(self, settings: Settings) -> Visitor:
+        keys = {"operator_secret": SecretStr("canary-of-the-operator"), "secret_key": SecretStr("k" * 40)}
+        return Visitor(create_app(settings.model_copy(update={"public_url": PUBLIC, **keys})))
+
+    async def test_each_step_is_told_with_the_address(
+        self, operator: Visitor, told: Told, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for secret in ("canary-that-is-wrong", "canary-of-the-operator"):
+            operator.post("/auth/operator", data={"csrf_token": operator.csrf_token(), "secret": secret})
+        operator.post("/auth/lock", data={"csrf_token": operator.csrf_token()})
+        common = {"profile": "default", "client": SOMEWHERE}
+        failed, entered, left = told()
+        assert failed[0] == "operator_unlock"
+        assert failed[1].items() >= {**common, "outcome": "failure", "reason": "RequestForbidden"}.items()
+        assert entered == ("operator_unlock", {"outcome": "success", **common})
+        assert left == ("operator_lock", {"outcome": "success", **common})
+        assert "canary" not in caplog.text
+
+    async def test_a_form_that_is_not_ours_and_a_stranger_who_leaves_are_none(
+        self, operator: Visitor, told: Told
+    ) -> None:
+        operator.post("/auth/operator", data={"secret": "canary-of-the-operator"})
+        operator.post("/auth/lock", data={"csrf_token": operator.csrf_token()})
+        assert told() == []
 
 
 async def test_the_request_and_the_profile_go_along_into_the_refresh(settings: Settings, written: io.StringIO) -> None:

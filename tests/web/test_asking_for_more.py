@@ -53,12 +53,43 @@ def test_a_fresher_and_stronger_sign_in_is_asked_for(visitor: Visitor) -> None:
     assert (query["acr_values"], query["max_age"], query["scope"]) == (["myACR"], ["300"], ["default"])
 
 
-@pytest.mark.parametrize("query", ["scope=%22%3E%3Cscript%3E", "acr_values=a%0Ab", "max_age=-1", "max_age=soon"])
-def test_what_is_none_of_these_is_refused(visitor: Visitor, sandbox: Sandbox, query: str) -> None:
-    answer = visitor.get(f"/auth/login?{query}")
-    assert answer.status_code in (400, 422)
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("scope=%22%3E%3Cscript%3Ecanary", "scope"),
+        ("scope=", "scope"),
+        ("acr_values=canary%0Ab", "acr_values"),
+        ("max_age=-1", "max_age"),
+        ("max_age=canary", "max_age"),
+        ("max_age=", "max_age"),
+        ("max_age=12345678901", "max_age"),
+        ("max_age=%D9%A1", "max_age"),  # a digit, and none of ASCII's
+        ("max_age=1.0", "max_age"),
+        ("scope=canary&scope=read", "scope"),
+    ],
+)
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+def test_what_is_none_of_these_is_refused(
+    visitor: Visitor, sandbox: Sandbox, query: str, name: str, accept: str
+) -> None:
+    """As everything else is: by name, in the same words for people and for programs, with nothing that was sent."""
+    answer = visitor.get(f"/auth/login?{query}", headers={"Accept": accept})
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (400, accept)
+    assert name in answer.text
+    assert "canary" not in answer.text
     assert "<script" not in answer.text
+    assert "--" not in answer.text.partition("<main")[2], "a parameter is no option of a command"
+    if accept == "application/json":
+        said = answer.json()
+        assert set(said) == {"error", "message", "next"}
+        assert said["error"] == "BadRequest"
+        assert said["message"].startswith(name)
+        assert said["next"]
     assert not sandbox.requests
+
+
+def test_other_parameters_say_nothing(visitor: Visitor) -> None:
+    assert asked(visitor, "max_age=7&other=1&other=2")["max_age"] == ["7"]
 
 
 def test_the_service_tells_who_it_is_to_servers_that_take_such_clients(public: Settings, sandbox: Sandbox) -> None:

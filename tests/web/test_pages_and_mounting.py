@@ -215,3 +215,40 @@ def test_the_service_starts_as_the_readme_says(tmp_path: Path) -> None:
     assert out == ""
     assert "canary" not in log
     assert "Traceback" not in log
+
+
+WARNING = "may go over plain http"
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [({}, True), ({"https_only": False}, True), ({"https_only": True}, False)],
+)
+def test_a_public_applications_cookie_that_goes_over_http_is_said_once(
+    settings: Settings, caplog: pytest.LogCaptureFixture, options: dict[str, Any], warned: bool
+) -> None:
+    for public_url, said in ((PUBLIC, warned), (None, False)):
+        caplog.clear()
+        app = FastAPI()
+        app.add_middleware(SessionMiddleware, secret_key="k" * 32, **options)
+        app.include_router(create_router(NotionOAuth(settings.model_copy(update={"public_url": public_url}))))
+        with Visitor(app) as visitor:
+            visitor.get("/auth/status")
+            visitor.get("/auth/status")
+        assert caplog.text.count(WARNING) == said
+
+
+def test_of_sessions_that_are_not_starlettes_own_nothing_is_said(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Theirs(SessionMiddleware):
+        """Knows better, or does not: who can tell."""
+
+    theirs = FastAPI()
+    theirs.add_middleware(Theirs, secret_key="k" * 32)
+    public = settings.model_copy(update={"public_url": PUBLIC})
+    theirs.include_router(create_router(NotionOAuth(public)))
+    for app in (theirs, create_app(public)):
+        with Visitor(app):
+            pass
+    assert WARNING not in caplog.text

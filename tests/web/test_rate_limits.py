@@ -318,3 +318,10 @@ class TestWithoutRoomForMore:
         await let_in(limits, *(f"{number % 256}.1.2.{number % 7}" for number in range(600)))
         await let_in(limits, *(f"2a{number:02x}:{number:x}::1" for number in range(256)))
         assert counts_kept(limits) <= 4 + 256 + 8
+
+
+def test_budgets_are_counted_once_for_all_pages(public: Settings) -> None:
+    """The home page and the status have one between them."""
+    visitor = Visitor(create_app(public.model_copy(update={"status_rate_limit": "4/minute"})))
+    found = [visitor.get(path).status_code for path in ("/", "/auth/status") * 3]
+    assert found == [200] * 4 + [429] * 2

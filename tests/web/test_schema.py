@@ -27,7 +27,7 @@ from tests.web.visiting import PUBLIC, Visitor
 HOME = "http://localhost"
 JSON = {"Accept": "application/json"}
 LOCAL = ("GET /auth/status", "GET /auth/login", "GET /auth/callback", "POST /auth/refresh", "POST /auth/logout")
-OPERATED = (*LOCAL, "POST /auth/operator", "GET /auth/client-metadata.json")
+OPERATED = (*LOCAL, "POST /auth/operator", "POST /auth/lock", "GET /auth/client-metadata.json")
 # What is well-formed is still refused where only a browser that has begun, or has our page, can be accepted
 IN_A_BROWSER = {"GET /auth/callback"}
 HEADERS = (
@@ -140,6 +140,14 @@ def test_no_header_and_no_body_leads_to_an_answer_that_is_not_documented(
         client.cookies.clear()
 
     answered()
+
+
+def test_no_answer_is_one_of_the_framework_s_own(app: FastAPI, operated: FastAPI) -> None:
+    """What it says of a wrong parameter repeats what was sent."""
+    for application in (app, operated):
+        for item in application.openapi()["paths"].values():
+            assert not [method for method, found in item.items() if "422" in found["responses"]]
+        assert "HTTPValidationError" not in application.openapi()["components"]["schemas"]
 
 
 @pytest.fixture

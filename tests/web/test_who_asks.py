@@ -413,6 +413,38 @@ class TestTheOperator:
         later.cookies.update(visitor.cookies)
         assert later.get("/").status_code == 401
 
+    def test_leaves_by_a_button_and_the_login_stays(self, app: FastAPI, sandbox: Sandbox) -> None:
+        operator = Visitor(app)
+        self.enter(operator)
+        operator.sign_in()
+        page = operator.get("/").text
+        assert 'action="/auth/lock"' in page
+        pending = operator.consent()
+        before = operator.cookies[COOKIE]
+        left = operator.post("/auth/lock", data={"csrf_token": operator.csrf_token()})
+        assert (left.status_code, left.headers["location"]) == (303, "/auth/status")
+        for path in ("/", "/auth/status", "/auth/login"):
+            assert operator.get(path).status_code == 401
+        assert operator.cookies[COOKIE] != before
+        assert operator.get(pending).status_code == 400, "what was begun has gone with it"
+        assert sandbox.live_grants == 1
+        self.enter(operator)
+        assert operator.status()["status"] == "authenticated"
+
+    @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, None])
+    def test_nobody_else_locks_the_operator_out(self, app: FastAPI, headers: dict[str, str] | None) -> None:
+        operator = Visitor(app)
+        self.enter(operator)
+        data = {"csrf_token": operator.csrf_token() if headers else "another"}
+        assert operator.post("/auth/lock", data=data, headers=headers).status_code == 403
+        assert operator.get("/auth/lock").status_code == 405
+        assert operator.get("/").status_code == 200
+
+    def test_where_there_is_no_secret_there_is_nothing_to_lock(self, public: Settings) -> None:
+        visitor = Visitor(create_app(public))
+        assert "/auth/lock" not in visitor.get("/").text
+        assert visitor.post("/auth/lock").status_code == 404
+
     def test_the_secret_is_asked_for_on_loopback_too(self, operated: Settings) -> None:
         local = operated.model_copy(update={"public_url": None})
         assert Visitor(create_app(local), "http://localhost", client="127.0.0.1").get("/").status_code == 401
