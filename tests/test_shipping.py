@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -183,6 +184,14 @@ def test_the_service_is_started_as_the_readme_says_and_believes_no_header_by_its
     options = options_of(command)
     assert (options["app"], options["factory"]) == ("notion_oauth.app:create_app", True)
     assert (options["host"], options["port"], options["proxy_headers"]) == (host, 8000, False)
+
+
+def test_the_readme_starts_a_public_service_so_too() -> None:
+    section = (ROOT / "README.md").read_text().partition("### On the internet\n")[2].partition("\n## ")[0]
+    commands = re.findall(r"^uv run (uvicorn .*)$", section, re.MULTILINE)
+    assert commands
+    for command in commands:
+        assert options_of(shlex.split(command, comments=True))["proxy_headers"] is False
 
 
 # The compose file

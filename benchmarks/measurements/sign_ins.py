@@ -21,7 +21,8 @@ def measure(context: Context) -> Iterator[Table]:
         f"{browsers} sign-ins at once",
         f"`uvicorn main:app` with a public URL, one worker: {browsers} browser sessions begin a sign-in together,"
         " consent at the practice server, come back to the callback, and find themselves signed in; when all have,"
-        " each signs out. Each has a client, a login and files of its own. Rate limits are off for this, since all"
+        " each signs out. Each has a login and files of its own; those that begin together begin with one client. Rate"
+        " limits are off for this, since all"
         f" come from one address, and a request to the practice server may take {LONGEST} seconds. Memory is the"
         " resident set of the service's process.",
         ("After", "Signed in", "Most at once", "Signed out", "Lost", "Grants alive", "Files left", "Memory"),
