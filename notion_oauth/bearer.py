@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from notion_oauth import blocking
-from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired
-from notion_oauth.flights import Flight, Flights, GivenUp
+from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
+from notion_oauth.flights import Flight, Flights, GivenUp, raising
 from notion_oauth.patience import uptime
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge, step_up_required
 from notion_oauth.protocol.urls import DEFAULT_PORTS, origin
@@ -54,7 +52,7 @@ class BearerFlows:
         self._authorize = authorize
         self._asking: Flights[object] = Flights()
         self._asked: dict[_Need, float] = {}  # what a person was asked for in vain, or beyond a sign-in, and when
-        self._failed: tuple[NotionOAuthError, float] | None = None  # the last sign-in, and when
+        self._failed: tuple[Callable[[], NoReturn], float] | None = None  # raises what the last one did, and when
         scheme, host, port = origin(urlsplit(service.settings.server_url))
         self._origin = (scheme, host.encode("idna") if not host.isascii() else host.encode(), port)
 
@@ -122,15 +120,12 @@ class BearerFlows:
                 another = yield from self._adopted(token)
             while another is None:
                 boarded = None if self._alone or asked == MOST_ASKED else self._boarded(challenge, again=asked > 0)
-                if boarded is not None and boarded[1]:
-                    asked += 1
-                    yield partial(self._asked_of, boarded[0])
-                    another = yield self._tokens.token
-                    continue
                 if boarded is not None:
-                    yield boarded[0].landed  # somebody else's sign-in may do for this request as well
+                    another = yield from self._signed_in(*boarded, token)
+                    asked += boarded[1] and another is not None
+                    continue
                 another = yield from self._adopted(token)
-                if another is None and boarded is None:
+                if another is None:
                     if challenge.steps_up:
                         raise self._tokens.ours(step_up_required(challenge, request.url.host))
                     return  # a token that is new, and refused: it is the caller's
@@ -154,6 +149,28 @@ class BearerFlows:
         found = yield from self._token()
         return None if found == refused else found
 
+    def _signed_in(
+        self, flight: Flight[object], new: bool, refused: SecretStr | None
+    ) -> Generator[Any, Any, SecretStr | None]:
+        """The token after a sign-in; None where it was somebody else's and does not do, or was given up.
+
+        Everybody wants it who waits for it: its browser tab stays open until the last of them has left. Raises what
+        it has raised, each time in each of them.
+        """
+        try:
+            yield flight.result
+        except GivenUp:
+            new = False
+        except Exception:
+            found = None if new else (yield from self._adopted(refused))
+            if found is None:
+                raise
+            return found
+        if new:
+            signed_in: SecretStr = yield self._tokens.token
+            return signed_in
+        return (yield from self._adopted(refused))
+
     @property
     def _alone(self) -> bool:
         """Whether no person can be asked: there is none, or what runs is itself part of asking them."""
@@ -166,19 +183,19 @@ class BearerFlows:
         """
         now = uptime()
         if self._failed is not None and now - self._failed[1] < LEAVE_ALONE:
-            raise copy.copy(self._failed[0])
+            self._failed[0]()
         self._asked = {known: since for known, since in self._asked.items() if now - since < ASK_AGAIN}
-        need = _need(challenge)
-        if need in self._asked:
+        if _need(challenge) in self._asked:
             return False
-        if challenge.steps_up or again:
-            self._asked[need] = now
-        return challenge.steps_up or not again
+        if again and not challenge.steps_up:
+            self._asked[_need(challenge)] = now
+            return False
+        return True
 
     def _boarded(self, challenge: BearerChallenge, *, again: bool) -> tuple[Flight[object], bool] | None:
         """The sign-in under way, else a new one; whether it is new. None where a person is not to be asked.
 
-        To note what is asked and to begin are one step: whoever sees the note finds the sign-in, or what came of it.
+        What came of it is noted before it ends: whoever does not find it under way finds the note.
         """
 
         async def authorize(flight: Flight[object]) -> object:
@@ -186,17 +203,24 @@ class BearerFlows:
             _ASKING.set(self)
             try:
                 with flight.interruptible():
-                    return await self._authorize(challenge)
-            except NotionOAuthError as error:
-                self._failed = (error, uptime())
+                    signed_in = await self._authorize(challenge)
+                    self._answered(challenge)
+                    return signed_in
+            except GivenUp:
+                raise  # nobody has answered
+            except Exception as error:
+                self._failed = (raising(error), uptime())
+                if isinstance(error, NotionOAuthError) and not isinstance(error, TransientError):
+                    self._answered(challenge)
                 raise
             raise AssertionError("an interrupted flight has raised")
 
         return self._asking.board_if(partial(self._may_ask, challenge, again=again), authorize)
 
-    async def _asked_of(self, flight: Flight[object]) -> None:
-        with suppress(GivenUp):  # the next answer tells whether to ask again
-            await flight.result()
+    def _answered(self, challenge: BearerChallenge) -> None:
+        """Note what a person has agreed to or declined: it is not asked of them again for a while."""
+        if challenge.steps_up:
+            self._asked[_need(challenge)] = uptime()
 
     def _is_ours(self, url: Any) -> bool:
         """Whether a URL, as the library has parsed it, has the origin of the MCP server (RFC 6454 §4)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import copy
 import math
 import os
@@ -16,7 +15,6 @@ from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from notion_oauth import blocking
 from notion_oauth.errors import NotionOAuthError
@@ -24,9 +22,28 @@ from notion_oauth.errors import NotionOAuthError
 T = TypeVar("T")
 
 
-def _throw(error: BaseException) -> NoReturn:
-    """Raise a copy of an error of ours: each thread that waited gets a traceback of its own."""
-    raise copy.copy(error) if isinstance(error, NotionOAuthError) else error
+def raising(error: BaseException) -> Callable[[], NoReturn]:
+    """What raises the error, however often and in however many threads it is called.
+
+    Of an error of ours each gets a copy. Another may be no thing to copy, and raising it adds to its traceback: that
+    begins each time where the error was caught.
+    """
+    caught = error.__traceback__
+
+    def throw() -> NoReturn:
+        raise copy.copy(error) if isinstance(error, NotionOAuthError) else error.with_traceback(caught)
+
+    return throw
+
+
+def _soon() -> Callable[[Callable[[], object]], object]:
+    """How any thread has something called by the event loop that runs in this one; RuntimeError once that has ended."""
+    try:
+        return asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:
+        import trio  # noqa: PLC0415 - it runs here, so it is installed
+
+        return trio.lowlevel.current_trio_token().run_sync_soon
 
 
 class GivenUp(Exception):
@@ -42,28 +59,28 @@ class Flight(Generic[T]):
     def __init__(self, work: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> None:
         self._work = work
         self._outcome: Callable[[], T] | None = None
-        self._landed: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._landed.set_running_or_notify_cancel()  # from here on no waiter can cancel it
+        self._wakes: set[Callable[[], object]] = set()  # each tells one event loop that it has landed
         self._waiting = 0
+        self._deserted = False  # whether all who waited have left
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scope: anyio.CancelScope | None = None
 
     @property
     def done(self) -> bool:
-        return self._landed.done()
+        return self._outcome is not None
 
     @property
-    def wanted(self) -> bool:
-        """Whether anybody waits for the outcome."""
-        return self._waiting > 0
+    def waiting(self) -> int:
+        """How many wait for the outcome."""
+        return self._waiting
 
     def start(self) -> None:
         try:
             fly = partial(blocking.copied_context().run, self._fly)
             threading.Thread(target=fly, name="notion-oauth refresh", daemon=False).start()
         except RuntimeError as error:  # no thread can be started
-            self._land(partial(_throw, error))
+            self._land(raising(error))
 
     def _fly(self) -> None:
         async def work() -> T:
@@ -73,22 +90,26 @@ class Flight(Generic[T]):
         try:
             result = blocking.run_here(work)
         except BaseException as error:  # whoever waits gets it
-            self._land(partial(_throw, error))
+            self._land(raising(error))
         else:
             self._land(lambda: result)
 
     def _land(self, outcome: Callable[[], T]) -> None:
         self._outcome = outcome
-        self._landed.set_result(None)
+        for wake in list(self._wakes):
+            with suppress(RuntimeError):  # its event loop has ended, and nobody waits there
+                wake()
 
     async def landed(self) -> None:
         """Wait for its end without wanting its outcome. Raises nothing of it."""
+        over = anyio.Event()
+        wake = partial(_soon(), over.set)
+        self._wakes.add(wake)
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:  # Trio's
-            await anyio.to_thread.run_sync(concurrent.futures.wait, [self._landed], abandon_on_cancel=True)
-        else:
-            await asyncio.wrap_future(self._landed)
+            if not self.done:  # asked only now: whoever lands it from here on finds `wake`
+                await over.wait()
+        finally:
+            self._wakes.discard(wake)
 
     async def result(self) -> T:
         """The outcome. A caller that is cancelled leaves; the work goes on. Raises what it raises."""
@@ -101,18 +122,20 @@ class Flight(Generic[T]):
     def _boarded(self) -> Iterator[None]:
         with self._lock:
             self._waiting += 1
+            self._deserted = False
         try:
             yield
         finally:
             with self._lock:
                 self._waiting -= 1
-                loop = self._loop if not self._waiting else None
+                self._deserted = not self._waiting
+                loop = self._loop if self._deserted else None
             if loop is not None:
                 with suppress(RuntimeError):  # it has ended meanwhile
                     loop.call_soon_threadsafe(self._leave_off)
 
     def _leave_off(self) -> None:
-        if self._scope is not None and not self.wanted:
+        if self._scope is not None and self._deserted:
             self._scope.cancel()
 
     @contextmanager
@@ -121,6 +144,7 @@ class Flight(Generic[T]):
         deadline = math.inf if patience is None else anyio.current_time() + patience.total_seconds()
         with anyio.CancelScope(deadline=deadline) as scope:
             self._scope = scope
+            self._leave_off()  # they may have left before it began
             try:
                 yield
             finally:

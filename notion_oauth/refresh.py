@@ -231,7 +231,7 @@ class TokenSource:
             except NotionOAuthError as error:
                 self._patience.failed(error)
                 self._audit.failed("refresh", error, self._memory.last)
-                if not isinstance(error, TransientError) or not flight.wanted or self._patience.over(deadline):
+                if not isinstance(error, TransientError) or not flight.waiting or self._patience.over(deadline):
                     raise
 
     async def _refresh_alone(self, rejected: SecretStr | None, min_ttl: timedelta, *, ahead: bool) -> TokenSet:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,7 +17,8 @@ import httpx2
 import pytest
 
 from notion_oauth import auth, auth_httpx2
-from notion_oauth.errors import AuthorizationRefused, NotSignedIn, StepUpRequired
+from notion_oauth.bearer import ASK_AGAIN, LEAVE_ALONE
+from notion_oauth.errors import AuthorizationRefused, NetworkError, NotSignedIn, StepUpRequired
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -41,6 +44,20 @@ class Person:
         await sign_in(self.oauth, challenge=challenge)
 
 
+class Undecided(Person):
+    """Agrees once `agreed` is set."""
+
+    def __init__(self, oauth: NotionOAuth) -> None:
+        super().__init__(oauth)
+        self.agreed = threading.Event()
+
+    async def sign_in(self, challenge: BearerChallenge | None) -> None:
+        self.asked.append(challenge)
+        while not self.agreed.is_set():
+            await anyio.sleep(0.01)
+        await sign_in(self.oauth, challenge=challenge)
+
+
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
     """Threads that take turns in the middle of everything."""
@@ -53,6 +70,29 @@ def hasty_threads() -> Iterator[None]:
 @pytest.fixture
 def person(oauth: NotionOAuth) -> Person:
     return Person(oauth)
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets so many seconds pass for every BearerAuth."""
+    now = [1000.0]
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr("notion_oauth.bearer.uptime", lambda: now[0])
+    return pass_by
+
+
+def in_a_thread(function: Callable[[], Awaitable[None]]) -> tuple[Any, ...]:
+    """What `start_soon` takes, for what blocks the event loop that it runs in."""
+    return (anyio.to_thread.run_sync, anyio.run, function)
+
+
+async def wait_until_awaited(bearer: Any, number: int) -> None:
+    """Until exactly so many requests wait for the sign-in under way; 0 is for none that is under way."""
+    while (0 if (flight := bearer._asking.current()) is None else flight.waiting or -1) != number:
+        await anyio.sleep(0.01)
 
 
 def refuse(sandbox: Sandbox, challenge: str, *, status: int = 403, times: int = 1) -> None:
@@ -70,6 +110,8 @@ async def post(kind: str, bearer: Any, sandbox: Sandbox, **options: Any) -> Any:
 
 
 KINDS = ["httpx async", "httpx sync", "httpx2 async", "httpx2 sync"]
+BACKENDS = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+NEEDS = pytest.mark.parametrize("need", ["a login", "a scope"])
 
 
 def bearer_auth(kind: str, oauth: NotionOAuth, **options: Any) -> Any:
@@ -349,6 +391,244 @@ async def test_asking_ends_with_whoever_waits_for_it(oauth: NotionOAuth, sandbox
         await anyio.to_thread.run_sync(began.wait)
         tasks.cancel_scope.cancel()
     assert await anyio.to_thread.run_sync(ended.wait, 30)
+
+
+@BACKENDS
+@NEEDS
+@pytest.mark.parametrize("kind", ["httpx async", "httpx sync"])
+async def test_who_still_waits_keeps_the_sign_in_that_another_began(
+    oauth: NotionOAuth, sandbox: Sandbox, need: str, kind: str
+) -> None:
+    """The person is in the middle of it: a second browser tab would be one too many."""
+    person, statuses = Undecided(oauth), []
+    if need == "a scope":
+        await sign_in(oauth)
+        refuse(sandbox, SCOPE, times=2)
+    bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+    beginner = anyio.CancelScope()
+
+    async def begin() -> None:
+        with beginner:
+            await post("httpx async", bearer, sandbox, json=PING)
+
+    async def join() -> None:
+        statuses.append((await post(kind, bearer, sandbox, json=PING)).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(begin)
+        try:
+            with anyio.fail_after(30):
+                await wait_until_awaited(bearer, 1)
+                tasks.start_soon(*in_a_thread(join) if kind == "httpx sync" else (join,))
+                await wait_until_awaited(bearer, 2)
+                beginner.cancel()
+                await wait_until_awaited(bearer, 1)
+        finally:
+            person.agreed.set()
+    assert statuses == [200]
+    assert len(person.asked) == 1
+
+
+@BACKENDS
+@NEEDS
+async def test_what_nobody_waited_for_is_asked_again(oauth: NotionOAuth, sandbox: Sandbox, need: str) -> None:
+    """Whoever asked has left: the person has neither agreed nor declined."""
+    person = Undecided(oauth)
+    bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+    if need == "a scope":
+        await sign_in(oauth)
+        refuse(sandbox, SCOPE, times=2)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(post, "httpx async", bearer, sandbox, json=PING))
+            await wait_until_awaited(bearer, 1)
+            tasks.cancel_scope.cancel()
+        await wait_until_awaited(bearer, 0)
+        person.agreed.set()
+        assert (await post("httpx async", bearer, sandbox, json=PING)).status_code == 200
+    assert len(person.asked) == 2
+
+
+@BACKENDS
+async def test_who_comes_while_a_sign_in_is_being_given_up_begins_another(
+    oauth: NotionOAuth, sandbox: Sandbox, person: Person
+) -> None:
+    ending, asked = threading.Event(), 0
+
+    async def authorize(challenge: BearerChallenge | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ending.set()
+                with anyio.CancelScope(shield=True):
+                    await wait_until_awaited(bearer, 1)
+        await person.sign_in(challenge)
+
+    bearer = auth.BearerAuth(oauth, authorize=authorize)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(post, "httpx async", bearer, sandbox, json=PING))
+            await wait_until_awaited(bearer, 1)
+            tasks.cancel_scope.cancel()
+        while not ending.is_set():
+            await anyio.sleep(0.01)
+        assert (await post("httpx async", bearer, sandbox, json=PING)).status_code == 200
+    assert len(person.asked) == 1
+
+
+@NEEDS
+@pytest.mark.parametrize("failure", [NetworkError("No answer."), OSError("no browser")], ids=["ours", "another"])
+async def test_after_a_failure_they_are_asked_again_in_a_while(
+    oauth: NotionOAuth, sandbox: Sandbox, person: Person, later: Callable[[float], None], need: str, failure: Exception
+) -> None:
+    """Not at once: a loop of requests would open a browser each second."""
+    if need == "a scope":
+        await sign_in(oauth)
+    failed: list[object] = []
+
+    async def fail_once(challenge: BearerChallenge | None) -> None:
+        if not failed:
+            failed.append(challenge)
+            raise failure
+        await person.sign_in(challenge)
+
+    bearer = auth.BearerAuth(oauth, authorize=fail_once)
+    for seconds in (0, 1, LEAVE_ALONE - 2):
+        later(seconds)
+        if need == "a scope":
+            refuse(sandbox, SCOPE)
+        with pytest.raises(type(failure), match=str(failure)):
+            await post("httpx async", bearer, sandbox, json=PING)
+    assert not person.asked
+    later(1)
+    if need == "a scope":
+        refuse(sandbox, SCOPE)
+    assert (await post("httpx async", bearer, sandbox, json=PING)).status_code == 200
+    assert len(person.asked) == 1
+
+
+async def test_what_was_declined_is_asked_again_much_later(
+    oauth: NotionOAuth, sandbox: Sandbox, person: Person, later: Callable[[float], None]
+) -> None:
+    await sign_in(oauth)
+    declined: list[object] = []
+
+    async def decline_once(challenge: BearerChallenge | None) -> None:
+        if not declined:
+            declined.append(challenge)
+            raise AuthorizationRefused("The sign-in was declined.", error="access_denied")
+        await person.sign_in(challenge)
+
+    bearer = auth.BearerAuth(oauth, authorize=decline_once)
+    refuse(sandbox, SCOPE, times=4)
+    for seconds, expected in ((0, AuthorizationRefused), (LEAVE_ALONE, StepUpRequired), (1, StepUpRequired)):
+        later(seconds)
+        with pytest.raises(expected):
+            await post("httpx async", bearer, sandbox, json=PING)
+    later(ASK_AGAIN)
+    assert (await post("httpx async", bearer, sandbox, json=PING)).status_code == 200
+    assert len(person.asked) == 1
+
+
+@BACKENDS
+@pytest.mark.parametrize("kind", ["httpx async", "httpx sync"])
+async def test_all_who_wait_get_an_error_that_is_not_ours(oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
+    asked: list[object] = []
+    outcomes: list[object] = []
+
+    async def fail(challenge: BearerChallenge | None) -> None:
+        asked.append(challenge)
+        if len(asked) == 1:
+            await wait_until_awaited(bearer, THREADS)
+        raise OSError("no browser")
+
+    async def ask() -> None:
+        try:
+            await post(kind, bearer, sandbox, json=PING)
+        except OSError as error:
+            outcomes.append(str(error))
+
+    bearer = auth.BearerAuth(oauth, authorize=fail)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(THREADS):
+                tasks.start_soon(*in_a_thread(ask) if kind == "httpx sync" else (ask,))
+    assert outcomes == ["no browser"] * THREADS
+    assert len(asked) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+async def test_a_child_of_a_process_that_asks_asks_for_itself(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    """Nobody in the child can ever hear what the person has answered in its parent."""
+    await sign_in(oauth)
+    refuse(sandbox, SCOPE, times=2)
+    code = """
+import os, threading, anyio, httpx
+from notion_oauth import BearerAuth, NotionOAuth
+
+asking, over = threading.Event(), threading.Event()
+
+async def authorize(challenge):
+    asking.set()
+    if os.getpid() == parent:
+        await anyio.to_thread.run_sync(over.wait)
+    raise OSError("asked")
+
+def ask():
+    with httpx.Client(auth=bearer, trust_env=False) as client:
+        try:
+            client.post(NotionOAuth().settings.server_url)
+        except OSError:
+            return 0
+    return 1
+
+parent, bearer = os.getpid(), BearerAuth(NotionOAuth(), authorize=authorize)
+first = threading.Thread(target=ask)
+first.start()
+asking.wait()
+if os.fork() == 0:
+    os._exit(ask())
+code = os.waitstatus_to_exitcode(os.wait()[1])
+over.set()
+first.join()
+os._exit(code)
+"""
+    environment = {
+        **os.environ,
+        "NOTION_OAUTH_SERVER_URL": oauth.settings.server_url,
+        "NOTION_OAUTH_TOKEN_FILE": str(oauth.settings.token_file),
+    }
+    done = await anyio.run_process([sys.executable, "-c", code], env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+async def test_a_login_that_came_of_a_sign_in_that_failed_does_for_who_waited(
+    oauth: NotionOAuth, sandbox: Sandbox
+) -> None:
+    """As where it was stored, and then nothing could be printed any more."""
+
+    async def sign_in_and_fail(challenge: BearerChallenge | None) -> None:
+        await wait_until_awaited(bearer, 2)
+        await sign_in(oauth, challenge=challenge)
+        raise BrokenPipeError
+
+    outcomes: list[object] = []
+
+    async def ask() -> None:
+        try:
+            outcomes.append((await post("httpx async", bearer, sandbox, json=PING)).status_code)
+        except BrokenPipeError:
+            outcomes.append("failed")
+
+    bearer = auth.BearerAuth(oauth, authorize=sign_in_and_fail)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            tasks.start_soon(ask)
+    assert sorted(map(str, outcomes)) == ["200", "failed"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
