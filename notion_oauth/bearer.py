@@ -235,7 +235,9 @@ class BearerFlows:
         status = response.status_code
         if status not in REFUSALS or not self._is_ours(response.request.url):
             return None
-        challenge = bearer_challenge(response.headers.get_list("www-authenticate")) or BearerChallenge()
+        sent = response.request.headers.get("Authorization", "").partition(" ")[2]
+        said = response.headers.get_list("www-authenticate")
+        challenge = bearer_challenge(said, secrets=frozenset({sent} - {""})) or BearerChallenge()
         return challenge if status == UNAUTHORIZED or challenge.steps_up else None
 
 

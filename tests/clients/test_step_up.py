@@ -159,6 +159,15 @@ class TestWithoutAPerson:
         assert await oauth.tokens.token() == login.access_token
         assert (await post(kind, bearer_auth(kind, oauth), sandbox, json=PING)).status_code == 200
 
+    async def test_a_challenge_that_repeats_the_token_shows_it_to_nobody(
+        self, oauth: NotionOAuth, sandbox: Sandbox, kind: str
+    ) -> None:
+        token = (await sign_in(oauth)).access_token.get_secret_value()
+        refuse(sandbox, f'Bearer error="insufficient_scope", scope="files {token}"')
+        with pytest.raises(StepUpRequired) as caught:
+            await post(kind, bearer_auth(kind, oauth), sandbox, json=PING)
+        assert token not in f"{caught.value} {vars(caught.value)}"
+
     async def test_another_403_is_the_caller_s(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
         await sign_in(oauth)
         for challenge in ('Bearer error="invalid_token"', 'DPoP error="insufficient_scope"', ""):
