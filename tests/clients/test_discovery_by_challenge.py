@@ -276,6 +276,12 @@ PAGE = "<!doctype html><title>Welcome</title>"
 NESTED = "/tenant"
 
 
+def shows_pages(sandbox: Sandbox) -> None:
+    """Once, wherever the resource's metadata may stand."""
+    for path in (f"{RESOURCE}/mcp", RESOURCE):
+        sandbox.fail_next(path, status=200, body=PAGE, content_type="text/html")
+
+
 @pytest.mark.parametrize("odd", ["page", "redirect", "another resource", "another shape"])
 @pytest.mark.spec(
     "MCP §Authorization Server Discovery", "Try one well-known URL after the other until a document is right"
@@ -333,8 +339,7 @@ async def test_a_site_that_answers_everything_with_a_page_is_presumed_nothing_of
     oauth: NotionOAuth, sandbox: Sandbox
 ) -> None:
     challenge(sandbox, "Bearer")
-    for path in (f"{RESOURCE}/mcp", RESOURCE):
-        sandbox.fail_next(path, status=200, body=PAGE, content_type="text/html")
+    shows_pages(sandbox)
     sandbox.fail_next(SERVER, status=404)
     with pytest.raises(NoDocument, match="not a JSON object"):
         await begin(oauth)
@@ -345,8 +350,7 @@ async def test_a_server_whose_resource_metadata_are_pages_is_found_at_its_origin
     oauth: NotionOAuth, sandbox: Sandbox
 ) -> None:
     challenge(sandbox, "Bearer")
-    for path in (f"{RESOURCE}/mcp", RESOURCE):
-        sandbox.fail_next(path, status=200, body=PAGE, content_type="text/html")
+    shows_pages(sandbox)
     await sign_in(oauth)
 
 
@@ -354,8 +358,7 @@ async def test_a_page_where_the_challenge_points_is_no_sign_of_an_old_server(
     oauth: NotionOAuth, sandbox: Sandbox
 ) -> None:
     """Else a maintenance page would send the person to another authorization server than theirs."""
-    for path in (f"{RESOURCE}/mcp", RESOURCE):
-        sandbox.fail_next(path, status=200, body=PAGE, content_type="text/html")
+    shows_pages(sandbox)
     with pytest.raises(NoDocument):
         await begin(oauth)
     assert not sandbox.requests_to("/register")
