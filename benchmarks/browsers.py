@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from benchmarks.environments import child_environment
+from benchmarks.children import measure
 
 PATIENCE = 1800  # seconds for all of them
 HOST = "notion.example"
@@ -29,17 +28,7 @@ class Lost(Exception):
 
 def sign_in_and_out(port: int, browsers: int) -> dict[str, Any]:
     """Let a new process do it; how many signed in, most of them under way at once, signed out, and what went wrong."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.browsers", json.dumps({"port": port, "browsers": browsers})],
-        env=child_environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["no result"])[-1])
-    result: dict[str, Any] = json.loads(done.stdout)
+    result: dict[str, Any] = measure("benchmarks.browsers", PATIENCE, port=port, browsers=browsers)
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,24 @@ class SubjectFailed(Exception):
 def run(subject: Ready, folder: Path, **command: Any) -> dict[str, Any]:
     """Let a new process carry out one command, in an empty folder of its own."""
     return Child(subject, folder, **command).result()
+
+
+def measure(module: str, patience: float, **command: Any) -> Any:
+    """Let a new process of this project carry out one command, within so many seconds.
+
+    Raises RuntimeError with the last line of what it says where it fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module, json.dumps(command)],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=patience,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no result"])[-1])
+    return json.loads(done.stdout)
 
 
 class Child:

@@ -10,12 +10,11 @@ import json
 import re
 import selectors
 import socket
-import subprocess
 import sys
 import time
 from typing import Any
 
-from benchmarks.environments import child_environment
+from benchmarks.children import measure
 
 CONNECTIONS = 16
 PATIENCE = 120  # seconds for one turn
@@ -27,18 +26,7 @@ def ask(port: int, requests: int, **headers: str) -> float:
 
     Raises RuntimeError for any answer but 200.
     """
-    command = json.dumps({"port": port, "requests": requests, "headers": headers})
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.requests", command],
-        env=child_environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["no result"])[-1])
-    return float(done.stdout)
+    return float(measure("benchmarks.requests", PATIENCE, port=port, requests=requests, headers=headers))
 
 
 def message(port: int, headers: dict[str, str]) -> bytes:
