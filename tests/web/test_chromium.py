@@ -138,6 +138,7 @@ def test_the_operator_enters_the_secret(chromium: Chrome, settings: Settings) ->
         click(chromium, "enter", then="Not connected")
         click(chromium, "login", then="Connected to Notion")
         click(chromium, "logout", then="Not connected")
+        click(chromium, "lock", then="Who is there?")
 
 
 @pytest.mark.parametrize("width", [320, 1280])
