@@ -13,7 +13,7 @@ from typing import Any
 
 from notion_oauth.audit import Facts
 from notion_oauth.correlation import PROFILE, REQUEST_ID
-from notion_oauth.redaction import redact
+from notion_oauth.redaction import may_hold_a_secret, redact
 
 _SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "uvicorn.access")
 _CHATTY = ("httpx", "httpcore")  # a line for each request of ours, which the audit log has already
@@ -61,6 +61,11 @@ def _facts(record: logging.LogRecord) -> Facts:
     return facts
 
 
+def _redacted(facts: Facts) -> Facts:
+    """Each fact by itself, so that what looks like a header in one takes no other along; with its name, which tells."""
+    return Facts({name: redact(f"{name}={value}")[len(name) + 1 :] for name, value in facts.items()})
+
+
 def _moment(record: logging.LogRecord) -> str:
     seconds, rest = divmod(record.created, 1)
     return f"{_second(int(seconds))}.{int(rest * 1000):03}Z"
@@ -86,8 +91,10 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
         message = record.getMessage() if event is None else event
-        line = f"{_moment(record)} {record.levelname} {record.name} {message} {_facts(record)}".rstrip()
-        shown = _one_line(redact(line))
+        facts = _facts(record)
+        if may_hold_a_secret(said := f"{message} {facts}") or "\\" in said:  # it quotes what the patterns should see
+            said = f"{redact(message)} {_redacted(facts)}"
+        shown = _one_line(f"{_moment(record)} {record.levelname} {record.name} {said}".rstrip())
         if record.exc_info:
             trace = redact(self.formatException(record.exc_info)).splitlines()
             shown += "".join(f"\n    {_one_line(line)}" for line in trace)
@@ -104,7 +111,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": redact(record.getMessage() if event is None else event),
-            **{name: redact(value) for name, value in _facts(record).items()},
+            **_redacted(_facts(record)),
         }
         if record.exc_info:
             content["exception"] = redact(self.formatException(record.exc_info))

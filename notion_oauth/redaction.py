@@ -36,7 +36,7 @@ _LONG = re.compile(r":[\w-]{16}")
 
 def redact(text: str) -> str:
     """The text without what looks like a secret: parameters of OAuth, credentials in headers, tokens by their shape."""
-    if not _may_hold_a_secret(text):
+    if not may_hold_a_secret(text):
         return text
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
     text = _SCHEME.sub(rf"\1\2{HIDDEN}", text)
@@ -44,7 +44,8 @@ def redact(text: str) -> str:
     return _SHAPE.sub(HIDDEN, text)
 
 
-def _may_hold_a_secret(text: str) -> bool:
+def may_hold_a_secret(text: str) -> bool:
+    """Whether there is anything to take out, perhaps: much cheaper than looking for it, and mostly the end of it."""
     if not text.isascii():  # other letters match in spite of their case
         return True
     lowered = text.lower()

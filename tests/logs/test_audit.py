@@ -138,6 +138,17 @@ async def test_a_sign_in_that_fails_is_told_once(
     assert (facts["outcome"], facts["reason"], facts.get("error")) == ("failure", reason, error)
 
 
+async def test_no_error_of_a_callback_leaves_out_what_else_is_told(oauth: NotionOAuth, written: io.StringIO) -> None:
+    """A visitor can send whatever a server might, a word that looks like a header among it."""
+    pending, query = await begin(oauth)
+    answer = parse_authorization_response(query.multi_items()).model_copy(update={"code": None, "error": "cookie:x"})
+    with pytest.raises(NotionOAuthError):
+        await oauth.complete_authorization(pending, answer)
+    [line] = [line for line in written.getvalue().splitlines() if " sign_in " in line]
+    assert " reason=AuthorizationRefused error=cookie:[redacted] detail=" in line
+    assert "refused the sign-in" in line
+
+
 async def test_a_sign_in_that_cannot_begin_is_told(settings: Settings, told: Told) -> None:
     oauth = NotionOAuth(settings.model_copy(update={"server_url": "http://127.0.0.1:9/mcp"}))
     with pytest.raises(NotionOAuthError):

@@ -93,6 +93,34 @@ def test_what_looks_like_a_secret_is_taken_out_of_every_part(formatter: logging.
     assert CANARY not in line
 
 
+@pytest.mark.parametrize("formatter", [TextLines(), JsonLines()], ids=["text", "json"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"/cookie:{CANARY}",
+        f"cookie: a={CANARY}; b={CANARY}",
+        f'Authorization: "{CANARY}',
+        f"\N{LATIN SMALL LETTER LONG S}tate={CANARY}",
+        f"c\N{LATIN SMALL LETTER LONG S}rf_token={CANARY}",
+    ],
+)
+def test_what_looks_like_a_secret_takes_nothing_else_along(formatter: logging.Formatter, value: str) -> None:
+    """Whoever sends it must not be able to leave out who they are."""
+    facts = Facts(method="GET", path=value, status="404", client="203.0.113.9", request_id="7c1e0f9d2b34a6e8")
+    line = formatter.format(record("%s %s", "request", facts, event="request", facts=facts))
+    assert CANARY not in line
+    assert "[redacted]" in line
+    for name in ("method", "status", "client", "request_id"):
+        assert re.search(rf'\b{name}(=|": "){re.escape(facts[name])}\b', line), name
+
+
+def test_what_a_fact_is_called_says_what_it_is() -> None:
+    for formatter in (TextLines(), JsonLines()):
+        line = formatter.format(record("said", facts=Facts(code=CANARY, cookie=f"a={CANARY}", outcome="success")))
+        assert CANARY not in line
+        assert "success" in line
+
+
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=Path.cwd()

@@ -121,6 +121,17 @@ def test_a_path_cannot_begin_a_line_and_has_an_end(client: Visitor, written: io.
     assert len(line) < 500
 
 
+@pytest.mark.parametrize(
+    "path", ["/cookie:", "/cookie:x", "/authorization=x", "/auth/callback/set-cookie=x", "/x/code=y"]
+)
+def test_no_path_leaves_out_who_asks(client: Visitor, written: io.StringIO, path: str) -> None:
+    """What follows something like a header is taken out of the path, and not of the line."""
+    answer = client.get(path)
+    [line] = lines(written)
+    assert re.search(r" path=\S+ status=404 milliseconds=\d+ client=127\.0\.0\.1 ", line)
+    assert line.endswith(f" request_id={answer.headers['x-request-id']}")
+
+
 def test_a_crash_is_one_line_with_the_id_that_its_visitor_was_told(
     app: FastAPI, written: io.StringIO, caplog: pytest.LogCaptureFixture
 ) -> None:
