@@ -30,7 +30,7 @@ from notion_oauth.models import (
 )
 from notion_oauth.oauth_client import MOST_SERVERS, OAuthClient, Requirement
 from notion_oauth.protocol.challenge import BearerChallenge
-from notion_oauth.protocol.message import Request, Response
+from notion_oauth.protocol.message import REGISTERED_ERRORS, Request, Response
 from notion_oauth.transport import Transport
 
 NAME = "notion_oauth"
@@ -40,6 +40,9 @@ PROFILE = "notion_oauth.profile"
 EVENT = "notion_oauth.event"
 ERROR_TYPE = "error.type"
 STATUS_CODE = "http.response.status_code"
+OTHER = "_OTHER"  # OpenTelemetry's word for what is none of the values that there are
+MOST_ISSUERS = 16  # that the counters of a process tell apart
+COUNTED_ISSUERS: set[str] = set()  # those, as far as they have come
 _COUNTERS: dict[Event, tuple[str, str, str]] = {
     "sign_in": ("notion_oauth.sign_ins", "{sign_in}", "Sign-ins that were completed."),
     "refresh": ("notion_oauth.refreshes", "{refresh}", "Refreshes that gave new tokens."),
@@ -143,11 +146,23 @@ def _address(url: str) -> dict[str, str | int | None]:
 def _kind(error: Exception) -> str:
     """The server's error code where it gave one, else the name of the error's class."""
     code = getattr(error, "error", None)
-    return code if isinstance(code, str) else type(error).__name__
+    return _code(code) if isinstance(code, str) else type(error).__name__
+
+
+def _code(code: str) -> str:
+    """A code that is registered: a visitor writes at a callback what they want, and a server may too."""
+    return code if code in REGISTERED_ERRORS else OTHER
+
+
+def _issuer(issuer: str) -> str:
+    """An issuer as a label; beyond a few, which a server could name without end, all others together."""
+    if len(COUNTED_ISSUERS) < MOST_ISSUERS:
+        COUNTED_ISSUERS.add(issuer)
+    return issuer if issuer in COUNTED_ISSUERS else OTHER
 
 
 class CountedAudit(Audit):
-    """An audit log that counts what it tells."""
+    """An audit log that counts what it tells. Each label is kept for as long as the process lives: they have an end."""
 
     def __init__(self, profile: str | None) -> None:
         super().__init__(profile)
@@ -162,14 +177,15 @@ class CountedAudit(Audit):
 
     def _write(self, level: int, event: Event, outcome: str, facts: dict[str, Fact]) -> None:
         super()._write(level, event, outcome, facts)
-        about = {**self._labels(), **({ISSUER: facts["issuer"]} if facts.get("issuer") else {})}
+        issuer, code = facts.get("issuer"), facts.get("error")
+        about = {**self._labels(), **({ISSUER: _issuer(issuer)} if issuer else {})}
         if outcome != "success":
-            kind = facts.get("error") or facts.get("reason") or "_OTHER"
+            kind = _code(code) if code else facts.get("reason") or OTHER
             self._failures.add(1, {**about, EVENT: event, OUTCOME: outcome, ERROR_TYPE: kind})
         elif event in self._counters:
             self._counters[event].add(1, about)
 
     def _labels(self) -> dict[str, str]:
-        """The profile, unless it is a browser session's own: each label is kept for as long as the process lives."""
+        """The profile, unless it is a browser session's own, of which there is no end."""
         named = self.profile is not None and not places.OF_A_VISITOR.match(self.profile)
         return {PROFILE: self.profile} if named and self.profile else {}

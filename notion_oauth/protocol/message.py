@@ -16,6 +16,23 @@ from notion_oauth.errors import OAuthError, ServerUnavailable
 MAX_DESCRIPTION = 300  # characters of a server's own text that we repeat
 MIN_SECRET = 16  # characters; shorter values, such as "refresh_token", are words that may be repeated
 _SECRET = frozenset({"client_secret", "code", "code_verifier", "refresh_token", "token", "assertion"})  # of any length
+REGISTERED_ERRORS = frozenset(
+    {
+        # RFC 6749 §4.1.2.1 and §5.2
+        *("invalid_request", "unauthorized_client", "access_denied", "unsupported_response_type", "invalid_scope"),
+        *("server_error", "temporarily_unavailable", "invalid_client", "invalid_grant", "unsupported_grant_type"),
+        # RFC 6750 §3.1, RFC 7009 §2.2.1, RFC 8707 §2, RFC 9470 §3
+        *("invalid_token", "insufficient_scope", "unsupported_token_type", "invalid_target"),
+        "insufficient_user_authentication",
+        # RFC 7591 §3.2.2
+        *("invalid_redirect_uri", "invalid_client_metadata", "invalid_software_statement"),
+        "unapproved_software_statement",
+        # OpenID Connect Core §3.1.2.6, and its Unmet Authentication Requirements, which RFC 9470 §5 uses
+        *("interaction_required", "login_required", "account_selection_required", "consent_required"),
+        *("invalid_request_uri", "invalid_request_object", "request_not_supported", "request_uri_not_supported"),
+        *("registration_not_supported", "unmet_authentication_requirements"),
+    }
+)  # the codes that there are; whoever sends one may send any other as well
 _ERROR_CODE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,100}\Z")  # RFC 6749 §5.2, and no spaces: it is a code
 
 

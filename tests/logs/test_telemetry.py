@@ -22,13 +22,15 @@ from pydantic import SecretStr
 from starlette.middleware.sessions import SessionMiddleware
 
 from notion_oauth.app import create_app
-from notion_oauth.errors import NotionOAuthError, SignInRequired, TransientError
+from notion_oauth.errors import AuthorizationRefused, NotionOAuthError, SignInRequired, TransientError
+from notion_oauth.models import AuthorizationResponse
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.server_logs import protect_span
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from tests.engine.signing_in import sign_in
+from notion_oauth.telemetry import COUNTED_ISSUERS, MOST_ISSUERS
+from tests.engine.signing_in import begin, sign_in
 from tests.protocol.builders import tokens
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +51,7 @@ def collectors() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
 def spans() -> Iterator[InMemorySpanExporter]:
     exporter, _ = collectors()
     exporter.clear()
+    COUNTED_ISSUERS.clear()  # each test's server is another one
     yield exporter
     exporter.clear()
 
@@ -148,6 +151,7 @@ async def test_a_passing_failure_is_told_by_its_kind(
     assert (count, about["error.type"], about["notion_oauth.event"]) == (1, "NetworkError", "refresh")
 
 
+@pytest.mark.usefixtures("spans")
 async def test_browser_sessions_are_counted_without_their_names(settings: Settings, sandbox: Sandbox) -> None:
     """Each label is kept in memory for as long as the process lives, and they are never the same."""
     traced = NotionOAuth(settings.model_copy(update={"telemetry": True}))
@@ -156,6 +160,49 @@ async def test_browser_sessions_are_counted_without_their_names(settings: Settin
         assert counted("web-" + letter * 32) == {}
     here = {"notion_oauth.issuer": sandbox.issuer}
     assert (2, here) in counted(None)["notion_oauth.sign_ins"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("access_denied", "access_denied"),
+        ("unmet_authentication_requirements", "unmet_authentication_requirements"),
+        ("login_required", "login_required"),
+        ("made-up", "_OTHER"),
+        ("access_denied2", "_OTHER"),
+    ],
+)
+async def test_whoever_comes_to_a_callback_chooses_no_label(
+    watched: NotionOAuth, sandbox: Sandbox, sent: str, told: str
+) -> None:
+    pending, _ = await begin(watched)
+    response = AuthorizationResponse(state=pending.state, error=sent, iss=sandbox.issuer)
+    with pytest.raises(AuthorizationRefused) as refused:
+        await watched.complete_authorization(pending, response)
+    assert refused.value.error == sent
+    [(count, about)] = counted(watched.profile)["notion_oauth.failures"]
+    assert (count, about["error.type"]) == (1, told)
+
+
+async def test_nor_does_a_server(watched: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter) -> None:
+    await sign_in(watched)
+    sandbox.fail_next("/token", error="invalid_made_up", status=400)
+    with pytest.raises(NotionOAuthError):
+        await watched.refresh()
+    assert attributes(named(spans, "refresh"))["error.type"] == "_OTHER"
+    [(_, about)] = counted(watched.profile)["notion_oauth.failures"]
+    assert about["error.type"] == "_OTHER"
+
+
+def test_issuers_without_end_are_a_few_labels(watched: NotionOAuth) -> None:
+    """An MCP server can name another at each sign-in."""
+    for number in range(MOST_ISSUERS + 5):
+        watched.audit.failed("sign_in", NotionOAuthError("It failed."), issuer=f"https://{number}.example")
+    told = counted(watched.profile)["notion_oauth.failures"]
+    issuers = {about["notion_oauth.issuer"] for _, about in told}
+    assert "_OTHER" in issuers
+    assert len(issuers) <= MOST_ISSUERS + 1
+    assert sum(count for count, _ in told) == MOST_ISSUERS + 5
 
 
 async def test_what_is_done_is_counted(watched: NotionOAuth, sandbox: Sandbox) -> None:
