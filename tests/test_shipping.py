@@ -22,7 +22,7 @@ from starlette.responses import Response
 from typer.testing import CliRunner
 from uvicorn.main import main as uvicorn_command
 
-from notion_oauth import cli
+from notion_oauth import cli, request_log
 from notion_oauth.app import create_app
 from notion_oauth.background import served
 from notion_oauth.settings import PREFIX, Settings, load_settings
@@ -234,9 +234,16 @@ def test_the_service_and_its_proxy_meet_in_one_network_that_leads_nowhere_else()
 
 def test_the_proxy_passes_on_to_the_service_and_logs_no_code() -> None:
     configured = (DEPLOY / "Caddyfile").read_text()
-    assert f"reverse_proxy {next(iter(services()))}:{instructions('EXPOSE')[-1]}\n" in configured
+    assert f"reverse_proxy {next(iter(services()))}:{instructions('EXPOSE')[-1]} {{\n" in configured
     left_out = configured.partition("request>uri query {")[2].partition("}")[0]
     assert set(left_out.split()) == {"delete", "code", "state"}
+
+
+def test_the_proxy_hands_on_no_request_id_that_a_client_has_chosen() -> None:
+    """It is a named proxy: whatever id it sends is believed."""
+    passed_on = (DEPLOY / "Caddyfile").read_text().partition("reverse_proxy ")[2].partition("\n\t}")[0]
+    orders = [line.split() for line in passed_on.splitlines()]
+    assert ["header_up", request_log.HEADER, "{http.request.uuid}"] in orders
 
 
 # The units
