@@ -10,29 +10,31 @@ import inspect
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import NoReturn, TypeAlias
 
 import anyio
 from fastapi import Request
 
-from notion_oauth import places
+from notion_oauth import places, session
 from notion_oauth.errors import (
     ConfigurationError,
     NotIdentified,
     NotionOAuthError,
     NotSignedIn,
+    OtherResource,
     StateMismatch,
     StorageError,
+    StoreBusy,
 )
 from notion_oauth.gate import Gate
-from notion_oauth.models import ClientInformation
+from notion_oauth.models import GrantRequest
 from notion_oauth.oauth_client import Clock
 from notion_oauth.refresh import LOOK_AGAIN
 from notion_oauth.service import NotionOAuth
-from notion_oauth.session import OURS, Session, renew_csrf, session_of
+from notion_oauth.session import session_of
 from notion_oauth.settings import Settings
 from notion_oauth.signing_out import SignOut
 from notion_oauth.status import Status
@@ -46,8 +48,6 @@ MAX_LOGINS = 1024  # in memory; the one that was asked for least recently gives 
 AT_ONCE = 8  # refreshes that are waited for side by side
 FRESH_FOR = timedelta(days=1)  # after a browser's last visit; who comes later has the token renewed then
 SWEEP_EVERY = timedelta(days=1)
-_PROFILE = f"{OURS}profile"
-_SEEN = f"{OURS}seen"
 _LOG = logging.getLogger(__name__)
 
 
@@ -100,12 +100,10 @@ class Logins:
         """
         if self.visitors:
             browser = session_of(request)
-            name = _own(browser)
+            name = session.own_profile(browser)
             if name is None:
                 return None
-            today = self.clock().toordinal()
-            if browser.get(_SEEN) != today:
-                browser[_SEEN] = today  # so that the cookie is sent anew, and lives as long from now on
+            session.seen_on(browser, self.clock().toordinal())
             self._visited[name] = self.clock()
             return self.named(name)
         return self.named(await self._asking(request))
@@ -139,6 +137,17 @@ class Logins:
         login = await self.of(request)
         return Status(status="unauthenticated") if login is None else await login.status(storage=False)
 
+    async def replaced(self, request: Request) -> NotionOAuth | None:
+        """The login in whose place a sign-in would come. Of a browser session none that cannot be used."""
+        login = await self.of(request)
+        if self.visitors and login is not None:
+            try:
+                await login.status(storage=False)
+            except (StorageError, OtherResource) as error:
+                _LOG.warning("A sign-in begins without a look at the one before: %s", error)
+                return None
+        return login
+
     async def beginning(self, request: Request) -> NotionOAuth:
         """What begins a sign-in for whoever asks.
 
@@ -165,38 +174,47 @@ class Logins:
         if self.visitors and isinstance(self._oauth.store, JsonFileStore):
             await self._oauth.store.forget(profile)
 
-    async def finished(self, request: Request, profile: str, client: ClientInformation) -> None:
-        """Let the browser session have the profile and the client, and end the login that it had before."""
+    async def finished(self, request: Request, profile: str, begun: GrantRequest) -> None:
+        """Let the browser session have the profile and the client, and end the login that it had before.
+
+        What cannot be done beside is told in the log: the login is there all the same.
+        """
         if self.visitors:
             browser = session_of(request)
-            before = _own(browser)
-            browser[_PROFILE] = profile
-            renew_csrf(browser)
-            await self._taken(client)
+            before = session.own_profile(browser)
+            session.give_profile(browser, profile)
+            with _only_logged("Others may begin with the client of a sign-in that is finished"):
+                await self._unfinished.taken(begun.client)
             if before is not None:
-                await self._end(before)
-
-    async def _taken(self, client: ClientInformation) -> None:
-        try:
-            await self._unfinished.taken(client)
-        except StorageError as error:  # the login is there all the same
-            _LOG.warning("Others may begin with the client of a sign-in that is finished: %s", error)
+                with _only_logged("The login that a sign-in has replaced could not be ended"):
+                    await self._end(before, begun)
 
     async def sign_out(self, request: Request) -> SignOut:
-        """End the login of whoever asks; of a browser session's own nothing is kept."""
+        """End the login of whoever asks; of a browser session's own nothing is kept.
+
+        A browser session lets go of one that cannot be read or removed, which is left as it is. Raises StorageError.
+        """
         login = await self.of(request)
         if login is None:
             return SignOut.NOT_SIGNED_IN
         if not self.visitors:
             return await login.sign_out()
-        outcome = await self._end(login.profile)
-        session_of(request).pop(_PROFILE, None)
+        try:
+            outcome = await self._end(login.profile)
+        except StoreBusy:
+            raise  # passing: the next try may end it at the server too
+        except StorageError as error:
+            _LOG.warning("A browser session was signed out of a login that could not be ended: %s", error)
+            outcome = SignOut.NOT_REMOVED
+        session.let_go_of_profile(session_of(request))
         return outcome
 
-    async def _end(self, profile: str) -> SignOut:
-        outcome = await self.named(profile).sign_out()
-        self._made.pop(profile, None)
-        self._visited.pop(profile, None)
+    async def _end(self, profile: str, successor: GrantRequest | None = None) -> SignOut:
+        try:
+            outcome = await self.named(profile).sign_out(successor=successor)
+        finally:
+            self._made.pop(profile, None)
+            self._visited.pop(profile, None)
         if isinstance(self._oauth.store, JsonFileStore):
             await self._oauth.store.forget(profile)
         return outcome
@@ -273,7 +291,10 @@ class Logins:
             await login.tokens.settle()
 
 
-def _own(browser: Session) -> str | None:
-    """The profile of a browser session; None for none, and for what we have not put there."""
-    name = browser.get(_PROFILE)
-    return name if isinstance(name, str) and places.OF_A_VISITOR.match(name) else None
+@contextmanager
+def _only_logged(failed: str) -> Iterator[None]:
+    """Let what the store cannot do be a line in the log."""
+    try:
+        yield
+    except StorageError as error:
+        _LOG.warning("%s: %s", failed, error)

@@ -87,7 +87,7 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
             return await pages_of.status(request, notice="sent_here")
         beginning = await logins.beginning(request)
         begun = await beginning.begin_authorization(
-            _redirect_uri(request, service), challenge=challenge, replaces=await logins.of(request)
+            _redirect_uri(request, service), challenge=challenge, replaces=await logins.replaced(request)
         )
         pending.remember(browser, begun.pending, beginning.profile)
         return pages.redirect(begun.url.get_secret_value())
@@ -111,7 +111,7 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
         except NotionOAuthError:
             await logins.abandoned(finishing.profile)
             raise
-        await logins.finished(request, finishing.profile, begun.client)
+        await logins.finished(request, finishing.profile, begun)
         return await pages_of.done(request, "signed_in")
 
     @router.post(

@@ -21,6 +21,7 @@ from notion_oauth.models import (
     AuthorizationRequest,
     AuthorizationResponse,
     Discovery,
+    GrantRequest,
     Introspection,
     PendingAuthorization,
     TokenSet,
@@ -34,7 +35,7 @@ from notion_oauth.protocol.challenge import BearerChallenge, merged
 from notion_oauth.protocol.discovery import require_assertions
 from notion_oauth.refresh import TokenSource
 from notion_oauth.settings import Settings, load_settings
-from notion_oauth.signing_out import SignOut
+from notion_oauth.signing_out import SignOut, revoke
 from notion_oauth.status import Status, status_of
 from notion_oauth.storage import TokenStore
 from notion_oauth.stores import file_store
@@ -268,31 +269,23 @@ class NotionOAuth:
         """Refresh now, or only where the last one is older. Raises as TokenSource.token does."""
         return await self.tokens.refresh(if_older_than=if_older_than)
 
-    async def sign_out(self) -> SignOut:
+    async def sign_out(self, *, successor: GrantRequest | None = None) -> SignOut:
         """Revoke the grant where the server offers it, and forget the tokens in any case.
 
-        The client registration is kept for the next sign-in. Raises StorageError, and StoreDamaged for a
-        file that holds no login: it is not deleted.
+        `successor` is what has led to a login in the place of this one: see `signing_out.revoke`. The client
+        registration is kept for the next sign-in. Raises StorageError, and StoreDamaged for a file that holds no login:
+        it is not deleted.
         """
         with self.audit.attempt("sign_out") as attempt:
             async with self.store.exclusive(self.profile):
-                return await to_the_end(partial(self._sign_out_alone, attempt))
+                return await to_the_end(partial(self._sign_out_alone, attempt, successor))
 
-    async def _sign_out_alone(self, attempt: Attempt) -> SignOut:
+    async def _sign_out_alone(self, attempt: Attempt, successor: GrantRequest | None) -> SignOut:
         with attempt:
-            tokens = await self.store.load(self.profile)
-            outcome = SignOut.NOT_SIGNED_IN if tokens is None else await self._revoke(tokens)
+            tokens, outcome = await self.store.load(self.profile), SignOut.NOT_SIGNED_IN
+            if tokens is not None:
+                url = self.settings.server_url
+                outcome = await revoke(tokens, self.client, self.audit, server_url=url, successor=successor)
             await self.store.delete(self.profile)  # or a tombstone, which has been seen then
             attempt.succeeded(tokens, revocation=outcome.name.lower())
         return outcome
-
-    async def _revoke(self, tokens: TokenSet) -> SignOut:
-        try:
-            offered = await self.client.revoke(await self.client.complete(tokens, self.settings.server_url))
-        except NotionOAuthError as error:
-            self.audit.failed("revocation", error, tokens)
-            return SignOut.REFUSED if isinstance(error, OAuthError) else SignOut.NOT_REACHED
-        if not offered:
-            return SignOut.NOT_OFFERED
-        self.audit.succeeded("revocation", tokens)
-        return SignOut.REVOKED

@@ -30,7 +30,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
-from notion_oauth import files
+from notion_oauth import files, places
 from notion_oauth.errors import ConfigurationError, MetadataError, StateMismatch, StoreDamaged
 from notion_oauth.models import PendingAuthorization
 from notion_oauth.settings import MIN_SECRET_KEY, Settings
@@ -45,6 +45,8 @@ OURS = "notion_oauth."  # begins our keys in a session: it may be that of an app
 _PENDING = f"{OURS}pending"
 _CSRF = f"{OURS}csrf"
 _NOTICE = f"{OURS}notice"
+_PROFILE = f"{OURS}profile"
+_SEEN = f"{OURS}seen"
 
 
 def session_of(request: HTTPConnection) -> Session:
@@ -207,6 +209,29 @@ def forget_ours(session: Session) -> None:
 def renew_csrf(session: Session) -> None:
     """Let forms that were shown before a sign-in count no longer: whoever planted the session has read their proof."""
     session.pop(_CSRF, None)
+
+
+def own_profile(session: Session) -> str | None:
+    """The profile that a browser session has for its own; None for none, and for what we have not put there."""
+    name = session.get(_PROFILE)
+    return name if isinstance(name, str) and places.OF_A_VISITOR.match(name) else None
+
+
+def give_profile(session: Session, profile: str) -> None:
+    """Let the profile be the browser session's own, after a sign-in."""
+    session[_PROFILE] = profile
+    renew_csrf(session)
+
+
+def let_go_of_profile(session: Session) -> None:
+    """Let the browser session have no profile any more."""
+    session.pop(_PROFILE, None)
+
+
+def seen_on(session: Session, day: int) -> None:
+    """Remember the day, as an ordinal number, so that the cookie is sent anew once a day, and lives as long again."""
+    if session.get(_SEEN) != day:
+        session[_SEEN] = day
 
 
 def leave_notice(session: Session, notice: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -10,13 +11,14 @@ from typing import Any
 from fastapi import Request, Response
 
 from notion_oauth import pages, session
-from notion_oauth.errors import NotionOAuthError, OperatorRequired
+from notion_oauth.errors import NotionOAuthError, OperatorRequired, OtherResource, StorageError
 from notion_oauth.profiles import Logins
 from notion_oauth.session import session_of
 from notion_oauth.signing_out import SIGNED_OUT
 from notion_oauth.status import Status
 from notion_oauth.words import moment
 
+_LOG = logging.getLogger(__name__)
 _NOTICES = {
     "signed_in": "You are signed in.",
     "refreshed": "The token was renewed.",
@@ -36,13 +38,32 @@ class StatusPages:
 
     async def status(self, request: Request, *, notice: str | None = None) -> Response:
         """The status as a page for a browser and as JSON for a program."""
-        status = await self._logins.status(request)
+        try:
+            status = await self._logins.status(request)
+        except (StorageError, OtherResource) as error:
+            if not self._logins.visitors:
+                raise
+            return self._unusable(request, error, notice)
         if not pages.wants_html(request):
             return pages.encoded(_as_json(status))
         browser = session_of(request)
         shown = _page_context(request, browser, notice or session.take_notice(browser), self._links)
         whose = {"own": self._logins.visitors}
         return pages.page("status.html", {**_status_context(status, self._logins.clock()), **shown, **whose})
+
+    def _unusable(self, request: Request, error: NotionOAuthError, notice: str | None) -> Response:
+        """What a visitor is told whose login cannot be used: they can have another. The reason is its operator's."""
+        _LOG.error("The login of a browser session cannot be used: %s", error)
+        told = type(error)(
+            "The login of this browser cannot be used just now.",
+            cure="Sign in anew, or tell the operator of this service: the log says why.",
+        )
+        code = pages.status_code(told)
+        if not pages.wants_html(request):
+            return pages.data(pages.problem(told), status=code)
+        shown = _page_context(request, session_of(request), notice, self._links)
+        context = {"title": "That did not work", "message": told.message, "cure": told.cure, **shown}
+        return pages.page("unusable.html", context, status=code)
 
     async def done(self, request: Request, notice: str) -> Response:
         """Show what was achieved. A browser is sent on: a reload repeats nothing, no code stays in its address bar."""

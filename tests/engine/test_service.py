@@ -257,6 +257,24 @@ async def test_signing_out_where_no_revocation_is_offered(oauth: NotionOAuth, sa
     assert sandbox.live_grants == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        ({}, SignOut.SUPERSEDED),
+        ({"client": ClientInformation(client_id="another")}, SignOut.REVOKED),
+        ({"issuer": "https://another.example"}, SignOut.REVOKED),
+    ],
+)
+async def test_a_login_in_the_place_of_another_leaves_the_grant_to_the_server_where_both_have_one_client(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, change: dict[str, Any], outcome: SignOut
+) -> None:
+    await sign_in(oauth)
+    pending, _ = await begin(oauth)
+    assert await oauth.sign_out(successor=pending.model_copy(update=change)) is outcome
+    assert sandbox.live_grants == (outcome is SignOut.SUPERSEDED)
+    assert not settings.token_file.exists()
+
+
 async def test_signing_out_deletes_no_file_of_others(oauth: NotionOAuth, settings: Settings) -> None:
     settings.token_file.write_text("{}")
     with pytest.raises(StoreDamaged):

@@ -7,10 +7,14 @@ import html
 import logging
 import re
 from datetime import timedelta
+from pathlib import Path
 
 import anyio
+import httpx
 import pytest
+from cryptography.fernet import Fernet
 from fastapi import Depends, FastAPI, Request
+from filelock import FileLock
 from pydantic import SecretStr
 from starlette.middleware.sessions import SessionMiddleware
 
@@ -22,9 +26,13 @@ from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.storage import JsonFileStore
 from tests.conftest import Posted
 from tests.engine.signing_in import age, sign_in
+from tests.logs.conftest import Told, told
 from tests.web.visiting import PUBLIC, Visitor
+
+__all__ = ["told"]  # a fixture
 
 SECRET = "correct-horse-battery"
 COOKIE = "__Host-notion_oauth_session"
@@ -143,6 +151,22 @@ class TestBrowserSessions:
         assert sandbox.live_grants == 1
         assert len([name for name in files_of(public) if name.endswith(".profile")]) == 1
 
+    @pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "begun twice before either is finished"])
+    def test_signing_in_again_with_the_same_client_revokes_nothing(
+        self, public: Settings, sandbox: Sandbox, told: Told, by_hand: bool
+    ) -> None:
+        """Notion ends the earlier login itself; others end all of a person and a client when told of one."""
+        client = {"client_id": registered(sandbox)} if by_hand else {}
+        visitor = Visitor(create_app(public.model_copy(update={"refresh_floor": 0, **client})))
+        for back in [visitor.consent(), visitor.consent()]:
+            assert visitor.get(back).status_code == 303
+        assert [asked for asked in sandbox.requests if "token" in asked.form] == [], "no revocation (RFC 7009 §2.1)"
+        assert sandbox.live_grants == 1
+        assert visitor.status()["status"] == "authenticated"
+        assert renewed(visitor)
+        assert len([name for name in files_of(public) if name.endswith(".profile")]) == 1
+        assert [facts["revocation"] for event, facts in told() if event == "sign_out"] == ["superseded"]
+
     def test_a_session_that_is_lost_has_lost_its_login_and_the_page_says_so(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
@@ -197,6 +221,113 @@ class TestBrowserSessions:
             "Nobody was signed in"
             in visitor.get(visitor.post("/auth/logout", data={"csrf_token": token}).headers["location"]).text
         )
+
+
+def registered(sandbox: Sandbox) -> str:
+    """The id of a client that somebody has registered for this service."""
+    asked = {"redirect_uris": [f"{PUBLIC}/auth/callback"], "token_endpoint_auth_method": "none"}
+    answer = httpx.post(f"{sandbox.base_url}/register", json=asked, trust_env=False)
+    client_id: str = answer.json()["client_id"]
+    return client_id
+
+
+def renewed(visitor: Visitor) -> bool:
+    """Whether the server goes on giving tokens."""
+    return visitor.post("/auth/refresh", data={"csrf_token": visitor.csrf_token()}).status_code == 303
+
+
+class TestALoginThatCannotBeUsed:
+    """A visitor's own: they can have another, and sign out of it."""
+
+    @pytest.fixture
+    def unfloored(self, public: Settings) -> Settings:
+        return public.model_copy(update={"refresh_floor": 0})
+
+    @pytest.fixture(params=["damaged", "sealed with a key that is lost", "of another server"])
+    def visitor(self, request: pytest.FixtureRequest, unfloored: Settings, sandbox: Sandbox) -> Visitor:
+        """Who has signed in before."""
+        kinds = {"sealed with a key that is lost": {"encryption_key": SecretStr(Fernet.generate_key().decode())}}
+        before = Visitor(create_app(unfloored.model_copy(update=kinds.get(request.param, {}))))
+        before.sign_in()
+        file = kept_of(unfloored)
+        if request.param == "damaged":
+            file.write_text("{}")
+        elif request.param == "of another server":
+            file.write_text(file.read_text().replace(sandbox.mcp_url, "https://elsewhere.example/mcp"))
+        elif request.param == "sealed with a key that is lost":
+            for name in WAITING:  # all who begin have them: what is tested is what one visitor has
+                file.with_name(name).unlink()
+        after = Visitor(create_app(unfloored))
+        after.cookies = before.cookies
+        return after
+
+    def test_the_page_says_so_and_has_the_buttons(
+        self, visitor: Visitor, caplog: pytest.LogCaptureFixture, unfloored: Settings
+    ) -> None:
+        page = visitor.get("/")
+        assert page.status_code in (500, 409)
+        assert "cannot be used just now" in page.text
+        assert 'href="/auth/login"' in page.text
+        assert 'action="/auth/logout"' in page.text
+        assert str(unfloored.token_file) not in page.text
+        assert "elsewhere.example" not in page.text
+        assert "The login of a browser session cannot be used" in caplog.text
+        data = visitor.get("/", headers={"Accept": "application/json"})
+        assert data.status_code == page.status_code
+        assert data.json()["next"].startswith("Sign in anew")
+
+    def test_they_sign_in_anew(self, visitor: Visitor, unfloored: Settings, caplog: pytest.LogCaptureFixture) -> None:
+        left = kept_of(unfloored)
+        content = left.read_text()
+        visitor.sign_in()
+        assert "A sign-in begins without a look at the one before" in caplog.text
+        assert visitor.status()["status"] == "authenticated"
+        assert renewed(visitor)
+        if "elsewhere" not in content:  # that one can be ended
+            assert left.read_text() == content, "it was left as it is"
+            assert "The login that a sign-in has replaced could not be ended" in caplog.text
+
+    def test_they_sign_out(self, visitor: Visitor, unfloored: Settings, caplog: pytest.LogCaptureFixture) -> None:
+        left = kept_of(unfloored)
+        content = left.read_text()
+        done = visitor.post("/auth/logout", data={"csrf_token": visitor.csrf_token()})
+        assert done.status_code == 303
+        page = visitor.get("/")
+        assert page.status_code == 200
+        assert visitor.status() == {"status": "unauthenticated"}
+        if "elsewhere" not in content:
+            assert left.read_text() == content, "it was left as it is"
+            assert "could not remove the login" in page.text
+            assert "could not be ended" in caplog.text
+
+    def test_a_lock_that_is_held_is_passing(self, unfloored: Settings) -> None:
+        """Whoever tries again is signed out at the server too."""
+        oauth = NotionOAuth(unfloored, store=JsonFileStore(unfloored.token_file, lock_wait=timedelta(seconds=0.1)))
+        visitor = Visitor(create_app(oauth=oauth))
+        visitor.sign_in()
+        token = visitor.csrf_token()
+        with FileLock(kept_of(unfloored).with_name(kept_of(unfloored).name + ".lock")):
+            assert visitor.post("/auth/logout", data={"csrf_token": token}).status_code == 503
+        assert visitor.status()["status"] == "authenticated"
+
+    def test_the_one_login_of_a_machine_is_left_to_its_user(self, settings: Settings) -> None:
+        app = create_app(settings)
+        local = Visitor(app, "http://127.0.0.1:8000", client="127.0.0.1")
+        local.sign_in()
+        token = local.csrf_token()
+        settings.token_file.write_text("{}")
+        shown = local.get("/")
+        assert shown.status_code == 500
+        assert "cannot be used just now" not in shown.text
+        assert local.get("/auth/login").status_code == 500
+        assert local.post("/auth/logout", data={"csrf_token": token}).status_code == 500
+        assert settings.token_file.read_text() == "{}"
+
+
+def kept_of(settings: Settings) -> Path:
+    """The file of the one visitor who has a login."""
+    [file] = settings.token_file.parent.glob(".*.web-?*.profile")
+    return file
 
 
 def by_header(request: Request) -> str | None:
