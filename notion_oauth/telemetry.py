@@ -41,8 +41,8 @@ EVENT = "notion_oauth.event"
 ERROR_TYPE = "error.type"
 STATUS_CODE = "http.response.status_code"
 OTHER = "_OTHER"  # OpenTelemetry's word for what is none of the values that there are
-MOST_ISSUERS = 16  # that the counters of a process tell apart
-COUNTED_ISSUERS: set[str] = set()  # those, as far as they have come
+MOST = {ISSUER: 16, PROFILE: 100}  # values of a label that the counters of a process tell apart
+COUNTED: dict[str, set[str]] = {label: set() for label in MOST}  # those, as far as they have come
 _COUNTERS: dict[Event, tuple[str, str, str]] = {
     "sign_in": ("notion_oauth.sign_ins", "{sign_in}", "Sign-ins that were completed."),
     "refresh": ("notion_oauth.refreshes", "{refresh}", "Refreshes that gave new tokens."),
@@ -154,11 +154,12 @@ def _code(code: str) -> str:
     return code if code in REGISTERED_ERRORS else OTHER
 
 
-def _issuer(issuer: str) -> str:
-    """An issuer as a label; beyond a few, which a server could name without end, all others together."""
-    if len(COUNTED_ISSUERS) < MOST_ISSUERS:
-        COUNTED_ISSUERS.add(issuer)
-    return issuer if issuer in COUNTED_ISSUERS else OTHER
+def _one_of_few(label: str, value: str) -> dict[str, str]:
+    """The label with its value; beyond a few values, of which others could make any number, all others together."""
+    seen = COUNTED[label]
+    if len(seen) < MOST[label]:
+        seen.add(value)
+    return {label: value if value in seen else OTHER}
 
 
 class CountedAudit(Audit):
@@ -178,7 +179,7 @@ class CountedAudit(Audit):
     def _write(self, level: int, event: Event, outcome: str, facts: dict[str, Fact]) -> None:
         super()._write(level, event, outcome, facts)
         issuer, code = facts.get("issuer"), facts.get("error")
-        about = {**self._labels(), **({ISSUER: _issuer(issuer)} if issuer else {})}
+        about = {**self._labels(), **(_one_of_few(ISSUER, issuer) if issuer else {})}
         if outcome != "success":
             kind = _code(code) if code else facts.get("reason") or OTHER
             self._failures.add(1, {**about, EVENT: event, OUTCOME: outcome, ERROR_TYPE: kind})
@@ -188,4 +189,4 @@ class CountedAudit(Audit):
     def _labels(self) -> dict[str, str]:
         """The profile, unless it is a browser session's own, of which there is no end."""
         named = self.profile is not None and not places.OF_A_VISITOR.match(self.profile)
-        return {PROFILE: self.profile} if named and self.profile else {}
+        return _one_of_few(PROFILE, self.profile) if named and self.profile else {}

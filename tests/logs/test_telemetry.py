@@ -29,7 +29,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.server_logs import protect_span
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.telemetry import COUNTED_ISSUERS, MOST_ISSUERS
+from notion_oauth.telemetry import COUNTED, ISSUER, MOST, PROFILE
 from tests.engine.signing_in import begin, sign_in
 from tests.protocol.builders import tokens
 
@@ -51,7 +51,8 @@ def collectors() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
 def spans() -> Iterator[InMemorySpanExporter]:
     exporter, _ = collectors()
     exporter.clear()
-    COUNTED_ISSUERS.clear()  # each test's server is another one
+    for seen in COUNTED.values():
+        seen.clear()  # each test has a server and a profile of its own
     yield exporter
     exporter.clear()
 
@@ -196,13 +197,29 @@ async def test_nor_does_a_server(watched: NotionOAuth, sandbox: Sandbox, spans: 
 
 def test_issuers_without_end_are_a_few_labels(watched: NotionOAuth) -> None:
     """An MCP server can name another at each sign-in."""
-    for number in range(MOST_ISSUERS + 5):
+    for number in range(MOST[ISSUER] + 5):
         watched.audit.failed("sign_in", NotionOAuthError("It failed."), issuer=f"https://{number}.example")
     told = counted(watched.profile)["notion_oauth.failures"]
     issuers = {about["notion_oauth.issuer"] for _, about in told}
     assert "_OTHER" in issuers
-    assert len(issuers) <= MOST_ISSUERS + 1
-    assert sum(count for count, _ in told) == MOST_ISSUERS + 5
+    assert len(issuers) <= MOST[ISSUER] + 1
+    assert sum(count for count, _ in told) == MOST[ISSUER] + 5
+
+
+@pytest.mark.usefixtures("spans")
+def test_an_applications_users_without_end_are_a_few_labels_too(settings: Settings) -> None:
+    oauth = NotionOAuth(settings.model_copy(update={"telemetry": True}))
+    for number in range(MOST[PROFILE] + 5):
+        oauth.for_profile(f"user-{number}").audit.succeeded("refresh", issuer="https://of-many.example")
+    told = [point for profile in ("user-0", f"user-{MOST[PROFILE] - 1}", "_OTHER") for point in points(profile)]
+    assert told == [1, 1, 5]
+    assert points(f"user-{MOST[PROFILE]}") == []
+
+
+def points(profile: str) -> list[float]:
+    """How often that profile's tokens were refreshed at the issuer of the test above."""
+    here = {"notion_oauth.issuer": "https://of-many.example"}
+    return [count for count, about in counted(profile).get("notion_oauth.refreshes", []) if about == here]
 
 
 async def test_what_is_done_is_counted(watched: NotionOAuth, sandbox: Sandbox) -> None:
