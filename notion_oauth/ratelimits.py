@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     Count: TypeAlias = tuple[RateLimitItem, tuple[str, ...]]  # a limit, and what is counted for whom
 
 OPERATOR_TRIES = "5/minute"  # at the operator's secret; whatever else is set
-MAX_COUNTS = 10_000  # kept apart in memory; who comes when there are so many shares one with its part of the internet
+MAX_COUNTS = 10_000  # kept apart in memory, of each budget; who comes when there are so many shares a count
 OF_A_NETWORK = 10  # times what one client may, for all whose addresses one network has
-PARTS_OF_IPV6 = 1024  # that share a count each then: of IPv4 there are 256
+SHARED_COUNTS = 1024  # in each part of the internet; with whom one is shared nobody can choose
+PARTS_OF_IPV6 = 256  # as many as IPv4 has
 STORAGE_TIMEOUT = 0.5  # seconds
 STORAGE_REST = 5.0  # seconds without a try at a storage that has failed
 _OFF = ("", "0", "off")
@@ -39,6 +40,8 @@ class RateLimits:
 
     A client has an address of IPv4, or 64 bits of IPv6. Whoever has one network of IPv6 has very many of those: its 48
     bits are counted too, and may ten times as much.
+    No budget takes room in memory from another. Who finds none shares the count of a few others of its part of the
+    internet, and may with them what one client may.
     Where a storage cannot be reached, each worker counts its own until it can: the service goes on, and stays limited.
     Raises ConfigurationError for a limit or a storage that is none, or whose library is missing.
     """
@@ -52,8 +55,8 @@ class RateLimits:
             "status": _parsed("status_rate_limit", settings.status_rate_limit) if settings.is_public else (),
             "operator": _parsed("", OPERATOR_TRIES),
         }
-        self._memory = MemoryStorage()
-        self._own = FixedWindowRateLimiter(self._memory)
+        self._memory = {budget: MemoryStorage() for budget in self._limits}
+        self._own = {budget: FixedWindowRateLimiter(memory) for budget, memory in self._memory.items()}
         self._shared = _shared(settings.rate_limit_storage)
         self._service = settings.public_url or "local"
         self._uptime = uptime
@@ -98,11 +101,13 @@ class RateLimits:
         return left
 
     def _count_here(self, limit: RateLimitItem, budget: str, client: str) -> int | None:
-        counts, kept = _counts(limit, (budget,), client), self._memory.storage
-        if len(kept) >= MAX_COUNTS and any(item.key_for(*who) not in kept for item, who in counts):
-            known = [(item, who) for item, who in counts if item.key_for(*who) in kept]
-            counts = [(_tenfold(limit), (budget, _part(client))), *known]
-        return _count(self._own, counts)
+        kept, part = self._memory[budget].storage, _part(client)
+        counts: list[Count] = []
+        for item, who in _counts(limit, (budget,), client):
+            shared = (budget, part, str(hash(who[-1]) % SHARED_COUNTS))  # salted by Python, for each process anew
+            full = len(kept) >= MAX_COUNTS or item.key_for(*shared) in kept  # it may have been counted there before
+            counts.append((item, shared if full and item.key_for(*who) not in kept else who))
+        return _count(self._own[budget], counts)
 
 
 def _count(limiter: FixedWindowRateLimiter, counts: Sequence[Count]) -> int | None:

@@ -241,12 +241,12 @@ def limits_of(settings: Settings) -> RateLimits:
     return RateLimits(settings.model_copy(update={"rate_limit": "3/minute"}))
 
 
-async def let_in(limits: RateLimits, *clients: str) -> list[bool]:
+async def let_in(limits: RateLimits, *clients: str, budget: str = "auth") -> list[bool]:
     """Whether each of those who ask, one after the other, may."""
     found = []
     for client in clients:
         try:
-            await limits.count("auth", client)
+            await limits.count(budget, client)
             found.append(True)
         except TooManyRequests as refused:
             found.append(not 1 <= (refused.retry_after or 0) <= 60)
@@ -254,7 +254,7 @@ async def let_in(limits: RateLimits, *clients: str) -> list[bool]:
 
 
 def counts_kept(limits: RateLimits) -> int:
-    return len(limits._memory.storage)
+    return sum(len(memory.storage) for memory in limits._memory.values())
 
 
 @pytest.mark.anyio
@@ -291,33 +291,74 @@ async def test_an_address_of_ipv4_is_one_however_it_is_written(public: Settings,
 
 
 class TestWithoutRoomForMore:
-    """What is counted in memory is bounded: newcomers share a count, neither let in without nor kept out by others."""
+    """What is counted in memory is bounded: newcomers share counts, neither let in without nor kept out by others."""
 
     @pytest.fixture
     def limits(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> RateLimits:
         monkeypatch.setattr("notion_oauth.ratelimits.MAX_COUNTS", 4)
+        monkeypatch.setattr("notion_oauth.ratelimits.SHARED_COUNTS", 2**40)  # no two addresses share one by chance
         return limits_of(public)
 
     @pytest.mark.anyio
-    async def test_newcomers_from_one_part_of_the_internet_share_a_count(self, limits: RateLimits) -> None:
-        await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
-        late = await let_in(limits, *(f"198.51.{number}.9" for number in range(1, 40)))
-        assert late == [True] * 30 + [False] * 9
-        assert await let_in(limits, "198.51.100.1") == [True], "who was there before counts for itself"
+    @pytest.mark.parametrize(("budget", "times"), [("auth", 3), ("operator", 5)])
+    @pytest.mark.parametrize("late", ["198.51.100.9", "2001:db8:9:9::1", "no address"])
+    async def test_one_address_may_no_more_than_in_an_empty_one(
+        self, limits: RateLimits, budget: str, times: int, late: str
+    ) -> None:
+        await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)), budget=budget)
+        assert await let_in(limits, *[late] * 60, budget=budget) == [True] * times + [False] * (60 - times)
+        others = "198.51.200.9", "2001:db8:9:a::1", "another"
+        assert await let_in(limits, *others, budget=budget) == [True] * 3, "and keeps out nobody of its part"
 
     @pytest.mark.anyio
-    async def test_whoever_has_filled_it_locks_out_nobody_else(self, limits: RateLimits) -> None:
+    async def test_it_may_no_more_once_there_is_room_again(self, limits: RateLimits) -> None:
+        await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
+        assert await let_in(limits, *["203.0.113.1"] * 4) == [True] * 3 + [False]
+        limits._memory["auth"].clear(next(iter(limits._memory["auth"].storage)))
+        limits._memory["auth"].clear(next(iter(limits._memory["auth"].storage)))
+        assert await let_in(limits, "203.0.113.1") == [False]
+
+    @pytest.mark.anyio
+    async def test_who_was_there_before_counts_for_itself(
+        self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("notion_oauth.ratelimits.SHARED_COUNTS", 1)
+        await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
+        late = await let_in(limits, *(f"198.51.{number}.9" for number in range(1, 10)))
+        assert late == [True] * 3 + [False] * 6
+        assert await let_in(limits, "198.51.100.1", "192.0.2.1") == [True] * 2, "nor is another part kept out"
+
+    @pytest.mark.anyio
+    async def test_all_networks_of_one_owner_have_ten_times_that_then_too(self, limits: RateLimits) -> None:
+        await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
+        assert await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(31))) == [True] * 30 + [False]
+        assert await let_in(limits, "2001:db8:2::1") == [True]
+
+    @pytest.mark.anyio
+    async def test_no_budget_takes_it_from_another(self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Looks are cheap and many."""
+        monkeypatch.setattr("notion_oauth.ratelimits.SHARED_COUNTS", 1)
+        await let_in(limits, *(f"198.51.{number}.1" for number in range(20)), budget="status")
+        for budget in ("auth", "operator"):
+            assert await let_in(limits, *(f"198.51.100.{number}" for number in range(4)), budget=budget) == [True] * 4
+            assert await let_in(limits, *["198.51.100.0"] * 2, budget=budget) == [True] * 2
+
+    @pytest.mark.anyio
+    async def test_whoever_has_filled_it_locks_out_nobody_else(
+        self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """65536 networks of 48 bits, all of one owner of 32."""
+        monkeypatch.setattr("notion_oauth.ratelimits.SHARED_COUNTS", 2)
         await let_in(limits, *(f"2001:db8:{number:x}::1" for number in range(200)))
-        assert await let_in(limits, "2001:db8:ffff::1") == [False]
         assert await let_in(limits, "198.51.100.7", "192.0.2.1", "2a00:1450::1", "no address") == [True] * 4
 
     @pytest.mark.anyio
     async def test_it_stays_small(self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("notion_oauth.ratelimits.PARTS_OF_IPV6", 8)
+        monkeypatch.setattr("notion_oauth.ratelimits.SHARED_COUNTS", 2)
         await let_in(limits, *(f"{number % 256}.1.2.{number % 7}" for number in range(600)))
         await let_in(limits, *(f"2a{number:02x}:{number:x}::1" for number in range(256)))
-        assert counts_kept(limits) <= 4 + 256 + 8
+        assert counts_kept(limits) <= 4 + 2 * 256 + 2 * 2 * 8  # networks of 64 bits and of 48
 
 
 def test_budgets_are_counted_once_for_all_pages(public: Settings) -> None:
