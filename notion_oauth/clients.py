@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import Enum
+from functools import partial
 
 from notion_oauth import places
 from notion_oauth.audit import Audit
@@ -61,7 +63,8 @@ class Clients:
         self._clock = clock
         self._audit = audit
         self._believed: str | None = None  # the client with which a sign-in was begun unasked
-        self.may_register: Callable[[], Awaitable[None]] | None = None  # raises where there have been too many
+        # Holds registrations alone, in the store's place; told whether one is made for its scope's sake
+        self.registering: Callable[[bool], AbstractAsyncContextManager[None]] | None = None
 
     async def proven(self, pending: PendingAuthorization) -> None:
         """The sign-in that was begun has succeeded: a client by hand may be redirected there again."""
@@ -117,35 +120,42 @@ class Clients:
         self, discovery: Discovery, redirect_uri: str, scope: str | None, in_use: ClientInformation | None
     ) -> Registration:
         looked_at: set[str] = set()
-        for found in await self._kept_for(discovery, redirect_uri, scope):  # whoever waits for a server has no lock
+        ordinary = scopes.ordinary(discovery)
+        wide = not scopes.covers(ordinary, scope)
+        kept_for = partial(self._kept_for, discovery, redirect_uri, scope, wide)
+        for found in await kept_for():  # whoever waits for a server has no lock
             looked_at.add(found.client.client_id)
             if found.client == in_use and found.client.client_id != self._believed:
                 self._believed = found.client.client_id
                 return found
             if await self._usable(discovery, found):
                 return found
-        async with self._store.exclusive(self._profile):
-            for found in await self._kept_for(discovery, redirect_uri, scope):
+        extra = wide and not looked_at  # else the one that there is has to be replaced in any case
+        alone = self.registering(extra) if self.registering else self._store.exclusive(self._profile)
+        async with alone:
+            for found in await kept_for():
                 if found.client.client_id not in looked_at:
                     return found  # somebody else has registered it meanwhile
-            if self.may_register is not None:
-                await self.may_register()
-            return await self._registered(discovery, redirect_uri, scopes.union(scope, *(discovery.scopes or ())))
+            return await self._registered(discovery, redirect_uri, scopes.union(scope, ordinary), wide)
 
-    async def _kept_for(self, discovery: Discovery, redirect_uri: str, scope: str | None) -> Sequence[Registration]:
+    async def _kept_for(
+        self, discovery: Discovery, redirect_uri: str, scope: str | None, wide: bool
+    ) -> Sequence[Registration]:
+        """A client that was registered for more could be given more by a server that nobody asks for a scope."""
         place = discovery.server.issuer, redirect_uri
         kept = await self._store.load_registrations(self._profile)
-        return [
-            one for one in kept if (one.issuer, one.redirect_uri) == place and not one.by_hand and _allows(one, scope)
-        ]
+        there = (one for one in kept if (one.issuer, one.redirect_uri) == place and not one.by_hand)
+        return [one for one in there if _allows(one, scope) and (wide or not one.wide)]
 
-    async def _registered(self, discovery: Discovery, redirect_uri: str, scope: str | None) -> Registration:
+    async def _registered(self, discovery: Discovery, redirect_uri: str, scope: str | None, wide: bool) -> Registration:
         """A new client, which is kept, with all that may be asked for later, too."""
         made = await self._register(discovery, redirect_uri, scope)
         kept = Registration(
             issuer=discovery.server.issuer,
             redirect_uri=redirect_uri,
             client=made.model_copy(update={"scope": None}),
+            wide=wide,
+            registered_at=self._clock(),
             scope=scope,
             registered_scope=made.scope,
         )

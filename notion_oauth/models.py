@@ -58,13 +58,15 @@ class AuthorizationServerMetadata(_Frozen):
 class Discovery(_Frozen):
     """What discovery found: the resource indicator as the metadata spells it, the scopes, the server.
 
-    `assumed` says that no document named the endpoints: they are the defaults of MCP 2025-03-26.
+    `challenged` is the scope that the resource asks of whoever comes without a token. `assumed` says that no document
+    named the endpoints: they are the defaults of MCP 2025-03-26.
     """
 
     resource: str
     scopes: tuple[str, ...] | None
     server: AuthorizationServerMetadata
     assumed: bool = False
+    challenged: str | None = None
 
 
 class ClientMetadata(_Frozen):
@@ -120,7 +122,8 @@ class Registration(_Frozen):
     """A client registration that is kept: good for this issuer and this redirect URI alone.
 
     One made `by_hand` is kept for its issuer's sake, without its secret; one that is `taken` is a login's by now, of
-    those that are made with one that waits for them.
+    those that are made with one that waits for them. A `wide` one was registered for more than whoever signs in is
+    asked for, and does for those alone who want more.
     """
 
     issuer: str
@@ -128,6 +131,8 @@ class Registration(_Frozen):
     client: ClientInformation
     by_hand: bool = False
     taken: bool = False
+    wide: bool = False
+    registered_at: datetime | None = None  # None: not known
     scope: str | None = None  # it was registered with; None: none, or not known
     registered_scope: str | None = None  # as the server made it; None: not said
 
@@ -135,7 +140,7 @@ class Registration(_Frozen):
     def place(self) -> tuple[str, ...]:
         """What another is kept in the place of: one for the same; by hand, for any port of loopback (http is that)."""
         if not self.by_hand:
-            return (self.issuer, self.redirect_uri)
+            return (self.issuer, self.redirect_uri, *(("wide",) if self.wide else ()))
         where = "loopback" if self.redirect_uri.startswith("http:") else self.redirect_uri
         return (self.issuer, where, self.client.client_id)
 

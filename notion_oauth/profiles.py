@@ -71,7 +71,7 @@ class Logins:
         self._said: dict[str, str] = {}  # of those that are kept fresh, why they last could not be
         self._unfinished = Unfinished(oauth.store, places.VISITOR, oauth.clock)
         self._beginning = oauth.for_profile(places.VISITOR, store=self._unfinished)  # of all browser sessions
-        self._beginning.clients.may_register = self._unfinished.may_register
+        self._beginning.clients.registering = self._unfinished.registering
         self._beginning.audit.profile = None  # they have none before they are finished
         self.audit = oauth.audit.of_no_profile() if self.visitors or self._many else oauth.audit
 

@@ -140,12 +140,14 @@ class NotionOAuth:
         """Where to sign in, what for, the whole challenge; and the login that there is already, of that server."""
         await self.store.ensure_writable(self.profile)
         login = await self.tokens.load()  # raises for the login of another server: it would be lost
-        if challenge is None or not challenge.resource_metadata:
-            challenge = merged(challenge, await self.client.challenge(self.settings.server_url))
+        told = challenge is not None and challenge.resource_metadata
+        asked = None if told else await self.client.challenge(self.settings.server_url)
+        challenge = merged(challenge, asked)
         own = {*(await self.clients.own_issuers())}
         if login is not None and login.issuer and challenge is not None and challenge.steps_up:
             own = {login.issuer}  # that one is to allow more
         discovery = await self.client.discover(self.settings.server_url, challenge=challenge, prefer=own, usable=usable)
+        discovery = discovery.model_copy(update={"challenged": asked and asked.scope})
         scope = scopes.select(
             challenged=challenge.scope if challenge else None,
             resource=discovery.scopes,

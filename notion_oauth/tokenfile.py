@@ -155,6 +155,8 @@ def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
                     "client_secret": _revealed(kept.client.client_secret),
                     **({"by_hand": True} if kept.by_hand else {}),
                     **({"taken": True} if kept.taken else {}),
+                    **({"wide": True} if kept.wide else {}),
+                    **({"registered_at": _milliseconds(kept.registered_at)} if kept.registered_at else {}),
                     **({"scope": kept.scope} if kept.scope else {}),
                     **({"registered_scope": kept.registered_scope} if kept.registered_scope else {}),
                 }
@@ -169,10 +171,16 @@ def decode_registrations(content: bytes, path: Path) -> tuple[Registration, ...]
     document = _decode(content, path)
     try:
         return tuple(
-            Registration.model_validate({**entry, "client": {**entry, "scope": None}})
+            Registration.model_validate(
+                {
+                    **entry,
+                    "client": {**entry, "scope": None},
+                    "registered_at": lifetime.from_milliseconds(entry.get("registered_at")),
+                }
+            )
             for entry in document["registrations"]
         )
-    except (TypeError, KeyError, ValidationError):
+    except (TypeError, KeyError, AttributeError, ValidationError):
         raise _damaged(path, "it holds no client registrations") from None
 
 

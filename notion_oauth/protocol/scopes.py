@@ -21,6 +21,13 @@ def select(*, challenged: str | None, resource: Iterable[str] | None, server: It
     return chosen
 
 
+def ordinary(found: Discovery) -> str | None:
+    """What a client is registered for where nobody asks for more: all that a plain sign-in may come to ask for."""
+    listed = found.scopes
+    asked = select(challenged=found.challenged, resource=listed, server=found.server.scopes_supported)
+    return union(asked, *(listed or ()))
+
+
 def union(*scopes: str | None) -> str | None:
     """All of them, each once, in the order in which they first come; None where there is none."""
     found = dict.fromkeys(name for scope in scopes for name in (scope or "").split(" ") if name)
