@@ -16,6 +16,7 @@ _NOT_WORDS = "{name} takes values without quotes, separated by spaces (RFC 6749 
 _CORRECT_IT = "Correct the address, or leave it out: then the sign-in asks for what it needs."
 _SAY_IT_ONCE = "Say it once, with spaces between its values."
 QUERY = ("scope", "acr_values", "max_age")  # what the address of a sign-in may ask for
+MAX_WORDS = 500  # characters of each value of an address; a sign-in that waits has to fit into a cookie
 MAX_ASSERTION = 64 * 1024  # characters
 
 
@@ -41,6 +42,8 @@ def challenge_in_query(parameters: Iterable[tuple[str, str]]) -> BearerChallenge
                 raise BadRequest(f"{name} is there twice.", cure=_SAY_IT_ONCE)
             given[name] = value
     for name in ("scope", "acr_values"):
+        if len(given.get(name, "")) > MAX_WORDS:
+            raise BadRequest(f"{name} is longer than {MAX_WORDS} characters.", cure=_CORRECT_IT)
         if name in given and words(given[name]) is None:
             raise BadRequest(_NOT_WORDS.format(name=name), cure=_CORRECT_IT)
     seconds = given.get("max_age")

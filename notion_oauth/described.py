@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from notion_oauth.asking import MAX_WORDS
 from notion_oauth.protocol.challenge import MAX_AGE_DIGITS
 from notion_oauth.status import Status
 
@@ -97,7 +98,7 @@ def _query(*described: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:
 
 
 _TEXT: dict[str, Any] = {"type": "string"}
-_WORDS: dict[str, Any] = {"type": "string", "pattern": r"^ *[!#-\[\]-~]+( +[!#-\[\]-~]+)* *$"}
+_WORDS: dict[str, Any] = {"type": "string", "maxLength": MAX_WORDS, "pattern": r"^ *[!#-\[\]-~]+( +[!#-\[\]-~]+)* *$"}
 _SECONDS: dict[str, Any] = {"type": "integer", "minimum": 0, "exclusiveMaximum": 10**MAX_AGE_DIGITS}
 ASKED_FOR = _query(
     ("scope", "With spaces between (RFC 6749 §3.3).", _WORDS),

@@ -39,7 +39,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.signing_out import SignOut
 from notion_oauth.status import Status
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.sweeping import sweep
+from notion_oauth.sweeping import Sweeping
 from notion_oauth.unfinished import Unfinished
 
 WhoAsks: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
@@ -47,7 +47,6 @@ WhoAsks: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
 MAX_LOGINS = 1024  # in memory; the one that was asked for least recently gives way, and is made again when asked for
 AT_ONCE = 8  # refreshes that are waited for side by side
 FRESH_FOR = timedelta(days=1)  # after a browser's last visit; who comes later has the token renewed then
-SWEEP_EVERY = timedelta(days=1)
 _LOG = logging.getLogger(__name__)
 
 
@@ -228,14 +227,9 @@ class Logins:
         if not self._many and not self.visitors:
             await self._oauth.tokens.keep_fresh()
         side_by_side = anyio.CapacityLimiter(AT_ONCE)
-        sweep_in = timedelta()
         while True:
-            if self.visitors and sweep_in <= timedelta():
-                await self._sweep()
-                sweep_in = SWEEP_EVERY
             await self._refresh_all(side_by_side)
             await anyio.sleep(LOOK_AGAIN.total_seconds())
-            sweep_in -= LOOK_AGAIN
 
     async def _refresh_all(self, side_by_side: anyio.CapacityLimiter) -> None:
         names = await self._kept()
@@ -271,18 +265,16 @@ class Logins:
             else:
                 self._said.pop(profile, None)
 
-    async def _sweep(self) -> None:
-        """Remove the files of browser sessions that have gone, once the server has ended their logins."""
-        if isinstance(self._oauth.store, JsonFileStore):
-            try:
-                await sweep(self._oauth.store, self.settings.lifetimes, self.clock())
-            except NotionOAuthError as error:
-                _LOG.warning("The files of browser sessions that have ended cannot be removed: %s", error)
-
     @asynccontextmanager
     async def kept_fresh(self) -> AsyncIterator[None]:
-        """Keep logins fresh meanwhile, where that is set; ends when the refreshes under way have."""
+        """Keep logins fresh meanwhile, where that is set, and remove those that have ended of browsers that have gone.
+
+        Ends when the refreshes under way have.
+        """
+        store = self._oauth.store
         async with anyio.create_task_group() as tasks:
+            if self.visitors and isinstance(store, JsonFileStore):
+                tasks.start_soon(Sweeping(store, self.settings.lifetimes, self.clock).go_on)
             if self.settings.keep_fresh:
                 tasks.start_soon(self.keep_fresh)
             yield

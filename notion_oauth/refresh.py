@@ -29,7 +29,7 @@ from notion_oauth.memory import Memory
 from notion_oauth.models import TokenSet, Tombstone
 from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
 from notion_oauth.patience import Patience, uptime
-from notion_oauth.places import DEFAULT_PROFILE
+from notion_oauth.places import DEFAULT_PROFILE, OF_A_VISITOR
 from notion_oauth.protocol import ending, lifetime
 from notion_oauth.protocol.lifetime import Lifetimes, Phase
 from notion_oauth.protocol.urls import covers
@@ -37,6 +37,7 @@ from notion_oauth.storage import TokenStore
 
 AHEAD_LOCK_WAIT = timedelta(seconds=2)  # whoever holds the lock for longer refreshes, and nobody waits for us
 LOOK_AGAIN = timedelta(seconds=30)  # how often `keep_fresh` looks; a suspended machine counts no seconds
+ON_THE_PAGE = "Sign in again on the page of the service."
 _COMMAND = re.compile(r"notion-oauth (login|logout)\b")
 _LOG = logging.getLogger(__name__)
 E = TypeVar("E", bound=NotionOAuthError)
@@ -281,7 +282,9 @@ class TokenSource:
         )
 
     def ours(self, error: E) -> E:
-        """The error, with a cure whose command is about this profile."""
-        if self._profile != DEFAULT_PROFILE:
+        """The error, with a cure whose command is about this profile; a visitor of the service has a page instead."""
+        if OF_A_VISITOR.match(self._profile):
+            error.cure = ON_THE_PAGE if _COMMAND.search(error.cure) else error.cure
+        elif self._profile != DEFAULT_PROFILE:
             error.cure = _COMMAND.sub(rf"\g<0> --profile {self._profile}", error.cure)
         return error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from pydantic import SecretStr
@@ -66,6 +66,8 @@ def test_a_fresher_and_stronger_sign_in_is_asked_for(visitor: Visitor) -> None:
         ("max_age=%D9%A1", "max_age"),  # a digit, and none of ASCII's
         ("max_age=1.0", "max_age"),
         ("scope=canary&scope=read", "scope"),
+        (f"scope={'canary+' * 72}", "scope"),
+        (f"acr_values={'canary' * 84}", "acr_values"),
     ],
 )
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
@@ -86,6 +88,13 @@ def test_what_is_none_of_these_is_refused(
         assert said["message"].startswith(name)
         assert said["next"]
     assert not sandbox.requests
+
+
+def test_the_longest_that_may_be_asked_for_still_fits_into_the_cookie(visitor: Visitor, sandbox: Sandbox) -> None:
+    scope = "".join(map(chr, range(0x23, 0x5B))) * 10
+    sandbox.options.scopes = ("default", scope[:500])
+    visitor.sign_in(f"?{urlencode({'scope': scope[:500], 'acr_values': scope[:500]})}")
+    assert visitor.status()["status"] == "authenticated"
 
 
 def test_other_parameters_say_nothing(visitor: Visitor) -> None:

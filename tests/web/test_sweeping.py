@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.sweeping import sweep
+from notion_oauth.sweeping import Sweeping
 from tests.engine.signing_in import sign_in
 from tests.web.visiting import PUBLIC, Visitor
 
@@ -51,10 +54,18 @@ def untouched(folder: Path, *, since: timedelta) -> None:
         os.utime(file, (past, past))
 
 
+def at(later: timedelta) -> Callable[[], datetime]:
+    return lambda: utc_now() + later
+
+
 async def swept(store: JsonFileStore, tmp_path: Path, *, later: timedelta) -> bool:
-    """Whether nothing of the session is there any more, so much later."""
+    """Whether nothing of the session is there any more after two sweeps a day apart, by a clock so much later."""
     assert of_visitors(tmp_path)
-    await sweep(store, LIFETIMES, utc_now() + later)
+    uptime = [0.0]
+    sweeping = Sweeping(store, LIFETIMES, at(later), uptime=lambda: uptime[0])
+    for uptime[0] in (0.0, DAY.total_seconds()):
+        assert of_visitors(tmp_path), "nothing goes that was found over once"
+        await sweeping.sweep()
     return not of_visitors(tmp_path)
 
 
@@ -147,13 +158,76 @@ async def test_other_profiles_and_what_all_begin_with_are_left(
         await sign_in(NotionOAuth(public, profile=name))
     Visitor(create_app(public)).consent()
     before = sorted(tmp_path.iterdir())
-    await sweep(store, LIFETIMES, utc_now() + 400 * DAY)
+    uptime = [0.0]
+    sweeping = Sweeping(store, LIFETIMES, at(400 * DAY), uptime=lambda: uptime[0])
+    for uptime[0] in (0.0, DAY.total_seconds()):
+        await sweeping.sweep()
     assert sorted(tmp_path.iterdir()) == before, "names that we have not made for a browser session"
 
 
-async def test_the_service_sweeps_when_it_starts(public: Settings, store: JsonFileStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("expires_in", "days"), [(None, 180), (90 * 86400, 90)])
+async def test_a_login_is_left_as_long_as_its_token_is_good(
+    store: JsonFileStore, tmp_path: Path, expires_in: int | None, days: int
+) -> None:
+    """Nothing ever refreshes such a one, however often it is used."""
+    now = utc_now()
+    expires_at = now + timedelta(seconds=expires_in) if expires_in else None
+    await store.save(GONE, login(now, expires_in=expires_in, expires_at=expires_at))
+    assert not await swept(store, tmp_path, later=days * DAY + timedelta(hours=23))
+    assert await swept(store, tmp_path, later=days * DAY + timedelta(hours=26))
+
+
+async def test_a_clock_that_was_wrong_for_a_while_takes_no_login(store: JsonFileStore, tmp_path: Path) -> None:
+    """As that of a machine that has just started, before it is set."""
+    await store.save(GONE, login(utc_now()))
+    wrong, uptime = [400 * DAY], [0.0]
+    sweeping = Sweeping(store, LIFETIMES, lambda: utc_now() + wrong[0], uptime=lambda: uptime[0])
+    for uptime[0] in (0.0, DAY.total_seconds() - 1):  # less than a day: another worker's start, say
+        await sweeping.sweep()
+    wrong[0], uptime[0] = timedelta(), DAY.total_seconds()
+    await sweeping.sweep()
+    wrong[0], uptime[0] = 400 * DAY, 2 * DAY.total_seconds()
+    await sweeping.sweep()
+    assert of_visitors(tmp_path), "it was not over in between"
+    uptime[0] = 3 * DAY.total_seconds()
+    await sweeping.sweep()
+    assert not of_visitors(tmp_path)
+
+
+async def test_one_that_cannot_be_removed_keeps_none_of_the_others(
+    store: JsonFileStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"web-{number:032x}" for number in range(5)]
+    for name in names:
+        await store.save(name, login(utc_now()))
+    stuck = store.path(names[1]).with_name(store.path(names[1]).name + ".lock")
+    stuck.mkdir()
+    monkeypatch.setattr("notion_oauth.sweeping.EVERY", timedelta(seconds=0.01))
+    uptime = itertools.count()
+    sweeping = Sweeping(store, LIFETIMES, at(400 * DAY), uptime=lambda: next(uptime))
+    with caplog.at_level(logging.WARNING), anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sweeping.go_on)
+            while next(uptime) < 100 or len(list(tmp_path.glob("*.profile"))) > 0:
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+    assert {file.name.split(".")[3] for file in tmp_path.iterdir() if "web-" in file.name} == {names[1]}
+    assert caplog.text.count("cannot be removed") == 1
+
+
+async def test_a_folder_that_cannot_be_read_is_told_of_and_ends_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "tokens.json"
+    path.parent.touch()
+    assert await Sweeping(JsonFileStore(path), LIFETIMES, utc_now).sweep() is not None
+
+
+@pytest.mark.parametrize("keep_fresh", [True, False])
+async def test_the_service_sweeps_while_it_runs_whatever_it_keeps_fresh(
+    public: Settings, store: JsonFileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_fresh: bool
+) -> None:
+    monkeypatch.setattr("notion_oauth.sweeping.EVERY", timedelta(seconds=0.05))
     await store.save(GONE, login(utc_now() - 40 * DAY))
     untouched(tmp_path, since=40 * DAY)
-    with Visitor(create_app(public)), anyio.fail_after(10):
+    with Visitor(create_app(public.model_copy(update={"keep_fresh": keep_fresh}))), anyio.fail_after(10):
         while of_visitors(tmp_path):
             await anyio.sleep(0.01)
