@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
+import httpx
 import pytest
+from anyio.from_thread import start_blocking_portal
+from fastapi import FastAPI
 from pydantic import SecretStr
 
 from notion_oauth.app import create_app
 from notion_oauth.background import served
 from notion_oauth.oauth_client import utc_now
 from notion_oauth.sandbox import Sandbox
+from notion_oauth.sandbox.recording import RecordedRequest
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.storage import JsonFileStore
+from notion_oauth.unfinished import REGISTERING
 from tests.web.conftest import Browser
 from tests.web.visiting import PUBLIC, Visitor
 
@@ -102,23 +112,179 @@ def test_one_whose_secret_has_expired_is_registered_anew(public: Settings, sandb
     assert client_of(Visitor(app)) != "short-lived"
 
 
+@contextmanager
+def held(store: JsonFileStore, profile: str) -> Iterator[None]:
+    """As by another worker."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(store.exclusive(profile)):
+        yield
+
+
+class Late:
+    """Applications whose clock can be put on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.by = timedelta()
+
+    def app(self) -> FastAPI:
+        return create_app(oauth=NotionOAuth(self._settings, clock=lambda: utc_now() + self.by))
+
+
+@pytest.fixture
+def late(public: Settings) -> Late:
+    return Late(public)
+
+
+def begun(app: FastAPI, query: str = "") -> int:
+    """How somebody fares who begins a sign-in."""
+    return Visitor(app).get(f"/auth/login?{query}", headers=JSON).status_code
+
+
 def test_scopes_that_anybody_invents_register_few(
-    public: Settings, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("notion_oauth.unfinished.MOST_EXTRA", 5)
-    late = [timedelta()]
-    app = create_app(oauth=NotionOAuth(public, clock=lambda: utc_now() + late[0]))
-    answers = [Visitor(app).get(f"/auth/login?scope=invented-{number}", headers=JSON) for number in range(10)]
-    assert [answer.status_code for answer in answers] == [303] * 6 + [429] * 4
-    assert 0 < int(answers[-1].headers["retry-after"]) <= 3600
+    app = late.app()
+    assert [begun(app, f"scope=invented-{number}") for number in range(10)] == [303] * 6 + [429] * 4
+    answer = Visitor(app).get("/auth/login?scope=invented-again", headers=JSON)
+    assert 0 < int(answer.headers["retry-after"]) <= 3600
+    assert "without asking for a scope" in answer.json()["next"]
     assert registrations(sandbox) == 6
     visitor = Visitor(app)
-    for _ in range(3):  # and nobody else is kept from signing in by that, as often as somebody does
+    for _ in range(3):  # and what it advises works, as often as somebody does it
         visitor.sign_in()
     client_of(Visitor(app))
-    assert Visitor(app).get("/auth/login?scope=invented-again", headers=JSON).status_code == 429
-    late[0] = timedelta(hours=1, seconds=1)
-    assert Visitor(app).get("/auth/login?scope=invented-again", headers=JSON).status_code == 303
+    assert begun(app, "scope=invented-5") == 303, "the one that waits serves whoever wants what it was made for"
+    assert begun(app, "scope=invented-again") == 429
+    late.by = timedelta(hours=1, seconds=1)
+    assert begun(app, "scope=invented-again") == 303
+
+
+def test_registrations_that_fail_count_for_nothing(
+    late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notion_oauth.unfinished.MOST_EXTRA", 1)
+    app = late.app()
+    assert [begun(app), begun(app, "scope=some")] == [303, 303]
+    sandbox.fail_next("/register", status=503, times=5)
+    assert [begun(app, "scope=other") for _ in range(5)] == [502] * 5
+    assert [begun(app, "scope=other"), begun(app, "scope=another")] == [303, 429]
+
+
+@pytest.mark.parametrize("gone", ["forgotten", "expired", "a day old"])
+def test_one_that_is_of_no_use_any_more_is_replaced_whatever_others_have_asked_for(
+    late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    monkeypatch.setattr("notion_oauth.unfinished.MOST_EXTRA", 1)
+    app = late.app()
+    assert [begun(app), *(begun(app, f"scope=x{number}") for number in range(3))] == [303, 303, 303, 429]
+    if gone == "forgotten":
+        sandbox.forget_clients()
+    else:
+        sandbox.advance(90 * 86400 + 1 if gone == "expired" else 0)
+        late.by = timedelta(minutes=59) if gone == "expired" else timedelta(days=1)
+    before = registrations(sandbox)
+    assert [begun(app), begun(app), begun(app, "scope=x1"), begun(app, "scope=x1")] == [303] * 4
+    assert registrations(sandbox) == before + 2, "the plain one and the wide one, once each"
+    assert begun(app, "scope=x9") == (303 if gone == "a day old" else 429), "nor was that counted, or forgotten"
+
+
+def test_a_plain_sign_in_begins_with_none_that_was_registered_for_more(late: Late, sandbox: Sandbox) -> None:
+    """A server that is asked for no scope could give all that the client was registered for."""
+    app = late.app()
+    wide = client_of(Visitor(app), "scope=invented")
+    plain = client_of(Visitor(app))
+    assert plain != wide
+    assert client_of(Visitor(app), "scope=invented") == wide
+    Visitor(app).sign_in()
+    assert client_of(Visitor(app)) not in (plain, wide)
+    assert [sent.json["scope"] for sent in sandbox.requests_to("/register") if sent.json] == [
+        *("invented default", "default", "default")
+    ]
+
+
+def test_what_the_resource_itself_asks_for_is_never_more(late: Late, sandbox: Sandbox) -> None:
+    """Where its challenge alone names it, whoever asks for another scope puts nobody else to work."""
+    sandbox.options.resource_metadata_overrides = sandbox.options.metadata_overrides = {"scopes_supported": None}
+    where = f"{sandbox.base_url}/.well-known/oauth-protected-resource/mcp"
+    asks = {"WWW-Authenticate": f'Bearer resource_metadata="{where}", scope="read"'}
+    sandbox.fail_next("/mcp", status=401, headers=asks, body=b"", times=100)
+    app = late.app()
+    wide = client_of(Visitor(app), "scope=x")
+    plain = client_of(Visitor(app))
+    assert [client_of(Visitor(app), query) for query in ("", "scope=read", "scope=x", "scope=x+read")] == [
+        *(plain, plain, wide, wide)
+    ]
+    assert [sent.json["scope"] for sent in sandbox.requests_to("/register") if sent.json] == ["x read", "read"]
+
+
+def test_a_client_that_has_waited_for_a_day_begins_nothing(late: Late, sandbox: Sandbox) -> None:
+    """Notion forgets it ninety days after its registration, and with it the login."""
+    app = late.app()
+    old = client_of(Visitor(app))
+    late.by = timedelta(hours=23, minutes=59)
+    assert client_of(Visitor(app)) == old
+    late.by = timedelta(days=1)
+    assert client_of(Visitor(app)) != old
+    assert client_of(Visitor(late.app())) == client_of(Visitor(app))
+    assert registrations(sandbox) == 2
+
+
+def test_one_of_an_older_file_begins_nothing(public: Settings, late: Late) -> None:
+    app = late.app()
+    old = client_of(Visitor(app))
+    waiting = public.token_file.with_name(".notion-tokens.json.web-.profile.clients")
+    kept = json.loads(waiting.read_text())
+    assert kept["registrations"][0].pop("registered_at")
+    waiting.write_text(json.dumps(kept))
+    assert client_of(Visitor(app)) != old
+
+
+def test_whoever_finishes_waits_for_nobodys_registration(public: Settings, sandbox: Sandbox) -> None:
+    """In this worker and in another; and of those who invent scopes, one at a time is served."""
+    named = public.model_copy(update={"trusted_proxies": "127.0.0.1"})
+    passed_on = {"Host": "notion.example", "X-Forwarded-Proto": "https", "Accept": "application/json"}
+
+    def finishing(url: str) -> tuple[str, str]:
+        """Where somebody finishes who is about to, and the cookies for it."""
+        begun = httpx.get(f"{url}/auth/login", headers=passed_on, trust_env=False)
+        back = httpx.get(begun.headers["location"], trust_env=False).headers["location"]
+        return back.replace(PUBLIC, url), "; ".join(f"{name}={value}" for name, value in begun.cookies.items())
+
+    registering = threading.Semaphore(0)
+
+    def arrived(request: RecordedRequest) -> None:
+        if request.path == "/register":
+            registering.release()
+
+    with served(create_app(named)) as one, served(create_app(named)) as other, ThreadPoolExecutor(8) as pool:
+        about_to = [finishing(url) for url in (one, other)]
+        public.token_file.with_name(".notion-tokens.json.web-.profile.clients").unlink()
+        sandbox.misbehave_next("/register", "hang", times=2)
+        sandbox.watch(arrived=arrived)
+        begin = partial(httpx.get, headers=passed_on, trust_env=False, timeout=60)
+        slow = []
+        for query in ("", "scope=x"):
+            slow.append(pool.submit(begin, f"{one}/auth/login?{query}"))
+            assert registering.acquire(timeout=20)
+        assert begin(f"{one}/auth/login?scope=y").status_code == 429, "and not later"
+        for url, cookie in about_to:
+            assert begin(url, headers=passed_on | {"Cookie": cookie}).status_code == 200
+        assert not any(answer.done() for answer in slow)
+        sandbox.let_go()
+        assert [answer.result().status_code for answer in slow] == [502, 502]
+    assert client_of(Visitor(create_app(named))), "and nothing is held for good"
+
+
+def test_who_has_waited_long_for_others_registrations_is_told(
+    public: Settings, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notion_oauth.unfinished.LONGEST_WAIT", timedelta(seconds=0.05))
+    app = create_app(public)
+    with held(JsonFileStore(public.token_file), REGISTERING):
+        answer = Visitor(app).get("/auth/login", headers=JSON)
+    assert (answer.status_code, answer.json()["error"]) == (502, "ServerUnavailable")
+    assert begun(app) == 303
 
 
 @pytest.mark.anyio
