@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -68,6 +69,15 @@ async def test_registrations_outlive_the_login(store: TokenStore) -> None:
     await store.save_registration("default", registration())
     await store.delete("default")
     assert await store.load_registrations("default") == (registration(),)
+
+
+async def test_when_and_for_how_much_a_client_was_registered_is_kept(store: TokenStore) -> None:
+    """One for more than whoever signs in is asked for has a place of its own."""
+    plain = registration().model_copy(update={"registered_at": datetime(2026, 11, 25, 9, 58, 18, 733000, tzinfo=UTC)})
+    wide = plain.model_copy(update={"wide": True, "scope": "read write"})
+    for each in (wide, plain, wide):
+        await store.save_registration("default", each)
+    assert await store.load_registrations("default") == (plain, wide)
 
 
 async def test_a_registration_replaces_its_like_alone(store: TokenStore) -> None:

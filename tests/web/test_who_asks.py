@@ -34,6 +34,7 @@ from tests.web.visiting import PUBLIC, Visitor
 
 __all__ = ["told"]  # a fixture
 
+JSON = {"Accept": "application/json"}
 SECRET = "correct-horse-battery"
 COOKIE = "__Host-notion_oauth_session"
 
@@ -52,7 +53,10 @@ def files_of(settings: Settings) -> list[str]:
     return sorted(file.name for file in settings.token_file.parent.iterdir())
 
 
-WAITING = [f".notion-tokens.json.web-.profile{ending}" for ending in (".clients", ".lock")]  # for all who begin
+WAITING = [  # for all who begin
+    f".notion-tokens.json.{name}"
+    for name in ("web-.profile.clients", "web-.profile.lock", "web-registering.profile.lock")
+]
 
 
 def of_their_own(settings: Settings) -> list[str]:
@@ -74,6 +78,23 @@ class TestBrowserSessions:
         bob.post("/auth/logout", data={"csrf_token": bob.csrf_token()})
         assert sandbox.live_grants == 1
         assert alice.status()["status"] == "authenticated"
+
+    def test_nobody_is_told_a_command_that_they_cannot_run(self, public: Settings, sandbox: Sandbox) -> None:
+        """Nor the name of a profile that only the service knows."""
+        app = create_app(public)
+        visitor = Visitor(app)
+        back = visitor.consent()
+        sandbox.fail_next("/token", status=400, error="invalid_grant")
+        refused = visitor.get(back, headers=JSON)
+        visitor.sign_in()
+        data = {"csrf_token": visitor.csrf_token()}
+        sandbox.revoke_grants()
+        ended = visitor.post("/auth/refresh", data=data, headers=JSON)
+        known = visitor.post("/auth/refresh", data=data, headers=JSON)
+        for answer in (refused, ended, known):
+            assert answer.json()["next"] == "Sign in again on the page of the service."
+            assert "web-" not in answer.text
+        visitor.sign_in()
 
     @pytest.mark.anyio
     async def test_the_local_users_login_is_nobody_elses(self, public: Settings, oauth: NotionOAuth) -> None:
