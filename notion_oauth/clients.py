@@ -9,7 +9,7 @@ from functools import partial
 
 from notion_oauth import places
 from notion_oauth.audit import Audit
-from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused
+from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused, TooManyRequests
 from notion_oauth.models import (
     AuthorizationServerMetadata,
     ClientInformation,
@@ -99,21 +99,27 @@ class Clients:
         redirect_uri: str,
         *,
         scope: str | None,
+        least: str | None,
         in_use: ClientInformation | None = None,
     ) -> tuple[ClientInformation, str | None]:
         """The client that was registered by hand, else the metadata document's, else one that is registered.
 
-        With it, what of the scope it may ask for: a server may have registered it for less than was asked.
+        With it, what of the scope it may ask for: a server may have registered it for less than was asked. Where none
+        is registered for all of it just now, it is one for the `least`.
 
         A registration is kept and used again, unless the server has forgotten it or it does not cover the scope: then
         another is made. `in_use` is the client of a login that the resource has just looked at: the server knows it,
         and is not asked, unless a sign-in that believed so was begun before and nothing came of it. Raises
         ConfigurationError where the client that was registered by hand belongs to another issuer, RegistrationRefused,
-        MetadataError where the server registers nobody, TransientError, StorageError.
+        MetadataError where the server registers nobody, TooManyRequests, TransientError, StorageError.
         """
         if (given := await self._given(discovery)) is not None:
             return given, scope
-        kept = await self._kept_or_registered(discovery, redirect_uri, scope, in_use)
+        try:
+            kept = await self._kept_or_registered(discovery, redirect_uri, scope, in_use)
+        except TooManyRequests:
+            scope = least
+            kept = await self._kept_or_registered(discovery, redirect_uri, scope, None)
         return kept.client, scopes.within(scope, kept.registered_scope)
 
     async def _kept_or_registered(

@@ -119,9 +119,10 @@ class NotionOAuth:
             steps_up = challenge is not None and challenge.steps_up
             before = (replaces or self).tokens
             kept = await before.load() or await before.tombstone()
-            scope = scopes.union(scopes.asked_before(kept, discovery, granted=steps_up), scope)
+            wanted = scopes.union(scopes.asked_before(kept, discovery, granted=steps_up), scope)
+            in_use = login.client if login and steps_up and not typed else None
             client, scope = await self.clients.client_for(
-                discovery, redirect_uri, scope=scope, in_use=login.client if login and steps_up and not typed else None
+                discovery, redirect_uri, scope=wanted, least=scope, in_use=in_use
             )
         return authorization.authorization_request(
             discovery,

@@ -160,6 +160,27 @@ def test_scopes_that_anybody_invents_register_few(
     assert begun(app, "scope=invented-again") == 303
 
 
+def test_whoever_has_had_more_can_sign_in_without_it_meanwhile(
+    late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a sign-in asks for unasked, since the one before did, is no reason to turn anybody away."""
+    monkeypatch.setattr("notion_oauth.unfinished.MOST_EXTRA", 1)
+    sandbox.options.resource_metadata_overrides = {"scopes_supported": ["default"]}
+    sandbox.options.scopes = ("default", "write", "x0", "x1", "x2")
+    app = late.app()
+    visitor = Visitor(app)
+
+    def asked() -> str:
+        """What for, unasked."""
+        return parse_qs(urlsplit(visitor.get("/auth/login").headers["location"]).query)["scope"][0]
+
+    visitor.sign_in("?scope=write")
+    assert asked() == "write default"
+    assert [begun(app, f"scope=x{number}") for number in range(2)] == [303, 429]
+    assert asked() == "default"
+    assert visitor.get("/auth/login?scope=write").status_code == 429, "who asks for it is told"
+
+
 def test_registrations_that_fail_count_for_nothing(
     late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
