@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -141,6 +142,40 @@ class Sandbox:
             return len(self._state.clients)
 
 
+class _Server(uvicorn.Server):
+    """Ends when it is told to, and not at its next tick: tests start and end very many."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            await self._told.wait()
+
+    def end(self) -> None:
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._told.set)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Nobody is waited for: what is still being answered is broken off."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        while self.server_state.connections:  # noqa: ASYNC110 - each goes in the next round of the loop
+            await asyncio.sleep(0)
+
+
 class RunningSandbox:
     """A sandbox served by uvicorn in a thread of this process. Raises OSError where the port is taken."""
 
@@ -162,14 +197,14 @@ class RunningSandbox:
             timeout_graceful_shutdown=1,
             date_header=False,  # the app's own goes with its clock
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), name="sandbox", daemon=True)
         self._thread.start()  # the socket listens already: whoever connects before uvicorn is up waits in its queue
 
     def stop(self) -> None:
         """End it, whatever is still being answered."""
         self.sandbox.let_go()
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join()
         self._listener.close()
 
