@@ -186,7 +186,7 @@ def test_what_is_sealed_opens(content: bytes) -> None:
     assert unseal(Sealer(SecretStr(OLD)).seal(content), path, sealer) == content
 
 
-@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 async def test_damage_is_found_and_nothing_of_it_is_shown(tmp_path: Path, data: st.DataObject) -> None:
     whole = sealed_bytes()
