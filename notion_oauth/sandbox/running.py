@@ -160,21 +160,6 @@ class _Server(uvicorn.Server):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._told.set)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Nobody is waited for: what is still being answered is broken off."""
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        tasks = list(self.server_state.tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        while self.server_state.connections:  # noqa: ASYNC110 - each goes in the next round of the loop
-            await asyncio.sleep(0)
-
 
 class RunningSandbox:
     """A sandbox served by uvicorn in a thread of this process. Raises OSError where the port is taken."""
