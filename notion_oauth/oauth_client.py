@@ -71,8 +71,8 @@ class OAuthClient:
         """Find the authorization server of an MCP server: the one that is set, else the first that can be used.
 
         Of several, those that are preferred go first; where only a `guess` could tell which, and none is to be made, it
-        is an error. `usable` tells which will do; no more than `most` are asked. Without metadata of
-        the resource it is the server's own origin, as MCP 2025-03-26 has it. Raises MetadataError.
+        is an error. `usable` tells which will do; no more than `most` are asked. Without metadata of the resource it is
+        the server's own origin, as MCP 2025-03-26 has it. Raises MetadataError.
         """
         try:
             resource, page = await self._protected_resource_metadata(server_url, challenge), None

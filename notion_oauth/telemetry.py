@@ -6,9 +6,10 @@ secret.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import metrics, trace
@@ -28,7 +29,7 @@ from notion_oauth.models import (
     PendingAuthorization,
     TokenSet,
 )
-from notion_oauth.oauth_client import MOST_SERVERS, OAuthClient, Requirement
+from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.message import REGISTERED_ERRORS, Request, Response
 from notion_oauth.transport import Transport
@@ -65,20 +66,9 @@ class TracedClient(OAuthClient):
         with _span("challenge", server_url):
             return await super().challenge(server_url)
 
-    async def discover(
-        self,
-        server_url: str,
-        *,
-        challenge: BearerChallenge | None = None,
-        prefer: Collection[str] = (),
-        guess: bool = True,
-        usable: Requirement | None = None,
-        most: int = MOST_SERVERS,
-    ) -> Discovery:
+    async def discover(self, server_url: str, **how: Any) -> Discovery:
         with _span("discover", server_url) as span:
-            found = await super().discover(
-                server_url, challenge=challenge, prefer=prefer, guess=guess, usable=usable, most=most
-            )
+            found = await super().discover(server_url, **how)
             span.set_attribute(ISSUER, found.server.issuer)
             return found
 
