@@ -8,6 +8,7 @@ A difference is a change for users. Where it is intended, record it anew and rev
 from __future__ import annotations
 
 import base64
+import difflib
 import json
 import logging
 import os
@@ -70,7 +71,9 @@ def check(surface: str, found: Any) -> None:
         text = json.dumps({**recorded, surface: found}, indent=2, sort_keys=True, ensure_ascii=False)
         RECORDED.write_text(text + "\n")
         return
-    assert found == recorded[surface]
+    before, after = (json.dumps(each, indent=2, sort_keys=True).splitlines() for each in (recorded[surface], found))
+    difference = difflib.unified_diff(before, after, f"{surface}, recorded", f"{surface}, now", n=8, lineterm="")
+    assert found == recorded[surface], "\n" + "\n".join(difference)
 
 
 def without_words(schema: Any) -> Any:
@@ -81,7 +84,7 @@ def without_words(schema: Any) -> Any:
     return [without_words(each) for each in schema] if isinstance(schema, list) else schema
 
 
-# Logins, and a practice server that is called without a network
+# Logins, and a practice server in this process
 
 
 def login(**changes: Any) -> TokenSet:
@@ -131,13 +134,13 @@ def ended_login() -> Tombstone:
 
 @pytest.fixture
 def sandbox() -> Sandbox:
-    """Called in this process: nothing listens on its port."""
+    """Called in this process; nothing listens on its port."""
     return Sandbox(options=SandboxOptions(offer_introspection=True))
 
 
 @pytest.fixture
 def settings(sandbox: Sandbox, tmp_path: Path) -> Settings:
-    file = tmp_path / "kept" / "tokens.json"
+    file = tmp_path / "logins" / "tokens.json"
     return Settings(server_url=sandbox.mcp_url, token_file=file, retry_for=0, refresh_floor=0, rate_limit="0")
 
 
@@ -169,7 +172,7 @@ async def sign_in(oauth: NotionOAuth, network: httpx.AsyncBaseTransport) -> None
 
 
 class Browser(TestClient):
-    """Asks an application for pages, and remembers the names and keys of all sessions it was given."""
+    """Requests pages, and records the cookies that are set and the keys of the sessions in them."""
 
     def __init__(self, application: FastAPI, base_url: str = HOME, client: str = "127.0.0.1") -> None:
         super().__init__(
@@ -342,7 +345,7 @@ def test_exit_codes_and_http_statuses_of_errors() -> None:
 
 
 def test_names_of_errors_in_json() -> None:
-    """The value of `error` in answers over HTTP; logs (`reason`) and telemetry (`error.type`) have the same name."""
+    """The value of `error` in JSON responses. Logs (`reason`) and telemetry (`error.type`) show the same name."""
     check("error_names", {label: problem(error)["error"] for label, error in ERRORS.items()})
 
 
@@ -463,8 +466,8 @@ def test_request_id_and_security_headers(settings: Settings) -> None:
 # JSON
 
 
-def kept_logins(file: Path) -> None:
-    """A login of each kind, under the profile of that name."""
+def store_logins(file: Path) -> None:
+    """Store one login of each kind, each under its own profile."""
 
     async def save() -> None:
         store = JsonFileStore(file)
@@ -483,19 +486,19 @@ def as_json(*arguments: str) -> dict[str, Any]:
 
 
 def shape(value: Any) -> Any:
-    """The keys of JSON, as deep as they go."""
+    """JSON with the types of its values in place of the values."""
     return {key: shape(each) for key, each in value.items()} if isinstance(value, dict) else type(value).__name__
 
 
 def test_json_of_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "tokens.json"
     monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", str(file))
-    kept_logins(file)
+    store_logins(file)
     kinds = ("signed-in", "expired", "unauthenticated", "ended")
     found = {f"status of {kind}": shape(as_json("status", "--profile", kind)) for kind in kinds}
-    found["status by the long way"] = shape(as_json("status", "--profile", "signed-in", "--remote"))
+    found["status --remote without introspection"] = shape(as_json("status", "--profile", "signed-in", "--remote"))
     found["status --remote of expired"] = shape(as_json("status", "--profile", "expired", "--remote"))
-    found["what the server says"] = shape(Introspection(active=True).model_dump(mode="json"))
+    found["introspection"] = shape(Introspection(active=True).model_dump(mode="json"))
     found["logout"] = as_json("logout", "--profile", "ended")
     found["profiles"] = shape(as_json("profiles"))
     monkeypatch.setenv("NOTION_OAUTH_ENCRYPTION_KEY", new_key())
