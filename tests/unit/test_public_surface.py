@@ -22,7 +22,7 @@ import httpx
 import pytest
 import typer
 import typer.main
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from opentelemetry import metrics, trace
@@ -41,11 +41,13 @@ from notion_oauth.checks.finding import Result
 from notion_oauth.cli import app as command_line
 from notion_oauth.console import exit_code
 from notion_oauth.correlation import PROFILE, REQUEST_ID
+from notion_oauth.dependency import ValidToken
 from notion_oauth.logs import JsonLines
 from notion_oauth.models import ClientInformation, Introspection, Registration, TokenSet, Tombstone
 from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.pages import problem, status_code
 from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox, SandboxOptions
 from notion_oauth.sealing import Sealer, new_key
 from notion_oauth.service import NotionOAuth
@@ -546,6 +548,16 @@ def test_json_over_http(settings: Settings, network: httpx.AsyncBaseTransport, o
     found["status of ended"] = shape(browser.get("/auth/status", headers=JSON).json())
     public = Browser(create_app(settings.model_copy(update={"public_url": PUBLIC})), PUBLIC, ELSEWHERE)
     found["client metadata"] = shape(public.get("/auth/client-metadata.json").json())
+    application = FastAPI()
+    application.include_router(create_router(oauth))
+
+    @application.get("/", dependencies=[Depends(ValidToken(oauth))])
+    def endpoint() -> None: ...
+
+    refused = Browser(application).get("/")
+    found["ValidToken without a login"] = shape(refused.json()) | {
+        "WWW-Authenticate": refused.headers["www-authenticate"]
+    }
     check("json_over_http", found)
 
 
