@@ -1,6 +1,6 @@
 """The command line: uv run python cli.py login"""
 
-from notion_oauth.cli import app
+from notion_oauth.cli.main import app
 
 if __name__ == "__main__":
     app()

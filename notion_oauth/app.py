@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -10,21 +9,23 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from notion_oauth import pages
-from notion_oauth.admission import AuthRoute, admitting
-from notion_oauth.guard import Guard
-from notion_oauth.health import Health, open_paths
-from notion_oauth.hosts import Hosts
-from notion_oauth.logs import configure
-from notion_oauth.profiles import Logins
-from notion_oauth.ratelimits import RateLimits
-from notion_oauth.request_log import RequestLog
+from notion_oauth import __version__, pages
+from notion_oauth.observability.log_format import configure
 from notion_oauth.router import router_of
-from notion_oauth.server_logs import is_callback
 from notion_oauth.service import NotionOAuth
-from notion_oauth.session import Sessions, session_keys
 from notion_oauth.settings import Settings
-from notion_oauth.statuspages import StatusPages, path_of
+from notion_oauth.web import responses
+from notion_oauth.web.access_logs import is_callback
+from notion_oauth.web.auth_route import AuthRoute, admitting
+from notion_oauth.web.health import Health, open_paths
+from notion_oauth.web.profiles.resolver import Logins
+from notion_oauth.web.rate_limits import RateLimits
+from notion_oauth.web.request_log import RequestLog
+from notion_oauth.web.security_middleware import Guard
+from notion_oauth.web.sessions.cookie import Sessions
+from notion_oauth.web.sessions.keys import session_keys
+from notion_oauth.web.status_page import StatusPages, path_of
+from notion_oauth.web.trusted_hosts import Hosts
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig  # newer than the oldest FastAPI that serves us
@@ -84,7 +85,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     app = FastAPI(
         title="notion-oauth",
         summary="Sign in to Notion's MCP server once.",
-        version=version("notion-oauth"),
+        version=__version__,
         docs_url=None,  # their pages load scripts from another site
         redoc_url=None,
         redirect_slashes=False,
@@ -111,11 +112,11 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     async def refused(request: Request, error: HTTPException) -> Response:
         """A page for a browser that asks for what there is not."""
         home = path_of(request, "notion_oauth_home")
-        if pages.wants_html(request):
+        if responses.wants_html(request):
             context = {"title": error.detail, "message": "There is nothing here.", "cure": "", "home": home}
             answer = pages.page("error.html", context, status=error.status_code)
         else:
-            answer = pages.data({"error": error.detail}, status=error.status_code)
+            answer = responses.data({"error": error.detail}, status=error.status_code)
         answer.headers.update(error.headers or {})
         return answer
 

@@ -1,21 +1,19 @@
-"""Pages and JSON: one answer for people, one for programs, with the headers that both need."""
+"""HTML pages from templates, and the security headers of every response."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import jinja2
-from fastapi import Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import Response
+from fastapi.responses import HTMLResponse
 
-from notion_oauth import errors
-from notion_oauth.words import in_words
+from notion_oauth.humanize import in_words
 
 SECURE_HEADERS = {
     "Cache-Control": "no-store",
@@ -27,25 +25,6 @@ SECURE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-_OF_DATA = [(name.lower().encode(), value.encode()) for name, value in {**SECURE_HEADERS, "Vary": "Accept"}.items()]
-_STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
-    (errors.AuthorizationResponseError, 400),
-    (errors.AuthorizationRefused, 403),
-    (errors.RequestForbidden, 403),
-    (errors.InsecureRequest, 403),
-    (errors.BadRequest, 400),
-    (errors.WrongHost, 421),
-    (errors.TooManyRequests, 429),
-    (errors.OtherResource, 409),
-    (errors.NotIdentified, 401),
-    (errors.NotSignedIn, 401),
-    (errors.StepUpRequired, 403),
-    (errors.SignInRequired, 401),
-    (errors.StoreBusy, 503),
-    (errors.StorageError, 500),
-    (errors.ConfigurationError, 500),
-    (errors.NotionOAuthError, 502),  # the rest: the server that we depend on failed or refused
-)
 
 
 @cache
@@ -82,64 +61,3 @@ def page(
     """A page with a policy that lets nothing but itself be loaded."""
     policy = {"Content-Security-Policy": _content_security_policy(), "Vary": "Accept"}
     return HTMLResponse(render(template, context), status, {**SECURE_HEADERS, **policy, **(headers or {})})
-
-
-def data(content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON that nobody keeps a copy of."""
-    return encoded(encode(content), status=status, headers=headers)
-
-
-def encode(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(dict(content), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def encoded(content: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """As `data`, of what was encoded before."""
-    answer = Response(content, status, headers, "application/json")
-    answer.raw_headers += _OF_DATA  # encoded once
-    return answer
-
-
-def redirect(url: str) -> Response:
-    """On to another page, with GET, leaving no trace of this one."""
-    return RedirectResponse(url, 303, SECURE_HEADERS)
-
-
-def wants_html(request: Request) -> bool:
-    """Whether a person's browser asks; programs that name no type get JSON."""
-    accept = request.headers.get("accept", "")
-    return "text/html" in accept and "application/json" not in accept
-
-
-def status_code(error: errors.NotionOAuthError) -> int:
-    """The HTTP status that an error stands for."""
-    return next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
-
-
-def problem(error: errors.NotionOAuthError) -> dict[str, str | None]:
-    """An error as JSON: its kind, what happened, and what to do next."""
-    return {"error": type(error).__name__, "message": error.message, "next": error.cure}
-
-
-def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:
-    """The header that says when to come again, where the server has said so."""
-    seconds = getattr(error, "retry_after", None)
-    return {} if seconds is None else {"Retry-After": f"{seconds:.0f}"}
-
-
-def failure(request: Request, error: errors.NotionOAuthError, *, home: str = "") -> Response:
-    """An error as a page or as JSON: what happened, and what to do next."""
-    status = status_code(error)
-    if wants_html(request):
-        context = {"title": "That did not work", "message": error.message, "cure": error.cure, "home": home}
-        return page("error.html", context, status=status, headers=retry_after(error))
-    return data(problem(error), status=status, headers=retry_after(error))
-
-
-def unforeseen(request: Request) -> Response:
-    """What is said of an error that is none of ours: that there was one. What it holds nobody has looked at."""
-    message, cure = "The service failed in a way that nobody foresaw.", "Its log tells more. Try again in a moment."
-    if wants_html(request):
-        context = {"title": "That did not work", "message": message, "cure": cure, "home": ""}
-        return page("error.html", context, status=500)
-    return data({"error": "Internal Server Error", "message": message, "next": cure}, status=500)

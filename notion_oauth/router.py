@@ -11,21 +11,24 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 
-from notion_oauth import described, pages, session
-from notion_oauth.admission import AuthRoute, admitting
-from notion_oauth.asking import challenge_in_query
 from notion_oauth.errors import NotionOAuthError, NotSignedIn
-from notion_oauth.forms import require_own_page, sent_by_another_site
-from notion_oauth.gate import Gate
-from notion_oauth.hosts import Hosts
-from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.protocol import registration
 from notion_oauth.protocol.authorization import parse_authorization_response
-from notion_oauth.ratelimits import RateLimits
-from notion_oauth.server_logs import protect_access_logs
 from notion_oauth.service import NotionOAuth
-from notion_oauth.session import session_of
-from notion_oauth.statuspages import StatusPages, path_of
+from notion_oauth.web import openapi, responses
+from notion_oauth.web.access_logs import protect_access_logs
+from notion_oauth.web.auth_route import AuthRoute, admitting
+from notion_oauth.web.csrf import require_own_page, sent_by_another_site
+from notion_oauth.web.profiles.operator import Gate
+from notion_oauth.web.profiles.resolver import Logins, WhoAsks
+from notion_oauth.web.rate_limits import RateLimits
+from notion_oauth.web.sessions.cookie import cookie_goes_over_http
+from notion_oauth.web.sessions.keys import session_keys
+from notion_oauth.web.sessions.pending import PendingAuthorizations
+from notion_oauth.web.sessions.state import session_of
+from notion_oauth.web.sign_in_query import challenge_in_query
+from notion_oauth.web.status_page import StatusPages, path_of
+from notion_oauth.web.trusted_hosts import Hosts
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,17 +56,17 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
     """As `create_router`, for logins that pages of the application's own show too, to whom it has `admitted`."""
     service = logins.oauth
     protect_access_logs()
-    pending = session.PendingAuthorizations(session.session_keys(service.settings))
+    pending = PendingAuthorizations(session_keys(service.settings))
     router = APIRouter(
         prefix=prefix,
         tags=["auth"],
         route_class=admitted,
         lifespan=partial(_lifespan, logins),
-        responses=described.REFUSALS,
+        responses=openapi.REFUSALS,
     )
     pages_of = StatusPages(logins)
 
-    @router.get("/status", name="notion_oauth_status", response_class=Response, responses=described.STATUS)
+    @router.get("/status", name="notion_oauth_status", response_class=Response, responses=openapi.STATUS)
     async def status(request: Request) -> Response:
         """Whether whoever asks is signed in, from what is stored: no request is made, nothing is refreshed."""
         return await pages_of.status(request)
@@ -73,8 +76,8 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
         name="notion_oauth_login",
         status_code=303,
         response_class=Response,
-        responses=described.SENT_ON | described.STATUS | described.SERVER_FAILED,
-        openapi_extra=described.ASKED_FOR,
+        responses=openapi.SENT_ON | openapi.STATUS | openapi.SERVER_FAILED,
+        openapi_extra=openapi.ASKED_FOR,
     )
     async def login(request: Request) -> Response:
         """Discover, register where needed, and send the browser to the authorization page.
@@ -90,14 +93,14 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
             _redirect_uri(request, service), challenge=challenge, replaces=await logins.replaced(request)
         )
         pending.remember(browser, begun.pending, beginning.profile)
-        return pages.redirect(begun.url.get_secret_value())
+        return responses.redirect(begun.url.get_secret_value())
 
     @router.get(
         "/callback",
         name="notion_oauth_callback",
         response_class=Response,
-        responses=described.DONE | described.SERVER_FAILED,
-        openapi_extra=described.REDIRECT,
+        responses=openapi.DONE | openapi.SERVER_FAILED,
+        openapi_extra=openapi.REDIRECT,
     )
     async def callback(request: Request) -> Response:
         """Check the redirect, exchange its code, store the tokens; success is shown only then."""
@@ -118,8 +121,8 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
         "/refresh",
         name="notion_oauth_refresh",
         response_class=Response,
-        responses=described.DONE | described.SERVER_FAILED,
-        openapi_extra=described.OWN_FORM,
+        responses=openapi.DONE | openapi.SERVER_FAILED,
+        openapi_extra=openapi.OWN_FORM,
     )
     async def refresh(request: Request) -> Response:
         """Renew the token now. Only our own page can ask for it."""
@@ -133,8 +136,8 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
         "/logout",
         name="notion_oauth_logout",
         response_class=Response,
-        responses=described.DONE,
-        openapi_extra=described.OWN_FORM,
+        responses=openapi.DONE,
+        openapi_extra=openapi.OWN_FORM,
     )
     async def logout(request: Request) -> Response:
         """Revoke the grant and forget the tokens. Only our own page can ask for it."""
@@ -148,7 +151,7 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
 
 @asynccontextmanager
 async def _lifespan(logins: Logins, app: object) -> AsyncIterator[None]:
-    if logins.settings.is_public and session.cookie_goes_over_http(app):
+    if logins.settings.is_public and cookie_goes_over_http(app):
         _LOG.warning(
             "The session cookie of this application may go over plain http: give its SessionMiddleware https_only=True."
         )
@@ -172,7 +175,7 @@ def _add_client_metadata(router: APIRouter, service: NotionOAuth) -> None:
             client_name=service.settings.client_name,
             redirect_uri=_redirect_uri(request, service),
         )
-        return pages.data(document.model_dump(mode="json", exclude_none=True))
+        return responses.data(document.model_dump(mode="json", exclude_none=True))
 
 
 async def _refreshed(login: NotionOAuth) -> bool:
@@ -191,30 +194,30 @@ def _add_operator(router: APIRouter, gate: Gate, service: NotionOAuth, hosts: Ho
         name="notion_oauth_operator",
         status_code=303,
         response_class=Response,
-        responses=described.SENT_ON,
-        openapi_extra=described.OPERATOR_FORM,
+        responses=openapi.SENT_ON,
+        openapi_extra=openapi.OPERATOR_FORM,
     )
     async def operator(request: Request) -> Response:
         """Take the operator's secret, once for a browser session. Only our own page can send it."""
         browser = session_of(request)
         fields = await require_own_page(request, browser, _base_url(request, service))
         gate.enter(browser, fields.get("secret", ""), client=hosts.client(request.scope))
-        return pages.redirect(path_of(request, "notion_oauth_status"))
+        return responses.redirect(path_of(request, "notion_oauth_status"))
 
     @router.post(
         "/lock",
         name="notion_oauth_lock",
         status_code=303,
         response_class=Response,
-        responses=described.SENT_ON,
-        openapi_extra=described.OWN_FORM,
+        responses=openapi.SENT_ON,
+        openapi_extra=openapi.OWN_FORM,
     )
     async def lock(request: Request) -> Response:
         """Let this browser be the operator's no longer; the login stays. Only our own page can ask for it."""
         browser = session_of(request)
         await require_own_page(request, browser, _base_url(request, service))
         gate.leave(browser, client=hosts.client(request.scope))
-        return pages.redirect(path_of(request, "notion_oauth_status"))
+        return responses.redirect(path_of(request, "notion_oauth_status"))
 
 
 def _base_url(request: Request, service: NotionOAuth) -> str:

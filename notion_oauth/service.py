@@ -12,10 +12,9 @@ import anyio
 from authlib.common.security import generate_token
 from pydantic import SecretStr
 
-from notion_oauth.audit import Attempt
-from notion_oauth.clients import Clients
+from notion_oauth.clock import Clock, utc_now
+from notion_oauth.concurrency import to_the_end
 from notion_oauth.errors import NotionOAuthError, OAuthError, ServerUnavailable, StorageError, TransientError
-from notion_oauth.finishing import to_the_end
 from notion_oauth.models import (
     AssertionGrant,
     AuthorizationRequest,
@@ -27,18 +26,20 @@ from notion_oauth.models import (
     TokenSet,
     Tombstone,
 )
-from notion_oauth.oauth_client import Clock, OAuthClient, Requirement, utc_now
-from notion_oauth.observing import watched
-from notion_oauth.patience import Patience
-from notion_oauth.protocol import authorization, ending, scopes
+from notion_oauth.observability.audit import Attempt
+from notion_oauth.protocol import authorization, end_reasons, scopes
 from notion_oauth.protocol.challenge import BearerChallenge, merged
 from notion_oauth.protocol.discovery import require_assertions
-from notion_oauth.refresh import TokenSource
 from notion_oauth.settings import Settings, load_settings
-from notion_oauth.signing_out import SignOut, revoke
-from notion_oauth.status import Status, status_of
 from notion_oauth.storage import TokenStore
-from notion_oauth.stores import file_store
+from notion_oauth.stores.factory import file_store
+from notion_oauth.tokens.backoff import Patience
+from notion_oauth.tokens.client_factory import watched
+from notion_oauth.tokens.oauth_client import OAuthClient, Requirement
+from notion_oauth.tokens.registrations import Clients
+from notion_oauth.tokens.revocation import SignOut, revoke
+from notion_oauth.tokens.source import TokenSource
+from notion_oauth.tokens.status import Status, status_of
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
 CODE_PATIENCE = timedelta(seconds=60)  # more than for a token: a person has agreed, and Notion asks for 30 seconds
@@ -240,7 +241,7 @@ class NotionOAuth:
     def _status_without(self, grave: Tombstone | None) -> Status:
         if grave is None:
             return Status(status="unauthenticated")
-        because = ending.in_words(grave, self.settings.lifetimes)
+        because = end_reasons.in_words(grave, self.settings.lifetimes)
         return Status(
             status="unauthenticated",
             ended_at=grave.ended_at,

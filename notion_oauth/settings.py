@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
-from notion_oauth import places, sealing
+from notion_oauth import profile_names
 from notion_oauth.errors import ConfigurationError
+from notion_oauth.files import encryption
 from notion_oauth.models import AuthMethod, ClientInformation
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import why_unusable
-from notion_oauth.proxies import parse_proxies
 
 PREFIX = "NOTION_OAUTH_"
+UNIX = "unix"  # in the setting trusted_proxies: every connection through a Unix domain socket
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 MIN_OPERATOR_SECRET = 16  # characters; nobody guesses that many at five tries a minute
 MIN_SECRET_KEY = 32  # characters; 32 random hexadecimal digits are 128 bits
 
@@ -34,10 +37,11 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    server_url: str = Field(default=places.DEFAULT_SERVER_URL, description="The MCP server to sign in to.")
-    token_file: Path = Field(default=places.DEFAULT_TOKEN_FILE, description="Where the tokens lie.")
+    server_url: str = Field(default=profile_names.DEFAULT_SERVER_URL, description="The MCP server to sign in to.")
+    token_file: Path = Field(default=profile_names.DEFAULT_TOKEN_FILE, description="Where the tokens lie.")
     profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = Field(
-        default=places.DEFAULT_PROFILE, description="Which login is meant: one workspace each, apart from the others."
+        default=profile_names.DEFAULT_PROFILE,
+        description="Which login is meant: one workspace each, apart from the others.",
     )
     public_url: str | None = Field(
         default=None, description="The service's address as browsers see it; needed unless that is loopback."
@@ -256,7 +260,7 @@ class Settings(BaseSettings):
     @classmethod
     def _keys(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            sealing.split_keys(value.get_secret_value())
+            encryption.split_keys(value.get_secret_value())
         return value
 
 
@@ -286,3 +290,12 @@ def _variable(location: tuple[int | str, ...]) -> str:
 
 def _reason(message: str) -> str:
     return message.removeprefix("Value error, ")
+
+
+def parse_proxies(text: str) -> tuple[tuple[Network, ...], bool]:
+    """The networks, and whether socket files are trusted. Raises ValueError."""
+    names = text.replace(",", " ").split()
+    try:
+        return tuple(ipaddress.ip_network(name, strict=False) for name in names if name != UNIX), UNIX in names
+    except ValueError:
+        raise ValueError("holds what is neither an address, nor a network, nor `unix`") from None

@@ -14,12 +14,13 @@ import anyio
 import anyio.to_thread
 import filelock
 
-from notion_oauth import files, guarding, places, sealing, tokenfile
+from notion_oauth import profile_names
 from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy
-from notion_oauth.folders import make_folder
+from notion_oauth.files import atomic, encryption, permissions, token_file
+from notion_oauth.files.directories import make_folder
+from notion_oauth.files.encryption import Sealer
+from notion_oauth.files.protection import Protection
 from notion_oauth.models import Registration, TokenSet, Tombstone
-from notion_oauth.protection import Protection
-from notion_oauth.sealing import Sealer
 
 LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
 LOCK_POLL = timedelta(milliseconds=20)
@@ -98,35 +99,37 @@ class JsonFileStore:
         """Where a profile's tokens lie. Raises ConfigurationError for a name that is no file name."""
         if not self._path.name:
             raise ConfigurationError(f"{self._path} names no file.", cure="Set NOTION_OAUTH_TOKEN_FILE to one.")
-        if not places.PROFILE.match(profile):
+        if not profile_names.PROFILE.match(profile):
             raise ConfigurationError(
                 "A profile's name is made of letters, digits, - and _ (64 at most).", cure="Choose another name."
             )
-        return places.profile_file(self._path, profile)
+        return profile_names.profile_file(self._path, profile)
 
     async def profiles(self, *, registered: bool = False) -> tuple[str, ...]:
         """The names under which a login is kept, or at least a registration; in order. Raises StorageError."""
         return await _in_thread(self._profiles, ("", ".clients") if registered else ("",))
 
     def _profiles(self, endings: Sequence[str]) -> tuple[str, ...]:
-        names = {name for name, _ in files.changes(self._path.parent)}
+        names = {name for name, _ in atomic.changes(self._path.parent)}
         pattern = re.compile(re.escape(self._path.name) + rf"\.([^.]+)\.profile({'|'.join(map(re.escape, endings))})\Z")
-        others = {found[1] for name in names if (found := pattern.match(name)) and places.PROFILE.match(found[1])}
+        others = {
+            found[1] for name in names if (found := pattern.match(name)) and profile_names.PROFILE.match(found[1])
+        }
         default = names & {self._path.name + ending for ending in endings}
-        return tuple(sorted(others | ({places.DEFAULT_PROFILE} if default else set())))
+        return tuple(sorted(others | ({profile_names.DEFAULT_PROFILE} if default else set())))
 
     async def forget(self, profile: str) -> None:
         """Remove all that is kept of a profile that nobody will use again: its registrations and its lock too."""
         path = self.path(profile)
-        for file in (path, *(places.beside(path, suffix) for suffix in _BESIDE)):
-            await _in_thread(files.delete_file, file)
+        for file in (path, *(profile_names.beside(path, suffix) for suffix in _BESIDE)):
+            await _in_thread(atomic.delete_file, file)
 
     async def written(self) -> dict[str, float]:
         """The profiles but for the default one, and when anything of each was written, in seconds since 1970."""
         pattern = re.compile(re.escape(self._path.name) + rf"\.([^.]+)\.profile({'|'.join(map(re.escape, _BESIDE))})?")
         written: dict[str, float] = {}
-        for name, changed in await _in_thread(files.changes, self._path.parent):
-            if (found := pattern.fullmatch(name)) and places.PROFILE.match(found[1]):
+        for name, changed in await _in_thread(atomic.changes, self._path.parent):
+            if (found := pattern.fullmatch(name)) and profile_names.PROFILE.match(found[1]):
                 written[found[1]] = max(written.get(found[1], 0), changed)
         return written
 
@@ -145,16 +148,16 @@ class JsonFileStore:
         return self._load(path)
 
     def _load(self, path: Path) -> TokenSet | Tombstone | None:
-        return self._read(path, tokenfile.decode_login)
+        return self._read(path, token_file.decode_login)
 
     def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> T | None:
-        return files.read_file(path, lambda content: decode(sealing.unseal(content, path, self._sealer), path))
+        return atomic.read_file(path, lambda content: decode(encryption.unseal(content, path, self._sealer), path))
 
     def _write(self, path: Path, content: bytes) -> None:
-        files.write_file(path, content if self._sealer is None else self._sealer.seal(content))
+        atomic.write_file(path, content if self._sealer is None else self._sealer.seal(content))
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
-        await _in_thread(self._save, profile, tokenfile.encode_tokens(tokens))
+        await _in_thread(self._save, profile, token_file.encode_tokens(tokens))
 
     def _save(self, profile: str, content: bytes) -> None:
         path = self.path(profile)
@@ -162,14 +165,14 @@ class JsonFileStore:
         self._write(path, content)
         if self._sealer is not None:
             with suppress(StorageError):  # the login is safe; `protection` goes on telling what is not as it should be
-                self._reseal(self._clients(profile), tokenfile.decode_registrations)
+                self._reseal(self._clients(profile), token_file.decode_registrations)
 
     async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
-        await _in_thread(self._save_tombstone, self.path(profile), tokenfile.encode_tombstone(grave))
+        await _in_thread(self._save_tombstone, self.path(profile), token_file.encode_tombstone(grave))
 
     def _save_tombstone(self, path: Path, content: bytes) -> None:
         self._load(path)  # as in _save
-        files.write_file(path, content)  # never sealed: it holds no secret, and is read where the key was lost
+        atomic.write_file(path, content)  # never sealed: it holds no secret, and is read where the key was lost
 
     async def reseal(self, profile: str) -> bool:
         """Seal what is kept with the first key, now; whether anything was not. Called inside `exclusive`, as `save` is.
@@ -177,59 +180,59 @@ class JsonFileStore:
         Raises ConfigurationError where there is no key, StorageError; nothing is lost then.
         """
         if self._sealer is None:
-            cure = f"Set {sealing.SETTING} to one from: notion-oauth key"
+            cure = f"Set {encryption.SETTING} to one from: notion-oauth key"
             raise ConfigurationError("There is no key to seal with.", cure=cure)
-        login = await _in_thread(self._reseal, self.path(profile), tokenfile.decode_login)
-        return await _in_thread(self._reseal, self._clients(profile), tokenfile.decode_registrations) or login
+        login = await _in_thread(self._reseal, self.path(profile), token_file.decode_login)
+        return await _in_thread(self._reseal, self._clients(profile), token_file.decode_registrations) or login
 
     def _reseal(self, path: Path, decode: Callable[[bytes, Path], Any]) -> bool:
-        plain = files.read_file(path, lambda content: self._plain_if_weaker(content, path, decode))
+        plain = atomic.read_file(path, lambda content: self._plain_if_weaker(content, path, decode))
         if plain is not None:
             self._write(path, plain)
         return plain is not None
 
     def _plain_if_weaker(self, content: bytes, path: Path, decode: Callable[[bytes, Path], Any]) -> bytes | None:
         """What is to be sealed; None where it is, with the first key, or holds no secret."""
-        plain = sealing.unseal(content, path, self._sealer)
+        plain = encryption.unseal(content, path, self._sealer)
         secret = not isinstance(decode(plain, path), Tombstone)
-        return plain if secret and sealing.weaker(content, self._sealer, path.name) else None
+        return plain if secret and encryption.weaker(content, self._sealer, path.name) else None
 
     async def protection(self, profile: str) -> Protection:
         return await _in_thread(self._protection, self.path(profile), self._clients(profile))
 
     def _protection(self, path: Path, clients: Path) -> Protection:
-        login = tokenfile.read_kept(path, tokenfile.decode_login, self._sealer)
+        login = token_file.read_kept(path, token_file.decode_login, self._sealer)
         if login is None or not isinstance(login.found, TokenSet):
             return Protection(kept=None)
-        beside = tokenfile.read_kept(clients, tokenfile.decode_registrations, self._sealer)
+        beside = token_file.read_kept(clients, token_file.decode_registrations, self._sealer)
         key_file = None if self._sealer is None else self._sealer.key_file
         told = (
             *(login.weaker, beside and beside.weaker),
-            *(guarding.weakness(path), key_file and guarding.weakness(key_file)),
+            *(permissions.weakness(path), key_file and permissions.weakness(key_file)),
         )
         return Protection(
             kept="plain" if login.key is None else "sealed",
-            mode=guarding.mode_of(path),
+            mode=permissions.mode_of(path),
             key_id=None if login.key is None else login.key.id,
             key_source=None if login.key is None else login.key.source,
             weaker=tuple(str(each) for each in told if each),
         )
 
     def stamp(self, profile: str) -> object | None:
-        return files.stamp(self._named(profile))
+        return atomic.stamp(self._named(profile))
 
     async def delete(self, profile: str) -> bool:
         return await _in_thread(self._delete, self.path(profile))
 
     def _delete(self, path: Path) -> bool:
         self._load(path)  # as in _save
-        return files.delete_file(path)
+        return atomic.delete_file(path)
 
     async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
         return await _in_thread(self._load_registrations, self._clients(profile))
 
     def _load_registrations(self, path: Path) -> tuple[Registration, ...]:
-        return self._read(path, tokenfile.decode_registrations) or ()
+        return self._read(path, token_file.decode_registrations) or ()
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
         await _in_thread(self._save_registration, self._clients(profile), registration)
@@ -237,7 +240,7 @@ class JsonFileStore:
     def _save_registration(self, path: Path, new: Registration) -> None:
         kept = (*(old for old in self._load_registrations(path) if old.place != new.place), new)
         newest = [one for one in kept if not one.by_hand][-KEPT_REGISTRATIONS:]
-        self._write(path, tokenfile.encode_registrations(tuple(one for one in kept if one.by_hand or one in newest)))
+        self._write(path, token_file.encode_registrations(tuple(one for one in kept if one.by_hand or one in newest)))
 
     async def ensure_writable(self, profile: str) -> None:
         await _in_thread(self._ensure_writable, self.path(profile))
@@ -246,11 +249,11 @@ class JsonFileStore:
         self._load(path)
         if self._sealer is not None:
             self._sealer.all_keys()  # raises where the keychain gives none: nothing could be sealed
-        files.ensure_writable(path, size=_ROOM)
+        atomic.ensure_writable(path, size=_ROOM)
 
     @asynccontextmanager
     async def exclusive(self, profile: str) -> AsyncIterator[None]:
-        path = places.beside(self.path(profile), ".lock")
+        path = profile_names.beside(self.path(profile), ".lock")
         lock = filelock.FileLock(path, mode=0o600, thread_local=False, blocking=False, fallback_to_soft=False)
         try:
             with anyio.fail_after(self._lock_wait.total_seconds()):
@@ -268,13 +271,13 @@ class JsonFileStore:
             lock.release()
 
     def _clients(self, profile: str) -> Path:
-        return places.beside(self.path(profile), ".clients")
+        return profile_names.beside(self.path(profile), ".clients")
 
 
 def _acquired(lock: filelock.BaseFileLock) -> bool:
     path = Path(lock.lock_file)
     make_folder(path.parent)
-    files.guard_lock(path)
+    atomic.guard_lock(path)
     try:
         lock.acquire()
     except filelock.Timeout:

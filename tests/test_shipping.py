@@ -22,10 +22,11 @@ from starlette.responses import Response
 from typer.testing import CliRunner
 from uvicorn.main import main as uvicorn_command
 
-from notion_oauth import cli, request_log
 from notion_oauth.app import create_app
-from notion_oauth.background import served
+from notion_oauth.cli import main
+from notion_oauth.cli.background_server import served
 from notion_oauth.settings import PREFIX, Settings, load_settings
+from notion_oauth.web import request_log
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -272,7 +273,7 @@ def test_the_timer_runs_a_command_that_exists() -> None:
     name = "notion-oauth-refresh"
     program, *words = unit(f"{name}.service")["Service"]["ExecStart"].split()
     assert Path(program).name == "notion-oauth"
-    assert CliRunner().invoke(cli.app, words).exit_code == 3, "nobody is signed in here"
+    assert CliRunner().invoke(main.app, words).exit_code == 3, "nobody is signed in here"
     assert unit(f"{name}.timer")["Timer"]["Persistent"] == "true"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from benchmarks.subjects.harness import Login, main, url_of, write_whole
-from notion_oauth.auth import BearerAuth
+from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 

@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from notion_oauth import blocking
+from notion_oauth import concurrency
+from notion_oauth.clock import uptime
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
-from notion_oauth.flights import Flight, Flights, GivenUp, raising
-from notion_oauth.patience import uptime
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge, step_up_required
 from notion_oauth.protocol.urls import DEFAULT_PORTS, origin
 from notion_oauth.service import NotionOAuth
+from notion_oauth.tokens.single_flight import Flight, Flights, GivenUp, raising
 
 UNAUTHORIZED = 401
 REFUSALS = (UNAUTHORIZED, 403)
@@ -94,7 +94,7 @@ class BearerFlows:
         while step is not None:
             if callable(step):
                 try:
-                    outcome = blocking.run(step)
+                    outcome = concurrency.run(step)
                 except Exception as error:
                     step = _thrown(steps, error)
                     continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from notion_oauth.bearer import BearerFlows
+from notion_oauth.auth.flow import BearerFlows
 from notion_oauth.errors import ConfigurationError
 
 try:

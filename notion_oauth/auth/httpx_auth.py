@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from notion_oauth.bearer import BearerFlows
+from notion_oauth.auth.flow import BearerFlows
 
 
 class BearerAuth(BearerFlows, httpx.Auth):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from notion_oauth.console import (
+from notion_oauth.cli.options import (
     FAILED,
     AsJson,
     Profile,
@@ -24,7 +24,7 @@ from notion_oauth.console import (
     talk,
 )
 from notion_oauth.errors import OtherResource, StorageError
-from notion_oauth.places import profile_file
+from notion_oauth.profile_names import profile_file
 
 if TYPE_CHECKING:
     from notion_oauth.service import NotionOAuth
@@ -63,8 +63,8 @@ def login(
     as_json: AsJson = False,
 ) -> None:
     """Sign in through a browser, on this machine or another, and keep the tokens."""
-    from notion_oauth.asking import assertion_in, challenge_of
-    from notion_oauth.words import validity
+    from notion_oauth.cli.sign_in_options import assertion_in, challenge_of
+    from notion_oauth.cli.status_text import validity
 
     oauth, console = oauth_for(profile, token_file, server_url), talk()
     challenge = challenge_of(scope, acr_values, max_age)
@@ -74,7 +74,7 @@ def login(
             raise typer.BadParameter(message, param_hint="--assertion-file")
         run_to_end(partial(oauth.sign_in_with_assertion, assertion_in(assertion_file), scope=scope))
     else:
-        from notion_oauth.login import sign_in
+        from notion_oauth.interactive.sign_in import sign_in
 
         run_to_end(partial(sign_in, oauth, console, challenge, no_browser=no_browser, port=port))
     status = run_to_end(oauth.status)
@@ -94,7 +94,7 @@ def refresh(
     as_json: AsJson = False,
 ) -> None:
     """Renew the access token now, valid or not."""
-    from notion_oauth.words import validity
+    from notion_oauth.cli.status_text import validity
 
     oauth = oauth_for(profile, token_file, server_url)
     before = run_to_end(oauth.status).updated_at
@@ -120,7 +120,7 @@ def run(
     server_url: ServerUrl = None,
 ) -> None:
     """Run a program with a valid token in its environment. Its exit code becomes ours."""
-    from notion_oauth.running import become
+    from notion_oauth.cli.exec import become
 
     oauth = oauth_for(profile, token_file, server_url)
     valid = run_to_end(partial(oauth.tokens.token, min_ttl=min_ttl))
@@ -160,7 +160,7 @@ def logout(
     profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
 ) -> None:
     """End the grant at the server and forget the tokens."""
-    from notion_oauth.signing_out import SIGNED_OUT
+    from notion_oauth.tokens.revocation import SIGNED_OUT
 
     outcome = run_to_end(oauth_for(profile, token_file, server_url).sign_out)
     if as_json:
@@ -174,18 +174,18 @@ def key(
     keyring: Annotated[bool, typer.Option("--keyring", help="Put it into the system keychain, before others.")] = False,
 ) -> None:
     """Make a key to seal the stored logins with, and print it."""
-    from notion_oauth import sealing
-    from notion_oauth.keychain import add_key
+    from notion_oauth.files import encryption
+    from notion_oauth.files.system_keyring import add_key
 
-    made = sealing.Key(sealing.new_key(), sealing.KEYCHAIN if keyring else sealing.SETTING)
+    made = encryption.Key(encryption.new_key(), encryption.KEYCHAIN if keyring else encryption.SETTING)
     if keyring:
         add_key(made.secret)
         typer.echo(
-            f"Key {made.id} is in the system keychain. Use it with {sealing.SETTING}={sealing.KEYRING}", err=True
+            f"Key {made.id} is in the system keychain. Use it with {encryption.SETTING}={encryption.KEYRING}", err=True
         )
         return
     typer.echo(made.secret)
-    said = f"This is key {made.id}. Set {sealing.SETTING} to it, and keep a copy: without it, what it seals is lost."
+    said = f"This is key {made.id}. Set {encryption.SETTING} to it, and keep a copy: without it, what it seals is lost."
     typer.echo(said, err=True)
 
 
@@ -193,7 +193,7 @@ def key(
 def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
     """Seal all stored logins and registrations with the first key, now and not at their next save."""
     from notion_oauth.settings import load_settings
-    from notion_oauth.stores import file_store
+    from notion_oauth.stores.factory import file_store
 
     store = file_store(load_settings(token_file=token_file))
 
@@ -219,7 +219,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check all that a login needs, and say what mends what is not well. Changes nothing; exits with 1 on a failure."""
-    from notion_oauth.doctor import examine
+    from notion_oauth.cli.doctor.report import examine
     from notion_oauth.settings import load_settings
 
     load = partial(load_settings, profile=profile, token_file=token_file, server_url=server_url)
@@ -243,7 +243,7 @@ def sandbox(
     auto_consent: Annotated[bool, typer.Option("--auto-consent", help="Agree without showing a page.")] = False,
 ) -> None:
     """Run a practice server on this machine, for those who develop without a Notion workspace."""
-    from notion_oauth.practice import run_sandbox
+    from notion_oauth.cli.sandbox import run_sandbox
 
     run_sandbox(port=port, token_lifetime=token_lifetime, auto_consent=auto_consent)
 
@@ -251,7 +251,7 @@ def sandbox(
 @others.command(epilog="Example: `notion-oauth demo`")
 def demo() -> None:
     """Show it all in a few seconds against a practice server: sign in, use, refresh, sign out."""
-    from notion_oauth.demo import run_demo
+    from notion_oauth.cli.demo import run_demo
 
     if not run_demo():
         raise typer.Exit(FAILED)

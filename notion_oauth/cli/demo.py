@@ -16,8 +16,8 @@ import typer
 from pydantic import SecretStr
 
 from notion_oauth.app import create_app
-from notion_oauth.auth import BearerAuth
-from notion_oauth.background import served
+from notion_oauth.auth.httpx_auth import BearerAuth
+from notion_oauth.cli.background_server import served
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth

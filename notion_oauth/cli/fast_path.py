@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from notion_oauth import files, guarding, places
+from notion_oauth import profile_names
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.protection import Protection
+from notion_oauth.files import atomic, permissions
+from notion_oauth.files.protection import Protection
 from notion_oauth.protocol import lifetime
-from notion_oauth.protocol.message import parse_json
+from notion_oauth.protocol.messages import parse_json
 from notion_oauth.protocol.urls import covers, why_unusable
 
 _PREFIX = "NOTION_OAUTH_"
@@ -53,19 +54,19 @@ def glance(profile: str | None, token_file: Path | None, server_url: str | None)
     given = {name: value for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value}
     if not given.keys() <= _KNOWN or os.path.lexists(".env"):
         return None
-    profile = profile or given.get(_PREFIX + "PROFILE", places.DEFAULT_PROFILE)
-    url = server_url or given.get(_PREFIX + "SERVER_URL", places.DEFAULT_SERVER_URL)
-    path = token_file or Path(given.get(_PREFIX + "TOKEN_FILE", places.DEFAULT_TOKEN_FILE))
-    if not places.PROFILE.match(profile) or why_unusable(url) or path.name in ("", "..") or "~" in str(path):
+    profile = profile or given.get(_PREFIX + "PROFILE", profile_names.DEFAULT_PROFILE)
+    url = server_url or given.get(_PREFIX + "SERVER_URL", profile_names.DEFAULT_SERVER_URL)
+    path = token_file or Path(given.get(_PREFIX + "TOKEN_FILE", profile_names.DEFAULT_TOKEN_FILE))
+    if not profile_names.PROFILE.match(profile) or why_unusable(url) or path.name in ("", "..") or "~" in str(path):
         return None
-    file = places.profile_file(path, profile)
+    file = profile_names.profile_file(path, profile)
     try:
-        found = files.read_file(file, _login)
+        found = atomic.read_file(file, _login)
     except (NotionOAuthError, ValueError):
         return None
-    if found is None or guarding.weakness(file) or (found.resource is not None and not covers(found.resource, url)):
+    if found is None or permissions.weakness(file) or (found.resource is not None and not covers(found.resource, url)):
         return None
-    return replace(found, protection=Protection(kept="plain", mode=guarding.mode_of(file)))
+    return replace(found, protection=Protection(kept="plain", mode=permissions.mode_of(file)))
 
 
 def _login(content: bytes) -> Glance:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from notion_oauth import errors
-from notion_oauth.console import (
+from notion_oauth.cli.options import (
     INTERRUPTED,
     NOT_SIGNED_IN,
     REFUSED,
@@ -47,7 +47,7 @@ class _Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands:
-            self.commands.update(typer.main.get_command(import_module("notion_oauth.commands").others).commands)  # type: ignore[attr-defined]
+            self.commands.update(typer.main.get_command(import_module("notion_oauth.cli.commands").others).commands)  # type: ignore[attr-defined]
         return super().get_command(ctx, cmd_name)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
@@ -95,10 +95,10 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show whether anybody is signed in. Asks no server, unless told to; exits with 3 where nobody is."""
-    from notion_oauth.glance import glance
+    from notion_oauth.cli.fast_path import glance
+    from notion_oauth.cli.status_text import describe, describe_remote
     from notion_oauth.protocol.lifetime import Lifetimes
-    from notion_oauth.status import status_of
-    from notion_oauth.words import describe, describe_remote
+    from notion_oauth.tokens.status import status_of
 
     seen = glance(profile, token_file, server_url)
     if seen is not None:
@@ -135,7 +135,7 @@ def token(
     server_url: ServerUrl = None,
 ) -> None:
     """Print a valid access token and nothing else; refreshes where needed, never opens a browser."""
-    from notion_oauth.glance import glance
+    from notion_oauth.cli.fast_path import glance
     from notion_oauth.protocol.lifetime import Lifetimes, Phase, phase
 
     seen = glance(profile, token_file, server_url)

@@ -41,7 +41,7 @@ def span(text: str) -> Any:
 
 
 def _parsed_span(value: str | timedelta) -> timedelta:
-    from notion_oauth.words import parse_span
+    from notion_oauth.humanize import parse_span
 
     if isinstance(value, timedelta):
         return value  # the default
@@ -97,8 +97,8 @@ def oauth_for(profile: str | None, token_file: Path | None, server_url: str | No
 
 def log_to_stderr(*, everything: bool) -> None:
     """Show what happens, under one request id for the whole command. Raises ConfigurationError for wrong settings."""
-    from notion_oauth.correlation import REQUEST_ID, new_request_id
-    from notion_oauth.logs import configure
+    from notion_oauth.observability.context import REQUEST_ID, new_request_id
+    from notion_oauth.observability.log_format import configure
     from notion_oauth.settings import load_settings
 
     settings = load_settings()
@@ -107,7 +107,7 @@ def log_to_stderr(*, everything: bool) -> None:
 
 
 def run_to_end(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    from notion_oauth.blocking import run_here
+    from notion_oauth.concurrency import run_here
 
     return run_here(function)
 

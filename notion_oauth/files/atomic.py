@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from notion_oauth import guarding
 from notion_oauth.errors import StorageError, StoreDamaged
-from notion_oauth.folders import Folder, make_folder
+from notion_oauth.files import permissions
+from notion_oauth.files.directories import Folder, make_folder
 
 MAX_FILE = 1024 * 1024  # bytes
 _TEMPORARY = re.compile(r"\.[a-z0-9_]{8}\.tmp")  # after a file's name, as _new_file makes them; nobody else's files
@@ -42,7 +42,7 @@ def read_file(path: Path, decode: Callable[[bytes], T], *, mend: bool = True) ->
             raise StoreDamaged(f"{path} is larger than {MAX_FILE // 1024} KiB, so it is no file of ours.", cure=_MOVE)
         found = decode(content)
         if mend:
-            guarding.mend(descriptor, path)
+            permissions.mend(descriptor, path)
         return found
 
 
@@ -53,7 +53,7 @@ def guard_lock(path: Path, *, mend: bool = True) -> None:
     """
     with _opened(path, "locked", silent=not mend) as descriptor:
         if descriptor is not None and mend:
-            guarding.mend(descriptor, path)
+            permissions.mend(descriptor, path)
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def _opened(path: Path, purpose: str, *, silent: bool = False) -> Iterator[int |
     try:
         with Folder(path.parent) as folder:
             if not silent:
-                guarding.warn_of(folder)
+                permissions.warn_of(folder)
             descriptor = folder.open(path.name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe holds us up not
     except FileNotFoundError:
         yield None
@@ -75,7 +75,7 @@ def _opened(path: Path, purpose: str, *, silent: bool = False) -> Iterator[int |
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             _not_a_file(path)
-        guarding.check_owner(found, path, silent=silent)
+        permissions.check_owner(found, path, silent=silent)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -180,7 +180,7 @@ def ensure_writable(path: Path, *, size: int) -> None:
         except FileNotFoundError:
             return  # a sign-out has swept it
         _remove(folder, temporary)
-    guarding.check_owner(found, path)  # a file system may give it to somebody else: better said before the sign-in
+    permissions.check_owner(found, path)  # a file system may give it to somebody else: better said before the sign-in
 
 
 @contextlib.contextmanager
@@ -190,7 +190,7 @@ def _writing(path: Path) -> Iterator[Folder]:
     try:
         make_folder(path.parent)
         with Folder(path.parent) as folder:
-            guarding.warn_of(folder)
+            permissions.warn_of(folder)
             _sweep(folder, path.name, older_than=_ABANDONED_AFTER)
             yield folder
     except OSError as error:
@@ -202,7 +202,7 @@ def _write_beside(folder: Folder, name: str, content: bytes) -> str:
     descriptor, temporary = _new_file(folder, name)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no Path
-            guarding.keep_owner(file.fileno(), folder, name)
+            permissions.keep_owner(file.fileno(), folder, name)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

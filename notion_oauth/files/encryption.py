@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from notion_oauth import keychain
 from notion_oauth.errors import KeyUnavailable, StoreDamaged, StoreSealed
-from notion_oauth.protection import Weakness
-from notion_oauth.protocol.message import parse_json
+from notion_oauth.files import system_keyring
+from notion_oauth.files.protection import Weakness
+from notion_oauth.protocol.messages import parse_json
 
 SETTING = "NOTION_OAUTH_ENCRYPTION_KEY"
 KEYRING = "keyring"  # in a key's place: the system keychain holds it
@@ -74,7 +74,7 @@ class Sealer:
         keys: SecretStr,
         *,
         key_file: Path | None = None,
-        ask_keychain: Callable[[], str] = keychain.read_keys,
+        ask_keychain: Callable[[], str] = system_keyring.read_keys,
     ) -> None:
         self.key_file = key_file
         self._source = SETTING if key_file is None else f"{SETTING} in {key_file}"
@@ -85,7 +85,7 @@ class Sealer:
         self._asked = 0
         self._asking = threading.Lock()
         if self.slow:
-            keychain.check_installed()
+            system_keyring.check_installed()
 
     @property
     def slow(self) -> bool:

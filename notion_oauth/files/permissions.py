@@ -11,8 +11,8 @@ import stat
 from pathlib import Path
 
 from notion_oauth.errors import StorageError
-from notion_oauth.folders import Folder
-from notion_oauth.protection import Weakness
+from notion_oauth.files.directories import Folder
+from notion_oauth.files.protection import Weakness
 
 OWNER_ALONE = 0o600
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from notion_oauth import keychain_process
 from notion_oauth.errors import ConfigurationError, KeyUnavailable
-from notion_oauth.keychain_process import ANSWER_WITHIN, NO_ANSWER
+from notion_oauth.files import system_keyring_process
+from notion_oauth.files.system_keyring_process import ANSWER_WITHIN, NO_ANSWER
 
 GIVE_UP_AFTER = 10.0  # seconds; the process gives up by itself before, unless it is kept from running at all
-_PROCESS = Path(keychain_process.__file__)
+_PROCESS = Path(system_keyring_process.__file__)
 _OTHERWISE = "or set NOTION_OAUTH_ENCRYPTION_KEY to a key in the place of keyring."
 
 

@@ -16,13 +16,13 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import SecretStr, ValidationError
 
-from notion_oauth import files, sealing
 from notion_oauth.errors import StoreDamaged
+from notion_oauth.files import atomic, encryption
+from notion_oauth.files.encryption import Key, Sealer
+from notion_oauth.files.protection import Weakness
 from notion_oauth.models import ClientInformation, Registration, TokenSet, Tombstone
-from notion_oauth.protection import Weakness
 from notion_oauth.protocol import lifetime
-from notion_oauth.protocol.message import parse_json
-from notion_oauth.sealing import Key, Sealer
+from notion_oauth.protocol.messages import parse_json
 
 T = TypeVar("T")
 
@@ -45,12 +45,12 @@ def read_kept(
     """
 
     def read(content: bytes) -> Kept[T]:
-        key_id = sealing.sealed_with(content)
+        key_id = encryption.sealed_with(content)
         key = None if key_id is None or sealer is None else sealer.key(key_id)
-        found = decode(sealing.unseal(content, path, sealer), path)
-        return Kept(found, key, sealing.weaker(content, sealer, path.name))
+        found = decode(encryption.unseal(content, path, sealer), path)
+        return Kept(found, key, encryption.weaker(content, sealer, path.name))
 
-    return files.read_file(path, read, mend=mend)
+    return atomic.read_file(path, read, mend=mend)
 
 
 def encode_tokens(tokens: TokenSet) -> bytes:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
+from urllib.parse import parse_qsl
 
 import anyio
 from rich.console import Console
 
-from notion_oauth import loopback, surroundings
 from notion_oauth.errors import AuthorizationResponseError, StateMismatch
-from notion_oauth.loopback import Receiver
+from notion_oauth.interactive import loopback
+from notion_oauth.interactive.browser import Browser, Surroundings, here, open_once
+from notion_oauth.interactive.loopback import Receiver
+from notion_oauth.interactive.terminal import StandardInput, standard_input
 from notion_oauth.models import PENDING_LIFETIME, TokenSet
-from notion_oauth.pasted import pasted_parameters
-from notion_oauth.prompt import StandardInput, standard_input
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.service import NotionOAuth
-from notion_oauth.surroundings import Browser, Surroundings
 
 _ASK = "Address: "
 _CONTAINER = (
@@ -25,6 +25,8 @@ _CONTAINER = (
     "(--network host). Without that, the address that it ends up at can be pasted here."
 )
 _NO_TERMINAL = "For that, give this command a terminal (-it), or the address on its standard input with --no-browser."
+
+_AROUND = "\"'`<>"  # what mail, chat and shells put around an address
 
 T = TypeVar("T")
 
@@ -44,7 +46,7 @@ async def sign_in(
     NotionOAuth.begin_authorization and complete_authorization raise, PendingExpired where neither has come within ten
     minutes, ConfigurationError where `port` cannot be had.
     """
-    around = surroundings.here()
+    around = here()
     browser = "" if no_browser else around.browser()
     with loopback.bound(await oauth.registered_redirect_uris(), port) as (listener, redirect_uri):
         begun = await oauth.begin_authorization(redirect_uri, challenge=challenge)
@@ -57,7 +59,7 @@ async def sign_in(
                 _say_how_it_comes_back(console, around, listener.getsockname()[1], terminal=terminal)
                 prompt = _Prompt(console, source, redirect_uri)
                 if isinstance(browser, Browser):
-                    surroundings.open_once(browser, url, partial(prompt.say, "No browser could be opened here."))
+                    open_once(browser, url, partial(prompt.say, "No browser could be opened here."))
                 await _first_of_both(receiver, prompt, console)
     return receiver.result()
 
@@ -139,3 +141,28 @@ class _Prompt:
             raise
         finally:
             self._asking = False
+
+
+def pasted_parameters(text: str, redirect_uri: str) -> list[tuple[str, str]]:
+    """The parameters of the redirect, as the receiver on loopback would have got them from the browser.
+
+    Raises AuthorizationResponseError, which repeats nothing of the text: it may hold a code. What the parameters
+    say is left to those who check any redirect.
+    """
+    address = "".join(text.split()).strip(_AROUND)  # an address holds no space; one copied from a terminal may
+    parameters = parse_qsl(_query(address, redirect_uri).partition("#")[0], keep_blank_values=True)
+    given = {name for name, value in parameters if value}
+    if "state" not in given or not given & {"code", "error"}:
+        raise AuthorizationResponseError("That address is not whole: its code or its state is missing.")
+    return parameters
+
+
+def _query(address: str, redirect_uri: str) -> str:
+    if "code_challenge=" in address:
+        raise AuthorizationResponseError("That is the address to open, not the one that the browser ends up at.")
+    start, _, query = address.partition("?")
+    if start in ("", redirect_uri, redirect_uri.removeprefix("http://")):  # browsers hide the scheme
+        return query
+    if "=" in start and "://" not in start:
+        return address
+    raise AuthorizationResponseError("That is not the address that the browser ends up at.")

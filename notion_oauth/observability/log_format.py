@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from notion_oauth.audit import Facts
-from notion_oauth.correlation import PROFILE, REQUEST_ID
-from notion_oauth.redaction import may_hold_a_secret, redact
+from notion_oauth.observability.audit import Facts
+from notion_oauth.observability.context import PROFILE, REQUEST_ID
+from notion_oauth.observability.redaction import may_hold_a_secret, redact
 
 _SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "uvicorn.access")
 _CHATTY = ("httpx", "httpcore")  # a line for each request of ours, which the audit log has already

@@ -1,1 +1,4 @@
-"""What the RFCs say, as pure functions that build requests and read answers: no await, clock, disk or network."""
+"""What the RFCs say, as pure functions: no clock, network, disk, log or randomness.
+
+May import: errors, models.
+"""

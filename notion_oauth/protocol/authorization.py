@@ -27,7 +27,7 @@ from notion_oauth.models import (
 )
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.discovery import require_sign_in
-from notion_oauth.protocol.message import error_code, host_of, printable, quoted
+from notion_oauth.protocol.messages import error_code, host_of, printable, quoted
 
 _READ = frozenset({"state", "code", "iss", "error", "error_description"})
 _WORDS = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from notion_oauth.errors import StepUpRequired
-from notion_oauth.protocol.message import error_code, printable
+from notion_oauth.protocol.messages import error_code, printable
 
 MAX_FIELD = 16 * 1024  # characters of all field values together that are read; the rest is ignored
 MAX_AGE_DIGITS = 10  # three centuries in seconds
@@ -261,3 +261,12 @@ class _Reader:
             return padded
         self._at = start
         return None
+
+
+def requested_challenge(scope: str | None, acr_values: str | None, max_age: int | None) -> BearerChallenge | None:
+    """A challenge that asks for this; None where nothing is asked for."""
+    if scope is None and acr_values is None and max_age is None:
+        return None
+    fresher = acr_values is not None or max_age is not None
+    error = "insufficient_user_authentication" if fresher else "insufficient_scope"
+    return BearerChallenge(error=error, scope=words(scope), acr_values=words(acr_values), max_age=max_age)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from notion_oauth.errors import SIGN_IN, MetadataError, NoDocument, Redirected, ServerUnavailable
 from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
-from notion_oauth.protocol.message import Request, Response, host_of, retry_after
+from notion_oauth.protocol.messages import Request, Response, host_of, retry_after
 from notion_oauth.protocol.token import JWT_BEARER
 from notion_oauth.protocol.urls import covers, why_unusable
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from notion_oauth.errors import ServerUnavailable, TokenRefused
 from notion_oauth.models import Introspection, TokenSet
 from notion_oauth.protocol.lifetime import from_milliseconds
-from notion_oauth.protocol.message import Request, Response, host_of, printable, refuse
+from notion_oauth.protocol.messages import Request, Response, host_of, printable, refuse
 from notion_oauth.protocol.token import client_authentication
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from notion_oauth.errors import MetadataError, RegistrationRefused, ServerUnavailable
 from notion_oauth.models import AuthMethod, AuthorizationServerMetadata, ClientInformation, ClientMetadata
-from notion_oauth.protocol.message import Request, Response, host_of, printable, refuse
+from notion_oauth.protocol.messages import Request, Response, host_of, printable, refuse
 from notion_oauth.protocol.token import client_authentication
 from notion_oauth.protocol.urls import is_loopback
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from notion_oauth.errors import TokenRefused
 from notion_oauth.models import TokenSet
-from notion_oauth.protocol.message import Request, Response, refuse
+from notion_oauth.protocol.messages import Request, Response, refuse
 from notion_oauth.protocol.token import client_authentication
 
 

@@ -20,7 +20,7 @@ from notion_oauth.models import (
     TokenSet,
 )
 from notion_oauth.protocol.lifetime import expires_at, seconds
-from notion_oauth.protocol.message import Request, Response, form_of, host_of, refuse
+from notion_oauth.protocol.messages import Request, Response, form_of, host_of, refuse
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from notion_oauth.sealing import Sealer
+from notion_oauth.files.encryption import Sealer
 from notion_oauth.settings import Settings
 from notion_oauth.storage import LOCK_WAIT, JsonFileStore
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 
+from notion_oauth.clock import uptime
 from notion_oauth.errors import NotionOAuthError, ServerUnavailable
 
 FIRST_PAUSE = 1.0  # seconds; a server that has lost its answer needs a moment to be done with it
@@ -15,12 +14,6 @@ LONGEST_WAIT = 8.0  # seconds between two tries while somebody waits
 LONGEST_REST = 60.0  # seconds between two tries while nobody does
 LONGEST_ASKED = 600.0  # seconds of Retry-After that are believed
 _RANDOM = secrets.SystemRandom()
-
-
-# Seconds on a clock that nobody can set, and that goes on while the machine is suspended where there is one
-uptime: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-)
 
 
 class Patience:

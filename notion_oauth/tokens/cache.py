@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from notion_oauth.clock import Clock
 from notion_oauth.models import TokenSet
-from notion_oauth.oauth_client import Clock
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.lifetime import Phase
 from notion_oauth.storage import TokenStore

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from notion_oauth.audit import Audit
+from notion_oauth.clock import Clock
 from notion_oauth.errors import ConfigurationError
-from notion_oauth.oauth_client import Clock, OAuthClient
+from notion_oauth.observability.audit import Audit
 from notion_oauth.settings import Settings
-from notion_oauth.transport import Transport
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.transport.client import Transport
 
 
 def watched(settings: Settings, profile: str, clock: Clock) -> tuple[OAuthClient, Audit]:
@@ -17,7 +18,7 @@ def watched(settings: Settings, profile: str, clock: Clock) -> tuple[OAuthClient
     if not settings.telemetry:
         return OAuthClient(Transport.of(settings), clock=clock, issuer=settings.issuer), Audit(profile)
     try:
-        from notion_oauth import telemetry
+        from notion_oauth.tokens import telemetry
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "opentelemetry":
             raise

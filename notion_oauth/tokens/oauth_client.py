@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
 from pydantic import SecretStr
 
+from notion_oauth.clock import Clock, utc_now
 from notion_oauth.errors import MetadataError, NoDocument, NotionOAuthError, Redirected, TransientError
 from notion_oauth.models import (
     AFTER_DISCOVERY,
@@ -25,18 +26,12 @@ from notion_oauth.models import (
 )
 from notion_oauth.protocol import discovery, introspection, registration, revocation, token
 from notion_oauth.protocol.challenge import BearerChallenge
-from notion_oauth.protocol.message import Request, Response
-from notion_oauth.transport import Transport
+from notion_oauth.protocol.messages import Request, Response
+from notion_oauth.transport.client import Transport
 
-Clock = Callable[[], datetime]
 Requirement = Callable[[AuthorizationServerMetadata], object]  # raises MetadataError where it is not met
 MOST_SERVERS = 5  # of those that a resource lists, that are asked; it could list thousands
 M = TypeVar("M")
-
-
-def utc_now() -> datetime:
-    """The wall clock, with its time zone."""
-    return datetime.now(UTC)
 
 
 class OAuthClient:

@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from functools import partial
 
-from notion_oauth import places
-from notion_oauth.audit import Audit
+from notion_oauth import profile_names
+from notion_oauth.clock import Clock
 from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused, TooManyRequests
 from notion_oauth.models import (
     AuthorizationServerMetadata,
@@ -17,13 +17,14 @@ from notion_oauth.models import (
     PendingAuthorization,
     Registration,
 )
-from notion_oauth.oauth_client import Clock, OAuthClient
+from notion_oauth.observability.audit import Audit
 from notion_oauth.protocol import registration, scopes
 from notion_oauth.protocol.discovery import require_sign_in
 from notion_oauth.settings import Settings
 from notion_oauth.storage import TokenStore
+from notion_oauth.tokens.oauth_client import OAuthClient
 
-COMMON = places.DEFAULT_PROFILE  # where it is kept which issuer a client by hand belongs to, for all profiles
+COMMON = profile_names.DEFAULT_PROFILE  # where it is kept which issuer a client by hand belongs to, for all profiles
 
 
 class Way(Enum):

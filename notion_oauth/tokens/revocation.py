@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import Enum
 
-from notion_oauth.audit import Audit
 from notion_oauth.errors import NotionOAuthError, OAuthError
 from notion_oauth.models import GrantRequest, TokenSet
-from notion_oauth.oauth_client import OAuthClient
+from notion_oauth.observability.audit import Audit
+from notion_oauth.tokens.oauth_client import OAuthClient
 
 
 class SignOut(Enum):

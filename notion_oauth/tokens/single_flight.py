@@ -16,7 +16,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import anyio
 
-from notion_oauth import blocking
+from notion_oauth import concurrency
 from notion_oauth.errors import NotionOAuthError
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Flight(Generic[T]):
 
     def start(self) -> None:
         try:
-            fly = partial(blocking.copied_context().run, self._fly)
+            fly = partial(concurrency.copied_context().run, self._fly)
             threading.Thread(target=fly, name="notion-oauth refresh", daemon=False).start()
         except RuntimeError as error:  # no thread can be started
             self._land(raising(error))
@@ -88,7 +88,7 @@ class Flight(Generic[T]):
             return await self._work(self)
 
         try:
-            result = blocking.run_here(work)
+            result = concurrency.run_here(work)
         except BaseException as error:  # whoever waits gets it
             self._land(raising(error))
         else:

@@ -13,8 +13,7 @@ from typing import NoReturn, TypeVar
 import anyio
 from pydantic import SecretStr
 
-from notion_oauth.audit import Audit
-from notion_oauth.correlation import PROFILE
+from notion_oauth.clock import Clock, uptime, utc_now
 from notion_oauth.errors import (
     NotionOAuthError,
     NotSignedIn,
@@ -24,16 +23,18 @@ from notion_oauth.errors import (
     TokenRefused,
     TransientError,
 )
-from notion_oauth.flights import Flight, Flights, GivenUp
-from notion_oauth.memory import Memory
 from notion_oauth.models import TokenSet, Tombstone
-from notion_oauth.oauth_client import Clock, OAuthClient, utc_now
-from notion_oauth.patience import Patience, uptime
-from notion_oauth.places import DEFAULT_PROFILE, OF_A_VISITOR
-from notion_oauth.protocol import ending, lifetime
+from notion_oauth.observability.audit import Audit
+from notion_oauth.observability.context import PROFILE
+from notion_oauth.profile_names import DEFAULT_PROFILE, OF_A_VISITOR
+from notion_oauth.protocol import end_reasons, lifetime
 from notion_oauth.protocol.lifetime import Lifetimes, Phase
 from notion_oauth.protocol.urls import covers
 from notion_oauth.storage import TokenStore
+from notion_oauth.tokens.backoff import Patience
+from notion_oauth.tokens.cache import Memory
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.tokens.single_flight import Flight, Flights, GivenUp
 
 AHEAD_LOCK_WAIT = timedelta(seconds=2)  # whoever holds the lock for longer refreshes, and nobody waits for us
 LOOK_AGAIN = timedelta(seconds=30)  # how often `keep_fresh` looks; a suspended machine counts no seconds
@@ -248,7 +249,7 @@ class TokenSource:
         except SignInRequired as error:  # it lacks what a refresh takes
             raise self.ours(error) from None
         except TokenRefused as refused:
-            if refused.error not in ending.TERMINAL:
+            if refused.error not in end_reasons.TERMINAL:
                 raise self.ours(refused) from None
             return await self._ended(tokens, refused)
         await self._store.save(self._profile, new)  # before any caller sees it
@@ -262,7 +263,7 @@ class TokenSource:
         latest = await self._store.load(self._profile)
         if latest is not None and latest.refresh_token != tokens.refresh_token:
             return latest
-        grave = ending.tombstone(tokens, refused, now=self._clock(), lifetimes=self._lifetimes)
+        grave = end_reasons.tombstone(tokens, refused, now=self._clock(), lifetimes=self._lifetimes)
         if tokens.refresh_token is not None:
             self._grave = (tokens.refresh_token, grave)
         self._memory.forget()
@@ -276,7 +277,7 @@ class TokenSource:
 
     def _over(self, grave: Tombstone) -> SignInRequired:
         said = f' The server said: "{grave.description}".' if grave.description else ""
-        because = ending.in_words(grave, self._lifetimes)
+        because = end_reasons.in_words(grave, self._lifetimes)
         return self.ours(
             SignInRequired(f"The login has ended: {because}.{said}", error=grave.error, reason=grave.reason)
         )

@@ -12,7 +12,7 @@ from notion_oauth.protocol.lifetime import WARNING, Lifetimes
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from notion_oauth.protection import Protection
+    from notion_oauth.files.protection import Protection
     from notion_oauth.protocol.lifetime import Login
 
     class StoredLogin(Login, Protocol):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,8 +15,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from pydantic import SecretStr
 
-from notion_oauth import places
-from notion_oauth.audit import Audit, Event, Fact
+from notion_oauth import __version__, profile_names
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.models import (
     AssertionGrant,
@@ -29,10 +27,11 @@ from notion_oauth.models import (
     PendingAuthorization,
     TokenSet,
 )
-from notion_oauth.oauth_client import OAuthClient
+from notion_oauth.observability.audit import Audit, Event, Fact
 from notion_oauth.protocol.challenge import BearerChallenge
-from notion_oauth.protocol.message import REGISTERED_ERRORS, Request, Response
-from notion_oauth.transport import Transport
+from notion_oauth.protocol.messages import REGISTERED_ERRORS, Request, Response
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.transport.client import Transport
 
 NAME = "notion_oauth"
 ISSUER = "notion_oauth.issuer"
@@ -104,7 +103,7 @@ class TracedClient(OAuthClient):
 @contextmanager
 def _span(name: str, url: str | None, issuer: str | None = None) -> Iterator[Span]:
     """A span that ends with its block, and tells an error by its kind: nobody has looked a traceback through."""
-    tracer = trace.get_tracer(NAME, version("notion-oauth"))
+    tracer = trace.get_tracer(NAME, __version__)
     known = {**_address(url or ""), ISSUER: issuer}
     with tracer.start_as_current_span(
         f"{NAME}.{name}",
@@ -157,7 +156,7 @@ class CountedAudit(Audit):
 
     def __init__(self, profile: str | None) -> None:
         super().__init__(profile)
-        meter = metrics.get_meter(NAME, version("notion-oauth"))
+        meter = metrics.get_meter(NAME, __version__)
         self._counters = {
             event: meter.create_counter(name, unit=unit, description=text)
             for event, (name, unit, text) in _COUNTERS.items()
@@ -178,5 +177,5 @@ class CountedAudit(Audit):
 
     def _labels(self) -> dict[str, str]:
         """The profile, unless it is a browser session's own, of which there is no end."""
-        named = self.profile is not None and not places.OF_A_VISITOR.match(self.profile)
+        named = self.profile is not None and not profile_names.OF_A_VISITOR.match(self.profile)
         return _one_of_few(PROFILE, self.profile) if named and self.profile else {}

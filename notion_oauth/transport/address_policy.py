@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from notion_oauth.addresses import AT_HOME, Address, Kind, kind_of, written_as
 from notion_oauth.errors import MetadataError, NetworkError
-from notion_oauth.route import port_of
+from notion_oauth.transport.addresses import AT_HOME, Address, Kind, kind_of, written_as
+from notion_oauth.transport.proxies import port_of
 
 ALLOW = "NOTION_OAUTH_ALLOW_PRIVATE_ADDRESSES"
 _CURE = f"If that server is yours and is meant to be there, set {ALLOW}=true."

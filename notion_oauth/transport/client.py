@@ -6,7 +6,6 @@ import socket
 import ssl
 import zlib
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,17 +13,18 @@ import anyio
 import httpcore
 import httpx
 
-from notion_oauth.certificates import CA_FILE, find_trust, ssl_context
-from notion_oauth.connecting import BROKEN, CheckedNetwork
+from notion_oauth import __version__
 from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable, TransientError
-from notion_oauth.protocol.message import Request, Response, host_of
+from notion_oauth.protocol.messages import Request, Response, host_of
 from notion_oauth.protocol.urls import why_unusable
-from notion_oauth.reach import Reach
-from notion_oauth.route import Resolver, look_up, proxy_for
 from notion_oauth.settings import Settings
+from notion_oauth.transport.address_policy import Reach
+from notion_oauth.transport.certificates import CA_FILE, find_trust, ssl_context
+from notion_oauth.transport.connections import BROKEN, CheckedNetwork
+from notion_oauth.transport.proxies import Resolver, look_up, proxy_for
 
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
-USER_AGENT = f"notion-oauth/{version('notion-oauth')}"
+USER_AGENT = f"notion-oauth/{__version__}"
 
 
 class Transport:

@@ -11,10 +11,10 @@ import anyio
 import httpcore
 import httpx
 
-from notion_oauth.addresses import Address
 from notion_oauth.errors import NetworkError, NotionOAuthError
-from notion_oauth.reach import Reach
-from notion_oauth.route import Proxy, Resolver, port_of, proxy_for
+from notion_oauth.transport.address_policy import Reach
+from notion_oauth.transport.addresses import Address
+from notion_oauth.transport.proxies import Proxy, Resolver, port_of, proxy_for
 
 STAGGER = 0.25  # seconds after which the next address is tried too (RFC 8305 §8)
 BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError)  # UnicodeError: a name that is none

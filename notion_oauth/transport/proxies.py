@@ -15,10 +15,10 @@ from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 import anyio
 
-from notion_oauth.addresses import Address, Kind, kind_of
-from notion_oauth.certificates import find_trust
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.protocol.urls import DEFAULT_PORTS, is_loopback
+from notion_oauth.transport.addresses import Address, Kind, kind_of
+from notion_oauth.transport.certificates import find_trust
 
 Resolver = Callable[[str, int], Awaitable[Sequence[Address]]]
 

@@ -10,11 +10,11 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from notion_oauth.errors import NotionOAuthError, StorageError
-from notion_oauth.forms import require_visit
-from notion_oauth.hosts import GUARDED, Hosts
-from notion_oauth.ratelimits import RateLimits
-from notion_oauth.server_logs import is_callback, protect_span
-from notion_oauth.statuspages import refusal
+from notion_oauth.web.access_logs import is_callback, protect_span
+from notion_oauth.web.csrf import require_visit
+from notion_oauth.web.rate_limits import RateLimits
+from notion_oauth.web.status_page import refusal
+from notion_oauth.web.trusted_hosts import GUARDED, Hosts
 
 _LOG = logging.getLogger(__name__)
 _BUDGETS = {

@@ -7,14 +7,14 @@ from urllib.parse import parse_qs
 import anyio
 from fastapi import Request
 
-from notion_oauth import session
 from notion_oauth.errors import RequestForbidden
+from notion_oauth.web.sessions import state
 
 MAX_FORM = 8 * 1024  # bytes; ours hold one or two short fields
 PATIENCE = 10.0  # seconds in which all of it must have come
 
 
-async def require_own_page(request: Request, browser: session.Session, base_url: str) -> dict[str, str]:
+async def require_own_page(request: Request, browser: state.Session, base_url: str) -> dict[str, str]:
     """The fields of a form on our own page, sent by the browser that was given the form. Raises RequestForbidden.
 
     The token in the form is what proves it. Where the browser says which site sent it, that must be ours too;
@@ -23,8 +23,8 @@ async def require_own_page(request: Request, browser: session.Session, base_url:
     site, origin = request.headers.get("sec-fetch-site", "same-origin"), request.headers.get("origin", "null")
     foreign = site != "same-origin" or origin not in ("null", base_url)
     # Who was given no form needs no reading of what may come slowly, or never end
-    fields = {} if foreign or not session.has_csrf(browser) else await _fields(request)
-    if foreign or not session.csrf_valid(browser, fields.get("csrf_token")):
+    fields = {} if foreign or not state.has_csrf(browser) else await _fields(request)
+    if foreign or not state.csrf_valid(browser, fields.get("csrf_token")):
         raise RequestForbidden("This did not come from this service's own page, or the page is too old.")
     return fields
 

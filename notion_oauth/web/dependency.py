@@ -6,11 +6,11 @@ from fastapi import HTTPException, Request
 from pydantic import SecretStr
 from starlette.routing import NoMatchFound
 
-from notion_oauth import pages
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, OtherResource, SignInRequired, TransientError
-from notion_oauth.hosts import GUARDED, Hosts
-from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.service import NotionOAuth
+from notion_oauth.web import responses
+from notion_oauth.web.profiles.resolver import Logins, WhoAsks
+from notion_oauth.web.trusted_hosts import GUARDED, Hosts
 
 
 class ValidToken:
@@ -37,12 +37,12 @@ class ValidToken:
                 raise NotSignedIn("Nobody is signed in.")
             return await login.tokens.token()
         except NotionOAuthError as error:
-            detail = pages.problem(error)
+            detail = responses.problem(error)
             sign_in = isinstance(error, NotSignedIn | SignInRequired) and not isinstance(error, OtherResource)
             if sign_in:
                 detail["login"] = _login(request)
-            headers = {**pages.retry_after(error), "Cache-Control": "no-store"}
-            status = 503 if isinstance(error, TransientError) else pages.status_code(error)
+            headers = {**responses.retry_after(error), "Cache-Control": "no-store"}
+            status = 503 if isinstance(error, TransientError) else responses.status_code(error)
             if status == 401:
                 headers["WWW-Authenticate"] = 'Session realm="notion-oauth"'  # RFC 9110 §15.5.2 asks for a challenge
             raise HTTPException(status, detail, headers) from None

@@ -13,12 +13,12 @@ from typing import Any
 import anyio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from notion_oauth import pages
-from notion_oauth.clients import COMMON
+from notion_oauth.clock import uptime
 from notion_oauth.errors import NotionOAuthError, StoreBusy
-from notion_oauth.patience import uptime
-from notion_oauth.profiles import Logins
-from notion_oauth.session import keeps_key
+from notion_oauth.tokens.registrations import COMMON
+from notion_oauth.web import responses
+from notion_oauth.web.profiles.resolver import Logins
+from notion_oauth.web.sessions.keys import keeps_key
 
 ALIVE, READY = "/healthz", "/readyz"
 PROBE_EVERY = 1.0  # seconds; however often it is asked, the disk is not written more often
@@ -42,13 +42,13 @@ class Health:
         if scope["type"] != "http" or scope["path"] not in self._paths:
             return await self._app(scope, receive, send)
         if scope["method"] not in ("GET", "HEAD"):
-            answer = pages.data({"error": "Method Not Allowed"}, status=405, headers={"Allow": "GET, HEAD"})
+            answer = responses.data({"error": "Method Not Allowed"}, status=405, headers={"Allow": "GET, HEAD"})
         elif scope["path"] in self._alive:
-            answer = pages.data({"status": "ok"})
+            answer = responses.data({"status": "ok"})
         else:
             failing = await self._probed()
             said: dict[str, Any] = {"status": "failing", "failing": failing} if failing else {"status": "ok"}
-            answer = pages.data(said, status=503 if failing else 200)
+            answer = responses.data(said, status=503 if failing else 200)
         return await answer(scope, receive, send)
 
     async def _probed(self) -> tuple[str, ...]:

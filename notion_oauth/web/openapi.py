@@ -8,9 +8,9 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from notion_oauth.asking import MAX_WORDS
 from notion_oauth.protocol.challenge import MAX_AGE_DIGITS
-from notion_oauth.status import Status
+from notion_oauth.tokens.status import Status
+from notion_oauth.web.sign_in_query import MAX_WORDS
 
 _CLOSED = ConfigDict(extra="forbid")
 _NEVER_SHOWN = ("storage", "storage_warning")  # to those who come over HTTP

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio.to_thread
 from pydantic import SecretStr
 
+from notion_oauth.clock import uptime
 from notion_oauth.errors import ConfigurationError, TooManyRequests
-from notion_oauth.patience import uptime
 from notion_oauth.settings import PREFIX, Settings
 
 if TYPE_CHECKING:

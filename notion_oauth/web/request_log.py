@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from notion_oauth.audit import Facts
-from notion_oauth.correlation import REQUEST_ID, new_request_id
-from notion_oauth.hosts import Hosts
+from notion_oauth.observability.audit import Facts
+from notion_oauth.observability.context import REQUEST_ID, new_request_id
+from notion_oauth.web.trusted_hosts import Hosts
 
 HEADER = "X-Request-ID"
 MAX_PATH = 200  # characters of a path that are logged

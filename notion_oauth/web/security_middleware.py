@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from notion_oauth import pages
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.hosts import GUARDED, Hosts
+from notion_oauth.web import responses
+from notion_oauth.web.trusted_hosts import GUARDED, Hosts
 
 HSTS = "max-age=31536000"  # seconds: a year; what else its host serves is not ours to decide
 
@@ -46,7 +47,7 @@ class Guard:
     async def _refuse(self, refused: NotionOAuthError, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        return await pages.failure(Request(scope), refused)(scope, receive, self._secured(send))
+        return await responses.failure(Request(scope), refused)(scope, receive, self._secured(send))
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on. What fails in a way that nobody foresaw is told as that, and raised for the log."""
@@ -64,7 +65,7 @@ class Guard:
             await self._app(scope, receive, noting)
         except Exception:
             if not begun:
-                await pages.unforeseen(Request(scope))(scope, receive, secured)
+                await responses.unforeseen(Request(scope))(scope, receive, secured)
             raise
 
     def _secured(self, send: Send) -> Send:

@@ -10,13 +10,15 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from notion_oauth import pages, session
+from notion_oauth import pages
 from notion_oauth.errors import NotionOAuthError, OperatorRequired, OtherResource, StorageError
-from notion_oauth.profiles import Logins
-from notion_oauth.session import session_of
-from notion_oauth.signing_out import SIGNED_OUT
-from notion_oauth.status import Status
-from notion_oauth.words import moment
+from notion_oauth.humanize import moment
+from notion_oauth.tokens.revocation import SIGNED_OUT
+from notion_oauth.tokens.status import Status
+from notion_oauth.web import responses
+from notion_oauth.web.profiles.resolver import Logins
+from notion_oauth.web.sessions import state
+from notion_oauth.web.sessions.state import session_of
 
 _LOG = logging.getLogger(__name__)
 _NOTICES = {
@@ -44,10 +46,10 @@ class StatusPages:
             if not self._logins.visitors:
                 raise
             return self._unusable(request, error, notice)
-        if not pages.wants_html(request):
-            return pages.encoded(_as_json(status))
+        if not responses.wants_html(request):
+            return responses.encoded(_as_json(status))
         browser = session_of(request)
-        shown = _page_context(request, browser, notice or session.take_notice(browser), self._links)
+        shown = _page_context(request, browser, notice or state.take_notice(browser), self._links)
         whose = {"own": self._logins.visitors}
         return pages.page("status.html", {**_status_context(status, self._logins.clock()), **shown, **whose})
 
@@ -58,37 +60,37 @@ class StatusPages:
             "The login of this browser cannot be used just now.",
             cure="Sign in anew, or tell the operator of this service: the log says why.",
         )
-        code = pages.status_code(told)
-        if not pages.wants_html(request):
-            return pages.data(pages.problem(told), status=code)
+        code = responses.status_code(told)
+        if not responses.wants_html(request):
+            return responses.data(responses.problem(told), status=code)
         shown = _page_context(request, session_of(request), notice, self._links)
         context = {"title": "That did not work", "message": told.message, "cure": told.cure, **shown}
         return pages.page("unusable.html", context, status=code)
 
     async def done(self, request: Request, notice: str) -> Response:
         """Show what was achieved. A browser is sent on: a reload repeats nothing, no code stays in its address bar."""
-        if pages.wants_html(request):
-            session.leave_notice(session_of(request), notice)
-            return pages.redirect(path_of(request, "notion_oauth_status"))
+        if responses.wants_html(request):
+            state.leave_notice(session_of(request), notice)
+            return responses.redirect(path_of(request, "notion_oauth_status"))
         status = await self._logins.status(request)
-        return pages.data({**status.as_json(storage=False), "message": _NOTICES[notice]})
+        return responses.data({**status.as_json(storage=False), "message": _NOTICES[notice]})
 
 
 @lru_cache(maxsize=64)
 def _as_json(status: Status) -> bytes:
     """The status as programs read it; within a second many ask for the same."""
-    return pages.encode(status.as_json(storage=False))
+    return responses.encode(status.as_json(storage=False))
 
 
 def refusal(request: Request, error: NotionOAuthError) -> Response:
     """An error as a page or as JSON; the operator is asked for the secret where that is what is missing."""
-    if isinstance(error, OperatorRequired) and pages.wants_html(request):
+    if isinstance(error, OperatorRequired) and responses.wants_html(request):
         form = {
             "action": path_of(request, "notion_oauth_operator"),
-            "csrf_token": session.csrf_token(session_of(request)),
+            "csrf_token": state.csrf_token(session_of(request)),
         }
         return pages.page("operator.html", {"title": "Who is there?", **form}, status=401)
-    return pages.failure(request, error, home=path_of(request, "notion_oauth_status"))
+    return responses.failure(request, error, home=path_of(request, "notion_oauth_status"))
 
 
 def _status_context(status: Status, now: datetime) -> dict[str, Any]:
@@ -110,11 +112,9 @@ def _said(when: datetime | None) -> str | None:
     return moment(when) if when else None
 
 
-def _page_context(
-    request: Request, browser: session.Session, notice: str | None, names: Sequence[str]
-) -> dict[str, Any]:
+def _page_context(request: Request, browser: state.Session, notice: str | None, names: Sequence[str]) -> dict[str, Any]:
     links = {"lock": None, **{name: path_of(request, f"notion_oauth_{name}") for name in names}}
-    return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": session.csrf_token(browser)}
+    return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": state.csrf_token(browser)}
 
 
 def path_of(request: Request, route: str) -> str:

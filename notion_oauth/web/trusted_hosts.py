@@ -17,8 +17,7 @@ from starlette.types import Scope
 
 from notion_oauth.errors import BadRequest, InsecureRequest, NotionOAuthError, WrongHost
 from notion_oauth.protocol.urls import DEFAULT_PORTS, is_loopback
-from notion_oauth.proxies import Network, parse_proxies
-from notion_oauth.settings import Settings
+from notion_oauth.settings import Network, Settings, parse_proxies
 
 GUARDED = "notion_oauth.guarded"  # in a scope that was checked: it is not checked again
 MAX_HOST = 255 + 6  # characters of a name (RFC 1035 §3.1) and a port; what is longer is not remembered

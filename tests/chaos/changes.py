@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from notion_oauth.files.encryption import Sealer
 from notion_oauth.models import ClientInformation, Registration
-from notion_oauth.sealing import Sealer
 from notion_oauth.storage import JsonFileStore
 from tests.protocol.builders import ISSUER, PUBLIC, REDIRECT_URI, tokens
 

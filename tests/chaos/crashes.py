@@ -32,8 +32,8 @@ import anyio
 import anyio.to_thread
 from pydantic import SecretStr
 
-from notion_oauth import files
-from notion_oauth.sealing import Sealer
+from notion_oauth.files import atomic
+from notion_oauth.files.encryption import Sealer
 from tests.chaos.changes import CHANGES, NAME, NEW_KEY
 
 UNCOUNTED = frozenset({"fspath", "getpid"})  # they change nothing
@@ -69,7 +69,7 @@ async def _here(function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
 
 async def _make(order: dict[str, Any], note: int) -> None:
     if order.get("in_place"):
-        files.write_file = write_in_place
+        atomic.write_file = write_in_place
     change = CHANGES[order["change"]]
     store = change.store(Path(order["site"]) / NAME)
     async with store.exclusive("default"):

@@ -24,10 +24,10 @@ import anyio.to_thread
 import httpx
 from pydantic import SecretStr
 
-from notion_oauth.auth import BearerAuth
-from notion_oauth.connecting import CheckedNetwork
+from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
 from notion_oauth.service import NotionOAuth
+from notion_oauth.transport.connections import CheckedNetwork
 from tests.chaos.fingerprints import fingerprint
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}

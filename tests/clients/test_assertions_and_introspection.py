@@ -19,7 +19,7 @@ from notion_oauth.errors import (
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.signing_out import SignOut
+from notion_oauth.tokens.revocation import SignOut
 from tests.engine.signing_in import age, sign_in
 
 pytestmark = pytest.mark.anyio

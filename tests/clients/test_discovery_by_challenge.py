@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from notion_oauth.errors import MetadataError, NoDocument, TransientError
-from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.transport import Transport
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.transport.client import Transport
 from tests.engine.signing_in import begin, sign_in
 
 pytestmark = pytest.mark.anyio

@@ -16,8 +16,8 @@ import httpx
 import httpx2
 import pytest
 
-from notion_oauth import auth, auth_httpx2
-from notion_oauth.bearer import ASK_AGAIN, LEAVE_ALONE
+from notion_oauth.auth import httpx2_auth, httpx_auth
+from notion_oauth.auth.flow import ASK_AGAIN, LEAVE_ALONE
 from notion_oauth.errors import AuthorizationRefused, NetworkError, NotSignedIn, StepUpRequired
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox
@@ -80,7 +80,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def pass_by(seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr("notion_oauth.bearer.uptime", lambda: now[0])
+    monkeypatch.setattr("notion_oauth.auth.flow.uptime", lambda: now[0])
     return pass_by
 
 
@@ -115,7 +115,7 @@ NEEDS = pytest.mark.parametrize("need", ["a login", "a scope"])
 
 
 def bearer_auth(kind: str, oauth: NotionOAuth, **options: Any) -> Any:
-    return (auth if kind.startswith("httpx ") else auth_httpx2).BearerAuth(oauth, **options)
+    return (httpx_auth if kind.startswith("httpx ") else httpx2_auth).BearerAuth(oauth, **options)
 
 
 @contextmanager
@@ -285,7 +285,7 @@ async def test_however_many_requests_wait_one_browser_is_opened(
         await person.sign_in(challenge)
 
     answers: list[int] = []
-    async with httpx.AsyncClient(auth=auth.BearerAuth(oauth, authorize=slowly), trust_env=False) as client:
+    async with httpx.AsyncClient(auth=httpx_auth.BearerAuth(oauth, authorize=slowly), trust_env=False) as client:
 
         async def ask() -> None:
             answers.append((await client.post(sandbox.mcp_url, json=PING)).status_code)
@@ -312,7 +312,7 @@ async def test_requests_that_want_more_at_once_all_get_it(
         await person.sign_in(challenge)
 
     answers: list[int] = []
-    async with httpx.AsyncClient(auth=auth.BearerAuth(oauth, authorize=slowly), trust_env=False) as client:
+    async with httpx.AsyncClient(auth=httpx_auth.BearerAuth(oauth, authorize=slowly), trust_env=False) as client:
 
         async def ask() -> None:
             answers.append((await client.post(sandbox.mcp_url, json=PING)).status_code)
@@ -342,7 +342,7 @@ async def test_another_need_is_asked_for_after_the_one_under_way(
         more = BearerChallenge(error="insufficient_scope", scope="read write", resource_metadata=url)
         await person.sign_in(more)
 
-    bearer = auth.BearerAuth(oauth, authorize=slowly)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=slowly)
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(post, "httpx async", bearer, sandbox)
@@ -352,7 +352,7 @@ async def test_another_need_is_asked_for_after_the_one_under_way(
 
 async def test_words_that_change_ask_for_nothing_new(oauth: NotionOAuth, sandbox: Sandbox, person: Person) -> None:
     await sign_in(oauth)
-    bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=person.sign_in)
     for number in range(6):
         refuse(sandbox, f'Bearer error="insufficient_scope", scope="default", error_description="{number}"')
     for _ in range(3):
@@ -364,7 +364,7 @@ async def test_words_that_change_ask_for_nothing_new(oauth: NotionOAuth, sandbox
 async def test_a_resource_that_refuses_every_token_asks_once(
     oauth: NotionOAuth, sandbox: Sandbox, person: Person
 ) -> None:
-    bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=person.sign_in)
     sandbox.fail_next("/mcp", status=401, times=100)
     for _ in range(3):
         assert (await post("httpx async", bearer, sandbox, json=PING)).status_code == 401
@@ -378,7 +378,7 @@ async def test_who_has_declined_is_left_alone_for_a_while(oauth: NotionOAuth, sa
         asked.append(challenge)
         raise AuthorizationRefused("The sign-in was declined.", error="access_denied")
 
-    bearer = auth.BearerAuth(oauth, authorize=decline)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=decline)
     for _ in range(4):
         with pytest.raises(AuthorizationRefused):
             await post("httpx async", bearer, sandbox, json=PING)
@@ -396,7 +396,7 @@ async def test_asking_ends_with_whoever_waits_for_it(oauth: NotionOAuth, sandbox
             ended.set()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(post, "httpx async", auth.BearerAuth(oauth, authorize=forever), sandbox)
+        tasks.start_soon(post, "httpx async", httpx_auth.BearerAuth(oauth, authorize=forever), sandbox)
         await anyio.to_thread.run_sync(began.wait)
         tasks.cancel_scope.cancel()
     assert await anyio.to_thread.run_sync(ended.wait, 30)
@@ -413,7 +413,7 @@ async def test_who_still_waits_keeps_the_sign_in_that_another_began(
     if need == "a scope":
         await sign_in(oauth)
         refuse(sandbox, SCOPE, times=2)
-    bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=person.sign_in)
     beginner = anyio.CancelScope()
 
     async def begin() -> None:
@@ -443,7 +443,7 @@ async def test_who_still_waits_keeps_the_sign_in_that_another_began(
 async def test_what_nobody_waited_for_is_asked_again(oauth: NotionOAuth, sandbox: Sandbox, need: str) -> None:
     """Whoever asked has left: the person has neither agreed nor declined."""
     person = Undecided(oauth)
-    bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=person.sign_in)
     if need == "a scope":
         await sign_in(oauth)
         refuse(sandbox, SCOPE, times=2)
@@ -476,7 +476,7 @@ async def test_who_comes_while_a_sign_in_is_being_given_up_begins_another(
                     await wait_until_awaited(bearer, 1)
         await person.sign_in(challenge)
 
-    bearer = auth.BearerAuth(oauth, authorize=authorize)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=authorize)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(post, "httpx async", bearer, sandbox, json=PING))
@@ -504,7 +504,7 @@ async def test_after_a_failure_they_are_asked_again_in_a_while(
             raise failure
         await person.sign_in(challenge)
 
-    bearer = auth.BearerAuth(oauth, authorize=fail_once)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=fail_once)
     for seconds in (0, 1, LEAVE_ALONE - 2):
         later(seconds)
         if need == "a scope":
@@ -531,7 +531,7 @@ async def test_what_was_declined_is_asked_again_much_later(
             raise AuthorizationRefused("The sign-in was declined.", error="access_denied")
         await person.sign_in(challenge)
 
-    bearer = auth.BearerAuth(oauth, authorize=decline_once)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=decline_once)
     refuse(sandbox, SCOPE, times=4)
     for seconds, expected in ((0, AuthorizationRefused), (LEAVE_ALONE, StepUpRequired), (1, StepUpRequired)):
         later(seconds)
@@ -560,7 +560,7 @@ async def test_all_who_wait_get_an_error_that_is_not_ours(oauth: NotionOAuth, sa
         except OSError as error:
             outcomes.append(str(error))
 
-    bearer = auth.BearerAuth(oauth, authorize=fail)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=fail)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             for _ in range(THREADS):
@@ -632,7 +632,7 @@ async def test_a_login_that_came_of_a_sign_in_that_failed_does_for_who_waited(
         except BrokenPipeError:
             outcomes.append("failed")
 
-    bearer = auth.BearerAuth(oauth, authorize=sign_in_and_fail)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=sign_in_and_fail)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
@@ -663,7 +663,7 @@ async def test_the_command_names_the_profile(oauth: NotionOAuth, sandbox: Sandbo
     await sign_in(work)
     refuse(sandbox, SCOPE)
     with pytest.raises(StepUpRequired) as caught:
-        await post("httpx async", auth.BearerAuth(work), sandbox, json=PING)
+        await post("httpx async", httpx_auth.BearerAuth(work), sandbox, json=PING)
     assert "--profile work" in caught.value.cure
 
 
@@ -671,21 +671,23 @@ async def test_a_challenge_beside_one_with_the_metadata_is_not_lost(oauth: Notio
     await sign_in(oauth)
     refuse(sandbox, f'Bearer resource_metadata="{sandbox.base_url}/x", {SCOPE}')
     with pytest.raises(StepUpRequired):
-        await post("httpx async", auth.BearerAuth(oauth), sandbox, json=PING)
+        await post("httpx async", httpx_auth.BearerAuth(oauth), sandbox, json=PING)
 
 
 async def test_a_body_that_cannot_be_sent_again_is_not(oauth: NotionOAuth, sandbox: Sandbox, person: Person) -> None:
     async def body() -> Any:
         yield b"{}"
 
-    async with httpx.AsyncClient(auth=auth.BearerAuth(oauth, authorize=person.sign_in), trust_env=False) as client:
+    async with httpx.AsyncClient(
+        auth=httpx_auth.BearerAuth(oauth, authorize=person.sign_in), trust_env=False
+    ) as client:
         assert (await client.post(sandbox.mcp_url, content=body())).status_code == 401
         assert len(person.asked) == 1, "the next request finds a login"
 
 
 async def test_without_a_person_no_request_goes_out(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     with pytest.raises(NotSignedIn):
-        await post("httpx async", auth.BearerAuth(oauth), sandbox, json=PING)
+        await post("httpx async", httpx_auth.BearerAuth(oauth), sandbox, json=PING)
     assert not sandbox.requests
 
 
@@ -693,7 +695,7 @@ def test_threads_that_want_more_at_once_all_get_it(
     oauth: NotionOAuth, sandbox: Sandbox, person: Person, hasty_threads: None
 ) -> None:
     anyio.run(sign_in, oauth)
-    bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=person.sign_in)
     refused = {"WWW-Authenticate": SCOPE}
     outcomes: list[object] = []
 
@@ -710,7 +712,7 @@ def test_threads_that_want_more_at_once_all_get_it(
             outcomes.append(error)
 
     for _ in range(ROUNDS):
-        bearer = auth.BearerAuth(oauth, authorize=person.sign_in)
+        bearer = httpx_auth.BearerAuth(oauth, authorize=person.sign_in)
         before = f"Bearer {anyio.run(oauth.tokens.token).get_secret_value()}"
         barrier = threading.Barrier(THREADS)
         threads = [threading.Thread(target=ask, args=(barrier, before)) for _ in range(THREADS)]

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pytest
 from typer.testing import CliRunner
 
-from notion_oauth.cli import app
+from notion_oauth.cli.main import app
 from notion_oauth.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from notion_oauth import demo
-from notion_oauth.cli import app
+from notion_oauth.cli import demo
+from notion_oauth.cli.main import app
 from notion_oauth.sandbox import Sandbox
 from tests.commands.conftest import CommandLine
 from tests.conftest import Posted

@@ -23,12 +23,12 @@ import pytest
 import trustme
 from cryptography import x509
 
-from notion_oauth.checks.case import Case
-from notion_oauth.checks.discretion import discreet
-from notion_oauth.checks.finding import Finding, ok
-from notion_oauth.doctor import CHECKS, Report, examine
+from notion_oauth.cli.doctor.context import Case
+from notion_oauth.cli.doctor.findings import Finding, ok
+from notion_oauth.cli.doctor.report import CHECKS, Report, examine
+from notion_oauth.cli.doctor.scrub import discreet
+from notion_oauth.files.encryption import Key, new_key
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.sealing import Key, new_key
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
 from tests.commands.conftest import ROOT, CommandLine

@@ -9,9 +9,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from notion_oauth.glance import glance
+from notion_oauth.cli.fast_path import glance
+from notion_oauth.files.encryption import Key, new_key
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.sealing import Key, new_key
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
 from tests.commands.conftest import CommandLine

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notion_oauth.errors import AuthorizationResponseError, NotionOAuthError
-from notion_oauth.loopback import Receiver
+from notion_oauth.interactive.loopback import Receiver
+from notion_oauth.interactive.sign_in import pasted_parameters
+from notion_oauth.interactive.terminal import MAX_LINE, Line, StandardInput
 from notion_oauth.models import AuthorizationResponse
-from notion_oauth.pasted import pasted_parameters
-from notion_oauth.prompt import MAX_LINE, Line, StandardInput
 
 REDIRECT_URI = "http://127.0.0.1:4321/callback"
 CODE = "a-code-that-nobody-is-shown"

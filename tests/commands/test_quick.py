@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from notion_oauth.cli.fast_path import Glance, glance
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.glance import Glance, glance
+from notion_oauth.files.token_file import encode_tokens
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
-from notion_oauth.status import status_of
-from notion_oauth.tokenfile import encode_tokens
+from notion_oauth.tokens.status import status_of
 from tests.commands.conftest import ROOT, CommandLine
 from tests.conftest import Posted
 from tests.engine.signing_in import age
@@ -57,7 +57,7 @@ def test_little_is_loaded(tmp_path: Path, command: list[str]) -> None:
     code = f"""
 import sys
 sys.argv = ["cli.py", *{command}, "--token-file", {str(file)!r}]
-from notion_oauth.cli import app
+from notion_oauth.cli.main import app
 try:
     app()
 except SystemExit as ended:

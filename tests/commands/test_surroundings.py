@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from notion_oauth.surroundings import Browser, Surroundings, here
+from notion_oauth.interactive.browser import Browser, Surroundings, here
 from tests.commands.terminal import Terminal
 
 URL = "https://issuer.example/authorize?a=1&state=x%20y"
@@ -156,7 +156,7 @@ def test_what_a_shell_would_act_on_does_not_reach_windows(tmp_path: Path, charac
 
 def test_a_browser_cannot_take_our_terminal_over(tmp_path: Path) -> None:
     program = script(tmp_path / "browser")
-    opening = f"import os\nfrom notion_oauth.surroundings import here\nhere().browser().open({URL!r})"
+    opening = f"import os\nfrom notion_oauth.interactive.browser import here\nhere().browser().open({URL!r})"
     environment = {"PATH": os.environ["PATH"], "BROWSER": str(program), "TERM": "xterm"}
     with Terminal(sys.executable, "-c", opening, cwd=tmp_path, env=environment) as terminal:
         assert terminal.end() == 0

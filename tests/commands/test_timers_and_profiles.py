@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
+from notion_oauth.humanize import in_words, parse_span
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.words import in_words, parse_span
 from tests.commands.conftest import CommandLine
 from tests.conftest import Posted
 

@@ -22,7 +22,7 @@ import httpx2
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from notion_oauth.auth_httpx2 import BearerAuth
+from notion_oauth.auth.httpx2_auth import BearerAuth
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.protocol.challenge import BearerChallenge

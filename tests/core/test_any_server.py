@@ -15,10 +15,10 @@ from pydantic import SecretStr
 
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.models import AuthorizationResponse
-from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.transport import Transport
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.transport.client import Transport
 from tests.engine.signing_in import REDIRECT_URI
 from tests.store.memory import MemoryStore
 

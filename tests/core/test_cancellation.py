@@ -13,14 +13,14 @@ import anyio.to_thread
 import httpx
 import pytest
 
+from notion_oauth.concurrency import to_the_end
 from notion_oauth.errors import SignInRequired
-from notion_oauth.finishing import to_the_end
-from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.transport import Transport
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
 from tests.engine.signing_in import begin, sign_in
 

@@ -14,13 +14,13 @@ import trustme
 from cryptography import x509
 from cryptography.x509 import Name, NameAttribute
 
-from notion_oauth import certificates
-from notion_oauth.certificates import find_trust, ssl_context
 from notion_oauth.errors import ConfigurationError, NetworkError
-from notion_oauth.protocol.message import Request
+from notion_oauth.protocol.messages import Request
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
-from notion_oauth.transport import Transport
+from notion_oauth.transport import certificates
+from notion_oauth.transport.certificates import find_trust, ssl_context
+from notion_oauth.transport.client import Transport
 from tests.core.servers import Visitors, secure_server
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth import files
 from notion_oauth.errors import StorageError, StoreDamaged
+from notion_oauth.files import atomic
 from notion_oauth.models import ClientInformation, Registration
-from notion_oauth.protocol.message import host_of
+from notion_oauth.protocol.messages import host_of
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.status import Status
 from notion_oauth.storage import JsonFileStore
+from notion_oauth.tokens.status import Status
 from tests.conftest import Posted
 from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
 from tests.protocol.builders import tokens
@@ -125,7 +125,7 @@ async def test_a_file_that_cannot_be_read_to_its_end_is_not_taken_for_empty() ->
 
 def test_a_folder_in_the_place_of_a_file_stays_one(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    for attempt in (lambda path: files.write_file(path, b"x"), files.delete_file):
+    for attempt in (lambda path: atomic.write_file(path, b"x"), atomic.delete_file):
         with pytest.raises((StoreDamaged, StorageError)):
             attempt(tmp_path / "folder")
     assert [file.name for file in tmp_path.iterdir()] == ["folder"]
@@ -133,13 +133,13 @@ def test_a_folder_in_the_place_of_a_file_stays_one(tmp_path: Path) -> None:
 
 def test_a_file_is_created_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "key"
-    assert files.create_file(path, b"first") is True
-    assert files.create_file(path, b"second") is False
+    assert atomic.create_file(path, b"first") is True
+    assert atomic.create_file(path, b"second") is False
     assert path.read_bytes() == b"first"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["key"]
     with pytest.raises(StorageError, match="could not be written"):
-        files.create_file(path / "below", b"third")
+        atomic.create_file(path / "below", b"third")
 
 
 @pytest.mark.parametrize(

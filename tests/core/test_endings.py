@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from notion_oauth.auth import BearerAuth
-from notion_oauth.background import served
+from notion_oauth.auth.httpx_auth import BearerAuth
+from notion_oauth.cli.background_server import served
 from notion_oauth.errors import (
     NotSignedIn,
     OtherResource,
@@ -36,8 +36,8 @@ from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.signing_out import SignOut
 from notion_oauth.storage import LOCK_WAIT, JsonFileStore
+from notion_oauth.tokens.revocation import SignOut
 from tests.conftest import Posted
 from tests.engine.signing_in import begin, sign_in
 from tests.store.memory import MemoryStore

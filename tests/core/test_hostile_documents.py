@@ -13,14 +13,14 @@ from pydantic import SecretStr
 
 from notion_oauth import errors
 from notion_oauth.errors import MetadataError, NotionOAuthError, ServerUnavailable, StoreDamaged, TokenRefused
+from notion_oauth.files.token_file import decode_login, decode_registrations
 from notion_oauth.models import ClientInformation, TokenResponse
 from notion_oauth.protocol.authorization import check_authorization_response, parse_authorization_response
 from notion_oauth.protocol.discovery import parse_authorization_server_metadata, parse_protected_resource_metadata
-from notion_oauth.protocol.message import Request, Response
+from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.protocol.registration import parse_registration_response
 from notion_oauth.protocol.token import code_request, parse_token_response, refresh_request, token_set
 from notion_oauth.protocol.urls import covers, why_unusable
-from notion_oauth.tokenfile import decode_login, decode_registrations
 from tests.protocol.builders import DISCOVERY, ISSUER, NOW, SERVER, pending, tokens
 
 REQUEST = Request("POST", f"{ISSUER}/token", form={"client_id": "c"})

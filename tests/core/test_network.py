@@ -17,12 +17,12 @@ import httpx
 import pytest
 
 from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable, TransientError
-from notion_oauth.protocol.message import Request
+from notion_oauth.protocol.messages import Request
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.signing_out import SignOut
-from notion_oauth.transport import MAX_BODY, Transport
+from notion_oauth.tokens.revocation import SignOut
+from notion_oauth.transport.client import MAX_BODY, Transport
 from tests.engine.signing_in import begin, sign_in
 
 pytestmark = pytest.mark.anyio

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth import files
 from notion_oauth.errors import ConfigurationError, StorageError
+from notion_oauth.files import atomic
 from notion_oauth.models import TokenSet
 from notion_oauth.settings import load_settings
 from notion_oauth.storage import JsonFileStore
@@ -154,7 +154,7 @@ async def test_a_login_that_could_not_be_read_again_is_not_written(store: JsonFi
     await store.save("default", tokens())
     before = path.read_bytes()
     with pytest.raises(StorageError, match="too many") as caught:
-        await store.save("default", tokens(scope="ü" * (files.MAX_FILE // 6)))
+        await store.save("default", tokens(scope="ü" * (atomic.MAX_FILE // 6)))
     assert "canary" not in str(caught.value)
     assert path.read_bytes() == before
 

@@ -18,11 +18,11 @@ import anyio
 import pytest
 import trustme
 
-from notion_oauth.addresses import Address, Kind
 from notion_oauth.errors import ConfigurationError, MetadataError, NetworkError
-from notion_oauth.protocol.message import Request
-from notion_oauth.route import describe_route, proxy_for
-from notion_oauth.transport import Transport
+from notion_oauth.protocol.messages import Request
+from notion_oauth.transport.addresses import Address, Kind
+from notion_oauth.transport.client import Transport
+from notion_oauth.transport.proxies import describe_route, proxy_for
 from tests.core.servers import (
     Visitors,
     basic,

@@ -22,19 +22,19 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
 from notion_oauth import models
-from notion_oauth.auth import BearerAuth
+from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.errors import NotionOAuthError, StoreDamaged
+from notion_oauth.files.token_file import encode_tokens
 from notion_oauth.models import ClientInformation
-from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.protocol.challenge import bearer_challenge
-from notion_oauth.protocol.message import Request, Response
+from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.protocol.token import code_request, parse_token_response, refresh_request
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.tokenfile import encode_tokens
-from notion_oauth.transport import Transport
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.transport.client import Transport
 from tests.protocol.builders import DISCOVERY, ISSUER, PUBLIC, pending, tokens
 
 SECRET_FIELDS = {"code", "code_verifier", "refresh_token", "token", "client_secret"}

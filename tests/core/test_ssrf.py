@@ -19,14 +19,14 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notion_oauth.addresses import Address, Kind, kind_of, written_as
 from notion_oauth.errors import MetadataError, NetworkError, NotionOAuthError
-from notion_oauth.protocol.message import Request
-from notion_oauth.reach import Reach
-from notion_oauth.route import look_up
+from notion_oauth.protocol.messages import Request
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.transport import Transport
+from notion_oauth.transport.address_policy import Reach
+from notion_oauth.transport.addresses import Address, Kind, kind_of, written_as
+from notion_oauth.transport.client import Transport
+from notion_oauth.transport.proxies import look_up
 from tests.core.servers import listening, secure_server
 
 PATIENCE = timedelta(seconds=10)

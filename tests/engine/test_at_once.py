@@ -17,15 +17,15 @@ import anyio
 import httpx
 import pytest
 
-from notion_oauth.auth import BearerAuth
+from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.errors import SignInRequired
 from notion_oauth.models import Registration, TokenSet, Tombstone
-from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.transport import Transport
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
 from tests.engine.signing_in import age, sign_in
 from tests.store.memory import MemoryStore

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.routing import Route
 
-from notion_oauth import auth, auth_httpx2
-from notion_oauth.background import served
+from notion_oauth.auth import httpx2_auth, httpx_auth
+from notion_oauth.cli.background_server import served
 from notion_oauth.sandbox import RecordedRequest, Sandbox
 from notion_oauth.service import NotionOAuth
 from tests.conftest import Posted
@@ -39,7 +39,7 @@ def post(request: pytest.FixtureRequest, oauth: NotionOAuth) -> Post:
     """Sends a body to a URL; the status of the answer."""
     library, _, kind = request.param.partition(", ")
     http: Any = {"httpx": httpx, "httpx2": httpx2}[library]
-    bearer: Any = {"httpx": auth, "httpx2": auth_httpx2}[library].BearerAuth(oauth)
+    bearer: Any = {"httpx": httpx_auth, "httpx2": httpx2_auth}[library].BearerAuth(oauth)
     options = {"auth": bearer, "trust_env": False, "follow_redirects": True}
 
     async def awaited(url: str, content: Any) -> int:

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from notion_oauth import blocking
-from notion_oauth.cli import app
+from notion_oauth import concurrency
+from notion_oauth.cli.main import app
 from notion_oauth.errors import NetworkError
-from notion_oauth.protocol.message import Request
+from notion_oauth.protocol.messages import Request
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.transport import Transport
+from notion_oauth.transport.client import Transport
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def silent_name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Ev
 
 def get(url: str, timeout: float) -> int:
     transport = Transport(timeout=timedelta(seconds=timeout), server_url=url)
-    return blocking.run(partial(transport.send, Request("GET", url))).status
+    return concurrency.run(partial(transport.send, Request("GET", url))).status
 
 
 def test_a_name_server_that_is_silent_is_given_up(silent_name_server: threading.Event) -> None:

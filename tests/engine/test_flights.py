@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from notion_oauth.errors import NetworkError
-from notion_oauth.flights import Flight, Flights, GivenUp, raising
+from notion_oauth.tokens.single_flight import Flight, Flights, GivenUp, raising
 
 pytestmark = pytest.mark.anyio
 BACKENDS = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])

@@ -14,7 +14,7 @@ import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
-from notion_oauth.auth_httpx2 import BearerAuth
+from notion_oauth.auth.httpx2_auth import BearerAuth
 from notion_oauth.errors import NotSignedIn
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth

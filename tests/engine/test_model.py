@@ -16,13 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from notion_oauth.errors import NotSignedIn, SignInRequired, TransientError
 from notion_oauth.models import TokenSet
-from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox, SandboxOptions
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.transport import Transport
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.transport.client import Transport
 
 T = TypeVar("T")
 REDIRECT_URI = "http://127.0.0.1:4321/callback"

@@ -12,11 +12,11 @@ import anyio.to_thread
 import pytest
 
 from notion_oauth.errors import NetworkError, ServerUnavailable, TokenRefused, TransientError
-from notion_oauth.patience import Patience
-from notion_oauth.refresh import TokenSource
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.tokens.backoff import Patience
+from notion_oauth.tokens.source import TokenSource
 from tests.conftest import Posted
 from tests.engine.signing_in import age, sign_in
 

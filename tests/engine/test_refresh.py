@@ -12,15 +12,9 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth.errors import (
-    NotSignedIn,
-    SignInRequired,
-    StorageError,
-    TokenRefused,
-    TransientError,
-)
+from notion_oauth.clock import utc_now
+from notion_oauth.errors import NotSignedIn, SignInRequired, StorageError, TokenRefused, TransientError
 from notion_oauth.models import TokenSet
-from notion_oauth.oauth_client import utc_now
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings

@@ -19,8 +19,8 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 import notion_oauth
-from notion_oauth.auth import BearerAuth
-from notion_oauth.background import served
+from notion_oauth.auth.httpx_auth import BearerAuth
+from notion_oauth.cli.background_server import served
 from notion_oauth.errors import (
     AuthorizationRefused,
     IssuerMismatch,
@@ -40,7 +40,7 @@ from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.signing_out import SignOut
+from notion_oauth.tokens.revocation import SignOut
 from tests.conftest import Posted
 from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
 from tests.store.memory import MemoryStore

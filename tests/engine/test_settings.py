@@ -10,8 +10,7 @@ import pytest
 
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.protocol.lifetime import Lifetimes
-from notion_oauth.proxies import parse_proxies
-from notion_oauth.settings import PREFIX, Settings, load_settings
+from notion_oauth.settings import PREFIX, Settings, load_settings, parse_proxies
 
 README = Path(__file__).parents[2] / "README.md"
 

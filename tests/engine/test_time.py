@@ -11,18 +11,18 @@ import anyio
 import httpx
 import pytest
 
-from notion_oauth.memory import GLANCE
+from notion_oauth.cli.status_text import describe
 from notion_oauth.models import TokenSet
-from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.protocol.lifetime import Lifetimes, Phase, grant_end, phase
-from notion_oauth.refresh import TokenSource
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.status import status_of
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.transport import Transport
-from notion_oauth.words import describe
+from notion_oauth.tokens.cache import GLANCE
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.tokens.source import TokenSource
+from notion_oauth.tokens.status import status_of
+from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
 from tests.engine.signing_in import sign_in
 from tests.protocol.builders import NOW, tokens

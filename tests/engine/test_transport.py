@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from notion_oauth.errors import MetadataError, NetworkError, NotionOAuthError, ServerUnavailable
-from notion_oauth.protocol.message import Request
+from notion_oauth.protocol.messages import Request
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.transport import MAX_BODY, USER_AGENT, Transport
+from notion_oauth.transport.client import MAX_BODY, USER_AGENT, Transport
 
 pytestmark = pytest.mark.anyio
 

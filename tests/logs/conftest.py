@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from notion_oauth.logs import TextLines
+from notion_oauth.observability.log_format import TextLines
 
 Told = Callable[[], list[tuple[str, dict[str, str]]]]
 

@@ -18,19 +18,19 @@ from pydantic import SecretStr
 from starlette.middleware.sessions import SessionMiddleware
 
 from notion_oauth.app import create_app
-from notion_oauth.auth import BearerAuth
-from notion_oauth.background import served
-from notion_oauth.correlation import REQUEST_ID
+from notion_oauth.auth.httpx_auth import BearerAuth
+from notion_oauth.cli.background_server import served
 from notion_oauth.errors import NotionOAuthError, SignInRequired, TransientError
 from notion_oauth.models import AuthorizationResponse
-from notion_oauth.oauth_client import OAuthClient
+from notion_oauth.observability.context import REQUEST_ID
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.signing_out import SignOut
-from notion_oauth.transport import Transport
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.tokens.revocation import SignOut
+from notion_oauth.transport.client import Transport
 from tests.core.test_cancellation import Held, task_cancelled
 from tests.engine.signing_in import age, begin, sign_in
 from tests.logs.conftest import Told

@@ -20,7 +20,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth import blocking
+from notion_oauth import concurrency
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -165,7 +165,7 @@ def everything(service: Service, sandbox: Sandbox, canaries: Canaries, crash: Pa
             """The refresh token that will be sent next: a server may repeat what it was sent."""
             [key] = [value for value, kind in canaries.known().items() if kind == "NOTION_OAUTH_ENCRYPTION_KEY"]
             settings = Settings(token_file=crash.with_name(".notion-tokens.json"), encryption_key=SecretStr(key))
-            login = blocking.run(partial(NotionOAuth(settings).store.load, "default"))
+            login = concurrency.run(partial(NotionOAuth(settings).store.load, "default"))
             assert login is not None
             assert login.refresh_token is not None
             return login.refresh_token.get_secret_value()

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from notion_oauth.audit import Facts
-from notion_oauth.correlation import PROFILE, REQUEST_ID
-from notion_oauth.logs import JsonLines, TextLines
+from notion_oauth.observability.audit import Facts
+from notion_oauth.observability.context import PROFILE, REQUEST_ID
+from notion_oauth.observability.log_format import JsonLines, TextLines
 from tests.commands.conftest import CommandLine, browser_command, cli
 
 __all__ = ["browser_command", "cli"]  # fixtures
@@ -127,7 +127,11 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-SETS_UP = "import logging, warnings; from notion_oauth.logs import configure; configure({level!r}, {style!r})\n"
+SETS_UP = (
+    "import logging, warnings\n"
+    "from notion_oauth.observability.log_format import configure\n"
+    "configure({level!r}, {style!r})\n"
+)
 
 
 def test_the_level_and_the_format_are_what_is_set() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from notion_oauth.redaction import HIDDEN, redact
+from notion_oauth.observability.redaction import HIDDEN, redact
 
 SECRET = "v3ry-s3cret_value.of~some+length"
 NOTION_SHAPE = "8f14e45f-ceea-4671:Zk3QmPp0aLr7tUwX:abcdefghijklmnopqrstuvwxyz012345"

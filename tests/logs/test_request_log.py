@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
 from notion_oauth.app import create_app
-from notion_oauth.background import served
-from notion_oauth.correlation import REQUEST_ID
+from notion_oauth.cli.background_server import served
+from notion_oauth.observability.context import REQUEST_ID
 from notion_oauth.service import NotionOAuth
 from tests.web.visiting import PUBLIC
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from notion_oauth.server_logs import LOGGERS, protect_access_logs, without_callback_query
+from notion_oauth.web.access_logs import LOGGERS, protect_access_logs, without_callback_query
 
 CALLBACKS = [
     "/auth/callback?code=canary&state=canary",

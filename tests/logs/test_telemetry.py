@@ -26,10 +26,10 @@ from notion_oauth.errors import AuthorizationRefused, NotionOAuthError, SignInRe
 from notion_oauth.models import AuthorizationResponse
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.server_logs import protect_span
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.telemetry import COUNTED, ISSUER, MOST, PROFILE
+from notion_oauth.tokens.telemetry import COUNTED, ISSUER, MOST, PROFILE
+from notion_oauth.web.access_logs import protect_span
 from tests.engine.signing_in import begin, sign_in
 from tests.protocol.builders import tokens
 
@@ -321,7 +321,7 @@ def test_off_it_is_never_imported() -> None:
     code = """
 import sys
 from notion_oauth import BearerAuth
-from notion_oauth.commands import others
+from notion_oauth.cli.commands import others
 BearerAuth()
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 from notion_oauth import create_app

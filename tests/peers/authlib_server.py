@@ -23,7 +23,7 @@ from flask import Flask, Response, jsonify, request
 from starlette.types import ASGIApp
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from notion_oauth.background import served_where
+from notion_oauth.cli.background_server import served_where
 from tests.peers.mcp_sdk_server import mcp_app
 from tests.peers.peer import ACCESS_TOKEN_LIFETIME, PERSON, SCOPE, Grant, Peer
 

@@ -23,7 +23,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from starlette.types import ASGIApp
 
-from notion_oauth.background import served_where
+from notion_oauth.cli.background_server import served_where
 from tests.peers.peer import ACCESS_TOKEN_LIFETIME, PERSON, SCOPE, Grant, Peer
 
 

@@ -17,12 +17,12 @@ import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
-from notion_oauth.auth_httpx2 import BearerAuth
+from notion_oauth.auth.httpx2_auth import BearerAuth
 from notion_oauth.errors import AuthorizationRefused, IssuerMismatch, SignInRequired
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.signing_out import SignOut
+from notion_oauth.tokens.revocation import SignOut
 from tests.engine.signing_in import age, begin, sign_in
 from tests.peers.authlib_server import serve_authlib
 from tests.peers.mcp_sdk_server import serve_mcp_sdk

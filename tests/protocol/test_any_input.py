@@ -16,7 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from notion_oauth.cli.status_text import describe
 from notion_oauth.errors import NotionOAuthError
+from notion_oauth.files.token_file import decode_login, decode_registrations, encode_registrations, encode_tokens
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.authorization import (
@@ -39,13 +41,11 @@ from notion_oauth.protocol.discovery import (
 )
 from notion_oauth.protocol.introspection import parse_introspection_response
 from notion_oauth.protocol.lifetime import Lifetimes
-from notion_oauth.protocol.message import Request, Response, error_code, printable, retry_after
+from notion_oauth.protocol.messages import Request, Response, error_code, printable, retry_after
 from notion_oauth.protocol.registration import parse_registration_response
 from notion_oauth.protocol.token import client_authentication, parse_token_response, refresh_request, token_set
 from notion_oauth.protocol.urls import covers, why_unusable
-from notion_oauth.status import status_of
-from notion_oauth.tokenfile import decode_login, decode_registrations, encode_registrations, encode_tokens
-from notion_oauth.words import describe
+from notion_oauth.tokens.status import status_of
 from tests.protocol.builders import DISCOVERY, NOW, REDIRECT_URI, pending
 from tests.protocol.counted import counted
 

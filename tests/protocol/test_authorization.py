@@ -24,7 +24,7 @@ from notion_oauth.protocol.authorization import (
     check_authorization_response,
     parse_authorization_response,
 )
-from notion_oauth.protocol.message import Response
+from notion_oauth.protocol.messages import Response
 from notion_oauth.protocol.registration import client_metadata, parse_registration_response, registration_request
 from tests.protocol.builders import DISCOVERY, ISSUER, NOW, PUBLIC, REDIRECT_URI, SERVER, pending
 

@@ -17,7 +17,7 @@ from notion_oauth.protocol.discovery import (
     require_assertions,
     require_sign_in,
 )
-from notion_oauth.protocol.message import Response
+from notion_oauth.protocol.messages import Response
 from notion_oauth.protocol.token import JWT_BEARER
 from notion_oauth.protocol.urls import covers, why_unusable
 

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from notion_oauth.errors import NotionOAuthError, ServerUnavailable, SignInRequired, TokenRefused
 from notion_oauth.models import ClientInformation
 from notion_oauth.protocol.lifetime import expires_at
-from notion_oauth.protocol.message import Request, Response
+from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.protocol.revocation import check_revocation_response, revocation_request
 from notion_oauth.protocol.token import (
     code_request,

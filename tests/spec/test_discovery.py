@@ -18,7 +18,7 @@ from notion_oauth.protocol.discovery import (
     protected_resource_metadata_urls,
     require_sign_in,
 )
-from notion_oauth.protocol.message import Response
+from notion_oauth.protocol.messages import Response
 from notion_oauth.protocol.registration import client_metadata, parse_registration_response, registration_request
 from notion_oauth.protocol.token import client_authentication
 

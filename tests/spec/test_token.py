@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from notion_oauth.errors import ServerUnavailable, TokenRefused
 from notion_oauth.models import ClientInformation
 from notion_oauth.protocol.introspection import introspection_request, parse_introspection_response
-from notion_oauth.protocol.message import Request, Response
+from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.protocol.revocation import check_revocation_response, revocation_request
 from notion_oauth.protocol.token import client_authentication, code_request, parse_token_response, refresh_request
 from notion_oauth.protocol.token import refreshed as with_new_tokens

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from notion_oauth.files.protection import Protection
 from notion_oauth.models import Registration, TokenSet, Tombstone
-from notion_oauth.protection import Protection
 
 
 class MemoryStore:

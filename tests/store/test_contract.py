@@ -9,8 +9,8 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
+from notion_oauth.files.encryption import Sealer, new_key
 from notion_oauth.models import ClientInformation, Registration
-from notion_oauth.sealing import Sealer, new_key
 from notion_oauth.storage import JsonFileStore, TokenStore
 from tests.protocol.builders import tokens
 from tests.store.memory import MemoryStore

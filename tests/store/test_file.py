@@ -18,8 +18,8 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth import files
 from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy, StoreDamaged
+from notion_oauth.files import atomic
 from notion_oauth.models import Registration
 from notion_oauth.storage import KEPT_REGISTRATIONS, JsonFileStore
 from tests.protocol.builders import NOW, PUBLIC, tokens
@@ -114,7 +114,7 @@ FOREIGN = {
     "empty token": b'{"access_token": ""}',
     "wrong field": b'{"access_token": "a", "refresh_token": 7}',
     "wrong client": b'{"access_token": "a", "client_id": 7}',
-    "too large": b" " * (files.MAX_FILE + 1),
+    "too large": b" " * (atomic.MAX_FILE + 1),
 }
 
 
@@ -284,9 +284,9 @@ async def test_a_file_of_somebody_else_is_reported(store: JsonFileStore, path: P
         with pytest.raises(StorageError, match="could not be read: Permission denied"):
             await store.load("default")
         with pytest.raises(StorageError, match="could not be written: Permission denied"):
-            files.write_file(path, b"")
+            atomic.write_file(path, b"")
         with pytest.raises(StorageError, match="could not be deleted: Permission denied"):
-            files.delete_file(path)
+            atomic.delete_file(path)
         with pytest.raises(StorageError, match="could not be locked: Permission denied"):
             async with store.exclusive("default"):
                 pass

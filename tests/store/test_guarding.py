@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth import files, folders, guarding
 from notion_oauth.errors import StorageError, StoreDamaged
+from notion_oauth.files import atomic, directories, permissions
 from notion_oauth.models import Registration
-from notion_oauth.session import session_keys
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
+from notion_oauth.web.sessions.keys import session_keys
 from tests.core.test_places import NOBODY, as_nobody, attempts, root_only
 from tests.protocol.builders import ISSUER, PUBLIC, REDIRECT_URI, tokens
 
@@ -70,13 +70,13 @@ async def test_what_was_said_is_remembered_within_bounds(
     store: JsonFileStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service's visitors have a file each."""
-    monkeypatch.setattr(guarding, "MOST_SAID", 3)
-    monkeypatch.setattr(guarding, "_said", set())
+    monkeypatch.setattr(permissions, "MOST_SAID", 3)
+    monkeypatch.setattr(permissions, "_said", set())
     for number in range(8):
         await store.save(f"web-{number}", tokens())
         store.path(f"web-{number}").chmod(0o644)
         await store.load(f"web-{number}")
-    assert 0 < len(guarding._said) <= 3
+    assert 0 < len(permissions._said) <= 3
 
 
 async def test_registrations_and_the_lock_are_mended_too(
@@ -148,7 +148,7 @@ async def test_another_name_of_the_file_is_left_alone(
 def test_missing_folders_are_made_for_the_owner_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        files.write_file(tmp_path / "a" / "b" / "c" / "t.json", b"{}")
+        atomic.write_file(tmp_path / "a" / "b" / "c" / "t.json", b"{}")
     finally:
         os.umask(before)
     assert [mode(tmp_path / part) for part in ("a", "a/b", "a/b/c")] == [0o700] * 3
@@ -219,13 +219,13 @@ async def test_a_file_system_that_gives_files_away_is_said_before_anybody_consen
 ) -> None:
     """Such as a network share that makes everything somebody else's: what is saved could not be read again."""
     with as_nobody() as folder:
-        lstat = folders.Folder.lstat
+        lstat = directories.Folder.lstat
 
-        def given_away(self: folders.Folder, name: str) -> os.stat_result:
+        def given_away(self: directories.Folder, name: str) -> os.stat_result:
             found = lstat(self, name)
             return os.stat_result((*found[:4], SOMEBODY, *found[5:]))
 
-        monkeypatch.setattr(folders.Folder, "lstat", given_away)
+        monkeypatch.setattr(directories.Folder, "lstat", given_away)
         with pytest.raises(StorageError, match="belongs to another user"):
             await JsonFileStore(folder / "tokens.json").ensure_writable("default")
         assert list(folder.iterdir()) == []
@@ -307,7 +307,7 @@ async def test_the_folder_of_somebody_else_is_said(caplog: pytest.LogCaptureFixt
         folder.chmod(0o1777)
         os.seteuid(NOBODY)
         assert await store.load("default") == tokens()
-    assert warnings(caplog) == [guarding._replaceable(folder, "the user whose folder it is (uid 1234)")]
+    assert warnings(caplog) == [permissions._replaceable(folder, "the user whose folder it is (uid 1234)")]
 
 
 # Links
@@ -463,7 +463,7 @@ async def test_a_folder_that_may_not_be_listed_serves_where_it_can_be_opened_by_
 
 def test_without_modes_and_owners_nothing_is_asked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows, where neither says anything."""
-    files.write_file(path, b"{}")
+    atomic.write_file(path, b"{}")
     path.chmod(0o666)
     path.parent.chmod(0o777)
     with monkeypatch.context() as windows:
@@ -471,8 +471,8 @@ def test_without_modes_and_owners_nothing_is_asked(path: Path, monkeypatch: pyte
         windows.setattr(os, "supports_dir_fd", set())
         for missing in ("geteuid", "fchmod", "fchown", "O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY"):
             windows.delattr(os, missing)
-        files.write_file(path, b"[]")
-        read, mode_told = files.read_file(path, bytes), guarding.mode_of(path)
-        weak, deleted = guarding.weakness(path), files.delete_file(path)
+        atomic.write_file(path, b"[]")
+        read, mode_told = atomic.read_file(path, bytes), permissions.mode_of(path)
+        weak, deleted = permissions.weakness(path), atomic.delete_file(path)
     assert (read, mode_told, weak, deleted) == (b"[]", None, None, True)
     assert list(path.parent.iterdir()) == []

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth import keychain
 from notion_oauth.errors import ConfigurationError, KeyUnavailable
-from notion_oauth.sealing import Key, Sealer
+from notion_oauth.files import system_keyring
+from notion_oauth.files.encryption import Key, Sealer
 from notion_oauth.storage import JsonFileStore
 from tests.protocol.builders import tokens
 from tests.store import fake_keychain
@@ -27,21 +27,21 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_key_is_put_before_the_others_and_read(kept: Path) -> None:
-    keychain.add_key(OLD)
-    keychain.add_key(NEW)
-    assert keychain.read_keys() == f"{NEW} {OLD}"
+    system_keyring.add_key(OLD)
+    system_keyring.add_key(NEW)
+    assert system_keyring.read_keys() == f"{NEW} {OLD}"
     assert [key.id for key in Sealer(SecretStr("keyring")).all_keys()] == [Key(NEW, "").id, Key(OLD, "").id]
 
 
 def test_an_empty_keychain_names_the_command(kept: Path) -> None:
     with pytest.raises(KeyUnavailable, match="holds no key of ours") as caught:
-        keychain.read_keys()
+        system_keyring.read_keys()
     assert "notion-oauth key --keyring" in caught.value.cure
 
 
 def test_of_several_keychains_the_one_that_protects_is_asked(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, "chain")
-    keychain.add_key(NEW)
+    system_keyring.add_key(NEW)
     assert kept.read_text() == NEW
 
 
@@ -49,7 +49,7 @@ def test_of_several_keychains_the_one_that_protects_is_asked(kept: Path, monkeyp
 def test_what_keeps_no_secret_is_refused(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """By the real keyring."""
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", f"keyring.backends.{backend}.Keyring")
-    for attempt in (keychain.read_keys, lambda: keychain.add_key(NEW)):
+    for attempt in (system_keyring.read_keys, lambda: system_keyring.add_key(NEW)):
         with pytest.raises(KeyUnavailable, match=f"keyring.backends.{backend}.Keyring, which keeps no") as caught:
             attempt()
         assert "NOTION_OAUTH_ENCRYPTION_KEY" in caught.value.cure
@@ -63,7 +63,7 @@ def test_a_keychain_in_a_plain_file_is_refused(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "plain.PlaintextKeyring")
     with pytest.raises(KeyUnavailable, match=r"plain\.PlaintextKeyring"):
-        keychain.read_keys()
+        system_keyring.read_keys()
 
 
 @pytest.mark.parametrize(
@@ -72,18 +72,18 @@ def test_a_keychain_in_a_plain_file_is_refused(monkeypatch: pytest.MonkeyPatch, 
 def test_a_keychain_that_fails_is_named(kept: Path, monkeypatch: pytest.MonkeyPatch, does: str, said: str) -> None:
     told(monkeypatch, does)
     with pytest.raises(KeyUnavailable, match=said) as caught:
-        keychain.read_keys()
+        system_keyring.read_keys()
     assert "canary" not in str(caught.value)
 
 
 def test_a_keychain_that_forgets_is_found_out(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, "forget")
     with pytest.raises(KeyUnavailable, match="does not have it"):
-        keychain.add_key(NEW)
+        system_keyring.add_key(NEW)
 
 
 def test_without_keyring_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keychain, "find_spec", lambda name: None)
+    monkeypatch.setattr(system_keyring, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError) as caught:
         Sealer(SecretStr("keyring"))
     assert "notion-oauth[keyring]" in caught.value.cure
@@ -93,15 +93,15 @@ def test_nothing_is_imported_from_the_working_folder(monkeypatch: pytest.MonkeyP
     (tmp_path / "keyring.py").write_text("import pathlib\npathlib.Path('was here').touch()\n")
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
     with pytest.raises(KeyUnavailable):
-        keychain.read_keys()
+        system_keyring.read_keys()
     assert not (tmp_path / "was here").exists()
 
 
 def test_a_process_that_cannot_even_give_up_is_ended(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one that is stopped, or hangs with Python's own lock held."""
-    monkeypatch.setattr(keychain, "GIVE_UP_AFTER", 0.01)
+    monkeypatch.setattr(system_keyring, "GIVE_UP_AFTER", 0.01)
     with pytest.raises(KeyUnavailable, match=r"nothing within 0\.01 seconds"):
-        keychain.read_keys()
+        system_keyring.read_keys()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="its keychains are asked over D-Bus")
@@ -121,17 +121,17 @@ def test_a_session_bus_that_never_answers_is_given_up(monkeypatch: pytest.Monkey
         bus.listen()
         listening = threading.Thread(target=let_in)
         listening.start()
-        monkeypatch.setattr(keychain, "GIVE_UP_AFTER", 20)  # it is the process that gives up
+        monkeypatch.setattr(system_keyring, "GIVE_UP_AFTER", 20)  # it is the process that gives up
         monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={tmp_path / 'bus'}")
         with pytest.raises(KeyUnavailable, match="did not answer within 3 seconds"):
-            keychain.read_keys()
+            system_keyring.read_keys()
         listening.join()
     assert b"Hello" in b"".join(heard)
 
 
 @pytest.mark.anyio
 async def test_tokens_are_sealed_with_the_key_of_the_keychain(kept: Path, tmp_path: Path) -> None:
-    keychain.add_key(NEW)
+    system_keyring.add_key(NEW)
     path = tmp_path / "tokens.json"
     store = JsonFileStore(path, sealer=Sealer(SecretStr("keyring")))
     await store.save("default", tokens())

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from notion_oauth.errors import ConfigurationError, KeyUnavailable, StorageError, StoreDamaged, StoreSealed
+from notion_oauth.files.encryption import Key, Sealer, new_key, sealed_with, unseal
 from notion_oauth.models import ClientInformation, Registration, Tombstone
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.sealing import Key, Sealer, new_key, sealed_with, unseal
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.stores import file_store
+from notion_oauth.stores.factory import file_store
 from tests.engine.signing_in import sign_in
 from tests.protocol.builders import ISSUER, NOW, REDIRECT_URI, tokens
 

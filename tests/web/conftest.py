@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from notion_oauth.app import create_app
-from notion_oauth.background import served
+from notion_oauth.cli.background_server import served
 from notion_oauth.settings import Settings
 
 

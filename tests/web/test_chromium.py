@@ -17,7 +17,7 @@ from selenium.webdriver.support.expected_conditions import title_contains
 from selenium.webdriver.support.ui import WebDriverWait
 
 from notion_oauth.app import create_app
-from notion_oauth.background import served
+from notion_oauth.cli.background_server import served
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
 

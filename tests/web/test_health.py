@@ -10,11 +10,11 @@ import pytest
 from pydantic import SecretStr
 
 from notion_oauth.app import create_app
-from notion_oauth.health import Health
-from notion_oauth.profiles import Logins
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
+from notion_oauth.web.health import Health
+from notion_oauth.web.profiles.resolver import Logins
 from tests.web.visiting import PUBLIC, Visitor
 
 PATHS = ("/healthz", "/readyz")
@@ -109,7 +109,7 @@ def test_where_a_client_by_hand_is_remembered_is_looked_at_too(public: Settings)
 
 @pytest.mark.anyio
 async def test_a_lock_that_is_in_use_is_well(local: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("notion_oauth.health.LOCK_TRY", 0.05)
+    monkeypatch.setattr("notion_oauth.web.health.LOCK_TRY", 0.05)
     settings = local.model_copy(update={"secret_key": SecretStr("k" * 40)})
     async with JsonFileStore(settings.token_file).exclusive("default"):
         answer = await anyio.to_thread.run_sync(home(settings).get, "/readyz")

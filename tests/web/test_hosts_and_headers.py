@@ -15,14 +15,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from notion_oauth import ValidToken
 from notion_oauth.app import create_app
-from notion_oauth.background import served
+from notion_oauth.cli.background_server import served
 from notion_oauth.errors import RequestForbidden
-from notion_oauth.forms import require_own_page
-from notion_oauth.hosts import Hosts
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.web.csrf import require_own_page
+from notion_oauth.web.trusted_hosts import Hosts
 from tests.engine.signing_in import sign_in
 from tests.web.visiting import PUBLIC, Visitor
 
@@ -318,7 +318,7 @@ def test_the_internet_learns_nothing_of_the_machine(public: Settings, accept: st
 async def test_a_form_that_comes_too_slowly_is_not_waited_for(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("notion_oauth.forms.PATIENCE", 0.05)
+    monkeypatch.setattr("notion_oauth.web.csrf.PATIENCE", 0.05)
 
     async def drip() -> dict[str, object]:
         await anyio.sleep_forever()

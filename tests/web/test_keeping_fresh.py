@@ -12,7 +12,7 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from notion_oauth import ValidToken, create_router
 from notion_oauth.app import create_app
-from notion_oauth.background import served
+from notion_oauth.cli.background_server import served
 from notion_oauth.errors import SignInRequired
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth

@@ -19,14 +19,14 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from notion_oauth.app import create_app
-from notion_oauth.background import served
-from notion_oauth.oauth_client import utc_now
+from notion_oauth.cli.background_server import served
+from notion_oauth.clock import utc_now
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.sandbox.recording import RecordedRequest
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.unfinished import REGISTERING
+from notion_oauth.web.profiles.visitor_registrations import REGISTERING
 from tests.web.conftest import Browser
 from tests.web.visiting import PUBLIC, Visitor
 
@@ -143,7 +143,7 @@ def begun(app: FastAPI, query: str = "") -> int:
 def test_scopes_that_anybody_invents_register_few(
     late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("notion_oauth.unfinished.MOST_EXTRA", 5)
+    monkeypatch.setattr("notion_oauth.web.profiles.visitor_registrations.MOST_EXTRA", 5)
     app = late.app()
     assert [begun(app, f"scope=invented-{number}") for number in range(10)] == [303] * 6 + [429] * 4
     answer = Visitor(app).get("/auth/login?scope=invented-again", headers=JSON)
@@ -164,7 +164,7 @@ def test_whoever_has_had_more_can_sign_in_without_it_meanwhile(
     late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a sign-in asks for unasked, since the one before did, is no reason to turn anybody away."""
-    monkeypatch.setattr("notion_oauth.unfinished.MOST_EXTRA", 1)
+    monkeypatch.setattr("notion_oauth.web.profiles.visitor_registrations.MOST_EXTRA", 1)
     sandbox.options.resource_metadata_overrides = {"scopes_supported": ["default"]}
     sandbox.options.scopes = ("default", "write", "x0", "x1", "x2")
     app = late.app()
@@ -184,7 +184,7 @@ def test_whoever_has_had_more_can_sign_in_without_it_meanwhile(
 def test_registrations_that_fail_count_for_nothing(
     late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("notion_oauth.unfinished.MOST_EXTRA", 1)
+    monkeypatch.setattr("notion_oauth.web.profiles.visitor_registrations.MOST_EXTRA", 1)
     app = late.app()
     assert [begun(app), begun(app, "scope=some")] == [303, 303]
     sandbox.fail_next("/register", status=503, times=5)
@@ -196,7 +196,7 @@ def test_registrations_that_fail_count_for_nothing(
 def test_one_that_is_of_no_use_any_more_is_replaced_whatever_others_have_asked_for(
     late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
-    monkeypatch.setattr("notion_oauth.unfinished.MOST_EXTRA", 1)
+    monkeypatch.setattr("notion_oauth.web.profiles.visitor_registrations.MOST_EXTRA", 1)
     app = late.app()
     assert [begun(app), *(begun(app, f"scope=x{number}") for number in range(3))] == [303, 303, 303, 429]
     if gone == "forgotten":
@@ -300,7 +300,7 @@ def test_whoever_finishes_waits_for_nobodys_registration(public: Settings, sandb
 def test_who_has_waited_long_for_others_registrations_is_told(
     public: Settings, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("notion_oauth.unfinished.LONGEST_WAIT", timedelta(seconds=0.05))
+    monkeypatch.setattr("notion_oauth.web.profiles.visitor_registrations.LONGEST_WAIT", timedelta(seconds=0.05))
     app = create_app(public)
     with held(JsonFileStore(public.token_file), REGISTERING):
         answer = Visitor(app).get("/auth/login", headers=JSON)

@@ -18,13 +18,13 @@ from pydantic import SecretStr
 from starlette.middleware.sessions import SessionMiddleware
 
 from notion_oauth.app import create_app
-from notion_oauth.background import served
+from notion_oauth.cli.background_server import served
 from notion_oauth.errors import StorageError, StoreDamaged
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
-from notion_oauth.session import session_keys
 from notion_oauth.settings import Settings
+from notion_oauth.web.sessions.keys import session_keys
 from tests.web.conftest import Browser
 from tests.web.visiting import PUBLIC, Visitor
 

@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from notion_oauth.app import create_app
 from notion_oauth.errors import ConfigurationError, TooManyRequests
-from notion_oauth.ratelimits import STORAGE_TIMEOUT, RateLimits
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
+from notion_oauth.web.rate_limits import STORAGE_TIMEOUT, RateLimits
 from tests.conftest import Posted
 from tests.engine.signing_in import age
 from tests.web.visiting import PUBLIC, Visitor
@@ -295,8 +295,8 @@ class TestWithoutRoomForMore:
 
     @pytest.fixture
     def limits(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> RateLimits:
-        monkeypatch.setattr("notion_oauth.ratelimits.MAX_COUNTS", 4)
-        monkeypatch.setattr("notion_oauth.ratelimits.SHARED_COUNTS", 2**40)  # no two addresses share one by chance
+        monkeypatch.setattr("notion_oauth.web.rate_limits.MAX_COUNTS", 4)
+        monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 2**40)  # no two addresses share one by chance
         return limits_of(public)
 
     @pytest.mark.anyio
@@ -322,7 +322,7 @@ class TestWithoutRoomForMore:
     async def test_who_was_there_before_counts_for_itself(
         self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("notion_oauth.ratelimits.SHARED_COUNTS", 1)
+        monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 1)
         await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
         late = await let_in(limits, *(f"198.51.{number}.9" for number in range(1, 10)))
         assert late == [True] * 3 + [False] * 6
@@ -337,7 +337,7 @@ class TestWithoutRoomForMore:
     @pytest.mark.anyio
     async def test_no_budget_takes_it_from_another(self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch) -> None:
         """Looks are cheap and many."""
-        monkeypatch.setattr("notion_oauth.ratelimits.SHARED_COUNTS", 1)
+        monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 1)
         await let_in(limits, *(f"198.51.{number}.1" for number in range(20)), budget="status")
         for budget in ("auth", "operator"):
             assert await let_in(limits, *(f"198.51.100.{number}" for number in range(4)), budget=budget) == [True] * 4
@@ -348,14 +348,14 @@ class TestWithoutRoomForMore:
         self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """65536 networks of 48 bits, all of one owner of 32."""
-        monkeypatch.setattr("notion_oauth.ratelimits.SHARED_COUNTS", 2)
+        monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 2)
         await let_in(limits, *(f"2001:db8:{number:x}::1" for number in range(200)))
         assert await let_in(limits, "198.51.100.7", "192.0.2.1", "2a00:1450::1", "no address") == [True] * 4
 
     @pytest.mark.anyio
     async def test_it_stays_small(self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("notion_oauth.ratelimits.PARTS_OF_IPV6", 8)
-        monkeypatch.setattr("notion_oauth.ratelimits.SHARED_COUNTS", 2)
+        monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 2)
         await let_in(limits, *(f"{number % 256}.1.2.{number % 7}" for number in range(600)))
         await let_in(limits, *(f"2a{number:02x}:{number:x}::1" for number in range(256)))
         assert counts_kept(limits) <= 4 + 2 * 256 + 2 * 2 * 8  # networks of 64 bits and of 48

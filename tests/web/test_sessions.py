@@ -225,7 +225,7 @@ def test_nobody_is_signed_in_to_somebody_elses_workspace(public: Settings) -> No
 
 
 def test_what_is_remembered_of_finished_sign_ins_is_bounded(public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("notion_oauth.session.MAX_FINISHED", 1)
+    monkeypatch.setattr("notion_oauth.web.sessions.pending.MAX_FINISHED", 1)
     visitor = Visitor(create_app(public))
     first, second = visitor.consent(), visitor.consent()
     assert visitor.get(first).status_code == visitor.get(second).status_code == 303

@@ -14,8 +14,8 @@ from itsdangerous import TimestampSigner
 from pydantic import SecretStr
 
 from notion_oauth.app import create_app
-from notion_oauth.background import served
-from notion_oauth.oauth_client import utc_now
+from notion_oauth.cli.background_server import served
+from notion_oauth.clock import utc_now
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings

@@ -15,15 +15,15 @@ import pytest
 from pydantic import SecretStr
 
 from notion_oauth.app import create_app
+from notion_oauth.clock import utc_now
 from notion_oauth.errors import SignInRequired
 from notion_oauth.models import TokenSet
-from notion_oauth.oauth_client import utc_now
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.sweeping import Sweeping
+from notion_oauth.web.profiles.visitor_cleanup import Sweeping
 from tests.engine.signing_in import sign_in
 from tests.web.visiting import PUBLIC, Visitor
 
@@ -202,7 +202,7 @@ async def test_one_that_cannot_be_removed_keeps_none_of_the_others(
         await store.save(name, login(utc_now()))
     stuck = store.path(names[1]).with_name(store.path(names[1]).name + ".lock")
     stuck.mkdir()
-    monkeypatch.setattr("notion_oauth.sweeping.EVERY", timedelta(seconds=0.01))
+    monkeypatch.setattr("notion_oauth.web.profiles.visitor_cleanup.EVERY", timedelta(seconds=0.01))
     uptime = itertools.count()
     sweeping = Sweeping(store, LIFETIMES, at(400 * DAY), uptime=lambda: next(uptime))
     with caplog.at_level(logging.WARNING), anyio.fail_after(10):
@@ -225,7 +225,7 @@ async def test_a_folder_that_cannot_be_read_is_told_of_and_ends_nothing(tmp_path
 async def test_the_service_sweeps_while_it_runs_whatever_it_keeps_fresh(
     public: Settings, store: JsonFileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_fresh: bool
 ) -> None:
-    monkeypatch.setattr("notion_oauth.sweeping.EVERY", timedelta(seconds=0.05))
+    monkeypatch.setattr("notion_oauth.web.profiles.visitor_cleanup.EVERY", timedelta(seconds=0.05))
     await store.save(GONE, login(utc_now() - 40 * DAY))
     untouched(tmp_path, since=40 * DAY)
     with Visitor(create_app(public.model_copy(update={"keep_fresh": keep_fresh}))), anyio.fail_after(10):

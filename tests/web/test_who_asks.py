@@ -20,13 +20,13 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from notion_oauth import ValidToken, create_router
 from notion_oauth.app import create_app
+from notion_oauth.clock import utc_now
 from notion_oauth.errors import ConfigurationError
-from notion_oauth.oauth_client import utc_now
-from notion_oauth.profiles import Logins, WhoAsks
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
+from notion_oauth.web.profiles.resolver import Logins, WhoAsks
 from tests.conftest import Posted
 from tests.engine.signing_in import age, sign_in
 from tests.logs.conftest import Told, told
@@ -458,7 +458,7 @@ class TestAnApplicationsOwnUsers:
         assert "holds no access_token" in caplog.text
 
     def test_what_is_kept_in_memory_is_bounded(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("notion_oauth.profiles.MAX_LOGINS", 2)
+        monkeypatch.setattr("notion_oauth.web.profiles.resolver.MAX_LOGINS", 2)
         logins = Logins(NotionOAuth(public), by_header)
         first, second = logins.named("user-1"), logins.named("user-2")
         assert logins.named("user-1") is first

@@ -11,18 +11,20 @@ from typing import TypeVar
 
 import httpx
 
-from notion_oauth import files, places, tokenfile
-from notion_oauth.blocking import apart
-from notion_oauth.checks.finding import Finding, Outcome
+from notion_oauth import profile_names
+from notion_oauth.cli.doctor.findings import Finding, Outcome
+from notion_oauth.clock import Clock
+from notion_oauth.concurrency import apart
+from notion_oauth.files import atomic, token_file
+from notion_oauth.files.encryption import Sealer
+from notion_oauth.files.token_file import Kept
 from notion_oauth.models import Discovery, Registration, TokenSet, Tombstone
-from notion_oauth.oauth_client import Clock, OAuthClient
 from notion_oauth.protocol import discovery
-from notion_oauth.protocol.message import Request, Response
-from notion_oauth.sealing import Sealer
+from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.settings import Settings
-from notion_oauth.stores import sealer_of
-from notion_oauth.tokenfile import Kept
-from notion_oauth.transport import Transport
+from notion_oauth.stores.factory import sealer_of
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.transport.client import Transport
 
 T = TypeVar("T")
 
@@ -79,7 +81,7 @@ class Case:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings = settings
         self.clock = clock
-        self.token_file = places.profile_file(settings.token_file, settings.profile)
+        self.token_file = profile_names.profile_file(settings.token_file, settings.profile)
         self.transport = NotingTransport(settings, clock)
         self.sealer: Outcome[Sealer | None] = Outcome()
         self.readable: Outcome[int | None] = Outcome()
@@ -90,18 +92,18 @@ class Case:
 
     async def read(self) -> None:
         """Read what is kept. The keychain may be asked for a key, which takes seconds at most."""
-        await self.readable.of(apart(partial(files.read_file, self.token_file, len, mend=False)))
+        await self.readable.of(apart(partial(atomic.read_file, self.token_file, len, mend=False)))
         await self.sealer.of(apart(partial(sealer_of, self.settings)))
-        await self.login.of(self._read(self.token_file, tokenfile.decode_login))
-        await self.registrations.of(self._read(self.beside(".clients"), tokenfile.decode_registrations))
+        await self.login.of(self._read(self.token_file, token_file.decode_login))
+        await self.registrations.of(self._read(self.beside(".clients"), token_file.decode_registrations))
 
     def beside(self, suffix: str) -> Path:
         """A file that belongs to the token file."""
-        return places.beside(self.token_file, suffix)
+        return profile_names.beside(self.token_file, suffix)
 
     async def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> Kept[T] | None:
         sealer = await self.sealer.get()
-        return await apart(partial(tokenfile.read_kept, path, decode, sealer, mend=False))
+        return await apart(partial(token_file.read_kept, path, decode, sealer, mend=False))
 
     async def converse(self) -> None:
         """Ask the MCP server for its challenge, and from there for its authorization server, as a sign-in does."""

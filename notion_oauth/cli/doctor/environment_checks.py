@@ -11,14 +11,16 @@ from pathlib import Path
 
 from pydantic_settings import DotEnvSettingsSource
 
-from notion_oauth import guarding, loopback
-from notion_oauth.checks.case import Case
-from notion_oauth.checks.finding import Finding, NotChecked, failure, ok, warning, weak
+from notion_oauth import __version__
+from notion_oauth.cli.doctor.context import Case
+from notion_oauth.cli.doctor.findings import Finding, NotChecked, failure, ok, warning, weak
+from notion_oauth.clock import utc_now
 from notion_oauth.errors import ConfigurationError
-from notion_oauth.oauth_client import utc_now
-from notion_oauth.observing import watched
+from notion_oauth.files import permissions
+from notion_oauth.interactive import loopback
+from notion_oauth.interactive.browser import Browser, Surroundings
 from notion_oauth.settings import PREFIX, Settings
-from notion_oauth.surroundings import Browser, Surroundings
+from notion_oauth.tokens.client_factory import watched
 
 _PACKAGES = ("anyio", "authlib", "cryptography", "filelock", "httpcore", "httpx", "pydantic", "pydantic-settings")
 _EXTRAS = ("httpx2", "keyring", "opentelemetry-api", "socksio", "truststore")
@@ -29,7 +31,7 @@ _WORDS = ("log_level", "log_format", "client_auth_method")  # settings whose val
 def program() -> list[Finding]:
     """The version of this program, and what it runs on."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return [ok(f"notion-oauth {version('notion-oauth')}, {python}, {ssl.OPENSSL_VERSION}")]
+    return [ok(f"notion-oauth {__version__}, {python}, {ssl.OPENSSL_VERSION}")]
 
 
 def packages() -> list[Finding]:
@@ -65,7 +67,7 @@ def given(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
     return [
         ok(f"{', '.join(shown) or 'none is set'}; {where}"),
         *(_unknown(name, list(fields)) for name in sorted((from_environment | from_dotenv) - fields.keys())),
-        *(weak(guarding.weakness(_DOTENV.absolute())) if _holds_secrets(dotenv) else ()),
+        *(weak(permissions.weakness(_DOTENV.absolute())) if _holds_secrets(dotenv) else ()),
         *_telemetry(settings),
     ]
 

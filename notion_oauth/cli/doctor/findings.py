@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar
 
 import anyio
 
-from notion_oauth.protection import Weakness
+from notion_oauth.files.protection import Weakness
 
 Result = Literal["ok", "warning", "failure"]
 RESULTS: tuple[Result, ...] = ("ok", "warning", "failure")  # from the best to the worst

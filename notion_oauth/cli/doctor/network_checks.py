@@ -8,15 +8,15 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from notion_oauth.blocking import apart
-from notion_oauth.certificates import find_trust, ssl_context
-from notion_oauth.checks.case import Case
-from notion_oauth.checks.finding import Finding, failure, ok, warning
-from notion_oauth.clients import Way, way_of
+from notion_oauth.cli.doctor.context import Case
+from notion_oauth.cli.doctor.findings import Finding, failure, ok, warning
+from notion_oauth.concurrency import apart
 from notion_oauth.errors import TRY_LATER, MetadataError
 from notion_oauth.protocol import discovery
-from notion_oauth.protocol.message import Response, host_of, http_date
-from notion_oauth.route import describe_route
+from notion_oauth.protocol.messages import Response, host_of, http_date
+from notion_oauth.tokens.registrations import Way, way_of
+from notion_oauth.transport.certificates import find_trust, ssl_context
+from notion_oauth.transport.proxies import describe_route
 
 LOOK_UP_PATIENCE = timedelta(seconds=5)
 SKEW_WARNING = timedelta(seconds=30)

@@ -12,35 +12,35 @@ from typing import Any
 
 import anyio
 
-from notion_oauth import surroundings
-from notion_oauth.blocking import apart
-from notion_oauth.checks import keeping, machine, network
-from notion_oauth.checks.case import Case, Look, in_thread
-from notion_oauth.checks.discretion import discreet
-from notion_oauth.checks.finding import RESULTS, Finding, NotChecked, Result, failure, warning
+from notion_oauth.cli.doctor import environment_checks, network_checks, storage_checks
+from notion_oauth.cli.doctor.context import Case, Look, in_thread
+from notion_oauth.cli.doctor.findings import RESULTS, Finding, NotChecked, Result, failure, warning
+from notion_oauth.cli.doctor.scrub import discreet
+from notion_oauth.clock import Clock, utc_now
+from notion_oauth.concurrency import apart
 from notion_oauth.errors import ConfigurationError, NotionOAuthError
-from notion_oauth.oauth_client import Clock, utc_now
+from notion_oauth.interactive import browser
 from notion_oauth.settings import Settings
 
 PATIENCE = timedelta(seconds=12)  # for each check; all begin at once
 CHECKS: tuple[tuple[str, Look], ...] = (
-    ("file", keeping.file),
-    ("folder", in_thread(keeping.folder)),
-    ("lock", in_thread(keeping.lock)),
-    ("kept", keeping.kept),
-    ("registrations", keeping.registrations),
-    ("session key", in_thread(keeping.session_key)),
-    ("login", keeping.login),
-    ("route", network.route),
-    ("trust", network.trust),
-    ("server", network.server),
-    ("certificate", network.certificate),
-    ("clock", network.clock),
-    ("metadata", network.metadata),
-    ("endpoints", network.endpoints),
-    ("issuer route", network.issuer_route),
-    ("client", network.client),
-    ("port", machine.port),
+    ("file", storage_checks.file),
+    ("folder", in_thread(storage_checks.folder)),
+    ("lock", in_thread(storage_checks.lock)),
+    ("kept", storage_checks.kept),
+    ("registrations", storage_checks.registrations),
+    ("session key", in_thread(storage_checks.session_key)),
+    ("login", storage_checks.login),
+    ("route", network_checks.route),
+    ("trust", network_checks.trust),
+    ("server", network_checks.server),
+    ("certificate", network_checks.certificate),
+    ("clock", network_checks.clock),
+    ("metadata", network_checks.metadata),
+    ("endpoints", network_checks.endpoints),
+    ("issuer route", network_checks.issuer_route),
+    ("client", network_checks.client),
+    ("port", environment_checks.port),
 )
 _WIDTH = max(len(name) for name, _ in CHECKS)
 
@@ -99,11 +99,11 @@ async def examine(
 
     `spell` puts our commands as they are run here. What is private is taken out of the report. Raises nothing.
     """
-    around = surroundings.here()
+    around = browser.here()
     rows: list[Row] = []
-    for name, look in (("program", machine.program), ("packages", machine.packages)):
+    for name, look in (("program", environment_checks.program), ("packages", environment_checks.packages)):
         rows += [(name, found) for found in await _guarded(apart(look))]
-    rows += [("place", found) for found in machine.place(around)]
+    rows += [("place", found) for found in environment_checks.place(around)]
     addresses: list[str | None] = []
     try:
         settings = load()
@@ -111,10 +111,13 @@ async def examine(
         rows.append(("settings", failure(error.message, error.cure)))
     else:
         addresses = [settings.server_url, settings.issuer, settings.public_url, settings.client_metadata_url]
-        rows += [("settings", found) for found in await _guarded(apart(lambda: machine.given(settings, environment)))]
+        rows += [
+            ("settings", found)
+            for found in await _guarded(apart(lambda: environment_checks.given(settings, environment)))
+        ]
         rows += await _all(Case(settings, clock), checks, patience)
-    rows += [("browser", found) for found in await _guarded(apart(lambda: machine.browser(around)))]
-    clean = discreet({**machine.in_dotenv(), **environment}, *addresses)
+    rows += [("browser", found) for found in await _guarded(apart(lambda: environment_checks.browser(around)))]
+    clean = discreet({**environment_checks.in_dotenv(), **environment}, *addresses)
     return Report(tuple(rows)).told(lambda text: clean(spell(text)))
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from notion_oauth.checks.machine import secret_settings
-from notion_oauth.redaction import HIDDEN, redact
+from notion_oauth.cli.doctor.environment_checks import secret_settings
+from notion_oauth.observability.redaction import HIDDEN, redact
 
 MIN_LENGTH = 4  # characters; shorter ones stand in other words, and are no secret worth the name
 _E_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import filelock
 
-from notion_oauth import files, guarding, session, words
-from notion_oauth.blocking import apart
-from notion_oauth.checks.case import Case
-from notion_oauth.checks.finding import Finding, failure, ok, warning, weak
-from notion_oauth.checks.lockholder import holder
+from notion_oauth import humanize
+from notion_oauth.cli.doctor.context import Case
+from notion_oauth.cli.doctor.findings import Finding, failure, ok, warning, weak
+from notion_oauth.cli.doctor.lock_holder import holder
+from notion_oauth.concurrency import apart
 from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN, OtherResource
+from notion_oauth.files import atomic, permissions
 from notion_oauth.models import TokenSet, Tombstone
-from notion_oauth.protocol import ending, lifetime
+from notion_oauth.protocol import end_reasons, lifetime
 from notion_oauth.protocol.urls import covers
-from notion_oauth.status import Status, status_of
+from notion_oauth.tokens.status import Status, status_of
+from notion_oauth.web.sessions import keys
 
 ROOM = 64 * 1024  # bytes; more than all files of a login take
 LOCK_PATIENCE = 1.0  # seconds; whoever reads or writes holds it for less, and a refresh may take longer
@@ -34,7 +36,7 @@ async def file(case: Case) -> Sequence[Finding]:
     path = case.token_file
     if await case.readable.get() is None:  # raises for what is no file of ours
         return [ok(f"{path.absolute()}: nothing is kept there yet")]
-    found, weaknesses = os.lstat(path), weak(guarding.weakness_of_mode(path))
+    found, weaknesses = os.lstat(path), weak(permissions.weakness_of_mode(path))
     mode = "" if os.name == "nt" else f", mode {stat.S_IMODE(found.st_mode):04o}"
     if os.name != "nt" and found.st_uid != os.geteuid():
         mode += f", of another user (uid {found.st_uid})"
@@ -60,7 +62,7 @@ def folder(case: Case) -> Sequence[Finding]:
     made = "" if existing == wanted else "; it is made when it is needed"
     return [
         ok(f"{wanted.absolute()} can be written and locked, {free // 1024**2} MiB are free{made}"),
-        *weak(guarding.weakness_of_folder(wanted)),
+        *weak(permissions.weakness_of_folder(wanted)),
     ]
 
 
@@ -74,7 +76,7 @@ def _lockable(descriptor: int) -> bool:
 def lock(case: Case) -> Sequence[Finding]:
     """Whether the lock can be had. It is held for a moment, where there is one already, and never made."""
     path = case.beside(".lock")
-    weaknesses = weak(guarding.weakness_of_mode(path))
+    weaknesses = weak(permissions.weakness_of_mode(path))
     try:
         if _is_free(path):
             return [ok("free"), *weaknesses]
@@ -89,7 +91,7 @@ def lock(case: Case) -> Sequence[Finding]:
 
 def _is_free(path: Path) -> bool:
     """Whether nobody holds the lock for long. Raises StorageError where it can be none."""
-    files.guard_lock(path, mend=False)
+    atomic.guard_lock(path, mend=False)
     try:
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
@@ -127,7 +129,7 @@ async def _would_be_kept(case: Case) -> list[Finding]:
 async def registrations(case: Case) -> Sequence[Finding]:
     """The clients that are kept, and how."""
     found = await case.registrations.get()
-    weaknesses = weak(guarding.weakness_of_mode(case.beside(".clients")))
+    weaknesses = weak(permissions.weakness_of_mode(case.beside(".clients")))
     if found is None:
         return [ok("none yet")]
     issuers = sorted({each.issuer for each in found.found})
@@ -138,10 +140,10 @@ def session_key(case: Case) -> Sequence[Finding]:
     """What the service's cookies are sealed with."""
     if case.settings.secret_keys:
         return [ok("from NOTION_OAUTH_SECRET_KEY")]
-    path = session.key_file(case.settings)
-    if not session.keeps_key(case.settings, mend=False):
+    path = keys.key_file(case.settings)
+    if not keys.keeps_key(case.settings, mend=False):
         return [ok("none yet; the service makes one when it starts")]
-    return [ok(f"in {path.name}"), *weak(guarding.weakness_of_mode(path))]
+    return [ok(f"in {path.name}"), *weak(permissions.weakness_of_mode(path))]
 
 
 async def login(case: Case) -> Sequence[Finding]:
@@ -150,7 +152,7 @@ async def login(case: Case) -> Sequence[Finding]:
     if found is None:
         return [warning("Nobody is signed in.", SIGN_IN)]
     if isinstance(found.found, Tombstone):
-        because = ending.in_words(found.found, case.settings.lifetimes)
+        because = end_reasons.in_words(found.found, case.settings.lifetimes)
         return [failure(f"The login has ended: {because}.", SIGN_IN_AGAIN)]
     tokens, server_url = found.found, case.settings.server_url
     if tokens.resource is not None and not covers(tokens.resource, server_url):
@@ -167,14 +169,16 @@ def _token(status: Status) -> Finding:
         return ok("signed in; the access token has expired, and the next use refreshes it")
     if status.expires_in_seconds is None:
         return ok("signed in")
-    left = words.in_words(timedelta(seconds=status.expires_in_seconds))
+    left = humanize.in_words(timedelta(seconds=status.expires_in_seconds))
     return ok(f"signed in; the access token is good for {left}")
 
 
 def _of_the_future(case: Case, tokens: TokenSet) -> list[Finding]:
     if tokens.updated_at - case.clock() <= lifetime.CLOCK_SKEW:
         return []
-    message = f"The tokens are from {words.moment(tokens.updated_at)}, which is yet to come: a clock is or was wrong."
+    message = (
+        f"The tokens are from {humanize.moment(tokens.updated_at)}, which is yet to come: a clock is or was wrong."
+    )
     return [warning(message, "Set the clock; then run: notion-oauth refresh")]
 
 
@@ -185,4 +189,4 @@ def _grant(case: Case, status: Status) -> list[Finding]:
     if not status.refreshable or status.login_ends_at is None:
         return []
     days = (status.login_ends_at - case.clock()).days
-    return [ok(f"it can live for {days} days if nothing refreshes it, until {words.moment(status.login_ends_at)}")]
+    return [ok(f"it can live for {days} days if nothing refreshes it, until {humanize.moment(status.login_ends_at)}")]

@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from notion_oauth.errors import OperatorRequired, RequestForbidden
 from notion_oauth.service import NotionOAuth
-from notion_oauth.session import OURS, Session, forget_ours, session_keys, session_of
+from notion_oauth.web.sessions.keys import session_keys
+from notion_oauth.web.sessions.state import OURS, Session, forget_ours, session_of
 
 GOOD_FOR = timedelta(hours=8)  # after the secret was given, however often the session is used
 _SINCE = f"{OURS}operator_since"

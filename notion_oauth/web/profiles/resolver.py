@@ -18,7 +18,8 @@ from typing import NoReturn, TypeAlias
 import anyio
 from fastapi import Request
 
-from notion_oauth import places, session
+from notion_oauth import profile_names
+from notion_oauth.clock import Clock
 from notion_oauth.errors import (
     ConfigurationError,
     NotIdentified,
@@ -29,18 +30,18 @@ from notion_oauth.errors import (
     StorageError,
     StoreBusy,
 )
-from notion_oauth.gate import Gate
 from notion_oauth.models import GrantRequest
-from notion_oauth.oauth_client import Clock
-from notion_oauth.refresh import LOOK_AGAIN
 from notion_oauth.service import NotionOAuth
-from notion_oauth.session import session_of
 from notion_oauth.settings import Settings
-from notion_oauth.signing_out import SignOut
-from notion_oauth.status import Status
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.sweeping import Sweeping
-from notion_oauth.unfinished import Unfinished
+from notion_oauth.tokens.revocation import SignOut
+from notion_oauth.tokens.source import LOOK_AGAIN
+from notion_oauth.tokens.status import Status
+from notion_oauth.web.profiles.operator import Gate
+from notion_oauth.web.profiles.visitor_cleanup import Sweeping
+from notion_oauth.web.profiles.visitor_registrations import Unfinished
+from notion_oauth.web.sessions import state
+from notion_oauth.web.sessions.state import session_of
 
 WhoAsks: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
 
@@ -68,8 +69,8 @@ class Logins:
         self._visited: dict[str, datetime] = {}  # of those in `_made`
         self._made: OrderedDict[str, NotionOAuth] = OrderedDict()
         self._said: dict[str, str] = {}  # of those that are kept fresh, why they last could not be
-        self._unfinished = Unfinished(oauth.store, places.VISITOR, oauth.clock)
-        self._beginning = oauth.for_profile(places.VISITOR, store=self._unfinished)  # of all browser sessions
+        self._unfinished = Unfinished(oauth.store, profile_names.VISITOR, oauth.clock)
+        self._beginning = oauth.for_profile(profile_names.VISITOR, store=self._unfinished)  # of all browser sessions
         self._beginning.clients.registering = self._unfinished.registering
         self._beginning.audit.profile = None  # they have none before they are finished
         self.audit = oauth.audit.of_no_profile() if self.visitors or self._many else oauth.audit
@@ -99,10 +100,10 @@ class Logins:
         """
         if self.visitors:
             browser = session_of(request)
-            name = session.own_profile(browser)
+            name = state.own_profile(browser)
             if name is None:
                 return None
-            session.seen_on(browser, self.clock().toordinal())
+            state.seen_on(browser, self.clock().toordinal())
             self._visited[name] = self.clock()
             return self.named(name)
         return self.named(await self._asking(request))
@@ -114,7 +115,7 @@ class Logins:
         name: object = await found if inspect.isawaitable(found) else found
         if name is None:
             raise NotIdentified("This application does not know who is asking.")
-        if not isinstance(name, str) or not places.PROFILE.match(name):
+        if not isinstance(name, str) or not profile_names.PROFILE.match(name):
             raise ConfigurationError(
                 "The application names a profile that is none.",
                 cure="Give names of letters, digits, - and _, 64 at most; such as user- and the number of an account.",
@@ -163,7 +164,7 @@ class Logins:
         it to another worker, neither shares the login that somebody else makes in it nor loses it for them.
         """
         if self.visitors:
-            return self._oauth.for_profile(places.VISITOR + secrets.token_hex(16))
+            return self._oauth.for_profile(profile_names.VISITOR + secrets.token_hex(16))
         if profile != await self._asking(request):
             raise StateMismatch("This sign-in was begun by somebody else.")
         return self.named(profile)
@@ -180,8 +181,8 @@ class Logins:
         """
         if self.visitors:
             browser = session_of(request)
-            before = session.own_profile(browser)
-            session.give_profile(browser, profile)
+            before = state.own_profile(browser)
+            state.give_profile(browser, profile)
             with _only_logged("Others may begin with the client of a sign-in that is finished"):
                 await self._unfinished.taken(begun.client)
             if before is not None:
@@ -205,7 +206,7 @@ class Logins:
         except StorageError as error:
             _LOG.warning("A browser session was signed out of a login that could not be ended: %s", error)
             outcome = SignOut.NOT_REMOVED
-        session.let_go_of_profile(session_of(request))
+        state.let_go_of_profile(session_of(request))
         return outcome
 
     async def _end(self, profile: str, successor: GrantRequest | None = None) -> SignOut:

@@ -15,10 +15,10 @@ from typing import NoReturn
 import anyio
 import anyio.lowlevel
 
-from notion_oauth import patience, places
+from notion_oauth import profile_names
+from notion_oauth.clock import Clock, uptime
 from notion_oauth.errors import StorageError
 from notion_oauth.models import TokenSet
-from notion_oauth.oauth_client import Clock
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.storage import JsonFileStore
 
@@ -36,7 +36,7 @@ class Sweeping:
         lifetimes: Lifetimes,
         clock: Clock,
         *,
-        uptime: Callable[[], float] = patience.uptime,
+        uptime: Callable[[], float] = uptime,
     ) -> None:
         self._store = store
         self._lifetimes = lifetimes
@@ -62,7 +62,7 @@ class Sweeping:
         except StorageError as error:
             return error
         before, self._over = self._over, {}
-        for name in filter(places.OF_A_VISITOR.match, written):
+        for name in filter(profile_names.OF_A_VISITOR.match, written):
             now, uptime = self._clock(), self._uptime()
             quiet = now - datetime.fromtimestamp(written[name], UTC)
             if quiet > MARGIN and await _is_over(self._store, name, self._lifetimes, quiet=quiet, now=now):

@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 
 import anyio
 
-from notion_oauth import places
+from notion_oauth import profile_names
+from notion_oauth.clock import Clock
 from notion_oauth.errors import ServerUnavailable, TooManyRequests
+from notion_oauth.files.protection import Protection
 from notion_oauth.models import ClientInformation, Registration, TokenSet, Tombstone
-from notion_oauth.oauth_client import Clock
-from notion_oauth.protection import Protection
 from notion_oauth.storage import TokenStore
 
 MOST_EXTRA = 100  # registrations in an hour, by each worker, for scopes that the client that waits may not ask for
@@ -26,7 +26,7 @@ HOUR = timedelta(hours=1)
 SOON = 5.0  # seconds; longer than a registration takes, as a rule
 LONGEST_WAIT = timedelta(seconds=20)  # of one who begins, for others' registrations
 GOOD_FOR = timedelta(days=1)  # servers forget clients, in months; a login that begins with an old one dies early
-REGISTERING = f"{places.VISITOR}registering"  # has a lock alone: a server is waited for under it
+REGISTERING = f"{profile_names.VISITOR}registering"  # has a lock alone: a server is waited for under it
 _ASK_FOR_NONE = "Sign in without asking for a scope, or try again"
 
 

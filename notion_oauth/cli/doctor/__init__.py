@@ -1,0 +1,1 @@
+"""The command `doctor`: checks that change nothing, and their report."""

@@ -1,0 +1,1 @@
+"""Which profile a request is for, and the profiles of browser sessions."""

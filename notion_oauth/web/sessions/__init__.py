@@ -1,0 +1,1 @@
+"""The session cookie: its middleware, its keys, pending sign-ins, and our values in it."""

@@ -1,0 +1,47 @@
+"""The keys that sign and encrypt the session cookie."""
+
+from __future__ import annotations
+
+import secrets
+from functools import partial
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from notion_oauth.errors import StoreDamaged
+from notion_oauth.files import atomic
+from notion_oauth.settings import MIN_SECRET_KEY, Settings
+
+
+def session_keys(settings: Settings) -> tuple[SecretStr, ...]:
+    """The keys of sessions: `NOTION_OAUTH_SECRET_KEY`, else one made once and kept beside the tokens.
+
+    Raises StorageError where it can be neither read nor made.
+    """
+    if settings.secret_keys:
+        return settings.secret_keys
+    path = key_file(settings)
+    decode = partial(_decode_key, path)
+    key = atomic.read_file(path, decode)
+    if key is None:
+        atomic.create_file(path, secrets.token_hex(32).encode() + b"\n")
+        key = atomic.read_file(path, decode)  # another worker's, where that one was faster
+    return (key or _decode_key(path, b""),)
+
+
+def _decode_key(path: Path, content: bytes) -> SecretStr:
+    key = content.decode(errors="replace").strip()
+    if len(key) < MIN_SECRET_KEY:
+        raise StoreDamaged(f"{path} holds no session key.", cure="Delete it: a new one is made at the next start.")
+    return SecretStr(key)
+
+
+def keeps_key(settings: Settings, *, mend: bool = True) -> bool:
+    """Whether the next worker finds a key where this one has found its own. Raises StorageError."""
+    path = key_file(settings)
+    return bool(settings.secret_keys) or atomic.read_file(path, partial(_decode_key, path), mend=mend) is not None
+
+
+def key_file(settings: Settings) -> Path:
+    """Where the key is kept that is made where none is set."""
+    return settings.token_file.with_name(f"{settings.token_file.name}.session-key")
