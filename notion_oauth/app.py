@@ -11,21 +11,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import __version__, pages
 from notion_oauth.observability.log_format import configure
-from notion_oauth.router import router_of
+from notion_oauth.router import build_router
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.web import responses
 from notion_oauth.web.access_logs import is_callback
-from notion_oauth.web.auth_route import AuthRoute, admitting
+from notion_oauth.web.auth_route import AuthRoute, auth_route_class
 from notion_oauth.web.health import Health, open_paths
-from notion_oauth.web.profiles.resolver import Logins
+from notion_oauth.web.profiles.resolver import ProfileResolver
 from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.request_log import RequestLog
-from notion_oauth.web.security_middleware import Guard
-from notion_oauth.web.sessions.cookie import Sessions
+from notion_oauth.web.security_middleware import SecurityMiddleware
+from notion_oauth.web.sessions.cookie import SessionCookieMiddleware
 from notion_oauth.web.sessions.keys import session_keys
-from notion_oauth.web.status_page import StatusPages, path_of
-from notion_oauth.web.trusted_hosts import Hosts
+from notion_oauth.web.status_page import StatusPage, route_path
+from notion_oauth.web.trusted_hosts import TrustedHosts
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig  # newer than the oldest FastAPI that serves us
@@ -57,12 +57,12 @@ def _telemetry(settings: Settings) -> TelemetryConfig:
     }
 
 
-def _home_page(logins: Logins, admitted: type[AuthRoute]) -> APIRouter:
+def _home_page(logins: ProfileResolver, admitted: type[AuthRoute]) -> APIRouter:
     router = APIRouter(route_class=admitted)
 
     @router.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
     async def home(request: Request) -> Response:
-        return await StatusPages(logins).status(request)
+        return await StatusPage(logins).status(request)
 
     return router
 
@@ -77,10 +77,10 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     service = oauth or NotionOAuth(settings)
     if settings is None and oauth is None:
         configure(service.settings.log_level, service.settings.log_format)
-    logins = Logins(service)
-    hosts = Hosts(service.settings)
-    admitted = admitting(hosts, RateLimits(service.settings))
-    auth = router_of(logins, hosts, admitted)
+    logins = ProfileResolver(service)
+    hosts = TrustedHosts(service.settings)
+    admitted = auth_route_class(hosts, RateLimits(service.settings))
+    auth = build_router(logins, hosts, admitted)
     home_page = _home_page(logins, admitted)
     app = FastAPI(
         title="notion-oauth",
@@ -95,9 +95,9 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         lifespan=auth.lifespan_context,
     )
     app.add_middleware(
-        Sessions,
+        SessionCookieMiddleware,
         keys=session_keys(service.settings),
-        lifetime=VISITOR_LIFETIME if logins.visitors else SESSION_LIFETIME,
+        lifetime=VISITOR_LIFETIME if logins.has_visitors else SESSION_LIFETIME,
         secure=service.settings.is_public,
     )
     path = urlsplit(service.settings.public_url or "").path
@@ -105,13 +105,13 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         app.add_middleware(_PublicPath, path=path)
     app.add_middleware(Health, logins=logins, prefix=path)
     # The last one that is added is asked first
-    app.add_middleware(Guard, hosts=hosts, open_paths=open_paths(path))
+    app.add_middleware(SecurityMiddleware, hosts=hosts, open_paths=open_paths(path))
     app.add_middleware(RequestLog, hosts=hosts)  # around all others
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         """A page for a browser that asks for what there is not."""
-        home = path_of(request, "notion_oauth_home")
+        home = route_path(request, "notion_oauth_home")
         if responses.wants_html(request):
             context = {"title": error.detail, "message": "There is nothing here.", "cure": "", "home": home}
             answer = pages.page("error.html", context, status=error.status_code)

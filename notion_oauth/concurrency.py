@@ -35,7 +35,7 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
         raise asyncio.CancelledError
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="notion-oauth") as thread:
-        running = thread.submit(copied_context().run, run_here, cancellable)
+        running = thread.submit(copied_context().run, run_in_this_thread, cancellable)
         try:
             return running.result()
         except KeyboardInterrupt:
@@ -57,12 +57,12 @@ def copied_context() -> Context:
     return context
 
 
-def run_here(function: Callable[[], Awaitable[T]]) -> T:
+def run_in_this_thread(function: Callable[[], Awaitable[T]]) -> T:
     """The same in this thread, where no event loop may run. Ctrl-C cancels the coroutine."""
     return anyio.run(function, backend_options={"loop_factory": _Loop})
 
 
-async def apart(function: Callable[[], T]) -> T:
+async def run_in_daemon_thread(function: Callable[[], T]) -> T:
     """Run it in a thread that nobody waits for: neither who is cancelled meanwhile, nor the end of the program.
 
     For what may never answer, such as a name server or a network's file system. Works under asyncio alone.
@@ -94,10 +94,10 @@ class _Loop(asyncio.SelectorEventLoop):
     """
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
-        return await apart(partial(socket.getaddrinfo, host, port, **options))
+        return await run_in_daemon_thread(partial(socket.getaddrinfo, host, port, **options))
 
 
-async def to_the_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def run_shielded(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Its result, or its exception. A caller that is cancelled meanwhile waits for its end, and is cancelled then.
 
     For a server that has replaced a refresh token and a store that has not seen it yet: in between, a time-out

@@ -33,7 +33,7 @@
         ├── PendingExpired          the sign-in was begun too long ago
         └── IssuerMismatch          another authorization server answered (RFC 9207)
 
-A message says what happened and why, `cure` the one thing to do next. Neither ever holds a secret or a response body.
+A message says what happened and why, `hint` the one thing to do next. Neither ever holds a secret or a response body.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ TRY_LATER = "Nothing was lost. Try again in a moment."
 
 
 class NotionOAuthError(Exception):
-    """The root of the tree. `message` is what happened, `cure` what to do about it; `str()` gives both."""
+    """The root of the tree. `message` is what happened, `hint` what to do about it; `str()` gives both."""
 
-    default_cure = ""
+    default_hint = ""
 
-    def __init__(self, message: str, *, cure: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.cure = self.default_cure if cure is None else cure
+        self.hint = self.default_hint if hint is None else hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.cure}".rstrip()
+        return f"{self.message} {self.hint}".rstrip()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Lets a pool of processes hand it over, whatever its own arguments are."""
@@ -77,7 +77,7 @@ class StoreDamaged(StorageError):
     """The file is not a token file, or is damaged. It is never overwritten or deleted."""
 
 
-class StoreSealed(StorageError):
+class StoreEncrypted(StorageError):
     """The file is sealed, and none of the keys that are set opens it. It is never overwritten or deleted."""
 
 
@@ -88,19 +88,19 @@ class KeyUnavailable(StorageError):
 class StoreBusy(StorageError):
     """Another process holds the store's lock for longer than a refresh may take."""
 
-    default_cure = "If no program of yours is signing in or refreshing, look for one that hangs and end it."
+    default_hint = "If no program of yours is signing in or refreshing, look for one that hangs and end it."
 
 
 class NotSignedIn(NotionOAuthError):
     """No login is stored for this profile."""
 
-    default_cure = SIGN_IN
+    default_hint = SIGN_IN
 
 
-class OtherResource(NotSignedIn):
+class ResourceMismatch(NotSignedIn):
     """The stored login is for another server; its token is not sent to this one (MCP, RFC 8707)."""
 
-    default_cure = "Set NOTION_OAUTH_TOKEN_FILE to another file, or end the other login with: notion-oauth logout"
+    default_hint = "Set NOTION_OAUTH_TOKEN_FILE to another file, or end the other login with: notion-oauth logout"
 
 
 class SignInRequired(NotionOAuthError):
@@ -109,12 +109,12 @@ class SignInRequired(NotionOAuthError):
     `error` is the server's code, where there was one; `reason` is a Tombstone's, where the server has ended it.
     """
 
-    default_cure = SIGN_IN_AGAIN
+    default_hint = SIGN_IN_AGAIN
 
     def __init__(
-        self, message: str, *, cure: str | None = None, error: str | None = None, reason: str | None = None
+        self, message: str, *, hint: str | None = None, error: str | None = None, reason: str | None = None
     ) -> None:
-        super().__init__(message, cure=cure)
+        super().__init__(message, hint=hint)
         self.error = error
         self.reason = reason
 
@@ -123,20 +123,20 @@ class StepUpRequired(SignInRequired):
     """The resource asks for more than the person has agreed to: scopes (RFC 6750 §3.1), or a fresher or stronger
     authentication (RFC 9470 §3). The login is as good as before for everything else.
 
-    `scope` is what is missing, separated by spaces; `max_age` is in seconds. `cure` is the command that asks for it.
+    `scope` is what is missing, separated by spaces; `max_age` is in seconds. `hint` is the command that asks for it.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        cure: str | None = None,
+        hint: str | None = None,
         error: str | None = None,
         scope: str | None = None,
         acr_values: str | None = None,
         max_age: int | None = None,
     ) -> None:
-        super().__init__(message, cure=cure, error=error)
+        super().__init__(message, hint=hint, error=error)
         self.scope = scope
         self.acr_values = acr_values
         self.max_age = max_age
@@ -145,48 +145,48 @@ class StepUpRequired(SignInRequired):
 class TransientError(NotionOAuthError):
     """A passing failure. Stored tokens are kept, and the same call may succeed later."""
 
-    default_cure = TRY_LATER
+    default_hint = TRY_LATER
 
 
 class NetworkError(TransientError):
     """No answer arrived: DNS, connection, TLS or time-out."""
 
-    default_cure = "Nothing was lost. Check the network connection and try again."
+    default_hint = "Nothing was lost. Check the network connection and try again."
 
 
 class ServerUnavailable(TransientError):
     """The server answered, but not with an OAuth answer. `retry_after` is in seconds, where it gave one.
 
-    `turned_away` says that it has not looked at the request (429, 503): the same one can be sent again.
+    `not_processed` says that it has not looked at the request (429, 503): the same one can be sent again.
     """
 
     def __init__(
-        self, message: str, *, cure: str | None = None, retry_after: float | None = None, turned_away: bool = False
+        self, message: str, *, hint: str | None = None, retry_after: float | None = None, not_processed: bool = False
     ) -> None:
-        super().__init__(message, cure=cure)
+        super().__init__(message, hint=hint)
         self.retry_after = retry_after
-        self.turned_away = turned_away
+        self.not_processed = not_processed
 
 
-class Redirected(ServerUnavailable):
+class UnexpectedRedirect(ServerUnavailable):
     """The server answered with a redirect, and none is followed."""
 
 
 class MetadataError(NotionOAuthError):
     """Discovery documents are missing, unusable or contradict each other (RFC 9728, RFC 8414)."""
 
-    default_cure = "Check NOTION_OAUTH_SERVER_URL; if it is right, the server is set up wrongly."
+    default_hint = "Check NOTION_OAUTH_SERVER_URL; if it is right, the server is set up wrongly."
 
 
-class NoDocument(MetadataError):
+class MetadataNotFound(MetadataError):
     """A page stands where a discovery document should."""
 
 
 class OAuthError(NotionOAuthError):
     """The server refused with an error code. `description` is its own text, made safe to print."""
 
-    def __init__(self, message: str, *, error: str, description: str | None = None, cure: str | None = None) -> None:
-        super().__init__(message, cure=cure)
+    def __init__(self, message: str, *, error: str, description: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.error = error
         self.description = description
 
@@ -198,31 +198,31 @@ class RegistrationRefused(OAuthError):
 class AuthorizationRefused(OAuthError):
     """The authorization endpoint sent an error back (RFC 6749 §4.1.2.1)."""
 
-    default_cure = SIGN_IN_AGAIN
+    default_hint = SIGN_IN_AGAIN
 
 
 class TokenRefused(OAuthError):
     """The token endpoint refused with an error code (RFC 6749 §5.2)."""
 
-    default_cure = SIGN_IN_AGAIN
+    default_hint = SIGN_IN_AGAIN
 
 
-class NotIdentified(NotionOAuthError):
+class NotAuthenticated(NotionOAuthError):
     """The application does not know who is asking, so it does not know whose login is meant."""
 
-    default_cure = "Sign in to this application first."
+    default_hint = "Sign in to this application first."
 
 
-class OperatorRequired(NotIdentified):
+class OperatorRequired(NotAuthenticated):
     """The service is its operator's alone, and this browser has not given the operator's secret."""
 
-    default_cure = "Open the status page in a browser and enter the operator's secret."
+    default_hint = "Open the status page in a browser and enter the operator's secret."
 
 
 class RequestForbidden(NotionOAuthError):
     """A request that changes something and did not come from our own page in this browser."""
 
-    default_cure = "Nothing was changed. Open the status page and use its buttons."
+    default_hint = "Nothing was changed. Open the status page and use its buttons."
 
 
 class BadRequest(NotionOAuthError):
@@ -232,12 +232,12 @@ class BadRequest(NotionOAuthError):
 class TooManyRequests(NotionOAuthError):
     """One client asks too often. `retry_after` is in seconds, where it is known."""
 
-    def __init__(self, message: str, *, cure: str | None = None, retry_after: float | None = None) -> None:
-        super().__init__(message, cure=cure)
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.retry_after = retry_after
 
 
-class WrongHost(NotionOAuthError):
+class HostNotAllowed(NotionOAuthError):
     """A request for another host than the service's own: a wrong address, or DNS rebinding."""
 
 
@@ -248,14 +248,14 @@ class InsecureRequest(NotionOAuthError):
 class AuthorizationResponseError(NotionOAuthError):
     """A redirect that must not be acted on: damaged, replayed or not meant for us."""
 
-    default_cure = "Nothing was changed. Start the sign-in again."
+    default_hint = "Nothing was changed. Start the sign-in again."
 
 
 class StateMismatch(AuthorizationResponseError):
     """No pending sign-in of this browser has that `state` (RFC 6749 §10.12)."""
 
 
-class PendingExpired(AuthorizationResponseError):
+class AuthorizationExpired(AuthorizationResponseError):
     """The sign-in was begun more than ten minutes ago."""
 
 

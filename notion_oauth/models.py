@@ -58,7 +58,7 @@ class AuthorizationServerMetadata(_Frozen):
 class Discovery(_Frozen):
     """What discovery found: the resource indicator as the metadata spells it, the scopes, the server.
 
-    `challenged` is the scope that the resource asks of whoever comes without a token. `assumed` says that no document
+    `challenged_scope` is the scope that the resource asks of whoever comes without a token. `assumed` says that no document
     named the endpoints: they are the defaults of MCP 2025-03-26.
     """
 
@@ -66,7 +66,7 @@ class Discovery(_Frozen):
     scopes: tuple[str, ...] | None
     server: AuthorizationServerMetadata
     assumed: bool = False
-    challenged: str | None = None
+    challenged_scope: str | None = None
 
 
 class ClientMetadata(_Frozen):
@@ -129,23 +129,23 @@ class Registration(_Frozen):
     issuer: str
     redirect_uri: str
     client: ClientInformation
-    by_hand: bool = False
-    taken: bool = False
-    wide: bool = False
+    preregistered: bool = False
+    claimed: bool = False
+    extended_scope: bool = False
     registered_at: datetime | None = None  # None: not known
     scope: str | None = None  # it was registered with; None: none, or not known
     registered_scope: str | None = None  # as the server made it; None: not said
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def key(self) -> tuple[str, ...]:
         """What another is kept in the place of: one for the same; by hand, for any port of loopback (http is that)."""
-        if not self.by_hand:
-            return (self.issuer, self.redirect_uri, *(("wide",) if self.wide else ()))
+        if not self.preregistered:
+            return (self.issuer, self.redirect_uri, *(("wide",) if self.extended_scope else ()))
         where = "loopback" if self.redirect_uri.startswith("http:") else self.redirect_uri
         return (self.issuer, where, self.client.client_id)
 
 
-AFTER_DISCOVERY = (  # what a login keeps of its server's metadata, so that discovery is not needed again
+ENDPOINT_FIELDS = (  # what a login keeps of its server's metadata, so that discovery is not needed again
     *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
     *("token_endpoint_auth_methods_supported", "revocation_endpoint_auth_methods_supported"),
     "introspection_endpoint_auth_methods_supported",
@@ -167,7 +167,7 @@ class GrantRequest(_Frozen):
     introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
 
     @classmethod
-    def to(cls, discovery: Discovery, client: ClientInformation, scope: str | None, **more: Any) -> Self:
+    def for_discovery(cls, discovery: Discovery, client: ClientInformation, scope: str | None, **more: Any) -> Self:
         """One to the server that discovery found."""
         server = discovery.server
         return cls(
@@ -175,7 +175,7 @@ class GrantRequest(_Frozen):
             scope=scope,
             client=client,
             issuer=server.issuer,
-            **{name: getattr(server, name) for name in AFTER_DISCOVERY},
+            **{name: getattr(server, name) for name in ENDPOINT_FIELDS},
             **more,
         )
 
@@ -272,7 +272,7 @@ EndReason = Literal[
 ]  # why the server has ended a login; `ended` where it does not say
 
 
-class Tombstone(_Frozen):
+class EndedLogin(_Frozen):
     """What is kept of a login that the server has ended. It holds no token."""
 
     ended_at: datetime

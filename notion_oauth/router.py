@@ -17,24 +17,24 @@ from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.service import NotionOAuth
 from notion_oauth.web import openapi, responses
 from notion_oauth.web.access_logs import protect_access_logs
-from notion_oauth.web.auth_route import AuthRoute, admitting
+from notion_oauth.web.auth_route import AuthRoute, auth_route_class
 from notion_oauth.web.csrf import require_own_page, sent_by_another_site
-from notion_oauth.web.profiles.operator import Gate
-from notion_oauth.web.profiles.resolver import Logins, WhoAsks
+from notion_oauth.web.profiles.operator import OperatorAccess
+from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver
 from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.sessions.cookie import cookie_goes_over_http
 from notion_oauth.web.sessions.keys import session_keys
 from notion_oauth.web.sessions.pending import PendingAuthorizations
 from notion_oauth.web.sessions.state import session_of
 from notion_oauth.web.sign_in_query import challenge_in_query
-from notion_oauth.web.status_page import StatusPages, path_of
-from notion_oauth.web.trusted_hosts import Hosts
+from notion_oauth.web.status_page import StatusPage, route_path
+from notion_oauth.web.trusted_hosts import TrustedHosts
 
 _LOG = logging.getLogger(__name__)
 
 
 def create_router(
-    oauth: NotionOAuth | None = None, *, prefix: str = "/auth", profile: WhoAsks | None = None
+    oauth: NotionOAuth | None = None, *, prefix: str = "/auth", profile: ProfileFromRequest | None = None
 ) -> APIRouter:
     """The sign-in routes under `prefix`. The application must have Starlette's SessionMiddleware.
 
@@ -48,11 +48,15 @@ def create_router(
     made.
     """
     service = oauth or NotionOAuth()
-    hosts = Hosts(service.settings)
-    return router_of(Logins(service, profile), hosts, admitting(hosts, RateLimits(service.settings)), prefix=prefix)
+    hosts = TrustedHosts(service.settings)
+    return build_router(
+        ProfileResolver(service, profile), hosts, auth_route_class(hosts, RateLimits(service.settings)), prefix=prefix
+    )
 
 
-def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix: str = "/auth") -> APIRouter:
+def build_router(
+    logins: ProfileResolver, hosts: TrustedHosts, admitted: type[AuthRoute], *, prefix: str = "/auth"
+) -> APIRouter:
     """As `create_router`, for logins that pages of the application's own show too, to whom it has `admitted`."""
     service = logins.oauth
     protect_access_logs()
@@ -64,7 +68,7 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
         lifespan=partial(_lifespan, logins),
         responses=openapi.REFUSALS,
     )
-    pages_of = StatusPages(logins)
+    pages_of = StatusPage(logins)
 
     @router.get("/status", name="notion_oauth_status", response_class=Response, responses=openapi.STATUS)
     async def status(request: Request) -> Response:
@@ -88,9 +92,9 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
         challenge = challenge_in_query(request.query_params.multi_items())
         if sent_by_another_site(request):
             return await pages_of.status(request, notice="sent_here")
-        beginning = await logins.beginning(request)
+        beginning = await logins.start_sign_in(request)
         begun = await beginning.begin_authorization(
-            _redirect_uri(request, service), challenge=challenge, replaces=await logins.replaced(request)
+            _redirect_uri(request, service), challenge=challenge, replaces=await logins.previous_login(request)
         )
         pending.remember(browser, begun.pending, beginning.profile)
         return responses.redirect(begun.url.get_secret_value())
@@ -108,13 +112,13 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
         with logins.audit.attempt("sign_in"):
             response = parse_authorization_response(request.query_params.multi_items())
             begun, for_whom = pending.take(browser, response.state)
-            finishing = await logins.finishing(request, for_whom)
+            finishing = await logins.complete_sign_in(request, for_whom)
         try:
             await finishing.complete_authorization(begun, response)
         except NotionOAuthError:
-            await logins.abandoned(finishing.profile)
+            await logins.discard(finishing.profile)
             raise
-        await logins.finished(request, finishing.profile, begun)
+        await logins.on_signed_in(request, finishing.profile, begun)
         return await pages_of.done(request, "signed_in")
 
     @router.post(
@@ -127,7 +131,7 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
     async def refresh(request: Request) -> Response:
         """Renew the token now. Only our own page can ask for it."""
         await require_own_page(request, session_of(request), _base_url(request, service))
-        found = await logins.of(request)
+        found = await logins.for_request(request)
         if found is None:
             raise NotSignedIn("Nobody is signed in.")
         return await pages_of.done(request, "refreshed" if await _refreshed(found) else "fresh")
@@ -145,12 +149,12 @@ def router_of(logins: Logins, hosts: Hosts, admitted: type[AuthRoute], *, prefix
         outcome = await logins.sign_out(request)
         return await pages_of.done(request, f"signed_out_{outcome.name}")
 
-    _add_what_is_set(router, logins.gate, service, hosts)
+    _add_what_is_set(router, logins.operator_access, service, hosts)
     return router
 
 
 @asynccontextmanager
-async def _lifespan(logins: Logins, app: object) -> AsyncIterator[None]:
+async def _lifespan(logins: ProfileResolver, app: object) -> AsyncIterator[None]:
     if logins.settings.is_public and cookie_goes_over_http(app):
         _LOG.warning(
             "The session cookie of this application may go over plain http: give its SessionMiddleware https_only=True."
@@ -159,7 +163,7 @@ async def _lifespan(logins: Logins, app: object) -> AsyncIterator[None]:
         yield
 
 
-def _add_what_is_set(router: APIRouter, gate: Gate | None, service: NotionOAuth, hosts: Hosts) -> None:
+def _add_what_is_set(router: APIRouter, gate: OperatorAccess | None, service: NotionOAuth, hosts: TrustedHosts) -> None:
     if service.settings.is_public:
         _add_client_metadata(router, service)
     if gate is not None:
@@ -171,7 +175,7 @@ def _add_client_metadata(router: APIRouter, service: NotionOAuth) -> None:
     async def client_metadata(request: Request) -> Response:
         """What this client is, for authorization servers that take this address as its id (client ID metadata)."""
         document = registration.client_metadata_document(
-            client_id=_base_url(request, service) + path_of(request, "notion_oauth_client_metadata"),
+            client_id=_base_url(request, service) + route_path(request, "notion_oauth_client_metadata"),
             client_name=service.settings.client_name,
             redirect_uri=_redirect_uri(request, service),
         )
@@ -188,7 +192,7 @@ async def _refreshed(login: NotionOAuth) -> bool:
     return True
 
 
-def _add_operator(router: APIRouter, gate: Gate, service: NotionOAuth, hosts: Hosts) -> None:
+def _add_operator(router: APIRouter, gate: OperatorAccess, service: NotionOAuth, hosts: TrustedHosts) -> None:
     @router.post(
         "/operator",
         name="notion_oauth_operator",
@@ -201,8 +205,8 @@ def _add_operator(router: APIRouter, gate: Gate, service: NotionOAuth, hosts: Ho
         """Take the operator's secret, once for a browser session. Only our own page can send it."""
         browser = session_of(request)
         fields = await require_own_page(request, browser, _base_url(request, service))
-        gate.enter(browser, fields.get("secret", ""), client=hosts.client(request.scope))
-        return responses.redirect(path_of(request, "notion_oauth_status"))
+        gate.unlock(browser, fields.get("secret", ""), client=hosts.client(request.scope))
+        return responses.redirect(route_path(request, "notion_oauth_status"))
 
     @router.post(
         "/lock",
@@ -216,8 +220,8 @@ def _add_operator(router: APIRouter, gate: Gate, service: NotionOAuth, hosts: Ho
         """Let this browser be the operator's no longer; the login stays. Only our own page can ask for it."""
         browser = session_of(request)
         await require_own_page(request, browser, _base_url(request, service))
-        gate.leave(browser, client=hosts.client(request.scope))
-        return responses.redirect(path_of(request, "notion_oauth_status"))
+        gate.lock(browser, client=hosts.client(request.scope))
+        return responses.redirect(route_path(request, "notion_oauth_status"))
 
 
 def _base_url(request: Request, service: NotionOAuth) -> str:
@@ -227,4 +231,4 @@ def _base_url(request: Request, service: NotionOAuth) -> str:
 
 
 def _redirect_uri(request: Request, service: NotionOAuth) -> str:
-    return _base_url(request, service) + path_of(request, "notion_oauth_callback")
+    return _base_url(request, service) + route_path(request, "notion_oauth_callback")

@@ -13,18 +13,18 @@ from authlib.common.security import generate_token
 from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, utc_now
-from notion_oauth.concurrency import to_the_end
+from notion_oauth.concurrency import run_shielded
 from notion_oauth.errors import NotionOAuthError, OAuthError, ServerUnavailable, StorageError, TransientError
 from notion_oauth.models import (
     AssertionGrant,
     AuthorizationRequest,
     AuthorizationResponse,
     Discovery,
+    EndedLogin,
     GrantRequest,
     Introspection,
     PendingAuthorization,
     TokenSet,
-    Tombstone,
 )
 from notion_oauth.observability.audit import Attempt
 from notion_oauth.protocol import authorization, end_reasons, scopes
@@ -33,13 +33,13 @@ from notion_oauth.protocol.discovery import require_assertions
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.storage import TokenStore
 from notion_oauth.stores.factory import file_store
-from notion_oauth.tokens.backoff import Patience
-from notion_oauth.tokens.client_factory import watched
+from notion_oauth.tokens.backoff import Backoff
+from notion_oauth.tokens.client_factory import build_client_and_audit
 from notion_oauth.tokens.oauth_client import OAuthClient, Requirement
-from notion_oauth.tokens.registrations import Clients
+from notion_oauth.tokens.registrations import Registrations
 from notion_oauth.tokens.revocation import SignOut, revoke
 from notion_oauth.tokens.source import TokenSource
-from notion_oauth.tokens.status import Status, status_of
+from notion_oauth.tokens.status import LoginStatus, login_status
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
 CODE_PATIENCE = timedelta(seconds=60)  # more than for a token: a person has agreed, and Notion asks for 30 seconds
@@ -69,17 +69,17 @@ class NotionOAuth:
         self.settings = settings or load_settings()
         self.profile = profile or self.settings.profile
         self.store: TokenStore = store or file_store(self.settings)
-        watched_client, self.audit = watched(self.settings, self.profile, clock)
+        watched_client, self.audit = build_client_and_audit(self.settings, self.profile, clock)
         self.client = client or watched_client
-        self.clients = Clients(
+        self.clients = Registrations(
             self.settings, store=self.store, client=self.client, profile=self.profile, clock=clock, audit=self.audit
         )
         self.clock = clock
         self._random = random
         self._sleep = sleep
         self._retry_for = timedelta(seconds=self.settings.retry_for)
-        self._seen: tuple[TokenSet, int, bool, Status] | None = None
-        self._nobody: tuple[object, Status] | None = None
+        self._seen: tuple[TokenSet, int, bool, LoginStatus] | None = None
+        self._nobody: tuple[object, LoginStatus] | None = None
         self.tokens = TokenSource(
             self.store,
             self.client,
@@ -119,11 +119,11 @@ class NotionOAuth:
             discovery, scope, challenge, login = await self._discover(challenge, self.clients.require_sign_in)
             steps_up = challenge is not None and challenge.steps_up
             before = (replaces or self).tokens
-            kept = await before.load() or await before.tombstone()
+            kept = await before.load() or await before.ended_login()
             wanted = scopes.union(scopes.asked_before(kept, discovery, granted=steps_up), scope)
             in_use = login.client if login and steps_up and not typed else None
-            client, scope = await self.clients.client_for(
-                discovery, redirect_uri, scope=wanted, least=scope, in_use=in_use
+            client, scope = await self.clients.get_or_register(
+                discovery, redirect_uri, scope=wanted, minimum_scope=scope, in_use=in_use
             )
         return authorization.authorization_request(
             discovery,
@@ -175,18 +175,18 @@ class NotionOAuth:
             except OAuthError as error:
                 raise await self._with_its_cure(error) from None
             except TransientError as error:
-                error.cure = START_AGAIN  # the code is not sent again
+                error.hint = START_AGAIN  # the code is not sent again
                 raise
         with suppress(StorageError):  # they are signed in
-            await self.clients.proven(pending)
+            await self.clients.mark_used(pending)
         return tokens
 
     async def _with_its_cure(self, error: OAuthError) -> OAuthError:
         with suppress(NotionOAuthError):  # of the look
-            kept = await self.tokens.load() or await self.tokens.tombstone()
+            kept = await self.tokens.load() or await self.tokens.ended_login()
             if error.error == "invalid_scope" and kept is not None and kept.requested_scope:
-                error.cure = ASK_FOR_LESS
-        return self.tokens.ours(error)
+                error.hint = ASK_FOR_LESS
+        return self.tokens.with_profile_hint(error)
 
     async def sign_in_with_assertion(self, assertion: SecretStr, *, scope: str | None = None) -> TokenSet:
         """Sign in without a browser, by an assertion that the server trusts (RFC 7523), and store the tokens.
@@ -197,12 +197,12 @@ class NotionOAuth:
         with self.audit.attempt("sign_in") as attempt:
             asked = None if scope is None else BearerChallenge(scope=scope)
             discovery, scope, _, _ = await self._discover(asked, require_assertions)
-            client = await self.clients.client_of_assertions(discovery)
-            grant = AssertionGrant.to(discovery, client, scope, assertion=assertion)
+            client = await self.clients.assertion_client(discovery)
+            grant = AssertionGrant.for_discovery(discovery, client, scope, assertion=assertion)
             return await self._begin_login(partial(self.client.exchange_assertion, grant), attempt)
 
     async def _begin_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]], attempt: Attempt) -> TokenSet:
-        patience = Patience(max(self._retry_for, CODE_PATIENCE) if self._retry_for else self._retry_for)
+        patience = Backoff(max(self._retry_for, CODE_PATIENCE) if self._retry_for else self._retry_for)
         deadline = patience.deadline()
 
         async def alone() -> TokenSet | None:
@@ -212,7 +212,7 @@ class NotionOAuth:
                     tokens = await exchange()
                 except ServerUnavailable as busy:
                     patience.failed(busy)
-                    if not busy.turned_away or patience.over(deadline):
+                    if not busy.not_processed or patience.exhausted(deadline):
                         raise
                     return None
                 await self.store.save(self.profile, tokens)
@@ -221,31 +221,31 @@ class NotionOAuth:
 
         while True:
             async with self.store.exclusive(self.profile):
-                if (tokens := await to_the_end(alone)) is not None:
+                if (tokens := await run_shielded(alone)) is not None:
                     return tokens
-            await self._sleep(patience.pause(deadline))  # a code is good for minutes
+            await self._sleep(patience.next_delay(deadline))  # a code is good for minutes
 
-    async def status(self, *, storage: bool = True) -> Status:
+    async def status(self, *, storage: bool = True) -> LoginStatus:
         """A look at the login, and with `storage` at how it is kept; no request. Raises StorageError, OtherResource."""
-        tokens = self.tokens.unchanged()
+        tokens = self.tokens.if_unchanged()
         if tokens is None:
-            stamp = self.store.stamp(self.profile)
-            if self._nobody is not None and stamp is not None and stamp == self._nobody[0]:
+            version = self.store.version(self.profile)
+            if self._nobody is not None and version is not None and version == self._nobody[0]:
                 return self._nobody[1]
             tokens = await self.tokens.load()
             if tokens is None:
-                self._nobody = stamp, self._status_without(await self.tokens.tombstone())
+                self._nobody = version, self._status_without(await self.tokens.ended_login())
                 return self._nobody[1]
         return await self._status_of(tokens, storage)
 
-    def _status_without(self, grave: Tombstone | None) -> Status:
-        if grave is None:
-            return Status(status="unauthenticated")
-        because = end_reasons.in_words(grave, self.settings.lifetimes)
-        return Status(
+    def _status_without(self, ended: EndedLogin | None) -> LoginStatus:
+        if ended is None:
+            return LoginStatus(status="unauthenticated")
+        because = end_reasons.in_words(ended, self.settings.lifetimes)
+        return LoginStatus(
             status="unauthenticated",
-            ended_at=grave.ended_at,
-            ended_reason=grave.reason,
+            ended_at=ended.ended_at,
+            ended_reason=ended.reason,
             message=f"The login has ended: {because}.",
         )
 
@@ -254,17 +254,17 @@ class NotionOAuth:
 
         Raises NotSignedIn, SignInRequired, OtherResource, TokenRefused, TransientError, MetadataError, StorageError.
         """
-        tokens = await self.client.complete(await self.tokens.stored(), self.settings.server_url)
+        tokens = await self.client.with_endpoints(await self.tokens.stored(), self.settings.server_url)
         return await self.client.introspect(tokens)
 
-    async def _status_of(self, tokens: TokenSet, storage: bool) -> Status:
+    async def _status_of(self, tokens: TokenSet, storage: bool) -> LoginStatus:
         """The same object for as long as the same login has the same whole seconds left: many ask many times."""
         now = self.clock()
         seconds = int(((tokens.expires_at or _EPOCH) - now).total_seconds() // 1)
         seen = self._seen
         if seen is None or seen[0] is not tokens or seen[1:3] != (seconds, storage):
             kept = await self.store.protection(self.profile) if storage else None
-            shown = status_of(tokens, now=now, lifetimes=self.settings.lifetimes, protection=kept)
+            shown = login_status(tokens, now=now, lifetimes=self.settings.lifetimes, protection=kept)
             seen = tokens, seconds, storage, shown
             self._seen = seen
         return seen[3]
@@ -282,7 +282,7 @@ class NotionOAuth:
         """
         with self.audit.attempt("sign_out") as attempt:
             async with self.store.exclusive(self.profile):
-                return await to_the_end(partial(self._sign_out_alone, attempt, successor))
+                return await run_shielded(partial(self._sign_out_alone, attempt, successor))
 
     async def _sign_out_alone(self, attempt: Attempt, successor: GrantRequest | None) -> SignOut:
         with attempt:

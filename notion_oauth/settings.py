@@ -231,7 +231,7 @@ class Settings(BaseSettings):
 
     @field_validator("token_file", "ca_file")
     @classmethod
-    def _at_home(cls, value: Path | None) -> Path | None:
+    def _private_kind(cls, value: Path | None) -> Path | None:
         if value is None:
             return None
         try:
@@ -277,11 +277,11 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except (OSError, UnicodeDecodeError):
-        raise ConfigurationError("The file .env cannot be read as text.", cure="Mend it, or move it away.") from None
+        raise ConfigurationError("The file .env cannot be read as text.", hint="Mend it, or move it away.") from None
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=False)
         wrong = "; ".join(f"{_variable(detail['loc'])}: {_reason(detail['msg'])}" for detail in details)
-        raise ConfigurationError(f"Wrong setting: {wrong}.", cure="Correct it and run the command again.") from None
+        raise ConfigurationError(f"Wrong setting: {wrong}.", hint="Correct it and run the command again.") from None
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

@@ -16,11 +16,11 @@ import filelock
 
 from notion_oauth import profile_names
 from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy
-from notion_oauth.files import atomic, encryption, permissions, token_file
-from notion_oauth.files.directories import make_folder
-from notion_oauth.files.encryption import Sealer
+from notion_oauth.files import atomic, permissions, token_file
+from notion_oauth.files.directories import make_directory
+from notion_oauth.files.encryption import KEY_SETTING, Encryption, decrypt, encryption_weakness
 from notion_oauth.files.protection import Protection
-from notion_oauth.models import Registration, TokenSet, Tombstone
+from notion_oauth.models import EndedLogin, Registration, TokenSet
 
 LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
 LOCK_POLL = timedelta(milliseconds=20)
@@ -42,19 +42,19 @@ class TokenStore(Protocol):
     async def load(self, profile: str) -> TokenSet | None:
         """The stored login, None where there is none, or one that has ended. Raises StoreDamaged for what is none."""
 
-    async def load_tombstone(self, profile: str) -> Tombstone | None:
+    async def load_ended_login(self, profile: str) -> EndedLogin | None:
         """What is kept of a login that the server has ended; None where there is a login, or never was one."""
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
         """Replace the login or the tombstone in one step; once this returns, it outlives a crash and a power cut."""
 
-    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
+    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
         """Put a tombstone in the login's place, in the same way."""
 
     async def delete(self, profile: str) -> bool:
         """Forget the login or the tombstone, not the registrations; whether there was anything."""
 
-    def stamp(self, profile: str) -> object | None:
+    def version(self, profile: str) -> object | None:
         """Something that is equal to what it was before as long as nobody has changed the login.
 
         Asked at each use of a token, so it takes microseconds, from any thread. None where the store cannot tell:
@@ -65,7 +65,7 @@ class TokenStore(Protocol):
         """The client registrations that are kept, the newest last."""
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
-        """Keep a registration, in the place of the one with the same `place`. Those made by hand are never dropped."""
+        """Keep a registration, in the place of the one with the same `key`. Those made by hand are never dropped."""
 
     async def protection(self, profile: str) -> Protection | None:
         """How the login is kept at rest, and what is weaker than it should be; None where the store cannot tell."""
@@ -84,24 +84,24 @@ class TokenStore(Protocol):
 class JsonFileStore:
     """Keeps the default profile in the file at `path`, and profile NAME in `path.NAME.profile` beside it.
 
-    Next to each lie `.lock`, the kernel lock, and `.clients`, the registrations. All are mode 0600. With a `sealer`,
+    Next to each lie `.lock`, the kernel lock, and `.clients`, the registrations. All are mode 0600. With a `encryption`,
     what is written is sealed, and what lies there in plain text is read, and sealed at the next save.
     """
 
-    def __init__(self, path: Path, *, lock_wait: timedelta = LOCK_WAIT, sealer: Sealer | None = None) -> None:
+    def __init__(self, path: Path, *, lock_wait: timedelta = LOCK_WAIT, encryption: Encryption | None = None) -> None:
         self._path = path
-        self._sealer = sealer
+        self._encryption = encryption
         self._lock_wait = lock_wait
-        # `stamp` has microseconds, and browser sessions have a new name each
+        # `version` has microseconds, and browser sessions have a new name each
         self._named = lru_cache(maxsize=1024)(lambda profile: str(self.path(profile)))
 
     def path(self, profile: str) -> Path:
         """Where a profile's tokens lie. Raises ConfigurationError for a name that is no file name."""
         if not self._path.name:
-            raise ConfigurationError(f"{self._path} names no file.", cure="Set NOTION_OAUTH_TOKEN_FILE to one.")
+            raise ConfigurationError(f"{self._path} names no file.", hint="Set NOTION_OAUTH_TOKEN_FILE to one.")
         if not profile_names.PROFILE.match(profile):
             raise ConfigurationError(
-                "A profile's name is made of letters, digits, - and _ (64 at most).", cure="Choose another name."
+                "A profile's name is made of letters, digits, - and _ (64 at most).", hint="Choose another name."
             )
         return profile_names.profile_file(self._path, profile)
 
@@ -110,7 +110,7 @@ class JsonFileStore:
         return await _in_thread(self._profiles, ("", ".clients") if registered else ("",))
 
     def _profiles(self, endings: Sequence[str]) -> tuple[str, ...]:
-        names = {name for name, _ in atomic.changes(self._path.parent)}
+        names = {name for name, _ in atomic.directory_entries(self._path.parent)}
         pattern = re.compile(re.escape(self._path.name) + rf"\.([^.]+)\.profile({'|'.join(map(re.escape, endings))})\Z")
         others = {
             found[1] for name in names if (found := pattern.match(name)) and profile_names.PROFILE.match(found[1])
@@ -124,37 +124,37 @@ class JsonFileStore:
         for file in (path, *(profile_names.beside(path, suffix) for suffix in _BESIDE)):
             await _in_thread(atomic.delete_file, file)
 
-    async def written(self) -> dict[str, float]:
+    async def last_changed(self) -> dict[str, float]:
         """The profiles but for the default one, and when anything of each was written, in seconds since 1970."""
         pattern = re.compile(re.escape(self._path.name) + rf"\.([^.]+)\.profile({'|'.join(map(re.escape, _BESIDE))})?")
-        written: dict[str, float] = {}
-        for name, changed in await _in_thread(atomic.changes, self._path.parent):
+        last_changed: dict[str, float] = {}
+        for name, changed in await _in_thread(atomic.directory_entries, self._path.parent):
             if (found := pattern.fullmatch(name)) and profile_names.PROFILE.match(found[1]):
-                written[found[1]] = max(written.get(found[1], 0), changed)
-        return written
+                last_changed[found[1]] = max(last_changed.get(found[1], 0), changed)
+        return last_changed
 
     async def load(self, profile: str) -> TokenSet | None:
         found = await self._found(self.path(profile))
         return found if isinstance(found, TokenSet) else None
 
-    async def load_tombstone(self, profile: str) -> Tombstone | None:
+    async def load_ended_login(self, profile: str) -> EndedLogin | None:
         found = await self._found(self.path(profile))
-        return found if isinstance(found, Tombstone) else None
+        return found if isinstance(found, EndedLogin) else None
 
-    async def _found(self, path: Path) -> TokenSet | Tombstone | None:
-        if self._sealer is not None and self._sealer.slow:
+    async def _found(self, path: Path) -> TokenSet | EndedLogin | None:
+        if self._encryption is not None and self._encryption.uses_keyring:
             return await _in_thread(self._load, path)
         # Not in a thread: a kilobyte, only after it was changed. All who wait for it then find it in memory
         return self._load(path)
 
-    def _load(self, path: Path) -> TokenSet | Tombstone | None:
+    def _load(self, path: Path) -> TokenSet | EndedLogin | None:
         return self._read(path, token_file.decode_login)
 
     def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> T | None:
-        return atomic.read_file(path, lambda content: decode(encryption.unseal(content, path, self._sealer), path))
+        return atomic.read_file(path, lambda content: decode(decrypt(content, path, self._encryption), path))
 
     def _write(self, path: Path, content: bytes) -> None:
-        atomic.write_file(path, content if self._sealer is None else self._sealer.seal(content))
+        atomic.write_file(path, content if self._encryption is None else self._encryption.encrypt(content))
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
         await _in_thread(self._save, profile, token_file.encode_tokens(tokens))
@@ -163,49 +163,49 @@ class JsonFileStore:
         path = self.path(profile)
         self._load(path)  # raises for a file that is not ours, or that no key opens: it is not overwritten
         self._write(path, content)
-        if self._sealer is not None:
+        if self._encryption is not None:
             with suppress(StorageError):  # the login is safe; `protection` goes on telling what is not as it should be
-                self._reseal(self._clients(profile), token_file.decode_registrations)
+                self._reencrypt(self._clients(profile), token_file.decode_registrations)
 
-    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
-        await _in_thread(self._save_tombstone, self.path(profile), token_file.encode_tombstone(grave))
+    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
+        await _in_thread(self._save_ended_login, self.path(profile), token_file.encode_ended_login(ended))
 
-    def _save_tombstone(self, path: Path, content: bytes) -> None:
+    def _save_ended_login(self, path: Path, content: bytes) -> None:
         self._load(path)  # as in _save
         atomic.write_file(path, content)  # never sealed: it holds no secret, and is read where the key was lost
 
-    async def reseal(self, profile: str) -> bool:
+    async def reencrypt(self, profile: str) -> bool:
         """Seal what is kept with the first key, now; whether anything was not. Called inside `exclusive`, as `save` is.
 
         Raises ConfigurationError where there is no key, StorageError; nothing is lost then.
         """
-        if self._sealer is None:
-            cure = f"Set {encryption.SETTING} to one from: notion-oauth key"
-            raise ConfigurationError("There is no key to seal with.", cure=cure)
-        login = await _in_thread(self._reseal, self.path(profile), token_file.decode_login)
-        return await _in_thread(self._reseal, self._clients(profile), token_file.decode_registrations) or login
+        if self._encryption is None:
+            hint = f"Set {KEY_SETTING} to one from: notion-oauth key"
+            raise ConfigurationError("There is no key to seal with.", hint=hint)
+        login = await _in_thread(self._reencrypt, self.path(profile), token_file.decode_login)
+        return await _in_thread(self._reencrypt, self._clients(profile), token_file.decode_registrations) or login
 
-    def _reseal(self, path: Path, decode: Callable[[bytes, Path], Any]) -> bool:
-        plain = atomic.read_file(path, lambda content: self._plain_if_weaker(content, path, decode))
+    def _reencrypt(self, path: Path, decode: Callable[[bytes, Path], Any]) -> bool:
+        plain = atomic.read_file(path, lambda content: self._plain_to_encrypt(content, path, decode))
         if plain is not None:
             self._write(path, plain)
         return plain is not None
 
-    def _plain_if_weaker(self, content: bytes, path: Path, decode: Callable[[bytes, Path], Any]) -> bytes | None:
+    def _plain_to_encrypt(self, content: bytes, path: Path, decode: Callable[[bytes, Path], Any]) -> bytes | None:
         """What is to be sealed; None where it is, with the first key, or holds no secret."""
-        plain = encryption.unseal(content, path, self._sealer)
-        secret = not isinstance(decode(plain, path), Tombstone)
-        return plain if secret and encryption.weaker(content, self._sealer, path.name) else None
+        plain = decrypt(content, path, self._encryption)
+        secret = not isinstance(decode(plain, path), EndedLogin)
+        return plain if secret and encryption_weakness(content, self._encryption, path.name) else None
 
     async def protection(self, profile: str) -> Protection:
         return await _in_thread(self._protection, self.path(profile), self._clients(profile))
 
     def _protection(self, path: Path, clients: Path) -> Protection:
-        login = token_file.read_kept(path, token_file.decode_login, self._sealer)
+        login = token_file.read_stored(path, token_file.decode_login, self._encryption)
         if login is None or not isinstance(login.found, TokenSet):
             return Protection(kept=None)
-        beside = token_file.read_kept(clients, token_file.decode_registrations, self._sealer)
-        key_file = None if self._sealer is None else self._sealer.key_file
+        beside = token_file.read_stored(clients, token_file.decode_registrations, self._encryption)
+        key_file = None if self._encryption is None else self._encryption.key_file
         told = (
             *(login.weaker, beside and beside.weaker),
             *(permissions.weakness(path), key_file and permissions.weakness(key_file)),
@@ -218,8 +218,8 @@ class JsonFileStore:
             weaker=tuple(str(each) for each in told if each),
         )
 
-    def stamp(self, profile: str) -> object | None:
-        return atomic.stamp(self._named(profile))
+    def version(self, profile: str) -> object | None:
+        return atomic.file_version(self._named(profile))
 
     async def delete(self, profile: str) -> bool:
         return await _in_thread(self._delete, self.path(profile))
@@ -238,17 +238,19 @@ class JsonFileStore:
         await _in_thread(self._save_registration, self._clients(profile), registration)
 
     def _save_registration(self, path: Path, new: Registration) -> None:
-        kept = (*(old for old in self._load_registrations(path) if old.place != new.place), new)
-        newest = [one for one in kept if not one.by_hand][-KEPT_REGISTRATIONS:]
-        self._write(path, token_file.encode_registrations(tuple(one for one in kept if one.by_hand or one in newest)))
+        kept = (*(old for old in self._load_registrations(path) if old.key != new.key), new)
+        newest = [one for one in kept if not one.preregistered][-KEPT_REGISTRATIONS:]
+        self._write(
+            path, token_file.encode_registrations(tuple(one for one in kept if one.preregistered or one in newest))
+        )
 
     async def ensure_writable(self, profile: str) -> None:
         await _in_thread(self._ensure_writable, self.path(profile))
 
     def _ensure_writable(self, path: Path) -> None:
         self._load(path)
-        if self._sealer is not None:
-            self._sealer.all_keys()  # raises where the keychain gives none: nothing could be sealed
+        if self._encryption is not None:
+            self._encryption.all_keys()  # raises where the keychain gives none: nothing could be sealed
         atomic.ensure_writable(path, size=_ROOM)
 
     @asynccontextmanager
@@ -263,8 +265,8 @@ class JsonFileStore:
         except TimeoutError:
             raise StoreBusy(f"Another process holds {path}, and did not let go.") from None
         except OSError as error:
-            cure = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
-            raise StorageError(f"{path} could not be locked: {error.strerror or error}.", cure=cure) from None
+            hint = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+            raise StorageError(f"{path} could not be locked: {error.strerror or error}.", hint=hint) from None
         try:
             yield
         finally:
@@ -276,8 +278,8 @@ class JsonFileStore:
 
 def _acquired(lock: filelock.BaseFileLock) -> bool:
     path = Path(lock.lock_file)
-    make_folder(path.parent)
-    atomic.guard_lock(path)
+    make_directory(path.parent)
+    atomic.secure_lock_file(path)
     try:
         lock.acquire()
     except filelock.Timeout:

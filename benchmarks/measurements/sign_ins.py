@@ -44,7 +44,7 @@ def measure(context: Context) -> Iterator[Table]:
             timeout=LONGEST,
         ) as server,
     ):
-        table.add("the start", "", "", "", "", "", str(_files(tokens)), _memory(server))
+        table.add("the start", "", "", "", "", "", str(_files(tokens)), _cache(server))
         for wave in range(1, waves + 1):
             table.add(f"{wave * browsers}", *_wave(server, browsers, sandbox, tokens))
     yield table
@@ -54,12 +54,12 @@ def _wave(server: Server, browsers: int, sandbox: Sandbox, tokens: Path) -> list
     found = sign_in_and_out(server.port, browsers)
     lost = ", ".join(f"{number} {what}" for what, number in found["lost"].items()) or "0"
     counts = [str(found[name]) for name in ("signed_in", "at_once", "signed_out")]
-    return [*counts, lost, str(sandbox.live_grants), str(_files(tokens)), _memory(server)]
+    return [*counts, lost, str(sandbox.live_grants), str(_files(tokens)), _cache(server)]
 
 
 def _files(tokens: Path) -> int:
     return sum(1 for _ in tokens.parent.iterdir())
 
 
-def _memory(server: Server) -> str:
+def _cache(server: Server) -> str:
     return f"{server.resident_bytes() / 2**20:.0f} MB"

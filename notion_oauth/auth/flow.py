@@ -16,7 +16,7 @@ from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, T
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge, step_up_required
 from notion_oauth.protocol.urls import DEFAULT_PORTS, origin
 from notion_oauth.service import NotionOAuth
-from notion_oauth.tokens.single_flight import Flight, Flights, GivenUp, raising
+from notion_oauth.tokens.single_flight import Abandoned, SharedCall, SingleFlight, reraiser
 
 UNAUTHORIZED = 401
 REFUSALS = (UNAUTHORIZED, 403)
@@ -50,7 +50,7 @@ class BearerFlows:
         service = oauth or NotionOAuth()
         self._tokens = service.tokens
         self._authorize = authorize
-        self._asking: Flights[object] = Flights()
+        self._asking: SingleFlight[object] = SingleFlight()
         self._asked: dict[_Need, float] = {}  # what a person was asked for in vain, or beyond a sign-in, and when
         self._failed: tuple[Callable[[], NoReturn], float] | None = None  # raises what the last one did, and when
         scheme, host, port = origin(urlsplit(service.settings.server_url))
@@ -60,7 +60,7 @@ class BearerFlows:
         if not self._is_ours(request.url):
             yield request
             return
-        token, response = self._tokens.at_hand(), None
+        token, response = self._tokens.get_fresh(), None
         if token is not None:
             response = yield _with(token, request)
             if response.status_code not in REFUSALS:
@@ -84,7 +84,7 @@ class BearerFlows:
         if not self._is_ours(request.url):
             yield request
             return
-        token, response = self._tokens.at_hand(), None
+        token, response = self._tokens.get_fresh(), None
         if token is not None:
             response = yield _with(token, request)
             if response.status_code not in REFUSALS:
@@ -127,7 +127,7 @@ class BearerFlows:
                 another = yield from self._adopted(token)
                 if another is None:
                     if challenge.steps_up:
-                        raise self._tokens.ours(step_up_required(challenge, request.url.host))
+                        raise self._tokens.with_profile_hint(step_up_required(challenge, request.url.host))
                     return  # a token that is new, and refused: it is the caller's
             if not isinstance(request.stream, self.whole_body):
                 return
@@ -150,7 +150,7 @@ class BearerFlows:
         return None if found == refused else found
 
     def _signed_in(
-        self, flight: Flight[object], new: bool, refused: SecretStr | None
+        self, flight: SharedCall[object], new: bool, refused: SecretStr | None
     ) -> Generator[Any, Any, SecretStr | None]:
         """The token after a sign-in; None where it was somebody else's and does not do, or was given up.
 
@@ -159,7 +159,7 @@ class BearerFlows:
         """
         try:
             yield flight.result
-        except GivenUp:
+        except Abandoned:
             new = False
         except Exception:
             found = None if new else (yield from self._adopted(refused))
@@ -192,13 +192,13 @@ class BearerFlows:
             return False
         return True
 
-    def _boarded(self, challenge: BearerChallenge, *, again: bool) -> tuple[Flight[object], bool] | None:
+    def _boarded(self, challenge: BearerChallenge, *, again: bool) -> tuple[SharedCall[object], bool] | None:
         """The sign-in under way, else a new one; whether it is new. None where a person is not to be asked.
 
         What came of it is noted before it ends: whoever does not find it under way finds the note.
         """
 
-        async def authorize(flight: Flight[object]) -> object:
+        async def authorize(flight: SharedCall[object]) -> object:
             assert self._authorize is not None  # noqa: S101 - asked before
             _ASKING.set(self)
             try:
@@ -206,16 +206,16 @@ class BearerFlows:
                     signed_in = await self._authorize(challenge)
                     self._answered(challenge)
                     return signed_in
-            except GivenUp:
+            except Abandoned:
                 raise  # nobody has answered
             except Exception as error:
-                self._failed = (raising(error), uptime())
+                self._failed = (reraiser(error), uptime())
                 if isinstance(error, NotionOAuthError) and not isinstance(error, TransientError):
                     self._answered(challenge)
                 raise
             raise AssertionError("an interrupted flight has raised")
 
-        return self._asking.board_if(partial(self._may_ask, challenge, again=again), authorize)
+        return self._asking.join_or_start_if(partial(self._may_ask, challenge, again=again), authorize)
 
     def _answered(self, challenge: BearerChallenge) -> None:
         """Note what a person has agreed to or declined: it is not asked of them again for a while."""

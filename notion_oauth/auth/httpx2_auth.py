@@ -8,8 +8,8 @@ from notion_oauth.errors import ConfigurationError
 try:
     import httpx2
 except ImportError:
-    _CURE = "Install it with: uv pip install 'notion-oauth[httpx2]'"
-    raise ConfigurationError("notion_oauth.auth_httpx2 needs httpx2, which is not installed.", cure=_CURE) from None
+    _HINT = "Install it with: uv pip install 'notion-oauth[httpx2]'"
+    raise ConfigurationError("notion_oauth.auth_httpx2 needs httpx2, which is not installed.", hint=_HINT) from None
 
 
 class BearerAuth(BearerFlows, httpx2.Auth):

@@ -16,14 +16,14 @@ from notion_oauth.cli.options import (
     Profile,
     ServerUrl,
     TokenFile,
-    as_run,
     oauth_for,
     print_json,
+    render_commands,
     run_to_end,
     span,
     talk,
 )
-from notion_oauth.errors import OtherResource, StorageError
+from notion_oauth.errors import ResourceMismatch, StorageError
 from notion_oauth.profile_names import profile_file
 
 if TYPE_CHECKING:
@@ -120,12 +120,12 @@ def run(
     server_url: ServerUrl = None,
 ) -> None:
     """Run a program with a valid token in its environment. Its exit code becomes ours."""
-    from notion_oauth.cli.exec import become
+    from notion_oauth.cli.exec import replace_process
 
     oauth = oauth_for(profile, token_file, server_url)
     valid = run_to_end(partial(oauth.tokens.token, min_ttl=min_ttl))
-    run_to_end(oauth.tokens.settle)  # a refresh in the background would die with this program
-    become(command, {variable: valid.get_secret_value()})
+    run_to_end(oauth.tokens.wait_until_idle)  # a refresh in the background would die with this program
+    replace_process(command, {variable: valid.get_secret_value()})
 
 
 @others.command(epilog="Example: `notion-oauth profiles`")
@@ -144,14 +144,16 @@ def profiles(
     for name, status in found.items():
         typer.echo(f"{name}  {status['status']}  {status.get('resource') or status.get('message') or ''}".rstrip())
     if not found:
-        typer.echo(as_run("Nobody is signed in. Sign in with: notion-oauth login --profile NAME", ctx), err=True)
+        typer.echo(
+            render_commands("Nobody is signed in. Sign in with: notion-oauth login --profile NAME", ctx), err=True
+        )
 
 
 def _look(oauth: NotionOAuth) -> dict[str, Any]:
     """The status of one profile among others: one that cannot be used here does not hide the rest."""
     try:
         return run_to_end(oauth.status).as_json()
-    except (OtherResource, StorageError) as error:
+    except (ResourceMismatch, StorageError) as error:
         return {"status": "unusable", "message": error.message}
 
 
@@ -160,13 +162,13 @@ def logout(
     profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
 ) -> None:
     """End the grant at the server and forget the tokens."""
-    from notion_oauth.tokens.revocation import SIGNED_OUT
+    from notion_oauth.tokens.revocation import SIGN_OUT_MESSAGES
 
     outcome = run_to_end(oauth_for(profile, token_file, server_url).sign_out)
     if as_json:
         print_json({"status": "unauthenticated", "outcome": outcome.name.lower()})
     else:
-        typer.echo(SIGNED_OUT[outcome], err=True)
+        typer.echo(SIGN_OUT_MESSAGES[outcome], err=True)
 
 
 @others.command(epilog="Example: `notion-oauth key`")
@@ -177,15 +179,16 @@ def key(
     from notion_oauth.files import encryption
     from notion_oauth.files.system_keyring import add_key
 
-    made = encryption.Key(encryption.new_key(), encryption.KEYCHAIN if keyring else encryption.SETTING)
+    made = encryption.Key(encryption.new_key(), encryption.SYSTEM_KEYRING if keyring else encryption.KEY_SETTING)
     if keyring:
         add_key(made.secret)
         typer.echo(
-            f"Key {made.id} is in the system keychain. Use it with {encryption.SETTING}={encryption.KEYRING}", err=True
+            f"Key {made.id} is in the system keychain. Use it with {encryption.KEY_SETTING}={encryption.KEYRING}",
+            err=True,
         )
         return
     typer.echo(made.secret)
-    said = f"This is key {made.id}. Set {encryption.SETTING} to it, and keep a copy: without it, what it seals is lost."
+    said = f"This is key {made.id}. Set {encryption.KEY_SETTING} to it, and keep a copy: without it, what it seals is lost."
     typer.echo(said, err=True)
 
 
@@ -199,7 +202,7 @@ def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
 
     async def seal(name: str) -> bool:
         async with store.exclusive(name):
-            return await store.reseal(name)
+            return await store.reencrypt(name)
 
     names = run_to_end(partial(store.profiles, registered=True))
     done = {name: run_to_end(partial(seal, name)) for name in names}
@@ -219,11 +222,11 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check all that a login needs, and say what mends what is not well. Changes nothing; exits with 1 on a failure."""
-    from notion_oauth.cli.doctor.report import examine
+    from notion_oauth.cli.doctor.report import run_checks
     from notion_oauth.settings import load_settings
 
     load = partial(load_settings, profile=profile, token_file=token_file, server_url=server_url)
-    report = run_to_end(partial(examine, load, os.environ, spell=partial(as_run, ctx=ctx)))
+    report = run_to_end(partial(run_checks, load, os.environ, render_command=partial(render_commands, ctx=ctx)))
     if as_json:
         print_json(report.as_json())
     else:

@@ -12,7 +12,7 @@ from typing import NoReturn
 from notion_oauth.errors import ConfigurationError
 
 
-def become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
+def replace_process(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
     """Let the program take our place: it gets our terminal, its signals are its own, its exit code is ours.
 
     Raises ConfigurationError where there is no such program.
@@ -20,7 +20,7 @@ def become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
     found = shutil.which(command[0])
     if found is None:
         message = f"There is no program {command[0]!r} here."
-        raise ConfigurationError(message, cure="Check its name, and that it is on the PATH.")
+        raise ConfigurationError(message, hint="Check its name, and that it is on the PATH.")
     environment = {**os.environ, **variables}
     if os.name == "nt":  # pragma: no cover - there, a program that is replaced loses its terminal
         sys.exit(subprocess.run(command, executable=found, env=environment, check=False).returncode)  # noqa: S603 - as below

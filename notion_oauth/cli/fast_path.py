@@ -1,7 +1,7 @@
 """A look at the stored login with the standard library alone: what `token` and `status` need in the common case.
 
 Loading the models, the settings and the HTTP client takes several times as long as all the rest of such a command.
-Whatever is unusual is not judged here: `glance` then gives None, and the long way says what is wrong.
+Whatever is unusual is not judged here: `read_fast` then gives None, and the long way says what is wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _METHODS = (None, "none", "client_secret_basic", "client_secret_post")
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class Glance:
+class FastLogin:
     """A login as it lies in the file; `repr` shows none of it."""
 
     access_token: str
@@ -49,7 +49,7 @@ class Glance:
     protection: Protection
 
 
-def glance(profile: str | None, token_file: Path | None, server_url: str | None) -> Glance | None:
+def read_fast(profile: str | None, token_file: Path | None, server_url: str | None) -> FastLogin | None:
     """The login that these options and the environment mean; None where a closer look is needed. Raises nothing."""
     given = {name: value for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value}
     if not given.keys() <= _KNOWN or os.path.lexists(".env"):
@@ -69,7 +69,7 @@ def glance(profile: str | None, token_file: Path | None, server_url: str | None)
     return replace(found, protection=Protection(kept="plain", mode=permissions.mode_of(file)))
 
 
-def _login(content: bytes) -> Glance:
+def _login(content: bytes) -> FastLogin:
     """The login of a file that has every field as we write it. Raises ValueError for another, such as a sealed one."""
     document = parse_json(content)
     if not isinstance(document, dict):
@@ -88,7 +88,7 @@ def _login(content: bytes) -> Glance:
         raise ValueError("not as we write it")
     expires_in = lifetime.seconds(document.get("expires_in"))
     expires_at = lifetime.from_milliseconds(document.get("expires_at"))
-    return Glance(
+    return FastLogin(
         access_token=document["access_token"],
         token_type=document.get("token_type") or "Bearer",
         refresh_token=document.get("refresh_token") or None,

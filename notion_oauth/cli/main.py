@@ -24,11 +24,11 @@ from notion_oauth.cli.options import (
     Profile,
     ServerUrl,
     TokenFile,
-    as_run,
     exit_code,
     log_to_stderr,
     oauth_for,
     print_json,
+    render_commands,
     run_to_end,
     span,
 )
@@ -57,7 +57,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except errors.NotionOAuthError as error:
-            typer.echo(f"Error: {as_run(str(error), ctx)}", err=True)
+            typer.echo(f"Error: {render_commands(str(error), ctx)}", err=True)
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt:
             typer.echo("\nStopped. Nothing was changed.", err=True)
@@ -95,14 +95,14 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show whether anybody is signed in. Asks no server, unless told to; exits with 3 where nobody is."""
-    from notion_oauth.cli.fast_path import glance
+    from notion_oauth.cli.fast_path import read_fast
     from notion_oauth.cli.status_text import describe, describe_remote
     from notion_oauth.protocol.lifetime import Lifetimes
-    from notion_oauth.tokens.status import status_of
+    from notion_oauth.tokens.status import login_status
 
-    seen = glance(profile, token_file, server_url)
+    seen = read_fast(profile, token_file, server_url)
     if seen is not None:
-        found = status_of(seen, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=seen.protection)
+        found = login_status(seen, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=seen.protection)
     else:
         found = run_to_end(oauth_for(profile, token_file, server_url).status)
     content, text, good, failed = found.as_json(), describe(found), True, None
@@ -118,7 +118,7 @@ def status(
     if as_json:
         print_json(content)
     else:
-        typer.echo(as_run(text, ctx))
+        typer.echo(render_commands(text, ctx))
     if failed is not None:
         raise failed
     if not good:
@@ -135,10 +135,10 @@ def token(
     server_url: ServerUrl = None,
 ) -> None:
     """Print a valid access token and nothing else; refreshes where needed, never opens a browser."""
-    from notion_oauth.cli.fast_path import glance
+    from notion_oauth.cli.fast_path import read_fast
     from notion_oauth.protocol.lifetime import Lifetimes, Phase, phase
 
-    seen = glance(profile, token_file, server_url)
+    seen = read_fast(profile, token_file, server_url)
     if seen is not None and not min_ttl and phase(seen, datetime.now(UTC), Lifetimes().window) is Phase.GOOD:
         typer.echo(seen.access_token)
         return

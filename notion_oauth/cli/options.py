@@ -74,7 +74,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _OUR_COMMAND = re.compile(r"notion-oauth (?P<name>login|refresh|logout)(?P<options>(?: --[a-z-]+ \S+)*)")
 
 
-def as_run(text: str, ctx: typer.Context) -> str:
+def render_commands(text: str, ctx: typer.Context) -> str:
     """The text, with our own commands spelled as this program was started, and with the options it was given."""
     started = Path(sys.argv[0])
     program = f"python {started.name}" if started.suffix == ".py" else "notion-oauth"
@@ -107,9 +107,9 @@ def log_to_stderr(*, everything: bool) -> None:
 
 
 def run_to_end(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    from notion_oauth.concurrency import run_here
+    from notion_oauth.concurrency import run_in_this_thread
 
-    return run_here(function)
+    return run_in_this_thread(function)
 
 
 def talk() -> Console:

@@ -27,4 +27,4 @@ def run_sandbox(*, port: int, token_lifetime: float, auto_consent: bool) -> None
             threading.Event().wait()
     except OSError as error:
         message = f"Port {port} of this machine cannot be used: {error.strerror or error}."
-        raise ConfigurationError(message, cure="Choose another with --port, or 0 for any that is free.") from None
+        raise ConfigurationError(message, hint="Choose another with --port, or 0 for any that is free.") from None

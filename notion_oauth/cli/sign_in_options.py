@@ -21,7 +21,7 @@ def challenge_of(
     """The challenge that says the same; None where nothing is asked for. Raises ConfigurationError."""
     for name, value in (("--scope", scope), ("--acr-values", acr_values)):
         if value is not None and words(value) is None:
-            raise ConfigurationError(_NOT_WORDS.format(name=name), cure="Correct it and run the command again.")
+            raise ConfigurationError(_NOT_WORDS.format(name=name), hint="Correct it and run the command again.")
     return requested_challenge(scope, acr_values, max_age)
 
 
@@ -38,6 +38,6 @@ def assertion_in(path: Path) -> SecretStr:
         where = "Standard input" if str(path) == "-" else f"{path}"
         raise ConfigurationError(
             f"{where} holds no assertion: a JWT has three parts, with dots between them.",
-            cure="Have your identity provider issue one for this server, and sign in with it while it is fresh.",
+            hint="Have your identity provider issue one for this server, and sign in with it while it is fresh.",
         )
     return SecretStr(content.strip())

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN
 from notion_oauth.humanize import in_words
-from notion_oauth.tokens.status import Status
+from notion_oauth.tokens.status import LoginStatus
 
 if TYPE_CHECKING:
     from notion_oauth.models import Introspection
 
 
-def describe(status: Status) -> str:
+def describe(status: LoginStatus) -> str:
     """The status as a person reads it in a terminal, a line for each thing."""
     if status.ended_at is not None:
         return f"Not signed in.\n  Ended      {_local(status.ended_at)}\n{status.message} {SIGN_IN_AGAIN}"
@@ -53,7 +53,7 @@ def describe_remote(said: Introspection | None, *, expired: bool = False) -> str
     return " ".join(["  Remote     the server takes the token", *filter(None, parts)])
 
 
-def validity(status: Status) -> str:
+def validity(status: LoginStatus) -> str:
     """`valid for 59 minutes, until …`, in the reader's own time zone."""
     if status.expires_at is None or status.expires_in_seconds is None:
         return "valid until the server says otherwise"

@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 
 from notion_oauth.errors import StorageError, StoreDamaged
 from notion_oauth.files import permissions
-from notion_oauth.files.directories import Folder, make_folder
+from notion_oauth.files.directories import Directory, make_directory
 
 MAX_FILE = 1024 * 1024  # bytes
 _TEMPORARY = re.compile(r"\.[a-z0-9_]{8}\.tmp")  # after a file's name, as _new_file makes them; nobody else's files
@@ -24,14 +24,14 @@ _ABANDONED_AFTER = 60.0  # seconds; a writer that lives needs far less
 T = TypeVar("T")
 
 
-def read_file(path: Path, decode: Callable[[bytes], T], *, mend: bool = True) -> T | None:
+def read_file(path: Path, decode: Callable[[bytes], T], *, fix: bool = True) -> T | None:
     """What `decode` makes of the whole content; None where there is no such file.
 
     Raises StorageError where it cannot be read, is a symbolic link or belongs to somebody else, StoreDamaged where
     it is a directory, a device, a pipe or too large, and what `decode` raises. A file that `decode` knows as ours
-    and that others may read is made to be its owner's alone, with a warning; without `mend` neither is done.
+    and that others may read is made to be its owner's alone, with a warning; without `fix` neither is done.
     """
-    with _opened(path, "read", silent=not mend) as descriptor:
+    with _opened(path, "read", silent=not fix) as descriptor:
         if descriptor is None:
             return None
         try:
@@ -39,30 +39,30 @@ def read_file(path: Path, decode: Callable[[bytes], T], *, mend: bool = True) ->
         except OSError as error:
             _failed(path, "read", error)
         if len(content) > MAX_FILE:
-            raise StoreDamaged(f"{path} is larger than {MAX_FILE // 1024} KiB, so it is no file of ours.", cure=_MOVE)
+            raise StoreDamaged(f"{path} is larger than {MAX_FILE // 1024} KiB, so it is no file of ours.", hint=_MOVE)
         found = decode(content)
-        if mend:
-            permissions.mend(descriptor, path)
+        if fix:
+            permissions.restrict_to_owner(descriptor, path)
         return found
 
 
-def guard_lock(path: Path, *, mend: bool = True) -> None:
+def secure_lock_file(path: Path, *, fix: bool = True) -> None:
     """Make a lock file its owner's alone, if there is one: whoever may open it can hold up everybody for ever.
 
     Raises StorageError as `read_file` does.
     """
-    with _opened(path, "locked", silent=not mend) as descriptor:
-        if descriptor is not None and mend:
-            permissions.mend(descriptor, path)
+    with _opened(path, "locked", silent=not fix) as descriptor:
+        if descriptor is not None and fix:
+            permissions.restrict_to_owner(descriptor, path)
 
 
 @contextlib.contextmanager
 def _opened(path: Path, purpose: str, *, silent: bool = False) -> Iterator[int | None]:
     """A descriptor for the regular file, which is ours to trust; None where there is none."""
     try:
-        with Folder(path.parent) as folder:
+        with Directory(path.parent) as folder:
             if not silent:
-                permissions.warn_of(folder)
+                permissions.warn_if_exposed(folder)
             descriptor = folder.open(path.name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe holds us up not
     except FileNotFoundError:
         yield None
@@ -88,7 +88,7 @@ def _read(descriptor: int) -> bytes:
     return content
 
 
-def stamp(path: str) -> object:
+def file_version(path: str) -> object:
     """Something that differs once the file has been replaced, made or removed. Raises nothing.
 
     A file that was changed a moment ago is never equal to itself: it may be changed again within the same tick of
@@ -105,7 +105,7 @@ def stamp(path: str) -> object:
     return found.st_mtime_ns, found.st_ino, found.st_size
 
 
-def changes(folder: Path) -> list[tuple[str, float]]:
+def directory_entries(folder: Path) -> list[tuple[str, float]]:
     """The names in a folder, and when each was changed; none where there is no folder. Raises StorageError."""
     found = []
     try:
@@ -116,8 +116,8 @@ def changes(folder: Path) -> list[tuple[str, float]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        cure = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
-        raise StorageError(f"{folder} could not be listed: {error.strerror}.", cure=cure) from None
+        hint = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+        raise StorageError(f"{folder} could not be listed: {error.strerror}.", hint=hint) from None
     return found
 
 
@@ -160,7 +160,7 @@ def delete_file(path: Path) -> bool:
     """Remove the file, and what killed writers left of it; whether there was one. Raises StorageError."""
     _check_no_link(path)
     try:
-        with Folder(path.parent) as folder:
+        with Directory(path.parent) as folder:
             _sweep(folder, path.name, older_than=0)
             folder.unlink(path.name)
             folder.sync()
@@ -184,20 +184,20 @@ def ensure_writable(path: Path, *, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[Folder]:
+def _writing(path: Path) -> Iterator[Directory]:
     """The open folder that the file is written in, made where there is none."""
     _check_no_link(path)
     try:
-        make_folder(path.parent)
-        with Folder(path.parent) as folder:
-            permissions.warn_of(folder)
+        make_directory(path.parent)
+        with Directory(path.parent) as folder:
+            permissions.warn_if_exposed(folder)
             _sweep(folder, path.name, older_than=_ABANDONED_AFTER)
             yield folder
     except OSError as error:
         _failed(path, "written", error)
 
 
-def _write_beside(folder: Folder, name: str, content: bytes) -> str:
+def _write_beside(folder: Directory, name: str, content: bytes) -> str:
     """The name of a new, synced temporary file. Leaves nothing behind when it fails."""
     descriptor, temporary = _new_file(folder, name)
     try:
@@ -212,19 +212,19 @@ def _write_beside(folder: Folder, name: str, content: bytes) -> str:
     return temporary
 
 
-def _new_file(folder: Folder, name: str) -> tuple[int, str]:
+def _new_file(folder: Directory, name: str) -> tuple[int, str]:
     while True:
         temporary = f"{name}.{os.urandom(4).hex()}.tmp"
         with contextlib.suppress(FileExistsError):  # another's, or a link that was put there
             return folder.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), temporary
 
 
-def _remove(folder: Folder, name: str) -> None:
+def _remove(folder: Directory, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):  # another may have swept it
         folder.unlink(name)
 
 
-def _sweep(folder: Folder, name: str, *, older_than: float) -> None:
+def _sweep(folder: Directory, name: str, *, older_than: float) -> None:
     """Remove what a writer that was killed left behind, seconds ago: it may hold tokens."""
     for found in folder.names():
         if found.startswith(name) and _TEMPORARY.fullmatch(found, len(name)):
@@ -236,7 +236,7 @@ def _sweep(folder: Folder, name: str, *, older_than: float) -> None:
 def _check_no_link(path: Path) -> None:
     """Raise StorageError where the path is a symbolic link: what it leads to is not ours to replace or leave behind."""
     if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises where the folder must not be entered
-        raise StorageError(f"{path} is a symbolic link, and secrets are not kept behind one.", cure=_REAL_FILE)
+        raise StorageError(f"{path} is a symbolic link, and secrets are not kept behind one.", hint=_REAL_FILE)
 
 
 _MOVE = "Nothing was changed. Move it away, or set NOTION_OAUTH_TOKEN_FILE to another path."
@@ -244,12 +244,12 @@ _REAL_FILE = "Remove the link, or set NOTION_OAUTH_TOKEN_FILE to the real file."
 
 
 def _not_a_file(path: Path) -> NoReturn:
-    raise StoreDamaged(f"{path} is not a regular file.", cure=_MOVE) from None
+    raise StoreDamaged(f"{path} is not a regular file.", hint=_MOVE) from None
 
 
 def _failed(path: Path, done: str, error: OSError) -> NoReturn:
     if isinstance(error, IsADirectoryError):
         _not_a_file(path)
     reason = error.strerror or type(error).__name__
-    cure = "What was stored is untouched. Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
-    raise StorageError(f"{path} could not be {done}: {reason}.", cure=cure) from None
+    hint = "What was stored is untouched. Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+    raise StorageError(f"{path} could not be {done}: {reason}.", hint=hint) from None

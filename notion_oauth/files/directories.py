@@ -14,7 +14,7 @@ from notion_oauth.errors import StorageError
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)  # Windows has the second alone
 
 
-class Folder:
+class Directory:
     """An open folder. Names are looked up in it, and not again along its path, wherever that may lead by then.
 
     No name is followed where it is a symbolic link. Where the system opens no folders, paths have to do. All methods
@@ -26,7 +26,7 @@ class Folder:
         self.path = path
         self._descriptor = _opened(path) if os.open in os.supports_dir_fd else None
 
-    def __enter__(self) -> Folder:
+    def __enter__(self) -> Directory:
         return self
 
     def __exit__(
@@ -70,9 +70,9 @@ class Folder:
             if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
                 raise
 
-    def exposure(self) -> str | None:
+    def writable_by_others(self) -> str | None:
         """Who may replace its files beside their owner and root, in words; None where nobody may."""
-        return _exposure(os.stat(self.path if self._descriptor is None else self._descriptor))  # noqa: PTH116
+        return _writable_by_others(os.stat(self.path if self._descriptor is None else self._descriptor))  # noqa: PTH116
 
 
 def _opened(path: Path) -> int | None:
@@ -82,14 +82,14 @@ def _opened(path: Path) -> int | None:
         return os.open(path, os.O_PATH | os.O_DIRECTORY) if hasattr(os, "O_PATH") else None
 
 
-def make_folder(folder: Path) -> None:
+def make_directory(folder: Path) -> None:
     """Make the folder, and those above that are missing, for their owner alone. Raises OSError."""
     try:
         folder.mkdir(mode=0o700)
     except FileNotFoundError:
         if folder.parent == folder:
             raise
-        make_folder(folder.parent)
+        make_directory(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError:  # it need not be FileExistsError: what may not be written may be there all the same
         if not folder.is_dir():
@@ -113,11 +113,11 @@ def _check_links(folder: Path) -> None:
         if not trusted:
             raise StorageError(
                 f"{folder} leads through {part}, a symbolic link of another user (uid {found.st_uid}).",
-                cure="Nothing was changed. Set NOTION_OAUTH_TOKEN_FILE to a path that you alone decide on.",
+                hint="Nothing was changed. Set NOTION_OAUTH_TOKEN_FILE to a path that you alone decide on.",
             )
 
 
-def _exposure(found: os.stat_result) -> str | None:
+def _writable_by_others(found: os.stat_result) -> str | None:
     if os.name == "nt":
         return None  # it has no such modes
     if os.geteuid() and found.st_uid not in (0, os.geteuid()):

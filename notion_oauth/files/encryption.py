@@ -18,14 +18,14 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from notion_oauth.errors import KeyUnavailable, StoreDamaged, StoreSealed
+from notion_oauth.errors import KeyUnavailable, StoreDamaged, StoreEncrypted
 from notion_oauth.files import system_keyring
 from notion_oauth.files.protection import Weakness
 from notion_oauth.protocol.messages import parse_json
 
-SETTING = "NOTION_OAUTH_ENCRYPTION_KEY"
+KEY_SETTING = "NOTION_OAUTH_ENCRYPTION_KEY"
 KEYRING = "keyring"  # in a key's place: the system keychain holds it
-KEYCHAIN = "the system keychain"
+SYSTEM_KEYRING = "the system keychain"
 FORMAT = 1
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 _SEALED = re.compile(r"[A-Za-z0-9_=-]+")
@@ -63,7 +63,7 @@ def split_keys(text: str) -> tuple[str, ...]:
     return found
 
 
-class Sealer:
+class Encryption:
     """Seals with the first of the keys, and opens with any of them. `key_file` is where they were read, if in a file.
 
     Raises ConfigurationError where the keychain is to be asked and keyring is not installed, ValueError for no key.
@@ -74,23 +74,23 @@ class Sealer:
         keys: SecretStr,
         *,
         key_file: Path | None = None,
-        ask_keychain: Callable[[], str] = system_keyring.read_keys,
+        ask_keyring: Callable[[], str] = system_keyring.read_keys,
     ) -> None:
         self.key_file = key_file
-        self._source = SETTING if key_file is None else f"{SETTING} in {key_file}"
-        self._given = split_keys(keys.get_secret_value())
-        self._ask_keychain = ask_keychain
+        self._source = KEY_SETTING if key_file is None else f"{KEY_SETTING} in {key_file}"
+        self._configured = split_keys(keys.get_secret_value())
+        self._ask_keyring = ask_keyring
         self._found: tuple[Key, ...] | None = None
         self._failure: KeyUnavailable | None = None
         self._asked = 0
         self._asking = threading.Lock()
-        if self.slow:
+        if self.uses_keyring:
             system_keyring.check_installed()
 
     @property
-    def slow(self) -> bool:
+    def uses_keyring(self) -> bool:
         """Whether the keychain may have to be asked, which takes a while."""
-        return KEYRING in self._given
+        return KEYRING in self._configured
 
     def all_keys(self) -> tuple[Key, ...]:
         """All keys, the one that seals first. Raises KeyUnavailable where the keychain gives none."""
@@ -102,35 +102,35 @@ class Sealer:
             if self._asked == asked:
                 self._asked += 1
                 try:
-                    self._found = tuple(key for part in self._given for key in self._of(part))
+                    self._found = tuple(key for part in self._configured for key in self._of(part))
                     self._failure = None
                 except KeyUnavailable as error:
                     self._failure = error
             if self._failure is not None:
-                raise KeyUnavailable(self._failure.message, cure=self._failure.cure)
+                raise KeyUnavailable(self._failure.message, hint=self._failure.hint)
             assert self._found is not None  # noqa: S101 - without a failure there are keys
             return self._found
 
     def _of(self, part: str) -> list[Key]:
         if part != KEYRING:
             return [Key(part, self._source)]
-        kept = self._ask_keychain()
+        kept = self._ask_keyring()
         if not all(_KEY.fullmatch(each) for each in kept.split()):
             raise KeyUnavailable(
                 "What the system keychain holds for us is no key.",
-                cure="Delete it there (notion-oauth, encryption-key).",
+                hint="Delete it there (notion-oauth, encryption-key).",
             )
-        return [Key(each, KEYCHAIN) for each in kept.split()]
+        return [Key(each, SYSTEM_KEYRING) for each in kept.split()]
 
     def key(self, key_id: str) -> Key | None:
         """The key of that identifier; None where it is not among ours. A keychain is asked once more first."""
         asked = self._asked
         found = _named(key_id, self.all_keys())
-        if found is None and self.slow and asked:
+        if found is None and self.uses_keyring and asked:
             found = _named(key_id, self._resolved(asked))
         return found
 
-    def seal(self, content: bytes) -> bytes:
+    def encrypt(self, content: bytes) -> bytes:
         """The content as a sealed file holds it: JSON that names the key's identifier. Raises KeyUnavailable."""
         from cryptography.fernet import Fernet  # noqa: PLC0415
 
@@ -143,27 +143,27 @@ def _named(key_id: str, keys: tuple[Key, ...]) -> Key | None:
     return next((key for key in keys if key.id == key_id), None)
 
 
-def sealed_with(content: bytes) -> str | None:
+def encryption_key_id(content: bytes) -> str | None:
     """The identifier of the key that a file says it was sealed with; None for one that is not sealed."""
     document = _document(content)
     return None if document is None else str(document.get("key_id"))
 
 
-def weaker(content: bytes, sealer: Sealer | None, name: str) -> Weakness | None:
+def encryption_weakness(content: bytes, encryption: Encryption | None, name: str) -> Weakness | None:
     """How a file is sealed worse than the next save will seal it; None where it is not.
 
     Raises KeyUnavailable.
     """
-    if sealer is None:
+    if encryption is None:
         return None
-    key_id, first = sealed_with(content), sealer.all_keys()[0]
+    key_id, first = encryption_key_id(content), encryption.all_keys()[0]
     if key_id == first.id:
         return None
     how = "kept in plain text, and a key is set" if key_id is None else f"sealed with key {key_id}, not with {first.id}"
     return Weakness(f"{name} is {how}.", "The next save changes that, and at once: notion-oauth reseal")
 
 
-def unseal(content: bytes, path: Path, sealer: Sealer | None) -> bytes:
+def decrypt(content: bytes, path: Path, encryption: Encryption | None) -> bytes:
     """What was sealed, or the content as it is where it is not sealed.
 
     Raises StoreSealed where no key that is set opens it, StoreDamaged where what that key has sealed was changed,
@@ -174,12 +174,12 @@ def unseal(content: bytes, path: Path, sealer: Sealer | None) -> bytes:
         return content
     key_id, sealed = document.get("key_id"), document.get("content")
     if type(document["sealed"]) is not int or document["sealed"] != FORMAT:
-        raise StoreSealed(f"{path} is sealed in a way that this version does not know.", cure="Update notion-oauth.")
+        raise StoreEncrypted(f"{path} is sealed in a way that this version does not know.", hint="Update notion-oauth.")
     if not isinstance(key_id, str) or not _KEY_ID.fullmatch(key_id):
         raise _damaged(path, "it names no key")
-    key = None if sealer is None else sealer.key(key_id)
+    key = None if encryption is None else encryption.key(key_id)
     if key is None:
-        raise _no_key(path, key_id, sealer)
+        raise _no_key(path, key_id, encryption)
     return _opened(key, sealed, path)
 
 
@@ -202,16 +202,16 @@ def _document(content: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and "sealed" in document and "access_token" not in document else None
 
 
-def _no_key(path: Path, key_id: str, sealer: Sealer | None) -> StoreSealed:
-    ours = ", ".join(f"{key.id} (from {key.source})" for key in sealer.all_keys()) if sealer else ""
+def _no_key(path: Path, key_id: str, encryption: Encryption | None) -> StoreEncrypted:
+    ours = ", ".join(f"{key.id} (from {key.source})" for key in encryption.all_keys()) if encryption else ""
     tried = f"and the keys that are set are others: {ours}" if ours else "and no key is set"
-    return StoreSealed(
+    return StoreEncrypted(
         f"{path} is sealed with key {key_id}, {tried}.",
-        cure=f"Nothing was changed. Set {SETTING} to that key, beside others if need be, or to {KEYRING} where the "
+        hint=f"Nothing was changed. Set {KEY_SETTING} to that key, beside others if need be, or to {KEYRING} where the "
         f"system keychain holds it. Where it is lost, move {path} away, and sign in again with: notion-oauth login",
     )
 
 
 def _damaged(path: Path, reason: str) -> StoreDamaged:
-    cure = "Nothing was changed. Restore it from a backup, or move it away and sign in again."
-    return StoreDamaged(f"{path} is sealed, and is damaged: {reason}.", cure=cure)
+    hint = "Nothing was changed. Restore it from a backup, or move it away and sign in again."
+    return StoreDamaged(f"{path} is sealed, and is damaged: {reason}.", hint=hint)

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from notion_oauth.errors import StorageError
-from notion_oauth.files.directories import Folder
+from notion_oauth.files.directories import Directory
 from notion_oauth.files.protection import Weakness
 
 OWNER_ALONE = 0o600
@@ -41,12 +41,12 @@ def check_owner(found: os.stat_result, path: Path, *, silent: bool = False) -> N
         return
     raise StorageError(
         f"{path} {reason}.",
-        cure=f'Nothing was changed. Take it over with: sudo chown "$(id -u)" "{path}" && chmod 600 "{path}", '
+        hint=f'Nothing was changed. Take it over with: sudo chown "$(id -u)" "{path}" && chmod 600 "{path}", '
         "or set NOTION_OAUTH_TOKEN_FILE to another path.",
     )
 
 
-def mend(descriptor: int, path: Path) -> None:
+def restrict_to_owner(descriptor: int, path: Path) -> None:
     """Take a file from all others that may open it, and say so once.
 
     One that has another name besides is left as it is until it is replaced: that name may be of another's file.
@@ -67,9 +67,9 @@ def mend(descriptor: int, path: Path) -> None:
     )
 
 
-def warn_of(folder: Folder) -> None:
+def warn_if_exposed(folder: Directory) -> None:
     """Say once where others may replace the files in the folder. Raises OSError."""
-    if (who := folder.exposure()) is not None:
+    if (who := folder.writable_by_others()) is not None:
         _warn(folder.path, _replaceable(folder.path, who))
 
 
@@ -77,10 +77,10 @@ def weakness(path: Path) -> Weakness | None:
     """What others may do with the file; None where nothing, or where there is none. Raises nothing."""
     if not os.path.lexists(path):
         return None
-    return weakness_of_mode(path) or weakness_of_folder(path.parent)
+    return mode_weakness(path) or directory_weakness(path.parent)
 
 
-def weakness_of_mode(path: Path) -> Weakness | None:
+def mode_weakness(path: Path) -> Weakness | None:
     """Whether others may open the file; None where not, or where there is none. Raises nothing."""
     try:
         found = os.lstat(path)
@@ -92,11 +92,11 @@ def weakness_of_mode(path: Path) -> Weakness | None:
     return None
 
 
-def weakness_of_folder(path: Path) -> Weakness | None:
+def directory_weakness(path: Path) -> Weakness | None:
     """Who may replace the files in a folder; None where nobody may, or there is none. Raises nothing."""
     try:
-        with Folder(path) as folder:
-            who = folder.exposure()
+        with Directory(path) as folder:
+            who = folder.writable_by_others()
     except (OSError, StorageError):
         return None
     return None if who is None else _replaceable(path, who)
@@ -110,7 +110,7 @@ def mode_of(path: Path) -> int | None:
         return None
 
 
-def keep_owner(descriptor: int, folder: Folder, name: str) -> None:
+def keep_owner(descriptor: int, folder: Directory, name: str) -> None:
     """Give what is written with sudo in the place of a person's file to that person, who could not read it else."""
     if os.name == "nt" or os.geteuid() or (person := _sudo_uid()) is None:
         return

@@ -7,14 +7,14 @@ from typing import Literal
 
 
 class Weakness(str):
-    """What is weaker than it should be, and its cure, as one text; and as two in `what` and `cure`."""
+    """What is weaker than it should be, and its cure, as one text; and as two in `what` and `hint`."""
 
     what: str
-    cure: str
+    hint: str
 
-    def __new__(cls, what: str, cure: str) -> Weakness:
-        made = super().__new__(cls, f"{what} {cure}")
-        made.what, made.cure = what, cure
+    def __new__(cls, what: str, hint: str) -> Weakness:
+        made = super().__new__(cls, f"{what} {hint}")
+        made.what, made.hint = what, hint
         return made
 
 

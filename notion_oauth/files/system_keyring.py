@@ -23,7 +23,7 @@ def check_installed() -> None:
     if find_spec("keyring") is None:
         raise ConfigurationError(
             "The system keychain is asked for by the package keyring, which is not installed.",
-            cure="Install it with: uv pip install 'notion-oauth[keyring]'",
+            hint="Install it with: uv pip install 'notion-oauth[keyring]'",
         )
 
 
@@ -35,7 +35,7 @@ def read_keys() -> str:
     kept = _ask("read")
     if not kept:
         raise KeyUnavailable(
-            "The system keychain holds no key of ours.", cure="Make one with: notion-oauth key --keyring"
+            "The system keychain holds no key of ours.", hint="Make one with: notion-oauth key --keyring"
         )
     return kept
 
@@ -44,7 +44,7 @@ def add_key(key: str) -> None:
     """Put a key before those that the keychain keeps. Raises KeyUnavailable unless it is found there afterwards."""
     check_installed()
     if (_ask("add", key) or "").split()[:1] != [key]:
-        raise KeyUnavailable("The system keychain took the key and does not have it.", cure=f"Mend that, {_OTHERWISE}")
+        raise KeyUnavailable("The system keychain took the key and does not have it.", hint=f"Mend that, {_OTHERWISE}")
 
 
 def _ask(action: str, key: str = "") -> str | None:
@@ -72,14 +72,14 @@ def _kept(answer: dict[str, Any]) -> str | None:
     if refused := answer.get("refused"):
         raise KeyUnavailable(
             f"There is no system keychain here: keyring found {refused}, which keeps no secret safe.",
-            cure=f"Nothing was changed. Start or install one (Secret Service or KWallet on Linux), {_OTHERWISE}",
+            hint=f"Nothing was changed. Start or install one (Secret Service or KWallet on Linux), {_OTHERWISE}",
         )
     if "keys" not in answer:
         failed = answer.get("failed", "keyring cannot be loaded")
         silent = f"did not answer within {ANSWER_WITHIN:.0f} seconds"
         raise KeyUnavailable(
             f"The system keychain {silent if answer.get('silent') else f'could not be asked: {failed}'}.",
-            cure=f"Nothing was changed. Unlock it in a desktop session, {_OTHERWISE}",
+            hint=f"Nothing was changed. Unlock it in a desktop session, {_OTHERWISE}",
         )
     kept = answer["keys"]
     return kept if isinstance(kept, str) else None

@@ -17,10 +17,10 @@ from typing import Any, Generic, TypeVar
 from pydantic import SecretStr, ValidationError
 
 from notion_oauth.errors import StoreDamaged
-from notion_oauth.files import atomic, encryption
-from notion_oauth.files.encryption import Key, Sealer
+from notion_oauth.files import atomic
+from notion_oauth.files.encryption import Encryption, Key, decrypt, encryption_key_id, encryption_weakness
 from notion_oauth.files.protection import Weakness
-from notion_oauth.models import ClientInformation, Registration, TokenSet, Tombstone
+from notion_oauth.models import ClientInformation, EndedLogin, Registration, TokenSet
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.messages import parse_json
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Kept(Generic[T]):
+class StoredFile(Generic[T]):
     """What is in a file, the key that opens it, and in which way it is sealed worse than it could be."""
 
     found: T
@@ -36,21 +36,21 @@ class Kept(Generic[T]):
     weaker: Weakness | None
 
 
-def read_kept(
-    path: Path, decode: Callable[[bytes, Path], T], sealer: Sealer | None, *, mend: bool = True
-) -> Kept[T] | None:
+def read_stored(
+    path: Path, decode: Callable[[bytes, Path], T], encryption: Encryption | None, *, fix: bool = True
+) -> StoredFile[T] | None:
     """What `decode` makes of the unsealed content; None where there is no such file.
 
     Raises as files.read_file and sealing.unseal do.
     """
 
-    def read(content: bytes) -> Kept[T]:
-        key_id = encryption.sealed_with(content)
-        key = None if key_id is None or sealer is None else sealer.key(key_id)
-        found = decode(encryption.unseal(content, path, sealer), path)
-        return Kept(found, key, encryption.weaker(content, sealer, path.name))
+    def read(content: bytes) -> StoredFile[T]:
+        key_id = encryption_key_id(content)
+        key = None if key_id is None or encryption is None else encryption.key(key_id)
+        found = decode(decrypt(content, path, encryption), path)
+        return StoredFile(found, key, encryption_weakness(content, encryption, path.name))
 
-    return atomic.read_file(path, read, mend=mend)
+    return atomic.read_file(path, read, fix=fix)
 
 
 def encode_tokens(tokens: TokenSet) -> bytes:
@@ -82,22 +82,22 @@ def encode_tokens(tokens: TokenSet) -> bytes:
     return _encode(document)
 
 
-def encode_tombstone(grave: Tombstone) -> bytes:
+def encode_ended_login(ended: EndedLogin) -> bytes:
     """The bytes that take a login's place."""
-    times = {name: _milliseconds(getattr(grave, name)) for name in _TIMES_OF_A_TOMBSTONE}
-    return _encode({**grave.model_dump(mode="json"), **times})
+    times = {name: _milliseconds(getattr(ended, name)) for name in _ENDED_LOGIN_TIMES}
+    return _encode({**ended.model_dump(mode="json"), **times})
 
 
-_TIMES_OF_A_TOMBSTONE = ("ended_at", "authorized_at", "refreshed_at")
+_ENDED_LOGIN_TIMES = ("ended_at", "authorized_at", "refreshed_at")
 
 
-def decode_login(content: bytes, path: Path) -> TokenSet | Tombstone:
+def decode_login(content: bytes, path: Path) -> TokenSet | EndedLogin:
     """Read a token file. Raises StoreDamaged where it is not one, without showing what it holds."""
     document = _decode(content, path)
     if isinstance(document, dict) and "ended_at" in document and "access_token" not in document:
-        times = {name: lifetime.from_milliseconds(document.get(name)) for name in _TIMES_OF_A_TOMBSTONE}
+        times = {name: lifetime.from_milliseconds(document.get(name)) for name in _ENDED_LOGIN_TIMES}
         try:
-            return Tombstone.model_validate({**document, **times})
+            return EndedLogin.model_validate({**document, **times})
         except ValidationError:
             raise _damaged(path, "it tells of a login that has ended, and not when or why") from None
     held = document.get("access_token") if isinstance(document, dict) else None
@@ -143,6 +143,10 @@ def _client(document: dict[str, Any]) -> ClientInformation | None:
     return ClientInformation.model_validate({name: document.get(name) for name in _OF_THE_CLIENT})
 
 
+# Fields of a Registration that the file keeps under another name
+_REGISTRATION_KEYS = {"preregistered": "by_hand", "claimed": "taken", "extended_scope": "wide"}
+
+
 def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
     """The bytes of the file that keeps client registrations."""
     return _encode(
@@ -153,9 +157,7 @@ def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
                     "redirect_uri": kept.redirect_uri,
                     **kept.client.model_dump(mode="json", exclude={"client_secret", "scope"}),
                     "client_secret": _revealed(kept.client.client_secret),
-                    **({"by_hand": True} if kept.by_hand else {}),
-                    **({"taken": True} if kept.taken else {}),
-                    **({"wide": True} if kept.wide else {}),
+                    **{key: True for field, key in _REGISTRATION_KEYS.items() if getattr(kept, field)},
                     **({"registered_at": _milliseconds(kept.registered_at)} if kept.registered_at else {}),
                     **({"scope": kept.scope} if kept.scope else {}),
                     **({"registered_scope": kept.registered_scope} if kept.registered_scope else {}),
@@ -174,6 +176,7 @@ def decode_registrations(content: bytes, path: Path) -> tuple[Registration, ...]
             Registration.model_validate(
                 {
                     **entry,
+                    **{field: entry.get(key, False) for field, key in _REGISTRATION_KEYS.items()},
                     "client": {**entry, "scope": None},
                     "registered_at": lifetime.from_milliseconds(entry.get("registered_at")),
                 }
@@ -196,8 +199,8 @@ def _decode(content: bytes, path: Path) -> Any:
 
 
 def _damaged(path: Path, reason: str) -> StoreDamaged:
-    cure = "Nothing was changed. Move it away and sign in again, or set NOTION_OAUTH_TOKEN_FILE to another path."
-    return StoreDamaged(f"{path} is damaged or not a file of ours: {reason}.", cure=cure)
+    hint = "Nothing was changed. Move it away and sign in again, or set NOTION_OAUTH_TOKEN_FILE to another path."
+    return StoreDamaged(f"{path} is damaged or not a file of ours: {reason}.", hint=hint)
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

@@ -67,7 +67,7 @@ def open_once(browser: Browser, url: str, failed: Callable[[], None]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Environment:
     """What is known of the place. `which` finds a program as the shell would."""
 
     environment: Mapping[str, str] = field(repr=False)
@@ -152,14 +152,14 @@ class Surroundings:
         return None
 
 
-def here() -> Surroundings:
+def here() -> Environment:
     """The place where this process runs."""
     try:
         kernel = Path("/proc/version").read_text()
     except (OSError, ValueError):
         kernel = ""
     container = any(Path(mark).exists() for mark in _CONTAINER_MARKS)
-    return Surroundings(dict(os.environ), kernel=kernel, container=container)
+    return Environment(dict(os.environ), kernel=kernel, container=container)
 
 
 def _user() -> str:

@@ -19,11 +19,11 @@ from starlette.routing import Route
 
 from notion_oauth import pages
 from notion_oauth.errors import (
+    AuthorizationExpired,
     AuthorizationResponseError,
     ConfigurationError,
     IssuerMismatch,
     NotionOAuthError,
-    PendingExpired,
     StateMismatch,
 )
 from notion_oauth.models import AuthorizationResponse
@@ -66,7 +66,7 @@ def _bind_one(port: int) -> socket.socket:
     except OSError as error:
         raise ConfigurationError(
             f"Port {port} of this machine cannot be used: {error.strerror or error}.",
-            cure="Choose another with --port, or leave --port out: any free port will do.",
+            hint="Choose another with --port, or leave --port out: any free port will do.",
         ) from None
 
 
@@ -109,7 +109,7 @@ class Receiver(Generic[T]):
         if self._error is not None:
             raise self._error
         if self._result is None:
-            raise PendingExpired("Nobody came back from the browser within ten minutes.")
+            raise AuthorizationExpired("Nobody came back from the browser within ten minutes.")
         return self._result
 
     async def paste(self, parameters: Sequence[tuple[str, str]]) -> None:
@@ -152,7 +152,7 @@ def _success_page() -> Response:
 
 
 def _error_page(error: NotionOAuthError) -> Response:
-    context = {"title": "That did not work", "message": error.message, "cure": error.cure, "home": ""}
+    context = {"title": "That did not work", "message": error.message, "cure": error.hint, "home": ""}
     return pages.page("error.html", context, status=400)
 
 

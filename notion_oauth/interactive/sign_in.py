@@ -12,7 +12,7 @@ from rich.console import Console
 
 from notion_oauth.errors import AuthorizationResponseError, StateMismatch
 from notion_oauth.interactive import loopback
-from notion_oauth.interactive.browser import Browser, Surroundings, here, open_once
+from notion_oauth.interactive.browser import Browser, Environment, here, open_once
 from notion_oauth.interactive.loopback import Receiver
 from notion_oauth.interactive.terminal import StandardInput, standard_input
 from notion_oauth.models import PENDING_LIFETIME, TokenSet
@@ -74,7 +74,7 @@ def _say_where(console: Console, browser: Browser | str, url: str) -> None:
     console.print()
 
 
-def _say_how_it_comes_back(console: Console, around: Surroundings, port: int, *, terminal: bool) -> None:
+def _say_how_it_comes_back(console: Console, around: Environment, port: int, *, terminal: bool) -> None:
     """Told to those whose browser may be on another machine than this receiver."""
     tunnel = around.tunnel(port)
     if tunnel is not None:

@@ -16,7 +16,7 @@ from typing import Literal, Self
 from pydantic import SecretStr
 
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.models import TokenSet, Tombstone
+from notion_oauth.models import EndedLogin, TokenSet
 
 Event = Literal["registration", "sign_in", "refresh", "revocation", "sign_out", "operator_unlock", "operator_lock"]
 Fact = str | None
@@ -80,9 +80,9 @@ class Audit:
         }
         self._write(logging.WARNING, event, "failure", {**_login(tokens), **facts, **why})
 
-    def ended(self, tokens: TokenSet, grave: Tombstone) -> None:
+    def ended(self, tokens: TokenSet, ended: EndedLogin) -> None:
         """The server has ended the login instead of refreshing it."""
-        why = {"reason": grave.reason, "error": grave.error, "detail": grave.description}
+        why = {"reason": ended.reason, "error": ended.error, "detail": ended.description}
         self._write(logging.WARNING, "refresh", "login_ended", {**_login(tokens), **why})
 
     def _write(self, level: int, event: Event, outcome: str, facts: dict[str, Fact]) -> None:

@@ -11,10 +11,10 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from pydantic import SecretStr
 
 from notion_oauth.errors import (
+    AuthorizationExpired,
     AuthorizationRefused,
     AuthorizationResponseError,
     IssuerMismatch,
-    PendingExpired,
     StateMismatch,
 )
 from notion_oauth.models import (
@@ -72,7 +72,7 @@ def authorization_request(
         prompt="consent",
         **{name: value for name, value in optional.items() if value is not None},
     )
-    pending = PendingAuthorization.to(
+    pending = PendingAuthorization.for_discovery(
         discovery,
         client,
         scope,
@@ -112,7 +112,7 @@ def check_authorization_response(
     if not _same(response.state or SecretStr(""), pending.state):
         raise StateMismatch("The redirect belongs to no sign-in that was begun here.")
     if abs(now - pending.begun_at) >= PENDING_LIFETIME:
-        raise PendingExpired("This sign-in was begun more than ten minutes ago.")
+        raise AuthorizationExpired("This sign-in was begun more than ten minutes ago.")
     check_issuer(response, pending)
     if response.error is not None:
         raise _refused(response, pending)

@@ -73,7 +73,7 @@ def step_up_required(challenge: BearerChallenge, host: str) -> StepUpRequired:
         message = f"{host} asks for a fresher or stronger sign-in than this login's."
     return StepUpRequired(
         message,
-        cure=f"Allow it with: notion-oauth login {command}".rstrip(),
+        hint=f"Allow it with: notion-oauth login {command}".rstrip(),
         error=challenge.error,
         scope=challenge.scope,
         acr_values=challenge.acr_values,

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ValidationError
 
-from notion_oauth.errors import SIGN_IN, MetadataError, NoDocument, Redirected, ServerUnavailable
+from notion_oauth.errors import SIGN_IN, MetadataError, MetadataNotFound, ServerUnavailable, UnexpectedRedirect
 from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 from notion_oauth.protocol.messages import Request, Response, host_of, retry_after
@@ -131,7 +131,7 @@ def require_sign_in(server: AuthorizationServerMetadata) -> str:
     Raises MetadataError where there is none (RFC 8414 §2), or the server does not list PKCE with S256 (MCP).
     """
     if server.authorization_endpoint is None:
-        raise MetadataError(f"{server.issuer} signs nobody in: it has no authorization endpoint.", cure=_BY_ASSERTION)
+        raise MetadataError(f"{server.issuer} signs nobody in: it has no authorization endpoint.", hint=_BY_ASSERTION)
     if "S256" not in server.code_challenge_methods_supported:
         raise MetadataError(f"{server.issuer} does not list PKCE with S256, without which a sign-in is not safe.")
     return server.authorization_endpoint
@@ -145,7 +145,7 @@ def require_some_grant(server: AuthorizationServerMetadata) -> None:
 def require_assertions(server: AuthorizationServerMetadata) -> None:
     """Raise MetadataError unless the server lists RFC 7523's grant, which is not a default one (RFC 8414 §2)."""
     if JWT_BEARER not in (server.grant_types_supported or ()):
-        raise MetadataError(f"{server.issuer} does not list the grant for assertions ({JWT_BEARER}).", cure=SIGN_IN)
+        raise MetadataError(f"{server.issuer} does not list the grant for assertions ({JWT_BEARER}).", hint=SIGN_IN)
 
 
 def base_url(server_url: str) -> str:
@@ -191,13 +191,13 @@ def _read(response: Response, model: type[M], kind: str) -> M | None:
     if 400 <= response.status < 500 and response.status not in (408, 425, 429):
         return None
     if 300 <= response.status < 400:
-        raise Redirected(f"{response.url} answers with a redirect, and none is followed.")
+        raise UnexpectedRedirect(f"{response.url} answers with a redirect, and none is followed.")
     if response.status != 200:
         message = f"{host_of(response.url)} answered HTTP {response.status} to discovery."
         raise ServerUnavailable(message, retry_after=retry_after(response))
     document = response.json_object()
     if document is None:
-        raise NoDocument(f"{response.url} is not a JSON object.")
+        raise MetadataNotFound(f"{response.url} is not a JSON object.")
     try:  # some servers write null for what they leave out
         return model.model_validate({name: value for name, value in document.items() if value is not None})
     except ValidationError as error:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 
 from notion_oauth.errors import TokenRefused
-from notion_oauth.models import EndReason, TokenSet, Tombstone
+from notion_oauth.models import EndedLogin, EndReason, TokenSet
 from notion_oauth.protocol.lifetime import Lifetimes
 
 TERMINAL = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 
 
-def tombstone(tokens: TokenSet, refused: TokenRefused, *, now: datetime, lifetimes: Lifetimes) -> Tombstone:
+def ended_login(tokens: TokenSet, refused: TokenRefused, *, now: datetime, lifetimes: Lifetimes) -> EndedLogin:
     """What is kept of a login that was refused for good: when, why, and nothing that could be used."""
-    return Tombstone(
+    return EndedLogin(
         ended_at=now,
         reason=_reason(tokens, refused, now, lifetimes),
         error=refused.error,
@@ -47,7 +47,7 @@ def _reason(tokens: TokenSet, refused: TokenRefused, now: datetime, lifetimes: L
     return "expired" if "expired" in words else "ended"
 
 
-def in_words(grave: Tombstone, lifetimes: Lifetimes) -> str:
+def in_words(ended: EndedLogin, lifetimes: Lifetimes) -> str:
     """The reason as a sentence."""
     return {
         "reused": "its refresh token was used twice, which the server takes for theft; "
@@ -59,4 +59,4 @@ def in_words(grave: Tombstone, lifetimes: Lifetimes) -> str:
         "client_forgotten": "the server no longer knows this client; a new sign-in registers it anew",
         "client_refused": "the server does not let this client refresh it",
         "ended": "the server has ended it: in Notion's settings, or through a new sign-in with the same client",
-    }[grave.reason]
+    }[ended.reason]

@@ -163,7 +163,7 @@ def refuse(response: Response, request: Request, refused: type[OAuthError], doin
         raise ServerUnavailable(
             f"{host} could not {doing} just now ({said}).",
             retry_after=retry_after(response),
-            turned_away=response.status in (429, 503),
+            not_processed=response.status in (429, 503),
         )
     raise refused(f"{host} refused to {doing} ({code}{quoted(description)}).", error=code, description=description)
 

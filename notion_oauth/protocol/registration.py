@@ -48,7 +48,7 @@ def client_metadata_document(*, client_id: str, client_name: str, redirect_uri: 
 def require_registration(server: AuthorizationServerMetadata) -> str:
     """The registration endpoint. Raises MetadataError where the server registers nobody."""
     if server.registration_endpoint is None:
-        raise MetadataError(f"{server.issuer} registers no clients.", cure=_BY_HAND)
+        raise MetadataError(f"{server.issuer} registers no clients.", hint=_BY_HAND)
     return server.registration_endpoint
 
 
@@ -65,14 +65,14 @@ def parse_registration_response(response: Response, *, request: Request) -> Clie
     client information.
     """
     if response.status in (404, 405) and response.json_object() is None:
-        raise MetadataError(f"{host_of(response.url)} has no client registration where it should be.", cure=_BY_HAND)
+        raise MetadataError(f"{host_of(response.url)} has no client registration where it should be.", hint=_BY_HAND)
     if not response.ok:
         refuse(response, request, RegistrationRefused, "register this client")
     document = response.json_object()
     method = (document or {}).get("token_endpoint_auth_method")
     if isinstance(method, str) and method not in get_args(AuthMethod):
         message = f"{host_of(response.url)} made this client one that authenticates by {printable(method)}"
-        raise RegistrationRefused(f"{message}, which it cannot do.", error="invalid_client_metadata", cure=_BY_HAND)
+        raise RegistrationRefused(f"{message}, which it cannot do.", error="invalid_client_metadata", hint=_BY_HAND)
     try:
         return ClientInformation.model_validate(document)
     except ValidationError:

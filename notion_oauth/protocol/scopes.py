@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from notion_oauth.models import Discovery, TokenSet, Tombstone
+from notion_oauth.models import Discovery, EndedLogin, TokenSet
 
 OFFLINE_ACCESS = "offline_access"  # OpenID Connect Core §11: where a server lists it, a refresh token takes it
 
@@ -24,7 +24,7 @@ def select(*, challenged: str | None, resource: Iterable[str] | None, server: It
 def ordinary(found: Discovery) -> str | None:
     """What a client is registered for where nobody asks for more: all that a plain sign-in may come to ask for."""
     listed = found.scopes
-    asked = select(challenged=found.challenged, resource=listed, server=found.server.scopes_supported)
+    asked = select(challenged=found.challenged_scope, resource=listed, server=found.server.scopes_supported)
     return union(asked, *(listed or ()))
 
 
@@ -34,7 +34,7 @@ def union(*scopes: str | None) -> str | None:
     return " ".join(found) or None
 
 
-def asked_before(login: TokenSet | Tombstone | None, found: Discovery, *, granted: bool) -> str | None:
+def asked_before(login: TokenSet | EndedLogin | None, found: Discovery, *, granted: bool) -> str | None:
     """What the sign-in before asked for at the same place, alive or ended; `granted` adds what it was given.
 
     Of a server that lists its scopes, only what it lists still: it refuses a sign-in that asks for another.

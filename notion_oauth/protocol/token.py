@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from notion_oauth.errors import ServerUnavailable, SignInRequired, TokenRefused
 from notion_oauth.models import (
-    AFTER_DISCOVERY,
+    ENDPOINT_FIELDS,
     AssertionGrant,
     AuthMethod,
     ClientInformation,
@@ -156,7 +156,7 @@ def token_set(response: TokenResponse, pending: GrantRequest, *, asked_at: datet
         client=pending.client,
         issuer=pending.issuer,
         resource=pending.resource,
-        **{name: getattr(pending, name) for name in AFTER_DISCOVERY},
+        **{name: getattr(pending, name) for name in ENDPOINT_FIELDS},
         authorized_at=asked_at,
         updated_at=asked_at,
     )

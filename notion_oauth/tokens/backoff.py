@@ -16,7 +16,7 @@ LONGEST_ASKED = 600.0  # seconds of Retry-After that are believed
 _RANDOM = secrets.SystemRandom()
 
 
-class Patience:
+class Backoff:
     """The failures of one token source since its last success. `retry_for` bounds how long a caller waits.
 
     Times are in seconds of `uptime`. Jitter keeps processes that fail together from trying together.
@@ -48,7 +48,7 @@ class Patience:
         self._error = error
 
     @property
-    def resting(self) -> bool:
+    def in_cooldown(self) -> bool:
         """Whether it is too early for a try that nobody waits for."""
         return self._uptime() < self._until
 
@@ -56,11 +56,11 @@ class Patience:
         """Until when a caller who begins to wait now is kept waiting."""
         return self._uptime() + self._retry_for
 
-    def over(self, deadline: float) -> bool:
+    def exhausted(self, deadline: float) -> bool:
         """Whether no other try is to be waited for until then."""
         return self._uptime() >= deadline or (self._asked and self._until > deadline)
 
-    def pause(self, deadline: float) -> float:
+    def next_delay(self, deadline: float) -> float:
         """How long to wait before the next try. Raises the last failure where the server asked for more than that."""
         left = self._until - self._uptime()
         if self._asked and left > 0:

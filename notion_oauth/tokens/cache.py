@@ -12,7 +12,7 @@ from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.lifetime import Phase
 from notion_oauth.storage import TokenStore
 
-GLANCE = 0.01  # seconds within which the store is not looked at again
+RECHECK_INTERVAL = 0.01  # seconds within which the store is not looked at again
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -21,7 +21,7 @@ class _Copy:
     """A login, and the moments from which the store or the rules have to be asked again."""
 
     tokens: TokenSet
-    stamp: object | None
+    version: object | None
     good_from: datetime  # an earlier wall clock has been put back
     good_until: datetime
     expires_at: datetime
@@ -29,7 +29,7 @@ class _Copy:
     uptime_expired: float
 
 
-class Memory:
+class TokenCache:
     """The last login that was seen. The wall clock may be set and may jump; `uptime` only goes on."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Memory:
         self._copy: _Copy | None = None
         self._unchanged_until = 0.0
 
-    def at_hand(self, *, due: bool = False) -> TokenSet | None:
+    def get_fresh(self, *, due: bool = False) -> TokenSet | None:
         """The login where its token is good without a doubt, and nobody has changed the store.
 
         One that is due to be refreshed is only given where that is said to be cared for. The store is looked at every
@@ -52,21 +52,21 @@ class Memory:
         copy, uptime = self._copy, self._uptime()
         if (
             copy is None
-            or copy.stamp is None
+            or copy.version is None
             or uptime >= (copy.uptime_expired if due else copy.uptime_good_until)
             or not copy.good_from <= self._clock() < (copy.expires_at if due else copy.good_until)
         ):
             return None
         if uptime >= self._unchanged_until:
-            if self._store.stamp(self._profile) != copy.stamp:
+            if self._store.version(self._profile) != copy.version:
                 return None
-            self._unchanged_until = uptime + GLANCE
+            self._unchanged_until = uptime + RECHECK_INTERVAL
         return copy.tokens
 
-    def unchanged(self) -> TokenSet | None:
+    def if_unchanged(self) -> TokenSet | None:
         """The login that was seen last, whatever its age, where the store says that it is still the same."""
         copy = self._copy
-        if copy is None or copy.stamp is None or self._store.stamp(self._profile) != copy.stamp:
+        if copy is None or copy.version is None or self._store.version(self._profile) != copy.version:
             return None
         return copy.tokens
 
@@ -75,13 +75,13 @@ class Memory:
 
         A network's file system may tell of a change seconds later, and others count their time in seconds.
         """
-        copy, stamp = self._copy, self._store.stamp(self._profile)
-        if not again and copy is not None and stamp is not None and copy.stamp == stamp:
+        copy, version = self._copy, self._store.version(self._profile)
+        if not again and copy is not None and version is not None and copy.version == version:
             return copy.tokens
         return await self._store.load(self._profile)
 
-    def remember(self, tokens: TokenSet, *, stamp: object | None) -> None:
-        """Keep a copy; `stamp` was taken before the login was read, or after it was saved under the lock."""
+    def remember(self, tokens: TokenSet, *, version: object | None) -> None:
+        """Keep a copy; `version` was taken before the login was read, or after it was saved under the lock."""
         now, uptime = self._clock(), self._uptime()
         left = lifetime.remaining(tokens, now)
         expired = float("inf") if left is None else uptime + left.total_seconds()
@@ -91,7 +91,7 @@ class Memory:
         leeway = timedelta() if tokens.refresh_token is None else lifetime.leeway(tokens, self._window)
         expires_at = tokens.expires_at or _NEVER
         good_until = expires_at - leeway if good else now
-        self._copy = _Copy(tokens, stamp, now, good_until, expires_at, expired - leeway.total_seconds(), expired)
+        self._copy = _Copy(tokens, version, now, good_until, expires_at, expired - leeway.total_seconds(), expired)
 
     @property
     def last(self) -> TokenSet | None:
@@ -101,7 +101,7 @@ class Memory:
     def forget(self) -> None:
         self._copy = None
 
-    def outlived(self, tokens: TokenSet) -> bool:
+    def expired_by_uptime(self, tokens: TokenSet) -> bool:
         """Whether a token that was seen before has had its time, whatever the wall clock says now."""
         copy = self._copy
         same = copy is not None and copy.tokens.access_token == tokens.access_token

@@ -10,7 +10,7 @@ from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
 
 
-def watched(settings: Settings, profile: str, clock: Clock) -> tuple[OAuthClient, Audit]:
+def build_client_and_audit(settings: Settings, profile: str, clock: Clock) -> tuple[OAuthClient, Audit]:
     """The client that speaks to the servers, and the log that tells what became of it.
 
     Raises ConfigurationError where telemetry is on and OpenTelemetry is not installed.
@@ -24,7 +24,7 @@ def watched(settings: Settings, profile: str, clock: Clock) -> tuple[OAuthClient
             raise
         raise ConfigurationError(
             "NOTION_OAUTH_TELEMETRY is on, and OpenTelemetry is not installed.",
-            cure="Install it with: uv pip install 'notion-oauth[otel]', or unset NOTION_OAUTH_TELEMETRY.",
+            hint="Install it with: uv pip install 'notion-oauth[otel]', or unset NOTION_OAUTH_TELEMETRY.",
         ) from None
     transport = telemetry.TracedTransport.of(settings)
     return telemetry.TracedClient(transport, clock=clock, issuer=settings.issuer), telemetry.CountedAudit(profile)

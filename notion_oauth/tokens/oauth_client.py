@@ -10,9 +10,9 @@ from typing import TypeVar
 from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, utc_now
-from notion_oauth.errors import MetadataError, NoDocument, NotionOAuthError, Redirected, TransientError
+from notion_oauth.errors import MetadataError, MetadataNotFound, NotionOAuthError, TransientError, UnexpectedRedirect
 from notion_oauth.models import (
-    AFTER_DISCOVERY,
+    ENDPOINT_FIELDS,
     AssertionGrant,
     AuthorizationServerMetadata,
     ClientInformation,
@@ -30,7 +30,7 @@ from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.transport.client import Transport
 
 Requirement = Callable[[AuthorizationServerMetadata], object]  # raises MetadataError where it is not met
-MOST_SERVERS = 5  # of those that a resource lists, that are asked; it could list thousands
+MAX_SERVERS = 5  # of those that a resource lists, that are asked; it could list thousands
 M = TypeVar("M")
 
 
@@ -59,32 +59,32 @@ class OAuthClient:
         *,
         challenge: BearerChallenge | None = None,
         prefer: Collection[str] = (),
-        guess: bool = True,
+        allow_ambiguous: bool = True,
         usable: Requirement | None = None,
-        most: int = MOST_SERVERS,
+        max_servers: int = MAX_SERVERS,
     ) -> Discovery:
         """Find the authorization server of an MCP server: the one that is set, else the first that can be used.
 
-        Of several, those that are preferred go first; where only a `guess` could tell which, and none is to be made, it
-        is an error. `usable` tells which will do; no more than `most` are asked. Without metadata of the resource it is
+        Of several, those that are preferred go first; where only a `allow_ambiguous` could tell which, and none is to be made, it
+        is an error. `usable` tells which will do; no more than `max_servers` are asked. Without metadata of the resource it is
         the server's own origin, as MCP 2025-03-26 has it. Raises MetadataError.
         """
         try:
             resource, page = await self._protected_resource_metadata(server_url, challenge), None
-        except NoDocument as odd:
+        except MetadataNotFound as odd:
             if challenge is not None and challenge.resource_metadata is not None:
                 raise  # it has such metadata, and only shows something else just now
             resource, page = None, odd
         if resource is None:
             return await self._without_resource_metadata(server_url, page, usable)
         chosen = _chosen(resource.authorization_servers, self._issuer, prefer)
-        if not guess and len(chosen) > 1:
+        if not allow_ambiguous and len(chosen) > 1:
             raise MetadataError(
                 f"{server_url} names several authorization servers, and the stored login does not say whose it is.",
-                cure="Nothing was sent to any. Set NOTION_OAUTH_ISSUER to the one that the login was made with.",
+                hint="Nothing was sent to any. Set NOTION_OAUTH_ISSUER to the one that the login was made with.",
             )
         failure: MetadataError | None = None
-        for found in chosen[:most]:
+        for found in chosen[:max_servers]:
             try:
                 server = await self._authorization_server_metadata(found)
                 if server is not None and usable is not None:
@@ -100,7 +100,7 @@ class OAuthClient:
         raise failure
 
     async def _without_resource_metadata(
-        self, server_url: str, page: NoDocument | None, usable: Requirement | None
+        self, server_url: str, page: MetadataNotFound | None, usable: Requirement | None
     ) -> Discovery:
         base = discovery.base_url(server_url)
         if self._issuer not in (None, base, f"{base}/"):
@@ -136,12 +136,12 @@ class OAuthClient:
         Redirected where there was only such.
         """
         failure: NotionOAuthError | None = None
-        nothing = (NoDocument, Redirected)
+        nothing = (MetadataNotFound, UnexpectedRedirect)
         for url in urls:
             try:
                 if (metadata := parse(await self._transport.send(Request("GET", url)))) is not None:
                     return metadata
-            except (MetadataError, Redirected) as error:
+            except (MetadataError, UnexpectedRedirect) as error:
                 if failure is None or isinstance(failure, nothing):
                     failure = error
                 if url == decisive and not isinstance(error, nothing):
@@ -155,7 +155,9 @@ class OAuthClient:
         request = registration.registration_request(server, metadata)
         return registration.parse_registration_response(await self._transport.send(request), request=request)
 
-    async def knows(self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str) -> bool:
+    async def is_client_registered(
+        self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str
+    ) -> bool:
         """Whether the server still knows a client. Raises nothing for a passing failure: it then counts as known."""
         try:
             answer = await self._transport.send(registration.probe_request(server, client, redirect_uri))
@@ -183,7 +185,7 @@ class OAuthClient:
         response = await self._transport.send(request)
         return token.parse_token_response(response, request=request), asked_at
 
-    async def complete(self, tokens: TokenSet, server_url: str) -> TokenSet:
+    async def with_endpoints(self, tokens: TokenSet, server_url: str) -> TokenSet:
         """Add what a login lacks that another program stored. A complete one costs no request.
 
         Raises MetadataError; also where it could belong to several servers: its secrets are shown to none of them then.
@@ -191,14 +193,14 @@ class OAuthClient:
         if tokens.token_endpoint is not None or tokens.refresh_token is None:
             return tokens
         known = (tokens.issuer,) if tokens.issuer else ()
-        found = await self.discover(server_url, prefer=known, guess=bool(known), most=1)
+        found = await self.discover(server_url, prefer=known, allow_ambiguous=bool(known), max_servers=1)
         if tokens.issuer not in (None, found.server.issuer):
             raise MetadataError(f"{server_url} no longer names {tokens.issuer}, which the stored login was made with.")
         return tokens.model_copy(
             update={
                 "issuer": found.server.issuer,
                 "resource": found.resource,
-                **{name: getattr(found.server, name) for name in AFTER_DISCOVERY},
+                **{name: getattr(found.server, name) for name in ENDPOINT_FIELDS},
             }
         )
 
@@ -230,6 +232,6 @@ def _chosen(issuers: tuple[str, ...], wanted: str | None, prefer: Collection[str
     if wanted not in issuers:
         raise MetadataError(
             f"The server names {', '.join(issuers)} as its authorization servers, and not {wanted}.",
-            cure="Correct NOTION_OAUTH_ISSUER, or unset it.",
+            hint="Correct NOTION_OAUTH_ISSUER, or unset it.",
         )
     return (wanted,)

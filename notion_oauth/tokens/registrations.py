@@ -24,27 +24,29 @@ from notion_oauth.settings import Settings
 from notion_oauth.storage import TokenStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 
-COMMON = profile_names.DEFAULT_PROFILE  # where it is kept which issuer a client by hand belongs to, for all profiles
+SHARED_PROFILE = (
+    profile_names.DEFAULT_PROFILE
+)  # where it is kept which issuer a client by hand belongs to, for all profiles
 
 
-class Way(Enum):
+class RegistrationMethod(Enum):
     """How a client comes to be known to an authorization server, in MCP's order."""
 
-    BY_HAND = "registered by hand"
-    BY_DOCUMENT = "by its metadata document"
-    BY_REGISTRATION = "registers itself"
+    PREREGISTERED = "registered by hand"
+    METADATA_DOCUMENT = "by its metadata document"
+    DYNAMIC = "registers itself"
 
 
-def way_of(settings: Settings, server: AuthorizationServerMetadata) -> Way:
+def registration_method(settings: Settings, server: AuthorizationServerMetadata) -> RegistrationMethod:
     """The way that is taken there; whether the server registers anybody is not asked."""
     if settings.client_id is not None:
-        return Way.BY_HAND
+        return RegistrationMethod.PREREGISTERED
     if settings.client_metadata_url is not None and server.client_id_metadata_document_supported:
-        return Way.BY_DOCUMENT
-    return Way.BY_REGISTRATION
+        return RegistrationMethod.METADATA_DOCUMENT
+    return RegistrationMethod.DYNAMIC
 
 
-class Clients:
+class Registrations:
     """The clients of one profile. Each belongs to the issuer that it was made with, and is shown to no other."""
 
     def __init__(
@@ -65,48 +67,50 @@ class Clients:
         self._audit = audit
         self._believed: str | None = None  # the client with which a sign-in was begun unasked
         # Holds registrations alone, in the store's place; told whether one is made for its scope's sake
-        self.registering: Callable[[bool], AbstractAsyncContextManager[None]] | None = None
+        self.registration_lock: Callable[[bool], AbstractAsyncContextManager[None]] | None = None
 
-    async def proven(self, pending: PendingAuthorization) -> None:
+    async def mark_used(self, pending: PendingAuthorization) -> None:
         """The sign-in that was begun has succeeded: a client by hand may be redirected there again."""
         self._believed = None
         ours = self._settings.preregistered
         if ours is not None and ours.client_id == pending.client.client_id:
-            async with self._store.exclusive(COMMON):
-                await self._store.save_registration(COMMON, _by_hand(ours, pending.issuer, pending.redirect_uri))
+            async with self._store.exclusive(SHARED_PROFILE):
+                await self._store.save_registration(
+                    SHARED_PROFILE, _preregistered_for(ours, pending.issuer, pending.redirect_uri)
+                )
 
     def require_sign_in(self, server: AuthorizationServerMetadata) -> None:
         """Raise MetadataError where people cannot sign in safely, or no client of ours can be known to the server."""
         require_sign_in(server)
-        if way_of(self._settings, server) is Way.BY_REGISTRATION:
+        if registration_method(self._settings, server) is RegistrationMethod.DYNAMIC:
             registration.require_registration(server)
 
     async def registered_redirect_uris(self) -> Sequence[str]:
         """The redirect URIs that this profile's kept registrations are for, the newest first."""
-        by_hand = [kept for kept in await self._store.load_registrations(COMMON) if kept.by_hand]
+        preregistered = [kept for kept in await self._store.load_registrations(SHARED_PROFILE) if kept.preregistered]
         own = await self._store.load_registrations(self._profile)
-        kept = by_hand if self._settings.preregistered else own
+        kept = preregistered if self._settings.preregistered else own
         return list(dict.fromkeys(one.redirect_uri for one in reversed(kept) if one.redirect_uri))
 
     async def own_issuers(self) -> Collection[str]:
         """The issuers that the client in the settings was registered with, as far as it was used."""
         if (ours := self._settings.preregistered) is None:
             return ()
-        return _issuers_of(ours, await self._store.load_registrations(COMMON))
+        return _issuers_of(ours, await self._store.load_registrations(SHARED_PROFILE))
 
-    async def client_for(
+    async def get_or_register(
         self,
         discovery: Discovery,
         redirect_uri: str,
         *,
         scope: str | None,
-        least: str | None,
+        minimum_scope: str | None,
         in_use: ClientInformation | None = None,
     ) -> tuple[ClientInformation, str | None]:
         """The client that was registered by hand, else the metadata document's, else one that is registered.
 
         With it, what of the scope it may ask for: a server may have registered it for less than was asked. Where none
-        is registered for all of it just now, it is one for the `least`.
+        is registered for all of it just now, it is one for the `minimum_scope`.
 
         A registration is kept and used again, unless the server has forgotten it or it does not cover the scope: then
         another is made. `in_use` is the client of a login that the resource has just looked at: the server knows it,
@@ -114,12 +118,12 @@ class Clients:
         ConfigurationError where the client that was registered by hand belongs to another issuer, RegistrationRefused,
         MetadataError where the server registers nobody, TooManyRequests, TransientError, StorageError.
         """
-        if (given := await self._given(discovery)) is not None:
+        if (given := await self._configured(discovery)) is not None:
             return given, scope
         try:
             kept = await self._kept_or_registered(discovery, redirect_uri, scope, in_use)
         except TooManyRequests:
-            scope = least
+            scope = minimum_scope
             kept = await self._kept_or_registered(discovery, redirect_uri, scope, None)
         return kept.client, scopes.within(scope, kept.registered_scope)
 
@@ -128,40 +132,42 @@ class Clients:
     ) -> Registration:
         looked_at: set[str] = set()
         ordinary = scopes.ordinary(discovery)
-        wide = not scopes.covers(ordinary, scope)
-        kept_for = partial(self._kept_for, discovery, redirect_uri, scope, wide)
+        extended_scope = not scopes.covers(ordinary, scope)
+        kept_for = partial(self._kept_for, discovery, redirect_uri, scope, extended_scope)
         for found in await kept_for():  # whoever waits for a server has no lock
             looked_at.add(found.client.client_id)
             if found.client == in_use and found.client.client_id != self._believed:
                 self._believed = found.client.client_id
                 return found
-            if await self._usable(discovery, found):
+            if await self._is_usable(discovery, found):
                 return found
-        extra = wide and not looked_at  # else the one that there is has to be replaced in any case
-        alone = self.registering(extra) if self.registering else self._store.exclusive(self._profile)
+        extra = extended_scope and not looked_at  # else the one that there is has to be replaced in any case
+        alone = self.registration_lock(extra) if self.registration_lock else self._store.exclusive(self._profile)
         async with alone:
             for found in await kept_for():
                 if found.client.client_id not in looked_at:
                     return found  # somebody else has registered it meanwhile
-            return await self._registered(discovery, redirect_uri, scopes.union(scope, ordinary), wide)
+            return await self._registered(discovery, redirect_uri, scopes.union(scope, ordinary), extended_scope)
 
     async def _kept_for(
-        self, discovery: Discovery, redirect_uri: str, scope: str | None, wide: bool
+        self, discovery: Discovery, redirect_uri: str, scope: str | None, extended_scope: bool
     ) -> Sequence[Registration]:
         """A client that was registered for more could be given more by a server that nobody asks for a scope."""
         place = discovery.server.issuer, redirect_uri
         kept = await self._store.load_registrations(self._profile)
-        there = (one for one in kept if (one.issuer, one.redirect_uri) == place and not one.by_hand)
-        return [one for one in there if _allows(one, scope) and (wide or not one.wide)]
+        there = (one for one in kept if (one.issuer, one.redirect_uri) == place and not one.preregistered)
+        return [one for one in there if _allows(one, scope) and (extended_scope or not one.extended_scope)]
 
-    async def _registered(self, discovery: Discovery, redirect_uri: str, scope: str | None, wide: bool) -> Registration:
+    async def _registered(
+        self, discovery: Discovery, redirect_uri: str, scope: str | None, extended_scope: bool
+    ) -> Registration:
         """A new client, which is kept, with all that may be asked for later, too."""
         made = await self._register(discovery, redirect_uri, scope)
         kept = Registration(
             issuer=discovery.server.issuer,
             redirect_uri=redirect_uri,
             client=made.model_copy(update={"scope": None}),
-            wide=wide,
+            extended_scope=extended_scope,
             registered_at=self._clock(),
             scope=scope,
             registered_scope=made.scope,
@@ -170,24 +176,24 @@ class Clients:
         self._audit.succeeded("registration", issuer=kept.issuer, client_id=made.client_id)
         return kept
 
-    async def client_of_assertions(self, discovery: Discovery) -> ClientInformation:
+    async def assertion_client(self, discovery: Discovery) -> ClientInformation:
         """The client that assertions are issued to: one with an id that their issuer knows, too.
 
         Raises ConfigurationError where none is set, StorageError.
         """
-        given = await self._given(discovery)
+        given = await self._configured(discovery)
         if given is None:
             message = "An assertion is issued to one client, and a client that registers itself is none of those."
-            raise ConfigurationError(message, cure="Set NOTION_OAUTH_CLIENT_ID to the client that it was issued to.")
+            raise ConfigurationError(message, hint="Set NOTION_OAUTH_CLIENT_ID to the client that it was issued to.")
         return given
 
-    async def _given(self, discovery: Discovery) -> ClientInformation | None:
+    async def _configured(self, discovery: Discovery) -> ClientInformation | None:
         """The client that the settings name, where this server takes it."""
-        way = way_of(self._settings, discovery.server)
-        if way is Way.BY_HAND and (ours := self._settings.preregistered) is not None:
-            async with self._store.exclusive(COMMON):
+        way = registration_method(self._settings, discovery.server)
+        if way is RegistrationMethod.PREREGISTERED and (ours := self._settings.preregistered) is not None:
+            async with self._store.exclusive(SHARED_PROFILE):
                 return await self._preregistered(ours, discovery)
-        if way is Way.BY_DOCUMENT and (url := self._settings.client_metadata_url) is not None:
+        if way is RegistrationMethod.METADATA_DOCUMENT and (url := self._settings.client_metadata_url) is not None:
             return ClientInformation(client_id=url, token_endpoint_auth_method="none")  # noqa: S106 - a method
         return None
 
@@ -197,22 +203,22 @@ class Clients:
         Which issuer that was is remembered from its first use on, once for all profiles: the setting is theirs, too.
         """
         issuer = discovery.server.issuer
-        known = _issuers_of(ours, await self._store.load_registrations(COMMON))
+        known = _issuers_of(ours, await self._store.load_registrations(SHARED_PROFILE))
         if known and issuer not in known and self._settings.issuer != issuer:
             raise ConfigurationError(
                 f"The client in NOTION_OAUTH_CLIENT_ID was registered with {min(known)}, and the server now names "
                 f"another, {issuer}. It was not shown to that one.",
-                cure="If you trust that one, register a client there and set its id. Only if this very client was "
+                hint="If you trust that one, register a client there and set its id. Only if this very client was "
                 "registered there too, by you, name that server in NOTION_OAUTH_ISSUER.",
             )
         if issuer not in known:
-            await self._store.save_registration(COMMON, _by_hand(ours, issuer, ""))
+            await self._store.save_registration(SHARED_PROFILE, _preregistered_for(ours, issuer, ""))
         return ours
 
-    async def _usable(self, discovery: Discovery, kept: Registration) -> bool:
+    async def _is_usable(self, discovery: Discovery, kept: Registration) -> bool:
         if kept.client.expired(self._clock()):
             return False
-        return await self._client.knows(discovery.server, kept.client, kept.redirect_uri)
+        return await self._client.is_client_registered(discovery.server, kept.client, kept.redirect_uri)
 
     async def _register(self, discovery: Discovery, redirect_uri: str, scope: str | None) -> ClientInformation:
         server = discovery.server
@@ -232,17 +238,17 @@ class Clients:
         except RegistrationRefused as refused:
             if refused.error == "invalid_redirect_uri":
                 own = "Have its operator register a client, and set NOTION_OAUTH_CLIENT_ID."
-                refused.cure = f"It does not take {redirect_uri}. {own}"
+                refused.hint = f"It does not take {redirect_uri}. {own}"
             raise
 
 
-def _by_hand(client: ClientInformation, issuer: str, redirect_uri: str) -> Registration:
+def _preregistered_for(client: ClientInformation, issuer: str, redirect_uri: str) -> Registration:
     public = client.model_copy(update={"client_secret": None})
-    return Registration(issuer=issuer, redirect_uri=redirect_uri, client=public, by_hand=True)
+    return Registration(issuer=issuer, redirect_uri=redirect_uri, client=public, preregistered=True)
 
 
 def _issuers_of(client: ClientInformation, kept: Collection[Registration]) -> set[str]:
-    return {one.issuer for one in kept if one.by_hand and one.client.client_id == client.client_id}
+    return {one.issuer for one in kept if one.preregistered and one.client.client_id == client.client_id}
 
 
 def _allows(kept: Registration, scope: str | None) -> bool:

@@ -22,7 +22,7 @@ class SignOut(Enum):
     NOT_REMOVED = "what is kept could not be read or removed"
 
 
-SIGNED_OUT = {
+SIGN_OUT_MESSAGES = {
     SignOut.REVOKED: "Signed out. Notion has ended the grant.",
     SignOut.NOT_OFFERED: "Signed out here. The server offers no revocation: end the connection in its settings too.",
     SignOut.NOT_REACHED: "Signed out here, but the server could not be told: end the connection in Notion's settings.",
@@ -45,7 +45,7 @@ async def revoke(
     if successor is not None and _one_client(tokens, successor):
         return SignOut.SUPERSEDED
     try:
-        offered = await client.revoke(await client.complete(tokens, server_url))
+        offered = await client.revoke(await client.with_endpoints(tokens, server_url))
     except NotionOAuthError as error:
         audit.failed("revocation", error, tokens)
         return SignOut.REFUSED if isinstance(error, OAuthError) else SignOut.NOT_REACHED

@@ -22,7 +22,7 @@ from notion_oauth.errors import NotionOAuthError
 T = TypeVar("T")
 
 
-def raising(error: BaseException) -> Callable[[], NoReturn]:
+def reraiser(error: BaseException) -> Callable[[], NoReturn]:
     """What raises the error, however often and in however many threads it is called.
 
     Of an error of ours each gets a copy. Another may be no thing to copy, and raising it adds to its traceback: that
@@ -46,22 +46,22 @@ def _soon() -> Callable[[Callable[[], object]], object]:
         return trio.lowlevel.current_trio_token().run_sync_soon
 
 
-class GivenUp(Exception):
+class Abandoned(Exception):
     """Nobody waits for the work any longer, and it had not reached the part that must be finished."""
 
 
-class Flight(Generic[T]):
+class SharedCall(Generic[T]):
     """One piece of work under way. Its caller may be cancelled, and its event loop may end: the work goes on.
 
     The thread is no daemon: a program that ends waits until the work has ended too.
     """
 
-    def __init__(self, work: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> None:
+    def __init__(self, work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]]) -> None:
         self._work = work
         self._outcome: Callable[[], T] | None = None
         self._wakes: set[Callable[[], object]] = set()  # each tells one event loop that it has landed
         self._waiting = 0
-        self._deserted = False  # whether all who waited have left
+        self._abandoned = False  # whether all who waited have left
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scope: anyio.CancelScope | None = None
@@ -80,7 +80,7 @@ class Flight(Generic[T]):
             fly = partial(concurrency.copied_context().run, self._fly)
             threading.Thread(target=fly, name="notion-oauth refresh", daemon=False).start()
         except RuntimeError as error:  # no thread can be started
-            self._land(raising(error))
+            self._finish(reraiser(error))
 
     def _fly(self) -> None:
         async def work() -> T:
@@ -88,19 +88,19 @@ class Flight(Generic[T]):
             return await self._work(self)
 
         try:
-            result = concurrency.run_here(work)
+            result = concurrency.run_in_this_thread(work)
         except BaseException as error:  # whoever waits gets it
-            self._land(raising(error))
+            self._finish(reraiser(error))
         else:
-            self._land(lambda: result)
+            self._finish(lambda: result)
 
-    def _land(self, outcome: Callable[[], T]) -> None:
+    def _finish(self, outcome: Callable[[], T]) -> None:
         self._outcome = outcome
         for wake in list(self._wakes):
             with suppress(RuntimeError):  # its event loop has ended, and nobody waits there
                 wake()
 
-    async def landed(self) -> None:
+    async def wait_finished(self) -> None:
         """Wait for its end without wanting its outcome. Raises nothing of it."""
         over = anyio.Event()
         wake = partial(_soon(), over.set)
@@ -114,7 +114,7 @@ class Flight(Generic[T]):
     async def result(self) -> T:
         """The outcome. A caller that is cancelled leaves; the work goes on. Raises what it raises."""
         with self._boarded():
-            await self.landed()
+            await self.wait_finished()
         assert self._outcome is not None  # noqa: S101 - it has landed
         return self._outcome()
 
@@ -122,20 +122,20 @@ class Flight(Generic[T]):
     def _boarded(self) -> Iterator[None]:
         with self._lock:
             self._waiting += 1
-            self._deserted = False
+            self._abandoned = False
         try:
             yield
         finally:
             with self._lock:
                 self._waiting -= 1
-                self._deserted = not self._waiting
-                loop = self._loop if self._deserted else None
+                self._abandoned = not self._waiting
+                loop = self._loop if self._abandoned else None
             if loop is not None:
                 with suppress(RuntimeError):  # it has ended meanwhile
-                    loop.call_soon_threadsafe(self._leave_off)
+                    loop.call_soon_threadsafe(self._cancel_if_abandoned)
 
-    def _leave_off(self) -> None:
-        if self._scope is not None and self._deserted:
+    def _cancel_if_abandoned(self) -> None:
+        if self._scope is not None and self._abandoned:
             self._scope.cancel()
 
     @contextmanager
@@ -144,13 +144,13 @@ class Flight(Generic[T]):
         deadline = math.inf if patience is None else anyio.current_time() + patience.total_seconds()
         with anyio.CancelScope(deadline=deadline) as scope:
             self._scope = scope
-            self._leave_off()  # they may have left before it began
+            self._cancel_if_abandoned()  # they may have left before it began
             try:
                 yield
             finally:
                 self._scope = None
             return
-        raise GivenUp
+        raise Abandoned
 
     def commit(self) -> None:
         """From here on the work runs to its end."""
@@ -159,49 +159,49 @@ class Flight(Generic[T]):
         self._scope = None
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """At most one flight at a time in this process. A fork begins without any."""
 
     def __init__(self) -> None:
         self.reset()
-        _EVERY.add(self)
+        _INSTANCES.add(self)
 
     def reset(self) -> None:
         """Forget the flight under way."""
         self._lock = threading.Lock()
-        self._current: Flight[T] | None = None
+        self._current: SharedCall[T] | None = None
 
-    def current(self) -> Flight[T] | None:
+    def current(self) -> SharedCall[T] | None:
         """The flight under way, if there is one."""
         with self._lock:
             return self._current if self._current is not None and not self._current.done else None
 
-    def board(self, work: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> tuple[Flight[T], bool]:
+    def join_or_start(self, work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]]) -> tuple[SharedCall[T], bool]:
         """The flight under way, or a new one that does the work; whether it is new."""
-        boarded = self.board_if(lambda: True, work)
+        boarded = self.join_or_start_if(lambda: True, work)
         assert boarded is not None  # noqa: S101 - nothing forbids it
         return boarded
 
-    def board_if(
-        self, allowed: Callable[[], bool], work: Callable[[Flight[T]], Coroutine[Any, Any, T]]
-    ) -> tuple[Flight[T], bool] | None:
+    def join_or_start_if(
+        self, allowed: Callable[[], bool], work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]]
+    ) -> tuple[SharedCall[T], bool] | None:
         """The flight under way, else a new one where that is allowed; asked, and begun, with nobody in between."""
         with self._lock:
             if self._current is not None and not self._current.done:
                 return self._current, False
             if not allowed():
                 return None
-            flight = self._current = Flight(work)
+            flight = self._current = SharedCall(work)
         flight.start()
         return flight, True
 
 
-_EVERY: weakref.WeakSet[Flights[Any]] = weakref.WeakSet()
+_INSTANCES: weakref.WeakSet[SingleFlight[Any]] = weakref.WeakSet()
 
 
 def _forked() -> None:
     """Threads do not survive a fork, and a lock that another thread held stays held for ever."""
-    for flights in list(_EVERY):
+    for flights in list(_INSTANCES):
         flights.reset()
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
+class LoginStatus:
     """A look at the stored login.
 
     `status` is "authenticated", "expired" (the access token is over, the login is not: the next use
@@ -77,17 +77,17 @@ def _rfc3339(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def status_of(
+def login_status(
     login: StoredLogin, *, now: datetime, lifetimes: Lifetimes, protection: Protection | None = None
-) -> Status:
+) -> LoginStatus:
     """What there is to say of a login at that moment, and of how it is kept."""
     left = lifetime.remaining(login, now)
     refreshable = login.refresh_token is not None
     expired = left is not None and left <= timedelta()
     if expired and not refreshable:
-        return Status(status="unauthenticated")
+        return LoginStatus(status="unauthenticated")
     ends_at = lifetime.grant_end(login, lifetimes) if refreshable else login.expires_at
-    return Status(
+    return LoginStatus(
         status="expired" if expired else "authenticated",
         expires_in_seconds=None if left is None else max(0, int(left.total_seconds())),
         token_type=login.token_type,
@@ -113,7 +113,7 @@ def _warning(login: Login, ends_at: datetime | None, now: datetime, lifetimes: L
     days = max(0, (ends_at - now).days)
     span = f"in {days} day{'' if days == 1 else 's'}" if days else "within a day" if ends_at > now else "by now"
     if login.authorized_at is not None and ends_at == login.authorized_at + lifetimes.grant:
-        cure = "Sign in again before that with: notion-oauth login"
-        return f"The login ends {span}, {lifetimes.grant.days} days after the sign-in. {cure}"
-    cure = "Refresh it before that with: notion-oauth refresh"
-    return f"The login ends {span} unless it is refreshed: it lives {lifetimes.idle.days} days without. {cure}"
+        hint = "Sign in again before that with: notion-oauth login"
+        return f"The login ends {span}, {lifetimes.grant.days} days after the sign-in. {hint}"
+    hint = "Refresh it before that with: notion-oauth refresh"
+    return f"The login ends {span} unless it is refreshed: it lives {lifetimes.idle.days} days without. {hint}"

@@ -75,9 +75,11 @@ class TracedClient(OAuthClient):
         with _span("register", server.registration_endpoint, server.issuer):
             return await super().register(server, metadata)
 
-    async def knows(self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str) -> bool:
+    async def is_client_registered(
+        self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str
+    ) -> bool:
         with _span("knows", server.token_endpoint, server.issuer):
-            return await super().knows(server, client, redirect_uri)
+            return await super().is_client_registered(server, client, redirect_uri)
 
     async def exchange(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
         with _span("exchange", pending.token_endpoint, pending.issuer):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from notion_oauth.errors import MetadataError, NetworkError
-from notion_oauth.transport.addresses import AT_HOME, Address, Kind, kind_of, written_as
+from notion_oauth.transport.addresses import PRIVATE_KINDS, Address, Kind, kind_of, written_as
 from notion_oauth.transport.proxies import port_of
 
 ALLOW = "NOTION_OAUTH_ALLOW_PRIVATE_ADDRESSES"
-_CURE = f"If that server is yours and is meant to be there, set {ALLOW}=true."
+_HINT = f"If that server is yours and is meant to be there, set {ALLOW}=true."
 
 
-class Reach:
+class AddressPolicy:
     """The addresses that may be connected to. Metadata is somebody else's text, and must open no doors at home.
 
     - Public addresses, always.
@@ -32,42 +32,42 @@ class Reach:
         self._own = (urlsplit(server_url).hostname or "", port_of(server_url)) if server_url else None
         address = written_as(self._own[0]) if self._own else None
         self._named = self._own is not None and address is None
-        self._open = _at_home(address)
+        self._open = _private_kind(address)
         if allow_private:
-            self._open = AT_HOME
+            self._open = PRIVATE_KINDS
 
-    def is_server(self, host: str, port: int) -> bool:
+    def is_configured_server(self, host: str, port: int) -> bool:
         """Whether this is the server that the person has set."""
         return self._own == (host, port)
 
     def allows(self, address: Address, *, own: bool) -> bool:
         """Whether a connection to this address may be opened; `own` says that it is for the server that was set."""
         kind = kind_of(address)
-        return kind is Kind.PUBLIC or (kind in AT_HOME and (own or kind in self._open))
+        return kind is Kind.PUBLIC or (kind in PRIVATE_KINDS and (own or kind in self._open))
 
-    def may_open(self, address: Address) -> bool:
+    def may_become_allowed(self, address: Address) -> bool:
         """Whether meeting the server that was set could make this address an allowed one."""
-        return self._named and bool(_at_home(address))
+        return self._named and bool(_private_kind(address))
 
-    def met(self, address: Address) -> None:
+    def confirm_private(self, address: Address) -> None:
         """The server that was set has shown its certificate at this address."""
-        self._open |= _at_home(address)
+        self._open |= _private_kind(address)
 
     def check_literal(self, host: str, port: int) -> None:
         """Raise MetadataError where a host is written as an address that is not allowed. Makes no look-up."""
         address = written_as(host)
-        if address is not None and not self.allows(address, own=self.is_server(host, port)):
+        if address is not None and not self.allows(address, own=self.is_configured_server(host, port)):
             raise self.refusal(host, address)
 
     def refusal(self, host: str, address: Address) -> MetadataError | NetworkError:
         """Why nothing was sent. A name may lead elsewhere in a moment: then that is a passing failure."""
         kind = kind_of(address)
-        cure = _CURE if kind in AT_HOME else None
+        hint = _HINT if kind in PRIVATE_KINDS else None
         if written_as(host) is not None:
-            return MetadataError(f"{host} is {kind.value}; nothing was sent.", cure=cure)
-        return NetworkError(f"{host} leads to {kind.value} ({address}); nothing was sent.", cure=cure)
+            return MetadataError(f"{host} is {kind.value}; nothing was sent.", hint=hint)
+        return NetworkError(f"{host} leads to {kind.value} ({address}); nothing was sent.", hint=hint)
 
 
-def _at_home(address: Address | None) -> frozenset[Kind]:
+def _private_kind(address: Address | None) -> frozenset[Kind]:
     """What lies at the address, where a server of one's own can be there."""
-    return AT_HOME & {kind_of(address)} if address is not None else frozenset()
+    return PRIVATE_KINDS & {kind_of(address)} if address is not None else frozenset()

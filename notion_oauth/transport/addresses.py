@@ -16,13 +16,15 @@ class Kind(Enum):
     PUBLIC = "a public address"
     LOOPBACK = "an address of this machine itself"
     PRIVATE = "a private address"
-    STAND_IN = "an address that only stands in for another"
+    PLACEHOLDER = "an address that only stands in for another"
     LINK_LOCAL = "a link-local address"
     METADATA = "the address of a cloud's metadata service"
     RESERVED = "an address that is reserved or wraps another"
 
 
-AT_HOME = frozenset({Kind.LOOPBACK, Kind.PRIVATE, Kind.STAND_IN})  # where a server of one's own can be; never the rest
+PRIVATE_KINDS = frozenset(
+    {Kind.LOOPBACK, Kind.PRIVATE, Kind.PLACEHOLDER}
+)  # where a server of one's own can be; never the rest
 
 # Those that no other row covers are 168.63.129.16 (Azure), 192.0.0.192 (Oracle) and 100.100.100.200 (Alibaba)
 _METADATA = frozenset(
@@ -50,7 +52,7 @@ _KINDS = tuple(
         ("192.168.0.0/16", Kind.PRIVATE),
         ("100.64.0.0/10", Kind.PRIVATE),  # shared by a provider's customers, and by private networks such as Tailscale
         ("fc00::/7", Kind.PRIVATE),
-        ("198.18.0.0/15", Kind.STAND_IN),  # what proxies that catch all traffic answer for every name
+        ("198.18.0.0/15", Kind.PLACEHOLDER),  # what proxies that catch all traffic answer for every name
         ("169.254.0.0/16", Kind.LINK_LOCAL),
         ("fe80::/10", Kind.LINK_LOCAL),
     )

@@ -89,7 +89,7 @@ def _naming(variable: str) -> Iterator[None]:
     except OSError as error:  # ssl.SSLError is one
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         message = f"The file that {variable} names cannot be used: {reason}."
-        raise ConfigurationError(message, cure=f"Set {variable} to a PEM file, or unset it.") from None
+        raise ConfigurationError(message, hint=f"Set {variable} to a PEM file, or unset it.") from None
 
 
 def _check_folders(folders: str) -> None:
@@ -97,7 +97,7 @@ def _check_folders(folders: str) -> None:
     if any(map(_holds_certificates, folders.split(os.pathsep))):
         return
     message = "The folder that SSL_CERT_DIR names holds no certificate under the name that OpenSSL looks for."
-    raise ConfigurationError(message, cure="Run: openssl rehash FOLDER, or unset SSL_CERT_DIR.")
+    raise ConfigurationError(message, hint="Run: openssl rehash FOLDER, or unset SSL_CERT_DIR.")
 
 
 def _holds_certificates(folder: str) -> bool:

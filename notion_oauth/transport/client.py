@@ -18,10 +18,10 @@ from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable, 
 from notion_oauth.protocol.messages import Request, Response, host_of
 from notion_oauth.protocol.urls import why_unusable
 from notion_oauth.settings import Settings
-from notion_oauth.transport.address_policy import Reach
+from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.certificates import CA_FILE, find_trust, ssl_context
-from notion_oauth.transport.connections import BROKEN, CheckedNetwork
-from notion_oauth.transport.proxies import Resolver, look_up, proxy_for
+from notion_oauth.transport.connections import BROKEN, CheckedTransport
+from notion_oauth.transport.proxies import Resolver, proxy_for, resolve_host
 
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
 USER_AGENT = f"notion-oauth/{__version__}"
@@ -45,10 +45,10 @@ class Transport:
         allow_private: bool = False,
         ca_file: Path | None = None,
         network: httpx.AsyncBaseTransport | None = None,
-        resolve: Resolver = look_up,
+        resolve: Resolver = resolve_host,
     ) -> None:
         self._timeout = timeout
-        self._reach = Reach(server_url, allow_private=allow_private)
+        self._reach = AddressPolicy(server_url, allow_private=allow_private)
         self._ca_file = ca_file
         self._network = network
         self._resolve = resolve
@@ -95,7 +95,7 @@ class Transport:
 
     def _checked(self, request: Request) -> httpx.AsyncBaseTransport:
         secure = urlsplit(request.url).scheme == "https"
-        return CheckedNetwork(
+        return CheckedTransport(
             self._reach,
             proxy=proxy_for(request.url),
             resolve=self._resolve,
@@ -148,8 +148,8 @@ def _unreachable(host: str, error: Exception) -> NetworkError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            cure = f"Check the clock. Where an authority of your own signs, name its certificate in {CA_FILE}."
-            return NetworkError(f"The certificate of {host} is not trusted: {cause.verify_message}.", cure=cure)
+            hint = f"Check the clock. Where an authority of your own signs, name its certificate in {CA_FILE}."
+            return NetworkError(f"The certificate of {host} is not trusted: {cause.verify_message}.", hint=hint)
         if isinstance(cause, ssl.SSLError):
             return NetworkError(f"No secure connection to {host} was possible ({cause.reason or 'TLS'}).")
         if isinstance(cause, socket.gaierror):

@@ -12,7 +12,7 @@ import httpcore
 import httpx
 
 from notion_oauth.errors import NetworkError, NotionOAuthError
-from notion_oauth.transport.address_policy import Reach
+from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.addresses import Address
 from notion_oauth.transport.proxies import Proxy, Resolver, port_of, proxy_for
 
@@ -20,7 +20,7 @@ STAGGER = 0.25  # seconds after which the next address is tried too (RFC 8305 §
 BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError)  # UnicodeError: a name that is none
 
 
-class CheckedNetwork(httpx.AsyncBaseTransport):
+class CheckedTransport(httpx.AsyncBaseTransport):
     """The network for one request. Its connections are closed with it, also when it is given up.
 
     Without a proxy a name is looked up once, its addresses are checked, and one of these is connected to; the name
@@ -30,7 +30,9 @@ class CheckedNetwork(httpx.AsyncBaseTransport):
     `context` is None for plain http.
     """
 
-    def __init__(self, reach: Reach, *, proxy: Proxy | None, resolve: Resolver, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, reach: AddressPolicy, *, proxy: Proxy | None, resolve: Resolver, context: ssl.SSLContext | None
+    ) -> None:
         self._reach, self._proxy, self._context = reach, proxy, context
         self._sockets = _Direct(reach, resolve, context) if proxy is None else _ToProxy(proxy)
         through = None
@@ -55,8 +57,8 @@ class CheckedNetwork(httpx.AsyncBaseTransport):
                 extensions=request.extensions,
             )
         )
-        if secure and self._sockets.address is not None and self._reach.is_server(host, port):
-            self._reach.met(self._sockets.address)
+        if secure and self._sockets.address is not None and self._reach.is_configured_server(host, port):
+            self._reach.confirm_private(self._sockets.address)
         return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer), extensions=answer.extensions)
 
     async def _exchange(self, request: httpcore.Request) -> httpcore.Response:
@@ -86,10 +88,10 @@ def _not_let_through(proxy: Proxy, host: str, error: Exception) -> NetworkError:
     reason = "its answer is no SOCKS 5"
     if isinstance(error, httpcore.ProxyError):
         reason = str(error).rstrip(".") if proxy.is_socks else f"HTTP {str(error)[:3]}"
-    cure = f"Check {proxy.variable}, or list {host} in NO_PROXY."
+    hint = f"Check {proxy.variable}, or list {host} in NO_PROXY."
     if reason == "HTTP 407" or "username" in reason.lower():
-        cure = f"Put a user name and a password that it takes into {proxy.variable}, before the host: USER:PASSWORD@"
-    return NetworkError(f"The proxy {proxy} did not let us through to {host} ({reason}).", cure=cure)
+        hint = f"Put a user name and a password that it takes into {proxy.variable}, before the host: USER:PASSWORD@"
+    return NetworkError(f"The proxy {proxy} did not let us through to {host} ({reason}).", hint=hint)
 
 
 class _Body(httpx.AsyncByteStream):
@@ -153,21 +155,21 @@ class _ToProxy(_Sockets):
             return await self._open(host, port)
         except BROKEN:
             message = f"The proxy {self._proxy} could not be reached."
-            raise NetworkError(message, cure=f"Check {self._proxy.variable}, and that the proxy runs.") from None
+            raise NetworkError(message, hint=f"Check {self._proxy.variable}, and that the proxy runs.") from None
 
 
 class _Direct(_Sockets):
     """Looks names up, and connects to addresses that may be connected to."""
 
-    def __init__(self, reach: Reach, resolve: Resolver, context: ssl.SSLContext | None) -> None:
+    def __init__(self, reach: AddressPolicy, resolve: Resolver, context: ssl.SSLContext | None) -> None:
         super().__init__()
         self._reach, self._resolve, self._context = reach, resolve, context
 
     async def connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
-        own = self._reach.is_server(host, port)
+        own = self._reach.is_configured_server(host, port)
         addresses = await self._resolve(host, port)
         allowed = [address for address in addresses if self._reach.allows(address, own=own)]
-        if not allowed and any(map(self._reach.may_open, addresses)) and await self._meets_server():
+        if not allowed and any(map(self._reach.may_become_allowed, addresses)) and await self._meets_server():
             allowed = [address for address in addresses if self._reach.allows(address, own=own)]
         if not allowed:
             raise self._reach.refusal(host, addresses[0]) if addresses else httpcore.ConnectError("no address")
@@ -186,7 +188,7 @@ class _Direct(_Sockets):
         except BROKEN:
             return False
         if self.address is not None:
-            self._reach.met(self.address)
+            self._reach.confirm_private(self.address)
         return True
 
     async def _first(self, addresses: Sequence[Address], port: int) -> httpcore.AsyncNetworkStream:

@@ -42,7 +42,7 @@ class Proxy:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class ConnectionPath:
     """How a URL is reached.
 
     `trust` is None for plain http. `addresses` are those of the host with what lies there; none where a proxy
@@ -55,9 +55,9 @@ class Route:
     addresses: tuple[tuple[Address, Kind], ...]
 
 
-async def describe_route(
+async def describe_connection(
     url: str, *, ca_file: Path | None = None, patience: timedelta, resolve: Resolver | None = None
-) -> Route:
+) -> ConnectionPath:
     """Look at how a URL would be reached, without talking to it, for as long as `patience`.
 
     Raises ConfigurationError as a request would.
@@ -68,14 +68,14 @@ async def describe_route(
     if proxy is None:
         with anyio.move_on_after(patience.total_seconds()):
             try:
-                found = await (resolve or look_up)(host, port_of(url))
+                found = await (resolve or resolve_host)(host, port_of(url))
             except (OSError, UnicodeError):
                 found = ()
     trust = str(find_trust(ca_file)) if parts.scheme == "https" else None
-    return Route(host, proxy, trust, tuple((address, kind_of(address)) for address in found))
+    return ConnectionPath(host, proxy, trust, tuple((address, kind_of(address)) for address in found))
 
 
-async def look_up(host: str, port: int) -> list[Address]:
+async def resolve_host(host: str, port: int) -> list[Address]:
     """The addresses of a host, the best first (RFC 6724), from the event loop that is running.
 
     Raises OSError where there are none, UnicodeError for what can be no name.
@@ -149,8 +149,8 @@ def _parse(variable: str, value: str) -> Proxy:
         raise _unusable(variable, "it goes on after the port (in a password, / ? # are written %2F %3F %23)")
     if parts.scheme.startswith("socks") and find_spec("socksio") is None:
         message = f"The proxy that {variable} names speaks SOCKS, and the package for that is not installed."
-        cure = f"Install it with: uv pip install 'notion-oauth[socks]' - or set {variable} to an http:// proxy."
-        raise ConfigurationError(message, cure=cure)
+        hint = f"Install it with: uv pip install 'notion-oauth[socks]' - or set {variable} to an http:// proxy."
+        raise ConfigurationError(message, hint=hint)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     username, password = (_Hidden(unquote_to_bytes(part or "")) for part in (parts.username, parts.password))
     address = f"{parts.scheme}://{host}:{port or _PROXY_PORTS[parts.scheme]}"
@@ -158,8 +158,8 @@ def _parse(variable: str, value: str) -> Proxy:
 
 
 def _unusable(variable: str, reason: str) -> ConfigurationError:
-    cure = f"Set {variable} to http://HOST:PORT (or https://, socks5://), or unset it."
-    return ConfigurationError(f"The proxy that {variable} names cannot be used: {reason}.", cure=cure)
+    hint = f"Set {variable} to http://HOST:PORT (or https://, socks5://), or unset it."
+    return ConfigurationError(f"The proxy that {variable} names cannot be used: {reason}.", hint=hint)
 
 
 class _Hidden(bytes):

@@ -14,7 +14,7 @@ from notion_oauth.web.access_logs import is_callback, protect_span
 from notion_oauth.web.csrf import require_visit
 from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.status_page import refusal
-from notion_oauth.web.trusted_hosts import GUARDED, Hosts
+from notion_oauth.web.trusted_hosts import HOST_CHECKED, TrustedHosts
 
 _LOG = logging.getLogger(__name__)
 _BUDGETS = {
@@ -50,7 +50,7 @@ class AuthRoute(APIRoute):
         return answer
 
 
-def admitting(hosts: Hosts, limits: RateLimits) -> type[AuthRoute]:
+def auth_route_class(hosts: TrustedHosts, limits: RateLimits) -> type[AuthRoute]:
     """Routes that check for themselves whom a request addresses, and how often its client asks.
 
     The application around them may check nothing. All routes of an application have the same `limits`, so that each
@@ -59,7 +59,7 @@ def admitting(hosts: Hosts, limits: RateLimits) -> type[AuthRoute]:
 
     class Admitting(AuthRoute):
         async def admit(self, request: Request) -> None:
-            if GUARDED not in request.scope:
+            if HOST_CHECKED not in request.scope:
                 hosts.check(request.scope)
             budget = _BUDGETS.get(self.name, "auth")
             if budget != "status":
@@ -72,6 +72,6 @@ def admitting(hosts: Hosts, limits: RateLimits) -> type[AuthRoute]:
             if not hosts.public or not isinstance(error, StorageError):
                 return error
             _LOG.error("A request failed: %s", error)
-            return type(error)("The service cannot keep logins just now.", cure="Tell its operator: the log says why.")
+            return type(error)("The service cannot keep logins just now.", hint="Tell its operator: the log says why.")
 
     return Admitting

@@ -6,11 +6,11 @@ from fastapi import HTTPException, Request
 from pydantic import SecretStr
 from starlette.routing import NoMatchFound
 
-from notion_oauth.errors import NotionOAuthError, NotSignedIn, OtherResource, SignInRequired, TransientError
+from notion_oauth.errors import NotionOAuthError, NotSignedIn, ResourceMismatch, SignInRequired, TransientError
 from notion_oauth.service import NotionOAuth
 from notion_oauth.web import responses
-from notion_oauth.web.profiles.resolver import Logins, WhoAsks
-from notion_oauth.web.trusted_hosts import GUARDED, Hosts
+from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver
+from notion_oauth.web.trusted_hosts import HOST_CHECKED, TrustedHosts
 
 
 class ValidToken:
@@ -23,22 +23,22 @@ class ValidToken:
     as create_router's does: give both the same.
     """
 
-    def __init__(self, oauth: NotionOAuth | None = None, *, profile: WhoAsks | None = None) -> None:
-        self._logins = Logins(oauth or NotionOAuth(), profile)
+    def __init__(self, oauth: NotionOAuth | None = None, *, profile: ProfileFromRequest | None = None) -> None:
+        self._logins = ProfileResolver(oauth or NotionOAuth(), profile)
         # An application that says who is asking has looked at the request; else it means the login of this machine
-        self._hosts = Hosts(self._logins.settings) if profile is None else None
+        self._hosts = TrustedHosts(self._logins.settings) if profile is None else None
 
     async def __call__(self, request: Request) -> SecretStr:
         try:
-            if self._hosts is not None and GUARDED not in request.scope:
+            if self._hosts is not None and HOST_CHECKED not in request.scope:
                 self._hosts.check(request.scope)
-            login = await self._logins.of(request)
+            login = await self._logins.for_request(request)
             if login is None:
                 raise NotSignedIn("Nobody is signed in.")
             return await login.tokens.token()
         except NotionOAuthError as error:
             detail = responses.problem(error)
-            sign_in = isinstance(error, NotSignedIn | SignInRequired) and not isinstance(error, OtherResource)
+            sign_in = isinstance(error, NotSignedIn | SignInRequired) and not isinstance(error, ResourceMismatch)
             if sign_in:
                 detail["login"] = _login(request)
             headers = {**responses.retry_after(error), "Cache-Control": "no-store"}

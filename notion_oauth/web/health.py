@@ -15,10 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth.clock import uptime
 from notion_oauth.errors import NotionOAuthError, StoreBusy
-from notion_oauth.tokens.registrations import COMMON
+from notion_oauth.tokens.registrations import SHARED_PROFILE
 from notion_oauth.web import responses
-from notion_oauth.web.profiles.resolver import Logins
-from notion_oauth.web.sessions.keys import keeps_key
+from notion_oauth.web.profiles.resolver import ProfileResolver
+from notion_oauth.web.sessions.keys import session_key_available
 
 ALIVE, READY = "/healthz", "/readyz"
 PROBE_EVERY = 1.0  # seconds; however often it is asked, the disk is not written more often
@@ -28,7 +28,9 @@ LOCK_TRY = 0.5  # seconds; a lock that another holds for longer is one that can 
 class Health:
     """Answers the two paths, under the public URL's own path too; passes on all others."""
 
-    def __init__(self, app: ASGIApp, logins: Logins, *, prefix: str = "", uptime: Callable[[], float] = uptime) -> None:
+    def __init__(
+        self, app: ASGIApp, logins: ProfileResolver, *, prefix: str = "", uptime: Callable[[], float] = uptime
+    ) -> None:
         self._app = app
         self._logins = logins
         self._alive = {ALIVE, prefix + ALIVE}
@@ -66,16 +68,16 @@ class Health:
         except NotionOAuthError:
             failing.append("store")
         try:
-            kept = keeps_key(self._logins.settings)
+            kept = session_key_available(self._logins.settings)
         except NotionOAuthError:
             kept = False
         return (*failing, *(() if kept else ("session_key",)))
 
     async def _probe_store(self) -> None:
         """All that a sign-in writes: the login, and under a lock the registration of the client that it begins with."""
-        store, profile = self._logins.oauth.store, self._logins.begins_as
+        store, profile = self._logins.oauth.store, self._logins.sign_in_profile
         await store.ensure_writable(profile)
-        for where in {profile, COMMON} if self._logins.settings.preregistered else {profile}:
+        for where in {profile, SHARED_PROFILE} if self._logins.settings.preregistered else {profile}:
             await store.load_registrations(where)
             with anyio.move_on_after(LOCK_TRY), suppress(StoreBusy):
                 async with store.exclusive(where):

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from notion_oauth.protocol.challenge import MAX_AGE_DIGITS
-from notion_oauth.tokens.status import Status
+from notion_oauth.tokens.status import LoginStatus
 from notion_oauth.web.sign_in_query import MAX_WORDS
 
 _CLOSED = ConfigDict(extra="forbid")
@@ -29,10 +29,10 @@ class Problem(BaseModel):
 
 def _shown(name: str, **more: Any) -> type[BaseModel]:
     """The status as JSON: the fields of Status itself, of which one without a login has but some."""
-    kinds = get_type_hints(Status)
+    kinds = get_type_hints(LoginStatus)
     shown: dict[str, Any] = {
         field.name: (kinds[field.name], ... if field.name == "status" else None)
-        for field in fields(Status)
+        for field in fields(LoginStatus)
         if field.name not in _NEVER_SHOWN
     }
     return create_model(name, __config__=_CLOSED, **(shown | more))

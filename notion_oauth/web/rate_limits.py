@@ -55,8 +55,8 @@ class RateLimits:
             "status": _parsed("status_rate_limit", settings.status_rate_limit) if settings.is_public else (),
             "operator": _parsed("", OPERATOR_TRIES),
         }
-        self._memory = {budget: MemoryStorage() for budget in self._limits}
-        self._own = {budget: FixedWindowRateLimiter(memory) for budget, memory in self._memory.items()}
+        self._cache = {budget: MemoryStorage() for budget in self._limits}
+        self._own = {budget: FixedWindowRateLimiter(memory) for budget, memory in self._cache.items()}
         self._shared = _shared(settings.rate_limit_storage)
         self._service = settings.public_url or "local"
         self._uptime = uptime
@@ -74,7 +74,7 @@ class RateLimits:
             if left is not None:
                 raise TooManyRequests(
                     "This address has asked too often.",
-                    cure=f"Wait {left} second{'' if left == 1 else 's'}, and try again.",
+                    hint=f"Wait {left} second{'' if left == 1 else 's'}, and try again.",
                     retry_after=left,
                 )
 
@@ -101,7 +101,7 @@ class RateLimits:
         return left
 
     def _count_here(self, limit: RateLimitItem, budget: str, client: str) -> int | None:
-        kept, part = self._memory[budget].storage, _part(client)
+        kept, part = self._cache[budget].storage, _part(client)
         counts: list[Count] = []
         for item, who in _counts(limit, (budget,), client):
             shared = (budget, part, str(hash(who[-1]) % SHARED_COUNTS))  # salted by Python, for each process anew
@@ -172,7 +172,7 @@ def _parsed(setting: str, limit: str) -> tuple[RateLimitItem, ...]:
         return tuple(parse_many(limit))
     except ValueError:
         raise ConfigurationError(
-            f"Wrong setting: {PREFIX}{setting.upper()}: it is no limit.", cure="Write it as 30/minute, or 0 for none."
+            f"Wrong setting: {PREFIX}{setting.upper()}: it is no limit.", hint="Write it as 30/minute, or 0 for none."
         ) from None
 
 
@@ -182,7 +182,7 @@ def _shared(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
     url, setting = storage.get_secret_value(), f"{PREFIX}RATE_LIMIT_STORAGE"
     if not url.startswith(_SCHEMES):
         raise ConfigurationError(
-            f"Wrong setting: {setting}: it is no URL of a Redis.", cure="Write it as redis://HOST:PORT/0."
+            f"Wrong setting: {setting}: it is no URL of a Redis.", hint="Write it as redis://HOST:PORT/0."
         )
     from limits.storage import RedisStorage  # noqa: PLC0415 - see above
     from limits.strategies import FixedWindowRateLimiter  # noqa: PLC0415
@@ -192,7 +192,7 @@ def _shared(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
         from redis.retry import Retry  # noqa: PLC0415
     except ImportError:
         raise ConfigurationError(
-            f"{setting} needs the library redis.", cure="Install it with: uv pip install 'notion-oauth[redis]'"
+            f"{setting} needs the library redis.", hint="Install it with: uv pip install 'notion-oauth[redis]'"
         ) from None
     options = {
         "socket_timeout": STORAGE_TIMEOUT,
@@ -202,4 +202,4 @@ def _shared(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
     try:
         return FixedWindowRateLimiter(RedisStorage(url, **options))  # type: ignore[arg-type]
     except ValueError:
-        raise ConfigurationError(f"Wrong setting: {setting}: it is no URL of a Redis.", cure="Mend it.") from None
+        raise ConfigurationError(f"Wrong setting: {setting}: it is no URL of a Redis.", hint="Mend it.") from None

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from notion_oauth.observability.audit import Facts
 from notion_oauth.observability.context import REQUEST_ID, new_request_id
-from notion_oauth.web.trusted_hosts import Hosts
+from notion_oauth.web.trusted_hosts import TrustedHosts
 
 HEADER = "X-Request-ID"
 MAX_PATH = 200  # characters of a path that are logged
@@ -28,7 +28,7 @@ class RequestLog:
     is asking, and which proxies are believed: an id that a client chose would put its requests among another's.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Hosts, uptime: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: TrustedHosts, uptime: Callable[[], float] = time.perf_counter) -> None:
         self._app, self._hosts, self._uptime = app, hosts, uptime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +59,7 @@ class RequestLog:
 
     def _request_id(self, scope: Scope) -> str:
         given: list[bytes] = [value for name, value in scope["headers"] if name == _NAME]
-        if len(given) != 1 or not _SANE.match(given[0]) or not self._hosts.knows_sender(scope):
+        if len(given) != 1 or not _SANE.match(given[0]) or not self._hosts.peer_is_trusted(scope):
             return new_request_id()
         return given[0].decode()
 

@@ -19,10 +19,10 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.RequestForbidden, 403),
     (errors.InsecureRequest, 403),
     (errors.BadRequest, 400),
-    (errors.WrongHost, 421),
+    (errors.HostNotAllowed, 421),
     (errors.TooManyRequests, 429),
-    (errors.OtherResource, 409),
-    (errors.NotIdentified, 401),
+    (errors.ResourceMismatch, 409),
+    (errors.NotAuthenticated, 401),
     (errors.NotSignedIn, 401),
     (errors.StepUpRequired, 403),
     (errors.SignInRequired, 401),
@@ -67,7 +67,7 @@ def status_code(error: errors.NotionOAuthError) -> int:
 
 def problem(error: errors.NotionOAuthError) -> dict[str, str | None]:
     """An error as JSON: its kind, what happened, and what to do next."""
-    return {"error": type(error).__name__, "message": error.message, "next": error.cure}
+    return {"error": type(error).__name__, "message": error.message, "next": error.hint}
 
 
 def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:
@@ -80,15 +80,15 @@ def failure(request: Request, error: errors.NotionOAuthError, *, home: str = "")
     """An error as a page or as JSON: what happened, and what to do next."""
     status = status_code(error)
     if wants_html(request):
-        context = {"title": "That did not work", "message": error.message, "cure": error.cure, "home": home}
+        context = {"title": "That did not work", "message": error.message, "cure": error.hint, "home": home}
         return page("error.html", context, status=status, headers=retry_after(error))
     return data(problem(error), status=status, headers=retry_after(error))
 
 
 def unforeseen(request: Request) -> Response:
     """What is said of an error that is none of ours: that there was one. What it holds nobody has looked at."""
-    message, cure = "The service failed in a way that nobody foresaw.", "Its log tells more. Try again in a moment."
+    message, hint = "The service failed in a way that nobody foresaw.", "Its log tells more. Try again in a moment."
     if wants_html(request):
-        context = {"title": "That did not work", "message": message, "cure": cure, "home": ""}
+        context = {"title": "That did not work", "message": message, "cure": hint, "home": ""}
         return page("error.html", context, status=500)
-    return data({"error": "Internal Server Error", "message": message, "next": cure}, status=500)
+    return data({"error": "Internal Server Error", "message": message, "next": hint}, status=500)

@@ -11,18 +11,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from notion_oauth import pages
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.web import responses
-from notion_oauth.web.trusted_hosts import GUARDED, Hosts
+from notion_oauth.web.trusted_hosts import HOST_CHECKED, TrustedHosts
 
 HSTS = "max-age=31536000"  # seconds: a year; what else its host serves is not ours to decide
 
 
-class Guard:
+class SecurityMiddleware:
     """Lets in what `hosts` lets in.
 
     `open_paths` of a public service are asked by health checkers, under whatever name and scheme they use.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, *, open_paths: frozenset[str] = frozenset()) -> None:
+    def __init__(self, app: ASGIApp, hosts: TrustedHosts, *, open_paths: frozenset[str] = frozenset()) -> None:
         self._app = app
         self._hosts = hosts
         self._open_paths = open_paths if hosts.public else frozenset[str]()
@@ -37,7 +37,7 @@ class Guard:
                 self._hosts.check(scope)
             except NotionOAuthError as refused:
                 return await self._refuse(refused, scope, receive, send)
-            scope[GUARDED] = self._hosts
+            scope[HOST_CHECKED] = self._hosts
         if self._hosts.public and self._hosts.is_https(scope):
             scope["scheme"] = "https" if scope["type"] == "http" else "wss"
         if scope["type"] != "http":

@@ -23,14 +23,14 @@ def challenge_in_query(parameters: Iterable[tuple[str, str]]) -> BearerChallenge
     for name, value in parameters:
         if name in QUERY:
             if name in given:
-                raise BadRequest(f"{name} is there twice.", cure=_SAY_IT_ONCE)
+                raise BadRequest(f"{name} is there twice.", hint=_SAY_IT_ONCE)
             given[name] = value
     for name in ("scope", "acr_values"):
         if len(given.get(name, "")) > MAX_WORDS:
-            raise BadRequest(f"{name} is longer than {MAX_WORDS} characters.", cure=_CORRECT_IT)
+            raise BadRequest(f"{name} is longer than {MAX_WORDS} characters.", hint=_CORRECT_IT)
         if name in given and words(given[name]) is None:
-            raise BadRequest(_NOT_WORDS.format(name=name), cure=_CORRECT_IT)
+            raise BadRequest(_NOT_WORDS.format(name=name), hint=_CORRECT_IT)
     seconds = given.get("max_age")
     if seconds is not None and not (seconds.isascii() and seconds.isdigit() and len(seconds) <= MAX_AGE_DIGITS):
-        raise BadRequest("max_age is a whole number of seconds (RFC 9470 §3).", cure=_CORRECT_IT)
+        raise BadRequest("max_age is a whole number of seconds (RFC 9470 §3).", hint=_CORRECT_IT)
     return requested_challenge(given.get("scope"), given.get("acr_values"), None if seconds is None else int(seconds))

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from notion_oauth.errors import BadRequest, InsecureRequest, NotionOAuthError, WrongHost
+from notion_oauth.errors import BadRequest, HostNotAllowed, InsecureRequest, NotionOAuthError
 from notion_oauth.protocol.urls import DEFAULT_PORTS, is_loopback
 from notion_oauth.settings import Network, Settings, parse_proxies
 
-GUARDED = "notion_oauth.guarded"  # in a scope that was checked: it is not checked again
+HOST_CHECKED = "notion_oauth.guarded"  # in a scope that was checked: it is not checked again
 MAX_HOST = 255 + 6  # characters of a name (RFC 1035 §3.1) and a port; what is longer is not remembered
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _PASSED_ON = frozenset({b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip"})
@@ -27,7 +27,7 @@ _PASSED_ON_BY = (b"x-forwarded-", b"cf-")
 _NAME_PROXY = "name the proxy in NOTION_OAUTH_TRUSTED_PROXIES"
 
 
-class Hosts:
+class TrustedHosts:
     """What these settings let in. Made once; a check takes microseconds."""
 
     def __init__(self, settings: Settings) -> None:
@@ -48,22 +48,22 @@ class Hosts:
             if not self.is_https(scope):
                 raise InsecureRequest(
                     "This service is served over https alone.",
-                    cure=f"Use its https address. Where a proxy ends TLS, {_NAME_PROXY}, and let it send "
+                    hint=f"Use its https address. Where a proxy ends TLS, {_NAME_PROXY}, and let it send "
                     "X-Forwarded-Proto.",
                 )
-        elif not self._is_at_home(scope):
+        elif not self._is_local_request(scope):
             raise InsecureRequest(
                 "This service is for its own machine, and does not know its public address.",
-                cure=f"Set NOTION_OAUTH_PUBLIC_URL to the https address that browsers use, and {_NAME_PROXY}.",
+                hint=f"Set NOTION_OAUTH_PUBLIC_URL to the https address that browsers use, and {_NAME_PROXY}.",
             )
 
     def _wrong_host(self) -> NotionOAuthError:
         if self.public:
-            cure = "Use its public address. A proxy in front must pass the Host header on as it is."
-            return WrongHost("This service does not answer to that host name.", cure=cure)
-        return WrongHost(
+            hint = "Use its public address. A proxy in front must pass the Host header on as it is."
+            return HostNotAllowed("This service does not answer to that host name.", hint=hint)
+        return HostNotAllowed(
             "This service is not addressed as localhost, and does not know its public address.",
-            cure="Set NOTION_OAUTH_PUBLIC_URL to the address that browsers use.",
+            hint="Set NOTION_OAUTH_PUBLIC_URL to the address that browsers use.",
         )
 
     def _matches(self, raw: bytes) -> bool:
@@ -99,7 +99,7 @@ class Hosts:
                 break
         return address
 
-    def knows_sender(self, scope: Scope) -> bool:
+    def peer_is_trusted(self, scope: Scope) -> bool:
         """Whether the connection is from a proxy that is named, or from this machine: others may invent what they say.
 
         Where a server has put another address in the connection's place, that is the one that counts here.
@@ -107,14 +107,14 @@ class Hosts:
         address = peer(scope)
         return self._is_trusted(address) or _is_this_machines(address)
 
-    def _is_at_home(self, scope: Scope) -> bool:
+    def _is_local_request(self, scope: Scope) -> bool:
         """Whether it comes from this machine itself. What a proxy passes on comes from elsewhere.
 
         One that adds no header of its own cannot be told from a program of this machine.
         """
         if any(name in _PASSED_ON or name.startswith(_PASSED_ON_BY) for name, _ in scope["headers"]):
             return False
-        return self.knows_sender(scope)
+        return self.peer_is_trusted(scope)
 
     def _is_trusted(self, address: str) -> bool:
         found = _ip(address)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from notion_oauth.files.encryption import Sealer
+from notion_oauth.files.encryption import Encryption
 from notion_oauth.models import ClientInformation, Registration
 from notion_oauth.storage import JsonFileStore
 from tests.protocol.builders import ISSUER, PUBLIC, REDIRECT_URI, tokens
@@ -57,7 +57,9 @@ class Change:
     plain_before: bool = False  # what is replaced holds secrets in plain text; nothing that is written does
 
     def store(self, path: Path, **options: Any) -> JsonFileStore:
-        return JsonFileStore(path, sealer=None if self.keys is None else Sealer(SecretStr(self.keys)), **options)
+        return JsonFileStore(
+            path, encryption=None if self.keys is None else Encryption(SecretStr(self.keys)), **options
+        )
 
 
 async def _in_plain(store: JsonFileStore) -> None:
@@ -66,7 +68,7 @@ async def _in_plain(store: JsonFileStore) -> None:
 
 
 async def _with_the_old_key(store: JsonFileStore) -> None:
-    await _in_plain(JsonFileStore(store.path("default"), sealer=Sealer(SecretStr(OLD_KEY))))
+    await _in_plain(JsonFileStore(store.path("default"), encryption=Encryption(SecretStr(OLD_KEY))))
 
 
 async def _save_all(store: JsonFileStore) -> None:
@@ -98,6 +100,6 @@ CHANGES = {
     "registration": _registering((KEPT,)),
     "sealed-save": _sealing(NEW, _with_the_old_key, lambda store: store.save("default", NEW)),
     "migration": _sealing(NEW, _in_plain, lambda store: store.save("default", NEW), plain_before=True),
-    "reseal": _sealing(OLD, _with_the_old_key, lambda store: store.reseal("default")),
+    "reseal": _sealing(OLD, _with_the_old_key, lambda store: store.reencrypt("default")),
     "delete": Change(OLD, None, lambda store: store.save("default", OLD), lambda store: store.delete("default")),
 }

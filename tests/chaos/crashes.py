@@ -33,7 +33,7 @@ import anyio.to_thread
 from pydantic import SecretStr
 
 from notion_oauth.files import atomic
-from notion_oauth.files.encryption import Sealer
+from notion_oauth.files.encryption import Encryption
 from tests.chaos.changes import CHANGES, NAME, NEW_KEY
 
 UNCOUNTED = frozenset({"fspath", "getpid"})  # they change nothing
@@ -120,7 +120,7 @@ def write_in_place(path: Path, content: bytes) -> None:
 def main() -> None:
     anyio.to_thread.run_sync = _here  # type: ignore[assignment]
     anyio.run(anyio.sleep, 0)  # imports what a loop takes, once for all who are forked
-    Sealer(SecretStr(NEW_KEY)).seal(b"")  # the same for what sealing takes
+    Encryption(SecretStr(NEW_KEY)).encrypt(b"")  # the same for what sealing takes
     with open(0, "rb", buffering=0) as orders:  # the next byte may be meant for a process of ours
         for order in orders:
             _say(_obey(json.loads(order)))

@@ -27,7 +27,7 @@ from pydantic import SecretStr
 from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
 from notion_oauth.service import NotionOAuth
-from notion_oauth.transport.connections import CheckedNetwork
+from notion_oauth.transport.connections import CheckedTransport
 from tests.chaos.fingerprints import fingerprint
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -49,7 +49,7 @@ class Journal:
 def number_requests(name: str, journal: Journal) -> None:
     """Let every request say who sends it, and the journal what became of it."""
     numbers = itertools.count(1)
-    for network in (httpx.AsyncHTTPTransport, CheckedNetwork):  # a program's own requests, and ours for tokens
+    for network in (httpx.AsyncHTTPTransport, CheckedTransport):  # a program's own requests, and ours for tokens
         _number(network, name, numbers, journal)
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from notion_oauth.errors import MetadataError, NoDocument, TransientError
+from notion_oauth.errors import MetadataError, MetadataNotFound, TransientError
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
@@ -147,7 +147,7 @@ async def test_an_issuer_that_is_set_and_not_named_is_an_error(settings: Setting
     oauth = NotionOAuth(settings.model_copy(update={"issuer": f"{sandbox.issuer}/"}))
     with pytest.raises(MetadataError, match="and not") as caught:
         await begin(oauth)
-    assert "NOTION_OAUTH_ISSUER" in caught.value.cure
+    assert "NOTION_OAUTH_ISSUER" in caught.value.hint
 
 
 @pytest.mark.spec("MCP §Authorization Server Binding", "Keep clients and tokens apart for each issuer")
@@ -189,7 +189,7 @@ class TestALoginThatNamesNoIssuer:
         before = settings.token_file.read_bytes()
         with pytest.raises(MetadataError, match="does not say whose") as caught:
             await NotionOAuth(settings).refresh()
-        assert "NOTION_OAUTH_ISSUER" in caught.value.cure
+        assert "NOTION_OAUTH_ISSUER" in caught.value.hint
         assert not other.requests
         assert settings.token_file.read_bytes() == before
 
@@ -252,7 +252,7 @@ class TestWithoutResourceMetadata:
         sandbox.fail_next("/register", status=404)
         with pytest.raises(MetadataError, match="publishes no OAuth metadata") as caught:
             await begin(oauth)
-        assert "NOTION_OAUTH_SERVER_URL" in caught.value.cure
+        assert "NOTION_OAUTH_SERVER_URL" in caught.value.hint
 
     async def test_a_passing_failure_is_no_missing_document(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.serve_path_metadata = True
@@ -341,7 +341,7 @@ async def test_a_site_that_answers_everything_with_a_page_is_presumed_nothing_of
     challenge(sandbox, "Bearer")
     shows_pages(sandbox)
     sandbox.fail_next(SERVER, status=404)
-    with pytest.raises(NoDocument, match="not a JSON object"):
+    with pytest.raises(MetadataNotFound, match="not a JSON object"):
         await begin(oauth)
     assert not sandbox.requests_to("/register")
 
@@ -359,7 +359,7 @@ async def test_a_page_where_the_challenge_points_is_no_sign_of_an_old_server(
 ) -> None:
     """Else a maintenance page would send the person to another authorization server than theirs."""
     shows_pages(sandbox)
-    with pytest.raises(NoDocument):
+    with pytest.raises(MetadataNotFound):
         await begin(oauth)
     assert not sandbox.requests_to("/register")
 

@@ -78,7 +78,7 @@ async def test_without_a_list_a_refusal_says_how_to_ask_for_less(oauth: NotionOA
     pending, query = await begin(oauth)
     with pytest.raises(AuthorizationRefused, match="invalid_scope") as caught:
         await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
-    assert caught.value.cure.endswith("notion-oauth logout")
+    assert caught.value.hint.endswith("notion-oauth logout")
     await oauth.sign_out()
     await sign_in(oauth)
 
@@ -89,7 +89,7 @@ async def test_of_a_first_login_nothing_is_said_about_the_last(settings: Setting
     refused = AuthorizationResponse(state=pending.state, iss=pending.issuer, error="invalid_scope")
     with pytest.raises(AuthorizationRefused) as caught:
         await oauth.complete_authorization(pending, refused)
-    assert caught.value.cure == "Sign in again with: notion-oauth login --profile work"
+    assert caught.value.hint == "Sign in again with: notion-oauth login --profile work"
 
 
 async def test_the_command_is_about_the_same_login(settings: Settings, sandbox: Sandbox) -> None:
@@ -99,7 +99,7 @@ async def test_the_command_is_about_the_same_login(settings: Settings, sandbox: 
     refused = AuthorizationResponse(state=pending.state, iss=pending.issuer, error="invalid_scope")
     with pytest.raises(AuthorizationRefused) as caught:
         await oauth.complete_authorization(pending, refused)
-    assert caught.value.cure.endswith("notion-oauth logout --profile work")
+    assert caught.value.hint.endswith("notion-oauth logout --profile work")
 
 
 async def test_what_was_granted_unasked_is_not_asked_for(oauth: NotionOAuth, sandbox: Sandbox) -> None:

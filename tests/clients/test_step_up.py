@@ -138,7 +138,7 @@ class TestWithoutAPerson:
         with pytest.raises(StepUpRequired, match="files:write") as caught:
             await post(kind, bearer_auth(kind, oauth), sandbox, json=PING)
         assert caught.value.scope == "files:write x'$(id)"
-        assert "notion-oauth login --scope 'files:write x'\"'\"'$(id)'" in caught.value.cure, "quoted for a shell"
+        assert "notion-oauth login --scope 'files:write x'\"'\"'$(id)'" in caught.value.hint, "quoted for a shell"
 
     async def test_a_sign_in_that_is_too_old_or_too_weak(
         self, oauth: NotionOAuth, sandbox: Sandbox, kind: str, grants_asked: Posted
@@ -148,7 +148,7 @@ class TestWithoutAPerson:
         with pytest.raises(StepUpRequired) as caught:
             await post(kind, bearer_auth(kind, oauth), sandbox, json=PING)
         assert (caught.value.acr_values, caught.value.max_age) == ("myACR other", 300)
-        assert "--acr-values 'myACR other' --max-age 300" in caught.value.cure
+        assert "--acr-values 'myACR other' --max-age 300" in caught.value.hint
         assert grants_asked() == ["authorization_code"], "a refresh would not help"
 
     async def test_the_login_stays_as_good_as_it_was(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
@@ -664,7 +664,7 @@ async def test_the_command_names_the_profile(oauth: NotionOAuth, sandbox: Sandbo
     refuse(sandbox, SCOPE)
     with pytest.raises(StepUpRequired) as caught:
         await post("httpx async", httpx_auth.BearerAuth(work), sandbox, json=PING)
-    assert "--profile work" in caught.value.cure
+    assert "--profile work" in caught.value.hint
 
 
 async def test_a_challenge_beside_one_with_the_metadata_is_not_lost(oauth: NotionOAuth, sandbox: Sandbox) -> None:

@@ -102,7 +102,7 @@ class TestByHand:
             sandbox.options.resource_metadata_overrides = {"authorization_servers": [other.issuer]}
             with pytest.raises(ConfigurationError, match="was registered with") as caught:
                 await begin(oauth)
-            assert other.issuer not in caught.value.cure, "nobody is told to trust it"
+            assert other.issuer not in caught.value.hint, "nobody is told to trust it"
             with pytest.raises(ConfigurationError, match="was registered with"):
                 await begin(NotionOAuth(oauth.settings, profile="work"))
             await sign_in_without_it(settings, sandbox)
@@ -160,7 +160,7 @@ class TestByHand:
         sandbox.options.metadata_overrides = {"registration_endpoint": None}
         with pytest.raises(MetadataError, match="registers no clients") as caught:
             await begin(oauth)
-        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.cure
+        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
 
 
 class TestByDocument:
@@ -283,8 +283,8 @@ class TestByRegistration:
         sandbox.fail_next("/register", status=400, error="invalid_redirect_uri", description="Only https")
         with pytest.raises(RegistrationRefused, match="Only https") as caught:
             await begin(oauth)
-        assert REDIRECT_URI in caught.value.cure
-        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.cure
+        assert REDIRECT_URI in caught.value.hint
+        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
 
     async def test_a_client_that_was_registered_for_less_asks_for_no_more(
         self, oauth: NotionOAuth, sandbox: Sandbox
@@ -304,7 +304,7 @@ class TestByRegistration:
         sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
         with pytest.raises(RegistrationRefused, match="authenticates by private_key_jwt, which it cannot do") as caught:
             await begin(oauth)
-        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.cure
+        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
         await sign_in(oauth)
 
     @pytest.mark.parametrize("error", ["invalid_client_metadata", "invalid_software_statement", "access_denied"])

@@ -23,10 +23,10 @@ import pytest
 import trustme
 from cryptography import x509
 
-from notion_oauth.cli.doctor.context import Case
+from notion_oauth.cli.doctor.context import CheckContext
 from notion_oauth.cli.doctor.findings import Finding, ok
-from notion_oauth.cli.doctor.report import CHECKS, Report, examine
-from notion_oauth.cli.doctor.scrub import discreet
+from notion_oauth.cli.doctor.report import CHECKS, Report, run_checks
+from notion_oauth.cli.doctor.scrub import scrub
 from notion_oauth.files.encryption import Key, new_key
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -58,7 +58,7 @@ class Doctor:
     def sign_in(self, **settings: Any) -> None:
         anyio.run(sign_in, self.oauth(**settings))
 
-    def examine(self, *arguments: str, **environment: str) -> Doctor:
+    def run_checks(self, *arguments: str, **environment: str) -> Doctor:
         done = self.cli.run("doctor", "--json", *arguments, **environment)
         assert done.stderr == ""
         self.code, document = done.returncode, json.loads(done.stdout)
@@ -98,7 +98,7 @@ def signed_in(doctor: Doctor) -> Doctor:
 
 
 def test_where_all_is_well_each_line_says_so(signed_in: Doctor) -> None:
-    signed_in.examine()
+    signed_in.run_checks()
     assert signed_in.unwell() == set()
     assert {line["result"] for line in signed_in.lines} == {"ok"}
     assert signed_in.code == 0
@@ -109,7 +109,7 @@ def test_the_json_is_the_same_in_sickness_and_in_health(signed_in: Doctor, sandb
         assert all(line.keys() == {"check", "result", "message", "cure"} for line in signed_in.lines)
         assert all(isinstance(line["message"], str) for line in signed_in.lines)
         assert all((line["cure"] is None) == (line["result"] == "ok") for line in signed_in.lines)
-        return list(dict.fromkeys(line["check"] for line in signed_in.examine().lines))
+        return list(dict.fromkeys(line["check"] for line in signed_in.run_checks().lines))
 
     assert schema() == [*BEFORE, *WITH_SETTINGS, "browser"]
     sandbox.options.metadata_overrides = {"code_challenge_methods_supported": None}
@@ -126,7 +126,7 @@ def test_people_get_a_line_for_each_and_the_cure_below_it(doctor: Doctor) -> Non
 
 
 def test_the_login_that_is_meant_is_the_one_of_the_options(doctor: Doctor) -> None:
-    doctor.examine("--profile", "work", "--token-file", str(doctor.cli.folder / "other.json"))
+    doctor.run_checks("--profile", "work", "--token-file", str(doctor.cli.folder / "other.json"))
     assert doctor.worst("login")[2].endswith(f"login --profile work --token-file {doctor.cli.folder}/other.json")
     assert doctor.of("file")[0][1].startswith(f"{doctor.cli.folder}/other.json.work.profile: ")
 
@@ -146,7 +146,7 @@ def test_nothing_is_written_mended_registered_or_refreshed(signed_in: Doctor, sa
     for file in signed_in.cli.folder.iterdir():
         file.chmod(0o644)
     before, asked = state_of(signed_in.cli.folder), len(sandbox.requests)
-    signed_in.examine()
+    signed_in.run_checks()
     assert signed_in.unwell() == {"file", "lock", "registrations", "session key"}
     assert state_of(signed_in.cli.folder) == before
     assert [(request.method, request.path) for request in sandbox.requests[asked:]] == [
@@ -158,7 +158,7 @@ def test_nothing_is_written_mended_registered_or_refreshed(signed_in: Doctor, sa
 
 
 def test_before_the_first_sign_in_no_file_is_made(doctor: Doctor) -> None:
-    doctor.examine(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.folder / "new" / "tokens.json"))
+    doctor.run_checks(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.folder / "new" / "tokens.json"))
     assert doctor.unwell() == {"login"}
     assert doctor.of("folder")[0][1].endswith("it is made when it is needed")
     assert list(doctor.cli.folder.iterdir()) == []
@@ -169,7 +169,7 @@ def test_before_the_first_sign_in_no_file_is_made(doctor: Doctor) -> None:
 
 def test_no_network_is_said_and_hides_nothing_else(signed_in: Doctor) -> None:
     url = "http://127.0.0.1:1/mcp"
-    signed_in.examine(NOTION_OAUTH_SERVER_URL=url)
+    signed_in.run_checks(NOTION_OAUTH_SERVER_URL=url)
     assert signed_in.unwell() == {"server", "metadata", "login"}  # the last: it is for another server
     assert signed_in.worst("server") == (
         "failure",
@@ -181,18 +181,18 @@ def test_no_network_is_said_and_hides_nothing_else(signed_in: Doctor) -> None:
 
 
 def test_a_name_that_leads_nowhere_is_said(doctor: Doctor) -> None:
-    doctor.examine(NOTION_OAUTH_SERVER_URL="https://nowhere.invalid/mcp", NOTION_OAUTH_TIMEOUT="2")
+    doctor.run_checks(NOTION_OAUTH_SERVER_URL="https://nowhere.invalid/mcp", NOTION_OAUTH_TIMEOUT="2")
     assert doctor.worst("route")[:2] == ("failure", "nowhere.invalid leads to no address.")
 
 
 def test_a_server_that_hangs_hides_nothing_else(signed_in: Doctor, sandbox: Sandbox) -> None:
     sandbox.misbehave_next("/mcp", "hang")
-    signed_in.examine(NOTION_OAUTH_TIMEOUT="0.5")
+    signed_in.run_checks(NOTION_OAUTH_TIMEOUT="0.5")
     assert signed_in.unwell() == {"server"}
     assert signed_in.worst("server")[1].endswith("gave no whole answer within 0.5 seconds.")
     assert signed_in.of("metadata")[0][0] == "ok", "the well-known addresses serve"
     sandbox.misbehave_next("/.well-known/oauth-protected-resource/mcp", "hang")
-    signed_in.examine(NOTION_OAUTH_TIMEOUT="0.5")
+    signed_in.run_checks(NOTION_OAUTH_TIMEOUT="0.5")
     assert signed_in.unwell() == {"metadata"}
     assert signed_in.of("clock")[0][0] == "ok"
 
@@ -210,7 +210,7 @@ def test_an_mcp_server_that_answers_otherwise(
     signed_in: Doctor, sandbox: Sandbox, status: int, headers: dict[str, str], result: str, said: str
 ) -> None:
     sandbox.fail_next("/mcp", status=status, headers=headers, body="")
-    found = signed_in.examine().worst("server")
+    found = signed_in.run_checks().worst("server")
     assert found[0] == result
     assert said in found[1]
     assert signed_in.unwell() == {"server"}
@@ -218,7 +218,7 @@ def test_an_mcp_server_that_answers_otherwise(
 
 def test_metadata_without_s256_is_a_failure(signed_in: Doctor, sandbox: Sandbox) -> None:
     sandbox.options.metadata_overrides = {"code_challenge_methods_supported": ["plain"]}
-    signed_in.examine()
+    signed_in.run_checks()
     assert signed_in.unwell() == {"metadata"}
     result, message, _ = signed_in.worst("metadata")
     assert result == "failure"
@@ -226,7 +226,7 @@ def test_metadata_without_s256_is_a_failure(signed_in: Doctor, sandbox: Sandbox)
 
 
 def test_what_the_metadata_says_is_told(signed_in: Doctor, sandbox: Sandbox) -> None:
-    said = signed_in.examine().of("metadata")[0][1]
+    said = signed_in.run_checks().of("metadata")[0][1]
     assert said == f"issuer {sandbox.issuer}; PKCE with S256; redirects name their issuer (RFC 9207)"
     host = sandbox.base_url.removeprefix("http://")
     assert signed_in.of("endpoints")[0][1] == (
@@ -234,25 +234,25 @@ def test_what_the_metadata_says_is_told(signed_in: Doctor, sandbox: Sandbox) -> 
     )
     sandbox.options.announce_iss = False
     sandbox.options.offer_revocation = sandbox.options.offer_introspection = False
-    assert "redirects do not name their issuer" in signed_in.examine().of("metadata")[0][1]
+    assert "redirects do not name their issuer" in signed_in.run_checks().of("metadata")[0][1]
     assert signed_in.of("endpoints")[0][1].endswith(f"{host}; no revocation, no introspection")
 
 
 def test_the_client_is_the_one_that_a_sign_in_would_take(signed_in: Doctor, sandbox: Sandbox) -> None:
     document = {"NOTION_OAUTH_CLIENT_METADATA_URL": "https://client.example/metadata.json"}
-    assert signed_in.examine().of("client")[0][1] == "registers itself"
-    assert signed_in.examine(**document).of("client")[0][1] == "by its metadata document"
-    by_hand = {**document, "NOTION_OAUTH_CLIENT_ID": "mine"}
-    assert signed_in.examine(**by_hand).of("client")[0][1].startswith("registered by hand; ")
+    assert signed_in.run_checks().of("client")[0][1] == "registers itself"
+    assert signed_in.run_checks(**document).of("client")[0][1] == "by its metadata document"
+    preregistered = {**document, "NOTION_OAUTH_CLIENT_ID": "mine"}
+    assert signed_in.run_checks(**preregistered).of("client")[0][1].startswith("registered by hand; ")
     sandbox.options.metadata_overrides = {
         "registration_endpoint": None,
         "client_id_metadata_document_supported": None,
     }
-    assert signed_in.examine(NOTION_OAUTH_CLIENT_ID="mine").code == 0
-    result, message, cure = signed_in.examine(**document).worst("client")
+    assert signed_in.run_checks(NOTION_OAUTH_CLIENT_ID="mine").code == 0
+    result, message, hint = signed_in.run_checks(**document).worst("client")
     assert (result, signed_in.unwell()) == ("failure", {"client"})
     assert "registers no clients" in message
-    assert "NOTION_OAUTH_CLIENT_ID" in cure
+    assert "NOTION_OAUTH_CLIENT_ID" in hint
 
 
 # Clocks
@@ -272,7 +272,7 @@ def test_the_clocks_are_compared(
     signed_in: Doctor, sandbox: Sandbox, ahead: float, result: str | None, said: str
 ) -> None:
     sandbox.advance(ahead)
-    found = signed_in.examine().of("clock")
+    found = signed_in.run_checks().of("clock")
     assert (found[0][0], signed_in.unwell()) == (result or "ok", {"clock"} if result else set())
     assert said in found[0][1]
     seconds = float(found[0][1].split(" s ")[0].split()[-1])
@@ -282,9 +282,9 @@ def test_the_clocks_are_compared(
 def test_the_date_that_a_server_tells_is_the_one_that_counts(signed_in: Doctor, sandbox: Sandbox) -> None:
     date = format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)
     sandbox.fail_next("/mcp", status=401, headers={"Date": date, "WWW-Authenticate": "Bearer"})
-    assert signed_in.examine().worst("clock")[0] == "failure"
+    assert signed_in.run_checks().worst("clock")[0] == "failure"
     sandbox.fail_next("/mcp", status=401, headers={"Date": "yesterday", "WWW-Authenticate": "Bearer"})
-    assert signed_in.examine().of("clock")[0][1].endswith("tells no time")
+    assert signed_in.run_checks().of("clock")[0][1].endswith("tells no time")
 
 
 # What is kept
@@ -293,36 +293,36 @@ def test_the_date_that_a_server_tells_is_the_one_that_counts(signed_in: Doctor, 
 def test_without_its_key_a_sealed_login_is_a_failure(doctor: Doctor) -> None:
     key, other = new_key(), new_key()
     doctor.sign_in(encryption_key=key)
-    doctor.examine(**{KEY: other})
+    doctor.run_checks(**{KEY: other})
     assert doctor.unwell() == {"kept", "registrations"}
-    result, message, cure = doctor.worst("kept")
+    result, message, hint = doctor.worst("kept")
     assert result == "failure"
     assert f"is sealed with key {Key(key, '').id}" in message
-    assert "Nothing was changed" in cure
+    assert "Nothing was changed" in hint
     assert doctor.worst("login")[1].startswith("Not checked")
-    doctor.examine(**{KEY: key})
+    doctor.run_checks(**{KEY: key})
     assert doctor.unwell() == set()
     assert doctor.of("kept")[0][1] == f"sealed with key {Key(key, '').id} from {KEY}"
 
 
 def test_what_is_kept_weaker_than_it_is_set_up_to_be_is_told(signed_in: Doctor) -> None:
-    signed_in.examine(**{KEY: new_key()})
-    result, message, cure = signed_in.worst("kept")
+    signed_in.run_checks(**{KEY: new_key()})
+    result, message, hint = signed_in.worst("kept")
     assert result == "warning"
     assert "kept in plain text, and a key is set" in message
-    assert cure.endswith("notion-oauth reseal")
+    assert hint.endswith("notion-oauth reseal")
     assert signed_in.unwell() == {"kept", "registrations"}
 
 
 def test_a_key_is_looked_for_before_there_is_a_login(doctor: Doctor) -> None:
     key = new_key()
-    said = doctor.examine(**{KEY: key}).of("kept")[0][1]
+    said = doctor.run_checks(**{KEY: key}).of("kept")[0][1]
     assert said == f"no token; the next would be sealed with key {Key(key, '').id} from {KEY}"
 
 
 def test_a_damaged_file_is_a_failure(signed_in: Doctor) -> None:
     signed_in.file.write_text('{"access_token": ')
-    signed_in.examine()
+    signed_in.run_checks()
     assert signed_in.unwell() == {"kept"}
     assert "it is not JSON" in signed_in.worst("kept")[1]
 
@@ -343,7 +343,7 @@ def test_what_is_in_the_place_of_a_file_is_told_once(
     path = signed_in.file.with_name(signed_in.file.name + suffix)
     path.unlink()
     make(path)
-    signed_in.examine()
+    signed_in.run_checks()
     assert signed_in.unwell() == {check}
     assert signed_in.worst(check)[0] == "failure"
     assert said in signed_in.worst(check)[1]
@@ -351,7 +351,7 @@ def test_what_is_in_the_place_of_a_file_is_told_once(
 
 def test_a_file_that_others_may_open_is_told_and_left(signed_in: Doctor) -> None:
     signed_in.file.chmod(0o644)
-    signed_in.examine()
+    signed_in.run_checks()
     assert signed_in.unwell() == {"file"}
     assert signed_in.worst("file") == (
         "warning",
@@ -367,17 +367,17 @@ def test_a_folder_in_which_others_may_write_is_told_once(doctor: Doctor, signs_i
     if signs_in_first:
         doctor.sign_in()
     doctor.cli.folder.chmod(0o777)
-    doctor.examine()
+    doctor.run_checks()
     assert doctor.unwell("login") == {"folder"}
-    result, message, cure = doctor.worst("folder")
+    result, message, hint = doctor.worst("folder")
     assert result == "warning"
     assert "can be replaced by everybody on this machine" in message
-    assert cure.endswith(f"chmod go-w {doctor.cli.folder}")
+    assert hint.endswith(f"chmod go-w {doctor.cli.folder}")
 
 
 def test_where_nothing_can_be_written_it_is_said(doctor: Doctor) -> None:
     (doctor.cli.folder / "file").write_text("")
-    doctor.examine(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.folder / "file" / "tokens.json"))
+    doctor.run_checks(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.folder / "file" / "tokens.json"))
     assert doctor.worst("folder")[:2] == (
         "failure",
         f"Nothing can be written in {doctor.cli.folder}/file: Not a directory.",
@@ -389,7 +389,7 @@ def test_a_file_system_without_locks_is_a_failure(signed_in: Doctor, monkeypatch
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(filelock, "lock_descriptor", no_locks)
-    signed_in.examine()
+    signed_in.run_checks()
     assert signed_in.unwell() == {"folder", "lock"}
     assert "has no locks" in signed_in.worst("folder")[1]
     assert signed_in.worst("lock")[1].endswith("cannot be locked: No locks available.")
@@ -398,14 +398,14 @@ def test_a_file_system_without_locks_is_a_failure(signed_in: Doctor, monkeypatch
 def test_who_holds_the_lock_is_told(signed_in: Doctor) -> None:
     lock = signed_in.file.with_name(f"{signed_in.file.name}.lock")
     with filelock.FileLock(lock):
-        signed_in.examine()
+        signed_in.run_checks()
     assert signed_in.unwell() == {"lock"}
-    result, message, cure = signed_in.worst("lock")
+    result, message, hint = signed_in.worst("lock")
     assert result == "warning"
     if sys.platform == "linux":
         assert message == f"process {os.getpid()} holds {lock.name}."
-        assert cure.endswith(f"kill {os.getpid()}")
-    assert signed_in.examine().unwell() == set(), "it was let go"
+        assert hint.endswith(f"kill {os.getpid()}")
+    assert signed_in.run_checks().unwell() == set(), "it was let go"
 
 
 # The login
@@ -414,16 +414,16 @@ def test_who_holds_the_lock_is_told(signed_in: Doctor) -> None:
 def test_an_ended_login_is_a_failure_with_its_reason(signed_in: Doctor, sandbox: Sandbox) -> None:
     sandbox.revoke_grants()
     assert signed_in.cli.run("refresh").returncode == 6
-    signed_in.examine()
+    signed_in.run_checks()
     assert signed_in.unwell() == {"login"}
-    result, message, cure = signed_in.worst("login")
+    result, message, hint = signed_in.worst("login")
     assert result == "failure"
     assert "it was revoked" in message
-    assert cure == "Sign in again with: python cli.py login"
+    assert hint == "Sign in again with: python cli.py login"
 
 
 def test_a_grant_that_is_about_to_end_is_told(signed_in: Doctor) -> None:
-    signed_in.examine(NOTION_OAUTH_IDLE_DAYS="13")
+    signed_in.run_checks(NOTION_OAUTH_IDLE_DAYS="13")
     assert signed_in.unwell() == {"login"}
     assert signed_in.worst("login") == (
         "warning",
@@ -431,7 +431,7 @@ def test_a_grant_that_is_about_to_end_is_told(signed_in: Doctor) -> None:
         "Refresh it before that with: python cli.py refresh",
     )
     assert signed_in.code == 0
-    signed_in.examine(NOTION_OAUTH_GRANT_DAYS="9")
+    signed_in.run_checks(NOTION_OAUTH_GRANT_DAYS="9")
     assert signed_in.worst("login")[2] == "Sign in again before that with: python cli.py login"
 
 
@@ -439,7 +439,7 @@ def test_a_login_of_a_clock_that_was_wrong_is_told(signed_in: Doctor) -> None:
     document = json.loads(signed_in.file.read_text())
     document["updated_at"] += 3_600_000
     signed_in.file.write_text(json.dumps(document))
-    assert "which is yet to come" in signed_in.examine().worst("login")[1]
+    assert "which is yet to come" in signed_in.run_checks().worst("login")[1]
 
 
 # Settings, and this machine
@@ -447,7 +447,7 @@ def test_a_login_of_a_clock_that_was_wrong_is_told(signed_in: Doctor) -> None:
 
 def test_a_setting_that_there_is_not_is_told_with_the_nearest_one(signed_in: Doctor) -> None:
     (signed_in.cli.folder / ".env").write_text("NOTION_OAUTH_PROFIL=work\nOTHER=1\n")
-    signed_in.examine(NOTION_OAUTH_TIMEOOT="3", NOTION_OAUTH_TIMEOUT="7", NOTION_OAUTH_QQQQQQQQQQQQQQ="1")
+    signed_in.run_checks(NOTION_OAUTH_TIMEOOT="3", NOTION_OAUTH_TIMEOUT="7", NOTION_OAUTH_QQQQQQQQQQQQQQ="1")
     assert signed_in.unwell() == {"settings"}
     told = {found[1].split()[0]: found[2] for found in signed_in.of("settings") if found[0] == "warning"}
     assert told == {
@@ -465,14 +465,14 @@ def test_a_dotenv_with_secrets_that_others_may_read_is_told(signed_in: Doctor) -
     dotenv = signed_in.cli.folder / ".env"
     dotenv.write_text(f"NOTION_OAUTH_SECRET_KEY={'s' * 40}\n")
     dotenv.chmod(0o644)
-    signed_in.examine()
+    signed_in.run_checks()
     assert signed_in.unwell() == {"settings"}
     assert signed_in.worst("settings")[2] == f"Mend that with: chmod 600 {dotenv}"
     assert "NOTION_OAUTH_SECRET_KEY from .env" in signed_in.of("settings")[0][1]
 
 
 def test_a_wrong_setting_is_a_failure_and_what_needs_none_is_checked(doctor: Doctor) -> None:
-    doctor.examine(NOTION_OAUTH_TIMEOUT="soon")
+    doctor.run_checks(NOTION_OAUTH_TIMEOUT="soon")
     assert [line["check"] for line in doctor.lines] == [*BEFORE, "browser"]
     assert doctor.worst("settings")[0] == "failure"
     assert "NOTION_OAUTH_TIMEOUT" in doctor.worst("settings")[1]
@@ -480,11 +480,11 @@ def test_a_wrong_setting_is_a_failure_and_what_needs_none_is_checked(doctor: Doc
 
 
 def test_the_port_and_the_browser_of_a_sign_in(signed_in: Doctor) -> None:
-    assert signed_in.examine().of("port")[0][1] == "one of 127.0.0.1 that this client is registered with is free"
+    assert signed_in.run_checks().of("port")[0][1] == "one of 127.0.0.1 that this client is registered with is free"
     assert signed_in.of("browser")[0][1] == "login opens the one in the BROWSER variable"
     with socket.create_server(("127.0.0.1", 4321)):  # of the redirect URI that it signed in with
-        assert "those that this client is registered with are taken" in signed_in.examine().of("port")[0][1]
-    assert signed_in.examine(BROWSER="w3m").worst("browser")[2].startswith("Correct BROWSER")
+        assert "those that this client is registered with are taken" in signed_in.run_checks().of("port")[0][1]
+    assert signed_in.run_checks(BROWSER="w3m").worst("browser")[2].startswith("Correct BROWSER")
 
 
 # Checks that go wrong themselves
@@ -493,19 +493,19 @@ def test_the_port_and_the_browser_of_a_sign_in(signed_in: Doctor) -> None:
 def examined(doctor: Doctor, *checks: tuple[str, Any], **options: Any) -> Report:
     settings = doctor.oauth().settings
     environment = options.pop("environment", {})
-    return anyio.run(partial(examine, lambda: settings, environment, checks=checks, **options))
+    return anyio.run(partial(run_checks, lambda: settings, environment, checks=checks, **options))
 
 
-async def crashing(case: Case) -> Sequence[Finding]:
+async def crashing(case: CheckContext) -> Sequence[Finding]:
     raise ZeroDivisionError("canary-of-a-message")
 
 
-async def hanging(case: Case) -> Sequence[Finding]:
+async def hanging(case: CheckContext) -> Sequence[Finding]:
     await anyio.sleep_forever()
     raise AssertionError
 
 
-async def well(case: Case) -> Sequence[Finding]:
+async def well(case: CheckContext) -> Sequence[Finding]:
     return [ok("well")]
 
 
@@ -561,7 +561,7 @@ def test_a_certificate_that_ends_soon_is_told(
         url = f"https://localhost:{port}/mcp"
         ends = certificate_of(authority).not_valid_after_utc
         settings = load_settings(server_url=url, ca_file=ca_file, token_file=tmp_path / "tokens.json")
-        report = anyio.run(partial(examine, lambda: settings, {}, clock=lambda: ends - before))
+        report = anyio.run(partial(run_checks, lambda: settings, {}, clock=lambda: ends - before))
     found = dict(report.rows)["certificate"]
     assert found.result == result
     assert f"good for {before.days} days" in found.message
@@ -573,11 +573,11 @@ def certificate_of(authority: trustme.CA) -> x509.Certificate:
 
 def test_an_authority_that_is_not_trusted_is_told(authority: trustme.CA, doctor: Doctor) -> None:
     with open_to_all(authority) as port:
-        doctor.examine(NOTION_OAUTH_SERVER_URL=f"https://localhost:{port}/mcp")
+        doctor.run_checks(NOTION_OAUTH_SERVER_URL=f"https://localhost:{port}/mcp")
     assert doctor.unwell("login") == {"server", "metadata"}
     assert "is not trusted" in doctor.worst("server")[1]
     assert "NOTION_OAUTH_CA_FILE" in doctor.worst("server")[2]
-    doctor.examine(NOTION_OAUTH_SERVER_URL="https://localhost:1/mcp", NOTION_OAUTH_CA_FILE="nowhere.pem")
+    doctor.run_checks(NOTION_OAUTH_SERVER_URL="https://localhost:1/mcp", NOTION_OAUTH_CA_FILE="nowhere.pem")
     assert "NOTION_OAUTH_CA_FILE names cannot be used" in doctor.worst("trust")[1]
 
 
@@ -655,7 +655,7 @@ def test_what_comes_along_is_taken_out(monkeypatch: pytest.MonkeyPatch, text: st
         "https_proxy": "http://canary-user:canary%2Fpassword@proxy:3128",
         "HOME": "/home/alice",
     }
-    assert discreet(environment, "https://mcp.example/mcp?key=canary")(text) == told
+    assert scrub(environment, "https://mcp.example/mcp?key=canary")(text) == told
 
 
 def test_colours_are_for_terminals_that_want_them(doctor: Doctor) -> None:
@@ -672,6 +672,6 @@ def test_colours_are_for_terminals_that_want_them(doctor: Doctor) -> None:
 
 def test_a_peer_that_speaks_no_http_is_a_failure_and_no_crash(doctor: Doctor) -> None:
     with listening(lambda _, connection: connection.sendall(b"\x00\xff" * 64)) as server:
-        doctor.examine(NOTION_OAUTH_SERVER_URL=f"http://127.0.0.1:{server.port}/mcp")
+        doctor.run_checks(NOTION_OAUTH_SERVER_URL=f"http://127.0.0.1:{server.port}/mcp")
     assert doctor.unwell("login") == {"server", "metadata"}
     assert "broke before the answer was whole" in doctor.worst("server")[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from notion_oauth.cli.fast_path import glance
+from notion_oauth.cli.fast_path import read_fast
 from notion_oauth.files.encryption import Key, new_key
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -71,12 +71,12 @@ def test_a_glance_does_not_open_what_is_sealed(cli: CommandLine, monkeypatch: py
     monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", cli.environment["NOTION_OAUTH_SERVER_URL"])
     sign_in_with(cli, None)
     key = new_key()
-    assert glance(None, None, None) is not None
+    assert read_fast(None, None, None) is not None
     monkeypatch.setenv(NAME, key)
-    assert glance(None, None, None) is None, "the long way says that it is plain"
+    assert read_fast(None, None, None) is None, "the long way says that it is plain"
     assert json.loads(cli.run("reseal", "--json").stdout) == {"default": True}
     monkeypatch.delenv(NAME)
-    assert glance(None, None, None) is None
+    assert read_fast(None, None, None) is None
 
 
 def is_running(pid: int) -> bool:

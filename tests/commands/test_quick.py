@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from notion_oauth.cli.fast_path import Glance, glance
+from notion_oauth.cli.fast_path import FastLogin, read_fast
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.files.token_file import encode_tokens
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
-from notion_oauth.tokens.status import status_of
+from notion_oauth.tokens.status import login_status
 from tests.commands.conftest import ROOT, CommandLine
 from tests.conftest import Posted
 from tests.engine.signing_in import age
@@ -74,7 +74,7 @@ print(*sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
 def test_what_is_seen_at_a_glance_is_what_is_there(tmp_path: Path, changes: dict[str, Any]) -> None:
     file = tmp_path / "tokens.json"
     file.write_text(json.dumps({**FRESH, **changes}))
-    seen = glance(None, file, None)
+    seen = read_fast(None, file, None)
     if seen is None:
         return  # the long way judges
     oauth = NotionOAuth(load_settings(token_file=file), clock=lambda: NOW)
@@ -82,7 +82,7 @@ def test_what_is_seen_at_a_glance_is_what_is_there(tmp_path: Path, changes: dict
         there = anyio.run(oauth.status)
     except NotionOAuthError as error:
         raise AssertionError("the long way refuses what was seen") from error
-    assert status_of(seen, now=NOW, lifetimes=Lifetimes(), protection=seen.protection) == there
+    assert login_status(seen, now=NOW, lifetimes=Lifetimes(), protection=seen.protection) == there
     if there.status == "authenticated":
         stored = anyio.run(oauth.tokens.stored)
         assert stored.access_token.get_secret_value() == seen.access_token
@@ -104,21 +104,21 @@ def test_what_is_unusual_is_left_to_the_long_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unusual: dict[str, str]
 ) -> None:
     Path(".notion-tokens.json").write_text(json.dumps(FRESH))
-    assert isinstance(glance(None, None, None), Glance)
+    assert isinstance(read_fast(None, None, None), FastLogin)
     for name, value in unusual.items():
         monkeypatch.setenv(name, value)
-    assert glance(None, None, None) is None
+    assert read_fast(None, None, None) is None
 
 
 def test_a_file_of_settings_is_left_to_the_long_way(tmp_path: Path) -> None:
     Path(".notion-tokens.json").write_text(json.dumps(FRESH))
     Path(".env").write_text("NOTION_OAUTH_PROFILE=work\n")
-    assert glance(None, None, None) is None
+    assert read_fast(None, None, None) is None
 
 
 def test_a_glance_shows_no_secret() -> None:
     Path(".notion-tokens.json").write_text(json.dumps(FRESH))
-    assert FRESH["access_token"] not in repr(glance(None, None, None))
+    assert FRESH["access_token"] not in repr(read_fast(None, None, None))
 
 
 def test_a_program_takes_our_place_only_after_the_refresh_is_stored(

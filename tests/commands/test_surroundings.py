@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from notion_oauth.interactive.browser import Browser, Surroundings, here
+from notion_oauth.interactive.browser import Browser, Environment, here
 from tests.commands.terminal import Terminal
 
 URL = "https://issuer.example/authorize?a=1&state=x%20y"
@@ -20,9 +20,9 @@ KERNEL = "Linux version 5.15.153.1-microsoft-standard-WSL2 (root@host) #1 SMP"
 SSH = {"SSH_CONNECTION": "198.51.100.9 50123 192.0.2.7 22"}
 
 
-def place(environment: Mapping[str, str], *programs: str, kernel: str = "", platform: str = "linux") -> Surroundings:
+def place(environment: Mapping[str, str], *programs: str, kernel: str = "", platform: str = "linux") -> Environment:
     there = {name: program for program in programs for name in (program, Path(program).name)}
-    return Surroundings(environment, platform=platform, kernel=kernel, which=there.get)
+    return Environment(environment, platform=platform, kernel=kernel, which=there.get)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_user_name_is_no_shell_command(monkeypatch: pytest.MonkeyPatch) -> Non
     ("around", "why"),
     [
         (place({}), "there is none on this machine that could show a page"),
-        (Surroundings({}, container=True), "there is none in this container that could show a page"),
+        (Environment({}, container=True), "there is none in this container that could show a page"),
         (place({"TERM": "xterm"}, "/usr/bin/w3m", "/usr/bin/www-browser"), "there is none on this machine"),
         (place(SSH), "you are connected to this machine over SSH"),
         (place(SSH, platform="darwin"), "you are connected to this machine over SSH"),
@@ -65,7 +65,7 @@ def test_a_user_name_is_no_shell_command(monkeypatch: pytest.MonkeyPatch) -> Non
         (place({"WSL_DISTRO_NAME": "Ubuntu"}), "there is none on this machine that could show a page"),
     ],
 )
-def test_where_nobody_would_see_a_browser_none_is_opened(around: Surroundings, why: str) -> None:
+def test_where_nobody_would_see_a_browser_none_is_opened(around: Environment, why: str) -> None:
     said = around.browser()
     assert isinstance(said, str)
     assert said.startswith(f"No browser is opened: {why}")
@@ -83,7 +83,7 @@ def test_where_nobody_would_see_a_browser_none_is_opened(around: Surroundings, w
         place({"WSL_DISTRO_NAME": "Ubuntu", "DISPLAY": ":0"}),
     ],
 )
-def test_elsewhere_it_is_left_to_python_which_browser(around: Surroundings) -> None:
+def test_elsewhere_it_is_left_to_python_which_browser(around: Environment) -> None:
     browser = around.browser()
     assert isinstance(browser, Browser)
     assert browser.command[0] == sys.executable
@@ -114,7 +114,7 @@ def test_in_wsl_the_browser_of_windows_is_opened(
 
 def test_windows_is_found_where_its_folders_are_not_on_the_path() -> None:
     whole = "/mnt/c/Windows/System32/rundll32.exe"
-    around = Surroundings({}, kernel=KERNEL, which=lambda name: name if name == whole else None)
+    around = Environment({}, kernel=KERNEL, which=lambda name: name if name == whole else None)
     browser = around.browser()
     assert isinstance(browser, Browser)
     assert browser.command[0] == whole
@@ -168,7 +168,7 @@ def test_no_other_browser_is_tried_after_one_that_failed(tmp_path: Path) -> None
     """What failed may have opened a page all the same."""
     first, second = script(tmp_path / "first", code=1), script(tmp_path / "xdg-open")
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "BROWSER": f"{first} %s", "DISPLAY": ":0", "TERM": "xterm"}
-    browser = Surroundings(environment).browser()
+    browser = Environment(environment).browser()
     assert isinstance(browser, Browser)
     assert not browser.open(URL)
     assert noted(first) == [URL, "stdin:"]
@@ -178,7 +178,7 @@ def test_no_other_browser_is_tried_after_one_that_failed(tmp_path: Path) -> None
 def test_no_browser_of_the_terminal_is_started_in_the_place_of_another(tmp_path: Path) -> None:
     names = ("www-browser", "w3m", "lynx", "links", "elinks")
     programs = [script(tmp_path / name) for name in names]
-    browser = Surroundings({"PATH": str(tmp_path), "DISPLAY": ":0", "TERM": "xterm"}).browser()
+    browser = Environment({"PATH": str(tmp_path), "DISPLAY": ":0", "TERM": "xterm"}).browser()
     assert isinstance(browser, Browser)
     assert not browser.open(URL)
     assert [noted(program) for program in programs] == [[]] * 5
@@ -186,7 +186,7 @@ def test_no_browser_of_the_terminal_is_started_in_the_place_of_another(tmp_path:
 
 def test_the_working_folder_has_no_say_in_what_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("webbrowser.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    browser = Surroundings({"BROWSER": "true %s", "PATH": os.environ["PATH"]}).browser()
+    browser = Environment({"BROWSER": "true %s", "PATH": os.environ["PATH"]}).browser()
     assert isinstance(browser, Browser)
     assert browser.open(URL)
     assert not (tmp_path / "ran").exists()

@@ -13,7 +13,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from notion_oauth.concurrency import to_the_end
+from notion_oauth.concurrency import run_shielded
 from notion_oauth.errors import SignInRequired
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
@@ -98,7 +98,7 @@ async def test_a_refresh_that_nobody_waits_for_is_stored(
     network = Held()
     oauth = over(network, settings)
     await give_up(network, oauth.tokens.token)
-    await oauth.tokens.settle()
+    await oauth.tokens.wait_until_idle()
     stored = await oauth.store.load("default")
     assert stored is not None
     assert stored.refresh_token != login.refresh_token
@@ -137,7 +137,7 @@ async def test_an_error_that_nobody_waits_for_is_not_reported_by_asyncio(setting
     network = Held()
     oauth = over(network, settings)
     await task_cancelled(network, oauth.tokens.token)
-    await oauth.tokens.settle()
+    await oauth.tokens.wait_until_idle()
     assert (await NotionOAuth(settings).status()).status == "unauthenticated"
 
 
@@ -174,7 +174,7 @@ async def test_work_that_fails_fails_its_caller() -> None:
         raise SignInRequired("over")
 
     with pytest.raises(SignInRequired):
-        await to_the_end(work)
+        await run_shielded(work)
 
 
 async def test_work_that_is_cancelled_itself_cancels_its_caller() -> None:
@@ -187,4 +187,4 @@ async def test_work_that_is_cancelled_itself_cancels_its_caller() -> None:
         await asyncio.sleep(1)
 
     with pytest.raises(asyncio.CancelledError):
-        await to_the_end(work)
+        await run_shielded(work)

@@ -46,7 +46,7 @@ async def get(server: Visitors, ca_file: Path | None = None) -> int:
 async def test_an_authority_that_nobody_named_is_not_trusted(server: Visitors) -> None:
     with pytest.raises(NetworkError, match=r"certificate of localhost:.* is not trusted") as caught:
         await get(server)
-    assert "NOTION_OAUTH_CA_FILE" in caught.value.cure
+    assert "NOTION_OAUTH_CA_FILE" in caught.value.hint
     assert server.heads == []
 
 
@@ -120,7 +120,7 @@ async def test_a_file_that_cannot_be_used_is_named(
     monkeypatch.setenv(variable, str(file))
     with pytest.raises(ConfigurationError, match=f"The file that {variable} names cannot be used: {said}") as caught:
         await Transport.of(Settings()).send(Request("GET", "https://h.invalid/"))
-    assert variable in caught.value.cure
+    assert variable in caught.value.hint
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -132,7 +132,7 @@ def test_a_folder_without_certificates_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("SSL_CERT_DIR", str(folder))
     with pytest.raises(ConfigurationError, match="SSL_CERT_DIR") as caught:
         ssl_context(find_trust())
-    assert "openssl rehash" in caught.value.cure
+    assert "openssl rehash" in caught.value.hint
 
 
 @pytest.mark.anyio

@@ -20,7 +20,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.tokens.status import Status
+from notion_oauth.tokens.status import LoginStatus
 from tests.conftest import Posted
 from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
 from tests.protocol.builders import tokens
@@ -71,7 +71,7 @@ async def test_a_client_whose_secret_has_expired_is_registered_anew(oauth: Notio
 async def test_a_login_that_is_over_and_cannot_be_renewed_is_none(settings: Settings) -> None:
     await JsonFileStore(settings.token_file).save("default", tokens(resource=None, refresh_token=None))
     status = await NotionOAuth(settings, clock=ahead(days=3650)).status()
-    assert status == Status(status="unauthenticated")
+    assert status == LoginStatus(status="unauthenticated")
     assert status.as_json() == {"status": "unauthenticated"}
 
 
@@ -98,7 +98,7 @@ async def test_profiles_below_a_file_cannot_be_listed(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="could not be listed") as caught:
         await JsonFileStore(tmp_path / "file" / "t.json").profiles()
-    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.cure
+    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
 
 
 async def test_a_disk_that_fills_while_it_is_written_to_loses_nothing(

@@ -24,14 +24,14 @@ from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.cli.background_server import served
 from notion_oauth.errors import (
     NotSignedIn,
-    OtherResource,
+    ResourceMismatch,
     SignInRequired,
     StorageError,
     StoreBusy,
     StoreDamaged,
     TokenRefused,
 )
-from notion_oauth.models import TokenSet, Tombstone
+from notion_oauth.models import EndedLogin, TokenSet
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -70,7 +70,7 @@ async def test_of_a_login_that_the_server_has_ended_a_tombstone_is_kept_and_no_t
         with pytest.raises(SignInRequired) as caught:
             await another.tokens.token()
         assert caught.value.error == error
-        assert "notion-oauth login" in caught.value.cure
+        assert "notion-oauth login" in caught.value.hint
         with pytest.raises(SignInRequired):
             await another.refresh()
     assert len(sandbox.requests) == asked
@@ -114,15 +114,15 @@ async def test_the_cure_names_the_profile(settings: Settings, sandbox: Sandbox) 
     work = NotionOAuth(settings, profile="work")
     with pytest.raises(NotSignedIn) as nobody:
         await work.tokens.token()
-    assert nobody.value.cure == "Sign in with: notion-oauth login --profile work"
+    assert nobody.value.hint == "Sign in with: notion-oauth login --profile work"
     await sign_in(work)
     sandbox.fail_next("/token", error="invalid_scope")
     with pytest.raises(TokenRefused) as odd:
         await work.refresh()
     elsewhere = NotionOAuth(settings.model_copy(update={"server_url": "https://other.example/mcp"}), profile="work")
-    with pytest.raises(OtherResource) as other:
+    with pytest.raises(ResourceMismatch) as other:
         await elsewhere.tokens.token()
-    assert other.value.cure.endswith("notion-oauth logout --profile work")
+    assert other.value.hint.endswith("notion-oauth logout --profile work")
     sandbox.revoke_grants()
     with pytest.raises(SignInRequired) as ended:
         await work.refresh()
@@ -133,7 +133,7 @@ async def test_the_cure_names_the_profile(settings: Settings, sandbox: Sandbox) 
     with pytest.raises(SignInRequired) as unrefreshable:
         await work.refresh()
     for caught in (odd, ended, known, unrefreshable):
-        assert caught.value.cure == "Sign in again with: notion-oauth login --profile work"
+        assert caught.value.hint == "Sign in again with: notion-oauth login --profile work"
 
 
 async def test_a_login_that_has_ended_lives_again_after_a_sign_in(settings: Settings, sandbox: Sandbox) -> None:
@@ -191,7 +191,7 @@ async def test_a_newer_login_of_another_program_is_adopted_and_not_forgotten(
 
 
 class Unburiable(MemoryStore):
-    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
+    async def save_ended_login(self, profile: str, grave: EndedLogin) -> None:
         raise StorageError("Nothing can be written here.")
 
 
@@ -257,7 +257,7 @@ async def test_an_ended_login_takes_its_token_with_it(settings: Settings, sandbo
     sandbox.revoke_grants()
     oauth = NotionOAuth(settings, clock=ahead(minutes=57))
     await oauth.tokens.token()  # it is good as far as anybody here can know, and refreshed ahead
-    await oauth.tokens.settle()
+    await oauth.tokens.wait_until_idle()
     with pytest.raises(SignInRequired, match="revoked"):
         await oauth.tokens.token()
 
@@ -283,7 +283,7 @@ async def test_a_file_that_is_not_ours_stays_whatever_is_tried(
     ):
         with pytest.raises(StoreDamaged, match="is damaged or not a file of ours") as caught:
             await attempt()
-        assert "Move it away" in caught.value.cure
+        assert "Move it away" in caught.value.hint
     assert settings.token_file.read_bytes() == content
     assert len(sandbox.requests) == asked, "nobody was asked to consent to what cannot be kept"
 

@@ -142,7 +142,7 @@ ERRORS = [
     errors.SignInRequired("m", error="invalid_grant"),
     errors.ServerUnavailable("m", retry_after=30.0),
     *(
-        kind("m", error="e", description="d", cure="c")
+        kind("m", error="e", description="d", hint="c")
         for kind in (errors.RegistrationRefused, errors.AuthorizationRefused, errors.TokenRefused)
     ),
     *(

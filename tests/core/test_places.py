@@ -64,7 +64,7 @@ async def test_a_link_is_followed_by_nothing(store: JsonFileStore, path: Path, m
     path.symlink_to(target)
     with pytest.raises(StorageError, match="symbolic link") as caught:
         await attempts(store)[method]()
-    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.cure
+    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
     assert path.is_symlink()
     assert (None if dangling else target.read_bytes()) == before
 
@@ -89,7 +89,7 @@ async def test_where_no_file_can_be_it_is_said(tmp_path: Path, kind: str, method
     with place(kind, tmp_path) as path, pytest.raises(StorageError) as caught:
         await attempts(JsonFileStore(path))[method]()
     assert str(path) in str(caught.value)
-    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.cure
+    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
 
 
 @pytest.mark.parametrize("path", [".", "/", "", ".."])
@@ -220,7 +220,7 @@ async def test_a_folder_that_may_not_be_written_loses_nothing() -> None:
         for method in ("save", "delete", "ensure_writable", "exclusive"):
             with pytest.raises(StorageError, match="Permission denied") as caught:
                 await attempts(store)[method]()
-            assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.cure
+            assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
         kept = await store.load("default")
         assert isinstance(kept, TokenSet)
         assert kept.access_token.get_secret_value() == "old"

@@ -22,7 +22,7 @@ from notion_oauth.errors import ConfigurationError, MetadataError, NetworkError
 from notion_oauth.protocol.messages import Request
 from notion_oauth.transport.addresses import Address, Kind
 from notion_oauth.transport.client import Transport
-from notion_oauth.transport.proxies import describe_route, proxy_for
+from notion_oauth.transport.proxies import describe_connection, proxy_for
 from tests.core.servers import (
     Visitors,
     basic,
@@ -103,7 +103,7 @@ async def test_a_proxy_may_speak_socks(
         monkeypatch.setenv("ALL_PROXY", f"socks5://user:cAnary@127.0.0.1:{proxy.port}")
         with pytest.raises(NetworkError, match=r"did not let us through to auth\.example") as caught:
             await transport(ca_file).send(Request("GET", AUTH))
-    assert "ALL_PROXY" in caught.value.cure
+    assert "ALL_PROXY" in caught.value.hint
     assert "anary" not in f"{caught.value}{caplog.text}"
 
 
@@ -112,7 +112,7 @@ def test_socks_without_its_package_says_how_to_install_it(monkeypatch: pytest.Mo
     monkeypatch.setenv("HTTPS_PROXY", "socks5://user:canary@h.example:1")
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
         proxy_for(AUTH)
-    assert "uv pip install 'notion-oauth[socks]'" in caught.value.cure
+    assert "uv pip install 'notion-oauth[socks]'" in caught.value.hint
     assert "canary" not in str(caught.value)
 
 
@@ -182,7 +182,7 @@ def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError, match=f"proxy that {variable} names cannot be used") as caught:
         proxy_for(AUTH)
-    assert variable in caught.value.cure
+    assert variable in caught.value.hint
     assert not {"canary", "12"} & set(re.split(r"\W+", str(caught.value)))
 
 
@@ -299,7 +299,7 @@ async def test_a_route_through_a_proxy_is_described_without_its_password(
     monkeypatch.setenv("https_proxy", "http://user:canary@Proxy.example:3128")
     monkeypatch.setenv("SSL_CERT_FILE", "/somewhere/ca.pem")
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-    route = await describe_route(SERVER, ca_file=ca_file, patience=timedelta(seconds=5), resolve=unknown)
+    route = await describe_connection(SERVER, ca_file=ca_file, patience=timedelta(seconds=5), resolve=unknown)
     assert str(route.proxy) == "http://proxy.example:3128 (https_proxy)"
     assert route.trust == f"SSL_CERT_FILE (/somewhere/ca.pem), and NOTION_OAUTH_CA_FILE ({ca_file})"
     assert (route.host, route.addresses) == ("mcp.example", ())
@@ -311,10 +311,10 @@ async def test_a_direct_route_is_described_with_its_addresses() -> None:
     async def known(host: str, port: int) -> list[Address]:
         return [ip_address("10.0.0.1"), ip_address("1.1.1.1")]
 
-    route = await describe_route(SERVER, patience=timedelta(seconds=5), resolve=known)
+    route = await describe_connection(SERVER, patience=timedelta(seconds=5), resolve=known)
     assert route.proxy is None
     assert route.addresses == ((ip_address("10.0.0.1"), Kind.PRIVATE), (ip_address("1.1.1.1"), Kind.PUBLIC))
-    plain = await describe_route("http://localhost:8000/mcp", patience=timedelta(seconds=5))
+    plain = await describe_connection("http://localhost:8000/mcp", patience=timedelta(seconds=5))
     assert plain.trust is None
     assert (ip_address("127.0.0.1"), Kind.LOOPBACK) in plain.addresses
 
@@ -329,5 +329,5 @@ async def test_a_name_that_cannot_be_looked_up_in_time_has_no_addresses() -> Non
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
     for resolve in (silent, lost):
-        route = await describe_route(SERVER, patience=timedelta(seconds=0.05), resolve=resolve)
+        route = await describe_connection(SERVER, patience=timedelta(seconds=0.05), resolve=resolve)
         assert route.addresses == ()

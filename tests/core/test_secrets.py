@@ -86,7 +86,7 @@ HELD: list[Any] = [
     models.Registration(
         issuer=ISSUER, redirect_uri="http://127.0.0.1/", client=ClientInformation(client_id="c", client_secret=CANARY)
     ),
-    models.AssertionGrant.to(DISCOVERY, PUBLIC, None, assertion=SecretStr(CANARY)),
+    models.AssertionGrant.for_discovery(DISCOVERY, PUBLIC, None, assertion=SecretStr(CANARY)),
     models.AuthorizationRequest(url=SecretStr(f"{ISSUER}/authorize?state={CANARY}"), pending=pending()),
     models.AuthorizationResponse(state=SecretStr(CANARY), code=SecretStr(CANARY)),
     models.TokenResponse(access_token=CANARY, token_type="bearer", refresh_token=CANARY),
@@ -187,7 +187,7 @@ def test_any_bytes_in_a_token_file_end_in_a_value_or_in_our_own_error(content: b
                     await attempt()
                 except NotionOAuthError:
                     assert path.read_bytes() == content, "an error loses nothing"
-                await oauth.tokens.settle()
+                await oauth.tokens.wait_until_idle()
 
         anyio.run(try_all)
 

@@ -23,10 +23,10 @@ from notion_oauth.errors import MetadataError, NetworkError, NotionOAuthError
 from notion_oauth.protocol.messages import Request
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.transport.address_policy import Reach
+from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.addresses import Address, Kind, kind_of, written_as
 from notion_oauth.transport.client import Transport
-from notion_oauth.transport.proxies import look_up
+from notion_oauth.transport.proxies import resolve_host
 from tests.core.servers import listening, secure_server
 
 PATIENCE = timedelta(seconds=10)
@@ -61,7 +61,7 @@ KINDS = {
         *("10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.0.1", "100.64.0.1", "100.127.255.255"),
         *("fc00::1", "fd12:3456::1", "::ffff:10.0.0.1"),
     ),
-    Kind.STAND_IN: ("198.18.0.1", "198.19.255.255"),
+    Kind.PLACEHOLDER: ("198.18.0.1", "198.19.255.255"),
     Kind.LINK_LOCAL: ("169.254.1.1", "fe80::1", "fe80::1%eth0", "::ffff:169.254.1.1"),
     Kind.METADATA: (
         *("169.254.169.254", "::ffff:169.254.169.254", "169.254.170.2", "100.100.100.200", "168.63.129.16"),
@@ -137,12 +137,12 @@ def test_a_name_is_none(host: str) -> None:
 
 # Which of them may be reached
 
-HOME = {Kind.LOOPBACK: "127.0.0.1", Kind.PRIVATE: "10.0.0.1", Kind.STAND_IN: "198.18.0.1"}
+HOME = {Kind.LOOPBACK: "127.0.0.1", Kind.PRIVATE: "10.0.0.1", Kind.PLACEHOLDER: "198.18.0.1"}
 NEVER = {kind: KINDS[kind][0] for kind in (Kind.LINK_LOCAL, Kind.METADATA, Kind.RESERVED)}
 EVERY = {Kind.PUBLIC: "1.1.1.1", **HOME, **NEVER}
 
 
-def opened(reach: Reach, *, own: bool = False) -> set[Kind]:
+def opened(reach: AddressPolicy, *, own: bool = False) -> set[Kind]:
     return {kind for kind, address in EVERY.items() if reach.allows(ip_address(address), own=own)}
 
 
@@ -163,29 +163,29 @@ def opened(reach: Reach, *, own: bool = False) -> set[Kind]:
     ],
 )
 def test_others_may_be_where_the_server_is_and_nowhere_else(server_url: str | None, also: set[Kind]) -> None:
-    assert opened(Reach(server_url)) == {Kind.PUBLIC, *also}
+    assert opened(AddressPolicy(server_url)) == {Kind.PUBLIC, *also}
 
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_others_may_be_where_the_certificate_of_the_server_was_shown(kind: Kind) -> None:
-    reach = Reach("https://mcp.corp.example/mcp")
-    reach.met(ip_address(EVERY[kind]))
+    reach = AddressPolicy("https://mcp.corp.example/mcp")
+    reach.confirm_private(ip_address(EVERY[kind]))
     assert opened(reach) == {Kind.PUBLIC, *({kind} & set(HOME))}
 
 
 def test_the_server_itself_may_be_at_home_but_never_where_nothing_may_be() -> None:
-    assert opened(Reach("https://mcp.corp.example/mcp"), own=True) == {Kind.PUBLIC, *HOME}
+    assert opened(AddressPolicy("https://mcp.corp.example/mcp"), own=True) == {Kind.PUBLIC, *HOME}
 
 
 def test_the_setting_opens_what_is_at_home_and_nothing_else() -> None:
-    assert opened(Reach("https://mcp.notion.com/mcp", allow_private=True)) == {Kind.PUBLIC, *HOME}
+    assert opened(AddressPolicy("https://mcp.notion.com/mcp", allow_private=True)) == {Kind.PUBLIC, *HOME}
 
 
 def test_the_server_is_its_host_with_its_port() -> None:
-    reach = Reach("https://mcp.corp.example/mcp")
-    assert reach.is_server("mcp.corp.example", 443)
-    assert not reach.is_server("mcp.corp.example", 8443)
-    assert not reach.is_server("auth.corp.example", 443)
+    reach = AddressPolicy("https://mcp.corp.example/mcp")
+    assert reach.is_configured_server("mcp.corp.example", 443)
+    assert not reach.is_configured_server("mcp.corp.example", 8443)
+    assert not reach.is_configured_server("auth.corp.example", 443)
 
 
 # By an address in a URL
@@ -198,7 +198,7 @@ LITERALS = [
 
 
 async def as_the_system_does(host: str, port: int) -> list[Address]:
-    return [ip_address("169.254.0.1")] if host == "mcp.notion.com" else await look_up(host, port)
+    return [ip_address("169.254.0.1")] if host == "mcp.notion.com" else await resolve_host(host, port)
 
 
 @pytest.mark.anyio
@@ -217,7 +217,7 @@ async def test_an_address_in_a_url_is_refused(host: str, server_url: str | None)
 async def test_a_refused_address_is_the_fault_of_the_document_and_says_what_helps(scheme: str) -> None:
     with pytest.raises(MetadataError, match=r"127\.0\.0\.1 is an address of this machine itself") as caught:
         await get(f"{scheme}://127.0.0.1:1/")
-    assert f"set {ALLOW}=true" in caught.value.cure
+    assert f"set {ALLOW}=true" in caught.value.hint
     with pytest.raises(MetadataError, match="metadata service") as never:
         await get("https://169.254.169.254/", server_url=LOOPBACK, allow_private=True)
     assert ALLOW not in str(never.value)
@@ -313,7 +313,7 @@ async def test_the_time_out_holds_for_look_ups_and_on_every_event_loop(anyio_bac
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_names_are_looked_up_by_the_loop_that_runs(anyio_backend: str) -> None:
-    assert ip_address("127.0.0.1") in await look_up("localhost", 443)
+    assert ip_address("127.0.0.1") in await resolve_host("localhost", 443)
 
 
 # By a name of the server itself

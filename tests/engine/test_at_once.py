@@ -19,7 +19,7 @@ import pytest
 
 from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.errors import SignInRequired
-from notion_oauth.models import Registration, TokenSet, Tombstone
+from notion_oauth.models import EndedLogin, Registration, TokenSet
 from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -124,7 +124,7 @@ def test_threads_of_a_blocking_client(
 
     with ThreadPoolExecutor(25) as threads:
         assert list(threads.map(ask, range(25))) == [200] * 25
-    anyio.run(oauth.tokens.settle)
+    anyio.run(oauth.tokens.wait_until_idle)
     assert grants_asked() == ONE_REFRESH
     assert sandbox.live_grants == 1
 
@@ -156,7 +156,7 @@ def test_event_loops_in_threads(
         assert max(threads.map(loop, ["asyncio", "trio", "asyncio"])) <= 2, (
             "the old one where it is good, or the new one"
         )
-    anyio.run(oauth.tokens.settle)
+    anyio.run(oauth.tokens.wait_until_idle)
     assert grants_asked() == ONE_REFRESH
     assert sandbox.live_grants == 1
 
@@ -242,9 +242,9 @@ class Guarded(MemoryStore):
         self.change("save")
         await super().save(profile, tokens)
 
-    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
+    async def save_ended_login(self, profile: str, grave: EndedLogin) -> None:
         self.change("save_tombstone")
-        await super().save_tombstone(profile, grave)
+        await super().save_ended_login(profile, grave)
 
     async def delete(self, profile: str) -> bool:
         self.change("delete")
@@ -289,7 +289,7 @@ def test_nothing_is_asked_for_and_nothing_stored_without_the_lock(settings: Sett
         for minutes in (57, 120):  # due, and expired
             ahead += timedelta(minutes=minutes)
             await oauth.tokens.token()
-            await oauth.tokens.settle()
+            await oauth.tokens.wait_until_idle()
         sandbox.revoke_grants()
         with pytest.raises(SignInRequired):
             await oauth.refresh()

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from notion_oauth.errors import NetworkError
-from notion_oauth.tokens.single_flight import Flight, Flights, GivenUp, raising
+from notion_oauth.tokens.single_flight import Abandoned, SharedCall, SingleFlight, reraiser
 
 pytestmark = pytest.mark.anyio
 BACKENDS = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
@@ -29,9 +29,9 @@ class Work:
 
     def __init__(self) -> None:
         self.over = threading.Event()
-        self.flight, _ = Flights[str]().board(self._fly)
+        self.flight, _ = SingleFlight[str]().join_or_start(self._fly)
 
-    async def _fly(self, flight: Flight[str]) -> str:
+    async def _fly(self, flight: SharedCall[str]) -> str:
         with flight.interruptible():
             while not self.over.is_set():
                 await anyio.sleep(0.01)
@@ -86,27 +86,27 @@ async def test_it_goes_on_until_the_last_who_waits_has_left(work: Work) -> None:
             await work.awaited_by(1)
             assert not work.flight.done
             last.cancel()
-        await work.flight.landed()
-        with pytest.raises(GivenUp):
+        await work.flight.wait_finished()
+        with pytest.raises(Abandoned):
             await work.flight.result()
 
 
 async def test_work_that_all_have_left_before_it_began_is_not_done() -> None:
     done: list[str] = []
 
-    async def work(flight: Flight[None]) -> None:
+    async def work(flight: SharedCall[None]) -> None:
         with flight.interruptible():
             await anyio.sleep(0)
             done.append("opened a browser")
 
-    flight = Flight(work)
+    flight = SharedCall(work)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(flight.result)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     flight.start()
     with anyio.fail_after(60):
-        await flight.landed()
+        await flight.wait_finished()
     assert not done
 
 
@@ -116,7 +116,7 @@ def test_who_leaves_leaves_nothing_behind(work: Work, backend: str) -> None:
 
     async def leave() -> weakref.ref[object]:
         with anyio.move_on_after(0.01):
-            await work.flight.landed()
+            await work.flight.wait_finished()
         here = trio.lowlevel.current_trio_token() if backend == "trio" else asyncio.get_running_loop()
         return weakref.ref(here)
 
@@ -132,7 +132,7 @@ async def test_an_event_loop_that_has_ended_hinders_nobody(work: Work) -> None:
     def end_in_the_middle() -> asyncio.Task[None]:
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(lambda *_: None)  # it would log that the task never ends
-        task = loop.create_task(work.flight.landed())
+        task = loop.create_task(work.flight.wait_finished())
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
         return task
@@ -158,7 +158,7 @@ def raised(again: Callable[[], object]) -> Exception:
 
 
 def test_an_error_of_ours_is_each_one_s_own() -> None:
-    again = raising(NetworkError("No answer."))
+    again = reraiser(NetworkError("No answer."))
     one, other = raised(again), raised(again)
     assert one is not other
     assert str(one) == str(other) == str(NetworkError("No answer."))
@@ -166,6 +166,6 @@ def test_an_error_of_ours_is_each_one_s_own() -> None:
 
 def test_the_traceback_of_an_error_that_is_not_ours_does_not_grow() -> None:
     """However often it is raised: each entry of it would keep a caller's variables alive."""
-    again = raising(raised(partial(os.stat, "/nowhere")))
+    again = reraiser(raised(partial(os.stat, "/nowhere")))
     first, *_, last = [len(traceback.extract_tb(raised(again).__traceback__)) for _ in range(9)]
     assert first == last

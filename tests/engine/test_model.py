@@ -94,7 +94,7 @@ class Engine(RuleBasedStateMachine):
                 return await call()
             finally:
                 for process in self.processes:
-                    await process.tokens.settle()
+                    await process.tokens.wait_until_idle()
 
         return asyncio.run(then_settled())
 

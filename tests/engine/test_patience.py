@@ -15,7 +15,7 @@ from notion_oauth.errors import NetworkError, ServerUnavailable, TokenRefused, T
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.tokens.backoff import Patience
+from notion_oauth.tokens.backoff import Backoff
 from notion_oauth.tokens.source import TokenSource
 from tests.conftest import Posted
 from tests.engine.signing_in import age, sign_in
@@ -155,7 +155,7 @@ async def test_a_token_that_is_still_good_is_served_through_an_outage_and_the_se
     for second in range(60):
         time.now = 1000.0 + second
         assert await source.token() == login.access_token
-        await source.settle()
+        await source.wait_until_idle()
     tries = grants_asked().count("refresh_token")
     assert 4 <= tries <= 7, "backing off doubles: it is not tried at every request"
     assert time.slept == [], "and nobody waits"
@@ -215,7 +215,7 @@ async def test_nobody_is_kept_waiting_for_who_has_given_up(
             assert await anyio.to_thread.run_sync(backing_off.wait, 30)
             tasks.cancel_scope.cancel()
         with anyio.fail_after(10):
-            await source.settle()
+            await source.wait_until_idle()
             for thread in threading.enumerate():
                 if thread.name == "notion-oauth refresh":
                     await anyio.to_thread.run_sync(thread.join)
@@ -226,25 +226,25 @@ async def test_nobody_is_kept_waiting_for_who_has_given_up(
 
 def test_the_pause_grows_to_a_bound_and_begins_anew() -> None:
     time = Time()
-    patience = Patience(timedelta(seconds=20), uptime=time, random=lambda: 1.0)
+    patience = Backoff(timedelta(seconds=20), uptime=time, random=lambda: 1.0)
     pauses = []
     for _ in range(8):
         patience.failed(NetworkError("down"))
-        pauses.append(patience.pause(time.now + 1000))
+        pauses.append(patience.next_delay(time.now + 1000))
     assert pauses == [1, 2, 4, 8, 8, 8, 8, 8]
     time.now += 59
-    resting = [patience.resting]
+    in_cooldown = [patience.in_cooldown]
     time.now += 1
-    resting.append(patience.resting)
-    assert resting == [True, False], "who is not waited for is tried once a minute"
+    in_cooldown.append(patience.in_cooldown)
+    assert in_cooldown == [True, False], "who is not waited for is tried once a minute"
     patience.succeeded()
     patience.failed(NetworkError("down"))
-    assert patience.pause(time.now + 1000) == 1
+    assert patience.next_delay(time.now + 1000) == 1
 
 
 def test_an_absurd_retry_after_is_believed_for_ten_minutes() -> None:
     time = Time()
-    patience = Patience(timedelta(), uptime=time)
+    patience = Backoff(timedelta(), uptime=time)
     patience.failed(ServerUnavailable("later", retry_after=10.0**9))
     time.now += 601
-    assert not patience.resting
+    assert not patience.in_cooldown

@@ -73,11 +73,11 @@ async def test_a_token_is_refreshed_five_minutes_early_and_nobody_waits(
     first = (await sign_in(oauth)).access_token
     clock.ahead = timedelta(minutes=54)
     assert await oauth.tokens.token() == first
-    await oauth.tokens.settle()
+    await oauth.tokens.wait_until_idle()
     assert grants_asked() == ["authorization_code"]
     clock.ahead = timedelta(minutes=56)
     assert await oauth.tokens.token() == first
-    await oauth.tokens.settle()
+    await oauth.tokens.wait_until_idle()
     assert await oauth.tokens.token() != first
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
@@ -89,11 +89,11 @@ async def test_a_short_lived_token_is_not_refreshed_at_every_use(
     await sign_in(oauth)
     clock.ahead = timedelta(seconds=38)
     await oauth.tokens.token()
-    await oauth.tokens.settle()
+    await oauth.tokens.wait_until_idle()
     assert grants_asked() == ["authorization_code"]
     clock.ahead = timedelta(seconds=41)
     await oauth.tokens.token()
-    await oauth.tokens.settle()
+    await oauth.tokens.wait_until_idle()
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
@@ -204,7 +204,7 @@ async def test_only_the_server_ends_a_login(oauth: NotionOAuth, sandbox: Sandbox
     with pytest.raises(SignInRequired, match="Grant not found") as caught:
         await oauth.tokens.token()
     assert caught.value.error == error
-    assert "notion-oauth login" in caught.value.cure
+    assert "notion-oauth login" in caught.value.hint
 
 
 async def test_another_refusal_is_named_for_what_it_is(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock) -> None:

@@ -486,7 +486,7 @@ class TestAServerThatIsBusy:
         with pytest.raises(ServerUnavailable) as caught:
             await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
         assert not slept
-        assert "Start the sign-in again" in caught.value.cure
+        assert "Start the sign-in again" in caught.value.hint
 
     @pytest.mark.parametrize("kind", ["lose_response", "garble", "drop"])
     async def test_an_answer_that_was_lost_may_have_spent_the_code(

@@ -18,10 +18,10 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.tokens.cache import GLANCE
+from notion_oauth.tokens.cache import RECHECK_INTERVAL
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.tokens.source import TokenSource
-from notion_oauth.tokens.status import status_of
+from notion_oauth.tokens.status import login_status
 from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
 from tests.engine.signing_in import sign_in
@@ -81,7 +81,7 @@ async def test_a_wall_clock_that_stands_still_makes_no_token_live_longer(
 ) -> None:
     login = await sign_in(oauth)
     with anyio.fail_after(5):
-        while oauth.tokens.at_hand() is None:
+        while oauth.tokens.get_fresh() is None:
             await oauth.tokens.token()
     machine.uptime += timedelta(minutes=61).total_seconds()
     assert await oauth.tokens.token() != login.access_token
@@ -95,10 +95,10 @@ async def test_a_wall_clock_that_was_ahead_at_the_sign_in_costs_one_refresh(
     login = await sign_in(oauth)
     machine.wall -= timedelta(days=400)
     assert await oauth.tokens.token() == login.access_token, "it may well be good"
-    await oauth.tokens.settle()
+    await oauth.tokens.wait_until_idle()
     for _ in range(3):
         assert await oauth.tokens.token() != login.access_token
-        await oauth.tokens.settle()
+        await oauth.tokens.wait_until_idle()
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
@@ -110,7 +110,7 @@ async def test_a_wall_clock_that_jumps_ahead_and_back_costs_two_refreshes_at_mos
         machine.wall += jump
         for _ in range(5):
             await oauth.tokens.token()
-            await oauth.tokens.settle()
+            await oauth.tokens.wait_until_idle()
     assert sandbox.is_access_token_live((await oauth.tokens.token()).get_secret_value())
     assert len(grants_asked()) <= 3
 
@@ -120,7 +120,7 @@ async def test_a_small_step_back_costs_nothing(oauth: NotionOAuth, machine: Mach
     await oauth.tokens.token()
     machine.wall -= timedelta(seconds=2)
     assert await oauth.tokens.token() == login.access_token
-    await oauth.tokens.settle()
+    await oauth.tokens.wait_until_idle()
     assert grants_asked() == ["authorization_code"]
 
 
@@ -161,7 +161,7 @@ async def test_a_token_of_unknown_or_absurd_lifetime_serves_until_it_is_refused(
     machine.pass_by(hours=7)
     for _ in range(3):
         assert await oauth.tokens.token() == login.access_token
-        await oauth.tokens.settle()
+        await oauth.tokens.wait_until_idle()
     assert grants_asked() == ["authorization_code"]
     assert await oauth.tokens.token(rejected=login.access_token) != login.access_token
 
@@ -212,7 +212,7 @@ def at(days: float, **changes: Any) -> TokenSet:
     ],
 )
 def test_until_when_a_login_can_live(login: TokenSet, ends_in: float, warned: str | None) -> None:
-    status = status_of(login, now=NOW, lifetimes=Lifetimes())
+    status = login_status(login, now=NOW, lifetimes=Lifetimes())
     assert status.login_ends_at == NOW + timedelta(days=ends_in)
     assert status.login_ends_at == grant_end(login, Lifetimes())
     assert (status.warning is None) == (warned is None)
@@ -244,14 +244,14 @@ async def test_memory_notices_what_other_processes_do(
     assert await oauth.tokens.token() == login.access_token
     for change in (other.refresh, partial(sign_in, other)):
         with anyio.fail_after(5):
-            while oauth.tokens.at_hand() is None:  # it is in memory, and believed
+            while oauth.tokens.get_fresh() is None:  # it is in memory, and believed
                 await oauth.tokens.token()
         changed = await change()
-        machine.uptime += GLANCE
+        machine.uptime += RECHECK_INTERVAL
         assert await oauth.tokens.token() == changed.access_token
     await other.sign_out()
-    machine.uptime += GLANCE
-    assert oauth.tokens.at_hand() is None
+    machine.uptime += RECHECK_INTERVAL
+    assert oauth.tokens.get_fresh() is None
     assert (await oauth.status()).status == "unauthenticated"
 
 
@@ -270,10 +270,10 @@ async def test_a_token_at_hand_is_not_read_again_from_the_file(settings: Setting
     oauth = NotionOAuth(settings, store=store)
     login = await sign_in(oauth)
     with anyio.fail_after(5):
-        while oauth.tokens.at_hand() is None:  # a file that was changed a moment ago is not trusted to be the same
+        while oauth.tokens.get_fresh() is None:  # a file that was changed a moment ago is not trusted to be the same
             await oauth.tokens.token()
     read = store.read
     for _ in range(10):
         assert await oauth.tokens.token() == login.access_token
-        assert oauth.tokens.at_hand() == login.access_token
+        assert oauth.tokens.get_fresh() == login.access_token
     assert store.read == read

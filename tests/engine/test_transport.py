@@ -112,7 +112,7 @@ async def test_a_server_that_misbehaves(script: Script, error: type[NotionOAuthE
         with anyio.fail_after(30), pytest.raises(error, match=said) as caught:
             await send(url, patience)
         assert "127.0.0.1" in str(caught.value)
-        assert caught.value.cure
+        assert caught.value.hint
 
 
 async def test_a_redirect_is_an_answer_that_nobody_follows() -> None:
@@ -219,7 +219,7 @@ def self_signed(tmp_path: Path) -> Iterator[str]:
 async def test_a_certificate_that_is_not_trusted(self_signed: str) -> None:
     with pytest.raises(NetworkError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
         await send(self_signed)
-    assert "NOTION_OAUTH_CA_FILE" in caught.value.cure
+    assert "NOTION_OAUTH_CA_FILE" in caught.value.hint
 
 
 async def test_a_port_that_speaks_no_tls() -> None:

@@ -100,7 +100,7 @@ async def test_a_refresh_ahead_that_fails_is_told_once(
         with anyio.fail_after(30):
             while len(told()) < 3:
                 await anyio.sleep(0.01)
-        await oauth.tokens.settle()
+        await oauth.tokens.wait_until_idle()
         tasks.cancel_scope.cancel()
     assert written.getvalue().count("HTTP 503") == 1
 
@@ -163,7 +163,7 @@ async def test_a_token_that_another_has_fetched_while_we_waited_is_none_either(s
     async with anyio.create_task_group() as tasks, other.store.exclusive("default"):
         tasks.start_soon(one.refresh)
         with anyio.fail_after(30):
-            while one.tokens._flights.current() is None:
+            while one.tokens._single_flight.current() is None:
                 await anyio.sleep(0.01)
         await other.store.save("default", await other.client.refresh(login))
     assert [event for event, _ in told()] == ["registration", "sign_in"]

@@ -45,7 +45,7 @@ from notion_oauth.protocol.messages import Request, Response, error_code, printa
 from notion_oauth.protocol.registration import parse_registration_response
 from notion_oauth.protocol.token import client_authentication, parse_token_response, refresh_request, token_set
 from notion_oauth.protocol.urls import covers, why_unusable
-from notion_oauth.tokens.status import status_of
+from notion_oauth.tokens.status import login_status
 from tests.protocol.builders import DISCOVERY, NOW, REDIRECT_URI, pending
 from tests.protocol.counted import counted
 
@@ -156,7 +156,7 @@ def test_an_introspection_answer(body: bytes, status: int) -> None:
 def test_a_token_file_and_all_that_is_done_with_it(body: bytes) -> None:
     login = tolerated(lambda: decode_login(body, PATH))
     if isinstance(login, TokenSet):
-        describe(status_of(login, now=NOW, lifetimes=Lifetimes()))
+        describe(login_status(login, now=NOW, lifetimes=Lifetimes()))
         lifetime.phase(login, NOW, timedelta(minutes=5))
         again = decode_login(encode_tokens(login), PATH)
         assert isinstance(again, TokenSet)
@@ -239,7 +239,7 @@ def test_a_challenge(values: list[str]) -> None:
     for together in (values, [", ".join(values)]):
         said = bearer_challenge(together) or BearerChallenge()
         assert str(step_up_required(said, "h.example")).isprintable()
-        assert shlex.split(step_up_required(said, "h.example").cure.partition(": ")[2])[:2] == ["notion-oauth", "login"]
+        assert shlex.split(step_up_required(said, "h.example").hint.partition(": ")[2])[:2] == ["notion-oauth", "login"]
         for text in (said.realm, said.error_description):
             assert text is None or text == printable(text)
         for words in (said.scope, said.acr_values):

@@ -9,11 +9,11 @@ import pytest
 from pydantic import SecretStr
 
 from notion_oauth.errors import (
+    AuthorizationExpired,
     AuthorizationRefused,
     AuthorizationResponseError,
     IssuerMismatch,
     MetadataError,
-    PendingExpired,
     RegistrationRefused,
     ServerUnavailable,
     StateMismatch,
@@ -187,9 +187,9 @@ def test_a_repeated_parameter_is_refused(name: str) -> None:
 def test_a_sign_in_lives_ten_minutes() -> None:
     query = {"state": "canary-state", "code": "c"}
     assert check(query, SILENT, later=timedelta(minutes=9, seconds=59)) == "c"
-    with pytest.raises(PendingExpired):
+    with pytest.raises(AuthorizationExpired):
         check(query, SILENT, later=timedelta(minutes=10))
-    with pytest.raises(PendingExpired):
+    with pytest.raises(AuthorizationExpired):
         check(query, SILENT, later=-timedelta(days=365))
 
 

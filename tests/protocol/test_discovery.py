@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from notion_oauth.errors import MetadataError, NoDocument, Redirected, ServerUnavailable
+from notion_oauth.errors import MetadataError, MetadataNotFound, ServerUnavailable, UnexpectedRedirect
 from notion_oauth.models import AuthorizationServerMetadata
 from notion_oauth.protocol.discovery import (
     authorization_server_metadata_urls,
@@ -217,15 +217,15 @@ def test_a_resource_document_that_must_not_be_used(changes: dict[str, Any], said
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"null", b"\xff\xfe", b"[" * 100_000])
 def test_a_document_that_is_none(body: bytes) -> None:
-    with pytest.raises(NoDocument, match="not a JSON object"):
+    with pytest.raises(MetadataNotFound, match="not a JSON object"):
         parse_protected_resource_metadata(answer(body), server_url=SERVER)
-    with pytest.raises(NoDocument, match="not a JSON object"):
+    with pytest.raises(MetadataNotFound, match="not a JSON object"):
         parse_authorization_server_metadata(answer(body), issuer=ISSUER)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_a_passing_failure_of_its_own_kind(status: int) -> None:
-    with pytest.raises(Redirected, match="redirect"):
+    with pytest.raises(UnexpectedRedirect, match="redirect"):
         parse_protected_resource_metadata(answer(RESOURCE, status), server_url=SERVER)
 
 

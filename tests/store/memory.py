@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 import anyio
 
 from notion_oauth.files.protection import Protection
-from notion_oauth.models import Registration, TokenSet, Tombstone
+from notion_oauth.models import EndedLogin, Registration, TokenSet
 
 
 class MemoryStore:
     """Keeps everything in dictionaries, for the tasks, threads and event loops of one process."""
 
     def __init__(self) -> None:
-        self._tokens: dict[str, TokenSet | Tombstone] = {}
+        self._tokens: dict[str, TokenSet | EndedLogin] = {}
         self._changes = 0
         self._registrations: dict[str, tuple[Registration, ...]] = {}
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -26,19 +26,19 @@ class MemoryStore:
         found = self._tokens.get(profile)
         return found if isinstance(found, TokenSet) else None
 
-    async def load_tombstone(self, profile: str) -> Tombstone | None:
+    async def load_ended_login(self, profile: str) -> EndedLogin | None:
         found = self._tokens.get(profile)
-        return found if isinstance(found, Tombstone) else None
+        return found if isinstance(found, EndedLogin) else None
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
         self._changes += 1
         self._tokens[profile] = tokens
 
-    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
+    async def save_ended_login(self, profile: str, grave: EndedLogin) -> None:
         self._changes += 1
         self._tokens[profile] = grave
 
-    def stamp(self, profile: str) -> object | None:
+    def version(self, profile: str) -> object | None:
         return self._changes
 
     async def delete(self, profile: str) -> bool:
@@ -49,7 +49,7 @@ class MemoryStore:
         return self._registrations.get(profile, ())
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
-        others = [kept for kept in self._registrations.get(profile, ()) if kept.place != registration.place]
+        others = [kept for kept in self._registrations.get(profile, ()) if kept.key != registration.key]
         self._registrations[profile] = (*others, registration)
 
     async def protection(self, profile: str) -> Protection | None:

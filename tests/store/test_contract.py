@@ -9,7 +9,7 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth.files.encryption import Sealer, new_key
+from notion_oauth.files.encryption import Encryption, new_key
 from notion_oauth.models import ClientInformation, Registration
 from notion_oauth.storage import JsonFileStore, TokenStore
 from tests.protocol.builders import tokens
@@ -29,8 +29,8 @@ CONFIDENTIAL = ClientInformation(
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> TokenStore:
     if request.param == "memory":
         return MemoryStore()
-    sealer = Sealer(SecretStr(new_key())) if request.param == "sealed" else None
-    return JsonFileStore(tmp_path / "tokens.json", sealer=sealer)
+    encryption = Encryption(SecretStr(new_key())) if request.param == "sealed" else None
+    return JsonFileStore(tmp_path / "tokens.json", encryption=encryption)
 
 
 def registration(issuer: str = "https://a.example", redirect_uri: str = "http://127.0.0.1:1/callback") -> Registration:
@@ -74,10 +74,10 @@ async def test_registrations_outlive_the_login(store: TokenStore) -> None:
 async def test_when_and_for_how_much_a_client_was_registered_is_kept(store: TokenStore) -> None:
     """One for more than whoever signs in is asked for has a place of its own."""
     plain = registration().model_copy(update={"registered_at": datetime(2026, 11, 25, 9, 58, 18, 733000, tzinfo=UTC)})
-    wide = plain.model_copy(update={"wide": True, "scope": "read write"})
-    for each in (wide, plain, wide):
+    extended_scope = plain.model_copy(update={"wide": True, "scope": "read write"})
+    for each in (extended_scope, plain, extended_scope):
         await store.save_registration("default", each)
-    assert await store.load_registrations("default") == (plain, wide)
+    assert await store.load_registrations("default") == (plain, extended_scope)
 
 
 async def test_a_registration_replaces_its_like_alone(store: TokenStore) -> None:

@@ -130,7 +130,7 @@ async def test_a_file_that_is_not_ours_is_reported_and_left(store: JsonFileStore
         with pytest.raises(StoreDamaged) as caught:
             await attempt()
         assert str(path) in str(caught.value)
-        assert "Nothing was changed" in caught.value.cure
+        assert "Nothing was changed" in caught.value.hint
         assert "canary" not in str(caught.value)
     assert path.read_bytes() == content
 

@@ -189,7 +189,7 @@ async def test_a_strangers_file_is_refused_and_left(uid: int, gid: int, mode: in
                     await attempts(JsonFileStore(path))[method]()
                 assert said in str(caught.value)
                 assert "canary" not in str(caught.value)
-                assert f'sudo chown "$(id -u)" "{path}"' in caught.value.cure
+                assert f'sudo chown "$(id -u)" "{path}"' in caught.value.hint
             assert path.stat() == before
 
 
@@ -219,13 +219,13 @@ async def test_a_file_system_that_gives_files_away_is_said_before_anybody_consen
 ) -> None:
     """Such as a network share that makes everything somebody else's: what is saved could not be read again."""
     with as_nobody() as folder:
-        lstat = directories.Folder.lstat
+        lstat = directories.Directory.lstat
 
-        def given_away(self: directories.Folder, name: str) -> os.stat_result:
+        def given_away(self: directories.Directory, name: str) -> os.stat_result:
             found = lstat(self, name)
             return os.stat_result((*found[:4], SOMEBODY, *found[5:]))
 
-        monkeypatch.setattr(directories.Folder, "lstat", given_away)
+        monkeypatch.setattr(directories.Directory, "lstat", given_away)
         with pytest.raises(StorageError, match="belongs to another user"):
             await JsonFileStore(folder / "tokens.json").ensure_writable("default")
         assert list(folder.iterdir()) == []

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from notion_oauth.errors import ConfigurationError, KeyUnavailable
 from notion_oauth.files import system_keyring
-from notion_oauth.files.encryption import Key, Sealer
+from notion_oauth.files.encryption import Encryption, Key
 from notion_oauth.storage import JsonFileStore
 from tests.protocol.builders import tokens
 from tests.store import fake_keychain
@@ -30,13 +30,13 @@ def test_a_key_is_put_before_the_others_and_read(kept: Path) -> None:
     system_keyring.add_key(OLD)
     system_keyring.add_key(NEW)
     assert system_keyring.read_keys() == f"{NEW} {OLD}"
-    assert [key.id for key in Sealer(SecretStr("keyring")).all_keys()] == [Key(NEW, "").id, Key(OLD, "").id]
+    assert [key.id for key in Encryption(SecretStr("keyring")).all_keys()] == [Key(NEW, "").id, Key(OLD, "").id]
 
 
 def test_an_empty_keychain_names_the_command(kept: Path) -> None:
     with pytest.raises(KeyUnavailable, match="holds no key of ours") as caught:
         system_keyring.read_keys()
-    assert "notion-oauth key --keyring" in caught.value.cure
+    assert "notion-oauth key --keyring" in caught.value.hint
 
 
 def test_of_several_keychains_the_one_that_protects_is_asked(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_what_keeps_no_secret_is_refused(monkeypatch: pytest.MonkeyPatch, backen
     for attempt in (system_keyring.read_keys, lambda: system_keyring.add_key(NEW)):
         with pytest.raises(KeyUnavailable, match=f"keyring.backends.{backend}.Keyring, which keeps no") as caught:
             attempt()
-        assert "NOTION_OAUTH_ENCRYPTION_KEY" in caught.value.cure
+        assert "NOTION_OAUTH_ENCRYPTION_KEY" in caught.value.hint
 
 
 def test_a_keychain_in_a_plain_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_keychain_that_forgets_is_found_out(kept: Path, monkeypatch: pytest.Mo
 def test_without_keyring_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_keyring, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError) as caught:
-        Sealer(SecretStr("keyring"))
-    assert "notion-oauth[keyring]" in caught.value.cure
+        Encryption(SecretStr("keyring"))
+    assert "notion-oauth[keyring]" in caught.value.hint
 
 
 def test_nothing_is_imported_from_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_session_bus_that_never_answers_is_given_up(monkeypatch: pytest.Monkey
 async def test_tokens_are_sealed_with_the_key_of_the_keychain(kept: Path, tmp_path: Path) -> None:
     system_keyring.add_key(NEW)
     path = tmp_path / "tokens.json"
-    store = JsonFileStore(path, sealer=Sealer(SecretStr("keyring")))
+    store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring")))
     await store.save("default", tokens())
     assert b"canary" not in path.read_bytes()
-    assert await JsonFileStore(path, sealer=Sealer(SecretStr(NEW))).load("default") == tokens()
+    assert await JsonFileStore(path, encryption=Encryption(SecretStr(NEW))).load("default") == tokens()

@@ -13,9 +13,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from notion_oauth.errors import ConfigurationError, KeyUnavailable, StorageError, StoreDamaged, StoreSealed
-from notion_oauth.files.encryption import Key, Sealer, new_key, sealed_with, unseal
-from notion_oauth.models import ClientInformation, Registration, Tombstone
+from notion_oauth.errors import ConfigurationError, KeyUnavailable, StorageError, StoreDamaged, StoreEncrypted
+from notion_oauth.files.encryption import Encryption, Key, decrypt, encryption_key_id, new_key
+from notion_oauth.models import ClientInformation, EndedLogin, Registration
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings, load_settings
@@ -33,7 +33,7 @@ CONFIDENTIAL = Registration(
     redirect_uri=REDIRECT_URI,
     client=ClientInformation(client_id="c", client_secret=SecretStr("canary-client-secret")),
 )
-GRAVE = Tombstone(ended_at=NOW, reason="revoked", error="invalid_grant")
+GRAVE = EndedLogin(ended_at=NOW, reason="revoked", error="invalid_grant")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def store_with(path: Path, *keys: str) -> JsonFileStore:
-    return JsonFileStore(path, sealer=Sealer(SecretStr(" ".join(keys))) if keys else None)
+    return JsonFileStore(path, encryption=Encryption(SecretStr(" ".join(keys))) if keys else None)
 
 
 async def fill(store: JsonFileStore) -> None:
@@ -57,7 +57,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def ids(path: Path) -> set[str | None]:
-    return {sealed_with(content) for content in contents(path).values()}
+    return {encryption_key_id(content) for content in contents(path).values()}
 
 
 async def test_nothing_that_is_kept_can_be_read(path: Path) -> None:
@@ -89,9 +89,9 @@ async def test_keys_rotate(path: Path) -> None:
     both = store_with(path, NEW, OLD)
     assert await both.load("default") == tokens()
     assert ids(path) == {OLD_ID}
-    assert await both.reseal("default") is True
+    assert await both.reencrypt("default") is True
     assert ids(path) == {NEW_ID}
-    assert await both.reseal("default") is False
+    assert await both.reencrypt("default") is False
     alone = store_with(path, NEW)
     assert await alone.load("default") == tokens()
     assert await alone.load_registrations("default") == (CONFIDENTIAL,)
@@ -99,16 +99,16 @@ async def test_keys_rotate(path: Path) -> None:
 
 async def test_to_reseal_takes_a_key(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no key") as caught:
-        await store_with(path).reseal("default")
-    assert "notion-oauth key" in caught.value.cure
+        await store_with(path).reencrypt("default")
+    assert "notion-oauth key" in caught.value.hint
 
 
 def attempts(store: JsonFileStore) -> dict[str, Callable[[], Awaitable[object]]]:
     return {
         "load": lambda: store.load("default"),
-        "load_tombstone": lambda: store.load_tombstone("default"),
+        "load_tombstone": lambda: store.load_ended_login("default"),
         "save": lambda: store.save("default", tokens()),
-        "save_tombstone": lambda: store.save_tombstone("default", GRAVE),
+        "save_tombstone": lambda: store.save_ended_login("default", GRAVE),
         "delete": lambda: store.delete("default"),
         "ensure_writable": lambda: store.ensure_writable("default"),
         "protection": lambda: store.protection("default"),
@@ -122,12 +122,12 @@ def attempts(store: JsonFileStore) -> dict[str, Callable[[], Awaitable[object]]]
 async def test_without_its_key_a_file_is_named_and_left(path: Path, keys: tuple[str, ...], method: str) -> None:
     await fill(store_with(path, OLD))
     before = contents(path)
-    with pytest.raises(StoreSealed) as caught:
+    with pytest.raises(StoreEncrypted) as caught:
         await attempts(store_with(path, *keys))[method]()
     said = str(caught.value)
     assert f"tokens.json{'.clients' if 'registration' in method else ''} is sealed with key {OLD_ID}" in said
     assert (f"{NEW_ID} (from NOTION_OAUTH_ENCRYPTION_KEY)" if keys else "no key is set") in said
-    assert "Nothing was changed. Set NOTION_OAUTH_ENCRYPTION_KEY to that key" in caught.value.cure
+    assert "Nothing was changed. Set NOTION_OAUTH_ENCRYPTION_KEY to that key" in caught.value.hint
     assert "canary" not in said
     assert OLD[:12] not in said
     assert NEW[:12] not in said
@@ -147,7 +147,7 @@ async def test_no_surface_destroys_what_it_cannot_open(settings: Settings, sandb
         oauth.tokens.token,
         lambda: oauth.begin_authorization(REDIRECT_URI),
     ):
-        with pytest.raises(StoreSealed):
+        with pytest.raises(StoreEncrypted):
             await attempt()
     assert contents(settings.token_file) == before
     assert len(sandbox.requests) == requests, "no grant is ended or begun for tokens that could not be kept"
@@ -156,9 +156,9 @@ async def test_no_surface_destroys_what_it_cannot_open(settings: Settings, sandb
 
 async def test_a_tombstone_is_read_without_a_key_and_signed_in_over(path: Path) -> None:
     await store_with(path, OLD).save("default", tokens())
-    await store_with(path, OLD).save_tombstone("default", GRAVE)
-    assert await store_with(path).load_tombstone("default") == GRAVE
-    assert await store_with(path, NEW).load_tombstone("default") == GRAVE
+    await store_with(path, OLD).save_ended_login("default", GRAVE)
+    assert await store_with(path).load_ended_login("default") == GRAVE
+    assert await store_with(path, NEW).load_ended_login("default") == GRAVE
     await store_with(path, NEW).save("default", tokens())
     assert ids(path) == {NEW_ID}
 
@@ -175,15 +175,15 @@ async def test_a_sealed_file_opens_under_another_name(path: Path) -> None:
 
 
 def sealed_bytes() -> bytes:
-    return Sealer(SecretStr(NEW)).seal(b'{"access_token": "canary"}')
+    return Encryption(SecretStr(NEW)).encrypt(b'{"access_token": "canary"}')
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(content=st.binary(max_size=3000))
 def test_what_is_sealed_opens(content: bytes) -> None:
-    path, sealer = Path("x"), Sealer(SecretStr(f"{NEW},{OLD}"))
-    assert unseal(sealer.seal(content), path, sealer) == content
-    assert unseal(Sealer(SecretStr(OLD)).seal(content), path, sealer) == content
+    path, encryption = Path("x"), Encryption(SecretStr(f"{NEW},{OLD}"))
+    assert decrypt(encryption.encrypt(content), path, encryption) == content
+    assert decrypt(Encryption(SecretStr(OLD)).encrypt(content), path, encryption) == content
 
 
 @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -211,20 +211,20 @@ async def test_damage_is_found_and_nothing_of_it_is_shown(tmp_path: Path, data: 
     store = store_with(file, NEW)
     try:
         found = await store.load("default")
-    except (StoreDamaged, StoreSealed) as error:
+    except (StoreDamaged, StoreEncrypted) as error:
         assert "canary" not in str(error)  # noqa: PT017 - what does no harm raises nothing
     else:
         assert found is not None
         assert found.access_token.get_secret_value() == "canary", "white space, or what base64 leaves out"
         return
     for method in ("save", "save_tombstone", "delete", "ensure_writable", "protection"):
-        with pytest.raises((StoreDamaged, StoreSealed)):
+        with pytest.raises((StoreDamaged, StoreEncrypted)):
             await attempts(store)[method]()
     assert file.read_bytes() == damaged
 
 
 async def test_what_another_key_sealed_under_this_ones_name_is_damage(path: Path) -> None:
-    forged = {**json.loads(Sealer(SecretStr(OLD)).seal(b'{"access_token": "canary"}')), "key_id": NEW_ID}
+    forged = {**json.loads(Encryption(SecretStr(OLD)).encrypt(b'{"access_token": "canary"}')), "key_id": NEW_ID}
     path.write_text(json.dumps(forged))
     with pytest.raises(StoreDamaged, match=f"not as key {NEW_ID} has sealed it"):
         await store_with(path, NEW, OLD).load("default")
@@ -260,7 +260,7 @@ async def test_status_tells_how_tokens_are_kept(settings: Settings) -> None:
 async def test_of_no_login_nothing_is_told(path: Path) -> None:
     store = store_with(path, NEW)
     assert (await store.protection("default")).in_words() is None
-    await store.save_tombstone("default", GRAVE)
+    await store.save_ended_login("default", GRAVE)
     assert (await store.protection("default")).kept is None
 
 
@@ -289,9 +289,9 @@ async def test_a_key_of_the_environment_goes_before_the_dotenv_file(
 
 def test_a_key_is_shown_by_nothing() -> None:
     key = new_key()
-    sealer = Sealer(SecretStr(key))
-    assert sealer.all_keys()[0].id not in key
-    assert key[:8] not in f"{sealer!r} {sealer.all_keys()!r} {Settings(encryption_key=SecretStr(key))!r}"
+    encryption = Encryption(SecretStr(key))
+    assert encryption.all_keys()[0].id not in key
+    assert key[:8] not in f"{encryption!r} {encryption.all_keys()!r} {Settings(encryption_key=SecretStr(key))!r}"
 
 
 # The keychain, as far as a key is only asked for
@@ -317,14 +317,14 @@ def test_all_who_wait_for_the_keychain_share_its_answer() -> None:
 
     def refuse() -> str:
         asked.append(1)
-        raise KeyUnavailable("It is locked.", cure="Unlock it.")
+        raise KeyUnavailable("It is locked.", hint="Unlock it.")
 
-    sealer = Sealer(SecretStr("keyring"), ask_keychain=refuse)
-    sealer._asking = lock = SeenLock()  # type: ignore[assignment]
+    encryption = Encryption(SecretStr("keyring"), ask_keyring=refuse)
+    encryption._asking = lock = SeenLock()  # type: ignore[assignment]
 
     def ask() -> None:
         with pytest.raises(KeyUnavailable) as caught:
-            sealer.all_keys()
+            encryption.all_keys()
         said.append(str(caught.value))
 
     threads = [threading.Thread(target=ask) for _ in range(7)]
@@ -345,40 +345,40 @@ def test_all_who_wait_for_the_keychain_share_its_answer() -> None:
 async def test_a_key_that_is_new_in_the_keychain_is_found(path: Path) -> None:
     """Another process has rotated the keys while this one ran."""
     kept = [OLD]
-    store = JsonFileStore(path, sealer=Sealer(SecretStr("keyring"), ask_keychain=lambda: " ".join(kept)))
+    store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring"), ask_keyring=lambda: " ".join(kept)))
     await store.save("default", tokens())
     kept.insert(0, NEW)
-    await store_with(path, NEW, OLD).reseal("default")
+    await store_with(path, NEW, OLD).reencrypt("default")
     assert await store.load("default") == tokens()
     assert (await store.protection("default")).in_words() == f"sealed with key {NEW_ID} from the system keychain"
 
 
 async def test_from_a_setting_to_the_keychain(path: Path) -> None:
     await fill(store_with(path, OLD))
-    store = JsonFileStore(path, sealer=Sealer(SecretStr(f"keyring,{OLD}"), ask_keychain=lambda: NEW))
+    store = JsonFileStore(path, encryption=Encryption(SecretStr(f"keyring,{OLD}"), ask_keyring=lambda: NEW))
     assert await store.load("default") == tokens()
-    assert await store.reseal("default") is True
+    assert await store.reencrypt("default") is True
     assert ids(path) == {NEW_ID}
 
 
 async def test_a_keychain_that_gives_none_is_said_before_anybody_consents(path: Path) -> None:
     def locked() -> str:
-        raise KeyUnavailable("It is locked.", cure="Unlock it.")
+        raise KeyUnavailable("It is locked.", hint="Unlock it.")
 
-    store = JsonFileStore(path, sealer=Sealer(SecretStr("keyring"), ask_keychain=locked))
+    store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring"), ask_keyring=locked))
     with pytest.raises(KeyUnavailable):
         await store.ensure_writable("default")
     assert contents(path) == {}
 
 
 async def test_junk_in_the_keychain_is_no_key(path: Path) -> None:
-    sealer = Sealer(SecretStr("keyring"), ask_keychain=lambda: "canary password")
+    encryption = Encryption(SecretStr("keyring"), ask_keyring=lambda: "canary password")
     with pytest.raises(StorageError, match="no key") as caught:
-        sealer.all_keys()
+        encryption.all_keys()
     assert "canary" not in str(caught.value)
 
 
 def test_what_a_later_version_has_sealed_is_said(path: Path) -> None:
     later = {**json.loads(sealed_bytes()), "sealed": 2}
-    with pytest.raises(StoreSealed, match="this version does not know"):
-        unseal(json.dumps(later).encode(), path, Sealer(SecretStr(NEW)))
+    with pytest.raises(StoreEncrypted, match="this version does not know"):
+        decrypt(json.dumps(later).encode(), path, Encryption(SecretStr(NEW)))

@@ -146,7 +146,9 @@ def test_nothing_is_cut_off(chromium: Chrome, service_url: str, width: int, tmp_
     chromium.set_window_size(width, 800)
     chromium.get(f"{service_url}/auth/login")
     WebDriverWait(chromium, 10).until(title_contains("Connected to Notion"))
-    wide = chromium.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert wide == 0
+    extended_scope = chromium.execute_script(
+        "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+    assert extended_scope == 0
     log = chromium.get_log("browser")  # type: ignore[no-untyped-call]
     assert not [entry for entry in log if "Content Security Policy" in str(entry["message"])]

@@ -14,7 +14,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.web.health import Health
-from notion_oauth.web.profiles.resolver import Logins
+from notion_oauth.web.profiles.resolver import ProfileResolver
 from tests.web.visiting import PUBLIC, Visitor
 
 PATHS = ("/healthz", "/readyz")
@@ -99,11 +99,11 @@ def test_whatever_a_sign_in_has_to_write_is_looked_at(local: Settings, begun_in:
 
 
 def test_where_a_client_by_hand_is_remembered_is_looked_at_too(public: Settings) -> None:
-    by_hand = public.model_copy(update={"secret_key": SecretStr("k" * 40), "client_id": "by-hand"})
+    preregistered = public.model_copy(update={"secret_key": SecretStr("k" * 40), "client_id": "by-hand"})
     public.token_file.parent.mkdir()
     public.token_file.with_name("tokens.json.clients").mkdir()
-    assert Visitor(create_app(by_hand)).get("/readyz").status_code == 503
-    without = by_hand.model_copy(update={"client_id": None})
+    assert Visitor(create_app(preregistered)).get("/readyz").status_code == 503
+    without = preregistered.model_copy(update={"client_id": None})
     assert Visitor(create_app(without)).get("/readyz").status_code == 200, "which nobody else needs"
 
 
@@ -142,7 +142,8 @@ async def test_the_disk_is_looked_at_once_a_second_however_often_it_is_asked(loc
     now = [100.0]
     settings = local.model_copy(update={"secret_key": SecretStr("k" * 40)})
     oauth = NotionOAuth(settings, store=Counting(settings.token_file))
-    visitor = Visitor(Health(create_app(oauth=oauth), Logins(oauth), uptime=lambda: now[0]), "http://localhost")  # type: ignore[arg-type]
+    health = Health(create_app(oauth=oauth), ProfileResolver(oauth), uptime=lambda: now[0])
+    visitor = Visitor(health, "http://localhost")  # type: ignore[arg-type]
     for _ in range(20):
         assert visitor.get("/readyz").status_code == 200
     assert len(probes) == 1

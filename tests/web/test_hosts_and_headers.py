@@ -22,7 +22,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.web.csrf import require_own_page
-from notion_oauth.web.trusted_hosts import Hosts
+from notion_oauth.web.trusted_hosts import TrustedHosts
 from tests.engine.signing_in import sign_in
 from tests.web.visiting import PUBLIC, Visitor
 
@@ -116,7 +116,7 @@ def test_a_request_has_one_host(local: Settings, hosts: list[bytes]) -> None:
         "headers": [(b"host", host) for host in hosts],
     }
     with pytest.raises(Exception, match="one Host header"):
-        Hosts(local).check(scope)
+        TrustedHosts(local).check(scope)
 
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1"])
@@ -183,7 +183,7 @@ def test_a_named_proxy_speaks_for_https(live: Settings, proxy: str) -> None:
 def test_the_client_is_the_nearest_hop_that_is_no_proxy_of_ours(
     public: Settings, peer: str, said: str, client: str
 ) -> None:
-    hosts = Hosts(public.model_copy(update={"trusted_proxies": "10.0.0.0/8"}))
+    hosts = TrustedHosts(public.model_copy(update={"trusted_proxies": "10.0.0.0/8"}))
     scope = {"client": (peer, 1), "headers": [(b"x-forwarded-for", said.encode())]}
     assert hosts.client(scope) == client
 
@@ -194,10 +194,10 @@ def test_a_socket_file_is_trusted_where_that_is_said(public: Settings) -> None:
         "scheme": "http",
         "headers": [(b"host", b"notion.example"), (b"x-forwarded-proto", b"https"), (b"x-forwarded-for", b"192.0.2.1")],
     }
-    Hosts(public.model_copy(update={"trusted_proxies": "unix"})).check(scope)
-    assert Hosts(public.model_copy(update={"trusted_proxies": "unix"})).client(scope) == "192.0.2.1"
+    TrustedHosts(public.model_copy(update={"trusted_proxies": "unix"})).check(scope)
+    assert TrustedHosts(public.model_copy(update={"trusted_proxies": "unix"})).client(scope) == "192.0.2.1"
     with pytest.raises(Exception, match="https alone"):
-        Hosts(public).check(scope)
+        TrustedHosts(public).check(scope)
 
 
 def test_our_own_server_believes_no_proxy_that_the_settings_do_not_name(public: Settings) -> None:

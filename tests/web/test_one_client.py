@@ -213,12 +213,12 @@ def test_one_that_is_of_no_use_any_more_is_replaced_whatever_others_have_asked_f
 def test_a_plain_sign_in_begins_with_none_that_was_registered_for_more(late: Late, sandbox: Sandbox) -> None:
     """A server that is asked for no scope could give all that the client was registered for."""
     app = late.app()
-    wide = client_of(Visitor(app), "scope=invented")
+    extended_scope = client_of(Visitor(app), "scope=invented")
     plain = client_of(Visitor(app))
-    assert plain != wide
-    assert client_of(Visitor(app), "scope=invented") == wide
+    assert plain != extended_scope
+    assert client_of(Visitor(app), "scope=invented") == extended_scope
     Visitor(app).sign_in()
-    assert client_of(Visitor(app)) not in (plain, wide)
+    assert client_of(Visitor(app)) not in (plain, extended_scope)
     assert [sent.json["scope"] for sent in sandbox.requests_to("/register") if sent.json] == [
         *("invented default", "default", "default")
     ]
@@ -231,10 +231,10 @@ def test_what_the_resource_itself_asks_for_is_never_more(late: Late, sandbox: Sa
     asks = {"WWW-Authenticate": f'Bearer resource_metadata="{where}", scope="read"'}
     sandbox.fail_next("/mcp", status=401, headers=asks, body=b"", times=100)
     app = late.app()
-    wide = client_of(Visitor(app), "scope=x")
+    extended_scope = client_of(Visitor(app), "scope=x")
     plain = client_of(Visitor(app))
     assert [client_of(Visitor(app), query) for query in ("", "scope=read", "scope=x", "scope=x+read")] == [
-        *(plain, plain, wide, wide)
+        *(plain, plain, extended_scope, extended_scope)
     ]
     assert [sent.json["scope"] for sent in sandbox.requests_to("/register") if sent.json] == ["x read", "read"]
 

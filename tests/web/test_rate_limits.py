@@ -254,7 +254,7 @@ async def let_in(limits: RateLimits, *clients: str, budget: str = "auth") -> lis
 
 
 def counts_kept(limits: RateLimits) -> int:
-    return sum(len(memory.storage) for memory in limits._memory.values())
+    return sum(len(memory.storage) for memory in limits._cache.values())
 
 
 @pytest.mark.anyio
@@ -314,8 +314,8 @@ class TestWithoutRoomForMore:
     async def test_it_may_no_more_once_there_is_room_again(self, limits: RateLimits) -> None:
         await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
         assert await let_in(limits, *["203.0.113.1"] * 4) == [True] * 3 + [False]
-        limits._memory["auth"].clear(next(iter(limits._memory["auth"].storage)))
-        limits._memory["auth"].clear(next(iter(limits._memory["auth"].storage)))
+        limits._cache["auth"].clear(next(iter(limits._cache["auth"].storage)))
+        limits._cache["auth"].clear(next(iter(limits._cache["auth"].storage)))
         assert await let_in(limits, "203.0.113.1") == [False]
 
     @pytest.mark.anyio

@@ -23,7 +23,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.web.profiles.visitor_cleanup import Sweeping
+from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
 from tests.engine.signing_in import sign_in
 from tests.web.visiting import PUBLIC, Visitor
 
@@ -62,7 +62,7 @@ async def swept(store: JsonFileStore, tmp_path: Path, *, later: timedelta) -> bo
     """Whether nothing of the session is there any more after two sweeps a day apart, by a clock so much later."""
     assert of_visitors(tmp_path)
     uptime = [0.0]
-    sweeping = Sweeping(store, LIFETIMES, at(later), uptime=lambda: uptime[0])
+    sweeping = VisitorCleanup(store, LIFETIMES, at(later), uptime=lambda: uptime[0])
     for uptime[0] in (0.0, DAY.total_seconds()):
         assert of_visitors(tmp_path), "nothing goes that was found over once"
         await sweeping.sweep()
@@ -159,7 +159,7 @@ async def test_other_profiles_and_what_all_begin_with_are_left(
     Visitor(create_app(public)).consent()
     before = sorted(tmp_path.iterdir())
     uptime = [0.0]
-    sweeping = Sweeping(store, LIFETIMES, at(400 * DAY), uptime=lambda: uptime[0])
+    sweeping = VisitorCleanup(store, LIFETIMES, at(400 * DAY), uptime=lambda: uptime[0])
     for uptime[0] in (0.0, DAY.total_seconds()):
         await sweeping.sweep()
     assert sorted(tmp_path.iterdir()) == before, "names that we have not made for a browser session"
@@ -181,7 +181,7 @@ async def test_a_clock_that_was_wrong_for_a_while_takes_no_login(store: JsonFile
     """As that of a machine that has just started, before it is set."""
     await store.save(GONE, login(utc_now()))
     wrong, uptime = [400 * DAY], [0.0]
-    sweeping = Sweeping(store, LIFETIMES, lambda: utc_now() + wrong[0], uptime=lambda: uptime[0])
+    sweeping = VisitorCleanup(store, LIFETIMES, lambda: utc_now() + wrong[0], uptime=lambda: uptime[0])
     for uptime[0] in (0.0, DAY.total_seconds() - 1):  # less than a day: another worker's start, say
         await sweeping.sweep()
     wrong[0], uptime[0] = timedelta(), DAY.total_seconds()
@@ -204,7 +204,7 @@ async def test_one_that_cannot_be_removed_keeps_none_of_the_others(
     stuck.mkdir()
     monkeypatch.setattr("notion_oauth.web.profiles.visitor_cleanup.EVERY", timedelta(seconds=0.01))
     uptime = itertools.count()
-    sweeping = Sweeping(store, LIFETIMES, at(400 * DAY), uptime=lambda: next(uptime))
+    sweeping = VisitorCleanup(store, LIFETIMES, at(400 * DAY), uptime=lambda: next(uptime))
     with caplog.at_level(logging.WARNING), anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(sweeping.go_on)
@@ -218,7 +218,7 @@ async def test_one_that_cannot_be_removed_keeps_none_of_the_others(
 async def test_a_folder_that_cannot_be_read_is_told_of_and_ends_nothing(tmp_path: Path) -> None:
     path = tmp_path / "gone" / "tokens.json"
     path.parent.touch()
-    assert await Sweeping(JsonFileStore(path), LIFETIMES, utc_now).sweep() is not None
+    assert await VisitorCleanup(JsonFileStore(path), LIFETIMES, utc_now).sweep() is not None
 
 
 @pytest.mark.parametrize("keep_fresh", [True, False])

@@ -26,7 +26,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.web.profiles.resolver import Logins, WhoAsks
+from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver
 from tests.conftest import Posted
 from tests.engine.signing_in import age, sign_in
 from tests.logs.conftest import Told, told
@@ -133,15 +133,15 @@ class TestBrowserSessions:
         self, public: Settings, sandbox: Sandbox
     ) -> None:
         """It is shown to one issuer, whichever browser begins."""
-        by_hand = public.model_copy(update={"client_id": "by-hand", "client_secret": SecretStr("canary-secret")})
-        begun = Visitor(create_app(by_hand)).get("/auth/login")
+        preregistered = public.model_copy(update={"client_id": "by-hand", "client_secret": SecretStr("canary-secret")})
+        begun = Visitor(create_app(preregistered)).get("/auth/login")
         assert "client_id=by-hand" in begun.headers["location"]
-        (kept,) = await NotionOAuth(by_hand).store.load_registrations("default")
-        assert (kept.issuer, kept.by_hand) == (sandbox.issuer, True)
+        (kept,) = await NotionOAuth(preregistered).store.load_registrations("default")
+        assert (kept.issuer, kept.preregistered) == (sandbox.issuer, True)
         public.token_file.with_name(".notion-tokens.json.clients").write_text(
             public.token_file.with_name(".notion-tokens.json.clients").read_text().replace(sandbox.issuer, PUBLIC)
         )
-        refused = Visitor(create_app(by_hand)).get("/auth/login")
+        refused = Visitor(create_app(preregistered)).get("/auth/login")
         assert refused.status_code == 500
         assert "not shown to that one" in html.unescape(refused.text)
 
@@ -174,10 +174,10 @@ class TestBrowserSessions:
 
     @pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "begun twice before either is finished"])
     def test_signing_in_again_with_the_same_client_revokes_nothing(
-        self, public: Settings, sandbox: Sandbox, told: Told, by_hand: bool
+        self, public: Settings, sandbox: Sandbox, told: Told, preregistered: bool
     ) -> None:
         """Notion ends the earlier login itself; others end all of a person and a client when told of one."""
-        client = {"client_id": registered(sandbox)} if by_hand else {}
+        client = {"client_id": registered(sandbox)} if preregistered else {}
         visitor = Visitor(create_app(public.model_copy(update={"refresh_floor": 0, **client})))
         for back in [visitor.consent(), visitor.consent()]:
             assert visitor.get(back).status_code == 303
@@ -208,13 +208,13 @@ class TestBrowserSessions:
     @pytest.mark.anyio
     async def test_a_login_is_kept_fresh_for_a_day_after_the_last_visit(self, public: Settings) -> None:
         late = [timedelta()]
-        logins = Logins(NotionOAuth(public, clock=lambda: utc_now() + late[0]))
+        logins = ProfileResolver(NotionOAuth(public, clock=lambda: utc_now() + late[0]))
         request = Request({"type": "http", "session": {"notion_oauth.profile": "web-" + "a" * 32}})
-        assert await logins.of(request) is not None
+        assert await logins.for_request(request) is not None
         assert await logins._kept() == ["web-" + "a" * 32]
         late[0] = timedelta(days=1, seconds=1)
         assert await logins._kept() == []
-        await logins.of(request)
+        await logins.for_request(request)
         assert await logins._kept() == ["web-" + "a" * 32]
         await logins.sign_out(request)
         assert await logins._kept() == []
@@ -223,9 +223,11 @@ class TestBrowserSessions:
     async def test_what_was_said_of_those_who_have_gone_is_forgotten(self, public: Settings) -> None:
         """Why a login could not be kept fresh, of each session that has ever been here."""
         late = [timedelta()]
-        logins = Logins(NotionOAuth(public, clock=lambda: utc_now() + late[0]))
+        logins = ProfileResolver(NotionOAuth(public, clock=lambda: utc_now() + late[0]))
         for letter in "abc":
-            await logins.of(Request({"type": "http", "session": {"notion_oauth.profile": "web-" + letter * 32}}))
+            await logins.for_request(
+                Request({"type": "http", "session": {"notion_oauth.profile": "web-" + letter * 32}})
+            )
         await logins._refresh_all(anyio.CapacityLimiter(2))
         assert len(logins._said) == 3
         late[0] = timedelta(days=1, seconds=1)
@@ -359,7 +361,7 @@ async def by_header_async(request: Request) -> str | None:
     return request.headers.get("x-user")
 
 
-def application(settings: Settings, who_asks: WhoAsks) -> FastAPI:
+def application(settings: Settings, who_asks: ProfileFromRequest) -> FastAPI:
     app = FastAPI()
     oauth = NotionOAuth(settings)
     app.add_middleware(SessionMiddleware, secret_key="k" * 32)
@@ -384,7 +386,7 @@ class TestAnApplicationsOwnUsers:
     """The application says who is asking."""
 
     @pytest.mark.parametrize("who_asks", [by_header, by_header_async])
-    def test_each_has_a_login_of_their_own(self, public: Settings, who_asks: WhoAsks) -> None:
+    def test_each_has_a_login_of_their_own(self, public: Settings, who_asks: ProfileFromRequest) -> None:
         app = application(public, who_asks)
         alice, bob = visiting(app, "user-1"), visiting(app, "user-2")
         alice.sign_in()
@@ -459,12 +461,12 @@ class TestAnApplicationsOwnUsers:
 
     def test_what_is_kept_in_memory_is_bounded(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("notion_oauth.web.profiles.resolver.MAX_LOGINS", 2)
-        logins = Logins(NotionOAuth(public), by_header)
-        first, second = logins.named("user-1"), logins.named("user-2")
-        assert logins.named("user-1") is first
-        logins.named("user-3")
-        assert logins.named("user-1") is first
-        assert logins.named("user-2") is not second
+        logins = ProfileResolver(NotionOAuth(public), by_header)
+        first, second = logins.for_profile("user-1"), logins.for_profile("user-2")
+        assert logins.for_profile("user-1") is first
+        logins.for_profile("user-3")
+        assert logins.for_profile("user-1") is first
+        assert logins.for_profile("user-2") is not second
 
 
 class TestTheOperator:

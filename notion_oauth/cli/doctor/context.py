@@ -14,15 +14,15 @@ import httpx
 from notion_oauth import profile_names
 from notion_oauth.cli.doctor.findings import Finding, Outcome
 from notion_oauth.clock import Clock
-from notion_oauth.concurrency import apart
+from notion_oauth.concurrency import run_in_daemon_thread
 from notion_oauth.files import atomic, token_file
-from notion_oauth.files.encryption import Sealer
-from notion_oauth.files.token_file import Kept
-from notion_oauth.models import Discovery, Registration, TokenSet, Tombstone
+from notion_oauth.files.encryption import Encryption
+from notion_oauth.files.token_file import StoredFile
+from notion_oauth.models import Discovery, EndedLogin, Registration, TokenSet
 from notion_oauth.protocol import discovery
 from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.settings import Settings
-from notion_oauth.stores.factory import sealer_of
+from notion_oauth.stores.factory import encryption_for
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
 
@@ -41,7 +41,7 @@ class Exchange:
     certificate: bytes | None
 
 
-class NotingTransport(Transport):
+class RecordingTransport(Transport):
     """Remembers of each answer when it came and with which certificate."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -75,25 +75,25 @@ class _Noting(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-class Case:
+class CheckContext:
     """Reads what is kept and talks to the servers, once each. The checks wait for what concerns them."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings = settings
         self.clock = clock
         self.token_file = profile_names.profile_file(settings.token_file, settings.profile)
-        self.transport = NotingTransport(settings, clock)
-        self.sealer: Outcome[Sealer | None] = Outcome()
+        self.transport = RecordingTransport(settings, clock)
+        self.encryption: Outcome[Encryption | None] = Outcome()
         self.readable: Outcome[int | None] = Outcome()
-        self.login: Outcome[Kept[TokenSet | Tombstone] | None] = Outcome()
-        self.registrations: Outcome[Kept[tuple[Registration, ...]] | None] = Outcome()
+        self.login: Outcome[StoredFile[TokenSet | EndedLogin] | None] = Outcome()
+        self.registrations: Outcome[StoredFile[tuple[Registration, ...]] | None] = Outcome()
         self.answer: Outcome[Response] = Outcome()
         self.discovery: Outcome[Discovery] = Outcome()
 
     async def read(self) -> None:
         """Read what is kept. The keychain may be asked for a key, which takes seconds at most."""
-        await self.readable.of(apart(partial(atomic.read_file, self.token_file, len, mend=False)))
-        await self.sealer.of(apart(partial(sealer_of, self.settings)))
+        await self.readable.of(run_in_daemon_thread(partial(atomic.read_file, self.token_file, len, fix=False)))
+        await self.encryption.of(run_in_daemon_thread(partial(encryption_for, self.settings)))
         await self.login.of(self._read(self.token_file, token_file.decode_login))
         await self.registrations.of(self._read(self.beside(".clients"), token_file.decode_registrations))
 
@@ -101,9 +101,9 @@ class Case:
         """A file that belongs to the token file."""
         return profile_names.beside(self.token_file, suffix)
 
-    async def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> Kept[T] | None:
-        sealer = await self.sealer.get()
-        return await apart(partial(token_file.read_kept, path, decode, sealer, mend=False))
+    async def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> StoredFile[T] | None:
+        encryption = await self.encryption.get()
+        return await run_in_daemon_thread(partial(token_file.read_stored, path, decode, encryption, fix=False))
 
     async def converse(self) -> None:
         """Ask the MCP server for its challenge, and from there for its authorization server, as a sign-in does."""
@@ -120,13 +120,13 @@ class Case:
         return await client.discover(self.settings.server_url, challenge=challenge, usable=discovery.require_some_grant)
 
 
-Look = Callable[[Case], Awaitable[Sequence[Finding]]]
+Check = Callable[[CheckContext], Awaitable[Sequence[Finding]]]
 
 
-def in_thread(look: Callable[[Case], Sequence[Finding]]) -> Look:
+def in_thread(look: Callable[[CheckContext], Sequence[Finding]]) -> Check:
     """A check that waits for files, in a thread of its own."""
 
-    async def run(case: Case) -> Sequence[Finding]:
-        return await apart(partial(look, case))
+    async def run(case: CheckContext) -> Sequence[Finding]:
+        return await run_in_daemon_thread(partial(look, case))
 
     return run

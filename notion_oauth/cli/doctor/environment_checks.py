@@ -12,15 +12,15 @@ from pathlib import Path
 from pydantic_settings import DotEnvSettingsSource
 
 from notion_oauth import __version__
-from notion_oauth.cli.doctor.context import Case
+from notion_oauth.cli.doctor.context import CheckContext
 from notion_oauth.cli.doctor.findings import Finding, NotChecked, failure, ok, warning, weak
 from notion_oauth.clock import utc_now
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.files import permissions
 from notion_oauth.interactive import loopback
-from notion_oauth.interactive.browser import Browser, Surroundings
+from notion_oauth.interactive.browser import Browser, Environment
 from notion_oauth.settings import PREFIX, Settings
-from notion_oauth.tokens.client_factory import watched
+from notion_oauth.tokens.client_factory import build_client_and_audit
 
 _PACKAGES = ("anyio", "authlib", "cryptography", "filelock", "httpcore", "httpx", "pydantic", "pydantic-settings")
 _EXTRAS = ("httpx2", "keyring", "opentelemetry-api", "socksio", "truststore")
@@ -46,7 +46,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def place(around: Surroundings) -> list[Finding]:
+def place(around: Environment) -> list[Finding]:
     """The system, and whether a person sits before it."""
     seen = {"over SSH": around.ssh, "in a container": around.container, "in WSL": around.wsl}
     where = [words for words, so in seen.items() if so]
@@ -100,19 +100,19 @@ def _holds_secrets(dotenv: Mapping[str, str]) -> bool:
 
 def _unknown(name: str, known: list[str]) -> Finding:
     near = difflib.get_close_matches(name, known, n=1)
-    cure = f"Write {near[0]}, if that is meant; else unset it." if near else "Unset it."
-    return warning(f"{name} is set, and there is no such setting: nothing reads it.", cure)
+    hint = f"Write {near[0]}, if that is meant; else unset it." if near else "Unset it."
+    return warning(f"{name} is set, and there is no such setting: nothing reads it.", hint)
 
 
 def _telemetry(settings: Settings) -> list[Finding]:
     try:
-        watched(settings, settings.profile, utc_now)
+        build_client_and_audit(settings, settings.profile, utc_now)
     except ConfigurationError as error:
-        return [failure(error.message, error.cure)]
+        return [failure(error.message, error.hint)]
     return []
 
 
-async def port(case: Case) -> Sequence[Finding]:
+async def port(case: CheckContext) -> Sequence[Finding]:
     """Whether the redirect can be received on this machine (RFC 8252 §7.3)."""
     try:
         kept = await case.registrations.there()
@@ -131,7 +131,7 @@ async def port(case: Case) -> Sequence[Finding]:
     return [ok(f"{taken or 'there is a free one'} on {loopback.HOST}")]
 
 
-def browser(around: Surroundings) -> list[Finding]:
+def browser(around: Environment) -> list[Finding]:
     """How `login` would show its page."""
     found = around.browser()
     chosen = around.environment.get("BROWSER")

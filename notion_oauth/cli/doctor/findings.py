@@ -22,24 +22,24 @@ class Finding:
 
     result: Result
     message: str
-    cure: str | None = None
+    hint: str | None = None
 
 
 def ok(message: str) -> Finding:
     return Finding("ok", message)
 
 
-def warning(message: str, cure: str) -> Finding:
-    return Finding("warning", message, cure)
+def warning(message: str, hint: str) -> Finding:
+    return Finding("warning", message, hint)
 
 
-def failure(message: str, cure: str) -> Finding:
-    return Finding("failure", message, cure)
+def failure(message: str, hint: str) -> Finding:
+    return Finding("failure", message, hint)
 
 
 def weak(*found: Weakness | None) -> list[Finding]:
     """A warning for each weakness that there is."""
-    return [warning(each.what, each.cure) for each in found if each is not None]
+    return [warning(each.what, each.hint) for each in found if each is not None]
 
 
 class NotChecked(Exception):

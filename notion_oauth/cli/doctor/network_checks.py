@@ -8,30 +8,30 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from notion_oauth.cli.doctor.context import Case
+from notion_oauth.cli.doctor.context import CheckContext
 from notion_oauth.cli.doctor.findings import Finding, failure, ok, warning
-from notion_oauth.concurrency import apart
+from notion_oauth.concurrency import run_in_daemon_thread
 from notion_oauth.errors import TRY_LATER, MetadataError
 from notion_oauth.protocol import discovery
 from notion_oauth.protocol.messages import Response, host_of, http_date
-from notion_oauth.tokens.registrations import Way, way_of
+from notion_oauth.tokens.registrations import RegistrationMethod, registration_method
 from notion_oauth.transport.certificates import find_trust, ssl_context
-from notion_oauth.transport.proxies import describe_route
+from notion_oauth.transport.proxies import describe_connection
 
 LOOK_UP_PATIENCE = timedelta(seconds=5)
 SKEW_WARNING = timedelta(seconds=30)
 SKEW_FAILURE = timedelta(minutes=5)
 CERTIFICATE_WARNING = timedelta(days=14)
 _RESOLUTION = timedelta(seconds=1)  # of a Date header (RFC 9110 §5.6.7)
-_CHECK_URL = MetadataError.default_cure
+_CHECK_URL = MetadataError.default_hint
 
 
-async def route(case: Case) -> Sequence[Finding]:
+async def route(case: CheckContext) -> Sequence[Finding]:
     """How the MCP server is reached."""
     return await _route(case, case.settings.server_url)
 
 
-async def issuer_route(case: Case) -> Sequence[Finding]:
+async def issuer_route(case: CheckContext) -> Sequence[Finding]:
     """How the authorization server is reached, where it is another host."""
     endpoint = (await case.discovery.there()).server.token_endpoint
     if host_of(endpoint) == host_of(case.settings.server_url):
@@ -39,25 +39,25 @@ async def issuer_route(case: Case) -> Sequence[Finding]:
     return await _route(case, endpoint)
 
 
-async def _route(case: Case, url: str) -> list[Finding]:
-    found = await describe_route(url, ca_file=case.settings.ca_file, patience=LOOK_UP_PATIENCE)
+async def _route(case: CheckContext, url: str) -> list[Finding]:
+    found = await describe_connection(url, ca_file=case.settings.ca_file, patience=LOOK_UP_PATIENCE)
     if found.proxy is not None:
         return [ok(f"{found.host} through the proxy {found.proxy}")]
     if not found.addresses:
-        cure = "Check the network and its name server; where a proxy is needed, set HTTPS_PROXY."
-        return [failure(f"{found.host} leads to no address.", cure)]
+        hint = "Check the network and its name server; where a proxy is needed, set HTTPS_PROXY."
+        return [failure(f"{found.host} leads to no address.", hint)]
     shown = ", ".join(f"{address} ({kind.value})" for address, kind in found.addresses[:4])
     return [ok(f"{found.host} directly, at {shown}")]
 
 
-async def trust(case: Case) -> Sequence[Finding]:
+async def trust(case: CheckContext) -> Sequence[Finding]:
     """Whose signatures are trusted, and whether they can be read."""
     found = find_trust(case.settings.ca_file)
-    await apart(lambda: ssl_context(found))  # raises for what cannot be used
+    await run_in_daemon_thread(lambda: ssl_context(found))  # raises for what cannot be used
     return [ok(str(found))]
 
 
-async def server(case: Case) -> Sequence[Finding]:
+async def server(case: CheckContext) -> Sequence[Finding]:
     """Whether the MCP server answers a request without a token as it should (RFC 6750 §3, RFC 9728 §5.1)."""
     answer = await case.answer.get()
     host = host_of(answer.url)
@@ -79,7 +79,7 @@ def _challenged(answer: Response, host: str) -> Finding:
     return ok(f"{host} answers HTTP {answer.status} with a challenge, which {names} its metadata")
 
 
-async def certificate(case: Case) -> Sequence[Finding]:
+async def certificate(case: CheckContext) -> Sequence[Finding]:
     """How long the certificates of the servers are good. That they are trusted is settled by then."""
     await case.answer.there()
     if urlsplit(case.settings.server_url).scheme != "https":
@@ -88,7 +88,7 @@ async def certificate(case: Case) -> Sequence[Finding]:
     return [_good_for(case, host, content) for host, content in found.items()]
 
 
-def _good_for(case: Case, host: str, content: bytes) -> Finding:
+def _good_for(case: CheckContext, host: str, content: bytes) -> Finding:
     left = x509.load_der_x509_certificate(content).not_valid_after_utc - case.clock()
     message = f"that of {host} is trusted, and good for {max(0, left.days)} days"
     if left >= CERTIFICATE_WARNING:
@@ -96,7 +96,7 @@ def _good_for(case: Case, host: str, content: bytes) -> Finding:
     return warning(f"{message}.", "Its operator has to renew it.")
 
 
-async def clock(case: Case) -> Sequence[Finding]:
+async def clock(case: CheckContext) -> Sequence[Finding]:
     """How far our clock is from the server's, as far as its Date tells: in whole seconds."""
     answer = await case.answer.there()
     date = http_date(answer.headers.get("date", ""))
@@ -108,10 +108,10 @@ async def clock(case: Case) -> Sequence[Finding]:
     message = f"{size.total_seconds():.1f} s {'ahead of' if apart_by > timedelta() else 'behind'} {host}"
     if size < SKEW_WARNING:
         return [ok(f"{size.total_seconds():.1f} s apart from {host}")]
-    cure = "Set it, and let the system keep it right (NTP)."
+    hint = "Set it, and let the system keep it right (NTP)."
     if size < SKEW_FAILURE:
-        return [warning(f"The clock of this machine is {message}.", cure)]
-    return [failure(f"The clock of this machine is {message}: tokens seem good that are not, or over.", cure)]
+        return [warning(f"The clock of this machine is {message}.", hint)]
+    return [failure(f"The clock of this machine is {message}: tokens seem good that are not, or over.", hint)]
 
 
 def _skew(date: datetime, sent_at: datetime, answered_at: datetime) -> timedelta:
@@ -119,7 +119,7 @@ def _skew(date: datetime, sent_at: datetime, answered_at: datetime) -> timedelta
     return sent_at + (answered_at - sent_at) / 2 - (date + _RESOLUTION / 2)
 
 
-async def metadata(case: Case) -> Sequence[Finding]:
+async def metadata(case: CheckContext) -> Sequence[Finding]:
     """Whether there is an authorization server that a login can safely begin at."""
     found = await case.discovery.get()
     issuer = found.server.issuer
@@ -132,7 +132,7 @@ async def metadata(case: Case) -> Sequence[Finding]:
     return [ok(f"issuer {issuer}; PKCE with S256; redirects {names} their issuer (RFC 9207)")]
 
 
-async def endpoints(case: Case) -> Sequence[Finding]:
+async def endpoints(case: CheckContext) -> Sequence[Finding]:
     """Which endpoints there are, and where."""
     found = (await case.discovery.there()).server
     # "authorization" last: before a comma it would be taken for a header, and what follows be hidden
@@ -146,14 +146,14 @@ async def endpoints(case: Case) -> Sequence[Finding]:
     return [ok("; ".join([*lines, *([f"no {', no '.join(missing)}"] if missing else [])]))]
 
 
-async def client(case: Case) -> Sequence[Finding]:
+async def client(case: CheckContext) -> Sequence[Finding]:
     """Which client a sign-in would be made with."""
     found, settings = (await case.discovery.there()).server, case.settings
-    way = way_of(settings, found)
+    way = registration_method(settings, found)
     unused = ""
-    if settings.client_metadata_url is not None and way is not Way.BY_DOCUMENT:
+    if settings.client_metadata_url is not None and way is not RegistrationMethod.METADATA_DOCUMENT:
         unused = "; NOTION_OAUTH_CLIENT_METADATA_URL is not used here"
-    if way is Way.BY_REGISTRATION and found.registration_endpoint is None:
+    if way is RegistrationMethod.DYNAMIC and found.registration_endpoint is None:
         message = f"{host_of(found.issuer)} registers no clients, and none is set{unused}."
         return [failure(message, "Ask its operator for one, and set NOTION_OAUTH_CLIENT_ID.")]
     return [ok(f"{way.value}{unused}")]

@@ -13,17 +13,17 @@ from typing import Any
 import anyio
 
 from notion_oauth.cli.doctor import environment_checks, network_checks, storage_checks
-from notion_oauth.cli.doctor.context import Case, Look, in_thread
+from notion_oauth.cli.doctor.context import Check, CheckContext, in_thread
 from notion_oauth.cli.doctor.findings import RESULTS, Finding, NotChecked, Result, failure, warning
-from notion_oauth.cli.doctor.scrub import discreet
+from notion_oauth.cli.doctor.scrub import scrub
 from notion_oauth.clock import Clock, utc_now
-from notion_oauth.concurrency import apart
+from notion_oauth.concurrency import run_in_daemon_thread
 from notion_oauth.errors import ConfigurationError, NotionOAuthError
 from notion_oauth.interactive import browser
 from notion_oauth.settings import Settings
 
 PATIENCE = timedelta(seconds=12)  # for each check; all begin at once
-CHECKS: tuple[tuple[str, Look], ...] = (
+CHECKS: tuple[tuple[str, Check], ...] = (
     ("file", storage_checks.file),
     ("folder", in_thread(storage_checks.folder)),
     ("lock", in_thread(storage_checks.lock)),
@@ -59,9 +59,9 @@ class Report:
         return max((finding.result for _, finding in self.rows), key=RESULTS.index)
 
     def as_json(self) -> dict[str, Any]:
-        """A JSON-ready mapping: `result`, and in `checks` for each line its `check`, `result`, `message` and `cure`."""
+        """A JSON-ready mapping: `result`, and in `checks` for each line its `check`, `result`, `message` and `hint`."""
         lines = [
-            {"check": name, "result": found.result, "message": found.message, "cure": found.cure}
+            {"check": name, "result": found.result, "message": found.message, "cure": found.hint}
             for name, found in self.rows
         ]
         return {"result": self.result, "checks": lines}
@@ -72,60 +72,62 @@ class Report:
         for name, found in self.rows:
             begins = f"{paint(found.result, f'{found.result:<7}')}  {name:<{_WIDTH}}  "
             lines.append(begins + found.message)
-            if found.cure:
-                lines.append(" " * (7 + 2 + _WIDTH + 2) + found.cure)
+            if found.hint:
+                lines.append(" " * (7 + 2 + _WIDTH + 2) + found.hint)
         return "\n".join(lines)
 
-    def told(self, tell: Callable[[str], str]) -> Report:
-        """The same with each text as `tell` puts it."""
+    def map_text(self, change: Callable[[str], str]) -> Report:
+        """The same with each text as `change` puts it."""
         return Report(
             tuple(
-                (name, replace(found, message=tell(found.message), cure=found.cure and tell(found.cure)))
+                (name, replace(found, message=change(found.message), hint=found.hint and change(found.hint)))
                 for name, found in self.rows
             )
         )
 
 
-async def examine(
+async def run_checks(
     load: Callable[[], Settings],
     environment: Mapping[str, str],
     *,
-    spell: Callable[[str], str] = str,
+    render_command: Callable[[str], str] = str,
     clock: Clock = utc_now,
-    checks: Sequence[tuple[str, Look]] = CHECKS,
+    checks: Sequence[tuple[str, Check]] = CHECKS,
     patience: timedelta = PATIENCE,
 ) -> Report:
     """Do all checks at once, within `patience`. Where `load` raises ConfigurationError, those that need no settings.
 
-    `spell` puts our commands as they are run here. What is private is taken out of the report. Raises nothing.
+    `render_command` puts our commands as they are run here. What is private is taken out of the report. Raises nothing.
     """
     around = browser.here()
     rows: list[Row] = []
     for name, look in (("program", environment_checks.program), ("packages", environment_checks.packages)):
-        rows += [(name, found) for found in await _guarded(apart(look))]
+        rows += [(name, found) for found in await _guarded(run_in_daemon_thread(look))]
     rows += [("place", found) for found in environment_checks.place(around)]
     addresses: list[str | None] = []
     try:
         settings = load()
     except ConfigurationError as error:
-        rows.append(("settings", failure(error.message, error.cure)))
+        rows.append(("settings", failure(error.message, error.hint)))
     else:
         addresses = [settings.server_url, settings.issuer, settings.public_url, settings.client_metadata_url]
         rows += [
             ("settings", found)
-            for found in await _guarded(apart(lambda: environment_checks.given(settings, environment)))
+            for found in await _guarded(run_in_daemon_thread(lambda: environment_checks.given(settings, environment)))
         ]
-        rows += await _all(Case(settings, clock), checks, patience)
-    rows += [("browser", found) for found in await _guarded(apart(lambda: environment_checks.browser(around)))]
-    clean = discreet({**environment_checks.in_dotenv(), **environment}, *addresses)
-    return Report(tuple(rows)).told(lambda text: clean(spell(text)))
+        rows += await _all(CheckContext(settings, clock), checks, patience)
+    rows += [
+        ("browser", found) for found in await _guarded(run_in_daemon_thread(lambda: environment_checks.browser(around)))
+    ]
+    clean = scrub({**environment_checks.in_dotenv(), **environment}, *addresses)
+    return Report(tuple(rows)).map_text(lambda text: clean(render_command(text)))
 
 
-async def _all(case: Case, checks: Sequence[tuple[str, Look]], patience: timedelta) -> list[Row]:
+async def _all(case: CheckContext, checks: Sequence[tuple[str, Check]], patience: timedelta) -> list[Row]:
     found: dict[str, Sequence[Finding]] = {}
     deadline = anyio.current_time() + patience.total_seconds()
 
-    async def one(name: str, look: Look) -> None:
+    async def one(name: str, look: Check) -> None:
         with anyio.CancelScope(deadline=deadline):
             found[name] = await _guarded(look(case))
 
@@ -149,7 +151,7 @@ async def _guarded(looking: Awaitable[Sequence[Finding]]) -> Sequence[Finding]:
     except NotChecked:
         return [warning("Not checked, for what it takes was not to be had.", "Mend the failures first.")]
     except NotionOAuthError as error:
-        return [failure(error.message, error.cure)]
+        return [failure(error.message, error.hint)]
     except Exception as error:
-        cure = "That is a mistake of this program: report it with these lines."
-        return [failure(f"The check itself has failed ({type(error).__name__}).", cure)]
+        hint = "That is a mistake of this program: report it with these lines."
+        return [failure(f"The check itself has failed ({type(error).__name__}).", hint)]

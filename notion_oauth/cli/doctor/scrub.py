@@ -20,7 +20,7 @@ MIN_LENGTH = 4  # characters; shorter ones stand in other words, and are no secr
 _E_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
 
-def discreet(environment: Mapping[str, str], *more: str | None) -> Callable[[str], str]:
+def scrub(environment: Mapping[str, str], *more: str | None) -> Callable[[str], str]:
     """What takes all of that out of a text. `more` are addresses whose queries and users are nobody's business."""
     secrets = sorted({*_of_settings(environment), *_of_urls([*_proxies(environment), *filter(None, more)])}, key=len)
     name = socket.gethostname()

@@ -14,16 +14,16 @@ from pathlib import Path
 import filelock
 
 from notion_oauth import humanize
-from notion_oauth.cli.doctor.context import Case
+from notion_oauth.cli.doctor.context import CheckContext
 from notion_oauth.cli.doctor.findings import Finding, failure, ok, warning, weak
 from notion_oauth.cli.doctor.lock_holder import holder
-from notion_oauth.concurrency import apart
-from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN, OtherResource
+from notion_oauth.concurrency import run_in_daemon_thread
+from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN, ResourceMismatch
 from notion_oauth.files import atomic, permissions
-from notion_oauth.models import TokenSet, Tombstone
+from notion_oauth.models import EndedLogin, TokenSet
 from notion_oauth.protocol import end_reasons, lifetime
 from notion_oauth.protocol.urls import covers
-from notion_oauth.tokens.status import Status, status_of
+from notion_oauth.tokens.status import LoginStatus, login_status
 from notion_oauth.web.sessions import keys
 
 ROOM = 64 * 1024  # bytes; more than all files of a login take
@@ -31,19 +31,19 @@ LOCK_PATIENCE = 1.0  # seconds; whoever reads or writes holds it for less, and a
 _ELSEWHERE = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
 
 
-async def file(case: Case) -> Sequence[Finding]:
+async def file(case: CheckContext) -> Sequence[Finding]:
     """Where the tokens lie, and whom that is open to."""
     path = case.token_file
     if await case.readable.get() is None:  # raises for what is no file of ours
         return [ok(f"{path.absolute()}: nothing is kept there yet")]
-    found, weaknesses = os.lstat(path), weak(permissions.weakness_of_mode(path))
+    found, weaknesses = os.lstat(path), weak(permissions.mode_weakness(path))
     mode = "" if os.name == "nt" else f", mode {stat.S_IMODE(found.st_mode):04o}"
     if os.name != "nt" and found.st_uid != os.geteuid():
         mode += f", of another user (uid {found.st_uid})"
     return [ok(f"{path.absolute()}{mode}"), *weaknesses]
 
 
-def folder(case: Case) -> Sequence[Finding]:
+def folder(case: CheckContext) -> Sequence[Finding]:
     """Whether files can be written and locked there. What is written for that has no name, and is gone at once."""
     wanted = case.token_file.parent
     existing = next((each for each in (wanted, *wanted.absolute().parents) if os.path.lexists(each)), wanted)
@@ -62,7 +62,7 @@ def folder(case: Case) -> Sequence[Finding]:
     made = "" if existing == wanted else "; it is made when it is needed"
     return [
         ok(f"{wanted.absolute()} can be written and locked, {free // 1024**2} MiB are free{made}"),
-        *weak(permissions.weakness_of_folder(wanted)),
+        *weak(permissions.directory_weakness(wanted)),
     ]
 
 
@@ -73,10 +73,10 @@ def _lockable(descriptor: int) -> bool:
         return False
 
 
-def lock(case: Case) -> Sequence[Finding]:
+def lock(case: CheckContext) -> Sequence[Finding]:
     """Whether the lock can be had. It is held for a moment, where there is one already, and never made."""
     path = case.beside(".lock")
-    weaknesses = weak(permissions.weakness_of_mode(path))
+    weaknesses = weak(permissions.mode_weakness(path))
     try:
         if _is_free(path):
             return [ok("free"), *weaknesses]
@@ -91,7 +91,7 @@ def lock(case: Case) -> Sequence[Finding]:
 
 def _is_free(path: Path) -> bool:
     """Whether nobody holds the lock for long. Raises StorageError where it can be none."""
-    atomic.guard_lock(path, mend=False)
+    atomic.secure_lock_file(path, fix=False)
     try:
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
@@ -105,11 +105,11 @@ def _is_free(path: Path) -> bool:
     return free
 
 
-async def kept(case: Case) -> Sequence[Finding]:
+async def kept(case: CheckContext) -> Sequence[Finding]:
     """How the login is kept at rest, and where the key comes from."""
     await case.readable.there()
     found = await case.login.get()
-    if found is None or isinstance(found.found, Tombstone):
+    if found is None or isinstance(found.found, EndedLogin):
         return await _would_be_kept(case)
     if found.key is not None:
         return weak(found.weaker) or [ok(f"sealed with key {found.key.id} from {found.key.source}")]
@@ -118,51 +118,51 @@ async def kept(case: Case) -> Sequence[Finding]:
     ]
 
 
-async def _would_be_kept(case: Case) -> list[Finding]:
-    sealer = await case.sealer.get()
-    if sealer is None:
+async def _would_be_kept(case: CheckContext) -> list[Finding]:
+    encryption = await case.encryption.get()
+    if encryption is None:
         return [ok("no token; the next would be in plain text (see notion-oauth key)")]
-    first = (await apart(sealer.all_keys))[0]
+    first = (await run_in_daemon_thread(encryption.all_keys))[0]
     return [ok(f"no token; the next would be sealed with key {first.id} from {first.source}")]
 
 
-async def registrations(case: Case) -> Sequence[Finding]:
+async def registrations(case: CheckContext) -> Sequence[Finding]:
     """The clients that are kept, and how."""
     found = await case.registrations.get()
-    weaknesses = weak(permissions.weakness_of_mode(case.beside(".clients")))
+    weaknesses = weak(permissions.mode_weakness(case.beside(".clients")))
     if found is None:
         return [ok("none yet")]
     issuers = sorted({each.issuer for each in found.found})
     return [ok(f"{len(found.found)} at {', '.join(issuers) or 'no issuer'}"), *weaknesses, *weak(found.weaker)]
 
 
-def session_key(case: Case) -> Sequence[Finding]:
+def session_key(case: CheckContext) -> Sequence[Finding]:
     """What the service's cookies are sealed with."""
     if case.settings.secret_keys:
         return [ok("from NOTION_OAUTH_SECRET_KEY")]
     path = keys.key_file(case.settings)
-    if not keys.keeps_key(case.settings, mend=False):
+    if not keys.session_key_available(case.settings, fix=False):
         return [ok("none yet; the service makes one when it starts")]
-    return [ok(f"in {path.name}"), *weak(permissions.weakness_of_mode(path))]
+    return [ok(f"in {path.name}"), *weak(permissions.mode_weakness(path))]
 
 
-async def login(case: Case) -> Sequence[Finding]:
+async def login(case: CheckContext) -> Sequence[Finding]:
     """Who is signed in, and for how long."""
     found = await case.login.there()
     if found is None:
         return [warning("Nobody is signed in.", SIGN_IN)]
-    if isinstance(found.found, Tombstone):
+    if isinstance(found.found, EndedLogin):
         because = end_reasons.in_words(found.found, case.settings.lifetimes)
         return [failure(f"The login has ended: {because}.", SIGN_IN_AGAIN)]
     tokens, server_url = found.found, case.settings.server_url
     if tokens.resource is not None and not covers(tokens.resource, server_url):
         message = f"The stored login is for {tokens.resource}, not for the server that is set."
-        return [failure(message, OtherResource.default_cure)]
-    status = status_of(tokens, now=case.clock(), lifetimes=case.settings.lifetimes)
+        return [failure(message, ResourceMismatch.default_hint)]
+    status = login_status(tokens, now=case.clock(), lifetimes=case.settings.lifetimes)
     return [_token(status), *_of_the_future(case, tokens), *_grant(case, status)]
 
 
-def _token(status: Status) -> Finding:
+def _token(status: LoginStatus) -> Finding:
     if status.status == "unauthenticated":
         return failure("The access token has expired, and there is none to refresh it with.", SIGN_IN_AGAIN)
     if status.status == "expired":
@@ -173,7 +173,7 @@ def _token(status: Status) -> Finding:
     return ok(f"signed in; the access token is good for {left}")
 
 
-def _of_the_future(case: Case, tokens: TokenSet) -> list[Finding]:
+def _of_the_future(case: CheckContext, tokens: TokenSet) -> list[Finding]:
     if tokens.updated_at - case.clock() <= lifetime.CLOCK_SKEW:
         return []
     message = (
@@ -182,10 +182,10 @@ def _of_the_future(case: Case, tokens: TokenSet) -> list[Finding]:
     return [warning(message, "Set the clock; then run: notion-oauth refresh")]
 
 
-def _grant(case: Case, status: Status) -> list[Finding]:
+def _grant(case: CheckContext, status: LoginStatus) -> list[Finding]:
     if status.warning is not None:
-        said, _, cure = status.warning.partition(". ")
-        return [warning(f"{said}.", cure)]
+        said, _, hint = status.warning.partition(". ")
+        return [warning(f"{said}.", hint)]
     if not status.refreshable or status.login_ends_at is None:
         return []
     days = (status.login_ends_at - case.clock()).days

@@ -12,14 +12,14 @@ from pydantic import SecretStr
 from notion_oauth.errors import OperatorRequired, RequestForbidden
 from notion_oauth.service import NotionOAuth
 from notion_oauth.web.sessions.keys import session_keys
-from notion_oauth.web.sessions.state import OURS, Session, forget_ours, session_of
+from notion_oauth.web.sessions.state import KEY_PREFIX, Session, clear_session, session_of
 
 GOOD_FOR = timedelta(hours=8)  # after the secret was given, however often the session is used
-_SINCE = f"{OURS}operator_since"
-_PROOF = f"{OURS}operator_proof"
+_SINCE = f"{KEY_PREFIX}operator_since"
+_PROOF = f"{KEY_PREFIX}operator_proof"
 
 
-class Gate:
+class OperatorAccess:
     """Lets the operator through. What a session then holds proves it: a MAC over the secret and the time.
 
     Another secret, or another session key, ends all such sessions.
@@ -34,30 +34,30 @@ class Gate:
 
     def profile(self, request: Request) -> str:
         """The service's one profile, for its operator. Raises OperatorRequired for anybody else."""
-        if not self._is_open(session_of(request)):
+        if not self._is_unlocked(session_of(request)):
             raise OperatorRequired("This service is for its operator.")
         return self._profile
 
-    def enter(self, browser: Session, sent: str, *, client: str) -> None:
+    def unlock(self, browser: Session, sent: str, *, client: str) -> None:
         """Begin the operator's session, a new one. Raises RequestForbidden for another secret than the operator's.
 
         The audit log tells of both, and of the address that the `client` has.
         """
         with self._audit.attempt("operator_unlock", client=client) as attempt:
             if not hmac.compare_digest(sent.encode(), self._secret):
-                raise RequestForbidden("That is not the operator's secret.", cure="Try again.")
+                raise RequestForbidden("That is not the operator's secret.", hint="Try again.")
             since = int(self._clock().timestamp())
-            forget_ours(browser)
+            clear_session(browser)
             browser[_SINCE], browser[_PROOF] = since, self._proof(self._keys[0], since)
             attempt.succeeded()
 
-    def leave(self, browser: Session, *, client: str) -> None:
+    def lock(self, browser: Session, *, client: str) -> None:
         """End the operator's session in this browser. The login stays as it is."""
-        if self._is_open(browser):
+        if self._is_unlocked(browser):
             self._audit.succeeded("operator_lock", client=client)
-        forget_ours(browser)
+        clear_session(browser)
 
-    def _is_open(self, browser: Session) -> bool:
+    def _is_unlocked(self, browser: Session) -> bool:
         since, proof = browser.get(_SINCE), browser.get(_PROOF)
         if not isinstance(since, int) or not isinstance(proof, str):
             return False

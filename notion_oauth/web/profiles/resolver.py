@@ -22,10 +22,10 @@ from notion_oauth import profile_names
 from notion_oauth.clock import Clock
 from notion_oauth.errors import (
     ConfigurationError,
-    NotIdentified,
+    NotAuthenticated,
     NotionOAuthError,
     NotSignedIn,
-    OtherResource,
+    ResourceMismatch,
     StateMismatch,
     StorageError,
     StoreBusy,
@@ -35,15 +35,15 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.tokens.revocation import SignOut
-from notion_oauth.tokens.source import LOOK_AGAIN
-from notion_oauth.tokens.status import Status
-from notion_oauth.web.profiles.operator import Gate
-from notion_oauth.web.profiles.visitor_cleanup import Sweeping
-from notion_oauth.web.profiles.visitor_registrations import Unfinished
+from notion_oauth.tokens.source import CHECK_INTERVAL
+from notion_oauth.tokens.status import LoginStatus
+from notion_oauth.web.profiles.operator import OperatorAccess
+from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
+from notion_oauth.web.profiles.visitor_registrations import VisitorRegistrations
 from notion_oauth.web.sessions import state
 from notion_oauth.web.sessions.state import session_of
 
-WhoAsks: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
+ProfileFromRequest: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
 
 MAX_LOGINS = 1024  # in memory; the one that was asked for least recently gives way, and is made again when asked for
 AT_ONCE = 8  # refreshes that are waited for side by side
@@ -51,7 +51,7 @@ FRESH_FOR = timedelta(days=1)  # after a browser's last visit; who comes later h
 _LOG = logging.getLogger(__name__)
 
 
-class Logins:
+class ProfileResolver:
     """The logins that an application's requests mean.
 
     `profile` is the application's own notion of who is asking: the name of a profile, None for nobody. Without it,
@@ -59,21 +59,21 @@ class Logins:
     loopback do, and each browser session means its own on a public URL.
     """
 
-    def __init__(self, oauth: NotionOAuth, profile: WhoAsks | None = None) -> None:
+    def __init__(self, oauth: NotionOAuth, profile: ProfileFromRequest | None = None) -> None:
         self._oauth = oauth
         secret = oauth.settings.operator_secret
-        self.gate = Gate(secret, oauth) if secret is not None and profile is None else None
-        self.visitors = profile is None and self.gate is None and oauth.settings.is_public
-        self._who_asks = self.gate.profile if self.gate is not None else profile
+        self.operator_access = OperatorAccess(secret, oauth) if secret is not None and profile is None else None
+        self.has_visitors = profile is None and self.operator_access is None and oauth.settings.is_public
+        self._who_asks = self.operator_access.profile if self.operator_access is not None else profile
         self._many = profile is not None
         self._visited: dict[str, datetime] = {}  # of those in `_made`
         self._made: OrderedDict[str, NotionOAuth] = OrderedDict()
         self._said: dict[str, str] = {}  # of those that are kept fresh, why they last could not be
-        self._unfinished = Unfinished(oauth.store, profile_names.VISITOR, oauth.clock)
+        self._unfinished = VisitorRegistrations(oauth.store, profile_names.VISITOR, oauth.clock)
         self._beginning = oauth.for_profile(profile_names.VISITOR, store=self._unfinished)  # of all browser sessions
-        self._beginning.clients.registering = self._unfinished.registering
+        self._beginning.clients.registration_lock = self._unfinished.registration_lock
         self._beginning.audit.profile = None  # they have none before they are finished
-        self.audit = oauth.audit.of_no_profile() if self.visitors or self._many else oauth.audit
+        self.audit = oauth.audit.of_no_profile() if self.has_visitors or self._many else oauth.audit
 
     @property
     def oauth(self) -> NotionOAuth:
@@ -89,24 +89,24 @@ class Logins:
         return self._oauth.clock
 
     @property
-    def begins_as(self) -> str:
+    def sign_in_profile(self) -> str:
         """The profile that a sign-in of this service's own is begun in; an application's users have others."""
-        return self._beginning.profile if self.visitors else self._oauth.profile
+        return self._beginning.profile if self.has_visitors else self._oauth.profile
 
-    async def of(self, request: Request) -> NotionOAuth | None:
+    async def for_request(self, request: Request) -> NotionOAuth | None:
         """The login of whoever asks; None for a browser that has never signed in.
 
         Raises NotIdentified where the application knows nobody, ConfigurationError where it gives a name that is none.
         """
-        if self.visitors:
+        if self.has_visitors:
             browser = session_of(request)
-            name = state.own_profile(browser)
+            name = state.session_profile(browser)
             if name is None:
                 return None
-            state.seen_on(browser, self.clock().toordinal())
+            state.mark_seen(browser, self.clock().toordinal())
             self._visited[name] = self.clock()
-            return self.named(name)
-        return self.named(await self._asking(request))
+            return self.for_profile(name)
+        return self.for_profile(await self._asking(request))
 
     async def _asking(self, request: Request) -> str:
         if self._who_asks is None:
@@ -114,15 +114,15 @@ class Logins:
         found = self._who_asks(request)
         name: object = await found if inspect.isawaitable(found) else found
         if name is None:
-            raise NotIdentified("This application does not know who is asking.")
+            raise NotAuthenticated("This application does not know who is asking.")
         if not isinstance(name, str) or not profile_names.PROFILE.match(name):
             raise ConfigurationError(
                 "The application names a profile that is none.",
-                cure="Give names of letters, digits, - and _, 64 at most; such as user- and the number of an account.",
+                hint="Give names of letters, digits, - and _, 64 at most; such as user- and the number of an account.",
             )
         return name
 
-    def named(self, profile: str) -> NotionOAuth:
+    def for_profile(self, profile: str) -> NotionOAuth:
         """The login of that profile; the same object for as long as it is asked for."""
         if profile == self._oauth.profile:
             return self._oauth
@@ -132,59 +132,59 @@ class Logins:
             self._visited.pop(self._made.popitem(last=False)[0], None)
         return found
 
-    async def status(self, request: Request) -> Status:
+    async def status(self, request: Request) -> LoginStatus:
         """A look at the login of whoever asks."""
-        login = await self.of(request)
-        return Status(status="unauthenticated") if login is None else await login.status(storage=False)
+        login = await self.for_request(request)
+        return LoginStatus(status="unauthenticated") if login is None else await login.status(storage=False)
 
-    async def replaced(self, request: Request) -> NotionOAuth | None:
+    async def previous_login(self, request: Request) -> NotionOAuth | None:
         """The login in whose place a sign-in would come. Of a browser session none that cannot be used."""
-        login = await self.of(request)
-        if self.visitors and login is not None:
+        login = await self.for_request(request)
+        if self.has_visitors and login is not None:
             try:
                 await login.status(storage=False)
-            except (StorageError, OtherResource) as error:
+            except (StorageError, ResourceMismatch) as error:
                 _LOG.warning("A sign-in begins without a look at the one before: %s", error)
                 return None
         return login
 
-    async def beginning(self, request: Request) -> NotionOAuth:
+    async def start_sign_in(self, request: Request) -> NotionOAuth:
         """What begins a sign-in for whoever asks.
 
         A browser session's leaves nothing of its own on the disk before it is finished, and has no profile before.
         """
-        if self.visitors:
+        if self.has_visitors:
             return self._beginning
-        return self.named(await self._asking(request))
+        return self.for_profile(await self._asking(request))
 
-    async def finishing(self, request: Request, profile: str) -> NotionOAuth:
+    async def complete_sign_in(self, request: Request, profile: str) -> NotionOAuth:
         """What finishes the sign-in that was begun for this profile. Raises StateMismatch where another asks now.
 
         A browser session's gets its profile only now, another each time: whoever has planted the session, or replays
         it to another worker, neither shares the login that somebody else makes in it nor loses it for them.
         """
-        if self.visitors:
+        if self.has_visitors:
             return self._oauth.for_profile(profile_names.VISITOR + secrets.token_hex(16))
         if profile != await self._asking(request):
             raise StateMismatch("This sign-in was begun by somebody else.")
-        return self.named(profile)
+        return self.for_profile(profile)
 
-    async def abandoned(self, profile: str) -> None:
+    async def discard(self, profile: str) -> None:
         """Leave nothing of a browser session's sign-in that has failed."""
-        if self.visitors and isinstance(self._oauth.store, JsonFileStore):
+        if self.has_visitors and isinstance(self._oauth.store, JsonFileStore):
             await self._oauth.store.forget(profile)
 
-    async def finished(self, request: Request, profile: str, begun: GrantRequest) -> None:
+    async def on_signed_in(self, request: Request, profile: str, begun: GrantRequest) -> None:
         """Let the browser session have the profile and the client, and end the login that it had before.
 
         What cannot be done beside is told in the log: the login is there all the same.
         """
-        if self.visitors:
+        if self.has_visitors:
             browser = session_of(request)
-            before = state.own_profile(browser)
-            state.give_profile(browser, profile)
+            before = state.session_profile(browser)
+            state.assign_profile(browser, profile)
             with _only_logged("Others may begin with the client of a sign-in that is finished"):
-                await self._unfinished.taken(begun.client)
+                await self._unfinished.claim(begun.client)
             if before is not None:
                 with _only_logged("The login that a sign-in has replaced could not be ended"):
                     await self._end(before, begun)
@@ -194,10 +194,10 @@ class Logins:
 
         A browser session lets go of one that cannot be read or removed, which is left as it is. Raises StorageError.
         """
-        login = await self.of(request)
+        login = await self.for_request(request)
         if login is None:
             return SignOut.NOT_SIGNED_IN
-        if not self.visitors:
+        if not self.has_visitors:
             return await login.sign_out()
         try:
             outcome = await self._end(login.profile)
@@ -206,12 +206,12 @@ class Logins:
         except StorageError as error:
             _LOG.warning("A browser session was signed out of a login that could not be ended: %s", error)
             outcome = SignOut.NOT_REMOVED
-        state.let_go_of_profile(session_of(request))
+        state.remove_profile(session_of(request))
         return outcome
 
     async def _end(self, profile: str, successor: GrantRequest | None = None) -> SignOut:
         try:
-            outcome = await self.named(profile).sign_out(successor=successor)
+            outcome = await self.for_profile(profile).sign_out(successor=successor)
         finally:
             self._made.pop(profile, None)
             self._visited.pop(profile, None)
@@ -225,12 +225,12 @@ class Logins:
         Of an application's users: all that the store has, where it can tell. Of browser sessions: those that this
         worker has seen within a day. Another is refreshed when its browser comes back, or ends after thirty days.
         """
-        if not self._many and not self.visitors:
+        if not self._many and not self.has_visitors:
             await self._oauth.tokens.keep_fresh()
         side_by_side = anyio.CapacityLimiter(AT_ONCE)
         while True:
             await self._refresh_all(side_by_side)
-            await anyio.sleep(LOOK_AGAIN.total_seconds())
+            await anyio.sleep(CHECK_INTERVAL.total_seconds())
 
     async def _refresh_all(self, side_by_side: anyio.CapacityLimiter) -> None:
         names = await self._kept()
@@ -242,7 +242,7 @@ class Logins:
 
     async def _kept(self) -> Sequence[str]:
         store = self._oauth.store
-        if self.visitors:
+        if self.has_visitors:
             now = self.clock()
             return [name for name, when in self._visited.items() if now - when < FRESH_FOR]
         if not isinstance(store, JsonFileStore):
@@ -255,10 +255,10 @@ class Logins:
 
     async def _refreshed(self, profile: str, side_by_side: anyio.CapacityLimiter) -> None:
         async with side_by_side:
-            tokens = self.named(profile).tokens
+            tokens = self.for_profile(profile).tokens
             try:
                 await tokens.token()
-                await tokens.settle()
+                await tokens.wait_until_idle()
             except NotionOAuthError as error:
                 if error.message != self._said.get(profile) and not isinstance(error, NotSignedIn):
                     _LOG.warning("A token cannot be kept fresh: %s", error)
@@ -274,14 +274,14 @@ class Logins:
         """
         store = self._oauth.store
         async with anyio.create_task_group() as tasks:
-            if self.visitors and isinstance(store, JsonFileStore):
-                tasks.start_soon(Sweeping(store, self.settings.lifetimes, self.clock).go_on)
+            if self.has_visitors and isinstance(store, JsonFileStore):
+                tasks.start_soon(VisitorCleanup(store, self.settings.lifetimes, self.clock).go_on)
             if self.settings.keep_fresh:
                 tasks.start_soon(self.keep_fresh)
             yield
             tasks.cancel_scope.cancel()
         for login in (self._oauth, *self._made.values()):
-            await login.tokens.settle()
+            await login.tokens.wait_until_idle()
 
 
 @contextmanager

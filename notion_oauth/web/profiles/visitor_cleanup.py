@@ -27,7 +27,7 @@ EVERY = timedelta(days=1)
 _LOG = logging.getLogger(__name__)
 
 
-class Sweeping:
+class VisitorCleanup:
     """Forgets the browser sessions' profiles of a store that are over."""
 
     def __init__(
@@ -58,13 +58,13 @@ class Sweeping:
         """Forget what is over now, and was at a sweep a day ago; the first failure, which keeps none of the others."""
         failure: StorageError | None = None
         try:
-            written = await self._store.written()
+            last_changed = await self._store.last_changed()
         except StorageError as error:
             return error
         before, self._over = self._over, {}
-        for name in filter(profile_names.OF_A_VISITOR.match, written):
+        for name in filter(profile_names.OF_A_VISITOR.match, last_changed):
             now, uptime = self._clock(), self._uptime()
-            quiet = now - datetime.fromtimestamp(written[name], UTC)
+            quiet = now - datetime.fromtimestamp(last_changed[name], UTC)
             if quiet > MARGIN and await _is_over(self._store, name, self._lifetimes, quiet=quiet, now=now):
                 self._over[name] = before.get(name, uptime)
                 try:
@@ -81,7 +81,7 @@ async def _is_over(store: JsonFileStore, name: str, lifetimes: Lifetimes, *, qui
         login = await store.load(name)
         if login is not None:
             return now - good_until(login, lifetimes) > MARGIN
-        if await store.load_tombstone(name) is None:
+        if await store.load_ended_login(name) is None:
             return True  # signed out, or never signed in, by somebody who was interrupted
     except StorageError:
         pass  # no key opens it, or it is damaged: by its age it would have ended, whatever it is

@@ -18,7 +18,7 @@ from notion_oauth import profile_names
 from notion_oauth.clock import Clock
 from notion_oauth.errors import ServerUnavailable, TooManyRequests
 from notion_oauth.files.protection import Protection
-from notion_oauth.models import ClientInformation, Registration, TokenSet, Tombstone
+from notion_oauth.models import ClientInformation, EndedLogin, Registration, TokenSet
 from notion_oauth.storage import TokenStore
 
 MOST_EXTRA = 100  # registrations in an hour, by each worker, for scopes that the client that waits may not ask for
@@ -30,7 +30,7 @@ REGISTERING = f"{profile_names.VISITOR}registering"  # has a lock alone: a serve
 _ASK_FOR_NONE = "Sign in without asking for a scope, or try again"
 
 
-class Unfinished:
+class VisitorRegistrations:
     """The store of one worker's sign-ins that have no name yet: there is no login, and `profile` has their client.
 
     What other profiles have is passed through: to whom a client by hand belongs is known once for all.
@@ -48,31 +48,31 @@ class Unfinished:
     async def load(self, profile: str) -> TokenSet | None:
         return None
 
-    async def load_tombstone(self, profile: str) -> Tombstone | None:
+    async def load_ended_login(self, profile: str) -> EndedLogin | None:
         return None
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
         await self._store.save(profile, tokens)
 
-    async def save_tombstone(self, profile: str, grave: Tombstone) -> None:
-        await self._store.save_tombstone(profile, grave)
+    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
+        await self._store.save_ended_login(profile, ended)
 
     async def delete(self, profile: str) -> bool:
         return await self._store.delete(profile)
 
-    def stamp(self, profile: str) -> object | None:
+    def version(self, profile: str) -> object | None:
         return None
 
     async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
         """The clients that a sign-in may begin with."""
         kept = await self._store.load_registrations(profile)
-        return tuple(one for one in kept if one.by_hand or (not one.taken and self._is_young(one)))
+        return tuple(one for one in kept if one.preregistered or (not one.claimed and self._is_young(one)))
 
     def _is_young(self, kept: Registration) -> bool:
         return kept.registered_at is not None and abs(self._clock() - kept.registered_at) < GOOD_FOR
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
-        if registration.by_hand:  # of all profiles, and inside their lock
+        if registration.preregistered:  # of all profiles, and inside their lock
             await self._store.save_registration(profile, registration)
             return
         async with self._files, self._store.exclusive(profile):
@@ -88,7 +88,7 @@ class Unfinished:
         return self._store.exclusive(profile)
 
     @asynccontextmanager
-    async def registering(self, extra: bool) -> AsyncIterator[None]:
+    async def registration_lock(self, extra: bool) -> AsyncIterator[None]:
         """Hold registrations alone; whoever finishes a sign-in meanwhile waits for none of them.
 
         One that is `extra` is made since a client that waits, if any, may not ask for the scopes, which anybody can
@@ -115,7 +115,7 @@ class Unfinished:
             self._wide.acquire_nowait()
         except anyio.WouldBlock:
             message = "This service registers a client for scopes that another asks for just now."
-            raise TooManyRequests(message, cure=f"{_ASK_FOR_NONE} in a moment.", retry_after=SOON) from None
+            raise TooManyRequests(message, hint=f"{_ASK_FOR_NONE} in a moment.", retry_after=SOON) from None
         try:
             waited = await self._wide_ones()
             if waited:
@@ -127,7 +127,7 @@ class Unfinished:
             self._wide.release()
 
     async def _wide_ones(self) -> Sequence[Registration]:
-        return [kept for kept in await self.load_registrations(self._profile) if kept.wide]
+        return [kept for kept in await self.load_registrations(self._profile) if kept.extended_scope]
 
     def _require_room(self) -> None:
         now = self._clock()
@@ -136,11 +136,11 @@ class Unfinished:
         if len(self._extra) >= MOST_EXTRA:
             raise TooManyRequests(
                 "This service has registered very many clients of late, for scopes that others asked for.",
-                cure=f"{_ASK_FOR_NONE} in an hour.",
+                hint=f"{_ASK_FOR_NONE} in an hour.",
                 retry_after=(HOUR - (now - self._extra[0])).total_seconds(),
             )
 
-    async def taken(self, client: ClientInformation) -> None:
+    async def claim(self, client: ClientInformation) -> None:
         """Let nobody else begin with the client: a sign-in was finished with it."""
         async with self._files, self._store.exclusive(self._profile):
             for kept in await self._store.load_registrations(self._profile):

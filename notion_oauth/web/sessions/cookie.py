@@ -14,7 +14,7 @@ COOKIE = "notion_oauth_session"
 HOST_ONLY = "__Host-"  # such a cookie no other host and no plain http can set (RFC 6265bis §4.1.3.2)
 
 
-class Sessions(SessionMiddleware):
+class SessionCookieMiddleware(SessionMiddleware):
     """Starlette's sessions in a signed cookie, with keys that can be rotated: the first signs, all are read."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[SecretStr], *, lifetime: int, secure: bool) -> None:

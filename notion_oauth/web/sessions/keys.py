@@ -32,14 +32,14 @@ def session_keys(settings: Settings) -> tuple[SecretStr, ...]:
 def _decode_key(path: Path, content: bytes) -> SecretStr:
     key = content.decode(errors="replace").strip()
     if len(key) < MIN_SECRET_KEY:
-        raise StoreDamaged(f"{path} holds no session key.", cure="Delete it: a new one is made at the next start.")
+        raise StoreDamaged(f"{path} holds no session key.", hint="Delete it: a new one is made at the next start.")
     return SecretStr(key)
 
 
-def keeps_key(settings: Settings, *, mend: bool = True) -> bool:
+def session_key_available(settings: Settings, *, fix: bool = True) -> bool:
     """Whether the next worker finds a key where this one has found its own. Raises StorageError."""
     path = key_file(settings)
-    return bool(settings.secret_keys) or atomic.read_file(path, partial(_decode_key, path), mend=mend) is not None
+    return bool(settings.secret_keys) or atomic.read_file(path, partial(_decode_key, path), fix=fix) is not None
 
 
 def key_file(settings: Settings) -> Path:

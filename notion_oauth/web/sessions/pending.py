@@ -22,11 +22,11 @@ from pydantic import SecretStr
 
 from notion_oauth.errors import MetadataError, StateMismatch
 from notion_oauth.models import PendingAuthorization
-from notion_oauth.web.sessions.state import OURS, Session
+from notion_oauth.web.sessions.state import KEY_PREFIX, Session
 
 MAX_SEALED = 2600  # characters for all pending sign-ins; a cookie grows by a third, and at 4096 browsers drop it
 MAX_FINISHED = 4096  # sign-ins that are remembered as finished; those of the last ten minutes count
-_PENDING = f"{OURS}pending"
+_PENDING = f"{KEY_PREFIX}pending"
 
 
 class PendingAuthorizations:

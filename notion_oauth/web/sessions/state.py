@@ -14,11 +14,11 @@ from notion_oauth.errors import ConfigurationError
 
 Session = MutableMapping[str, Any]
 
-OURS = "notion_oauth."  # begins our keys in a session: it may be that of an application with keys of its own
-_CSRF = f"{OURS}csrf"
-_NOTICE = f"{OURS}notice"
-_PROFILE = f"{OURS}profile"
-_SEEN = f"{OURS}seen"
+KEY_PREFIX = "notion_oauth."  # begins our keys in a session: it may be that of an application with keys of its own
+_CSRF = f"{KEY_PREFIX}csrf"
+_NOTICE = f"{KEY_PREFIX}notice"
+_PROFILE = f"{KEY_PREFIX}profile"
+_SEEN = f"{KEY_PREFIX}seen"
 
 
 def session_of(request: HTTPConnection) -> Session:
@@ -26,7 +26,7 @@ def session_of(request: HTTPConnection) -> Session:
     if "session" not in request.scope:
         raise ConfigurationError(
             "The sign-in needs sessions, and this application has none.",
-            cure="Add starlette.middleware.sessions.SessionMiddleware to it, or use notion_oauth.app.create_app().",
+            hint="Add starlette.middleware.sessions.SessionMiddleware to it, or use notion_oauth.app.create_app().",
         )
     return request.session
 
@@ -50,9 +50,9 @@ def csrf_valid(session: Session, sent: str | None) -> bool:
     return isinstance(expected, str) and sent is not None and hmac.compare_digest(expected.encode(), sent.encode())
 
 
-def forget_ours(session: Session) -> None:
+def clear_session(session: Session) -> None:
     """Begin anew with what is ours in a session; the application's own stays."""
-    for name in [name for name in session if name.startswith(OURS)]:
+    for name in [name for name in session if name.startswith(KEY_PREFIX)]:
         del session[name]
 
 
@@ -61,35 +61,35 @@ def renew_csrf(session: Session) -> None:
     session.pop(_CSRF, None)
 
 
-def own_profile(session: Session) -> str | None:
+def session_profile(session: Session) -> str | None:
     """The profile that a browser session has for its own; None for none, and for what we have not put there."""
     name = session.get(_PROFILE)
     return name if isinstance(name, str) and profile_names.OF_A_VISITOR.match(name) else None
 
 
-def give_profile(session: Session, profile: str) -> None:
+def assign_profile(session: Session, profile: str) -> None:
     """Let the profile be the browser session's own, after a sign-in."""
     session[_PROFILE] = profile
     renew_csrf(session)
 
 
-def let_go_of_profile(session: Session) -> None:
+def remove_profile(session: Session) -> None:
     """Let the browser session have no profile any more."""
     session.pop(_PROFILE, None)
 
 
-def seen_on(session: Session, day: int) -> None:
+def mark_seen(session: Session, day: int) -> None:
     """Remember the day, as an ordinal number, so that the cookie is sent anew once a day, and lives as long again."""
     if session.get(_SEEN) != day:
         session[_SEEN] = day
 
 
-def leave_notice(session: Session, notice: str) -> None:
+def set_notice(session: Session, notice: str) -> None:
     """Leave a word for the next page: the name of a notice, never text."""
     session[_NOTICE] = notice
 
 
-def take_notice(session: Session) -> str | None:
+def pop_notice(session: Session) -> str | None:
     """The word that was left, once."""
     notice = session.pop(_NOTICE, None)
     return notice if isinstance(notice, str) else None
