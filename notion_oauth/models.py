@@ -58,8 +58,8 @@ class AuthorizationServerMetadata(_Frozen):
 class Discovery(_Frozen):
     """What discovery found: the resource indicator as the metadata spells it, the scopes, the server.
 
-    `challenged_scope` is the scope that the resource asks of whoever comes without a token. `assumed` says that no document
-    named the endpoints: they are the defaults of MCP 2025-03-26.
+    `challenged_scope` is the scope in the resource's challenge to a request without a token. `assumed` says that no
+    document named the endpoints: they are the defaults of MCP 2025-03-26.
     """
 
     resource: str

@@ -84,8 +84,8 @@ class TokenStore(Protocol):
 class JsonFileStore:
     """Keeps the default profile in the file at `path`, and profile NAME in `path.NAME.profile` beside it.
 
-    Next to each lie `.lock`, the kernel lock, and `.clients`, the registrations. All are mode 0600. With a `encryption`,
-    what is written is sealed, and what lies there in plain text is read, and sealed at the next save.
+    Next to each lie `.lock`, the kernel lock, and `.clients`, the registrations. All are mode 0600. With `encryption`,
+    files are encrypted when they are written. Plain files are read, and encrypted at the next save.
     """
 
     def __init__(self, path: Path, *, lock_wait: timedelta = LOCK_WAIT, encryption: Encryption | None = None) -> None:

@@ -14,7 +14,13 @@ from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 
-pytest_plugins = ["tests.spec.plugin"]
+pytest_plugins = [
+    "tests.unit.spec.plugin",
+    "tests.support.certificates",
+    "tests.support.command_line",
+    "tests.support.log_lines",
+    "tests.support.web_service",
+]
 
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it
 ROOM = 256 * 1024 * 1024  # bytes; a run needs a fifth of them

@@ -188,7 +188,7 @@ def key(
         )
         return
     typer.echo(made.secret)
-    said = f"This is key {made.id}. Set {encryption.KEY_SETTING} to it, and keep a copy: without it, what it seals is lost."
+    said = f"This is key {made.id}. Set {encryption.KEY_SETTING} to it, and keep a copy: what it encrypts cannot be read without it."
     typer.echo(said, err=True)
 
 

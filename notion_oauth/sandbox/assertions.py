@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from authlib.oauth2.rfc6749 import InvalidGrantError, InvalidRequestError
 from authlib.oauth2.rfc7523 import JWTBearerGrant
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-if TYPE_CHECKING:
-    from notion_oauth.sandbox.server import Server
+from notion_oauth.sandbox.state import State
 
 AUTH_METHODS = ["client_secret_basic", "client_secret_post", "none"]
 IDENTITY_PROVIDER = "https://idp.example"
@@ -43,11 +42,21 @@ class IdentityProvider:
         return jwt.encode({"alg": "HS256", "typ": "oauth-id-jag+jwt"}, said, self.key)
 
 
+class _Server(Protocol):
+    """What the grant needs of the authorization server."""
+
+    state: State
+    issuer: str
+    identity_provider: IdentityProvider
+
+    def check_resource(self, resource: str | None) -> None: ...
+
+
 class AssertionGrant(JWTBearerGrant):
     """The client authenticates itself, and the assertion must have been issued to it. There is no refresh token."""
 
     TOKEN_ENDPOINT_AUTH_METHODS = AUTH_METHODS
-    server: Server
+    server: _Server
 
     def validate_token_request(self) -> None:
         client = self.authenticate_token_endpoint_client()

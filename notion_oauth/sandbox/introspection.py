@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
 
 from notion_oauth.sandbox.assertions import AUTH_METHODS
-from notion_oauth.sandbox.state import Client, Grant
+from notion_oauth.sandbox.state import Client, Grant, State
 
-if TYPE_CHECKING:
-    from notion_oauth.sandbox.server import Server
+
+class _Server(Protocol):
+    """What introspection needs of the authorization server."""
+
+    state: State
 
 
 class _Token:
@@ -30,7 +33,7 @@ class Introspection(IntrospectionEndpoint):
     """Says what an access token is good for, and of everything else that it is not active."""
 
     CLIENT_AUTH_METHODS = AUTH_METHODS
-    server: Server
+    server: _Server
 
     def query_token(self, token_string: str, token_type_hint: str | None) -> _Token | None:
         grant = self.server.state.grant_of_access_token(token_string)

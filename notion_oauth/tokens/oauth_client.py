@@ -65,9 +65,9 @@ class OAuthClient:
     ) -> Discovery:
         """Find the authorization server of an MCP server: the one that is set, else the first that can be used.
 
-        Of several, those that are preferred go first; where only a `allow_ambiguous` could tell which, and none is to be made, it
-        is an error. `usable` tells which will do; no more than `max_servers` are asked. Without metadata of the resource it is
-        the server's own origin, as MCP 2025-03-26 has it. Raises MetadataError.
+        Of several servers, those in `prefer` are tried first. Without `allow_ambiguous`, several candidates are an error.
+        `usable` raises for a server that cannot be used; at most `max_servers` are asked. Without protected resource
+        metadata, the server's own origin is the authorization server (MCP 2025-03-26). Raises MetadataError.
         """
         try:
             resource, page = await self._protected_resource_metadata(server_url, challenge), None

@@ -27,8 +27,8 @@ from notion_oauth.cli import main
 from notion_oauth.cli.background_server import served
 from notion_oauth.settings import PREFIX, Settings, load_settings
 from notion_oauth.web import request_log
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 PROGRAMS = Path(sys.executable).parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", DEPLOY / "README.md"]

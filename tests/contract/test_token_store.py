@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from notion_oauth.files.encryption import Encryption, new_key
 from notion_oauth.models import ClientInformation, Registration
 from notion_oauth.storage import JsonFileStore, TokenStore
-from tests.protocol.builders import tokens
-from tests.store.memory import MemoryStore
+from tests.support.memory_store import MemoryStore
+from tests.unit.protocol.builders import tokens
 
 pytestmark = pytest.mark.anyio
 

@@ -24,11 +24,10 @@ from notion_oauth import concurrency
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from tests.commands.conftest import ROOT, CommandLine, browser_command, cli
-from tests.logs.canaries import Canaries, forms, settings_that_are_secret, written_beside
-from tests.web.conftest import Browser
-
-__all__ = ["browser_command", "cli"]  # fixtures
+from tests.support.canaries import Canaries, forms, settings_that_are_secret, written_beside
+from tests.support.command_line import CommandLine
+from tests.support.paths import ROOT
+from tests.support.web_service import Browser
 
 CRASHES = """
 from pathlib import Path

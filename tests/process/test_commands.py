@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from notion_oauth.cli import demo
 from notion_oauth.cli.main import app
 from notion_oauth.sandbox import Sandbox
-from tests.commands.conftest import CommandLine
 from tests.conftest import Posted
-from tests.engine.signing_in import age
+from tests.support.command_line import CommandLine
+from tests.support.signing_in import age
 
 
 def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]) -> None:

@@ -27,8 +27,8 @@ from notion_oauth.settings import Settings
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
-from tests.engine.signing_in import age, sign_in
-from tests.store.memory import MemoryStore
+from tests.support.memory_store import MemoryStore
+from tests.support.signing_in import age, sign_in
 
 ONE_REFRESH = ["authorization_code", "refresh_token"]
 PROCESSES, TASKS = 8, 25

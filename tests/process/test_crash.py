@@ -21,11 +21,11 @@ import pytest
 
 from notion_oauth.errors import StoreDamaged
 from notion_oauth.storage import JsonFileStore
-from tests.chaos.changes import CHANGES, NAME, Change
+from tests.process.chaos.changes import CHANGES, NAME, Change
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[2]
 MANY = 200  # calls; no save makes as many
 # Those by which a file is changed or made to last; "?": not every kind of machine has each
 SYSTEM_CALLS = (
@@ -66,7 +66,7 @@ class Writers:
 def crashing() -> Iterator[Writers]:
     measured_not = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # they are killed
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.chaos.crashes"],
+        [sys.executable, "-m", "tests.process.chaos.crashes"],
         env={**measured_not, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

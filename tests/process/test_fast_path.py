@@ -23,10 +23,11 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
 from notion_oauth.tokens.status import login_status
-from tests.commands.conftest import ROOT, CommandLine
 from tests.conftest import Posted
-from tests.engine.signing_in import age
-from tests.protocol.builders import tokens
+from tests.support.command_line import CommandLine
+from tests.support.paths import ROOT
+from tests.support.signing_in import age
+from tests.unit.protocol.builders import tokens
 
 HEAVY = {"pydantic", "httpx", "anyio", "fastapi", "authlib", "rich", "filelock", "cryptography", "asyncio"}
 NOW = datetime.now(UTC)

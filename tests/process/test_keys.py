@@ -14,16 +14,16 @@ from notion_oauth.files.encryption import Key, new_key
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
-from tests.commands.conftest import CommandLine
-from tests.engine.signing_in import sign_in
-from tests.store import fake_keychain
+from tests.support import fake_keyring
+from tests.support.command_line import CommandLine
+from tests.support.signing_in import sign_in
 
 NAME = "NOTION_OAUTH_ENCRYPTION_KEY"
 
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return fake_keychain.install(tmp_path, monkeypatch)
+    return fake_keyring.install(tmp_path, monkeypatch)
 
 
 def sign_in_with(cli: CommandLine, key: str | None) -> None:

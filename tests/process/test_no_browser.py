@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from notion_oauth.sandbox import Sandbox
-from tests.commands.conftest import ROOT, CommandLine
-from tests.commands.terminal import Terminal
+from tests.support.command_line import CommandLine
+from tests.support.paths import ROOT
+from tests.support.terminal import Terminal
 
 PYTHON_CLI = (sys.executable, str(ROOT / "cli.py"))
 ASKS = "Address: "

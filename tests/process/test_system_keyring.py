@@ -14,16 +14,16 @@ from notion_oauth.errors import ConfigurationError, KeyUnavailable
 from notion_oauth.files import system_keyring
 from notion_oauth.files.encryption import Encryption, Key
 from notion_oauth.storage import JsonFileStore
-from tests.protocol.builders import tokens
-from tests.store import fake_keychain
-from tests.store.fake_keychain import told
+from tests.support import fake_keyring
+from tests.support.fake_keyring import told
+from tests.unit.protocol.builders import tokens
 
 OLD, NEW = "o" * 43 + "=", "n" * 43 + "="
 
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return fake_keychain.install(tmp_path, monkeypatch)
+    return fake_keyring.install(tmp_path, monkeypatch)
 
 
 def test_a_key_is_put_before_the_others_and_read(kept: Path) -> None:

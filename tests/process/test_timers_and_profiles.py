@@ -10,8 +10,8 @@ import pytest
 
 from notion_oauth.humanize import in_words, parse_span
 from notion_oauth.sandbox import Sandbox
-from tests.commands.conftest import CommandLine
 from tests.conftest import Posted
+from tests.support.command_line import CommandLine
 
 
 def test_a_token_lives_at_least_as_long_as_asked_for(cli: CommandLine, grants_asked: Posted) -> None:

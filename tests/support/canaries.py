@@ -33,7 +33,7 @@ def settings_that_are_secret() -> dict[str, str]:
     """A value for each setting that holds a secret, for the environment; a client's is what its server has made."""
     names = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
     names.remove("client_secret")
-    names.remove("operator_secret")  # it would be asked for first: tests/web/test_who_asks.py looks where it goes
+    names.remove("operator_secret")  # tests/component/web/test_profiles.py follows this one
     hidden = {PREFIX + name.upper(): base64.urlsafe_b64encode(os.urandom(32)).decode() for name in names}
     storage = f"{PREFIX}RATE_LIMIT_STORAGE"
     return {**hidden, storage: f"redis://:{hidden[storage]}@127.0.0.1:9/0"}  # nobody is there: that is logged too

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from notion_oauth.cli.main import app
 from notion_oauth.settings import Settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 AGREE = """
 import sys, httpx
 with open(sys.argv[2], "a") as log: print(sys.argv[1], file=log)

@@ -1,113 +1,97 @@
-"""The shape of the code: who may import whom, and how long a file may be."""
+"""The rooms of the package, and which of them may import which."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "notion_oauth"
-LAYERS = (
-    {
-        "errors",
-        "models",
-        "places",
-        "protection",
-        "keychain_process",
-        "surroundings",
-        "prompt",
-        "correlation",
-        "redaction",
-    },
-    {"protocol"},
-    {"folders", "keychain", "finishing", "blocking", "patience", "status", "addresses", "certificates", "audit"},
-    {"guarding", "sealing"},
-    {"settings", "proxies", "files"},
-    {"route"},
-    {"reach"},
-    {"connecting"},
-    {"words", "tokenfile", "transport", "flights", "glance", "asking", "logs"},
-    {"storage"},
-    {"oauth_client", "stores"},
-    {"clients", "memory", "telemetry", "signing_out"},
-    {"refresh", "observing"},
-    {"service"},
-    {"background", "session", "pages", "bearer", "hosts", "server_logs"},
-    {"guard", "forms", "gate", "unfinished", "sweeping", "ratelimits", "described", "request_log"},
-    {"profiles"},
-    {"statuspages", "health"},
-    {"admission"},
-    {"auth", "auth_httpx2", "router", "dependency", "loopback", "pasted"},
-    {"app", "login", "practice", "running", "checks"},
-    {"demo", "console", "doctor"},
-    {"commands"},
+from tests.support.paths import ROOT
+
+PACKAGE = ROOT / "notion_oauth"
+# From top to bottom. A room may import rooms of lower rows, and no other room of its own row.
+ROWS = (
     {"cli"},
+    {"app"},
+    {"router", "gateway"},
+    {"auth", "interactive", "web"},
+    {"service"},
+    {"tokens"},
+    {"stores", "transport"},
+    {"storage", "settings"},
+    {"files", "pages"},
+    {"protocol", "observability", "humanize"},
+    {"errors", "models", "clock", "concurrency", "profile_names"},
 )
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 FILES = sorted(PACKAGE.rglob("*.py"))
+IMPURE = {"anyio", "asyncio", "httpx", "logging", "os", "pathlib", "random", "secrets", "socket", "time"}
+
+
+def relative(file: Path) -> str:
+    return str(file.relative_to(PACKAGE))
 
 
 def module_of(file: Path) -> str:
-    """The first name below the package: `protocol` for all of its files."""
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(file) for file in FILES}
+
+
+def room_of(module: str) -> str:
+    """The first name below the package: `protocol` for `notion_oauth.protocol.token`."""
+    return module.split(".")[1]
 
 
 def imports_of(file: Path) -> set[str]:
-    """Every dotted name that the file imports, wherever in it."""
+    """The modules that a file imports, anywhere in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide who is meant"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            assert node.level == 0, "imports are absolute"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else f"{node.module}" for name in names}
     return found
 
 
-def ours(names: set[str]) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith("notion_oauth.")}
+def ours(file: Path) -> set[str]:
+    return {name for name in imports_of(file) if name.startswith("notion_oauth.")}
 
 
-def test_every_module_has_its_place() -> None:
-    assert {module_of(file) for file in FILES} - {"__init__", "sandbox"} == set(LEVEL)
+def test_every_module_is_in_a_room() -> None:
+    assert {room_of(module) for module in MODULES - {"notion_oauth"}} <= {*ROW, "sandbox"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_go_down(file: Path) -> None:
-    module = module_of(file)
-    if module == "__init__":
-        return  # names everything, and imports it when it is asked for
-    used = ours(imports_of(file))
-    if module == "sandbox":
-        assert used <= {"sandbox"}, "one wrong constant must not pass on both sides"
-        return
-    used.discard("sandbox" if module in ("demo", "practice") else "")
-    upward = {name for name in used if LEVEL[name] > LEVEL[module] and name != module}
-    assert not upward
+@pytest.mark.parametrize("file", [file for file in FILES if file != PACKAGE / "__init__.py"], ids=relative)
+def test_imports_go_to_lower_rows(file: Path) -> None:
+    room = room_of(module_of(file))
+    used = {room_of(module) for module in ours(file)} - {room}
+    if room == "sandbox":
+        assert not used, "the sandbox is independent, so that one wrong constant cannot pass on both sides"
+    else:
+        allowed = {other for other, row in ROW.items() if row > ROW[room]} | ({"sandbox"} if room == "cli" else set())
+        assert used <= allowed
 
 
-@pytest.mark.parametrize("file", sorted((PACKAGE / "protocol").glob("*.py")), ids=lambda file: file.name)
+def test_no_circular_imports() -> None:
+    graph = {module_of(file): ours(file) - {module_of(file)} for file in FILES if file.name != "__init__.py"}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "protocol").glob("*.py")), ids=relative)
 def test_the_protocol_is_pure(file: Path) -> None:
-    imported = {name.split(".")[0] for name in imports_of(file)}
-    assert not imported & {
-        "anyio",
-        "asyncio",
-        "httpx",
-        "logging",
-        "os",
-        "pathlib",
-        "random",
-        "secrets",
-        "socket",
-        "time",
-    }
+    assert not {name.split(".")[0] for name in imports_of(file)} & IMPURE
     tree = ast.parse(file.read_text())
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Await | ast.AsyncFunctionDef)]
     attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not attributes & {"now", "utcnow", "today"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_a_file_has_one_purpose_and_300_lines(file: Path) -> None:
-    assert len(file.read_text().splitlines()) <= 300
+@pytest.mark.parametrize("package", sorted({file.parent for file in FILES} - {PACKAGE}), ids=relative)
+def test_every_package_says_what_it_is_for(package: Path) -> None:
+    assert ast.get_docstring(ast.parse((package / "__init__.py").read_text()))

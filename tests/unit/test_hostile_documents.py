@@ -21,7 +21,7 @@ from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.protocol.registration import parse_registration_response
 from notion_oauth.protocol.token import code_request, parse_token_response, refresh_request, token_set
 from notion_oauth.protocol.urls import covers, why_unusable
-from tests.protocol.builders import DISCOVERY, ISSUER, NOW, SERVER, pending, tokens
+from tests.unit.protocol.builders import DISCOVERY, ISSUER, NOW, SERVER, pending, tokens
 
 REQUEST = Request("POST", f"{ISSUER}/token", form={"client_id": "c"})
 HALF = "\ud800"  # half a surrogate pair: JSON can write it, UTF-8 cannot

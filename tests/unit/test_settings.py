@@ -11,8 +11,9 @@ import pytest
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.settings import PREFIX, Settings, load_settings, parse_proxies
+from tests.support.paths import ROOT
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 
 GIVEN = {
     "SERVER_URL": "https://other.example/mcp",

@@ -18,7 +18,7 @@ from notion_oauth.cli.background_server import served
 from notion_oauth.sandbox import RecordedRequest, Sandbox
 from notion_oauth.service import NotionOAuth
 from tests.conftest import Posted
-from tests.engine.signing_in import sign_in
+from tests.support.signing_in import sign_in
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,8 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
-from tests.engine.signing_in import sign_in
+from tests.support.paths import ROOT
+from tests.support.signing_in import sign_in
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +46,7 @@ async def test_the_example_of_the_readme_works(
     await sign_in(oauth)
     monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", settings.server_url)
     monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", str(settings.token_file))
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     [example] = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "auth_httpx2" in block]
     names: dict[str, Any] = {}
     exec(example.replace("https://mcp.notion.com/mcp", settings.server_url), names)  # noqa: S102 - our own README

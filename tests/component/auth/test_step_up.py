@@ -23,7 +23,7 @@ from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from tests.conftest import Posted
-from tests.engine.signing_in import sign_in
+from tests.support.signing_in import sign_in
 
 pytestmark = pytest.mark.anyio
 THREADS, ROUNDS = 6, 3

@@ -31,11 +31,12 @@ from notion_oauth.files.encryption import Key, new_key
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
-from tests.commands.conftest import ROOT, CommandLine
-from tests.commands.terminal import Terminal
-from tests.core.servers import ANSWER, Visitors, listening, refusing_proxy
-from tests.engine.signing_in import sign_in
-from tests.logs.canaries import Canaries, settings_that_are_secret
+from tests.support.canaries import Canaries, settings_that_are_secret
+from tests.support.command_line import CommandLine
+from tests.support.paths import ROOT
+from tests.support.servers import ANSWER, Visitors, listening, refusing_proxy
+from tests.support.signing_in import sign_in
+from tests.support.terminal import Terminal
 
 KEY = "NOTION_OAUTH_ENCRYPTION_KEY"
 BEFORE = ["program", "packages", "place", "settings"]

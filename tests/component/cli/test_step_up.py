@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from notion_oauth.sandbox import Sandbox
-from tests.commands.conftest import CommandLine
-from tests.engine.signing_in import age
+from tests.support.command_line import CommandLine
+from tests.support.signing_in import age
 
 CLIENT = "https://me.example/enterprise.json"
 

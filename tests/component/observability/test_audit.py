@@ -31,11 +31,11 @@ from notion_oauth.settings import Settings
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.tokens.revocation import SignOut
 from notion_oauth.transport.client import Transport
-from tests.core.test_cancellation import Held, task_cancelled
-from tests.engine.signing_in import age, begin, sign_in
-from tests.logs.conftest import Told
-from tests.web.conftest import Browser
-from tests.web.visiting import PUBLIC, SOMEWHERE, Visitor
+from tests.component.service.test_cancellation import Held, task_cancelled
+from tests.support.log_lines import Told
+from tests.support.signing_in import age, begin, sign_in
+from tests.support.visiting import PUBLIC, SOMEWHERE, Visitor
+from tests.support.web_service import Browser
 
 pytestmark = pytest.mark.anyio
 

@@ -22,9 +22,9 @@ from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
-from tests.logs.canaries import Canaries
-from tests.logs.test_canaries import confidential_client
+from tests.process.test_canaries import confidential_client
+from tests.support.canaries import Canaries
+from tests.support.signing_in import REDIRECT_URI, begin, sign_in
 
 pytestmark = pytest.mark.anyio
 

@@ -16,9 +16,7 @@ import pytest
 from notion_oauth.observability.audit import Facts
 from notion_oauth.observability.context import PROFILE, REQUEST_ID
 from notion_oauth.observability.log_format import JsonLines, TextLines
-from tests.commands.conftest import CommandLine, browser_command, cli
-
-__all__ = ["browser_command", "cli"]  # fixtures
+from tests.support.command_line import CommandLine
 
 CANARY = "canary-of-some-length"
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"

@@ -17,7 +17,7 @@ from notion_oauth.app import create_app
 from notion_oauth.cli.background_server import served
 from notion_oauth.observability.context import REQUEST_ID
 from notion_oauth.service import NotionOAuth
-from tests.web.visiting import PUBLIC
+from tests.support.visiting import PUBLIC
 
 MADE = re.compile(r"[0-9a-f]{16}")
 

@@ -30,8 +30,8 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.tokens.telemetry import COUNTED, ISSUER, MOST, PROFILE
 from notion_oauth.web.access_logs import protect_span
-from tests.engine.signing_in import begin, sign_in
-from tests.protocol.builders import tokens
+from tests.support.signing_in import begin, sign_in
+from tests.unit.protocol.builders import tokens
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from notion_oauth.sandbox import RunningSandbox, Sandbox, SandboxOptions, serve_sandbox
-from tests.sandbox.person import Person, error_of
+from tests.support.person import Person, error_of
 
 DAY = 86400
 

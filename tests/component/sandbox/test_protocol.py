@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from notion_oauth.sandbox import Sandbox
-from tests.sandbox.person import Person, error_of
+from tests.support.person import Person, error_of
 
 
 @pytest.fixture

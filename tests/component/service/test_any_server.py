@@ -19,8 +19,8 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
-from tests.engine.signing_in import REDIRECT_URI
-from tests.store.memory import MemoryStore
+from tests.support.memory_store import MemoryStore
+from tests.support.signing_in import REDIRECT_URI
 
 HOST = "https://h.example"
 WHOLE: dict[str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.tokens.revocation import SignOut
-from tests.engine.signing_in import age, sign_in
+from tests.support.signing_in import age, sign_in
 
 pytestmark = pytest.mark.anyio
 CLIENT = "https://me.example/enterprise.json"

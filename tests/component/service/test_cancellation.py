@@ -22,7 +22,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
-from tests.engine.signing_in import begin, sign_in
+from tests.support.signing_in import begin, sign_in
 
 pytestmark = pytest.mark.anyio
 

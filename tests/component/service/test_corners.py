@@ -22,8 +22,8 @@ from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.tokens.status import LoginStatus
 from tests.conftest import Posted
-from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
-from tests.protocol.builders import tokens
+from tests.support.signing_in import REDIRECT_URI, begin, sign_in
+from tests.unit.protocol.builders import tokens
 
 pytestmark = pytest.mark.anyio
 

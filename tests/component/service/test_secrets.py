@@ -35,7 +35,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
-from tests.protocol.builders import DISCOVERY, ISSUER, PUBLIC, pending, tokens
+from tests.unit.protocol.builders import DISCOVERY, ISSUER, PUBLIC, pending, tokens
 
 SECRET_FIELDS = {"code", "code_verifier", "refresh_token", "token", "client_secret"}
 

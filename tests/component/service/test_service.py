@@ -42,8 +42,8 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.tokens.revocation import SignOut
 from tests.conftest import Posted
-from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
-from tests.store.memory import MemoryStore
+from tests.support.memory_store import MemoryStore
+from tests.support.signing_in import REDIRECT_URI, begin, sign_in
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.tokens.backoff import Backoff
 from notion_oauth.tokens.source import TokenSource
 from tests.conftest import Posted
-from tests.engine.signing_in import age, sign_in
+from tests.support.signing_in import age, sign_in
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -39,8 +38,9 @@ from notion_oauth.settings import Settings
 from notion_oauth.storage import LOCK_WAIT, JsonFileStore
 from notion_oauth.tokens.revocation import SignOut
 from tests.conftest import Posted
-from tests.engine.signing_in import begin, sign_in
-from tests.store.memory import MemoryStore
+from tests.support.memory_store import MemoryStore
+from tests.support.paths import ROOT
+from tests.support.signing_in import begin, sign_in
 
 pytestmark = pytest.mark.anyio
 
@@ -307,7 +307,7 @@ def on_a_full_disk(settings: Settings, command: str) -> subprocess.CompletedProc
         **{name: value for name, value in os.environ.items() if not name.startswith("COV")},
         "NOTION_OAUTH_SERVER_URL": settings.server_url,
         "NOTION_OAUTH_TOKEN_FILE": str(settings.token_file),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(ROOT),
     }
     return subprocess.run(
         [sys.executable, "-c", ON_A_FULL_DISK, command],

@@ -18,7 +18,7 @@ from notion_oauth.sandbox import RecordedRequest, Sandbox, serve_sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.tokens.revocation import SignOut
-from tests.engine.signing_in import REDIRECT_URI, begin, sign_in
+from tests.support.signing_in import REDIRECT_URI, begin, sign_in
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = "https://me.example/client.json"

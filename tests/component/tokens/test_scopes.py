@@ -13,7 +13,7 @@ from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from tests.engine.signing_in import age, begin, sign_in
+from tests.support.signing_in import age, begin, sign_in
 
 pytestmark = pytest.mark.anyio
 MORE = BearerChallenge(error="insufficient_scope", scope="write")

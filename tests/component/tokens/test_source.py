@@ -19,7 +19,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
-from tests.engine.signing_in import sign_in
+from tests.support.signing_in import sign_in
 
 pytestmark = pytest.mark.anyio
 

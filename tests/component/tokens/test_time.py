@@ -24,8 +24,8 @@ from notion_oauth.tokens.source import TokenSource
 from notion_oauth.tokens.status import login_status
 from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
-from tests.engine.signing_in import sign_in
-from tests.protocol.builders import NOW, tokens
+from tests.support.signing_in import sign_in
+from tests.unit.protocol.builders import NOW, tokens
 
 pytestmark = pytest.mark.anyio
 

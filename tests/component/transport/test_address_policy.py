@@ -27,7 +27,7 @@ from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.addresses import Address, Kind, kind_of, written_as
 from notion_oauth.transport.client import Transport
 from notion_oauth.transport.proxies import resolve_host
-from tests.core.servers import listening, secure_server
+from tests.support.servers import listening, secure_server
 
 PATIENCE = timedelta(seconds=10)
 ALLOW = "NOTION_OAUTH_ALLOW_PRIVATE_ADDRESSES"

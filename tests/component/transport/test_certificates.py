@@ -21,7 +21,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.transport import certificates
 from notion_oauth.transport.certificates import find_trust, ssl_context
 from notion_oauth.transport.client import Transport
-from tests.core.servers import Visitors, secure_server
+from tests.support.servers import Visitors, secure_server
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.tokens.revocation import SignOut
 from notion_oauth.transport.client import MAX_BODY, Transport
-from tests.engine.signing_in import begin, sign_in
+from tests.support.signing_in import begin, sign_in
 
 pytestmark = pytest.mark.anyio
 

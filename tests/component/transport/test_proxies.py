@@ -23,7 +23,7 @@ from notion_oauth.protocol.messages import Request
 from notion_oauth.transport.addresses import Address, Kind
 from notion_oauth.transport.client import Transport
 from notion_oauth.transport.proxies import describe_connection, proxy_for
-from tests.core.servers import (
+from tests.support.servers import (
     Visitors,
     basic,
     connect_proxy,

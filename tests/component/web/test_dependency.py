@@ -10,7 +10,7 @@ import pytest
 from notion_oauth.app import create_app
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
-from tests.web.visiting import PUBLIC, Visitor
+from tests.support.visiting import PUBLIC, Visitor
 
 ATTACKS = (
     "<script>alert(1)</script>",

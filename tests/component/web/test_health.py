@@ -15,7 +15,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.web.health import Health
 from notion_oauth.web.profiles.resolver import ProfileResolver
-from tests.web.visiting import PUBLIC, Visitor
+from tests.support.visiting import PUBLIC, Visitor
 
 PATHS = ("/healthz", "/readyz")
 

@@ -22,7 +22,7 @@ from notion_oauth.errors import SignInRequired
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from tests.web.visiting import PUBLIC, Visitor
+from tests.support.visiting import PUBLIC, Visitor
 
 HOME = "http://localhost"
 JSON = {"Accept": "application/json"}

@@ -25,8 +25,9 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.web.sessions.keys import session_keys
-from tests.web.conftest import Browser
-from tests.web.visiting import PUBLIC, Visitor
+from tests.support.paths import ROOT
+from tests.support.visiting import PUBLIC, Visitor
+from tests.support.web_service import Browser
 
 
 class _Resources(HTMLParser):
@@ -158,7 +159,7 @@ def test_main_serves_with_the_settings_of_the_environment(
         assert "You are signed in" in browser.get("/auth/login").text
     assert (tmp_path / "kept" / "tokens.json").exists()
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    monkeypatch.syspath_prepend(str(ROOT))
     assert isinstance(importlib.import_module("main").app, FastAPI)
 
 
@@ -196,7 +197,7 @@ class TestSessionKey:
 
 def test_the_service_starts_as_the_readme_says(tmp_path: Path) -> None:
     """`uvicorn main:app` itself, in a process of its own: it listens, logs no code, and ends cleanly on SIGTERM."""
-    root = Path(__file__).parents[2]
+    root = ROOT
     command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", "--app-dir", str(root)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -28,11 +28,9 @@ from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver
 from tests.conftest import Posted
-from tests.engine.signing_in import age, sign_in
-from tests.logs.conftest import Told, told
-from tests.web.visiting import PUBLIC, Visitor
-
-__all__ = ["told"]  # a fixture
+from tests.support.log_lines import Told
+from tests.support.signing_in import age, sign_in
+from tests.support.visiting import PUBLIC, Visitor
 
 JSON = {"Accept": "application/json"}
 SECRET = "correct-horse-battery"

@@ -15,8 +15,8 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
 from notion_oauth.web.rate_limits import STORAGE_TIMEOUT, RateLimits
 from tests.conftest import Posted
-from tests.engine.signing_in import age
-from tests.web.visiting import PUBLIC, Visitor
+from tests.support.signing_in import age
+from tests.support.visiting import PUBLIC, Visitor
 
 JSON = {"Accept": "application/json"}
 

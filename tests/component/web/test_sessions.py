@@ -21,8 +21,8 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
-from tests.engine.signing_in import sign_in
-from tests.web.visiting import PUBLIC, Visitor
+from tests.support.signing_in import sign_in
+from tests.support.visiting import PUBLIC, Visitor
 
 OLD, NEW = "old-key-" + "o" * 32, "new-key-" + "n" * 32
 COOKIE = "__Host-notion_oauth_session"

@@ -20,7 +20,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
-from tests.web.conftest import Browser
+from tests.support.web_service import Browser
 
 
 def session_of(browser: Browser) -> dict[str, object]:

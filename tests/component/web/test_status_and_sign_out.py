@@ -9,8 +9,8 @@ import pytest
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
-from tests.engine.signing_in import age
-from tests.web.conftest import Browser
+from tests.support.signing_in import age
+from tests.support.web_service import Browser
 
 
 def test_status_of_a_signed_in_user(signed_in: Browser, sandbox: Sandbox) -> None:

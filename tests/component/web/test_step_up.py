@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from notion_oauth.app import create_app
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
-from tests.web.visiting import PUBLIC, Visitor
+from tests.support.visiting import PUBLIC, Visitor
 
 DOCUMENT = "/auth/client-metadata.json"
 

@@ -23,8 +23,8 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.web.csrf import require_own_page
 from notion_oauth.web.trusted_hosts import TrustedHosts
-from tests.engine.signing_in import sign_in
-from tests.web.visiting import PUBLIC, Visitor
+from tests.support.signing_in import sign_in
+from tests.support.visiting import PUBLIC, Visitor
 
 ROUTES = ("/", "/auth/login", "/auth/callback?state=x", "/auth/status", "/nowhere", "/openapi.json")
 HARDENED = {

@@ -24,8 +24,8 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
-from tests.engine.signing_in import sign_in
-from tests.web.visiting import PUBLIC, Visitor
+from tests.support.signing_in import sign_in
+from tests.support.visiting import PUBLIC, Visitor
 
 pytestmark = pytest.mark.anyio
 DAY = timedelta(days=1)

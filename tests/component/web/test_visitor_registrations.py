@@ -27,8 +27,8 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.web.profiles.visitor_registrations import REGISTERING
-from tests.web.conftest import Browser
-from tests.web.visiting import PUBLIC, Visitor
+from tests.support.visiting import PUBLIC, Visitor
+from tests.support.web_service import Browser
 
 JSON = {"Accept": "application/json"}
 

@@ -1,4 +1,4 @@
-"""Many processes, one login, and everything that goes wrong: `python -m tests.chaos`."""
+"""Many processes, one login, and everything that goes wrong: `python -m tests.process.chaos`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import secrets
 import sys
 
-from tests.chaos.runner import Plan, run
+from tests.process.chaos.runner import Plan, run
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.process.chaos", description=__doc__)
     add = parser.add_argument
     add("--seconds", type=float, help="how long to go on (default: 60, or until --expiries)")
     add("--expiries", type=int, help="go on until so many access tokens have expired")

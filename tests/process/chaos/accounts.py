@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from tests.chaos.journals import Journals
-from tests.chaos.ledger import Ledger, Refresh, Refusal
-from tests.chaos.watching import Watcher
+from tests.process.chaos.journals import Journals
+from tests.process.chaos.ledger import Ledger, Refresh, Refusal
+from tests.process.chaos.watching import Watcher
 
 REUSED = "Refresh token reuse detected"
 ON_THE_WAY = "expired between the asking and the use"

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from notion_oauth.files.encryption import Encryption
 from notion_oauth.models import ClientInformation, Registration
 from notion_oauth.storage import JsonFileStore
-from tests.protocol.builders import ISSUER, PUBLIC, REDIRECT_URI, tokens
+from tests.unit.protocol.builders import ISSUER, PUBLIC, REDIRECT_URI, tokens
 
 NAME = ".notion-tokens.json"
 OLD = tokens(access_token=SecretStr("canary-old"), refresh_token=SecretStr("canary-old-refresh"))

@@ -1,6 +1,6 @@
 """A server of processes that die in the middle of a change to the store.
 
-    python -m tests.chaos.crashes
+    python -m tests.process.chaos.crashes
 
 Reads orders from standard input, one JSON document a line, and forks a process for each, which makes the `change` of
 that name to the store in the folder `site`:
@@ -34,7 +34,7 @@ from pydantic import SecretStr
 
 from notion_oauth.files import atomic
 from notion_oauth.files.encryption import Encryption
-from tests.chaos.changes import CHANGES, NAME, NEW_KEY
+from tests.process.chaos.changes import CHANGES, NAME, NEW_KEY
 
 UNCOUNTED = frozenset({"fspath", "getpid"})  # they change nothing
 

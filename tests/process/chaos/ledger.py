@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from notion_oauth.sandbox import RecordedRequest, Sandbox
-from tests.chaos.fingerprints import fingerprint
+from tests.process.chaos.fingerprints import fingerprint
 
 Fault = Literal["dropped", "lost", "slow", "garbled", "429", "503"]
 FAULTS: tuple[Fault, ...] = ("dropped", "lost", "slow", "garbled", "429", "503")

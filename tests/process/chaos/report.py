@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from tests.chaos.accounts import WRONG, Loss
+from tests.process.chaos.accounts import WRONG, Loss
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,15 @@ from notion_oauth.errors import NotSignedIn, SignInRequired
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from tests.chaos.accounts import Accounts, Loss
-from tests.chaos.journals import Journals
-from tests.chaos.ledger import Ledger, Refresh
-from tests.chaos.report import Report
-from tests.chaos.watching import Watcher
-from tests.engine.signing_in import sign_in
+from tests.process.chaos.accounts import Accounts, Loss
+from tests.process.chaos.journals import Journals
+from tests.process.chaos.ledger import Ledger, Refresh
+from tests.process.chaos.report import Report
+from tests.process.chaos.watching import Watcher
+from tests.support.paths import ROOT
+from tests.support.signing_in import sign_in
 
 ENOUGH = 20  # refreshes of which some must have been made to fail
-ROOT = Path(__file__).parents[2]
 # Workers may write compiled modules: without them each compiles all it imports, for seconds
 _NOT_THEIRS = ("NOTION_OAUTH_", "COV", "PYTHONDONTWRITEBYTECODE")
 STEP = 0.05  # seconds between two looks at the journals
@@ -155,7 +155,7 @@ class Runner:
         }
         arguments = [name, str(self._folder / f"{name}.journal"), str(self._plan.tasks), str(self._plan.seed)]
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.worker", *arguments],
+            [sys.executable, "-m", "tests.process.chaos.worker", *arguments],
             env=environment,
             cwd=self._folder,
             stdin=subprocess.PIPE,

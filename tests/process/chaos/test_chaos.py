@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.runner import Plan, run
+from tests.process.chaos.runner import Plan, run
 
 
 @pytest.mark.parametrize("rules", ["notion", "strict"])

@@ -12,7 +12,7 @@ import anyio
 
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.storage import JsonFileStore
-from tests.chaos.fingerprints import fingerprint
+from tests.process.chaos.fingerprints import fingerprint
 
 FIELDS = frozenset(
     ["access_token", "token_type", "expires_in", "refresh_token", "client_id", "client_secret", "updated_at"]

@@ -1,6 +1,6 @@
 """A program with a login: tasks that ask for a token and use it, until standard input ends or the program is killed.
 
-    python -m tests.chaos.worker NAME JOURNAL TASKS SEED
+    python -m tests.process.chaos.worker NAME JOURNAL TASKS SEED
 
 Its settings come from the environment. What it meets goes to the journal, a line of JSON for each event, with
 fingerprints in the place of tokens. Each request that leaves it is numbered in the header `X-Asker`.
@@ -28,7 +28,7 @@ from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
 from notion_oauth.service import NotionOAuth
 from notion_oauth.transport.connections import CheckedTransport
-from tests.chaos.fingerprints import fingerprint
+from tests.process.chaos.fingerprints import fingerprint
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 PAUSE = (0.02, 0.15)  # seconds between two uses

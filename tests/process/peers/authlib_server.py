@@ -24,8 +24,8 @@ from starlette.types import ASGIApp
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from notion_oauth.cli.background_server import served_where
-from tests.peers.mcp_sdk_server import mcp_app
-from tests.peers.peer import ACCESS_TOKEN_LIFETIME, PERSON, SCOPE, Grant, Peer
+from tests.process.peers.mcp_sdk_server import mcp_app
+from tests.process.peers.peer import ACCESS_TOKEN_LIFETIME, PERSON, SCOPE, Grant, Peer
 
 TENANT = "/tenant"
 AUTH_METHODS = ["client_secret_basic"]

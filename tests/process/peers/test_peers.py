@@ -23,10 +23,10 @@ from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.tokens.revocation import SignOut
-from tests.engine.signing_in import age, begin, sign_in
-from tests.peers.authlib_server import serve_authlib
-from tests.peers.mcp_sdk_server import serve_mcp_sdk
-from tests.peers.peer import PERSON, SCOPE, Peer
+from tests.process.peers.authlib_server import serve_authlib
+from tests.process.peers.mcp_sdk_server import serve_mcp_sdk
+from tests.process.peers.peer import PERSON, SCOPE, Peer
+from tests.support.signing_in import age, begin, sign_in
 
 pytestmark = pytest.mark.anyio
 

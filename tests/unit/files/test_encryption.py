@@ -21,8 +21,8 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.stores.factory import file_store
-from tests.engine.signing_in import sign_in
-from tests.protocol.builders import ISSUER, NOW, REDIRECT_URI, tokens
+from tests.support.signing_in import sign_in
+from tests.unit.protocol.builders import ISSUER, NOW, REDIRECT_URI, tokens
 
 pytestmark = pytest.mark.anyio
 

@@ -22,7 +22,8 @@ from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy, Sto
 from notion_oauth.files import atomic
 from notion_oauth.models import Registration
 from notion_oauth.storage import KEPT_REGISTRATIONS, JsonFileStore
-from tests.protocol.builders import NOW, PUBLIC, tokens
+from tests.support.paths import ROOT
+from tests.unit.protocol.builders import NOW, PUBLIC, tokens
 
 pytestmark = pytest.mark.anyio
 
@@ -247,13 +248,13 @@ import sys
 from pathlib import Path
 import anyio
 from notion_oauth.storage import JsonFileStore
-from tests.protocol.builders import tokens
+from tests.unit.protocol.builders import tokens
 anyio.run(JsonFileStore(Path(sys.argv[1])).save, "default", tokens())
 """
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=environment,
@@ -344,7 +345,7 @@ anyio.run(hold)
 
 def start_holder(path: Path) -> subprocess.Popen[str]:
     measured_not = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it is killed
-    environment = {**measured_not, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**measured_not, "PYTHONPATH": str(ROOT)}
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], env=environment, stdout=subprocess.PIPE, text=True
     )

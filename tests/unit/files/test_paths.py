@@ -21,7 +21,7 @@ from notion_oauth.files import atomic
 from notion_oauth.models import TokenSet
 from notion_oauth.settings import load_settings
 from notion_oauth.storage import JsonFileStore
-from tests.protocol.builders import tokens
+from tests.unit.protocol.builders import tokens
 
 pytestmark = pytest.mark.anyio
 

@@ -21,8 +21,8 @@ from notion_oauth.models import Registration
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.web.sessions.keys import session_keys
-from tests.core.test_places import NOBODY, as_nobody, attempts, root_only
-from tests.protocol.builders import ISSUER, PUBLIC, REDIRECT_URI, tokens
+from tests.unit.files.test_paths import NOBODY, as_nobody, attempts, root_only
+from tests.unit.protocol.builders import ISSUER, PUBLIC, REDIRECT_URI, tokens
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from notion_oauth.interactive.browser import Browser, Environment, here
-from tests.commands.terminal import Terminal
+from tests.support.terminal import Terminal
 
 URL = "https://issuer.example/authorize?a=1&state=x%20y"
 KERNEL = "Linux version 5.15.153.1-microsoft-standard-WSL2 (root@host) #1 SMP"

@@ -46,8 +46,8 @@ from notion_oauth.protocol.registration import parse_registration_response
 from notion_oauth.protocol.token import client_authentication, parse_token_response, refresh_request, token_set
 from notion_oauth.protocol.urls import covers, why_unusable
 from notion_oauth.tokens.status import login_status
-from tests.protocol.builders import DISCOVERY, NOW, REDIRECT_URI, pending
-from tests.protocol.counted import counted
+from tests.unit.protocol.builders import DISCOVERY, NOW, REDIRECT_URI, pending
+from tests.unit.protocol.counted import counted
 
 REQUEST = Request("POST", "https://h.example/token", form={"a": "b"})
 PATH = Path("tokens.json")

@@ -26,7 +26,7 @@ from notion_oauth.protocol.authorization import (
 )
 from notion_oauth.protocol.messages import Response
 from notion_oauth.protocol.registration import client_metadata, parse_registration_response, registration_request
-from tests.protocol.builders import DISCOVERY, ISSUER, NOW, PUBLIC, REDIRECT_URI, SERVER, pending
+from tests.unit.protocol.builders import DISCOVERY, ISSUER, NOW, PUBLIC, REDIRECT_URI, SERVER, pending
 
 ANNOUNCED = pending(authorization_response_iss_parameter_supported=True)
 SILENT = pending(authorization_response_iss_parameter_supported=False)

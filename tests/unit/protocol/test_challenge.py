@@ -13,7 +13,7 @@ from notion_oauth.protocol.challenge import (
     bearer_challenge,
     parse_challenges,
 )
-from tests.protocol.counted import counted
+from tests.unit.protocol.counted import counted
 
 METADATA = "https://mcp.notion.com/.well-known/oauth-protected-resource/mcp"
 

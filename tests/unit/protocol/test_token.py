@@ -22,7 +22,7 @@ from notion_oauth.protocol.token import (
     refreshed,
     token_set,
 )
-from tests.protocol.builders import ISSUER, NOW, PUBLIC, REDIRECT_URI, pending, tokens
+from tests.unit.protocol.builders import ISSUER, NOW, PUBLIC, REDIRECT_URI, pending, tokens
 
 REQUEST = Request(
     "POST", f"{ISSUER}/token", form={"refresh_token": "canary-refresh-token", "client_id": "public-client"}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from tests.spec.requirements import REQUIREMENTS, Requirement
+from tests.unit.spec.requirements import REQUIREMENTS, Requirement
 
 Held = dict[Requirement, list[str]]
 
@@ -48,7 +48,7 @@ def held_by(item: pytest.Item) -> list[Requirement]:
     marks = list(item.iter_markers("spec"))
     for mark in marks:
         if mark.kwargs or mark.args not in REQUIREMENTS:
-            raise pytest.UsageError(f"{item.nodeid}: {mark.args} is not in tests/spec/requirements.py")
+            raise pytest.UsageError(f"{item.nodeid}: {mark.args} is not in tests/unit/spec/requirements.py")
     return [Requirement(*mark.args) for mark in marks]
 
 

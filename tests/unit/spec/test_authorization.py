@@ -22,8 +22,8 @@ from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 from notion_oauth.protocol.registration import client_metadata
 from notion_oauth.protocol.urls import is_loopback, why_unusable
 from notion_oauth.service import NotionOAuth
-from tests.engine.signing_in import REDIRECT_URI
-from tests.protocol.builders import NOW, pending
+from tests.support.signing_in import REDIRECT_URI
+from tests.unit.protocol.builders import NOW, pending
 
 CLIENT = ClientInformation(client_id="s6BhdRkqt3")
 VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.spec.plugin import held_by
-from tests.spec.requirements import REQUIREMENTS, Requirement
+from tests.support.paths import ROOT
+from tests.unit.spec.plugin import held_by
+from tests.unit.spec.requirements import REQUIREMENTS, Requirement
 
-TESTS = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
 FIRST = REQUIREMENTS[0]
 
 
@@ -46,7 +47,7 @@ def run(folder: Path, requirement: Requirement, *options: str) -> subprocess.Com
         f"import pytest\n\n@pytest.mark.spec{tuple(requirement)}\n@pytest.mark.parametrize('x', [1, 2])\n"
         "def test_it(x, pytestconfig):\n    (pytestconfig.rootpath / 'was-run').touch()\n"
     )
-    command = [sys.executable, "-m", "pytest", "-p", "tests.spec.plugin", "-p", "no:cacheprovider", *options]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.unit.spec.plugin", "-p", "no:cacheprovider", *options]
     return subprocess.run(
         [*command, "-c", str(folder / "pytest.ini"), str(folder)],
         cwd=TESTS.parent,
@@ -80,7 +81,7 @@ def test_the_table_is_printed_and_nothing_is_run(tmp_path: Path) -> None:
 def test_a_mark_that_names_no_requirement_fails_the_run(tmp_path: Path, option: str, code: int) -> None:
     refused = run(tmp_path, Requirement(FIRST.section, "Be kind"), option)
     assert refused.returncode == code
-    assert "'Be kind') is not in tests/spec/requirements.py" in refused.stdout + refused.stderr
+    assert "'Be kind') is not in tests/unit/spec/requirements.py" in refused.stdout + refused.stderr
     assert not (tmp_path / "was-run").exists()
 
 

@@ -17,7 +17,7 @@ from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.protocol.revocation import check_revocation_response, revocation_request
 from notion_oauth.protocol.token import client_authentication, code_request, parse_token_response, refresh_request
 from notion_oauth.protocol.token import refreshed as with_new_tokens
-from tests.protocol.builders import NOW, pending, tokens
+from tests.unit.protocol.builders import NOW, pending, tokens
 
 REQUEST = Request("POST", "https://server.example.com/token", form={"grant_type": "authorization_code"})
 TOKEN: dict[str, Any] = {
