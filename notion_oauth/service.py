@@ -149,7 +149,7 @@ class NotionOAuth:
         if login is not None and login.issuer and challenge is not None and challenge.steps_up:
             own = {login.issuer}  # that one is to allow more
         discovery = await self.client.discover(self.settings.server_url, challenge=challenge, prefer=own, usable=usable)
-        discovery = discovery.model_copy(update={"challenged": asked and asked.scope})
+        discovery = discovery.model_copy(update={"challenged_scope": asked and asked.scope})
         scope = scopes.select(
             challenged=challenge.scope if challenge else None,
             resource=discovery.scopes,

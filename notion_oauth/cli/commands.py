@@ -188,7 +188,7 @@ def key(
         )
         return
     typer.echo(made.secret)
-    said = f"This is key {made.id}. Set {encryption.KEY_SETTING} to it, and keep a copy: what it encrypts cannot be read without it."
+    said = f"This is key {made.id}. Set {encryption.KEY_SETTING} to it, and keep a copy: without it, logins are lost."
     typer.echo(said, err=True)
 
 

@@ -65,7 +65,7 @@ class OAuthClient:
     ) -> Discovery:
         """Find the authorization server of an MCP server: the one that is set, else the first that can be used.
 
-        Of several servers, those in `prefer` are tried first. Without `allow_ambiguous`, several candidates are an error.
+        Of several servers, those in `prefer` are tried first. Without `allow_ambiguous`, two candidates are an error.
         `usable` raises for a server that cannot be used; at most `max_servers` are asked. Without protected resource
         metadata, the server's own origin is the authorization server (MCP 2025-03-26). Raises MetadataError.
         """

@@ -74,7 +74,7 @@ async def test_registrations_outlive_the_login(store: TokenStore) -> None:
 async def test_when_and_for_how_much_a_client_was_registered_is_kept(store: TokenStore) -> None:
     """One for more than whoever signs in is asked for has a place of its own."""
     plain = registration().model_copy(update={"registered_at": datetime(2026, 11, 25, 9, 58, 18, 733000, tzinfo=UTC)})
-    extended_scope = plain.model_copy(update={"wide": True, "scope": "read write"})
+    extended_scope = plain.model_copy(update={"extended_scope": True, "scope": "read write"})
     for each in (extended_scope, plain, extended_scope):
         await store.save_registration("default", each)
     assert await store.load_registrations("default") == (plain, extended_scope)

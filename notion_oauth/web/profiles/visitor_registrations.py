@@ -145,4 +145,4 @@ class VisitorRegistrations:
         async with self._files, self._store.exclusive(self._profile):
             for kept in await self._store.load_registrations(self._profile):
                 if kept.client.client_id == client.client_id:
-                    await self._store.save_registration(self._profile, kept.model_copy(update={"taken": True}))
+                    await self._store.save_registration(self._profile, kept.model_copy(update={"claimed": True}))

@@ -170,7 +170,7 @@ class TestBrowserSessions:
         assert sandbox.live_grants == 1
         assert len([name for name in files_of(public) if name.endswith(".profile")]) == 1
 
-    @pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "begun twice before either is finished"])
+    @pytest.mark.parametrize("preregistered", [True, False], ids=["by hand", "begun twice before either is finished"])
     def test_signing_in_again_with_the_same_client_revokes_nothing(
         self, public: Settings, sandbox: Sandbox, told: Told, preregistered: bool
     ) -> None:

@@ -177,7 +177,7 @@ class TestInRedis:
         down = public.model_copy(update={"rate_limit_storage": SecretStr("redis://:canary-password@127.0.0.1:9/0")})
         with caplog.at_level(logging.WARNING):
             assert statuses(Visitor(create_app(down)), 5) == [400, 400, 400, 429, 429]
-        said = [record.getMessage() for record in caplog.records if record.name == "notion_oauth.ratelimits"]
+        said = [record.getMessage() for record in caplog.records if record.name == "notion_oauth.web.rate_limits"]
         assert said == ["The storage of rate limits cannot be used (ConnectionError): each worker counts for itself."]
         assert "canary" not in caplog.text
 

@@ -47,7 +47,7 @@ def mode(path: Path) -> int:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "notion_oauth.guarding"]
+    return [record.getMessage() for record in caplog.records if record.name == "notion_oauth.files.permissions"]
 
 
 # Modes
