@@ -4,33 +4,33 @@
     ├── ConfigurationError          a setting or an argument is wrong
     ├── StorageError                the token store cannot be read, written or locked
     │   ├── StoreDamaged            the file is not ours, or is damaged; it was left as it is
-    │   ├── StoreSealed             no key that is set opens the file; it was left as it is
+    │   ├── StoreEncrypted          no key that is set opens the file; it was left as it is
     │   ├── KeyUnavailable          the system keychain does not give the key
     │   └── StoreBusy               another process holds the lock for too long
     ├── NotSignedIn                 no login is stored
-    │   └── OtherResource           the one that is stored is for another server
+    │   └── ResourceMismatch        the one that is stored is for another server
     ├── SignInRequired              the server has ended the login; only a new sign-in helps
     │   └── StepUpRequired          the login lives, and what was asked for takes the person's consent to more
     ├── TransientError              passing: nothing was lost, the same call may succeed later
     │   ├── NetworkError            no answer: DNS, connection, TLS, time-out
     │   └── ServerUnavailable       429, 5xx, or an answer that is no OAuth answer
-    │       └── Redirected          a redirect, which is not followed
+    │       └── UnexpectedRedirect  a redirect, which is not followed
     ├── MetadataError               discovery documents that are missing, unusable or contradictory
-    │   └── NoDocument              a page stands where one should
+    │   └── MetadataNotFound        a page stands where one should
     ├── OAuthError                  the server refused, with an RFC 6749 error code
     │   ├── RegistrationRefused     at the registration endpoint (RFC 7591 §3.2.2)
     │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
     │   └── TokenRefused            at the token endpoint (RFC 6749 §5.2)
-    ├── NotIdentified               the application does not know who is asking
+    ├── NotAuthenticated            the application does not know who is asking
     │   └── OperatorRequired        the service is its operator's, who has not said so in this browser
     ├── RequestForbidden            a form that another site sent, or a page that is too old
     ├── BadRequest                  a request that no browser sends
     ├── TooManyRequests             one client asks too often
-    ├── WrongHost                   a request for another host than the service's own
+    ├── HostNotAllowed              a request for another host than the service's own
     ├── InsecureRequest             plain http where https is asked for, or from where it is not served
     └── AuthorizationResponseError  a redirect that must not be acted on
         ├── StateMismatch           no pending sign-in of this browser has that state
-        ├── PendingExpired          the sign-in was begun too long ago
+        ├── AuthorizationExpired    the sign-in was begun too long ago
         └── IssuerMismatch          another authorization server answered (RFC 9207)
 
 A message says what happened and why, `hint` the one thing to do next. Neither ever holds a secret or a response body.
@@ -38,15 +38,25 @@ A message says what happened and why, `hint` the one thing to do next. Neither e
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 SIGN_IN = "Sign in with: notion-oauth login"
 SIGN_IN_AGAIN = "Sign in again with: notion-oauth login"
 TRY_LATER = "Nothing was lost. Try again in a moment."
 
 
 class NotionOAuthError(Exception):
-    """The root of the tree. `message` is what happened, `hint` what to do about it; `str()` gives both."""
+    """The root of the tree. `message` is what happened, `hint` what to do about it; `str()` gives both.
 
-    default_hint = ""
+    `code` names the error in JSON, logs and telemetry. It stays the same when a class is renamed.
+    """
+
+    code: ClassVar[str] = "NotionOAuthError"
+    default_hint: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, code: str | None = None) -> None:
+        """The name of a class is its code, unless an earlier name is public already."""
+        cls.code = code or cls.__name__
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -77,7 +87,7 @@ class StoreDamaged(StorageError):
     """The file is not a token file, or is damaged. It is never overwritten or deleted."""
 
 
-class StoreEncrypted(StorageError):
+class StoreEncrypted(StorageError, code="StoreSealed"):
     """The file is sealed, and none of the keys that are set opens it. It is never overwritten or deleted."""
 
 
@@ -97,7 +107,7 @@ class NotSignedIn(NotionOAuthError):
     default_hint = SIGN_IN
 
 
-class ResourceMismatch(NotSignedIn):
+class ResourceMismatch(NotSignedIn, code="OtherResource"):
     """The stored login is for another server; its token is not sent to this one (MCP, RFC 8707)."""
 
     default_hint = "Set NOTION_OAUTH_TOKEN_FILE to another file, or end the other login with: notion-oauth logout"
@@ -168,7 +178,7 @@ class ServerUnavailable(TransientError):
         self.not_processed = not_processed
 
 
-class UnexpectedRedirect(ServerUnavailable):
+class UnexpectedRedirect(ServerUnavailable, code="Redirected"):
     """The server answered with a redirect, and none is followed."""
 
 
@@ -178,7 +188,7 @@ class MetadataError(NotionOAuthError):
     default_hint = "Check NOTION_OAUTH_SERVER_URL; if it is right, the server is set up wrongly."
 
 
-class MetadataNotFound(MetadataError):
+class MetadataNotFound(MetadataError, code="NoDocument"):
     """A page stands where a discovery document should."""
 
 
@@ -207,7 +217,7 @@ class TokenRefused(OAuthError):
     default_hint = SIGN_IN_AGAIN
 
 
-class NotAuthenticated(NotionOAuthError):
+class NotAuthenticated(NotionOAuthError, code="NotIdentified"):
     """The application does not know who is asking, so it does not know whose login is meant."""
 
     default_hint = "Sign in to this application first."
@@ -237,7 +247,7 @@ class TooManyRequests(NotionOAuthError):
         self.retry_after = retry_after
 
 
-class HostNotAllowed(NotionOAuthError):
+class HostNotAllowed(NotionOAuthError, code="WrongHost"):
     """A request for another host than the service's own: a wrong address, or DNS rebinding."""
 
 
@@ -255,7 +265,7 @@ class StateMismatch(AuthorizationResponseError):
     """No pending sign-in of this browser has that `state` (RFC 6749 §10.12)."""
 
 
-class AuthorizationExpired(AuthorizationResponseError):
+class AuthorizationExpired(AuthorizationResponseError, code="PendingExpired"):
     """The sign-in was begun more than ten minutes ago."""
 
 

@@ -9,7 +9,9 @@ try:
     import httpx2
 except ImportError:
     _HINT = "Install it with: uv pip install 'notion-oauth[httpx2]'"
-    raise ConfigurationError("notion_oauth.auth_httpx2 needs httpx2, which is not installed.", hint=_HINT) from None
+    raise ConfigurationError(
+        "notion_oauth.auth.httpx2_auth needs httpx2, which is not installed.", hint=_HINT
+    ) from None
 
 
 class BearerAuth(BearerFlows, httpx2.Auth):

@@ -74,7 +74,7 @@ class Audit:
     def failed(self, event: Event, error: Exception, tokens: TokenSet | None = None, **facts: Fact) -> None:
         """It did not happen this time."""
         why = {
-            "reason": type(error).__name__,
+            "reason": error.code if isinstance(error, NotionOAuthError) else type(error).__name__,
             "error": getattr(error, "error", None),
             "detail": error.message if isinstance(error, NotionOAuthError) else None,
         }

@@ -135,9 +135,11 @@ def _address(url: str) -> dict[str, str | int | None]:
 
 
 def _kind(error: Exception) -> str:
-    """The server's error code where it gave one, else the name of the error's class."""
+    """The server's error code where it gave one, else our own code, else the name of the error's class."""
     code = getattr(error, "error", None)
-    return _code(code) if isinstance(code, str) else type(error).__name__
+    if isinstance(code, str):
+        return _code(code)
+    return error.code if isinstance(error, NotionOAuthError) else type(error).__name__
 
 
 def _code(code: str) -> str:

@@ -67,7 +67,7 @@ def status_code(error: errors.NotionOAuthError) -> int:
 
 def problem(error: errors.NotionOAuthError) -> dict[str, str | None]:
     """An error as JSON: its kind, what happened, and what to do next."""
-    return {"error": type(error).__name__, "message": error.message, "next": error.hint}
+    return {"error": error.code, "message": error.message, "next": error.hint}
 
 
 def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:

@@ -22,16 +22,16 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from notion_oauth.app import create_app
-from notion_oauth.cli import app as command_line
-from notion_oauth.errors import StoreSealed
+from notion_oauth.cli.main import app as command_line
+from notion_oauth.errors import StoreEncrypted
+from notion_oauth.files.encryption import Encryption
 from notion_oauth.models import ClientInformation, TokenSet
-from notion_oauth.oauth_client import OAuthClient
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.sealing import Sealer
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.transport import Transport
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.transport.client import Transport
 
 FILES = Path(__file__).with_name("files_of_version_0_1")
 ENCRYPTION_KEY = base64.urlsafe_b64encode(b"made-up key for tests, no secret").decode()
@@ -86,7 +86,7 @@ def store(file: Path) -> JsonFileStore:
 
 @pytest.fixture
 def with_key(file: Path) -> JsonFileStore:
-    return JsonFileStore(file, sealer=Sealer(SecretStr(ENCRYPTION_KEY)))
+    return JsonFileStore(file, encryption=Encryption(SecretStr(ENCRYPTION_KEY)))
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_login_of_seven_fields(store: JsonFileStore) -> None:
 
 def test_ended_login(store: JsonFileStore, other: JsonFileStore) -> None:
     assert anyio.run(store.load, "ended") is None
-    found = anyio.run(store.load_tombstone, "ended")
+    found = anyio.run(store.load_ended_login, "ended")
     assert found is not None
     assert (found.reason, found.error, found.description) == ("idle", "invalid_grant", "made-up description")
     assert (found.ended_at, found.authorized_at, found.refreshed_at) == (
@@ -132,7 +132,7 @@ def test_ended_login(store: JsonFileStore, other: JsonFileStore) -> None:
     )
     assert (found.issuer, found.resource) == ("https://mcp.notion.com", "https://mcp.notion.com/mcp")
     assert (found.scope, found.requested_scope) == ("default", "default")
-    anyio.run(other.save_tombstone, "ended", found)
+    anyio.run(other.save_ended_login, "ended", found)
     assert content(other.path("ended")) == content(FILES / "tokens.json.ended.profile")
 
 
@@ -143,15 +143,15 @@ def test_registrations(store: JsonFileStore, other: JsonFileStore) -> None:
     assert found[0].client == ALL_FIELDS.client
     for registration in found:
         anyio.run(other.save_registration, "default", registration)
-    [written] = other.path("default").parent.glob("*.clients")
-    assert content(written) == content(FILES / "tokens.json.clients")
+    [last_changed] = other.path("default").parent.glob("*.clients")
+    assert content(last_changed) == content(FILES / "tokens.json.clients")
 
 
 def test_sealed_files(store: JsonFileStore, with_key: JsonFileStore) -> None:
     assert anyio.run(with_key.load, "sealed") == ALL_FIELDS
     [registration] = anyio.run(with_key.load_registrations, "sealed")
     assert registration.client == ALL_FIELDS.client
-    with pytest.raises(StoreSealed):
+    with pytest.raises(StoreEncrypted):
         anyio.run(store.load, "sealed")
 
 
@@ -207,8 +207,8 @@ def serve(sandbox: Sandbox, file: Path, monkeypatch: pytest.MonkeyPatch) -> Serv
     """A browser in front of the service at the time when the cookies were made."""
     monkeypatch.setattr(time, "time", WRITTEN_AT.timestamp)
 
-    def serve(cookie_name: str, value: str, *, base_url: str, **changes: Any) -> TestClient:
-        settings = Settings(server_url=sandbox.mcp_url, token_file=file, retry_for=0, **changes)
+    def serve(cookie_name: str, value: str, *, base_url: str, **directory_entries: Any) -> TestClient:
+        settings = Settings(server_url=sandbox.mcp_url, token_file=file, retry_for=0, **directory_entries)
         transport = Transport(timeout=timedelta(seconds=10), network=httpx.ASGITransport(sandbox.app))
         client = OAuthClient(transport, clock=lambda: WRITTEN_AT)
         oauth = NotionOAuth(settings, client=client, clock=lambda: WRITTEN_AT)

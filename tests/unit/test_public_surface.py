@@ -36,26 +36,26 @@ from typer.testing import CliRunner
 
 from notion_oauth import errors
 from notion_oauth.app import create_app
-from notion_oauth.audit import Event
-from notion_oauth.checks.finding import Result
-from notion_oauth.cli import app as command_line
-from notion_oauth.console import exit_code
-from notion_oauth.correlation import PROFILE, REQUEST_ID
-from notion_oauth.dependency import ValidToken
-from notion_oauth.logs import JsonLines
-from notion_oauth.models import ClientInformation, Introspection, Registration, TokenSet, Tombstone
-from notion_oauth.oauth_client import OAuthClient
-from notion_oauth.pages import problem, status_code
+from notion_oauth.cli.doctor.findings import Result
+from notion_oauth.cli.main import app as command_line
+from notion_oauth.cli.options import exit_code
+from notion_oauth.files.encryption import Encryption, new_key
+from notion_oauth.models import ClientInformation, EndedLogin, Introspection, Registration, TokenSet
+from notion_oauth.observability.audit import Event
+from notion_oauth.observability.context import PROFILE, REQUEST_ID
+from notion_oauth.observability.log_format import JsonLines
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox, SandboxOptions
-from notion_oauth.sealing import Sealer, new_key
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.signing_out import SignOut
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.telemetry import TracedClient, TracedTransport
-from notion_oauth.transport import Transport
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.tokens.revocation import SignOut
+from notion_oauth.tokens.telemetry import TracedClient, TracedTransport
+from notion_oauth.transport.client import Transport
+from notion_oauth.web.dependency import ValidToken
+from notion_oauth.web.responses import problem, status_code
 
 RECORDED = Path(__file__).with_name("public_surface.json")
 HOME, PUBLIC, ELSEWHERE = "http://localhost", "https://notion.example", "203.0.113.9"
@@ -118,9 +118,9 @@ def login(**changes: Any) -> TokenSet:
     return TokenSet(**{**fields, **changes})
 
 
-def ended_login() -> Tombstone:
+def ended_login() -> EndedLogin:
     now = datetime.now(UTC)
-    return Tombstone(
+    return EndedLogin(
         ended_at=now,
         reason="revoked",
         error="invalid_grant",
@@ -310,33 +310,33 @@ ERRORS: dict[str, errors.NotionOAuthError] = {
     "configuration": errors.ConfigurationError("-"),
     "store: failed": errors.StorageError("-"),
     "store: damaged": errors.StoreDamaged("-"),
-    "store: no key opens it": errors.StoreSealed("-"),
+    "store: no key opens it": errors.StoreEncrypted("-"),
     "store: keychain gives no key": errors.KeyUnavailable("-"),
     "store: locked for too long": errors.StoreBusy("-"),
     "not signed in": errors.NotSignedIn("-"),
-    "login is for another server": errors.OtherResource("-"),
+    "login is for another server": errors.ResourceMismatch("-"),
     "login has ended": errors.SignInRequired("-"),
     "more consent is required": errors.StepUpRequired("-"),
     "transient": errors.TransientError("-"),
     "network": errors.NetworkError("-"),
     "server unavailable": errors.ServerUnavailable("-"),
-    "server redirects": errors.Redirected("-"),
+    "server redirects": errors.UnexpectedRedirect("-"),
     "metadata": errors.MetadataError("-"),
-    "metadata: not a document": errors.NoDocument("-"),
+    "metadata: not a document": errors.MetadataNotFound("-"),
     "refused": errors.OAuthError("-", error="invalid_request"),
     "registration refused": errors.RegistrationRefused("-", error="invalid_client_metadata"),
     "authorization refused": errors.AuthorizationRefused("-", error="access_denied"),
     "token refused": errors.TokenRefused("-", error="invalid_grant"),
-    "application does not know the user": errors.NotIdentified("-"),
+    "application does not know the user": errors.NotAuthenticated("-"),
     "operator's secret is required": errors.OperatorRequired("-"),
     "request forbidden": errors.RequestForbidden("-"),
     "bad request": errors.BadRequest("-"),
     "too many requests": errors.TooManyRequests("-"),
-    "host is not allowed": errors.WrongHost("-"),
+    "host is not allowed": errors.HostNotAllowed("-"),
     "plain http": errors.InsecureRequest("-"),
     "authorization response": errors.AuthorizationResponseError("-"),
     "authorization response: state": errors.StateMismatch("-"),
-    "authorization response: too late": errors.PendingExpired("-"),
+    "authorization response: too late": errors.AuthorizationExpired("-"),
     "authorization response: issuer": errors.IssuerMismatch("-"),
 }
 
@@ -476,7 +476,7 @@ def store_logins(file: Path) -> None:
         await store.save("signed-in", login())
         over = datetime.now(UTC) - timedelta(minutes=1)
         await store.save("expired", login(expires_at=over))
-        await store.save_tombstone("ended", ended_login())
+        await store.save_ended_login("ended", ended_login())
         await store.save("elsewhere", login(resource="https://other.example/mcp"))
 
     anyio.run(save)
@@ -515,7 +515,7 @@ def test_outcomes_of_logout() -> None:
 
 
 def test_reasons_of_an_ended_login() -> None:
-    check("ended_reasons", sorted(get_args(Tombstone.model_fields["reason"].annotation)))
+    check("ended_reasons", sorted(get_args(EndedLogin.model_fields["reason"].annotation)))
 
 
 def test_json_of_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,7 +544,7 @@ def test_json_over_http(settings: Settings, network: httpx.AsyncBaseTransport, o
         "refresh": shape(browser.post_form("/auth/refresh", JSON).json()),
         "logout": shape(browser.post_form("/auth/logout", JSON).json()),
     }
-    anyio.run(oauth.store.save_tombstone, "default", ended_login())
+    anyio.run(oauth.store.save_ended_login, "default", ended_login())
     found["status of ended"] = shape(browser.get("/auth/status", headers=JSON).json())
     public = Browser(create_app(settings.model_copy(update={"public_url": PUBLIC})), PUBLIC, ELSEWHERE)
     found["client metadata"] = shape(public.get("/auth/client-metadata.json").json())
@@ -570,18 +570,18 @@ def test_files(tmp_path: Path) -> None:
     now = datetime.now(UTC)
 
     async def save() -> None:
-        plain, sealed = JsonFileStore(file), JsonFileStore(file, sealer=Sealer(SecretStr(new_key())))
+        plain, sealed = JsonFileStore(file), JsonFileStore(file, encryption=Encryption(SecretStr(new_key())))
         async with plain.exclusive("default"):
             await plain.save("default", login())
         entry: dict[str, Any] = {"issuer": "https://a.example", "redirect_uri": REDIRECT_URI, "client": public}
         for more in (
             {},
-            {"registered_at": now, "scope": "default", "registered_scope": "default", "taken": True},
-            {"wide": True},
-            {"by_hand": True},
+            {"registered_at": now, "scope": "default", "registered_scope": "default", "claimed": True},
+            {"extended_scope": True},
+            {"preregistered": True},
         ):
             await plain.save_registration("default", Registration(**{**entry, **more}))
-        await plain.save_tombstone("ended", ended_login())
+        await plain.save_ended_login("ended", ended_login())
         await sealed.save("sealed", login())
         await sealed.save_registration("sealed", Registration(**entry))
 

@@ -93,7 +93,7 @@ async def test_a_token_that_another_has_stored_is_tried_before_any_refresh(
     """Whatever the store's stamp says: a file system may tell of changes late, or count its time in seconds."""
     sandbox.options.reuse, sandbox.options.access_token_survives_refresh = "strict", False
     older = (await sign_in(oauth)).access_token
-    monkeypatch.setattr(oauth.store, "stamp", lambda profile: "unchanged")
+    monkeypatch.setattr(oauth.store, "version", lambda profile: "unchanged")
     assert await oauth.tokens.token() == older
     newer = (await NotionOAuth(oauth.settings).refresh()).access_token
     before = len(sandbox.requests)

@@ -74,6 +74,6 @@ async def test_the_sdk_sends_no_request_where_nobody_is_signed_in(oauth: NotionO
 
 
 def test_without_httpx2_the_cure_is_said(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['httpx2'] = None; import notion_oauth.auth_httpx2"
+    code = "import sys; sys.modules['httpx2'] = None; import notion_oauth.auth.httpx2_auth"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "notion-oauth[httpx2]" in done.stderr

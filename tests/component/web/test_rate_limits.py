@@ -354,7 +354,7 @@ class TestWithoutRoomForMore:
 
     @pytest.mark.anyio
     async def test_it_stays_small(self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("notion_oauth.ratelimits.PARTS_OF_IPV6", 8)
+        monkeypatch.setattr("notion_oauth.web.rate_limits.PARTS_OF_IPV6", 8)
         monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 2)
         await let_in(limits, *(f"{number % 256}.1.2.{number % 7}" for number in range(600)))
         await let_in(limits, *(f"2a{number:02x}:{number:x}::1" for number in range(256)))
