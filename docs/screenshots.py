@@ -1,0 +1,75 @@
+"""Make the images in docs/images/ again: `uv run python docs/screenshots.py`. Needs Chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
+SANDBOX_PORT, SERVICE_PORT = 9000, 8000  # the ones that the documentation uses
+STARTUP = 30.0  # seconds
+SIZE = (760, 520)  # pixels of the window
+CHROMIUM = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server"),
+)
+
+
+@contextmanager
+def running(command: list[str], url: str, *, directory: str, environment: dict[str, str]) -> Iterator[None]:
+    """Run a program of this repository until the block ends; the block starts when `url` answers."""
+    with subprocess.Popen([sys.executable, *command], cwd=directory, env=environment) as process:  # noqa: S603
+        try:
+            deadline = monotonic() + STARTUP
+            while True:
+                try:
+                    httpx.get(url, trust_env=False)
+                    break
+                except httpx.TransportError:
+                    if process.poll() is not None or monotonic() > deadline:
+                        raise
+                    sleep(0.1)
+            yield
+        finally:
+            process.terminate()
+
+
+def photograph(url: str, image: Path) -> None:
+    browser = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+    )
+    if not browser:
+        raise SystemExit("Chromium is not installed.")
+    with tempfile.TemporaryDirectory() as profile:
+        options = [f"--user-data-dir={profile}", f"--window-size={SIZE[0]},{SIZE[1]}", f"--screenshot={image}"]
+        subprocess.run([browser, *CHROMIUM, *options, url], check=True, capture_output=True, timeout=60)  # noqa: S603
+
+
+def main() -> None:
+    """Sign in at the practice server, as a browser does, and photograph the status page."""
+    server, service = f"http://127.0.0.1:{SANDBOX_PORT}", f"http://127.0.0.1:{SERVICE_PORT}"
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("NOTION_OAUTH_")}
+        environment |= {"NOTION_OAUTH_SERVER_URL": f"{server}/mcp", "PYTHONPATH": str(ROOT)}
+        sandbox = [str(ROOT / "cli.py"), "sandbox", "--port", str(SANDBOX_PORT), "--auto-consent"]
+        stack.enter_context(running(sandbox, server, directory=directory, environment=environment))
+        app = ["-m", "uvicorn", "main:app", "--port", str(SERVICE_PORT)]
+        stack.enter_context(running(app, f"{service}/healthz", directory=directory, environment=environment))
+        with httpx.Client(follow_redirects=True, trust_env=False) as browser:
+            browser.get(f"{service}/auth/login").raise_for_status()
+        photograph(f"{service}/", IMAGES / "status.png")
+
+
+if __name__ == "__main__":
+    main()
