@@ -26,7 +26,7 @@ MIN_SECRET_KEY = 32  # characters; 32 random hexadecimal digits are 128 bits
 
 
 class Settings(BaseSettings):
-    """What can be set. The description of each field is its line in the README's table."""
+    """All settings. The description of each field is also its row in docs/settings.md; a test compares them."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -37,110 +37,119 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    server_url: str = Field(default=profile_names.DEFAULT_SERVER_URL, description="The MCP server to sign in to.")
-    token_file: Path = Field(default=profile_names.DEFAULT_TOKEN_FILE, description="Where the tokens lie.")
+    server_url: str = Field(
+        default=profile_names.DEFAULT_SERVER_URL, description="URL of the MCP server to sign in to."
+    )
+    token_file: Path = Field(default=profile_names.DEFAULT_TOKEN_FILE, description="Path of the token file.")
     profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = Field(
         default=profile_names.DEFAULT_PROFILE,
-        description="Which login is meant: one workspace each, apart from the others.",
+        description="Name of the login to use. Each profile is a separate login, for example one for each workspace.",
     )
     public_url: str | None = Field(
-        default=None, description="The service's address as browsers see it; needed unless that is loopback."
+        default=None,
+        description="The service's URL as browsers see it. Required unless browsers use a loopback address.",
     )
     trusted_proxies: str | None = Field(
         default=None,
-        description="Addresses and networks of proxies in front, with commas between them: what they say of the client "
-        "and of https is believed. `unix` stands for whoever connects through a socket file.",
+        description="Comma-separated addresses and networks of reverse proxies. The service believes the "
+        "`X-Forwarded-For` and `X-Forwarded-Proto` headers that they send. `unix` stands for every client that "
+        "connects through a Unix socket.",
     )
     secret_key: SecretStr | None = Field(
         default=None,
-        description="Signs and seals the session cookie; at least 32 characters. Of several, with commas between them, "
-        "the first does, and all are read.",
+        description="Key that signs and encrypts the session cookie; at least 32 characters. To rotate it, give "
+        "several keys, separated by commas: the first signs, and all are accepted.",
     )
     operator_secret: SecretStr | None = Field(
         default=None,
-        description="Asked for once in each browser session, before the one profile is shown or used; at least 16 "
-        "characters. Without it each browser session has a profile of its own on a public URL.",
+        description="Secret that a visitor enters once in each browser session before the service shows or uses "
+        "its single login; at least 16 characters. Without it, each browser session on a public URL has its own "
+        "login.",
     )
     rate_limit: str = Field(
         default="30/minute",
-        description="How often one client address may sign in, renew and sign out; `0` for as often as it likes.",
+        description="How often one client address may sign in, refresh and sign out. `0` means no limit.",
     )
     status_rate_limit: str = Field(
         default="300/minute",
-        description="How often one client address may look at the status on a public URL; `0` for as often as it "
-        "likes.",
+        description="How often one client address may read the status on a public URL. `0` means no limit.",
     )
     refresh_floor: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
-        default=30.0, description="Seconds between two renewals of a good token that a page or a script asks for."
+        default=30.0,
+        description="Minimum number of seconds between two refreshes of a still valid token that a page or a "
+        "script requests.",
     )
     rate_limit_storage: SecretStr | None = Field(
         default=None,
-        description="Where such requests are counted for all workers together, such as `redis://localhost:6379/0` "
-        "(with the extra `redis`); each worker counts its own without it.",
+        description="URL of a database that counts these requests for all workers together, such as "
+        "`redis://localhost:6379/0` (needs the extra `redis`). Without it, each worker counts its own.",
     )
     encryption_key: SecretStr | None = Field(
         default=None,
-        description="Seals what is kept; `notion-oauth key` makes one. Of several, with commas or spaces between, the "
-        "first seals and all open. `keyring` stands for the one in the system keychain.",
+        description="Key that encrypts the stored tokens and client registrations; `notion-oauth key` makes one. "
+        "To rotate it, give several keys, separated by commas or spaces: the first encrypts, and all decrypt. "
+        "`keyring` stands for the key in the system keychain.",
     )
     client_name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
-        default="notion-oauth", description="The name that Notion shows on its consent page."
+        default="notion-oauth", description="Application name that Notion shows on its consent page."
     )
     issuer: str | None = Field(
         default=None,
-        description="The authorization server to sign in at, where the MCP server names several; to the letter.",
+        description="Authorization server to use if the MCP server lists several. It must match a listed issuer "
+        "exactly.",
     )
     client_id: Annotated[str, Field(min_length=1, max_length=2000)] | None = Field(
-        default=None, description="A client that was registered by hand; else one registers itself."
+        default=None,
+        description="ID of a client that you registered yourself. Without it, the program registers a client.",
     )
-    client_secret: SecretStr | None = Field(default=None, description="That client's secret, where it has one.")
+    client_secret: SecretStr | None = Field(default=None, description="Secret of that client, if it has one.")
     client_auth_method: AuthMethod | None = Field(
         default=None,
-        description="How that client says who it is at the token endpoint: none, client_secret_basic or "
-        "client_secret_post; else as the server lists.",
+        description="How that client authenticates at the token endpoint: none, client_secret_basic or "
+        "client_secret_post. By default, one of the methods that the server lists.",
     )
     client_metadata_url: str | None = Field(
         default=None,
-        description="The https address of a client ID metadata document, which is then the client's id where the "
-        "server takes such ids.",
+        description="HTTPS URL of a client ID metadata document. It is the client ID if the server supports such IDs.",
     )
     timeout: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
-        default=10.0, description="Seconds that one request to the server may take, from first to last byte."
+        default=10.0, description="Time limit in seconds for one request to a server, from the first byte to the last."
     )
     ca_file: Path | None = Field(
-        default=None, description="A PEM file of certificate authorities to trust beside the system's."
+        default=None, description="PEM file of certificate authorities to trust in addition to the system's."
     )
     allow_private_addresses: bool = Field(
         default=False,
-        description="Whether servers may name others on this machine or a private network, where they are not "
-        "themselves.",
+        description="Whether server metadata may point to this machine or a private network even if the server "
+        "itself is elsewhere.",
     )
     retry_for: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = Field(
         default=20.0,
-        description="Seconds for which whoever waits for a token is kept waiting through passing failures.",
+        description="For how many seconds a call for a token retries after temporary failures.",
     )
     refresh_window: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
         default=300.0,
-        description="Seconds before its expiry from which a token is refreshed in the background; at most a third of "
-        "its lifetime.",
+        description="How many seconds before its expiry a token is refreshed in the background; at most a third "
+        "of its lifetime.",
     )
     keep_fresh: bool = Field(
-        default=True, description="Whether the service refreshes the token in the background while it runs."
+        default=True, description="Whether the service refreshes tokens in the background while it runs."
     )
     grant_days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)] = Field(
-        default=180.0, description="Days after a sign-in when the server ends the login."
+        default=180.0, description="After how many days the server ends a login, counted from the sign-in."
     )
     idle_days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)] = Field(
-        default=30.0, description="Days without a refresh after which the server ends the login."
+        default=30.0, description="After how many days without a refresh the server ends a login."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="From which level on the service writes its log, and commands with `--verbose`."
+        default="info",
+        description="Lowest level of the log lines that the service writes, and commands with `--verbose`.",
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="Whether a line of the log is for people (`text`) or for programs (`json`)."
+        default="text", description="Format of the log lines: `text` for people, `json` for programs."
     )
     telemetry: bool = Field(
-        default=False, description="Whether OpenTelemetry gets spans and counters; needs `notion-oauth[otel]`."
+        default=False, description="Whether to send spans and counters to OpenTelemetry; needs the extra `otel`."
     )
 
     @property
