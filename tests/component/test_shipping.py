@@ -31,7 +31,11 @@ from tests.support.paths import ROOT
 
 DEPLOY = ROOT / "deploy"
 PROGRAMS = Path(sys.executable).parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", DEPLOY / "README.md"]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name / "README.md" for name in ("deploy", "benchmarks")),
+]
 SHIPPED = [ROOT / "Dockerfile", *DOCUMENTS, *sorted(file for file in DEPLOY.iterdir() if file.suffix != ".md")]
 HOST = "auth.example"
 
@@ -187,12 +191,13 @@ def test_the_service_is_started_as_the_readme_says_and_believes_no_header_by_its
     assert (options["host"], options["port"], options["proxy_headers"]) == (host, 8000, False)
 
 
-def test_the_readme_starts_a_public_service_so_too() -> None:
-    section = (ROOT / "README.md").read_text().partition("### On the internet\n")[2].partition("\n## ")[0]
-    commands = re.findall(r"^uv run (uvicorn .*)$", section, re.MULTILINE)
-    assert commands
-    for command in commands:
-        assert options_of(shlex.split(command, comments=True))["proxy_headers"] is False
+def test_documentation_starts_a_public_service_without_proxy_headers() -> None:
+    section = (ROOT / "README.md").read_text().partition("## Deploy\n")[2].partition("\n## ")[0]
+    for text in (section, (ROOT / "docs" / "deploying.md").read_text()):
+        commands = re.findall(r"^uv run (uvicorn .*)$", text, re.MULTILINE)
+        assert commands
+        for command in commands:
+            assert options_of(shlex.split(command, comments=True))["proxy_headers"] is False
 
 
 # The compose file
@@ -280,10 +285,18 @@ def test_the_timer_runs_a_command_that_exists() -> None:
 # The documents
 
 
+def anchors(document: Path) -> set[str]:
+    """The anchors of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
-def test_links_lead_to_what_is_there(document: Path) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", document.read_text())
-    assert {link for link in links if not (document.parent / link).exists()} == set()
+def test_links_lead_to_files_and_headings_that_exist(document: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", document.read_text()):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
 def test_the_threat_model_names_tests_that_exist() -> None:

@@ -1,13 +1,11 @@
-"""The official MCP Python SDK over our tokens: as the README shows it, against the practice server."""
+"""The official MCP Python SDK over our tokens, against the practice server."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -18,9 +16,7 @@ from notion_oauth.auth.httpx2_auth import BearerAuth
 from notion_oauth.errors import NotSignedIn
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
-from notion_oauth.settings import Settings
 from tests.conftest import Posted
-from tests.support.paths import ROOT
 from tests.support.signing_in import sign_in
 
 pytestmark = pytest.mark.anyio
@@ -38,19 +34,6 @@ async def who(oauth: NotionOAuth) -> str:
     [content] = answer.content
     assert content.type == "text"
     return str(json.loads(content.text)["self"]["workspace"]["name"])
-
-
-async def test_the_example_of_the_readme_works(
-    oauth: NotionOAuth, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await sign_in(oauth)
-    monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", settings.server_url)
-    monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", str(settings.token_file))
-    readme = (ROOT / "README.md").read_text()
-    [example] = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "auth_httpx2" in block]
-    names: dict[str, Any] = {}
-    exec(example.replace("https://mcp.notion.com/mcp", settings.server_url), names)  # noqa: S102 - our own README
-    assert "Practice workspace" in (await names["workspace"]()).content[0].text
 
 
 async def test_the_sdk_works_with_our_tokens(oauth: NotionOAuth) -> None:
