@@ -202,7 +202,7 @@ class BearerFlows:
             assert self._authorize is not None  # noqa: S101 - asked before
             _ASKING.set(self)
             try:
-                with flight.interruptible():
+                with flight.abandonable():
                     signed_in = await self._authorize(challenge)
                     self._answered(challenge)
                     return signed_in

@@ -100,7 +100,7 @@ class SharedCall(Generic[T]):
             with suppress(RuntimeError):  # its event loop has ended, and nobody waits there
                 wake()
 
-    async def wait_finished(self) -> None:
+    async def wait_until_done(self) -> None:
         """Wait for its end without wanting its outcome. Raises nothing of it."""
         over = anyio.Event()
         wake = partial(_soon(), over.set)
@@ -114,7 +114,7 @@ class SharedCall(Generic[T]):
     async def result(self) -> T:
         """The outcome. A caller that is cancelled leaves; the work goes on. Raises what it raises."""
         with self._boarded():
-            await self.wait_finished()
+            await self.wait_until_done()
         assert self._outcome is not None  # noqa: S101 - it has landed
         return self._outcome()
 
@@ -139,9 +139,9 @@ class SharedCall(Generic[T]):
             self._scope.cancel()
 
     @contextmanager
-    def interruptible(self, patience: timedelta | None = None) -> Iterator[None]:
-        """Until `commit`, the block ends with GivenUp once nobody waits any longer, or patience is over."""
-        deadline = math.inf if patience is None else anyio.current_time() + patience.total_seconds()
+    def abandonable(self, timeout: timedelta | None = None) -> Iterator[None]:
+        """Until `must_complete`, the block ends with GivenUp once nobody waits any longer, or patience is over."""
+        deadline = math.inf if timeout is None else anyio.current_time() + timeout.total_seconds()
         with anyio.CancelScope(deadline=deadline) as scope:
             self._scope = scope
             self._cancel_if_abandoned()  # they may have left before it began
@@ -152,7 +152,7 @@ class SharedCall(Generic[T]):
             return
         raise Abandoned
 
-    def commit(self) -> None:
+    def must_complete(self) -> None:
         """From here on the work runs to its end."""
         if self._scope is not None:
             self._scope.deadline = math.inf

@@ -210,7 +210,7 @@ class TokenSource:
     async def wait_until_idle(self) -> None:
         """Wait until no refresh of this process is under way: before the process is replaced or its server stopped."""
         while (flight := self._single_flight.current()) is not None:
-            await flight.wait_finished()
+            await flight.wait_until_done()
 
     def _refresh_in_background(self) -> None:
         """Begin a refresh that nobody waits for, unless one is under way or the last has failed just now."""
@@ -225,10 +225,10 @@ class TokenSource:
         deadline = self._backoff.deadline()
         while True:
             try:
-                with flight.interruptible(BACKGROUND_LOCK_WAIT if background else None):
+                with flight.abandonable(BACKGROUND_LOCK_WAIT if background else None):
                     await self._sleep(self._backoff.next_delay(deadline))
                     async with self._store.exclusive(self._profile):
-                        flight.commit()
+                        flight.must_complete()
                         return await self._refresh_alone(rejected, min_ttl, background=background)
             except (NotSignedIn, SignInRequired):
                 raise

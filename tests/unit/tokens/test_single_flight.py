@@ -32,7 +32,7 @@ class Work:
         self.flight, _ = SingleFlight[str]().join_or_start(self._fly)
 
     async def _fly(self, flight: SharedCall[str]) -> str:
-        with flight.interruptible():
+        with flight.abandonable():
             while not self.over.is_set():
                 await anyio.sleep(0.01)
             return "done"
@@ -86,7 +86,7 @@ async def test_it_goes_on_until_the_last_who_waits_has_left(work: Work) -> None:
             await work.awaited_by(1)
             assert not work.flight.done
             last.cancel()
-        await work.flight.wait_finished()
+        await work.flight.wait_until_done()
         with pytest.raises(Abandoned):
             await work.flight.result()
 
@@ -95,7 +95,7 @@ async def test_work_that_all_have_left_before_it_began_is_not_done() -> None:
     done: list[str] = []
 
     async def work(flight: SharedCall[None]) -> None:
-        with flight.interruptible():
+        with flight.abandonable():
             await anyio.sleep(0)
             done.append("opened a browser")
 
@@ -106,7 +106,7 @@ async def test_work_that_all_have_left_before_it_began_is_not_done() -> None:
         tasks.cancel_scope.cancel()
     flight.start()
     with anyio.fail_after(60):
-        await flight.wait_finished()
+        await flight.wait_until_done()
     assert not done
 
 
@@ -116,7 +116,7 @@ def test_who_leaves_leaves_nothing_behind(work: Work, backend: str) -> None:
 
     async def leave() -> weakref.ref[object]:
         with anyio.move_on_after(0.01):
-            await work.flight.wait_finished()
+            await work.flight.wait_until_done()
         here = trio.lowlevel.current_trio_token() if backend == "trio" else asyncio.get_running_loop()
         return weakref.ref(here)
 
@@ -132,7 +132,7 @@ async def test_an_event_loop_that_has_ended_hinders_nobody(work: Work) -> None:
     def end_in_the_middle() -> asyncio.Task[None]:
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(lambda *_: None)  # it would log that the task never ends
-        task = loop.create_task(work.flight.wait_finished())
+        task = loop.create_task(work.flight.wait_until_done())
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
         return task
