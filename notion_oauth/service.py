@@ -28,7 +28,7 @@ from notion_oauth.models import (
 )
 from notion_oauth.observability.audit import Attempt
 from notion_oauth.protocol import authorization, end_reasons, scopes
-from notion_oauth.protocol.challenge import BearerChallenge, merged
+from notion_oauth.protocol.challenge import BearerChallenge, merge_challenges
 from notion_oauth.protocol.discovery import require_assertions
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.storage import TokenStore
@@ -117,10 +117,10 @@ class NotionOAuth:
         with self.audit.attempt("sign_in"):
             typed = challenge is None or challenge.resource_metadata is None  # by a person: the resource was not asked
             discovery, scope, challenge, login = await self._discover(challenge, self.clients.require_sign_in)
-            steps_up = challenge is not None and challenge.steps_up
+            steps_up = challenge is not None and challenge.requires_step_up
             before = (replaces or self).tokens
             kept = await before.load() or await before.ended_login()
-            wanted = scopes.union(scopes.asked_before(kept, discovery, granted=steps_up), scope)
+            wanted = scopes.union(scopes.previously_requested(kept, discovery, granted=steps_up), scope)
             in_use = login.client if login and steps_up and not typed else None
             client, scope = await self.clients.get_or_register(
                 discovery, redirect_uri, scope=wanted, minimum_scope=scope, in_use=in_use
@@ -144,13 +144,13 @@ class NotionOAuth:
         login = await self.tokens.load()  # raises for the login of another server: it would be lost
         told = challenge is not None and challenge.resource_metadata
         asked = None if told else await self.client.challenge(self.settings.server_url)
-        challenge = merged(challenge, asked)
+        challenge = merge_challenges(challenge, asked)
         own = {*(await self.clients.own_issuers())}
-        if login is not None and login.issuer and challenge is not None and challenge.steps_up:
+        if login is not None and login.issuer and challenge is not None and challenge.requires_step_up:
             own = {login.issuer}  # that one is to allow more
         discovery = await self.client.discover(self.settings.server_url, challenge=challenge, prefer=own, usable=usable)
         discovery = discovery.model_copy(update={"challenged_scope": asked and asked.scope})
-        scope = scopes.select(
+        scope = scopes.select_scope(
             challenged=challenge.scope if challenge else None,
             resource=discovery.scopes,
             server=discovery.server.scopes_supported,
@@ -241,7 +241,7 @@ class NotionOAuth:
     def _status_without(self, ended: EndedLogin | None) -> LoginStatus:
         if ended is None:
             return LoginStatus(status="unauthenticated")
-        because = end_reasons.in_words(ended, self.settings.lifetimes)
+        because = end_reasons.describe_end(ended, self.settings.lifetimes)
         return LoginStatus(
             status="unauthenticated",
             ended_at=ended.ended_at,

@@ -16,7 +16,7 @@ from notion_oauth.errors import ConfigurationError
 from notion_oauth.files import encryption
 from notion_oauth.models import AuthMethod, ClientInformation
 from notion_oauth.protocol.lifetime import Lifetimes
-from notion_oauth.protocol.urls import why_unusable
+from notion_oauth.protocol.urls import url_problem
 
 PREFIX = "NOTION_OAUTH_"
 UNIX = "unix"  # in the setting trusted_proxies: every connection through a Unix domain socket
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     @field_validator("server_url", "public_url", "issuer", "client_metadata_url")
     @classmethod
     def _usable(cls, value: str | None) -> str | None:
-        if value is not None and (reason := why_unusable(value)):
+        if value is not None and (reason := url_problem(value)):
             raise ValueError(f"the URL {reason}")
         return value
 

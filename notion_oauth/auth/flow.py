@@ -114,7 +114,7 @@ class BearerFlows:
             response = yield _with(token, request)
         renewed, asked = False, 0
         while (challenge := self._refused(response)) is not None:
-            if not challenge.steps_up and token is not None and not renewed:
+            if not challenge.requires_step_up and token is not None and not renewed:
                 another, renewed = (yield from self._token(rejected=token)), True
             else:
                 another = yield from self._adopted(token)
@@ -126,7 +126,7 @@ class BearerFlows:
                     continue
                 another = yield from self._adopted(token)
                 if another is None:
-                    if challenge.steps_up:
+                    if challenge.requires_step_up:
                         raise self._tokens.with_profile_hint(step_up_required(challenge, request.url.host))
                     return  # a token that is new, and refused: it is the caller's
             if not isinstance(request.stream, self.whole_body):
@@ -187,7 +187,7 @@ class BearerFlows:
         self._asked = {known: since for known, since in self._asked.items() if now - since < ASK_AGAIN}
         if _need(challenge) in self._asked:
             return False
-        if again and not challenge.steps_up:
+        if again and not challenge.requires_step_up:
             self._asked[_need(challenge)] = now
             return False
         return True
@@ -219,7 +219,7 @@ class BearerFlows:
 
     def _answered(self, challenge: BearerChallenge) -> None:
         """Note what a person has agreed to or declined: it is not asked of them again for a while."""
-        if challenge.steps_up:
+        if challenge.requires_step_up:
             self._asked[_need(challenge)] = uptime()
 
     def _is_ours(self, url: Any) -> bool:
@@ -238,13 +238,13 @@ class BearerFlows:
         sent = response.request.headers.get("Authorization", "").partition(" ")[2]
         said = response.headers.get_list("www-authenticate")
         challenge = bearer_challenge(said, secrets=frozenset({sent} - {""})) or BearerChallenge()
-        return challenge if status == UNAUTHORIZED or challenge.steps_up else None
+        return challenge if status == UNAUTHORIZED or challenge.requires_step_up else None
 
 
 def _need(challenge: BearerChallenge) -> _Need:
     """What a challenge asks for, without the words that a server makes up each time."""
-    wanted = frozenset((challenge.scope or "").split()) if challenge.steps_up else frozenset()
-    return (challenge.error if challenge.steps_up else None, wanted, challenge.acr_values, challenge.max_age)
+    wanted = frozenset((challenge.scope or "").split()) if challenge.requires_step_up else frozenset()
+    return (challenge.error if challenge.requires_step_up else None, wanted, challenge.acr_values, challenge.max_age)
 
 
 def _sent(steps: _Steps, outcome: Any) -> Any:

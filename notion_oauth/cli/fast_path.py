@@ -17,7 +17,7 @@ from notion_oauth.files import atomic, permissions
 from notion_oauth.files.protection import Protection
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.messages import parse_json
-from notion_oauth.protocol.urls import covers, why_unusable
+from notion_oauth.protocol.urls import resource_covers, url_problem
 
 _PREFIX = "NOTION_OAUTH_"
 _KNOWN = {_PREFIX + name for name in ("TOKEN_FILE", "SERVER_URL", "PROFILE")}
@@ -57,14 +57,16 @@ def read_fast(profile: str | None, token_file: Path | None, server_url: str | No
     profile = profile or given.get(_PREFIX + "PROFILE", profile_names.DEFAULT_PROFILE)
     url = server_url or given.get(_PREFIX + "SERVER_URL", profile_names.DEFAULT_SERVER_URL)
     path = token_file or Path(given.get(_PREFIX + "TOKEN_FILE", profile_names.DEFAULT_TOKEN_FILE))
-    if not profile_names.PROFILE.match(profile) or why_unusable(url) or path.name in ("", "..") or "~" in str(path):
+    if not profile_names.PROFILE.match(profile) or url_problem(url) or path.name in ("", "..") or "~" in str(path):
         return None
     file = profile_names.profile_file(path, profile)
     try:
         found = atomic.read_file(file, _login)
     except (NotionOAuthError, ValueError):
         return None
-    if found is None or permissions.weakness(file) or (found.resource is not None and not covers(found.resource, url)):
+    if found is None or permissions.weakness(file):
+        return None
+    if found.resource is not None and not resource_covers(found.resource, url):
         return None
     return replace(found, protection=Protection(kept="plain", mode=permissions.mode_of(file)))
 
@@ -86,14 +88,14 @@ def _login(content: bytes) -> FastLogin:
         or updated_at is None
     ):
         raise ValueError("not as we write it")
-    expires_in = lifetime.seconds(document.get("expires_in"))
+    expires_in = lifetime.parse_lifetime(document.get("expires_in"))
     expires_at = lifetime.from_milliseconds(document.get("expires_at"))
     return FastLogin(
         access_token=document["access_token"],
         token_type=document.get("token_type") or "Bearer",
         refresh_token=document.get("refresh_token") or None,
         expires_in=expires_in,
-        expires_at=expires_at or lifetime.expires_at(expires_in, asked_at=updated_at),
+        expires_at=expires_at or lifetime.expires_at(expires_in, requested_at=updated_at),
         authorized_at=lifetime.from_milliseconds(document.get("authorized_at")),
         refreshed_at=lifetime.from_milliseconds(document.get("refreshed_at")),
         updated_at=updated_at,

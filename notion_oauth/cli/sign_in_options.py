@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from notion_oauth.errors import ConfigurationError
-from notion_oauth.protocol.challenge import BearerChallenge, requested_challenge, words
+from notion_oauth.protocol.challenge import BearerChallenge, parse_scope_tokens, requested_challenge
 
 _NOT_WORDS = "{name} takes values without quotes, separated by spaces (RFC 6749 §3.3)."
 MAX_ASSERTION = 64 * 1024  # characters
@@ -20,7 +20,7 @@ def challenge_of(
 ) -> BearerChallenge | None:
     """The challenge that says the same; None where nothing is asked for. Raises ConfigurationError."""
     for name, value in (("--scope", scope), ("--acr-values", acr_values)):
-        if value is not None and words(value) is None:
+        if value is not None and parse_scope_tokens(value) is None:
             raise ConfigurationError(_NOT_WORDS.format(name=name), hint="Correct it and run the command again.")
     return requested_challenge(scope, acr_values, max_age)
 

@@ -103,7 +103,7 @@ def decode_login(content: bytes, path: Path) -> TokenSet | EndedLogin:
     held = document.get("access_token") if isinstance(document, dict) else None
     if not isinstance(held, str) or not held:
         raise _damaged(path, "it holds no access_token")
-    expires_in = lifetime.seconds(document.get("expires_in"))
+    expires_in = lifetime.parse_lifetime(document.get("expires_in"))
     updated_at = lifetime.from_milliseconds(document.get("updated_at"))
     expires_at = lifetime.from_milliseconds(document.get("expires_at"))
     if updated_at is None:
@@ -114,7 +114,7 @@ def decode_login(content: bytes, path: Path) -> TokenSet | EndedLogin:
             **{name: document.get(name) for name in (*_AS_THEY_ARE, *_OF_OTHER_ENDPOINTS)},
             token_type=document.get("token_type") or "Bearer",
             expires_in=expires_in,
-            expires_at=expires_at or lifetime.expires_at(expires_in, asked_at=updated_at),
+            expires_at=expires_at or lifetime.expires_at(expires_in, requested_at=updated_at),
             refresh_token=document.get("refresh_token") or None,
             client=_client(document),
             token_endpoint_auth_methods_supported=document.get("token_endpoint_auth_methods_supported") or (),

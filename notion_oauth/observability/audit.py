@@ -55,7 +55,7 @@ class Audit:
     def __init__(self, profile: str | None) -> None:
         self.profile = profile
 
-    def of_no_profile(self) -> Self:
+    def without_profile(self) -> Self:
         """As this one, for what concerns no profile."""
         return type(self)(None)
 

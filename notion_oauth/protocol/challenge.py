@@ -50,12 +50,12 @@ class BearerChallenge:
     max_age: int | None = None
 
     @property
-    def steps_up(self) -> bool:
+    def requires_step_up(self) -> bool:
         """Whether it asks for more than a valid token: scopes (RFC 6750 §3.1), or who the person is (RFC 9470 §3)."""
         return self.error in ("insufficient_scope", "insufficient_user_authentication")
 
 
-def merged(given: BearerChallenge | None, asked: BearerChallenge | None) -> BearerChallenge | None:
+def merge_challenges(given: BearerChallenge | None, asked: BearerChallenge | None) -> BearerChallenge | None:
     """What a person wants, with what the resource said when it was asked, where the person has said nothing."""
     if given is None or asked is None:
         return given or asked
@@ -63,7 +63,7 @@ def merged(given: BearerChallenge | None, asked: BearerChallenge | None) -> Bear
 
 
 def step_up_required(challenge: BearerChallenge, host: str) -> StepUpRequired:
-    """The error that a challenge stands for whose `steps_up` holds, with the command that asks the person."""
+    """The error that a challenge stands for whose `requires_step_up` holds, with the command that asks the person."""
     options = [("--scope", challenge.scope), ("--acr-values", challenge.acr_values), ("--max-age", challenge.max_age)]
     command = " ".join(f"{name} {shlex.quote(str(value))}" for name, value in options if value is not None)
     if challenge.error == "insufficient_scope":
@@ -119,7 +119,7 @@ def bearer_challenge(values: Iterable[str], *, secrets: frozenset[str] = frozens
     said = [_bearer(one.parameters, secrets) for one in parse_challenges(values) if one.scheme == "bearer"]
     with_metadata = [one for one in said if one.resource_metadata]
     with_error = [one for one in said if one.error]
-    stepping_up = next((one for one in said if one.steps_up), None)
+    stepping_up = next((one for one in said if one.requires_step_up), None)
     if stepping_up is not None and with_metadata and stepping_up.resource_metadata is None:
         return replace(stepping_up, resource_metadata=with_metadata[0].resource_metadata)
     return stepping_up or next(iter(with_metadata or with_error or said), None)
@@ -129,16 +129,16 @@ def _bearer(parameters: Mapping[str, str], secrets: frozenset[str]) -> BearerCha
     told = {name: text for name, text in parameters.items() if not any(secret in text for secret in secrets)}
     return BearerChallenge(
         realm=printable(told.get("realm")),
-        scope=words(told.get("scope")),
+        scope=parse_scope_tokens(told.get("scope")),
         error=error_code(told.get("error")),
         error_description=printable(told.get("error_description")),
         resource_metadata=told.get("resource_metadata") or None,
-        acr_values=words(told.get("acr_values")),
+        acr_values=parse_scope_tokens(told.get("acr_values")),
         max_age=_seconds(told.get("max_age")),
     )
 
 
-def words(value: str | None) -> str | None:
+def parse_scope_tokens(value: str | None) -> str | None:
     """Values of RFC 6749 §3.3, with one space between them; None where one of them is malformed, or there is none.
 
     Leaving out the malformed one alone would ask for something that the server did not say.
@@ -269,4 +269,5 @@ def requested_challenge(scope: str | None, acr_values: str | None, max_age: int 
         return None
     fresher = acr_values is not None or max_age is not None
     error = "insufficient_user_authentication" if fresher else "insufficient_scope"
-    return BearerChallenge(error=error, scope=words(scope), acr_values=words(acr_values), max_age=max_age)
+    scope, acr_values = parse_scope_tokens(scope), parse_scope_tokens(acr_values)
+    return BearerChallenge(error=error, scope=scope, acr_values=acr_values, max_age=max_age)

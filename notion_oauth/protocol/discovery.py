@@ -12,7 +12,7 @@ from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMe
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 from notion_oauth.protocol.messages import Request, Response, host_of, retry_after
 from notion_oauth.protocol.token import JWT_BEARER
-from notion_oauth.protocol.urls import covers, why_unusable
+from notion_oauth.protocol.urls import resource_covers, url_problem
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -28,7 +28,7 @@ def protected_resource_metadata_urls(server_url: str, challenged: str | None = N
     RFC 9728 §3.1 and §5.1, in the order of MCP. One that must not be asked counts as not named.
     """
     well_known = _with_and_without_path(server_url, "oauth-protected-resource")
-    if challenged is None or why_unusable(challenged) or _weaker(challenged, than=server_url):
+    if challenged is None or url_problem(challenged) or _weaker(challenged, than=server_url):
         return well_known
     return tuple(dict.fromkeys((challenged, *well_known)))
 
@@ -62,9 +62,9 @@ def parse_protected_resource_metadata(response: Response, *, server_url: str) ->
     metadata = _read(response, ProtectedResourceMetadata, "protected resource metadata")
     if metadata is None:
         return None
-    if reason := why_unusable(metadata.resource):
+    if reason := url_problem(metadata.resource):
         raise MetadataError(f"The resource that {response.url} names {reason}.")
-    if not covers(metadata.resource, server_url):
+    if not resource_covers(metadata.resource, server_url):
         raise MetadataError(f"{response.url} speaks for another resource, not for {server_url}.")
     if not metadata.authorization_servers:
         raise MetadataError(f"{response.url} names no authorization server.")
@@ -77,7 +77,7 @@ def parse_protected_resource_metadata(response: Response, *, server_url: str) ->
 
 def _why_no_issuer(issuer: str, server_url: str) -> str | None:
     """Why a resource's authorization server cannot be used: it is a URL without query and fragment (RFC 8414 §2)."""
-    if reason := why_unusable(issuer):
+    if reason := url_problem(issuer):
         return reason
     if "?" in issuer:
         return "has a query"
@@ -118,7 +118,7 @@ def parse_authorization_server_metadata(
         raise MetadataError(f"{response.url} speaks for another issuer than {issuer}; it was not used.")
     for name in _ENDPOINTS:
         endpoint: str | None = getattr(metadata, name)
-        if endpoint is not None and (reason := why_unusable(endpoint)):
+        if endpoint is not None and (reason := url_problem(endpoint)):
             raise MetadataError(f"The {name} of {issuer} {reason}.")
         if endpoint is not None:
             _check_not_weaker(f"The {name} of {issuer}", endpoint, than=issuer)
@@ -137,7 +137,7 @@ def require_sign_in(server: AuthorizationServerMetadata) -> str:
     return server.authorization_endpoint
 
 
-def require_some_grant(server: AuthorizationServerMetadata) -> None:
+def require_any_grant(server: AuthorizationServerMetadata) -> None:
     """Raise MetadataError unless a login can begin there: through a browser, else by an assertion."""
     (require_sign_in if server.authorization_endpoint is not None else require_assertions)(server)
 

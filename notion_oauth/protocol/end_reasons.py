@@ -47,7 +47,7 @@ def _reason(tokens: TokenSet, refused: TokenRefused, now: datetime, lifetimes: L
     return "expired" if "expired" in words else "ended"
 
 
-def in_words(ended: EndedLogin, lifetimes: Lifetimes) -> str:
+def describe_end(ended: EndedLogin, lifetimes: Lifetimes) -> str:
     """The reason as a sentence."""
     return {
         "reused": "its refresh token was used twice, which the server takes for theft; "

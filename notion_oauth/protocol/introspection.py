@@ -7,7 +7,7 @@ from datetime import datetime
 from notion_oauth.errors import ServerUnavailable, TokenRefused
 from notion_oauth.models import Introspection, TokenSet
 from notion_oauth.protocol.lifetime import from_milliseconds
-from notion_oauth.protocol.messages import Request, Response, host_of, printable, refuse
+from notion_oauth.protocol.messages import Request, Response, host_of, printable, raise_for_error
 from notion_oauth.protocol.token import client_authentication
 
 
@@ -32,7 +32,7 @@ def parse_introspection_response(response: Response, *, request: Request) -> Int
     document = response.json_object() if response.ok else None
     if document is None or not isinstance(document.get("active"), bool):
         if not response.ok or (document and "error" in document):
-            refuse(response, request, TokenRefused, "say whether the token is good")
+            raise_for_error(response, request, TokenRefused, "say whether the token is good")
         raise ServerUnavailable(f"{host_of(response.url)} answered the introspection with something that is none.")
     if not document["active"]:
         return Introspection(active=False)  # whatever else there is says nothing then (§2.2)

@@ -52,7 +52,7 @@ class Phase(Enum):
     EXPIRED = "expired"
 
 
-def seconds(value: Any) -> int | None:
+def parse_lifetime(value: Any) -> int | None:
     """A lifetime in whole seconds, from whatever a server may send; None where it says nothing usable.
 
     Nothing and less than nothing say nothing: nobody issues a token that is over, and one that is believed to be
@@ -76,12 +76,12 @@ def from_milliseconds(value: object) -> datetime | None:
     return datetime.fromtimestamp(value / 1000, UTC) if 0 < value < _MAX_MILLISECONDS else None
 
 
-def expires_at(expires_in: int | None, *, asked_at: datetime) -> datetime | None:
+def expires_at(expires_in: int | None, *, requested_at: datetime) -> datetime | None:
     """When a token expires, absolutely: made once, on receipt, and kept.
 
     Counted from before it was asked for: the server's own count began later, and so ends later than ours.
     """
-    return None if expires_in is None else asked_at + timedelta(seconds=expires_in)
+    return None if expires_in is None else requested_at + timedelta(seconds=expires_in)
 
 
 def remaining(login: Login, now: datetime) -> timedelta | None:

@@ -148,7 +148,7 @@ def host_of(url: str) -> str:
         return "the server"
 
 
-def refuse(response: Response, request: Request, refused: type[OAuthError], doing: str) -> NoReturn:
+def raise_for_error(response: Response, request: Request, refused: type[OAuthError], doing: str) -> NoReturn:
     """Raise the error that an unsuccessful answer stands for.
 
     Raises `refused` where the answer is a 4xx with an OAuth error code that is final, ServerUnavailable

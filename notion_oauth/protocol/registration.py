@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from notion_oauth.errors import MetadataError, RegistrationRefused, ServerUnavailable
 from notion_oauth.models import AuthMethod, AuthorizationServerMetadata, ClientInformation, ClientMetadata
-from notion_oauth.protocol.messages import Request, Response, host_of, printable, refuse
+from notion_oauth.protocol.messages import Request, Response, host_of, printable, raise_for_error
 from notion_oauth.protocol.token import client_authentication
 from notion_oauth.protocol.urls import is_loopback
 
@@ -67,7 +67,7 @@ def parse_registration_response(response: Response, *, request: Request) -> Clie
     if response.status in (404, 405) and response.json_object() is None:
         raise MetadataError(f"{host_of(response.url)} has no client registration where it should be.", hint=_BY_HAND)
     if not response.ok:
-        refuse(response, request, RegistrationRefused, "register this client")
+        raise_for_error(response, request, RegistrationRefused, "register this client")
     document = response.json_object()
     method = (document or {}).get("token_endpoint_auth_method")
     if isinstance(method, str) and method not in get_args(AuthMethod):
@@ -96,7 +96,7 @@ def probe_request(server: AuthorizationServerMetadata, client: ClientInformation
     return Request("POST", server.token_endpoint, headers=headers, form={**form, **fields})
 
 
-def is_forgotten(response: Response) -> bool:
+def is_client_unknown(response: Response) -> bool:
     """Whether the answer to a probe says that the client is unknown. Any other answer does not."""
     document = response.json_object() or {}
     return response.status in (400, 401) and document.get("error") == "invalid_client"

@@ -9,7 +9,7 @@ from notion_oauth.models import Discovery, EndedLogin, TokenSet
 OFFLINE_ACCESS = "offline_access"  # OpenID Connect Core §11: where a server lists it, a refresh token takes it
 
 
-def select(*, challenged: str | None, resource: Iterable[str] | None, server: Iterable[str] | None) -> str | None:
+def select_scope(*, challenged: str | None, resource: Iterable[str] | None, server: Iterable[str] | None) -> str | None:
     """The challenge's scope, else all that the resource lists, else none; for `scope`, separated by spaces.
 
     `offline_access` is added where the authorization server lists it. To none it is not: a server that is asked for
@@ -21,10 +21,10 @@ def select(*, challenged: str | None, resource: Iterable[str] | None, server: It
     return chosen
 
 
-def ordinary(found: Discovery) -> str | None:
+def registration_scope(found: Discovery) -> str | None:
     """What a client is registered for where nobody asks for more: all that a plain sign-in may come to ask for."""
     listed = found.scopes
-    asked = select(challenged=found.challenged_scope, resource=listed, server=found.server.scopes_supported)
+    asked = select_scope(challenged=found.challenged_scope, resource=listed, server=found.server.scopes_supported)
     return union(asked, *(listed or ()))
 
 
@@ -34,7 +34,7 @@ def union(*scopes: str | None) -> str | None:
     return " ".join(found) or None
 
 
-def asked_before(login: TokenSet | EndedLogin | None, found: Discovery, *, granted: bool) -> str | None:
+def previously_requested(login: TokenSet | EndedLogin | None, found: Discovery, *, granted: bool) -> str | None:
     """What the sign-in before asked for at the same place, alive or ended; `granted` adds what it was given.
 
     Of a server that lists its scopes, only what it lists still: it refuses a sign-in that asks for another.
@@ -48,12 +48,12 @@ def asked_before(login: TokenSet | EndedLogin | None, found: Discovery, *, grant
     return union(login.scope, asked) if granted else asked
 
 
-def within(scope: str | None, allowed: str | None) -> str | None:
+def limit_scope(scope: str | None, allowed: str | None) -> str | None:
     """What of a scope a client may ask for; all of it where the server has not said, or where nothing would be left."""
     names = set((allowed or "").split())
     return union(*(name for name in (scope or "").split(" ") if name in names)) or scope
 
 
-def covers(granted: str | None, wanted: str | None) -> bool:
+def includes_scope(granted: str | None, wanted: str | None) -> bool:
     """Whether everything that is wanted has been granted."""
     return set((wanted or "").split()) <= set((granted or "").split())

@@ -19,8 +19,8 @@ from notion_oauth.models import (
     TokenResponse,
     TokenSet,
 )
-from notion_oauth.protocol.lifetime import expires_at, seconds
-from notion_oauth.protocol.messages import Request, Response, form_of, host_of, refuse
+from notion_oauth.protocol.lifetime import expires_at, parse_lifetime
+from notion_oauth.protocol.messages import Request, Response, form_of, host_of, raise_for_error
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
 
@@ -100,7 +100,7 @@ def parse_token_response(response: Response, *, request: Request) -> TokenRespon
     parsed, names = _token_response(response)
     if "access_token" not in names:
         if not response.ok or "error" in names:
-            refuse(response, request, TokenRefused, "issue a token")
+            raise_for_error(response, request, TokenRefused, "issue a token")
         raise ServerUnavailable(f"{host_of(response.url)} answered with something that is no token.")
     if parsed is None:
         raise ServerUnavailable(f"{host_of(response.url)} answered with a damaged token response.")
@@ -117,7 +117,7 @@ def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset
     document = response.json_object() if response.ok else None
     names = frozenset(document or ())
     try:
-        fields = {**(document or {}), "expires_in": seconds((document or {}).get("expires_in"))}
+        fields = {**(document or {}), "expires_in": parse_lifetime((document or {}).get("expires_in"))}
         return TokenResponse.model_validate(fields), names
     except ValidationError:
         return None, names
@@ -143,13 +143,13 @@ def assertion_request(grant: AssertionGrant) -> Request:
     return Request("POST", grant.token_endpoint, headers=headers, form={**form, **fields})
 
 
-def token_set(response: TokenResponse, pending: GrantRequest, *, asked_at: datetime) -> TokenSet:
+def token_set(response: TokenResponse, pending: GrantRequest, *, requested_at: datetime) -> TokenSet:
     """The login that begins with these tokens."""
     return TokenSet(
         access_token=response.access_token,
         token_type="Bearer",  # noqa: S106 - the scheme, in the one spelling that every server takes
         expires_in=response.expires_in,
-        expires_at=expires_at(response.expires_in, asked_at=asked_at),
+        expires_at=expires_at(response.expires_in, requested_at=requested_at),
         refresh_token=response.refresh_token,
         scope=response.scope or pending.scope,
         requested_scope=pending.scope,
@@ -157,21 +157,21 @@ def token_set(response: TokenResponse, pending: GrantRequest, *, asked_at: datet
         issuer=pending.issuer,
         resource=pending.resource,
         **{name: getattr(pending, name) for name in ENDPOINT_FIELDS},
-        authorized_at=asked_at,
-        updated_at=asked_at,
+        authorized_at=requested_at,
+        updated_at=requested_at,
     )
 
 
-def refreshed(tokens: TokenSet, response: TokenResponse, *, asked_at: datetime) -> TokenSet:
+def refreshed(tokens: TokenSet, response: TokenResponse, *, requested_at: datetime) -> TokenSet:
     """The same login with new tokens; without a new refresh token the old one stays good (RFC 6749 §6)."""
     return tokens.model_copy(
         update={
             "access_token": response.access_token,
             "expires_in": response.expires_in,
-            "expires_at": expires_at(response.expires_in, asked_at=asked_at),
+            "expires_at": expires_at(response.expires_in, requested_at=requested_at),
             "refresh_token": response.refresh_token or tokens.refresh_token,
             "scope": response.scope or tokens.scope,
-            "refreshed_at": asked_at,
-            "updated_at": asked_at,
+            "refreshed_at": requested_at,
+            "updated_at": requested_at,
         }
     )

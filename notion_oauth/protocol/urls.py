@@ -21,7 +21,7 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def why_unusable(url: str) -> str | None:
+def url_problem(url: str) -> str | None:
     """Why no request may go to this URL; None where it may: https, or http on loopback, without fragment or user."""
     if any(not "!" <= character <= "~" or character in _NOT_IN_URLS for character in url):
         return "holds a character that no URL has"
@@ -48,9 +48,9 @@ def origin(parts: SplitResult) -> tuple[str, str, int | None]:
     )
 
 
-def covers(resource: str, url: str) -> bool:
+def resource_covers(resource: str, url: str) -> bool:
     """Whether `resource` is the URL itself or one of its parents: same origin, whole path segments."""
-    if why_unusable(resource) or why_unusable(url):
+    if url_problem(resource) or url_problem(url):
         return False
     outer, inner = urlsplit(resource), urlsplit(url)
     if origin(outer) != origin(inner) or outer.query not in ("", inner.query):

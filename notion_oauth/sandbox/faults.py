@@ -15,8 +15,8 @@ from notion_oauth.sandbox.recording import RecordedRequest, Recorder
 
 Kind = Literal["hang", "drop", "lose_response", "slow", "drip", "oversize", "redirect", "garble"]
 App = Callable[[Any, Any, Any], Awaitable[None]]
-Arrived = Callable[[RecordedRequest], None]
-Answered = Callable[[RecordedRequest, int, bytes], None]
+OnArrival = Callable[[RecordedRequest], None]
+OnAnswer = Callable[[RecordedRequest, int, bytes], None]
 PROMISED = b"1000000"  # bytes that a cut answer announces and never sends: its reader sees that it was cut
 
 
@@ -42,8 +42,8 @@ class Faults:
         self._waiting: list[Fault] = []
         self._lock = threading.Lock()
         self.stopping = False  # lets go of answers that hang or drip
-        self.arrived: Arrived | None = None
-        self.answered: Answered | None = None
+        self.on_arrival: OnArrival | None = None
+        self.on_answer: OnAnswer | None = None
 
     def add(self, fault: Fault, times: int) -> None:
         with self._lock:
@@ -74,8 +74,8 @@ class Faults:
                 request.status = message["status"]
             await send(message)
 
-        if self.arrived is not None:
-            self.arrived(request)
+        if self.on_arrival is not None:
+            self.on_arrival(request)
         fault = self._take(request)
         if fault is None:
             await self._process(request, scope, replay, note_status)
@@ -108,8 +108,8 @@ class Faults:
         async def seen(message: Any) -> None:
             nonlocal status, body
             status, body = message.get("status", status), body + message.get("body", b"")
-            if self.answered is not None and message["type"] == "http.response.body" and not message.get("more_body"):
-                self.answered(request, status, body)
+            if self.on_answer is not None and message["type"] == "http.response.body" and not message.get("more_body"):
+                self.on_answer(request, status, body)
             await send(message)
 
         await self._app(scope, receive, seen)

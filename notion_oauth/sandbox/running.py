@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from notion_oauth.sandbox.app import Routes
-from notion_oauth.sandbox.faults import Answered, Arrived, Fault, Faults, Kind, answer
+from notion_oauth.sandbox.faults import Fault, Faults, Kind, OnAnswer, OnArrival, answer
 from notion_oauth.sandbox.options import SandboxOptions
 from notion_oauth.sandbox.recording import RecordedRequest, Recorder
 from notion_oauth.sandbox.state import State
@@ -97,15 +97,15 @@ class Sandbox:
         fault.size = fault.size if size is None else size
         self._faults.add(fault, times)
 
-    def watch(self, *, arrived: Arrived | None = None, answered: Answered | None = None) -> None:
+    def observe(self, *, on_arrival: OnArrival | None = None, on_answer: OnAnswer | None = None) -> None:
         """Tell of each request when it arrives, when a fault may still be set for it, and when the server has done it.
 
         The latter with its status and body, before they are sent, and also where they are lost. Called in the event
         loop that serves the requests.
         """
-        self._faults.arrived, self._faults.answered = arrived, answered
+        self._faults.on_arrival, self._faults.on_answer = on_arrival, on_answer
 
-    def let_go(self) -> None:
+    def end_pending_responses(self) -> None:
         """End the answers that hang or drip, for good."""
         self._faults.stopping = True
 
@@ -188,7 +188,7 @@ class RunningSandbox:
 
     def stop(self) -> None:
         """End it, whatever is still being answered."""
-        self.sandbox.let_go()
+        self.sandbox.end_pending_responses()
         self._server.end()
         self._thread.join()
         self._listener.close()

@@ -16,7 +16,7 @@ def build_client_and_audit(settings: Settings, profile: str, clock: Clock) -> tu
     Raises ConfigurationError where telemetry is on and OpenTelemetry is not installed.
     """
     if not settings.telemetry:
-        return OAuthClient(Transport.of(settings), clock=clock, issuer=settings.issuer), Audit(profile)
+        return OAuthClient(Transport.from_settings(settings), clock=clock, issuer=settings.issuer), Audit(profile)
     try:
         from notion_oauth.tokens import telemetry
     except ModuleNotFoundError as error:
@@ -26,5 +26,5 @@ def build_client_and_audit(settings: Settings, profile: str, clock: Clock) -> tu
             "NOTION_OAUTH_TELEMETRY is on, and OpenTelemetry is not installed.",
             hint="Install it with: uv pip install 'notion-oauth[otel]', or unset NOTION_OAUTH_TELEMETRY.",
         ) from None
-    transport = telemetry.TracedTransport.of(settings)
+    transport = telemetry.TracedTransport.from_settings(settings)
     return telemetry.TracedClient(transport, clock=clock, issuer=settings.issuer), telemetry.CountedAudit(profile)

@@ -163,27 +163,27 @@ class OAuthClient:
             answer = await self._transport.send(registration.probe_request(server, client, redirect_uri))
         except TransientError:
             return True
-        return not registration.is_forgotten(answer)
+        return not registration.is_client_unknown(answer)
 
     async def exchange(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
         """Exchange a code for tokens. Raises TokenRefused."""
-        parsed, asked_at = await self._tokens(token.code_request(pending, code))
-        return token.token_set(parsed, pending, asked_at=asked_at)
+        parsed, requested_at = await self._tokens(token.code_request(pending, code))
+        return token.token_set(parsed, pending, requested_at=requested_at)
 
     async def exchange_assertion(self, grant: AssertionGrant) -> TokenSet:
         """Exchange an assertion for tokens (RFC 7523). Raises TokenRefused."""
-        parsed, asked_at = await self._tokens(token.assertion_request(grant))
-        return token.token_set(parsed, grant, asked_at=asked_at)
+        parsed, requested_at = await self._tokens(token.assertion_request(grant))
+        return token.token_set(parsed, grant, requested_at=requested_at)
 
     async def refresh(self, tokens: TokenSet) -> TokenSet:
         """Refresh a login. Raises TokenRefused, SignInRequired where it has no refresh token."""
-        parsed, asked_at = await self._tokens(token.refresh_request(tokens))
-        return token.refreshed(tokens, parsed, asked_at=asked_at)
+        parsed, requested_at = await self._tokens(token.refresh_request(tokens))
+        return token.refreshed(tokens, parsed, requested_at=requested_at)
 
     async def _tokens(self, request: Request) -> tuple[TokenResponse, datetime]:
-        asked_at = self._now()
+        requested_at = self._now()
         response = await self._transport.send(request)
-        return token.parse_token_response(response, request=request), asked_at
+        return token.parse_token_response(response, request=request), requested_at
 
     async def with_endpoints(self, tokens: TokenSet, server_url: str) -> TokenSet:
         """Add what a login lacks that another program stored. A complete one costs no request.

@@ -125,14 +125,14 @@ class Registrations:
         except TooManyRequests:
             scope = minimum_scope
             kept = await self._kept_or_registered(discovery, redirect_uri, scope, None)
-        return kept.client, scopes.within(scope, kept.registered_scope)
+        return kept.client, scopes.limit_scope(scope, kept.registered_scope)
 
     async def _kept_or_registered(
         self, discovery: Discovery, redirect_uri: str, scope: str | None, in_use: ClientInformation | None
     ) -> Registration:
         looked_at: set[str] = set()
-        ordinary = scopes.ordinary(discovery)
-        extended_scope = not scopes.covers(ordinary, scope)
+        ordinary = scopes.registration_scope(discovery)
+        extended_scope = not scopes.includes_scope(ordinary, scope)
         kept_for = partial(self._kept_for, discovery, redirect_uri, scope, extended_scope)
         for found in await kept_for():  # whoever waits for a server has no lock
             looked_at.add(found.client.client_id)
@@ -253,4 +253,4 @@ def _issuers_of(client: ClientInformation, kept: Collection[Registration]) -> se
 
 def _allows(kept: Registration, scope: str | None) -> bool:
     """Whether a client may ask for the scope: servers hold it to those that it was registered with (RFC 7591 §2)."""
-    return kept.scope is None or scopes.covers(kept.scope, scope)
+    return kept.scope is None or scopes.includes_scope(kept.scope, scope)

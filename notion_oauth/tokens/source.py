@@ -29,7 +29,7 @@ from notion_oauth.observability.context import PROFILE
 from notion_oauth.profile_names import DEFAULT_PROFILE, OF_A_VISITOR
 from notion_oauth.protocol import end_reasons, lifetime
 from notion_oauth.protocol.lifetime import Lifetimes, Phase
-from notion_oauth.protocol.urls import covers
+from notion_oauth.protocol.urls import resource_covers
 from notion_oauth.storage import TokenStore
 from notion_oauth.tokens.backoff import Backoff
 from notion_oauth.tokens.cache import TokenCache
@@ -152,7 +152,7 @@ class TokenSource:
         if tokens is None:
             self._cache.forget()
             return None
-        if tokens.resource is not None and not covers(tokens.resource, self._server_url):
+        if tokens.resource is not None and not resource_covers(tokens.resource, self._server_url):
             raise self.with_profile_hint(
                 ResourceMismatch(f"The stored login is for {tokens.resource}, not for {self._server_url}.")
             )
@@ -279,7 +279,7 @@ class TokenSource:
 
     def _over(self, ended: EndedLogin) -> SignInRequired:
         said = f' The server said: "{ended.description}".' if ended.description else ""
-        because = end_reasons.in_words(ended, self._lifetimes)
+        because = end_reasons.describe_end(ended, self._lifetimes)
         return self.with_profile_hint(
             SignInRequired(f"The login has ended: {because}.{said}", error=ended.error, reason=ended.reason)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from notion_oauth.errors import MetadataError, NetworkError
-from notion_oauth.transport.addresses import PRIVATE_KINDS, Address, Kind, kind_of, written_as
+from notion_oauth.transport.addresses import PRIVATE_KINDS, Address, Kind, kind_of, literal_address
 from notion_oauth.transport.proxies import port_of
 
 ALLOW = "NOTION_OAUTH_ALLOW_PRIVATE_ADDRESSES"
@@ -30,7 +30,7 @@ class AddressPolicy:
     def __init__(self, server_url: str | None = None, *, allow_private: bool = False) -> None:
         self.server_url = server_url
         self._own = (urlsplit(server_url).hostname or "", port_of(server_url)) if server_url else None
-        address = written_as(self._own[0]) if self._own else None
+        address = literal_address(self._own[0]) if self._own else None
         self._named = self._own is not None and address is None
         self._open = _private_kind(address)
         if allow_private:
@@ -45,7 +45,7 @@ class AddressPolicy:
         kind = kind_of(address)
         return kind is Kind.PUBLIC or (kind in PRIVATE_KINDS and (own or kind in self._open))
 
-    def may_become_allowed(self, address: Address) -> bool:
+    def could_be_confirmed(self, address: Address) -> bool:
         """Whether meeting the server that was set could make this address an allowed one."""
         return self._named and bool(_private_kind(address))
 
@@ -55,7 +55,7 @@ class AddressPolicy:
 
     def check_literal(self, host: str, port: int) -> None:
         """Raise MetadataError where a host is written as an address that is not allowed. Makes no look-up."""
-        address = written_as(host)
+        address = literal_address(host)
         if address is not None and not self.allows(address, own=self.is_configured_server(host, port)):
             raise self.refusal(host, address)
 
@@ -63,7 +63,7 @@ class AddressPolicy:
         """Why nothing was sent. A name may lead elsewhere in a moment: then that is a passing failure."""
         kind = kind_of(address)
         hint = _HINT if kind in PRIVATE_KINDS else None
-        if written_as(host) is not None:
+        if literal_address(host) is not None:
             return MetadataError(f"{host} is {kind.value}; nothing was sent.", hint=hint)
         return NetworkError(f"{host} leads to {kind.value} ({address}); nothing was sent.", hint=hint)
 

@@ -85,7 +85,7 @@ def _is_internet(address: Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def written_as(host: str) -> Address | None:
+def literal_address(host: str) -> Address | None:
     """The address that a host is written as, in whatever way; None for a name that has to be looked up.
 
     127.0.0.1 is also written 2130706433, 0x7f.1, 0177.0.0.1, 127.1, 127.0.0.1. and localhost (RFC 6761 §6.3).

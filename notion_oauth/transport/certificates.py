@@ -27,7 +27,7 @@ _HASHED = re.compile(r"[0-9a-fA-F]{8}\.[0-9]+")  # the names under which OpenSSL
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class TrustedAuthorities:
     """Which authorities are trusted: those of `file` and `folder`, of the operating system where both are None,
     and those of `extra` beside them. `source` names where they come from."""
 
@@ -40,7 +40,7 @@ class Trust:
         return self.source if self.extra is None else f"{self.source}, and {CA_FILE} ({self.extra})"
 
 
-def find_trust(extra: Path | None = None) -> Trust:
+def find_trusted_authorities(extra: Path | None = None) -> TrustedAuthorities:
     """What SSL_CERT_FILE and SSL_CERT_DIR name, or the system's authorities, or certifi's where it has none.
 
     The authorities in `extra` are trusted too: a company that signs for its own hosts need not sign for the rest.
@@ -48,21 +48,21 @@ def find_trust(extra: Path | None = None) -> Trust:
     file, folder = os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
     if file or folder:
         named = [f"{name} ({value})" for name, value in (("SSL_CERT_FILE", file), ("SSL_CERT_DIR", folder)) if value]
-        return Trust(" and ".join(named), file, folder, extra)
+        return TrustedAuthorities(" and ".join(named), file, folder, extra)
     if sys.platform in ("darwin", "win32"):
-        return Trust("the operating system's authorities", extra=extra)
+        return TrustedAuthorities("the operating system's authorities", extra=extra)
     paths = ssl.get_default_verify_paths()
     folder = paths.capath if paths.capath and _holds_certificates(paths.capath) else None
     file = paths.cafile or next((bundle for bundle in _BUNDLES if Path(bundle).is_file()), None)
     if file or folder:
-        return Trust(f"the system's authorities ({file or folder})", file, folder, extra)
+        return TrustedAuthorities(f"the system's authorities ({file or folder})", file, folder, extra)
     import certifi  # noqa: PLC0415 - slow to import, and seldom needed
 
-    return Trust("certifi's authorities, as the system has none", certifi.where(), None, extra)
+    return TrustedAuthorities("certifi's authorities, as the system has none", certifi.where(), None, extra)
 
 
 @cache
-def ssl_context(trust: Trust) -> ssl.SSLContext:
+def ssl_context(trust: TrustedAuthorities) -> ssl.SSLContext:
     """The context of connections that trust these authorities; made once, for a hundred certificates take long to read.
 
     Raises ConfigurationError where a variable names what cannot be used.

@@ -16,11 +16,11 @@ import httpx
 from notion_oauth import __version__
 from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable, TransientError
 from notion_oauth.protocol.messages import Request, Response, host_of
-from notion_oauth.protocol.urls import why_unusable
+from notion_oauth.protocol.urls import url_problem
 from notion_oauth.settings import Settings
 from notion_oauth.transport.address_policy import AddressPolicy
-from notion_oauth.transport.certificates import CA_FILE, find_trust, ssl_context
-from notion_oauth.transport.connections import BROKEN, CheckedTransport
+from notion_oauth.transport.certificates import CA_FILE, find_trusted_authorities, ssl_context
+from notion_oauth.transport.connections import CONNECTION_ERRORS, CheckedTransport
 from notion_oauth.transport.proxies import Resolver, proxy_for, resolve_host
 
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
@@ -54,7 +54,7 @@ class Transport:
         self._resolve = resolve
 
     @classmethod
-    def of(cls, settings: Settings) -> Transport:
+    def from_settings(cls, settings: Settings) -> Transport:
         """The one that the settings describe."""
         return cls(
             timeout=settings.timeout_delta,
@@ -71,7 +71,7 @@ class Transport:
         was not asked for, ConfigurationError where the environment names a proxy or certificates that
         cannot be used.
         """
-        if reason := why_unusable(request.url):
+        if reason := url_problem(request.url):
             raise MetadataError(f"The URL of {host_of(request.url)} {reason}; nothing was sent.")
         host = host_of(request.url)
         client = httpx.AsyncClient(
@@ -86,7 +86,7 @@ class Transport:
         except (TimeoutError, httpx.TimeoutException):
             seconds = f"{self._timeout.total_seconds():g}"
             failure: TransientError = NetworkError(f"{host} gave no whole answer within {seconds} seconds.")
-        except (*BROKEN, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (*CONNECTION_ERRORS, httpx.HTTPError, httpx.InvalidURL) as error:
             failure = _unreachable(host, error)
         except TransientError as error:
             failure = error.with_traceback(None)
@@ -99,7 +99,7 @@ class Transport:
             self._reach,
             proxy=proxy_for(request.url),
             resolve=self._resolve,
-            context=ssl_context(find_trust(self._ca_file)) if secure else None,
+            context=ssl_context(find_trusted_authorities(self._ca_file)) if secure else None,
         )
 
     async def _send(self, client: httpx.AsyncClient, request: Request) -> Response:

@@ -17,7 +17,8 @@ from notion_oauth.transport.addresses import Address
 from notion_oauth.transport.proxies import Proxy, Resolver, port_of, proxy_for
 
 STAGGER = 0.25  # seconds after which the next address is tried too (RFC 8305 §8)
-BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError)  # UnicodeError: a name that is none
+# UnicodeError: an invalid host name
+CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError)
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
@@ -42,7 +43,10 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         self._pool = httpcore.AsyncConnectionPool(context, through, network_backend=self._sockets)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and hand over the answer's head. Raises one of BROKEN, NetworkError or MetadataError."""
+        """Send a request; return when the response headers arrive.
+
+        Raises one of CONNECTION_ERRORS, NetworkError, MetadataError.
+        """
         url = request.url
         host, port = url.raw_host.decode("ascii"), port_of(str(url))
         secure = self._context is not None
@@ -79,7 +83,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
 def _is_of_proxy(proxy: Proxy, error: Exception) -> bool:
     """Whether the proxy has refused; by SOCKS, also whatever its parser stumbles over in an answer that is none."""
-    ours = isinstance(error, (*BROKEN, NotionOAuthError))
+    ours = isinstance(error, (*CONNECTION_ERRORS, NotionOAuthError))
     return isinstance(error, httpcore.ProxyError) or (proxy.is_socks and not ours)
 
 
@@ -153,7 +157,7 @@ class _ToProxy(_Sockets):
     async def connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         try:
             return await self._open(host, port)
-        except BROKEN:
+        except CONNECTION_ERRORS:
             message = f"The proxy {self._proxy} could not be reached."
             raise NetworkError(message, hint=f"Check {self._proxy.variable}, and that the proxy runs.") from None
 
@@ -169,7 +173,7 @@ class _Direct(_Sockets):
         own = self._reach.is_configured_server(host, port)
         addresses = await self._resolve(host, port)
         allowed = [address for address in addresses if self._reach.allows(address, own=own)]
-        if not allowed and any(map(self._reach.may_become_allowed, addresses)) and await self._meets_server():
+        if not allowed and any(map(self._reach.could_be_confirmed, addresses)) and await self._meets_server():
             allowed = [address for address in addresses if self._reach.allows(address, own=own)]
         if not allowed:
             raise self._reach.refusal(host, addresses[0]) if addresses else httpcore.ConnectError("no address")
@@ -185,7 +189,7 @@ class _Direct(_Sockets):
             addresses = [each for each in await self._resolve(host, port) if self._reach.allows(each, own=True)]
             stream = await self._first(addresses, port)
             await stream.start_tls(self._context, server_hostname=host)
-        except BROKEN:
+        except CONNECTION_ERRORS:
             return False
         if self.address is not None:
             self._reach.confirm_private(self.address)

@@ -18,7 +18,7 @@ import anyio
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.protocol.urls import DEFAULT_PORTS, is_loopback
 from notion_oauth.transport.addresses import Address, Kind, kind_of
-from notion_oauth.transport.certificates import find_trust
+from notion_oauth.transport.certificates import find_trusted_authorities
 
 Resolver = Callable[[str, int], Awaitable[Sequence[Address]]]
 
@@ -56,9 +56,9 @@ class ConnectionPath:
 
 
 async def describe_connection(
-    url: str, *, ca_file: Path | None = None, patience: timedelta, resolve: Resolver | None = None
+    url: str, *, ca_file: Path | None = None, time_limit: timedelta, resolve: Resolver | None = None
 ) -> ConnectionPath:
-    """Look at how a URL would be reached, without talking to it, for as long as `patience`.
+    """Look at how a URL would be reached, without talking to it, for as long as `time_limit`.
 
     Raises ConfigurationError as a request would.
     """
@@ -66,12 +66,12 @@ async def describe_connection(
     host, proxy = parts.hostname or "", proxy_for(url)
     found: Sequence[Address] = ()
     if proxy is None:
-        with anyio.move_on_after(patience.total_seconds()):
+        with anyio.move_on_after(time_limit.total_seconds()):
             try:
                 found = await (resolve or resolve_host)(host, port_of(url))
             except (OSError, UnicodeError):
                 found = ()
-    trust = str(find_trust(ca_file)) if parts.scheme == "https" else None
+    trust = str(find_trusted_authorities(ca_file)) if parts.scheme == "https" else None
     return ConnectionPath(host, proxy, trust, tuple((address, kind_of(address)) for address in found))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from notion_oauth.errors import BadRequest
-from notion_oauth.protocol.challenge import MAX_AGE_DIGITS, BearerChallenge, requested_challenge, words
+from notion_oauth.protocol.challenge import MAX_AGE_DIGITS, BearerChallenge, parse_scope_tokens, requested_challenge
 
 QUERY = ("scope", "acr_values", "max_age")
 MAX_WORDS = 500  # characters of each value: the pending sign-in has to fit into a cookie
@@ -28,7 +28,7 @@ def challenge_in_query(parameters: Iterable[tuple[str, str]]) -> BearerChallenge
     for name in ("scope", "acr_values"):
         if len(given.get(name, "")) > MAX_WORDS:
             raise BadRequest(f"{name} is longer than {MAX_WORDS} characters.", hint=_CORRECT_IT)
-        if name in given and words(given[name]) is None:
+        if name in given and parse_scope_tokens(given[name]) is None:
             raise BadRequest(_NOT_WORDS.format(name=name), hint=_CORRECT_IT)
     seconds = given.get("max_age")
     if seconds is not None and not (seconds.isascii() and seconds.isdigit() and len(seconds) <= MAX_AGE_DIGITS):

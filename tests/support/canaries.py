@@ -45,7 +45,7 @@ class Canaries:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._known: dict[str, str] = {}
-        sandbox.watch(answered=self._answered)
+        sandbox.observe(on_answer=self._answered)
 
     def _answered(self, request: Any, status: int, body: bytes) -> None:
         try:

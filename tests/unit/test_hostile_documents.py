@@ -20,7 +20,7 @@ from notion_oauth.protocol.discovery import parse_authorization_server_metadata,
 from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.protocol.registration import parse_registration_response
 from notion_oauth.protocol.token import code_request, parse_token_response, refresh_request, token_set
-from notion_oauth.protocol.urls import covers, why_unusable
+from notion_oauth.protocol.urls import resource_covers, url_problem
 from tests.unit.protocol.builders import DISCOVERY, ISSUER, NOW, SERVER, pending, tokens
 
 REQUEST = Request("POST", f"{ISSUER}/token", form={"client_id": "c"})
@@ -72,7 +72,7 @@ def test_a_scope_of_the_wrong_kind_loses_no_tokens(scope: object) -> None:
 
 
 def test_an_empty_refresh_token_is_none() -> None:
-    assert token_set(issued(refresh_token=""), pending(), asked_at=NOW).refresh_token is None
+    assert token_set(issued(refresh_token=""), pending(), requested_at=NOW).refresh_token is None
 
 
 @pytest.mark.parametrize("client_id", ["c", "an-id-that-is-long-enough"])
@@ -106,13 +106,13 @@ def test_a_client_secret_that_is_echoed_is_not_shown(echoed: str, client_id: str
 )
 def test_a_url_with_characters_that_no_url_has_is_not_used(url: str) -> None:
     """RFC 3986 §2, Appendix A."""
-    assert why_unusable(url) == "holds a character that no URL has"
+    assert url_problem(url) == "holds a character that no URL has"
 
 
 @pytest.mark.parametrize("resource", ["https://[::1", "https://h:99999", "nonsense", "", HALF, "https://h.example#x"])
 def test_what_is_no_url_covers_nothing(resource: str) -> None:
-    assert covers(resource, "https://h.example/mcp") is False
-    assert covers("https://h.example", resource) is False
+    assert resource_covers(resource, "https://h.example/mcp") is False
+    assert resource_covers("https://h.example", resource) is False
 
 
 LOOPBACK = "http://127.0.0.1:8080"

@@ -117,7 +117,7 @@ class CheckContext:
             challenge = discovery.challenge_of(await self.answer.get())
         except Exception:  # what it would have said may stand at the well-known URLs, too
             challenge = None
-        return await client.discover(self.settings.server_url, challenge=challenge, usable=discovery.require_some_grant)
+        return await client.discover(self.settings.server_url, challenge=challenge, usable=discovery.require_any_grant)
 
 
 Check = Callable[[CheckContext], Awaitable[Sequence[Finding]]]

@@ -15,10 +15,10 @@ from notion_oauth.errors import TRY_LATER, MetadataError
 from notion_oauth.protocol import discovery
 from notion_oauth.protocol.messages import Response, host_of, http_date
 from notion_oauth.tokens.registrations import RegistrationMethod, registration_method
-from notion_oauth.transport.certificates import find_trust, ssl_context
+from notion_oauth.transport.certificates import find_trusted_authorities, ssl_context
 from notion_oauth.transport.proxies import describe_connection
 
-LOOK_UP_PATIENCE = timedelta(seconds=5)
+LOOK_UP_TIMEOUT = timedelta(seconds=5)
 SKEW_WARNING = timedelta(seconds=30)
 SKEW_FAILURE = timedelta(minutes=5)
 CERTIFICATE_WARNING = timedelta(days=14)
@@ -40,7 +40,7 @@ async def issuer_route(case: CheckContext) -> Sequence[Finding]:
 
 
 async def _route(case: CheckContext, url: str) -> list[Finding]:
-    found = await describe_connection(url, ca_file=case.settings.ca_file, patience=LOOK_UP_PATIENCE)
+    found = await describe_connection(url, ca_file=case.settings.ca_file, time_limit=LOOK_UP_TIMEOUT)
     if found.proxy is not None:
         return [ok(f"{found.host} through the proxy {found.proxy}")]
     if not found.addresses:
@@ -52,7 +52,7 @@ async def _route(case: CheckContext, url: str) -> list[Finding]:
 
 async def trust(case: CheckContext) -> Sequence[Finding]:
     """Whose signatures are trusted, and whether they can be read."""
-    found = find_trust(case.settings.ca_file)
+    found = find_trusted_authorities(case.settings.ca_file)
     await run_in_daemon_thread(lambda: ssl_context(found))  # raises for what cannot be used
     return [ok(str(found))]
 

@@ -22,7 +22,7 @@ from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN, ResourceMismatch
 from notion_oauth.files import atomic, permissions
 from notion_oauth.models import EndedLogin, TokenSet
 from notion_oauth.protocol import end_reasons, lifetime
-from notion_oauth.protocol.urls import covers
+from notion_oauth.protocol.urls import resource_covers
 from notion_oauth.tokens.status import LoginStatus, login_status
 from notion_oauth.web.sessions import keys
 
@@ -152,10 +152,10 @@ async def login(case: CheckContext) -> Sequence[Finding]:
     if found is None:
         return [warning("Nobody is signed in.", SIGN_IN)]
     if isinstance(found.found, EndedLogin):
-        because = end_reasons.in_words(found.found, case.settings.lifetimes)
+        because = end_reasons.describe_end(found.found, case.settings.lifetimes)
         return [failure(f"The login has ended: {because}.", SIGN_IN_AGAIN)]
     tokens, server_url = found.found, case.settings.server_url
-    if tokens.resource is not None and not covers(tokens.resource, server_url):
+    if tokens.resource is not None and not resource_covers(tokens.resource, server_url):
         message = f"The stored login is for {tokens.resource}, not for the server that is set."
         return [failure(message, ResourceMismatch.default_hint)]
     status = login_status(tokens, now=case.clock(), lifetimes=case.settings.lifetimes)

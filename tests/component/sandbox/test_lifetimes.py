@@ -248,7 +248,7 @@ def test_a_server_that_never_ends_an_answer_can_still_be_stopped(kind: Any) -> N
                 assert client.recv(12) == b"HTTP/1.1 200"
             while not sandbox.requests_to("/"):
                 time.sleep(0.01)
-            sandbox.let_go()
+            sandbox.end_pending_responses()
             while client.recv(65536):
                 pass
 

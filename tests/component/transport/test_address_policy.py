@@ -24,7 +24,7 @@ from notion_oauth.protocol.messages import Request
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.transport.address_policy import AddressPolicy
-from notion_oauth.transport.addresses import Address, Kind, kind_of, written_as
+from notion_oauth.transport.addresses import Address, Kind, kind_of, literal_address
 from notion_oauth.transport.client import Transport
 from notion_oauth.transport.proxies import resolve_host
 from tests.support.servers import listening, secure_server
@@ -127,12 +127,12 @@ def test_wrapping_opens_no_door(inner: IPv4Address, wrapper: str) -> None:
     ],
 )
 def test_however_loopback_is_written_it_is_seen(host: str) -> None:
-    assert written_as(host) == ip_address("127.0.0.1")
+    assert literal_address(host) == ip_address("127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["mcp.notion.com", "localhost.example", "notlocalhost", "1.2.3.4.5", "a", ""])
 def test_a_name_is_none(host: str) -> None:
-    assert written_as(host) is None
+    assert literal_address(host) is None
 
 
 # Which of them may be reached
@@ -381,11 +381,12 @@ async def test_the_setting_lets_an_odd_network_be(
 ) -> None:
     with secure_server(authority, "localhost") as intern:
         url = f"https://localhost:{intern.port}/"
+        strict = Settings(server_url="https://1.1.1.1/mcp", ca_file=ca_file)
         with pytest.raises(MetadataError, match="nothing was sent"):
-            await Transport.of(Settings(server_url="https://1.1.1.1/mcp", ca_file=ca_file)).send(Request("GET", url))
+            await Transport.from_settings(strict).send(Request("GET", url))
         monkeypatch.setenv(ALLOW, "true")
         settings = Settings(server_url="https://1.1.1.1/mcp", ca_file=ca_file)
-        assert (await Transport.of(settings).send(Request("GET", url))).status == 200
+        assert (await Transport.from_settings(settings).send(Request("GET", url))).status == 200
 
 
 # From discovery on

@@ -19,7 +19,7 @@ from notion_oauth.protocol.messages import Request
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
 from notion_oauth.transport import certificates
-from notion_oauth.transport.certificates import find_trust, ssl_context
+from notion_oauth.transport.certificates import find_trusted_authorities, ssl_context
 from notion_oauth.transport.client import Transport
 from tests.support.servers import Visitors, secure_server
 
@@ -57,7 +57,7 @@ async def test_the_setting_adds_an_authority(
     assert await get(server, ca_file) == 200
     monkeypatch.setenv("NOTION_OAUTH_CA_FILE", str(ca_file))
     url = f"https://localhost:{server.port}/"
-    assert (await Transport.of(Settings(server_url=url)).send(Request("GET", url))).status == 200
+    assert (await Transport.from_settings(Settings(server_url=url)).send(Request("GET", url))).status == 200
     # Beside those that others have named, and not in their place
     other = trustme.CA()
     other.cert_pem.write_to_path(tmp_path / "other.pem")
@@ -79,7 +79,7 @@ async def test_a_file_of_the_environment_stands_in_for_the_system(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
     assert await get(server) == 200
-    assert ssl_context(find_trust()).cert_store_stats()["x509_ca"] == 1
+    assert ssl_context(find_trusted_authorities()).cert_store_stats()["x509_ca"] == 1
 
 
 @pytest.mark.anyio
@@ -119,7 +119,7 @@ async def test_a_file_that_cannot_be_used_is_named(
         file.write_text(content)
     monkeypatch.setenv(variable, str(file))
     with pytest.raises(ConfigurationError, match=f"The file that {variable} names cannot be used: {said}") as caught:
-        await Transport.of(Settings()).send(Request("GET", "https://h.invalid/"))
+        await Transport.from_settings(Settings()).send(Request("GET", "https://h.invalid/"))
     assert variable in caught.value.hint
 
 
@@ -131,7 +131,7 @@ def test_a_folder_without_certificates_is_named(monkeypatch: pytest.MonkeyPatch,
         (folder / "company.pem").write_text("under a name that OpenSSL does not look for")
     monkeypatch.setenv("SSL_CERT_DIR", str(folder))
     with pytest.raises(ConfigurationError, match="SSL_CERT_DIR") as caught:
-        ssl_context(find_trust())
+        ssl_context(find_trusted_authorities())
     assert "openssl rehash" in caught.value.hint
 
 
@@ -145,11 +145,11 @@ async def test_plain_http_reads_no_certificates(sandbox: Sandbox, monkeypatch: p
 def test_certificates_are_read_once_and_again_where_others_are_named(
     ca_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = ssl_context(find_trust())
-    assert ssl_context(find_trust()) is first
-    assert ssl_context(find_trust(ca_file)) is not first
+    first = ssl_context(find_trusted_authorities())
+    assert ssl_context(find_trusted_authorities()) is first
+    assert ssl_context(find_trusted_authorities(ca_file)) is not first
     monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
-    assert ssl_context(find_trust()) is not first
+    assert ssl_context(find_trusted_authorities()) is not first
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="their stores are no files")
@@ -158,10 +158,10 @@ def test_a_system_without_authorities_gets_those_of_certifi(monkeypatch: pytest.
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: nothing)
     bundle = tmp_path / "bundle.pem"
     monkeypatch.setattr(certificates, "_BUNDLES", (str(bundle),))
-    trust = find_trust()
+    trust = find_trusted_authorities()
     assert "certifi" in str(trust)
     assert ssl_context(trust).cert_store_stats()["x509_ca"] > 50
     bundle.touch()
-    assert find_trust().file == str(bundle), "a bundle of the system goes first"
+    assert find_trusted_authorities().file == str(bundle), "a bundle of the system goes first"
     (tmp_path / "0a1b2c3d.0").touch()
-    assert find_trust().folder == str(tmp_path)
+    assert find_trusted_authorities().folder == str(tmp_path)

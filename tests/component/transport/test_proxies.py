@@ -299,7 +299,7 @@ async def test_a_route_through_a_proxy_is_described_without_its_password(
     monkeypatch.setenv("https_proxy", "http://user:canary@Proxy.example:3128")
     monkeypatch.setenv("SSL_CERT_FILE", "/somewhere/ca.pem")
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-    route = await describe_connection(SERVER, ca_file=ca_file, patience=timedelta(seconds=5), resolve=unknown)
+    route = await describe_connection(SERVER, ca_file=ca_file, time_limit=timedelta(seconds=5), resolve=unknown)
     assert str(route.proxy) == "http://proxy.example:3128 (https_proxy)"
     assert route.trust == f"SSL_CERT_FILE (/somewhere/ca.pem), and NOTION_OAUTH_CA_FILE ({ca_file})"
     assert (route.host, route.addresses) == ("mcp.example", ())
@@ -311,10 +311,10 @@ async def test_a_direct_route_is_described_with_its_addresses() -> None:
     async def known(host: str, port: int) -> list[Address]:
         return [ip_address("10.0.0.1"), ip_address("1.1.1.1")]
 
-    route = await describe_connection(SERVER, patience=timedelta(seconds=5), resolve=known)
+    route = await describe_connection(SERVER, time_limit=timedelta(seconds=5), resolve=known)
     assert route.proxy is None
     assert route.addresses == ((ip_address("10.0.0.1"), Kind.PRIVATE), (ip_address("1.1.1.1"), Kind.PUBLIC))
-    plain = await describe_connection("http://localhost:8000/mcp", patience=timedelta(seconds=5))
+    plain = await describe_connection("http://localhost:8000/mcp", time_limit=timedelta(seconds=5))
     assert plain.trust is None
     assert (ip_address("127.0.0.1"), Kind.LOOPBACK) in plain.addresses
 
@@ -329,5 +329,5 @@ async def test_a_name_that_cannot_be_looked_up_in_time_has_no_addresses() -> Non
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
     for resolve in (silent, lost):
-        route = await describe_connection(SERVER, patience=timedelta(seconds=0.05), resolve=resolve)
+        route = await describe_connection(SERVER, time_limit=timedelta(seconds=0.05), resolve=resolve)
         assert route.addresses == ()

@@ -282,7 +282,7 @@ def test_whoever_finishes_waits_for_nobodys_registration(public: Settings, sandb
         about_to = [finishing(url) for url in (one, other)]
         public.token_file.with_name(".notion-tokens.json.web-.profile.clients").unlink()
         sandbox.misbehave_next("/register", "hang", times=2)
-        sandbox.watch(arrived=arrived)
+        sandbox.observe(on_arrival=arrived)
         begin = partial(httpx.get, headers=passed_on, trust_env=False, timeout=60)
         slow = []
         for query in ("", "scope=x"):
@@ -292,7 +292,7 @@ def test_whoever_finishes_waits_for_nobodys_registration(public: Settings, sandb
         for url, cookie in about_to:
             assert begin(url, headers=passed_on | {"Cookie": cookie}).status_code == 200
         assert not any(answer.done() for answer in slow)
-        sandbox.let_go()
+        sandbox.end_pending_responses()
         assert [answer.result().status_code for answer in slow] == [502, 502]
     assert client_of(Visitor(create_app(named))), "and nothing is held for good"
 

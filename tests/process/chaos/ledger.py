@@ -79,7 +79,7 @@ class Ledger:
     _ended_early: float = 0
 
     def __post_init__(self) -> None:
-        self.sandbox.watch(arrived=self._arrived, answered=self._answered)
+        self.sandbox.observe(on_arrival=self._arrived, on_answer=self._answered)
 
     def end_tokens_early(self) -> None:
         """As a server may that thinks better of it: every access token, and no login."""

@@ -44,7 +44,7 @@ from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.messages import Request, Response, error_code, printable, retry_after
 from notion_oauth.protocol.registration import parse_registration_response
 from notion_oauth.protocol.token import client_authentication, parse_token_response, refresh_request, token_set
-from notion_oauth.protocol.urls import covers, why_unusable
+from notion_oauth.protocol.urls import resource_covers, url_problem
 from notion_oauth.tokens.status import login_status
 from tests.unit.protocol.builders import DISCOVERY, NOW, REDIRECT_URI, pending
 from tests.unit.protocol.counted import counted
@@ -134,7 +134,7 @@ def test_a_token_answer_and_all_that_is_done_with_it(body: bytes, status: int, h
     response = Response(status, "https://h.example/token", {"retry-after": header}, body)
     parsed = tolerated(lambda: parse_token_response(response, request=REQUEST))
     if parsed is not None:
-        login = token_set(parsed, pending(), asked_at=NOW)
+        login = token_set(parsed, pending(), requested_at=NOW)
         again = decode_login(encode_tokens(login), PATH)
         assert isinstance(again, TokenSet)
         assert again.access_token == login.access_token
@@ -189,8 +189,8 @@ def test_a_redirect(query: list[tuple[str, str]]) -> None:
 @FEW
 @given(url=st.text(max_size=40) | st.from_regex(r"https?://[a-z\[\]:@.0-9]{1,20}(/[a-z?#]*)?", fullmatch=True))
 def test_a_url(url: str) -> None:
-    if why_unusable(url) is None:
-        covers(url, "https://h.example/mcp")
+    if url_problem(url) is None:
+        resource_covers(url, "https://h.example/mcp")
         authorization_server_metadata_urls(url)
 
 

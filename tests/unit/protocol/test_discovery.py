@@ -19,7 +19,7 @@ from notion_oauth.protocol.discovery import (
 )
 from notion_oauth.protocol.messages import Response
 from notion_oauth.protocol.token import JWT_BEARER
-from notion_oauth.protocol.urls import covers, why_unusable
+from notion_oauth.protocol.urls import resource_covers, url_problem
 
 SERVER = "https://mcp.notion.com/mcp"
 RESOURCE: dict[str, Any] = {
@@ -127,7 +127,7 @@ def test_well_known_urls_of_an_issuer(issuer: str, expected: list[str]) -> None:
     ],
 )
 def test_which_resource_covers_which_url(resource: str, url: str, covered: bool) -> None:
-    assert covers(resource, url) is covered
+    assert resource_covers(resource, url) is covered
 
 
 @pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
@@ -162,7 +162,7 @@ def test_which_resource_covers_which_url(resource: str, url: str, covered: bool)
     ],
 )
 def test_which_urls_may_be_talked_to(url: str, usable: bool) -> None:
-    assert (why_unusable(url) is None) is usable
+    assert (url_problem(url) is None) is usable
 
 
 def test_a_resource_speaks_for_itself() -> None:

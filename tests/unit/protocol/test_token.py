@@ -147,7 +147,7 @@ def test_every_expires_in_is_understood_or_left(sent: Any, understood: int | Non
         answer({"access_token": "a", "token_type": "bearer", "expires_in": sent}), request=REQUEST
     )
     assert parsed.expires_in == understood
-    absolute = expires_at(parsed.expires_in, asked_at=NOW)
+    absolute = expires_at(parsed.expires_in, requested_at=NOW)
     assert absolute == (None if understood is None else NOW + timedelta(seconds=understood))
 
 
@@ -156,7 +156,7 @@ def test_a_login_remembers_all_it_needs() -> None:
     parsed = parse_token_response(
         answer({"access_token": "a", "token_type": "bearer", "expires_in": 60, "refresh_token": "r"}), request=REQUEST
     )
-    login = token_set(parsed, pending(), asked_at=NOW)
+    login = token_set(parsed, pending(), requested_at=NOW)
     assert login.expires_at == NOW + timedelta(seconds=60)
     assert (login.token_type, login.scope, login.issuer) == ("Bearer", "default", ISSUER)
     assert (login.token_endpoint, login.revocation_endpoint) == (f"{ISSUER}/token", f"{ISSUER}/token")
@@ -166,7 +166,7 @@ def test_a_login_remembers_all_it_needs() -> None:
 @pytest.mark.spec("RFC 6749 §6", "Keep the old refresh token where no new one comes")
 def test_a_refresh_keeps_what_the_answer_leaves_out() -> None:
     parsed = parse_token_response(answer({"access_token": "new", "token_type": "Bearer"}), request=REQUEST)
-    login = refreshed(tokens(), parsed, asked_at=NOW + timedelta(hours=2))
+    login = refreshed(tokens(), parsed, requested_at=NOW + timedelta(hours=2))
     assert login.access_token.get_secret_value() == "new"
     assert login.refresh_token == tokens().refresh_token, "RFC 6749 §6: without a new one the old one stays"
     assert login.expires_at is None

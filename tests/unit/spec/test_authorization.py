@@ -20,7 +20,7 @@ from notion_oauth.protocol.authorization import (
 )
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 from notion_oauth.protocol.registration import client_metadata
-from notion_oauth.protocol.urls import is_loopback, why_unusable
+from notion_oauth.protocol.urls import is_loopback, url_problem
 from notion_oauth.service import NotionOAuth
 from tests.support.signing_in import REDIRECT_URI
 from tests.unit.protocol.builders import NOW, pending
@@ -137,7 +137,7 @@ async def test_a_verifier_is_long_unreserved_and_new(oauth: NotionOAuth) -> None
 )
 def test_the_examples_of_loopback_redirects(redirect_uri: str) -> None:
     assert is_loopback(urlsplit(redirect_uri).hostname)
-    assert why_unusable(redirect_uri) is None
+    assert url_problem(redirect_uri) is None
     metadata = client_metadata(client_name="mine", redirect_uri=redirect_uri, scope=None)
     assert (metadata.application_type, metadata.redirect_uris) == ("native", (redirect_uri,))
 
@@ -155,7 +155,7 @@ def test_the_example_of_a_resource() -> None:
     assert "resource=https%3A%2F%2Fcal.example.com%2F" in begun.url.get_secret_value().split("&")
     assert begun.pending.resource == "https://cal.example.com/", "the slash that the metadata has stays"
     for no_resource in ("cal.example.com", "/cal", "https://cal.example.com/#today"):
-        assert why_unusable(no_resource)
+        assert url_problem(no_resource)
 
 
 @pytest.mark.spec(

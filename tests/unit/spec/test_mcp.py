@@ -77,7 +77,7 @@ def test_the_endpoints_of_a_server_without_metadata() -> None:
     ],
 )
 def test_which_scope_is_asked_for(challenged: str | None, listed: tuple[str, ...] | None, asked: str | None) -> None:
-    assert scopes.select(challenged=challenged, resource=listed, server=None) == asked
+    assert scopes.select_scope(challenged=challenged, resource=listed, server=None) == asked
 
 
 @pytest.mark.spec("MCP §Refresh Tokens", "Add offline_access where the authorization server lists it")
@@ -86,7 +86,7 @@ def test_which_scope_is_asked_for(challenged: str | None, listed: tuple[str, ...
     [(("openid", "offline_access"), "files:read offline_access"), (("openid",), "files:read"), (None, "files:read")],
 )
 def test_offline_access_is_asked_of_who_offers_it(server: tuple[str, ...] | None, asked: str) -> None:
-    assert scopes.select(challenged="files:read", resource=None, server=server) == asked
+    assert scopes.select_scope(challenged="files:read", resource=None, server=server) == asked
 
 
 @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Ask for what was asked before together with what is challenged")

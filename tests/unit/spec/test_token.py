@@ -162,7 +162,7 @@ def test_the_errors_of_the_token_endpoint(status: int, code: str) -> None:
 @pytest.mark.spec("RFC 6749 §6", "Put a new refresh token in the place of the old one")
 def test_a_new_refresh_token_replaces_the_old_one() -> None:
     parsed = parse_token_response(answer(TOKEN), request=REQUEST)
-    assert with_new_tokens(tokens(), parsed, asked_at=NOW).refresh_token == SecretStr("tGzv3JOkF0XG5Qx2TlKWIA")
+    assert with_new_tokens(tokens(), parsed, requested_at=NOW).refresh_token == SecretStr("tGzv3JOkF0XG5Qx2TlKWIA")
 
 
 @pytest.mark.spec("RFC 7009 §2.1", "Send token, token_type_hint and who the client is")
