@@ -22,8 +22,8 @@ def measure(context: Context) -> Iterator[Table]:
     rounds = context.either(5, 21)
     table = Table(
         "The command line",
-        f"Wall time of a new process with a valid token stored, modules compiled already, medians of {rounds} runs in"
-        " turns.",
+        f"Wall time of a new process with a valid token stored and modules compiled; medians of {rounds} alternating"
+        " runs.",
         ("Command", "Wall time", "Over an empty command", "Ratio"),
     )
     commands = {

@@ -54,7 +54,7 @@ def measure_concurrency(context: Context) -> Iterator[Table]:
         table = Table(
             f"{REQUESTS} requests at once, {name}",
             f"Each takes {SECONDS * 1000:.0f} ms at the server. Total time as a multiple of a fixed header's;"
-            f" medians of {_rounds(context)} rounds, each with a login of its own that is first read from disk.",
+            f" medians of {_rounds(context)} rounds, each with a new login that is first read from disk.",
             ("Client", "Fixed header", "With the client", "Ratio", "Refreshes", "Failed requests"),
         )
         for subject, found in _each(context, table, left=left):
@@ -67,7 +67,7 @@ def measure_expiry(context: Context) -> Iterator[Table]:
     table = Table(
         f"{REQUESTS} tasks at the moment of expiry",
         f"One process, each request takes {SECONDS * 1000:.0f} ms at the server, the token has expired and the server"
-        f" refuses it; medians of {_rounds(context)} rounds. The MCP SDK is told the expiry, as a process knows it that"
+        f" refuses it; medians of {_rounds(context)} rounds. The MCP SDK gets the expiry, as a process has it that"
         " has held the login since it was issued.",
         ("Client", "Refreshes", "Failed requests", "Fixed header", "With the client", "Added"),
     )

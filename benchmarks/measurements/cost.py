@@ -17,8 +17,9 @@ def measure(context: Context) -> Iterator[Table]:
     rounds = context.either(7, 41)
     table = Table(
         "Cost of one request",
-        f"A valid token, a transport that answers at once, medians of {rounds} rounds of {REQUESTS} requests in turns"
-        " with a fixed `Authorization` header on the same HTTP library. The quartiles are of the difference.",
+        f"A valid token and a transport that answers at once; medians of {rounds} rounds of {REQUESTS} requests,"
+        " alternating with a fixed `Authorization` header on the same HTTP library. The quartiles are those of the"
+        " difference.",
         ("Client", "HTTP library", "Fixed header", "With the client", "Added", "Quartiles", "Ratio"),
     )
     with serve_sandbox() as sandbox:

@@ -20,7 +20,7 @@ def measure_processes(context: Context) -> Iterator[Table]:
     table = Table(
         f"{PROCESSES} processes at the moment of expiry",
         f"They share one stored login, wait until all have loaded, and send one request each, {rounds} rounds. The"
-        " server ends the grant when a refresh token comes a second time. The MCP SDK is told the expiry, as above.",
+        " server ends the grant when a refresh token is used a second time. The MCP SDK gets the expiry, as above.",
         ("Client", "Refreshes", "Failed processes", "Logins alive afterwards", "What failed"),
     )
     for subject in context.subjects:
@@ -65,8 +65,8 @@ def _at_expiry(context: Context, subject: Ready) -> tuple[int, Sequence[str], bo
 def measure_restart(context: Context) -> Iterator[Table]:
     table = Table(
         "After a restart",
-        "One process stores the login, another makes a request. Counted are its requests to the authorization server;"
-        " 0 with a valid token and 1 with an expired one are the least possible.",
+        "One process stores the login, another makes a request. Its requests to the authorization server are counted;"
+        " the minimum is 0 with a valid token and 1 with an expired one.",
         ("Client", "Token", "Requests", "Which", "Outcome"),
     )
     for subject in context.subjects:

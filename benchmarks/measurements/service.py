@@ -21,7 +21,7 @@ PAGE = "text/html"
 
 @dataclass
 class Case:
-    """Something to ask for, what it is compared with, and what came of each turn."""
+    """A request, the case it is compared with, and the result of each turn."""
 
     server: Server
     beside: str
@@ -40,16 +40,16 @@ def measure(context: Context) -> Iterator[Table]:
     rounds, requests = context.either(2, 15), context.either(500, 3000)
     table = Table(
         "The service beside a bare route",
-        f"`uvicorn main:app` and a FastAPI application with one JSON route, each in a process of its own with uvicorn's"
-        f" defaults, one line of log for each request in both unless said otherwise. {requests} requests over 16"
-        f" connections that are kept, from another process, {rounds} rounds in turns; medians, and those of the ratios"
-        " in one round.",
+        f"`uvicorn main:app` and a FastAPI application with one JSON route, each in a separate process with uvicorn's"
+        f" defaults; both log one line for each request unless the row says otherwise. {requests} requests over 16"
+        f" persistent connections from another process, {rounds} alternating rounds. Values are medians; ratios are"
+        " medians of the ratios within one round.",
         ("`GET /auth/status`", "Beside", "Requests per second", "Processor time", "Rate", "Processor time, ratio"),
     )
     with ExitStack() as running:
         cases = _cases(context, running.enter_context(serve_sandbox()), running)
         for case in cases.values():
-            ask(case.server.port, 200, **case.headers)  # what is made once is made
+            ask(case.server.port, 200, **case.headers)  # caches are filled
         for _ in range(rounds):
             for case in cases.values():
                 case.turn(requests)
@@ -67,28 +67,30 @@ def measure(context: Context) -> Iterator[Table]:
 
 
 def _cases(context: Context, sandbox: Sandbox, running: ExitStack) -> dict[str, Case]:
-    nobody, somebody, quiet = context.fresh(), context.fresh(), context.fresh()
-    login = sign_in(sandbox, somebody / "tokens.json", left=FRESH)
+    signed_out_folder, signed_in_folder, quiet = context.fresh(), context.fresh(), context.fresh()
+    login = sign_in(sandbox, signed_in_folder / "tokens.json", left=FRESH)
     bare = running.enter_context(serving("benchmarks.bare:app", context.fresh()))
     quiet_bare = running.enter_context(serving("benchmarks.bare:app", context.fresh(), "--no-access-log"))
     url = sandbox.mcp_url
-    empty = running.enter_context(serving("main:app", nobody, server_url=url, token_file=str(nobody / "tokens.json")))
-    signed_in = running.enter_context(serving("main:app", somebody, server_url=url, token_file=str(login)))
+    empty = running.enter_context(
+        serving("main:app", signed_out_folder, server_url=url, token_file=str(signed_out_folder / "tokens.json"))
+    )
+    signed_in = running.enter_context(serving("main:app", signed_in_folder, server_url=url, token_file=str(login)))
     silent = running.enter_context(
         serving("main:app", quiet, server_url=url, token_file=str(quiet / "tokens.json"), log_level="warning")
     )
     cookie = _cookie(signed_in)
     return {
         BARE: Case(bare, BARE),
-        "nobody is signed in": Case(empty, BARE),
-        "somebody is": Case(signed_in, BARE),
-        "somebody is, with a session cookie": Case(signed_in, "somebody is", {"Cookie": cookie}),
-        "somebody is, the page, without a cookie": Case(signed_in, BARE, {"Accept": PAGE}),
-        "somebody is, the page, with a session cookie": Case(
-            signed_in, "somebody is, the page, without a cookie", {"Accept": PAGE, "Cookie": cookie}
+        "signed out": Case(empty, BARE),
+        "signed in": Case(signed_in, BARE),
+        "signed in, with a session cookie": Case(signed_in, "signed in", {"Cookie": cookie}),
+        "signed in, the page, without a cookie": Case(signed_in, BARE, {"Accept": PAGE}),
+        "signed in, the page, with a session cookie": Case(
+            signed_in, "signed in, the page, without a cookie", {"Accept": PAGE, "Cookie": cookie}
         ),
         QUIET_BARE: Case(quiet_bare, BARE),
-        "nobody is signed in, without a log": Case(silent, QUIET_BARE),
+        "signed out, without a log": Case(silent, QUIET_BARE),
     }
 
 

@@ -12,17 +12,19 @@ from benchmarks.servers import Server, serving
 from benchmarks.tables import Table
 from notion_oauth.sandbox import Sandbox, serve_sandbox
 
-LONGEST = "300"  # seconds for one request to the practice server, which answers a thousand at once one by one
+LONGEST = (
+    "300"  # seconds for one request to the practice server, which answers a thousand simultaneous requests one by one
+)
 
 
 def measure(context: Context) -> Iterator[Table]:
     browsers, waves = context.either(50, 1000), context.either(2, 3)
     table = Table(
         f"{browsers} sign-ins at once",
-        f"`uvicorn main:app` with a public URL, one worker: {browsers} browser sessions begin a sign-in together,"
-        " consent at the practice server, come back to the callback, and find themselves signed in; when all have,"
-        " each signs out. Each has a login and files of its own; those that begin together begin with one client. Rate"
-        " limits are off for this, since all"
+        f"`uvicorn main:app` with a public URL, one worker: {browsers} browser sessions start a sign-in together,"
+        " consent at the practice server, return to the callback, and see that they are signed in; then each signs out."
+        " Each has a separate login with separate files; sign-ins that start together start with one client. Rate"
+        " limits are off, because all"
         f" come from one address, and a request to the practice server may take {LONGEST} seconds. Memory is the"
         " resident set of the service's process.",
         ("After", "Signed in", "Most at once", "Signed out", "Lost", "Grants alive", "Files left", "Memory"),
