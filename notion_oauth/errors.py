@@ -5,7 +5,7 @@
     ├── StorageError                the token store cannot be read, written or locked
     │   ├── StoreDamaged            the file is not ours, or is damaged; it was left as it is
     │   ├── StoreEncrypted          no key that is set opens the file; it was left as it is
-    │   ├── KeyUnavailable          the system keychain does not give the key
+    │   ├── KeyUnavailable          the system keyring does not give the key
     │   └── StoreBusy               another process holds the lock for too long
     ├── NotSignedIn                 no login is stored
     │   └── ResourceMismatch        the one that is stored is for another server
@@ -92,7 +92,7 @@ class StoreEncrypted(StorageError, code="StoreSealed"):
 
 
 class KeyUnavailable(StorageError):
-    """The system keychain holds no key of ours, does not answer, or keeps no secret safe. Nothing was changed."""
+    """The system keyring holds no key of ours, does not answer, or keeps no secret safe. Nothing was changed."""
 
 
 class StoreBusy(StorageError):

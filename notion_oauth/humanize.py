@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def parse_span(text: str) -> timedelta:
+def parse_duration(text: str) -> timedelta:
     """A span as a person types it: `90s`, `10m`, `2h`, `20d`; without a unit, seconds. Raises ValueError."""
     found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text.strip().lower())
     if found is None:
@@ -16,7 +16,7 @@ def parse_span(text: str) -> timedelta:
     return timedelta(seconds=int(found[1]) * _UNITS[found[2] or "s"])
 
 
-def in_words(span: timedelta) -> str:
+def format_duration(span: timedelta) -> str:
     """A span of time as a person says it: `54 minutes`, `3 hours`, `12 days`."""
     seconds = max(0, int(span.total_seconds()))
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
@@ -26,6 +26,6 @@ def in_words(span: timedelta) -> str:
     return "a minute" if seconds >= 60 else f"{seconds} second{'' if seconds == 1 else 's'}"
 
 
-def moment(when: datetime) -> str:
+def format_time(when: datetime) -> str:
     """A time as a person reads it, with its zone: the reader's own is not known here."""
     return f"{when.day} {when:%B %Y, %H:%M} UTC"

@@ -13,7 +13,7 @@ import jinja2
 from fastapi import Response
 from fastapi.responses import HTMLResponse
 
-from notion_oauth.humanize import in_words
+from notion_oauth.humanize import format_duration
 
 SECURE_HEADERS = {
     "Cache-Control": "no-store",
@@ -32,7 +32,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("notion_oauth"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["span"] = in_words
+    environment.filters["span"] = format_duration
     return environment
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 DEFAULT_TOKEN_FILE = Path(".notion-tokens.json")
 DEFAULT_PROFILE = "default"
 DEFAULT_SERVER_URL = "https://mcp.notion.com/mcp"
-PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 
-VISITOR = "web-"  # begins the name of a browser session's own profile
-OF_A_VISITOR = re.compile(f"{VISITOR}[0-9a-f]{{32}}\\Z")
+VISITOR_PREFIX = "web-"  # begins the name of a browser session's own profile
+VISITOR_PROFILE = re.compile(f"{VISITOR_PREFIX}[0-9a-f]{{32}}\\Z")
 
 
-def beside(path: Path, suffix: str) -> Path:
+def add_suffix(path: Path, suffix: str) -> Path:
     """A file that belongs to another, and has its name with something added."""
     return path.with_name(path.name + suffix)
 
 
 def profile_file(path: Path, profile: str) -> Path:
     """The token file of a profile that has a proper name: `path` itself, or `path.NAME.profile`."""
-    return path if profile == DEFAULT_PROFILE else beside(path, f".{profile}.profile")
+    return path if profile == DEFAULT_PROFILE else add_suffix(path, f".{profile}.profile")

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         default=None,
         description="Key that encrypts the stored tokens and client registrations; `notion-oauth key` makes one. "
         "To rotate it, give several keys, separated by commas or spaces: the first encrypts, and all decrypt. "
-        "`keyring` stands for the key in the system keychain.",
+        "`keyring` stands for the key in the system keyring.",
     )
     client_name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
         default="notion-oauth", description="Application name that Notion shows on its consent page."

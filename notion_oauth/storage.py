@@ -99,7 +99,7 @@ class JsonFileStore:
         """Where a profile's tokens lie. Raises ConfigurationError for a name that is no file name."""
         if not self._path.name:
             raise ConfigurationError(f"{self._path} names no file.", hint="Set NOTION_OAUTH_TOKEN_FILE to one.")
-        if not profile_names.PROFILE.match(profile):
+        if not profile_names.PROFILE_NAME.match(profile):
             raise ConfigurationError(
                 "A profile's name is made of letters, digits, - and _ (64 at most).", hint="Choose another name."
             )
@@ -113,7 +113,7 @@ class JsonFileStore:
         names = {name for name, _ in atomic.directory_entries(self._path.parent)}
         pattern = re.compile(re.escape(self._path.name) + rf"\.([^.]+)\.profile({'|'.join(map(re.escape, endings))})\Z")
         others = {
-            found[1] for name in names if (found := pattern.match(name)) and profile_names.PROFILE.match(found[1])
+            found[1] for name in names if (found := pattern.match(name)) and profile_names.PROFILE_NAME.match(found[1])
         }
         default = names & {self._path.name + ending for ending in endings}
         return tuple(sorted(others | ({profile_names.DEFAULT_PROFILE} if default else set())))
@@ -121,7 +121,7 @@ class JsonFileStore:
     async def forget(self, profile: str) -> None:
         """Remove all that is kept of a profile that nobody will use again: its registrations and its lock too."""
         path = self.path(profile)
-        for file in (path, *(profile_names.beside(path, suffix) for suffix in _BESIDE)):
+        for file in (path, *(profile_names.add_suffix(path, suffix) for suffix in _BESIDE)):
             await _in_thread(atomic.delete_file, file)
 
     async def last_changed(self) -> dict[str, float]:
@@ -129,7 +129,7 @@ class JsonFileStore:
         pattern = re.compile(re.escape(self._path.name) + rf"\.([^.]+)\.profile({'|'.join(map(re.escape, _BESIDE))})?")
         last_changed: dict[str, float] = {}
         for name, changed in await _in_thread(atomic.directory_entries, self._path.parent):
-            if (found := pattern.fullmatch(name)) and profile_names.PROFILE.match(found[1]):
+            if (found := pattern.fullmatch(name)) and profile_names.PROFILE_NAME.match(found[1]):
                 last_changed[found[1]] = max(last_changed.get(found[1], 0), changed)
         return last_changed
 
@@ -202,20 +202,20 @@ class JsonFileStore:
 
     def _protection(self, path: Path, clients: Path) -> Protection:
         login = token_file.read_stored(path, token_file.decode_login, self._encryption)
-        if login is None or not isinstance(login.found, TokenSet):
-            return Protection(kept=None)
+        if login is None or not isinstance(login.content, TokenSet):
+            return Protection(format=None)
         beside = token_file.read_stored(clients, token_file.decode_registrations, self._encryption)
         key_file = None if self._encryption is None else self._encryption.key_file
         told = (
-            *(login.weaker, beside and beside.weaker),
+            *(login.weakness, beside and beside.weakness),
             *(permissions.weakness(path), key_file and permissions.weakness(key_file)),
         )
         return Protection(
-            kept="plain" if login.key is None else "sealed",
+            format="plain" if login.key is None else "encrypted",
             mode=permissions.mode_of(path),
             key_id=None if login.key is None else login.key.id,
             key_source=None if login.key is None else login.key.source,
-            weaker=tuple(str(each) for each in told if each),
+            weaknesses=tuple(str(each) for each in told if each),
         )
 
     def version(self, profile: str) -> object | None:
@@ -250,12 +250,12 @@ class JsonFileStore:
     def _ensure_writable(self, path: Path) -> None:
         self._load(path)
         if self._encryption is not None:
-            self._encryption.all_keys()  # raises where the keychain gives none: nothing could be sealed
+            self._encryption.all_keys()  # raises where the keyring gives none: nothing could be sealed
         atomic.ensure_writable(path, size=_ROOM)
 
     @asynccontextmanager
     async def exclusive(self, profile: str) -> AsyncIterator[None]:
-        path = profile_names.beside(self.path(profile), ".lock")
+        path = profile_names.add_suffix(self.path(profile), ".lock")
         lock = filelock.FileLock(path, mode=0o600, thread_local=False, blocking=False, fallback_to_soft=False)
         try:
             with anyio.fail_after(self._lock_wait.total_seconds()):
@@ -273,7 +273,7 @@ class JsonFileStore:
             lock.release()
 
     def _clients(self, profile: str) -> Path:
-        return profile_names.beside(self.path(profile), ".clients")
+        return profile_names.add_suffix(self.path(profile), ".clients")
 
 
 def _acquired(lock: filelock.BaseFileLock) -> bool:

@@ -173,17 +173,17 @@ def logout(
 
 @others.command(epilog="Example: `notion-oauth key`")
 def key(
-    keyring: Annotated[bool, typer.Option("--keyring", help="Put it into the system keychain, before others.")] = False,
+    keyring: Annotated[bool, typer.Option("--keyring", help="Put it into the system keyring, before others.")] = False,
 ) -> None:
     """Make a key to seal the stored logins with, and print it."""
     from notion_oauth.files import encryption
     from notion_oauth.files.system_keyring import add_key
 
-    made = encryption.Key(encryption.new_key(), encryption.SYSTEM_KEYRING if keyring else encryption.KEY_SETTING)
+    made = encryption.Key(encryption.new_key(), encryption.KEYRING_SOURCE if keyring else encryption.KEY_SETTING)
     if keyring:
         add_key(made.secret)
         typer.echo(
-            f"Key {made.id} is in the system keychain. Use it with {encryption.KEY_SETTING}={encryption.KEYRING}",
+            f"Key {made.id} is in the system keyring. Use it with {encryption.KEY_SETTING}={encryption.USE_KEYRING}",
             err=True,
         )
         return

@@ -57,7 +57,7 @@ def read_fast(profile: str | None, token_file: Path | None, server_url: str | No
     profile = profile or given.get(_PREFIX + "PROFILE", profile_names.DEFAULT_PROFILE)
     url = server_url or given.get(_PREFIX + "SERVER_URL", profile_names.DEFAULT_SERVER_URL)
     path = token_file or Path(given.get(_PREFIX + "TOKEN_FILE", profile_names.DEFAULT_TOKEN_FILE))
-    if not profile_names.PROFILE.match(profile) or url_problem(url) or path.name in ("", "..") or "~" in str(path):
+    if not profile_names.PROFILE_NAME.match(profile) or url_problem(url) or path.name in ("", "..") or "~" in str(path):
         return None
     file = profile_names.profile_file(path, profile)
     try:
@@ -68,7 +68,7 @@ def read_fast(profile: str | None, token_file: Path | None, server_url: str | No
         return None
     if found.resource is not None and not resource_covers(found.resource, url):
         return None
-    return replace(found, protection=Protection(kept="plain", mode=permissions.mode_of(file)))
+    return replace(found, protection=Protection(format="plain", mode=permissions.mode_of(file)))
 
 
 def _login(content: bytes) -> FastLogin:
@@ -102,7 +102,7 @@ def _login(content: bytes) -> FastLogin:
         scope=document.get("scope"),
         issuer=document.get("issuer"),
         resource=document.get("resource"),
-        protection=Protection(kept="plain"),
+        protection=Protection(format="plain"),
     )
 
 

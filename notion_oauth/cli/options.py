@@ -41,12 +41,12 @@ def span(text: str) -> Any:
 
 
 def _parsed_span(value: str | timedelta) -> timedelta:
-    from notion_oauth.humanize import parse_span
+    from notion_oauth.humanize import parse_duration
 
     if isinstance(value, timedelta):
         return value  # the default
     try:
-        return parse_span(value)
+        return parse_duration(value)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN
-from notion_oauth.humanize import in_words
+from notion_oauth.humanize import format_duration
 from notion_oauth.tokens.status import LoginStatus
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def validity(status: LoginStatus) -> str:
         return "valid until the server says otherwise"
     if status.status == "expired":
         return f"expired on {_local(status.expires_at)}"
-    return f"valid for {in_words(timedelta(seconds=status.expires_in_seconds))}, until {_local(status.expires_at)}"
+    return (
+        f"valid for {format_duration(timedelta(seconds=status.expires_in_seconds))}, until {_local(status.expires_at)}"
+    )
 
 
 def _local(when: datetime) -> str:

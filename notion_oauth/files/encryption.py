@@ -24,8 +24,8 @@ from notion_oauth.files.protection import Weakness
 from notion_oauth.protocol.messages import parse_json
 
 KEY_SETTING = "NOTION_OAUTH_ENCRYPTION_KEY"
-KEYRING = "keyring"  # in a key's place: the system keychain holds it
-SYSTEM_KEYRING = "the system keychain"
+USE_KEYRING = "keyring"  # in a key's place: the system keyring holds it
+KEYRING_SOURCE = "the system keyring"
 FORMAT = 1
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 _SEALED = re.compile(r"[A-Za-z0-9_=-]+")
@@ -58,7 +58,7 @@ def new_key() -> str:
 def split_keys(text: str) -> tuple[str, ...]:
     """The keys of a setting, separated by commas or spaces; `keyring` may be one. Raises ValueError, showing none."""
     found = tuple(part for part in re.split(r"[,\s]+", text) if part)
-    if not found or not all(part == KEYRING or _KEY.fullmatch(part) for part in found):
+    if not found or not all(part == USE_KEYRING or _KEY.fullmatch(part) for part in found):
         raise ValueError("is no key: make one with notion-oauth key, or set it to keyring")
     return found
 
@@ -66,7 +66,7 @@ def split_keys(text: str) -> tuple[str, ...]:
 class Encryption:
     """Seals with the first of the keys, and opens with any of them. `key_file` is where they were read, if in a file.
 
-    Raises ConfigurationError where the keychain is to be asked and keyring is not installed, ValueError for no key.
+    Raises ConfigurationError where the keyring is to be asked and keyring is not installed, ValueError for no key.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class Encryption:
         keys: SecretStr,
         *,
         key_file: Path | None = None,
-        ask_keyring: Callable[[], str] = system_keyring.read_keys,
+        read_keyring: Callable[[], str] = system_keyring.read_keys,
     ) -> None:
         self.key_file = key_file
         self._source = KEY_SETTING if key_file is None else f"{KEY_SETTING} in {key_file}"
         self._configured = split_keys(keys.get_secret_value())
-        self._ask_keyring = ask_keyring
+        self._read_keyring = read_keyring
         self._found: tuple[Key, ...] | None = None
         self._failure: KeyUnavailable | None = None
         self._asked = 0
@@ -89,15 +89,15 @@ class Encryption:
 
     @property
     def uses_keyring(self) -> bool:
-        """Whether the keychain may have to be asked, which takes a while."""
-        return KEYRING in self._configured
+        """Whether the keyring may have to be asked, which takes a while."""
+        return USE_KEYRING in self._configured
 
     def all_keys(self) -> tuple[Key, ...]:
-        """All keys, the one that seals first. Raises KeyUnavailable where the keychain gives none."""
+        """All keys, the one that seals first. Raises KeyUnavailable where the keyring gives none."""
         return self._found or self._resolved(self._asked)
 
     def _resolved(self, asked: int) -> tuple[Key, ...]:
-        """Ask the keychain, unless another has since it was asked that many times: all who waited share the answer."""
+        """Ask the keyring, unless another has since it was asked that many times: all who waited share the answer."""
         with self._asking:
             if self._asked == asked:
                 self._asked += 1
@@ -112,18 +112,18 @@ class Encryption:
             return self._found
 
     def _of(self, part: str) -> list[Key]:
-        if part != KEYRING:
+        if part != USE_KEYRING:
             return [Key(part, self._source)]
-        kept = self._ask_keyring()
+        kept = self._read_keyring()
         if not all(_KEY.fullmatch(each) for each in kept.split()):
             raise KeyUnavailable(
-                "What the system keychain holds for us is no key.",
+                "What the system keyring holds for us is no key.",
                 hint="Delete it there (notion-oauth, encryption-key).",
             )
-        return [Key(each, SYSTEM_KEYRING) for each in kept.split()]
+        return [Key(each, KEYRING_SOURCE) for each in kept.split()]
 
     def key(self, key_id: str) -> Key | None:
-        """The key of that identifier; None where it is not among ours. A keychain is asked once more first."""
+        """The key of that identifier; None where it is not among ours. A keyring is asked once more first."""
         asked = self._asked
         found = _named(key_id, self.all_keys())
         if found is None and self.uses_keyring and asked:
@@ -159,7 +159,11 @@ def encryption_weakness(content: bytes, encryption: Encryption | None, name: str
     key_id, first = encryption_key_id(content), encryption.all_keys()[0]
     if key_id == first.id:
         return None
-    how = "kept in plain text, and a key is set" if key_id is None else f"sealed with key {key_id}, not with {first.id}"
+    how = (
+        "kept in plain text, and a key is set"
+        if key_id is None
+        else f"encrypted with key {key_id}, not with {first.id}"
+    )
     return Weakness(f"{name} is {how}.", "The next save changes that, and at once: notion-oauth reseal")
 
 
@@ -206,9 +210,9 @@ def _no_key(path: Path, key_id: str, encryption: Encryption | None) -> StoreEncr
     ours = ", ".join(f"{key.id} (from {key.source})" for key in encryption.all_keys()) if encryption else ""
     tried = f"and the keys that are set are others: {ours}" if ours else "and no key is set"
     return StoreEncrypted(
-        f"{path} is sealed with key {key_id}, {tried}.",
-        hint=f"Nothing was changed. Set {KEY_SETTING} to that key, beside others if need be, or to {KEYRING} where the "
-        f"system keychain holds it. Where it is lost, move {path} away, and sign in again with: notion-oauth login",
+        f"{path} is encrypted with key {key_id}, {tried}.",
+        hint=f"Nothing was changed. Add that key to {KEY_SETTING}, or set it to {USE_KEYRING} if the system keyring "
+        f"holds the key. If the key is lost, move {path} away and sign in again with: notion-oauth login",
     )
 
 

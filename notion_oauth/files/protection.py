@@ -1,4 +1,4 @@
-"""How a login is kept at rest, in words. Needs the standard library alone, as a quick command does."""
+"""How a stored login is protected on the disk. Imports only the standard library, because the fast path imports it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Literal
 
 
 class Weakness(str):
-    """What is weaker than it should be, and its cure, as one text; and as two in `what` and `hint`."""
+    """One weakness of the storage: the text is `message` and `hint` together."""
 
-    what: str
+    message: str
     hint: str
 
-    def __new__(cls, what: str, hint: str) -> Weakness:
-        made = super().__new__(cls, f"{what} {hint}")
-        made.what, made.hint = what, hint
-        return made
+    def __new__(cls, message: str, hint: str) -> Weakness:
+        weakness = super().__new__(cls, f"{message} {hint}")
+        weakness.message, weakness.hint = message, hint
+        return weakness
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protection:
-    """How a stored login is kept; `weaker` tells what is weaker than it is set up to be, each with its cure."""
+    """How a stored login is protected. `weaknesses` lists what is weaker than configured, each with a hint."""
 
-    kept: Literal["sealed", "plain"] | None  # None: no login is kept
-    mode: int | None = None  # of the file, where there is one and the system has modes
+    format: Literal["encrypted", "plain"] | None  # None: no login is stored
+    mode: int | None = None  # of the file; None on a system without file modes
     key_id: str | None = None
-    key_source: str | None = None  # the setting, or the system keychain
-    weaker: tuple[str, ...] = ()
+    key_source: str | None = None  # the setting, or the system keyring
+    weaknesses: tuple[str, ...] = ()
 
-    def in_words(self) -> str | None:
-        """`sealed with key 1a2b3c4d from NOTION_OAUTH_ENCRYPTION_KEY`, or `plain, mode 0600`."""
-        if self.kept is None:
+    def describe(self) -> str | None:
+        """`encrypted with key 1a2b3c4d from NOTION_OAUTH_ENCRYPTION_KEY`, or `plain, mode 0600`."""
+        if self.format is None:
             return None
-        if self.kept == "sealed":
-            return f"sealed with key {self.key_id} from {self.key_source}"
+        if self.format == "encrypted":
+            return f"encrypted with key {self.key_id} from {self.key_source}"
         return "plain" if self.mode is None else f"plain, mode {self.mode:04o}"
 
     def warning(self) -> str | None:
-        return " ".join(self.weaker) or None
+        return " ".join(self.weaknesses) or None

@@ -1,4 +1,4 @@
-"""The key in the system keychain, which may hang where there is no desktop: then it is given up after three seconds."""
+"""The key in the system keyring, which may hang where there is no desktop: then it is given up after three seconds."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def check_installed() -> None:
     """Raise ConfigurationError unless keyring is installed."""
     if find_spec("keyring") is None:
         raise ConfigurationError(
-            "The system keychain is asked for by the package keyring, which is not installed.",
+            "The system keyring is asked for by the package keyring, which is not installed.",
             hint="Install it with: uv pip install 'notion-oauth[keyring]'",
         )
 
 
 def read_keys() -> str:
-    """What the keychain keeps for us: keys, the newest first. Takes a fifth of a second.
+    """What the keyring keeps for us: keys, the newest first. Takes a fifth of a second.
 
-    Raises KeyUnavailable where it keeps none, cannot be asked, does not answer, or is no keychain of the system.
+    Raises KeyUnavailable where it keeps none, cannot be asked, does not answer, or is no keyring of the system.
     """
     kept = _ask("read")
     if not kept:
         raise KeyUnavailable(
-            "The system keychain holds no key of ours.", hint="Make one with: notion-oauth key --keyring"
+            "The system keyring holds no key of ours.", hint="Make one with: notion-oauth key --keyring"
         )
     return kept
 
 
 def add_key(key: str) -> None:
-    """Put a key before those that the keychain keeps. Raises KeyUnavailable unless it is found there afterwards."""
+    """Put a key before those that the keyring keeps. Raises KeyUnavailable unless it is found there afterwards."""
     check_installed()
     if (_ask("add", key) or "").split()[:1] != [key]:
-        raise KeyUnavailable("The system keychain took the key and does not have it.", hint=f"Mend that, {_OTHERWISE}")
+        raise KeyUnavailable("The system keyring took the key and does not have it.", hint=f"Mend that, {_OTHERWISE}")
 
 
 def _ask(action: str, key: str = "") -> str | None:
@@ -71,14 +71,14 @@ def _kept(answer: dict[str, Any]) -> str | None:
         check_installed()
     if refused := answer.get("refused"):
         raise KeyUnavailable(
-            f"There is no system keychain here: keyring found {refused}, which keeps no secret safe.",
+            f"There is no system keyring here: keyring found {refused}, which keeps no secret safe.",
             hint=f"Nothing was changed. Start or install one (Secret Service or KWallet on Linux), {_OTHERWISE}",
         )
     if "keys" not in answer:
         failed = answer.get("failed", "keyring cannot be loaded")
         silent = f"did not answer within {ANSWER_WITHIN:.0f} seconds"
         raise KeyUnavailable(
-            f"The system keychain {silent if answer.get('silent') else f'could not be asked: {failed}'}.",
+            f"The system keyring {silent if answer.get('silent') else f'could not be asked: {failed}'}.",
             hint=f"Nothing was changed. Unlock it in a desktop session, {_OTHERWISE}",
         )
     kept = answer["keys"]

@@ -1,10 +1,10 @@
-"""Asks the system keychain, in a process of its own that is ended where the keychain hangs.
+"""Asks the system keyring, in a process of its own that is ended where the keyring hangs.
 
-    python keychain_process.py read        the keys that it keeps for us
-    python keychain_process.py add         put the key on standard input before them
+    python keyring_process.py read        the keys that it keeps for us
+    python keyring_process.py add         put the key on standard input before them
 
-Answers with one JSON document on standard output: `keys`, `refused` (a keychain that is none), `failed` (its error's
-name) or `missing` (no keyring is installed). Exits with 75 where the keychain does not answer. Imports nothing of ours.
+Answers with one JSON document on standard output: `keys`, `refused` (a keyring that is none), `failed` (its error's
+name) or `missing` (no keyring is installed). Exits with 75 where the keyring does not answer. Imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Any
 
-ANSWER_WITHIN = 3.0  # seconds, from when keyring is loaded: how long that takes says nothing of the keychain
+ANSWER_WITHIN = 3.0  # seconds, from when keyring is loaded: how long that takes says nothing of the keyring
 NO_ANSWER = 75
 SERVICE, NAME = "notion-oauth", "encryption-key"
 # Those that a system protects. All others keep secrets in plain files, nowhere, or as nobody here knows
@@ -42,7 +42,7 @@ def main(action: str) -> dict[str, Any]:
         if action == "add":
             backend.set_password(SERVICE, NAME, " ".join([sys.stdin.read().strip(), *(kept or "").split()]))
             kept = backend.get_password(SERVICE, NAME)
-    except Exception as error:  # each keychain has errors of its own
+    except Exception as error:  # each keyring has errors of its own
         return {"failed": type(error).__name__}
     return {"keys": kept}
 

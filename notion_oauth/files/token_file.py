@@ -31,9 +31,9 @@ T = TypeVar("T")
 class StoredFile(Generic[T]):
     """What is in a file, the key that opens it, and in which way it is sealed worse than it could be."""
 
-    found: T
+    content: T
     key: Key | None
-    weaker: Weakness | None
+    weakness: Weakness | None
 
 
 def read_stored(
@@ -47,8 +47,8 @@ def read_stored(
     def read(content: bytes) -> StoredFile[T]:
         key_id = encryption_key_id(content)
         key = None if key_id is None or encryption is None else encryption.key(key_id)
-        found = decode(decrypt(content, path, encryption), path)
-        return StoredFile(found, key, encryption_weakness(content, encryption, path.name))
+        decoded = decode(decrypt(content, path, encryption), path)
+        return StoredFile(decoded, key, encryption_weakness(content, encryption, path.name))
 
     return atomic.read_file(path, read, fix=fix)
 

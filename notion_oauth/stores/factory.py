@@ -13,7 +13,7 @@ LOCK_MARGIN = timedelta(seconds=10)  # for the disk
 
 
 def encryption_for(settings: Settings) -> Encryption | None:
-    """What seals for the settings. Raises ConfigurationError where they name a keychain that cannot be asked."""
+    """What seals for the settings. Raises ConfigurationError where they name a keyring that cannot be asked."""
     if settings.encryption_key is None:
         return None
     return Encryption(settings.encryption_key, key_file=settings.encryption_key_file)

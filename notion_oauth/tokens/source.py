@@ -26,7 +26,7 @@ from notion_oauth.errors import (
 from notion_oauth.models import EndedLogin, TokenSet
 from notion_oauth.observability.audit import Audit
 from notion_oauth.observability.context import PROFILE
-from notion_oauth.profile_names import DEFAULT_PROFILE, OF_A_VISITOR
+from notion_oauth.profile_names import DEFAULT_PROFILE, VISITOR_PROFILE
 from notion_oauth.protocol import end_reasons, lifetime
 from notion_oauth.protocol.lifetime import Lifetimes, Phase
 from notion_oauth.protocol.urls import resource_covers
@@ -286,7 +286,7 @@ class TokenSource:
 
     def with_profile_hint(self, error: E) -> E:
         """The error, with a cure whose command is about this profile; a visitor of the service has a page instead."""
-        if OF_A_VISITOR.match(self._profile):
+        if VISITOR_PROFILE.match(self._profile):
             error.hint = ON_THE_PAGE if _COMMAND.search(error.hint) else error.hint
         elif self._profile != DEFAULT_PROFILE:
             error.hint = _COMMAND.sub(rf"\g<0> --profile {self._profile}", error.hint)

@@ -101,7 +101,7 @@ def login_status(
         updated_at=login.updated_at,
         login_ends_at=ends_at,
         warning=_warning(login, ends_at, now, lifetimes) if refreshable else None,
-        storage=None if protection is None else protection.in_words(),
+        storage=None if protection is None else protection.describe(),
         storage_warning=None if protection is None else protection.warning(),
     )
 

@@ -181,5 +181,5 @@ class CountedAudit(Audit):
 
     def _labels(self) -> dict[str, str]:
         """The profile, unless it is a browser session's own, of which there is no end."""
-        named = self.profile is not None and not profile_names.OF_A_VISITOR.match(self.profile)
+        named = self.profile is not None and not profile_names.VISITOR_PROFILE.match(self.profile)
         return _one_of_few(PROFILE, self.profile) if named and self.profile else {}

@@ -12,7 +12,7 @@ from fastapi import Request, Response
 
 from notion_oauth import pages
 from notion_oauth.errors import NotionOAuthError, OperatorRequired, ResourceMismatch, StorageError
-from notion_oauth.humanize import moment
+from notion_oauth.humanize import format_time
 from notion_oauth.tokens.revocation import SIGN_OUT_MESSAGES
 from notion_oauth.tokens.status import LoginStatus
 from notion_oauth.web import responses
@@ -109,7 +109,7 @@ def _status_context(status: LoginStatus, now: datetime) -> dict[str, Any]:
 
 
 def _said(when: datetime | None) -> str | None:
-    return moment(when) if when else None
+    return format_time(when) if when else None
 
 
 def _page_context(request: Request, browser: state.Session, notice: str | None, names: Sequence[str]) -> dict[str, Any]:

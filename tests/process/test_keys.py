@@ -1,4 +1,4 @@
-"""The commands with sealed logins: keys from the environment and from the keychain, and what is said without one."""
+"""The commands with sealed logins: keys from the environment and from the keyring, and what is said without one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_key_that_is_printed_seals_what_the_commands_keep(cli: CommandLine, sa
     files = list(cli.folder.iterdir())
     assert all(token.stdout.strip().encode() not in file.read_bytes() for file in files)
     status = json.loads(cli.run("status", "--json", **keyed).stdout)
-    assert status["storage"] == f"sealed with key {Key(key, '').id} from NOTION_OAUTH_ENCRYPTION_KEY"
+    assert status["storage"] == f"encrypted with key {Key(key, '').id} from NOTION_OAUTH_ENCRYPTION_KEY"
     assert cli.run("logout", **keyed).returncode == 0
     assert sandbox.live_grants == 0
 
@@ -60,7 +60,7 @@ def test_without_the_key_every_command_says_so_and_leaves_the_file(cli: CommandL
             done = cli.run(*command, **other)
             assert done.returncode == 7, command
             assert done.stdout == ""
-            assert f"is sealed with key {Key(key, '').id}" in done.stderr
+            assert f"is encrypted with key {Key(key, '').id}" in done.stderr
     assert cli.run("reseal").returncode == 2
     assert file.read_bytes() == before
     assert sandbox.live_grants == 1
@@ -87,11 +87,11 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def test_a_keychain_that_hangs_is_given_up_and_nothing_stays_behind(kept: Path, cli: CommandLine) -> None:
+def test_a_keyring_that_hangs_is_given_up_and_nothing_stays_behind(kept: Path, cli: CommandLine) -> None:
     """A command ends before anybody is sent to consent, with the cure, and no process of it goes on."""
-    done = cli.process("login", **os.environ, NOTION_OAUTH_ENCRYPTION_KEY="keyring", FAKE_KEYCHAIN_DOES="hang")
+    done = cli.process("login", **os.environ, NOTION_OAUTH_ENCRYPTION_KEY="keyring", FAKE_KEYRING_DOES="hang")
     assert done.returncode == 7
-    assert "The system keychain did not answer within 3 seconds." in done.stderr
+    assert "The system keyring did not answer within 3 seconds." in done.stderr
     assert "set NOTION_OAUTH_ENCRYPTION_KEY to a key in the place of keyring" in done.stderr
     assert not is_running(int(kept.with_name("pid").read_text()))
 
@@ -101,11 +101,11 @@ def test_the_commands_make_use_and_change_keys(kept: Path, cli: CommandLine) -> 
     assert cli.run("key", "--keyring", **environment).returncode == 0
     sign_in_with(cli, kept.read_text())
     first = cli.run("status", **environment).stdout
-    assert f"Kept       sealed with key {Key(kept.read_text(), '').id} from the system keychain" in first
+    assert f"Kept       encrypted with key {Key(kept.read_text(), '').id} from the system keyring" in first
     added = cli.run("key", "--keyring", **environment)
-    assert added.stdout == "", "a key that is in the keychain is shown nowhere"
+    assert added.stdout == "", "a key that is in the keyring is shown nowhere"
     assert all(key not in added.stderr for key in kept.read_text().split())
-    assert "Warning: .notion-tokens.json is sealed with key" in cli.run("status", **environment).stdout
+    assert "Warning: .notion-tokens.json is encrypted with key" in cli.run("status", **environment).stdout
     assert cli.run("reseal", **environment).stdout == "default  sealed\n"
     assert "Warning" not in cli.run("status", **environment).stdout
 

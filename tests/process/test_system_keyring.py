@@ -1,4 +1,4 @@
-"""The key in the system keychain: asked in a process of its own, given up where it hangs, refused where it is none."""
+"""The key in the system keyring: asked in a process of its own, given up where it hangs, refused where it is none."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_a_key_is_put_before_the_others_and_read(kept: Path) -> None:
     assert [key.id for key in Encryption(SecretStr("keyring")).all_keys()] == [Key(NEW, "").id, Key(OLD, "").id]
 
 
-def test_an_empty_keychain_names_the_command(kept: Path) -> None:
+def test_an_empty_keyring_names_the_command(kept: Path) -> None:
     with pytest.raises(KeyUnavailable, match="holds no key of ours") as caught:
         system_keyring.read_keys()
     assert "notion-oauth key --keyring" in caught.value.hint
 
 
-def test_of_several_keychains_the_one_that_protects_is_asked(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_keyrings_the_one_that_protects_is_asked(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, "chain")
     system_keyring.add_key(NEW)
     assert kept.read_text() == NEW
@@ -55,7 +55,7 @@ def test_what_keeps_no_secret_is_refused(monkeypatch: pytest.MonkeyPatch, backen
         assert "NOTION_OAUTH_ENCRYPTION_KEY" in caught.value.hint
 
 
-def test_a_keychain_in_a_plain_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_keyring_in_a_plain_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "plain.py").write_text(
         "from keyring.backends.null import Keyring as Null\nclass PlaintextKeyring(Null): pass\n"
@@ -69,14 +69,14 @@ def test_a_keychain_in_a_plain_file_is_refused(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     ("does", "said"), [("fail", "could not be asked: Locked"), ("not load", "no answer"), ("print", "no answer")]
 )
-def test_a_keychain_that_fails_is_named(kept: Path, monkeypatch: pytest.MonkeyPatch, does: str, said: str) -> None:
+def test_a_keyring_that_fails_is_named(kept: Path, monkeypatch: pytest.MonkeyPatch, does: str, said: str) -> None:
     told(monkeypatch, does)
     with pytest.raises(KeyUnavailable, match=said) as caught:
         system_keyring.read_keys()
     assert "canary" not in str(caught.value)
 
 
-def test_a_keychain_that_forgets_is_found_out(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_keyring_that_forgets_is_found_out(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, "forget")
     with pytest.raises(KeyUnavailable, match="does not have it"):
         system_keyring.add_key(NEW)
@@ -104,7 +104,7 @@ def test_a_process_that_cannot_even_give_up_is_ended(kept: Path, monkeypatch: py
         system_keyring.read_keys()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="its keychains are asked over D-Bus")
+@pytest.mark.skipif(sys.platform != "linux", reason="its keyrings are asked over D-Bus")
 def test_a_session_bus_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The real keyring, and a real socket at which somebody lets it in, and then says nothing."""
     heard: list[bytes] = []
@@ -130,7 +130,7 @@ def test_a_session_bus_that_never_answers_is_given_up(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.anyio
-async def test_tokens_are_sealed_with_the_key_of_the_keychain(kept: Path, tmp_path: Path) -> None:
+async def test_tokens_are_sealed_with_the_key_of_the_keyring(kept: Path, tmp_path: Path) -> None:
     system_keyring.add_key(NEW)
     path = tmp_path / "tokens.json"
     store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring")))

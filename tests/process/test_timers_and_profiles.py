@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from notion_oauth.humanize import in_words, parse_span
+from notion_oauth.humanize import format_duration, parse_duration
 from notion_oauth.sandbox import Sandbox
 from tests.conftest import Posted
 from tests.support.command_line import CommandLine
@@ -41,7 +41,7 @@ def test_a_span_that_is_none_is_wrong_usage(cli: CommandLine, span: str) -> None
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("20d", 1728000), ("7", 7)])
 def test_spans_as_people_type_them(text: str, seconds: int) -> None:
-    assert parse_span(text) == timedelta(seconds=seconds)
+    assert parse_duration(text) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_spans_as_people_type_them(text: str, seconds: int) -> None:
     ],
 )
 def test_spans_as_people_say_them(seconds: int, words: str) -> None:
-    assert in_words(timedelta(seconds=seconds)) == words
+    assert format_duration(timedelta(seconds=seconds)) == words
 
 
 SHOW = "import os, sys; print(os.environ['{}'], *sys.argv[1:]); sys.exit(7)"

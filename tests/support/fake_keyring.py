@@ -1,4 +1,4 @@
-"""A keychain that keeps keys in a file, fails as it is told to, and is found in the place of the real keyring."""
+"""A keyring that keeps keys in a file, fails as it is told to, and is found in the place of the real keyring."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KEYRING = """
 import os, pathlib, time
 from keyring.backends import SecretService, chainer
 def get_keyring():
-    told = os.environ.get("FAKE_KEYCHAIN_DOES", "")
+    told = os.environ.get("FAKE_KEYRING_DOES", "")
     if told == "not load": raise RuntimeError("canary")
     if told == "print": print("canary")
     if told == "chain": return chainer.ChainerBackend()
@@ -19,19 +19,19 @@ def get_keyring():
 """
 SYSTEM = """
 import os, pathlib, time
-FILE = pathlib.Path(os.environ["FAKE_KEYCHAIN"])
+FILE = pathlib.Path(os.environ["FAKE_KEYRING"])
 class Locked(Exception): pass
 class Keyring:
     def get_password(self, service, name):
         assert (service, name) == ("notion-oauth", "encryption-key")
-        told = os.environ.get("FAKE_KEYCHAIN_DOES", "")
+        told = os.environ.get("FAKE_KEYRING_DOES", "")
         if told == "hang":
             FILE.with_name("pid").write_text(str(os.getpid()))
             time.sleep(600)
         if told == "fail": raise Locked("canary")
         return FILE.read_text() if FILE.exists() else None
     def set_password(self, service, name, secret):
-        if os.environ.get("FAKE_KEYCHAIN_DOES") != "forget": FILE.write_text(secret)
+        if os.environ.get("FAKE_KEYRING_DOES") != "forget": FILE.write_text(secret)
 """
 CHAINER = """
 from keyring.backends import SecretService
@@ -53,9 +53,9 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "backends" / "SecretService.py").write_text(SYSTEM)
     (package / "backends" / "chainer.py").write_text(CHAINER)
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    monkeypatch.setenv("FAKE_KEYCHAIN", str(folder / "keychain"))
-    return folder / "keychain"
+    monkeypatch.setenv("FAKE_KEYRING", str(folder / "keyring"))
+    return folder / "keyring"
 
 
 def told(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.setenv("FAKE_KEYCHAIN_DOES", what)
+    monkeypatch.setenv("FAKE_KEYRING_DOES", what)

@@ -91,7 +91,7 @@ class CheckContext:
         self.discovery: Outcome[Discovery] = Outcome()
 
     async def read(self) -> None:
-        """Read what is kept. The keychain may be asked for a key, which takes seconds at most."""
+        """Read what is kept. The keyring may be asked for a key, which takes seconds at most."""
         await self.readable.of(run_in_daemon_thread(partial(atomic.read_file, self.token_file, len, fix=False)))
         await self.encryption.of(run_in_daemon_thread(partial(encryption_for, self.settings)))
         await self.login.of(self._read(self.token_file, token_file.decode_login))
@@ -99,7 +99,7 @@ class CheckContext:
 
     def beside(self, suffix: str) -> Path:
         """A file that belongs to the token file."""
-        return profile_names.beside(self.token_file, suffix)
+        return profile_names.add_suffix(self.token_file, suffix)
 
     async def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> StoredFile[T] | None:
         encryption = await self.encryption.get()

@@ -118,7 +118,7 @@ async def port(case: CheckContext) -> Sequence[Finding]:
         kept = await case.registrations.there()
     except NotChecked:
         kept = None
-    uris = [each.redirect_uri for each in reversed(kept.found if kept else ())]
+    uris = [each.redirect_uri for each in reversed(kept.content if kept else ())]
     try:
         with loopback.bound(uris) as (_, redirect_uri):
             known = redirect_uri in uris

@@ -39,7 +39,7 @@ def failure(message: str, hint: str) -> Finding:
 
 def weak(*found: Weakness | None) -> list[Finding]:
     """A warning for each weakness that there is."""
-    return [warning(each.what, each.hint) for each in found if each is not None]
+    return [warning(each.message, each.hint) for each in found if each is not None]
 
 
 class NotChecked(Exception):

@@ -109,11 +109,11 @@ async def kept(case: CheckContext) -> Sequence[Finding]:
     """How the login is kept at rest, and where the key comes from."""
     await case.readable.there()
     found = await case.login.get()
-    if found is None or isinstance(found.found, EndedLogin):
+    if found is None or isinstance(found.content, EndedLogin):
         return await _would_be_kept(case)
     if found.key is not None:
-        return weak(found.weaker) or [ok(f"sealed with key {found.key.id} from {found.key.source}")]
-    return weak(found.weaker) or [
+        return weak(found.weakness) or [ok(f"encrypted with key {found.key.id} from {found.key.source}")]
+    return weak(found.weakness) or [
         ok("in plain text: safe from other users, and not in a backup (see notion-oauth key)")
     ]
 
@@ -123,7 +123,7 @@ async def _would_be_kept(case: CheckContext) -> list[Finding]:
     if encryption is None:
         return [ok("no token; the next would be in plain text (see notion-oauth key)")]
     first = (await run_in_daemon_thread(encryption.all_keys))[0]
-    return [ok(f"no token; the next would be sealed with key {first.id} from {first.source}")]
+    return [ok(f"no token; the next would be encrypted with key {first.id} from {first.source}")]
 
 
 async def registrations(case: CheckContext) -> Sequence[Finding]:
@@ -132,8 +132,8 @@ async def registrations(case: CheckContext) -> Sequence[Finding]:
     weaknesses = weak(permissions.mode_weakness(case.beside(".clients")))
     if found is None:
         return [ok("none yet")]
-    issuers = sorted({each.issuer for each in found.found})
-    return [ok(f"{len(found.found)} at {', '.join(issuers) or 'no issuer'}"), *weaknesses, *weak(found.weaker)]
+    issuers = sorted({each.issuer for each in found.content})
+    return [ok(f"{len(found.content)} at {', '.join(issuers) or 'no issuer'}"), *weaknesses, *weak(found.weakness)]
 
 
 def session_key(case: CheckContext) -> Sequence[Finding]:
@@ -151,10 +151,10 @@ async def login(case: CheckContext) -> Sequence[Finding]:
     found = await case.login.there()
     if found is None:
         return [warning("Nobody is signed in.", SIGN_IN)]
-    if isinstance(found.found, EndedLogin):
-        because = end_reasons.describe_end(found.found, case.settings.lifetimes)
+    if isinstance(found.content, EndedLogin):
+        because = end_reasons.describe_end(found.content, case.settings.lifetimes)
         return [failure(f"The login has ended: {because}.", SIGN_IN_AGAIN)]
-    tokens, server_url = found.found, case.settings.server_url
+    tokens, server_url = found.content, case.settings.server_url
     if tokens.resource is not None and not resource_covers(tokens.resource, server_url):
         message = f"The stored login is for {tokens.resource}, not for the server that is set."
         return [failure(message, ResourceMismatch.default_hint)]
@@ -169,7 +169,7 @@ def _token(status: LoginStatus) -> Finding:
         return ok("signed in; the access token has expired, and the next use refreshes it")
     if status.expires_in_seconds is None:
         return ok("signed in")
-    left = humanize.in_words(timedelta(seconds=status.expires_in_seconds))
+    left = humanize.format_duration(timedelta(seconds=status.expires_in_seconds))
     return ok(f"signed in; the access token is good for {left}")
 
 
@@ -177,7 +177,7 @@ def _of_the_future(case: CheckContext, tokens: TokenSet) -> list[Finding]:
     if tokens.updated_at - case.clock() <= lifetime.CLOCK_SKEW:
         return []
     message = (
-        f"The tokens are from {humanize.moment(tokens.updated_at)}, which is yet to come: a clock is or was wrong."
+        f"The tokens are from {humanize.format_time(tokens.updated_at)}, which is yet to come: a clock is or was wrong."
     )
     return [warning(message, "Set the clock; then run: notion-oauth refresh")]
 
@@ -189,4 +189,6 @@ def _grant(case: CheckContext, status: LoginStatus) -> list[Finding]:
     if not status.refreshable or status.login_ends_at is None:
         return []
     days = (status.login_ends_at - case.clock()).days
-    return [ok(f"it can live for {days} days if nothing refreshes it, until {humanize.moment(status.login_ends_at)}")]
+    return [
+        ok(f"it can live for {days} days if nothing refreshes it, until {humanize.format_time(status.login_ends_at)}")
+    ]

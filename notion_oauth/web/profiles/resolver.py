@@ -69,8 +69,10 @@ class ProfileResolver:
         self._visited: dict[str, datetime] = {}  # of those in `_made`
         self._made: OrderedDict[str, NotionOAuth] = OrderedDict()
         self._said: dict[str, str] = {}  # of those that are kept fresh, why they last could not be
-        self._unfinished = VisitorRegistrations(oauth.store, profile_names.VISITOR, oauth.clock)
-        self._beginning = oauth.for_profile(profile_names.VISITOR, store=self._unfinished)  # of all browser sessions
+        self._unfinished = VisitorRegistrations(oauth.store, profile_names.VISITOR_PREFIX, oauth.clock)
+        self._beginning = oauth.for_profile(
+            profile_names.VISITOR_PREFIX, store=self._unfinished
+        )  # of all browser sessions
         self._beginning.clients.registration_lock = self._unfinished.registration_lock
         self._beginning.audit.profile = None  # they have none before they are finished
         self.audit = oauth.audit.without_profile() if self.has_visitors or self._many else oauth.audit
@@ -115,7 +117,7 @@ class ProfileResolver:
         name: object = await found if inspect.isawaitable(found) else found
         if name is None:
             raise NotAuthenticated("This application does not know who is asking.")
-        if not isinstance(name, str) or not profile_names.PROFILE.match(name):
+        if not isinstance(name, str) or not profile_names.PROFILE_NAME.match(name):
             raise ConfigurationError(
                 "The application names a profile that is none.",
                 hint="Give names of letters, digits, - and _, 64 at most; such as user- and the number of an account.",
@@ -164,7 +166,7 @@ class ProfileResolver:
         it to another worker, neither shares the login that somebody else makes in it nor loses it for them.
         """
         if self.has_visitors:
-            return self._oauth.for_profile(profile_names.VISITOR + secrets.token_hex(16))
+            return self._oauth.for_profile(profile_names.VISITOR_PREFIX + secrets.token_hex(16))
         if profile != await self._asking(request):
             raise StateMismatch("This sign-in was begun by somebody else.")
         return self.for_profile(profile)

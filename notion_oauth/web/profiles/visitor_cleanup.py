@@ -62,7 +62,7 @@ class VisitorCleanup:
         except StorageError as error:
             return error
         before, self._over = self._over, {}
-        for name in filter(profile_names.OF_A_VISITOR.match, last_changed):
+        for name in filter(profile_names.VISITOR_PROFILE.match, last_changed):
             now, uptime = self._clock(), self._uptime()
             quiet = now - datetime.fromtimestamp(last_changed[name], UTC)
             if quiet > MARGIN and await _is_over(self._store, name, self._lifetimes, quiet=quiet, now=now):

@@ -26,7 +26,7 @@ HOUR = timedelta(hours=1)
 SOON = 5.0  # seconds; longer than a registration takes, as a rule
 LONGEST_WAIT = timedelta(seconds=20)  # of one who begins, for others' registrations
 GOOD_FOR = timedelta(days=1)  # servers forget clients, in months; a login that begins with an old one dies early
-REGISTERING = f"{profile_names.VISITOR}registering"  # has a lock alone: a server is waited for under it
+REGISTERING = f"{profile_names.VISITOR_PREFIX}registering"  # has a lock alone: a server is waited for under it
 _ASK_FOR_NONE = "Sign in without asking for a scope, or try again"
 
 

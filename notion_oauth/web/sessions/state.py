@@ -64,7 +64,7 @@ def renew_csrf(session: Session) -> None:
 def session_profile(session: Session) -> str | None:
     """The profile that a browser session has for its own; None for none, and for what we have not put there."""
     name = session.get(_PROFILE)
-    return name if isinstance(name, str) and profile_names.OF_A_VISITOR.match(name) else None
+    return name if isinstance(name, str) and profile_names.VISITOR_PROFILE.match(name) else None
 
 
 def assign_profile(session: Session, profile: str) -> None:

@@ -298,12 +298,12 @@ def test_without_its_key_a_sealed_login_is_a_failure(doctor: Doctor) -> None:
     assert doctor.unwell() == {"kept", "registrations"}
     result, message, hint = doctor.worst("kept")
     assert result == "failure"
-    assert f"is sealed with key {Key(key, '').id}" in message
+    assert f"is encrypted with key {Key(key, '').id}" in message
     assert "Nothing was changed" in hint
     assert doctor.worst("login")[1].startswith("Not checked")
     doctor.run_checks(**{KEY: key})
     assert doctor.unwell() == set()
-    assert doctor.of("kept")[0][1] == f"sealed with key {Key(key, '').id} from {KEY}"
+    assert doctor.of("kept")[0][1] == f"encrypted with key {Key(key, '').id} from {KEY}"
 
 
 def test_what_is_kept_weaker_than_it_is_set_up_to_be_is_told(signed_in: Doctor) -> None:
@@ -318,7 +318,7 @@ def test_what_is_kept_weaker_than_it_is_set_up_to_be_is_told(signed_in: Doctor) 
 def test_a_key_is_looked_for_before_there_is_a_login(doctor: Doctor) -> None:
     key = new_key()
     said = doctor.run_checks(**{KEY: key}).of("kept")[0][1]
-    assert said == f"no token; the next would be sealed with key {Key(key, '').id} from {KEY}"
+    assert said == f"no token; the next would be encrypted with key {Key(key, '').id} from {KEY}"
 
 
 def test_a_damaged_file_is_a_failure(signed_in: Doctor) -> None:

@@ -125,9 +125,9 @@ async def test_without_its_key_a_file_is_named_and_left(path: Path, keys: tuple[
     with pytest.raises(StoreEncrypted) as caught:
         await attempts(store_with(path, *keys))[method]()
     said = str(caught.value)
-    assert f"tokens.json{'.clients' if 'registration' in method else ''} is sealed with key {OLD_ID}" in said
+    assert f"tokens.json{'.clients' if 'registration' in method else ''} is encrypted with key {OLD_ID}" in said
     assert (f"{NEW_ID} (from NOTION_OAUTH_ENCRYPTION_KEY)" if keys else "no key is set") in said
-    assert "Nothing was changed. Set NOTION_OAUTH_ENCRYPTION_KEY to that key" in caught.value.hint
+    assert "Nothing was changed. Add that key to NOTION_OAUTH_ENCRYPTION_KEY" in caught.value.hint
     assert "canary" not in said
     assert OLD[:12] not in said
     assert NEW[:12] not in said
@@ -247,21 +247,21 @@ async def test_status_tells_how_tokens_are_kept(settings: Settings) -> None:
     assert ".clients is kept in plain text" in weaker.storage_warning
     await keyed.refresh()
     sealed = await keyed.status()
-    assert sealed.storage == f"sealed with key {OLD_ID} from NOTION_OAUTH_ENCRYPTION_KEY"
+    assert sealed.storage == f"encrypted with key {OLD_ID} from NOTION_OAUTH_ENCRYPTION_KEY"
     assert sealed.storage_warning is None
     assert sealed.as_json()["storage"] == sealed.storage
     rotated = NotionOAuth(settings.model_copy(update={"encryption_key": SecretStr(f"{NEW} {OLD}")}))
     told = await rotated.status()
     assert told.storage == sealed.storage
     assert told.storage_warning is not None
-    assert f"sealed with key {OLD_ID}, not with {NEW_ID}" in told.storage_warning
+    assert f"encrypted with key {OLD_ID}, not with {NEW_ID}" in told.storage_warning
 
 
 async def test_of_no_login_nothing_is_told(path: Path) -> None:
     store = store_with(path, NEW)
-    assert (await store.protection("default")).in_words() is None
+    assert (await store.protection("default")).describe() is None
     await store.save_ended_login("default", GRAVE)
-    assert (await store.protection("default")).kept is None
+    assert (await store.protection("default")).format is None
 
 
 async def test_a_key_in_a_dotenv_file_that_others_may_read_is_told(path: Path, tmp_path: Path) -> None:
@@ -271,10 +271,10 @@ async def test_a_key_in_a_dotenv_file_that_others_may_read_is_told(path: Path, t
     store = file_store(load_settings(token_file=path))
     await store.save("default", tokens())
     told = await store.protection("default")
-    assert told.in_words() == f"sealed with key {NEW_ID} from NOTION_OAUTH_ENCRYPTION_KEY in {dotenv}"
-    assert told.weaker == (f"Other users may open {dotenv} (mode 0644). Mend that with: chmod 600 {dotenv}",)
+    assert told.describe() == f"encrypted with key {NEW_ID} from NOTION_OAUTH_ENCRYPTION_KEY in {dotenv}"
+    assert told.weaknesses == (f"Other users may open {dotenv} (mode 0644). Mend that with: chmod 600 {dotenv}",)
     dotenv.chmod(0o600)
-    assert (await store.protection("default")).weaker == ()
+    assert (await store.protection("default")).weaknesses == ()
 
 
 async def test_a_key_of_the_environment_goes_before_the_dotenv_file(
@@ -294,7 +294,7 @@ def test_a_key_is_shown_by_nothing() -> None:
     assert key[:8] not in f"{encryption!r} {encryption.all_keys()!r} {Settings(encryption_key=SecretStr(key))!r}"
 
 
-# The keychain, as far as a key is only asked for
+# The keyring, as far as a key is only asked for
 
 
 class SeenLock:
@@ -312,14 +312,14 @@ class SeenLock:
         self._lock.release()
 
 
-def test_all_who_wait_for_the_keychain_share_its_answer() -> None:
+def test_all_who_wait_for_the_keyring_share_its_answer() -> None:
     asked, said = [], []
 
     def refuse() -> str:
         asked.append(1)
         raise KeyUnavailable("It is locked.", hint="Unlock it.")
 
-    encryption = Encryption(SecretStr("keyring"), ask_keyring=refuse)
+    encryption = Encryption(SecretStr("keyring"), read_keyring=refuse)
     encryption._asking = lock = SeenLock()  # type: ignore[assignment]
 
     def ask() -> None:
@@ -342,37 +342,37 @@ def test_all_who_wait_for_the_keychain_share_its_answer() -> None:
     assert len(asked) == 2, "whoever comes later asks again"
 
 
-async def test_a_key_that_is_new_in_the_keychain_is_found(path: Path) -> None:
+async def test_a_key_that_is_new_in_the_keyring_is_found(path: Path) -> None:
     """Another process has rotated the keys while this one ran."""
     kept = [OLD]
-    store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring"), ask_keyring=lambda: " ".join(kept)))
+    store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring"), read_keyring=lambda: " ".join(kept)))
     await store.save("default", tokens())
     kept.insert(0, NEW)
     await store_with(path, NEW, OLD).reencrypt("default")
     assert await store.load("default") == tokens()
-    assert (await store.protection("default")).in_words() == f"sealed with key {NEW_ID} from the system keychain"
+    assert (await store.protection("default")).describe() == f"encrypted with key {NEW_ID} from the system keyring"
 
 
-async def test_from_a_setting_to_the_keychain(path: Path) -> None:
+async def test_from_a_setting_to_the_keyring(path: Path) -> None:
     await fill(store_with(path, OLD))
-    store = JsonFileStore(path, encryption=Encryption(SecretStr(f"keyring,{OLD}"), ask_keyring=lambda: NEW))
+    store = JsonFileStore(path, encryption=Encryption(SecretStr(f"keyring,{OLD}"), read_keyring=lambda: NEW))
     assert await store.load("default") == tokens()
     assert await store.reencrypt("default") is True
     assert ids(path) == {NEW_ID}
 
 
-async def test_a_keychain_that_gives_none_is_said_before_anybody_consents(path: Path) -> None:
+async def test_a_keyring_that_gives_none_is_said_before_anybody_consents(path: Path) -> None:
     def locked() -> str:
         raise KeyUnavailable("It is locked.", hint="Unlock it.")
 
-    store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring"), ask_keyring=locked))
+    store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring"), read_keyring=locked))
     with pytest.raises(KeyUnavailable):
         await store.ensure_writable("default")
     assert contents(path) == {}
 
 
-async def test_junk_in_the_keychain_is_no_key(path: Path) -> None:
-    encryption = Encryption(SecretStr("keyring"), ask_keyring=lambda: "canary password")
+async def test_junk_in_the_keyring_is_no_key(path: Path) -> None:
+    encryption = Encryption(SecretStr("keyring"), read_keyring=lambda: "canary password")
     with pytest.raises(StorageError, match="no key") as caught:
         encryption.all_keys()
     assert "canary" not in str(caught.value)

@@ -123,8 +123,8 @@ async def test_a_file_system_that_keeps_no_modes_serves_and_is_told(
     (said,) = warnings(caplog)
     assert "could not be taken from them" in said
     told = await store.protection("default")
-    assert told.in_words() == "plain, mode 0755"
-    assert told.weaker == (f"Other users may open {path} (mode 0755). Mend that with: chmod 600 {path}",)
+    assert told.describe() == "plain, mode 0755"
+    assert told.weaknesses == (f"Other users may open {path} (mode 0755). Mend that with: chmod 600 {path}",)
 
 
 async def test_another_name_of_the_file_is_left_alone(
@@ -283,7 +283,7 @@ async def test_a_folder_in_which_others_may_replace_the_file_is_said(
         (sentence,) = said
         assert sentence.startswith(f"What is kept in {path.parent} can be replaced by {who}.")
         assert sentence.endswith(f"chmod go-w {path.parent}")
-    assert (await store.protection("default")).weaker == tuple(said)
+    assert (await store.protection("default")).weaknesses == tuple(said)
     assert mode(path.parent) == folder_mode, "it is not ours to change"
 
 
