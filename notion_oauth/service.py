@@ -203,7 +203,7 @@ class NotionOAuth:
 
     async def _begin_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]], attempt: Attempt) -> TokenSet:
         patience = Backoff(max(self._retry_for, CODE_PATIENCE) if self._retry_for else self._retry_for)
-        deadline = patience.deadline()
+        deadline = patience.new_deadline()
 
         async def alone() -> TokenSet | None:
             with attempt:  # here too: a caller that is cancelled meanwhile sees no error
@@ -211,7 +211,7 @@ class NotionOAuth:
                 try:
                     tokens = await exchange()
                 except ServerUnavailable as busy:
-                    patience.failed(busy)
+                    patience.record_failure(busy)
                     if not busy.not_processed or patience.exhausted(deadline):
                         raise
                     return None

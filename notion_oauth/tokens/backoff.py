@@ -1,4 +1,4 @@
-"""How long to wait after a failure, and when to wait no longer: backoff, jitter, and what the server asked for."""
+"""How long to wait between retries after a transient failure: exponential backoff with jitter, and Retry-After."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from datetime import timedelta
 from notion_oauth.clock import uptime
 from notion_oauth.errors import NotionOAuthError, ServerUnavailable
 
-FIRST_PAUSE = 1.0  # seconds; a server that has lost its answer needs a moment to be done with it
-LONGEST_WAIT = 8.0  # seconds between two tries while somebody waits
-LONGEST_REST = 60.0  # seconds between two tries while nobody does
-LONGEST_ASKED = 600.0  # seconds of Retry-After that are believed
+FIRST_DELAY = 1.0  # seconds; a server whose response was lost may still be processing the request
+MAX_DELAY = 8.0  # seconds between two attempts while a caller waits
+MAX_COOLDOWN = 60.0  # seconds between two attempts in the background
+MAX_RETRY_AFTER = 600.0  # seconds; a longer Retry-After counts as this
 _RANDOM = secrets.SystemRandom()
 
 
 class Backoff:
-    """The failures of one token source since its last success. `retry_for` bounds how long a caller waits.
+    """Counts the failures of one token source since its last success. `retry_for` limits how long a caller waits.
 
-    Times are in seconds of `uptime`. Jitter keeps processes that fail together from trying together.
+    Times are in seconds of `uptime`. Jitter spreads the retries of processes that fail at the same time.
     """
 
     def __init__(
@@ -33,38 +33,40 @@ class Backoff:
         self._uptime = uptime
         self._random = random
         self._error: NotionOAuthError | None = None
-        self.succeeded()
+        self.record_success()
 
-    def succeeded(self) -> None:
-        self._failures, self._until, self._asked = 0, 0.0, False
+    def record_success(self) -> None:
+        self._failures, self._retry_at, self._server_delay = 0, 0.0, False
 
-    def failed(self, error: NotionOAuthError) -> None:
-        """Note a failure: the next try is later than the last, and not before the server's own Retry-After."""
-        pause = min(LONGEST_REST, FIRST_PAUSE * 2**self._failures) * (0.5 + self._random() / 2)
-        asked = error.retry_after if isinstance(error, ServerUnavailable) else None
+    def record_failure(self, error: NotionOAuthError) -> None:
+        """Double the delay before the next attempt, or take the server's Retry-After if that is longer."""
+        delay = min(MAX_COOLDOWN, FIRST_DELAY * 2**self._failures) * (0.5 + self._random() / 2)
+        retry_after = error.retry_after if isinstance(error, ServerUnavailable) else None
         self._failures = min(self._failures + 1, 10)
-        self._asked = asked is not None and asked > pause
-        self._until = self._uptime() + (min(asked, LONGEST_ASKED) if asked is not None and self._asked else pause)
+        self._server_delay = retry_after is not None and retry_after > delay
+        if retry_after is not None and self._server_delay:
+            delay = min(retry_after, MAX_RETRY_AFTER)
+        self._retry_at = self._uptime() + delay
         self._error = error
 
     @property
     def in_cooldown(self) -> bool:
-        """Whether it is too early for a try that nobody waits for."""
-        return self._uptime() < self._until
+        """Whether it is too early for another attempt in the background."""
+        return self._uptime() < self._retry_at
 
-    def deadline(self) -> float:
-        """Until when a caller who begins to wait now is kept waiting."""
+    def new_deadline(self) -> float:
+        """When a caller that starts to wait now stops waiting."""
         return self._uptime() + self._retry_for
 
     def exhausted(self, deadline: float) -> bool:
-        """Whether no other try is to be waited for until then."""
-        return self._uptime() >= deadline or (self._asked and self._until > deadline)
+        """Whether no further attempt is possible before the deadline."""
+        return self._uptime() >= deadline or (self._server_delay and self._retry_at > deadline)
 
     def next_delay(self, deadline: float) -> float:
-        """How long to wait before the next try. Raises the last failure where the server asked for more than that."""
-        left = self._until - self._uptime()
-        if self._asked and left > 0:
-            if self._error is not None and self._until > deadline:
+        """How long to wait before the next attempt. Raises the last error if its Retry-After ends after `deadline`."""
+        left = self._retry_at - self._uptime()
+        if self._server_delay and left > 0:
+            if self._error is not None and self._retry_at > deadline:
                 raise self._error
             return left
-        return max(0.0, min(left, LONGEST_WAIT, deadline - self._uptime()))
+        return max(0.0, min(left, MAX_DELAY, deadline - self._uptime()))

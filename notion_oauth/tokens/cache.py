@@ -1,4 +1,4 @@
-"""A login in memory: at hand in microseconds, and not trusted once the store or a clock says otherwise."""
+"""A login in memory: read in microseconds, and used only while neither the store nor a clock contradicts it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.lifetime import Phase
 from notion_oauth.storage import TokenStore
 
-RECHECK_INTERVAL = 0.01  # seconds within which the store is not looked at again
+RECHECK_INTERVAL = 0.01  # seconds between two checks of the version in the store
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class _Copy:
-    """A login, and the moments from which the store or the rules have to be asked again."""
+class _Entry:
+    """A login, and the times between which its token can be used without any further check."""
 
     tokens: TokenSet
     version: object | None
-    good_from: datetime  # an earlier wall clock has been put back
+    good_from: datetime  # a wall clock that shows an earlier time was set back
     good_until: datetime
     expires_at: datetime
     uptime_good_until: float
@@ -30,7 +30,7 @@ class _Copy:
 
 
 class TokenCache:
-    """The last login that was seen. The wall clock may be set and may jump; `uptime` only goes on."""
+    """The last login that was read or saved. The wall clock may be set and may jump; `uptime` only increases."""
 
     def __init__(
         self, store: TokenStore, profile: str, *, window: timedelta, clock: Clock, uptime: Callable[[], float]
@@ -40,73 +40,74 @@ class TokenCache:
         self._window = window
         self._clock = clock
         self._uptime = uptime
-        self._copy: _Copy | None = None
+        self._entry: _Entry | None = None
         self._unchanged_until = 0.0
 
-    def get_fresh(self, *, due: bool = False) -> TokenSet | None:
-        """The login where its token is good without a doubt, and nobody has changed the store.
+    def get_fresh(self, *, allow_due: bool = False) -> TokenSet | None:
+        """The login if its token is certainly valid and the stored login has not changed, else None.
 
-        One that is due to be refreshed is only given where that is said to be cared for. The store is looked at every
-        few milliseconds at most: a look takes longer than all the rest.
+        A token that is due for a refresh is returned only with `allow_due`. The version in the store is read at most
+        once in RECHECK_INTERVAL, because that takes longer than everything else here.
         """
-        copy, uptime = self._copy, self._uptime()
+        entry, uptime = self._entry, self._uptime()
         if (
-            copy is None
-            or copy.version is None
-            or uptime >= (copy.uptime_expired if due else copy.uptime_good_until)
-            or not copy.good_from <= self._clock() < (copy.expires_at if due else copy.good_until)
+            entry is None
+            or entry.version is None
+            or uptime >= (entry.uptime_expired if allow_due else entry.uptime_good_until)
+            or not entry.good_from <= self._clock() < (entry.expires_at if allow_due else entry.good_until)
         ):
             return None
         if uptime >= self._unchanged_until:
-            if self._store.version(self._profile) != copy.version:
+            if self._store.version(self._profile) != entry.version:
                 return None
             self._unchanged_until = uptime + RECHECK_INTERVAL
-        return copy.tokens
+        return entry.tokens
 
     def if_unchanged(self) -> TokenSet | None:
-        """The login that was seen last, whatever its age, where the store says that it is still the same."""
-        copy = self._copy
-        if copy is None or copy.version is None or self._store.version(self._profile) != copy.version:
+        """The cached login, valid or not, if the store reports the same version as when it was read."""
+        entry = self._entry
+        if entry is None or entry.version is None or self._store.version(self._profile) != entry.version:
             return None
-        return copy.tokens
+        return entry.tokens
 
-    async def load(self, *, again: bool = False) -> TokenSet | None:
-        """The stored login, read only where it may have changed; `again` trusts no stamp.
+    async def load(self, *, reread: bool = False) -> TokenSet | None:
+        """The stored login, read only if it may have changed; with `reread`, always.
 
-        A network's file system may tell of a change seconds later, and others count their time in seconds.
+        The version is not reliable everywhere: a network file system may show a change seconds late, and some file
+        systems store modification times in whole seconds.
         """
-        copy, version = self._copy, self._store.version(self._profile)
-        if not again and copy is not None and version is not None and copy.version == version:
-            return copy.tokens
+        entry, version = self._entry, self._store.version(self._profile)
+        if not reread and entry is not None and version is not None and entry.version == version:
+            return entry.tokens
         return await self._store.load(self._profile)
 
-    def remember(self, tokens: TokenSet, *, version: object | None) -> None:
-        """Keep a copy; `version` was taken before the login was read, or after it was saved under the lock."""
+    def put(self, tokens: TokenSet, *, version: object | None) -> None:
+        """Cache a login; `version` was read before the login was loaded, or after it was saved under the lock."""
         now, uptime = self._clock(), self._uptime()
         left = lifetime.remaining(tokens, now)
         expired = float("inf") if left is None else uptime + left.total_seconds()
-        if self._copy is not None and self._copy.tokens.access_token == tokens.access_token:
-            expired = min(expired, self._copy.uptime_expired)
+        if self._entry is not None and self._entry.tokens.access_token == tokens.access_token:
+            expired = min(expired, self._entry.uptime_expired)
         good = lifetime.phase(tokens, now, self._window) is Phase.GOOD
         leeway = timedelta() if tokens.refresh_token is None else lifetime.leeway(tokens, self._window)
         expires_at = tokens.expires_at or _NEVER
         good_until = expires_at - leeway if good else now
-        self._copy = _Copy(tokens, version, now, good_until, expires_at, expired - leeway.total_seconds(), expired)
+        self._entry = _Entry(tokens, version, now, good_until, expires_at, expired - leeway.total_seconds(), expired)
 
     @property
-    def last(self) -> TokenSet | None:
-        """The last login that was seen, whatever has become of it since."""
-        return None if self._copy is None else self._copy.tokens
+    def latest(self) -> TokenSet | None:
+        """The last login that was read or saved, even if it has expired or changed since."""
+        return None if self._entry is None else self._entry.tokens
 
-    def forget(self) -> None:
-        self._copy = None
+    def clear(self) -> None:
+        self._entry = None
 
     def expired_by_uptime(self, tokens: TokenSet) -> bool:
-        """Whether a token that was seen before has had its time, whatever the wall clock says now."""
-        copy = self._copy
-        same = copy is not None and copy.tokens.access_token == tokens.access_token
-        return copy is not None and same and self._uptime() >= copy.uptime_expired
+        """Whether a cached token has expired by `uptime`, whatever the wall clock shows."""
+        entry = self._entry
+        same = entry is not None and entry.tokens.access_token == tokens.access_token
+        return entry is not None and same and self._uptime() >= entry.uptime_expired
 
-    def until_due(self) -> timedelta | None:
-        """How long until the login is to be refreshed; None where none is known."""
-        return None if self._copy is None else self._copy.good_until - self._clock()
+    def time_until_due(self) -> timedelta | None:
+        """How long until the cached login is due for a refresh; None without a cached login."""
+        return None if self._entry is None else self._entry.good_until - self._clock()

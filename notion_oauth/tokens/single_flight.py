@@ -1,4 +1,4 @@
-"""Work that is done once however many ask for it, in a thread of its own; any thread and event loop can wait for it."""
+"""Run a coroutine once for all concurrent callers, in a separate thread; any thread and event loop can wait for it."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ T = TypeVar("T")
 
 
 def reraiser(error: BaseException) -> Callable[[], NoReturn]:
-    """What raises the error, however often and in however many threads it is called.
+    """Return a function that raises the error. It may be called many times and from many threads.
 
-    Of an error of ours each gets a copy. Another may be no thing to copy, and raising it adds to its traceback: that
-    begins each time where the error was caught.
+    A NotionOAuthError is copied for each caller. Another error may not support copying; raising it again would extend
+    its traceback, so that each call resets the traceback to where the error was caught.
     """
     caught = error.__traceback__
 
-    def throw() -> NoReturn:
+    def reraise() -> NoReturn:
         raise copy.copy(error) if isinstance(error, NotionOAuthError) else error.with_traceback(caught)
 
-    return throw
+    return reraise
 
 
-def _soon() -> Callable[[Callable[[], object]], object]:
-    """How any thread has something called by the event loop that runs in this one; RuntimeError once that has ended."""
+def _call_soon() -> Callable[[Callable[[], object]], object]:
+    """Return what schedules a call on this event loop from any thread; that raises RuntimeError on a closed loop."""
     try:
         return asyncio.get_running_loop().call_soon_threadsafe
     except RuntimeError:
-        import trio  # noqa: PLC0415 - it runs here, so it is installed
+        import trio  # noqa: PLC0415 - Trio runs this code, so it is installed
 
         return trio.lowlevel.current_trio_token().run_sync_soon
 
 
 class Abandoned(Exception):
-    """Nobody waits for the work any longer, and it had not reached the part that must be finished."""
+    """The work was cancelled: no caller waited any longer, or the timeout passed, before it reached `must_complete`."""
 
 
 class SharedCall(Generic[T]):
-    """One piece of work under way. Its caller may be cancelled, and its event loop may end: the work goes on.
+    """One run of the work, shared by its callers. It continues if a caller is cancelled or a caller's event loop ends.
 
-    The thread is no daemon: a program that ends waits until the work has ended too.
+    The thread is not a daemon thread: the interpreter waits for it at exit.
     """
 
     def __init__(self, work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]]) -> None:
         self._work = work
         self._outcome: Callable[[], T] | None = None
-        self._wakes: set[Callable[[], object]] = set()  # each tells one event loop that it has landed
+        self._wakers: set[Callable[[], object]] = set()  # each notifies one event loop that the work is done
         self._waiting = 0
-        self._abandoned = False  # whether all who waited have left
+        self._abandoned = False  # whether all callers have stopped waiting
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scope: anyio.CancelScope | None = None
@@ -72,54 +72,54 @@ class SharedCall(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """How many wait for the outcome."""
+        """How many callers wait for the outcome."""
         return self._waiting
 
     def start(self) -> None:
         try:
-            fly = partial(concurrency.copied_context().run, self._fly)
-            threading.Thread(target=fly, name="notion-oauth refresh", daemon=False).start()
+            run = partial(concurrency.copied_context().run, self._run)
+            threading.Thread(target=run, name="notion-oauth refresh", daemon=False).start()
         except RuntimeError as error:  # no thread can be started
             self._finish(reraiser(error))
 
-    def _fly(self) -> None:
+    def _run(self) -> None:
         async def work() -> T:
             self._loop = asyncio.get_running_loop()
             return await self._work(self)
 
         try:
             result = concurrency.run_in_this_thread(work)
-        except BaseException as error:  # whoever waits gets it
+        except BaseException as error:  # raised again in every caller
             self._finish(reraiser(error))
         else:
             self._finish(lambda: result)
 
     def _finish(self, outcome: Callable[[], T]) -> None:
         self._outcome = outcome
-        for wake in list(self._wakes):
-            with suppress(RuntimeError):  # its event loop has ended, and nobody waits there
+        for wake in list(self._wakers):
+            with suppress(RuntimeError):  # that event loop is closed: no caller waits in it
                 wake()
 
     async def wait_until_done(self) -> None:
-        """Wait for its end without wanting its outcome. Raises nothing of it."""
-        over = anyio.Event()
-        wake = partial(_soon(), over.set)
-        self._wakes.add(wake)
+        """Wait until the work has ended. Does not count as waiting for its outcome, and does not raise its error."""
+        finished = anyio.Event()
+        wake = partial(_call_soon(), finished.set)
+        self._wakers.add(wake)
         try:
-            if not self.done:  # asked only now: whoever lands it from here on finds `wake`
-                await over.wait()
+            if not self.done:  # checked after adding `wake`, so that no end is missed
+                await finished.wait()
         finally:
-            self._wakes.discard(wake)
+            self._wakers.discard(wake)
 
     async def result(self) -> T:
-        """The outcome. A caller that is cancelled leaves; the work goes on. Raises what it raises."""
-        with self._boarded():
+        """Wait for the outcome. Cancelling one caller does not cancel the work. Raises what the work raises."""
+        with self._count_as_waiting():
             await self.wait_until_done()
-        assert self._outcome is not None  # noqa: S101 - it has landed
+        assert self._outcome is not None  # noqa: S101 - the work is done
         return self._outcome()
 
     @contextmanager
-    def _boarded(self) -> Iterator[None]:
+    def _count_as_waiting(self) -> Iterator[None]:
         with self._lock:
             self._waiting += 1
             self._abandoned = False
@@ -131,7 +131,7 @@ class SharedCall(Generic[T]):
                 self._abandoned = not self._waiting
                 loop = self._loop if self._abandoned else None
             if loop is not None:
-                with suppress(RuntimeError):  # it has ended meanwhile
+                with suppress(RuntimeError):  # the loop was closed meanwhile
                     loop.call_soon_threadsafe(self._cancel_if_abandoned)
 
     def _cancel_if_abandoned(self) -> None:
@@ -140,11 +140,11 @@ class SharedCall(Generic[T]):
 
     @contextmanager
     def abandonable(self, timeout: timedelta | None = None) -> Iterator[None]:
-        """Until `must_complete`, the block ends with GivenUp once nobody waits any longer, or patience is over."""
+        """Until `must_complete`, raise Abandoned in the block when no caller waits any longer, or after `timeout`."""
         deadline = math.inf if timeout is None else anyio.current_time() + timeout.total_seconds()
         with anyio.CancelScope(deadline=deadline) as scope:
             self._scope = scope
-            self._cancel_if_abandoned()  # they may have left before it began
+            self._cancel_if_abandoned()  # all callers may have left before the block
             try:
                 yield
             finally:
@@ -153,57 +153,57 @@ class SharedCall(Generic[T]):
         raise Abandoned
 
     def must_complete(self) -> None:
-        """From here on the work runs to its end."""
+        """Let the work run to its end from here on, even without callers."""
         if self._scope is not None:
             self._scope.deadline = math.inf
         self._scope = None
 
 
 class SingleFlight(Generic[T]):
-    """At most one flight at a time in this process. A fork begins without any."""
+    """At most one SharedCall at a time in this process. A forked child starts without one."""
 
     def __init__(self) -> None:
         self.reset()
         _INSTANCES.add(self)
 
     def reset(self) -> None:
-        """Forget the flight under way."""
+        """Drop the reference to the running call."""
         self._lock = threading.Lock()
         self._current: SharedCall[T] | None = None
 
     def current(self) -> SharedCall[T] | None:
-        """The flight under way, if there is one."""
+        """The running call, if there is one."""
         with self._lock:
             return self._current if self._current is not None and not self._current.done else None
 
     def join_or_start(self, work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]]) -> tuple[SharedCall[T], bool]:
-        """The flight under way, or a new one that does the work; whether it is new."""
-        boarded = self.join_or_start_if(lambda: True, work)
-        assert boarded is not None  # noqa: S101 - nothing forbids it
-        return boarded
+        """Return the running call, else start a new one; and whether it is new."""
+        joined = self.join_or_start_if(lambda: True, work)
+        assert joined is not None  # noqa: S101 - it is always allowed
+        return joined
 
     def join_or_start_if(
         self, allowed: Callable[[], bool], work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]]
     ) -> tuple[SharedCall[T], bool] | None:
-        """The flight under way, else a new one where that is allowed; asked, and begun, with nobody in between."""
+        """Like `join_or_start`; None if a new call is not `allowed()`. The check and the start are one atomic step."""
         with self._lock:
             if self._current is not None and not self._current.done:
                 return self._current, False
             if not allowed():
                 return None
-            flight = self._current = SharedCall(work)
-        flight.start()
-        return flight, True
+            call = self._current = SharedCall(work)
+        call.start()
+        return call, True
 
 
 _INSTANCES: weakref.WeakSet[SingleFlight[Any]] = weakref.WeakSet()
 
 
-def _forked() -> None:
-    """Threads do not survive a fork, and a lock that another thread held stays held for ever."""
-    for flights in list(_INSTANCES):
-        flights.reset()
+def _reset_after_fork() -> None:
+    """Threads do not survive a fork, and a lock that another thread held is never released."""
+    for instance in list(_INSTANCES):
+        instance.reset()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=_reset_after_fork)

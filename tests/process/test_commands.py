@@ -76,7 +76,7 @@ def test_not_signed_in_is_3_and_opens_no_browser(
 ) -> None:
     done = cli.run(command)
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "Error: Nobody is signed in. Sign in with: python cli.py login\n"
+    assert done.stderr == "Error: Not signed in. Sign in with: python cli.py login\n"
     assert opened() == []
 
 

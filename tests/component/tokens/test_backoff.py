@@ -93,7 +93,7 @@ async def test_lost_and_garbled_answers_are_outlived(
     assert sandbox.live_grants == 1
 
 
-async def test_patience_ends(oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time) -> None:
+async def test_backoff_ends(oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time) -> None:
     login = await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", times=100, status=503)
@@ -116,7 +116,7 @@ async def test_retry_after_is_honoured(oauth: NotionOAuth, sandbox: Sandbox, set
     assert time.slept == [15]
 
 
-async def test_a_server_that_asks_for_more_than_patience_is_left_alone_until_then(
+async def test_a_server_that_asks_for_more_than_backoff_is_left_alone_until_then(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
@@ -226,25 +226,25 @@ async def test_nobody_is_kept_waiting_for_who_has_given_up(
 
 def test_the_pause_grows_to_a_bound_and_begins_anew() -> None:
     time = Time()
-    patience = Backoff(timedelta(seconds=20), uptime=time, random=lambda: 1.0)
+    backoff = Backoff(timedelta(seconds=20), uptime=time, random=lambda: 1.0)
     pauses = []
     for _ in range(8):
-        patience.failed(NetworkError("down"))
-        pauses.append(patience.next_delay(time.now + 1000))
+        backoff.record_failure(NetworkError("down"))
+        pauses.append(backoff.next_delay(time.now + 1000))
     assert pauses == [1, 2, 4, 8, 8, 8, 8, 8]
     time.now += 59
-    in_cooldown = [patience.in_cooldown]
+    in_cooldown = [backoff.in_cooldown]
     time.now += 1
-    in_cooldown.append(patience.in_cooldown)
+    in_cooldown.append(backoff.in_cooldown)
     assert in_cooldown == [True, False], "who is not waited for is tried once a minute"
-    patience.succeeded()
-    patience.failed(NetworkError("down"))
-    assert patience.next_delay(time.now + 1000) == 1
+    backoff.record_success()
+    backoff.record_failure(NetworkError("down"))
+    assert backoff.next_delay(time.now + 1000) == 1
 
 
 def test_an_absurd_retry_after_is_believed_for_ten_minutes() -> None:
     time = Time()
-    patience = Backoff(timedelta(), uptime=time)
-    patience.failed(ServerUnavailable("later", retry_after=10.0**9))
+    backoff = Backoff(timedelta(), uptime=time)
+    backoff.record_failure(ServerUnavailable("later", retry_after=10.0**9))
     time.now += 601
-    assert not patience.in_cooldown
+    assert not backoff.in_cooldown
