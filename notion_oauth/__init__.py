@@ -1,4 +1,4 @@
-"""Sign in to Notion once, and every program has a valid Notion MCP token until Notion itself ends the grant."""
+"""Sign in to Notion once, and every program you run has a valid Notion MCP token until Notion ends the grant."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use, so that `import notion_oauth` loads neither FastAPI nor httpx."""
+    """Import a public name on first use, so that `import notion_oauth` loads neither FastAPI nor httpx."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Clocks: the wall clock, and one that nobody can set."""
+"""Clocks: the wall clock, and the uptime, which cannot be set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 
 Clock = Callable[[], datetime]  # the current time, with its time zone
 
-# Seconds since boot. It cannot be set, and where the system supports it, it counts while the machine is suspended.
+# Seconds since boot. Cannot be set. Includes the time for which the machine is suspended, if the system supports that.
 uptime: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )

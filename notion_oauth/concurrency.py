@@ -1,4 +1,4 @@
-"""Run a coroutine to its end from code that cannot wait for one, and not a moment longer."""
+"""Run coroutines from synchronous code, run blocking calls in daemon threads, and shield work from cancellation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import anyio
 
 T = TypeVar("T")
 
-_LIBRARY = "current_async_library_cvar"  # sniffio's, which may not be installed
+_LIBRARY = "current_async_library_cvar"  # of sniffio, which may not be installed
 
 
 def run(function: Callable[[], Awaitable[T]]) -> T:
-    """Its result, or its exception. Works in threads that run an event loop too: the coroutine gets its own.
+    """Run the coroutine in a thread with a new event loop, and return its result or raise its exception.
 
-    Ctrl-C while it runs cancels the coroutine.
+    Can be called where an event loop already runs. Ctrl-C cancels the coroutine.
     """
     scope: anyio.CancelScope | None = None
     loop: asyncio.AbstractEventLoop | None = None
@@ -40,15 +40,15 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
             return running.result()
         except KeyboardInterrupt:
             if loop is not None and scope is not None:
-                with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+                with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(scope.cancel)
             raise
 
 
 def copied_context() -> Context:
-    """What is known of a caller, such as the request that it answers, for a thread with an event loop of its own.
+    """A copy of the caller's context variables, such as the request id, for a thread with a new event loop.
 
-    A copy of its context variables, without the one by which anyio would think that a loop runs there already.
+    Without sniffio's variable: it would make anyio assume that an event loop already runs in that thread.
     """
     context = copy_context()
     for variable in list(context):
@@ -58,39 +58,39 @@ def copied_context() -> Context:
 
 
 def run_in_this_thread(function: Callable[[], Awaitable[T]]) -> T:
-    """The same in this thread, where no event loop may run. Ctrl-C cancels the coroutine."""
+    """Like `run`, in the current thread, where no event loop may be running. Ctrl-C cancels the coroutine."""
     return anyio.run(function, backend_options={"loop_factory": _Loop})
 
 
 async def run_in_daemon_thread(function: Callable[[], T]) -> T:
-    """Run it in a thread that nobody waits for: neither who is cancelled meanwhile, nor the end of the program.
+    """Run the function in a daemon thread: neither a cancelled caller nor the exit of the program waits for it.
 
-    For what may never answer, such as a name server or a network's file system. Works under asyncio alone.
+    For calls that may never return, such as DNS queries or access to a network file system. Requires asyncio.
     """
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
+    future: asyncio.Future[T] = loop.create_future()
 
     def deliver(set_outcome: Callable[[Any], None], outcome: Any) -> None:
-        if not answer.done():
+        if not future.done():
             set_outcome(outcome)
 
     def call() -> None:
         try:
-            outcome = partial(deliver, answer.set_result, function())
+            outcome = partial(deliver, future.set_result, function())
         except Exception as error:
-            outcome = partial(deliver, answer.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop has ended without us
+            outcome = partial(deliver, future.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(outcome)
 
-    threading.Thread(target=call, name="apart", daemon=True).start()
-    return await answer
+    threading.Thread(target=call, name="notion-oauth-daemon", daemon=True).start()
+    return await future
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Looks names up in threads that nobody waits for.
+    """Resolves host names in daemon threads.
 
-    asyncio's own look-up runs in an executor that is joined when the loop ends: a name server that does not
-    answer would hold us up long after our time-out.
+    asyncio resolves them in an executor that is joined when the loop ends: a name server that does not answer would
+    block us long after the time-out.
     """
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
@@ -98,22 +98,22 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 async def run_shielded(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Its result, or its exception. A caller that is cancelled meanwhile waits for its end, and is cancelled then.
+    """Run the work to completion even if the caller is cancelled; the cancellation is raised afterwards.
 
-    For a server that has replaced a refresh token and a store that has not seen it yet: in between, a time-out
-    of the caller's would lose the login. The work must have a time-out of its own.
+    The server may have replaced a refresh token that is not stored yet: cancelling at that point would lose the
+    login. The work must limit its own duration.
     """
     with anyio.CancelScope(shield=True):
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return await work()  # pragma: no cover - Trio, which knows no cancellation but that of scopes
+            return await work()  # pragma: no cover - Trio, where only scopes are cancelled
         return await _shielded(asyncio.create_task(work()))
-    raise AssertionError("a shielded scope swallows nothing")
+    raise AssertionError("a shielded scope suppresses nothing")
 
 
 async def _shielded(task: asyncio.Task[T]) -> T:
-    """Wait for the task, through `Task.cancel`, which asks no scope."""
+    """Wait for the task despite `Task.cancel`, which ignores anyio's scopes."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -123,5 +123,5 @@ async def _shielded(task: asyncio.Task[T]) -> T:
     if cancelled is None:
         return task.result()
     if not task.cancelled():
-        task.exception()  # looked at, so that asyncio does not report it: the caller has gone
+        task.exception()  # retrieved, so that asyncio does not report it: the caller is cancelled
     raise cancelled

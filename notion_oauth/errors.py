@@ -3,37 +3,37 @@
     NotionOAuthError
     ├── ConfigurationError          a setting or an argument is wrong
     ├── StorageError                the token store cannot be read, written or locked
-    │   ├── StoreDamaged            the file is not ours, or is damaged; it was left as it is
-    │   ├── StoreEncrypted          no key that is set opens the file; it was left as it is
-    │   ├── KeyUnavailable          the system keyring does not give the key
+    │   ├── StoreDamaged            the file is damaged or belongs to another program; it was not changed
+    │   ├── StoreEncrypted          none of the configured keys decrypts the file; it was not changed
+    │   ├── KeyUnavailable          the system keyring does not return the key
     │   └── StoreBusy               another process holds the lock for too long
     ├── NotSignedIn                 no login is stored
-    │   └── ResourceMismatch        the one that is stored is for another server
+    │   └── ResourceMismatch        the stored login is for another server
     ├── SignInRequired              the server has ended the login; only a new sign-in helps
-    │   └── StepUpRequired          the login lives, and what was asked for takes the person's consent to more
-    ├── TransientError              passing: nothing was lost, the same call may succeed later
-    │   ├── NetworkError            no answer: DNS, connection, TLS, time-out
-    │   └── ServerUnavailable       429, 5xx, or an answer that is no OAuth answer
+    │   └── StepUpRequired          the login is valid, but the request needs more consent from the user
+    ├── TransientError              temporary: nothing was lost, the same call may succeed later
+    │   ├── NetworkError            no response: DNS, connection, TLS, time-out
+    │   └── ServerUnavailable       429, 5xx, or a response that is not an OAuth response
     │       └── UnexpectedRedirect  a redirect, which is not followed
-    ├── MetadataError               discovery documents that are missing, unusable or contradictory
-    │   └── MetadataNotFound        a page stands where one should
+    ├── MetadataError               discovery documents are missing, unusable or contradict each other
+    │   └── MetadataNotFound        the URL of a discovery document returns another page
     ├── OAuthError                  the server refused, with an RFC 6749 error code
     │   ├── RegistrationRefused     at the registration endpoint (RFC 7591 §3.2.2)
     │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
     │   └── TokenRefused            at the token endpoint (RFC 6749 §5.2)
-    ├── NotAuthenticated            the application does not know who is asking
-    │   └── OperatorRequired        the service is its operator's, who has not said so in this browser
-    ├── RequestForbidden            a form that another site sent, or a page that is too old
+    ├── NotAuthenticated            the application has not identified the user
+    │   └── OperatorRequired        this browser has not sent the operator's secret
+    ├── RequestForbidden            a form that another site sent, or an outdated page
     ├── BadRequest                  a request that no browser sends
-    ├── TooManyRequests             one client asks too often
-    ├── HostNotAllowed              a request for another host than the service's own
-    ├── InsecureRequest             plain http where https is asked for, or from where it is not served
-    └── AuthorizationResponseError  a redirect that must not be acted on
+    ├── TooManyRequests             one client sends requests too often
+    ├── HostNotAllowed              a request for a host that is not the service's
+    ├── InsecureRequest             plain http where https is required, or from another machine
+    └── AuthorizationResponseError  a redirect that must not be processed
         ├── StateMismatch           no pending sign-in of this browser has that state
-        ├── AuthorizationExpired    the sign-in was begun too long ago
+        ├── AuthorizationExpired    the sign-in was started too long ago
         └── IssuerMismatch          another authorization server answered (RFC 9207)
 
-A message says what happened and why, `hint` the one thing to do next. Neither ever holds a secret or a response body.
+`message` says what happened and why; `hint` says what to do next. Neither ever contains a secret or a response body.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TRY_LATER = "Nothing was lost. Try again in a moment."
 
 
 class NotionOAuthError(Exception):
-    """The root of the tree. `message` is what happened, `hint` what to do about it; `str()` gives both.
+    """The base class. `message` says what happened, `hint` what to do next; `str()` returns both.
 
     `code` names the error in JSON, logs and telemetry. It stays the same when a class is renamed.
     """
@@ -55,7 +55,7 @@ class NotionOAuthError(Exception):
     default_hint: ClassVar[str] = ""
 
     def __init_subclass__(cls, *, code: str | None = None) -> None:
-        """The name of a class is its code, unless an earlier name is public already."""
+        """The code is the class name, unless an older name is already public."""
         cls.code = code or cls.__name__
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -67,20 +67,20 @@ class NotionOAuthError(Exception):
         return f"{self.message} {self.hint}".rstrip()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Lets a pool of processes hand it over, whatever its own arguments are."""
-        return _restored, (type(self), self.args), self.__dict__
+        """Support pickling, for example between processes, whatever arguments a subclass takes."""
+        return _unpickle, (type(self), self.args), self.__dict__
 
 
-def _restored(kind: type[NotionOAuthError], arguments: tuple[object, ...]) -> NotionOAuthError:
+def _unpickle(kind: type[NotionOAuthError], arguments: tuple[object, ...]) -> NotionOAuthError:
     return kind.__new__(kind, *arguments)
 
 
 class ConfigurationError(NotionOAuthError):
-    """A setting or an argument is wrong; nothing was attempted."""
+    """A setting or an argument is wrong. Nothing was attempted."""
 
 
 class StorageError(NotionOAuthError):
-    """The token store cannot be read, written or locked. What it held is untouched."""
+    """The token store cannot be read, written or locked. Its content was not changed."""
 
 
 class StoreDamaged(StorageError):
@@ -88,17 +88,17 @@ class StoreDamaged(StorageError):
 
 
 class StoreEncrypted(StorageError, code="StoreSealed"):
-    """The file is sealed, and none of the keys that are set opens it. It is never overwritten or deleted."""
+    """The file is encrypted, and none of the configured keys decrypts it. It is never overwritten or deleted."""
 
 
 class KeyUnavailable(StorageError):
-    """The system keyring holds no key of ours, does not answer, or keeps no secret safe. Nothing was changed."""
+    """The system keyring has no key, does not answer, or does not protect secrets. Nothing was changed."""
 
 
 class StoreBusy(StorageError):
     """Another process holds the store's lock for longer than a refresh may take."""
 
-    default_hint = "If no program of yours is signing in or refreshing, look for one that hangs and end it."
+    default_hint = "If none of your programs is signing in or refreshing, find the one that hangs and stop it."
 
 
 class NotSignedIn(NotionOAuthError):
@@ -114,9 +114,9 @@ class ResourceMismatch(NotSignedIn, code="OtherResource"):
 
 
 class SignInRequired(NotionOAuthError):
-    """The login has ended and only a new sign-in helps.
+    """The login has ended; only a new sign-in helps.
 
-    `error` is the server's code, where there was one; `reason` is a Tombstone's, where the server has ended it.
+    `error` is the server's error code, if it sent one. `reason` is the `EndReason`, if the server ended the login.
     """
 
     default_hint = SIGN_IN_AGAIN
@@ -130,10 +130,10 @@ class SignInRequired(NotionOAuthError):
 
 
 class StepUpRequired(SignInRequired):
-    """The resource asks for more than the person has agreed to: scopes (RFC 6750 §3.1), or a fresher or stronger
-    authentication (RFC 9470 §3). The login is as good as before for everything else.
+    """The resource requires more than the user has granted: scopes (RFC 6750 §3.1), or a more recent or stronger
+    authentication (RFC 9470 §3). The login stays valid for all other requests.
 
-    `scope` is what is missing, separated by spaces; `max_age` is in seconds. `hint` is the command that asks for it.
+    `scope` holds the missing scopes, separated by spaces; `max_age` is in seconds. `hint` names the command to run.
     """
 
     def __init__(
@@ -153,21 +153,21 @@ class StepUpRequired(SignInRequired):
 
 
 class TransientError(NotionOAuthError):
-    """A passing failure. Stored tokens are kept, and the same call may succeed later."""
+    """A temporary failure. Stored tokens are unchanged, and the same call may succeed later."""
 
     default_hint = TRY_LATER
 
 
 class NetworkError(TransientError):
-    """No answer arrived: DNS, connection, TLS or time-out."""
+    """No response arrived: DNS, connection, TLS or time-out."""
 
     default_hint = "Nothing was lost. Check the network connection and try again."
 
 
 class ServerUnavailable(TransientError):
-    """The server answered, but not with an OAuth answer. `retry_after` is in seconds, where it gave one.
+    """The server answered, but not with an OAuth response. `retry_after` is in seconds, if the server sent it.
 
-    `not_processed` says that it has not looked at the request (429, 503): the same one can be sent again.
+    `not_processed`: the server did not process the request (429, 503), so the same request can be sent again.
     """
 
     def __init__(
@@ -179,21 +179,21 @@ class ServerUnavailable(TransientError):
 
 
 class UnexpectedRedirect(ServerUnavailable, code="Redirected"):
-    """The server answered with a redirect, and none is followed."""
+    """The server answered with a redirect. Redirects are not followed."""
 
 
 class MetadataError(NotionOAuthError):
     """Discovery documents are missing, unusable or contradict each other (RFC 9728, RFC 8414)."""
 
-    default_hint = "Check NOTION_OAUTH_SERVER_URL; if it is right, the server is set up wrongly."
+    default_hint = "Check NOTION_OAUTH_SERVER_URL. If it is correct, the server is misconfigured."
 
 
 class MetadataNotFound(MetadataError, code="NoDocument"):
-    """A page stands where a discovery document should."""
+    """The URL of a discovery document returns another page."""
 
 
 class OAuthError(NotionOAuthError):
-    """The server refused with an error code. `description` is its own text, made safe to print."""
+    """The server refused with an error code. `description` is the server's text, made safe to print."""
 
     def __init__(self, message: str, *, error: str, description: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -206,7 +206,7 @@ class RegistrationRefused(OAuthError):
 
 
 class AuthorizationRefused(OAuthError):
-    """The authorization endpoint sent an error back (RFC 6749 §4.1.2.1)."""
+    """The authorization endpoint returned an error (RFC 6749 §4.1.2.1)."""
 
     default_hint = SIGN_IN_AGAIN
 
@@ -218,29 +218,29 @@ class TokenRefused(OAuthError):
 
 
 class NotAuthenticated(NotionOAuthError, code="NotIdentified"):
-    """The application does not know who is asking, so it does not know whose login is meant."""
+    """The application has not identified the user, so it cannot select a login."""
 
     default_hint = "Sign in to this application first."
 
 
 class OperatorRequired(NotAuthenticated):
-    """The service is its operator's alone, and this browser has not given the operator's secret."""
+    """Only the operator may use this service, and this browser has not sent the operator's secret."""
 
     default_hint = "Open the status page in a browser and enter the operator's secret."
 
 
 class RequestForbidden(NotionOAuthError):
-    """A request that changes something and did not come from our own page in this browser."""
+    """A request that changes something and was not sent from our own page in this browser."""
 
     default_hint = "Nothing was changed. Open the status page and use its buttons."
 
 
 class BadRequest(NotionOAuthError):
-    """A request that no browser sends: two Host headers, for instance."""
+    """A request that no browser sends, for example one with two Host headers."""
 
 
 class TooManyRequests(NotionOAuthError):
-    """One client asks too often. `retry_after` is in seconds, where it is known."""
+    """One client sends requests too often. `retry_after` is in seconds, if it is known."""
 
     def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -248,15 +248,15 @@ class TooManyRequests(NotionOAuthError):
 
 
 class HostNotAllowed(NotionOAuthError, code="WrongHost"):
-    """A request for another host than the service's own: a wrong address, or DNS rebinding."""
+    """A request for a host that is not the service's: a wrong address, or DNS rebinding."""
 
 
 class InsecureRequest(NotionOAuthError):
-    """A request over plain http, where https is asked for, or from where plain http is not served."""
+    """A request over plain http where https is required, or from another machine."""
 
 
 class AuthorizationResponseError(NotionOAuthError):
-    """A redirect that must not be acted on: damaged, replayed or not meant for us."""
+    """A redirect that must not be processed: it is damaged, replayed or was not meant for us."""
 
     default_hint = "Nothing was changed. Start the sign-in again."
 
@@ -266,8 +266,8 @@ class StateMismatch(AuthorizationResponseError):
 
 
 class AuthorizationExpired(AuthorizationResponseError, code="PendingExpired"):
-    """The sign-in was begun more than ten minutes ago."""
+    """The sign-in was started more than ten minutes ago."""
 
 
 class IssuerMismatch(AuthorizationResponseError):
-    """Another authorization server answered than the one that was asked (RFC 9207 §2.4)."""
+    """The response is not from the authorization server that the request was sent to (RFC 9207 §2.4)."""

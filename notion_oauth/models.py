@@ -1,4 +1,4 @@
-"""The OAuth types, under the RFCs' own field names. All are immutable; secrets are `SecretStr`."""
+"""The OAuth types, with the field names of the RFCs. All are immutable; secrets are `SecretStr`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
 AuthMethod = Literal["none", "client_secret_basic", "client_secret_post"]
-PENDING_LIFETIME = timedelta(minutes=10)  # Notion keeps its side of a pending sign-in for ten minutes at most
+PENDING_LIFETIME = timedelta(minutes=10)  # at Notion, a pending sign-in expires after ten minutes at most
 
 
 class _Frozen(BaseModel):
@@ -16,7 +16,7 @@ class _Frozen(BaseModel):
 
 
 class ProtectedResourceMetadata(_Frozen):
-    """What a resource says of itself (RFC 9728 §2)."""
+    """Metadata that a resource publishes (RFC 9728 §2)."""
 
     resource: str
     authorization_servers: tuple[str, ...] = ()
@@ -26,17 +26,17 @@ class ProtectedResourceMetadata(_Frozen):
 
 
 class AuthorizationServerMetadata(_Frozen):
-    """What an authorization server says of itself (RFC 8414 §2, RFC 9207 §3)."""
+    """Metadata that an authorization server publishes (RFC 8414 §2, RFC 9207 §3)."""
 
     issuer: str
-    authorization_endpoint: str | None = None  # a server for assertions alone has none
+    authorization_endpoint: str | None = None  # absent from a server that accepts only assertions
     token_endpoint: str
     registration_endpoint: str | None = None
     revocation_endpoint: str | None = None
     introspection_endpoint: str | None = None
     scopes_supported: tuple[str, ...] | None = None
     grant_types_supported: tuple[str, ...] | None = None
-    # Left out means client_secret_basic alone (RFC 8414 §2)
+    # The default is client_secret_basic (RFC 8414 §2)
     token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
     revocation_endpoint_auth_methods_supported: tuple[str, ...] | None = None
     introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
@@ -50,16 +50,16 @@ class AuthorizationServerMetadata(_Frozen):
         mode="before",
     )
     @classmethod
-    def _a_list_or_nothing(cls, value: object) -> object:
-        """What is no list of texts says nothing, and is no reason to refuse the server."""
+    def _list_or_none(cls, value: object) -> object:
+        """Ignore a value that is not a list of strings, instead of rejecting the server for it."""
         return value if isinstance(value, list | tuple) and all(isinstance(text, str) for text in value) else None
 
 
 class Discovery(_Frozen):
-    """What discovery found: the resource indicator as the metadata spells it, the scopes, the server.
+    """The result of discovery: the resource indicator as the metadata spells it, the scopes, the server.
 
-    `challenged_scope` is the scope in the resource's challenge to a request without a token. `assumed` says that no
-    document named the endpoints: they are the defaults of MCP 2025-03-26.
+    `challenged_scope` is the scope in the resource's challenge to a request without a token. `assumed`: no document
+    named the endpoints, so they are the defaults of MCP 2025-03-26.
     """
 
     resource: str
@@ -70,26 +70,26 @@ class Discovery(_Frozen):
 
 
 class ClientMetadata(_Frozen):
-    """What a client asks to be registered as (RFC 7591 §2). A public client, unless told otherwise."""
+    """Metadata that a client sends to register (RFC 7591 §2). By default a public client."""
 
     client_name: str
     redirect_uris: tuple[str, ...]
     grant_types: tuple[str, ...] = ("authorization_code", "refresh_token")
     response_types: tuple[str, ...] = ("code",)
-    client_id: str | None = None  # in a client ID metadata document alone, where it is the document's URL
+    client_id: str | None = None  # only in a client ID metadata document: the document's URL
     token_endpoint_auth_method: AuthMethod = "none"  # noqa: S105 - a method, no secret
     application_type: Literal["native", "web"]
     scope: str | None = None
 
 
 class ClientInformation(_Frozen):
-    """What the server made of it (RFC 7591 §3.2.1). Times are seconds since 1970; 0 means never."""
+    """The registered client (RFC 7591 §3.2.1). Times are seconds since 1970; 0 means never."""
 
     client_id: str
     client_secret: SecretStr | None = None
     client_secret_expires_at: int = 0
     token_endpoint_auth_method: AuthMethod | None = None
-    scope: str | None = None  # that it may ask for, in the answer to its registration alone
+    scope: str | None = None  # that the client may request; only in a registration response
 
     @field_validator("client_id")
     @classmethod
@@ -105,7 +105,7 @@ class ClientInformation(_Frozen):
 
     @field_validator("scope", mode="before")
     @classmethod
-    def _only_text(cls, value: object) -> object:
+    def _text_or_none(cls, value: object) -> object:
         return value if isinstance(value, str) and value.strip() else None
 
     @field_validator("client_secret_expires_at", mode="before")
@@ -114,16 +114,16 @@ class ClientInformation(_Frozen):
         return 0 if value is None else value
 
     def expired(self, now: datetime) -> bool:
-        """Whether the secret's lifetime is over (RFC 7591 §3.2.1)."""
+        """Whether the client secret has expired (RFC 7591 §3.2.1)."""
         return 0 < self.client_secret_expires_at <= now.timestamp()
 
 
 class Registration(_Frozen):
-    """A client registration that is kept: good for this issuer and this redirect URI alone.
+    """A stored client registration, valid only for this issuer and this redirect URI.
 
-    One made `by_hand` is kept for its issuer's sake, without its secret; one that is `taken` is a login's by now, of
-    those that are made with one that waits for them. A `wide` one was registered for more than whoever signs in is
-    asked for, and does for those alone who want more.
+    `preregistered`: the client is configured; the registration is stored without its secret, to record the issuer.
+    `claimed`: a completed sign-in uses this client, so no new sign-in may start with it. `extended_scope`: the client
+    was registered for more scopes than a sign-in requests by default, and serves only sign-ins that request more.
     """
 
     issuer: str
@@ -132,20 +132,23 @@ class Registration(_Frozen):
     preregistered: bool = False
     claimed: bool = False
     extended_scope: bool = False
-    registered_at: datetime | None = None  # None: not known
-    scope: str | None = None  # it was registered with; None: none, or not known
-    registered_scope: str | None = None  # as the server made it; None: not said
+    registered_at: datetime | None = None  # None: unknown
+    scope: str | None = None  # in the registration request; None: none, or unknown
+    registered_scope: str | None = None  # in the registration response; None: not returned
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What another is kept in the place of: one for the same; by hand, for any port of loopback (http is that)."""
+        """A new registration replaces the stored one with the same key.
+
+        A preregistered client has one key for all loopback ports; only loopback URIs use http.
+        """
         if not self.preregistered:
             return (self.issuer, self.redirect_uri, *(("wide",) if self.extended_scope else ()))
         where = "loopback" if self.redirect_uri.startswith("http:") else self.redirect_uri
         return (self.issuer, where, self.client.client_id)
 
 
-ENDPOINT_FIELDS = (  # what a login keeps of its server's metadata, so that discovery is not needed again
+ENDPOINT_FIELDS = (  # server metadata that a login stores, so that it needs no further discovery
     *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
     *("token_endpoint_auth_methods_supported", "revocation_endpoint_auth_methods_supported"),
     "introspection_endpoint_auth_methods_supported",
@@ -153,7 +156,7 @@ ENDPOINT_FIELDS = (  # what a login keeps of its server's metadata, so that disc
 
 
 class GrantRequest(_Frozen):
-    """Whom tokens are asked of, for what, and as which client: all that a login is made of beside its tokens."""
+    """What a token request needs: the server, the resource, the scope and the client. A login stores the same data."""
 
     resource: str
     scope: str | None
@@ -168,7 +171,7 @@ class GrantRequest(_Frozen):
 
     @classmethod
     def for_discovery(cls, discovery: Discovery, client: ClientInformation, scope: str | None, **more: Any) -> Self:
-        """One to the server that discovery found."""
+        """A request to the server that discovery found."""
         server = discovery.server
         return cls(
             resource=discovery.resource,
@@ -181,7 +184,7 @@ class GrantRequest(_Frozen):
 
 
 class PendingAuthorization(GrantRequest):
-    """A sign-in that waits for the browser to come back. Everything that the answer is checked against."""
+    """A sign-in that waits for the redirect. It holds everything that the response is checked against."""
 
     state: SecretStr
     code_verifier: SecretStr
@@ -191,15 +194,15 @@ class PendingAuthorization(GrantRequest):
 
 
 class AssertionGrant(GrantRequest):
-    """A sign-in by an assertion that somebody else has signed (RFC 7523 §2.1)."""
+    """A sign-in with an assertion that a third party signed (RFC 7523 §2.1)."""
 
     assertion: SecretStr
 
 
 class AuthorizationRequest(_Frozen):
-    """Where to send the browser, and what to remember until it comes back."""
+    """The URL to open in the browser, and the data to store until the redirect arrives."""
 
-    url: SecretStr  # it carries the state, which is no one else's business
+    url: SecretStr  # contains the state, which must not be logged
     pending: PendingAuthorization
 
 
@@ -214,7 +217,7 @@ class AuthorizationResponse(_Frozen):
 
 
 class TokenResponse(_Frozen):
-    """A successful answer of the token endpoint (RFC 6749 §5.1). `expires_in` is in seconds."""
+    """A successful response of the token endpoint (RFC 6749 §5.1). `expires_in` is in seconds."""
 
     access_token: SecretStr
     token_type: str
@@ -225,24 +228,26 @@ class TokenResponse(_Frozen):
     @field_validator("refresh_token", mode="before")
     @classmethod
     def _no_empty_token(cls, value: object) -> object:
-        return None if value == "" else value  # nothing could be refreshed with it
+        return None if value == "" else value  # an empty token cannot refresh anything
 
     @field_validator("scope", mode="before")
     @classmethod
-    def _only_text(cls, value: object) -> object:
-        return value if isinstance(value, str) else None  # no reason to lose tokens that cannot be had again
+    def _text_or_none(cls, value: object) -> object:
+        return (
+            value if isinstance(value, str) else None
+        )  # an invalid scope must not lose tokens that are issued only once
 
 
 class TokenSet(_Frozen):
-    """A login: the tokens, and all that it takes to refresh and revoke them without discovery."""
+    """A login: the tokens, and everything needed to refresh and revoke them without discovery."""
 
     access_token: SecretStr
     token_type: str = "Bearer"  # noqa: S105 - a scheme, no secret
-    expires_in: int | None = None  # as the server gave it; seconds from updated_at
-    expires_at: datetime | None = None  # None: the server did not say
+    expires_in: int | None = None  # as the server sent it; in seconds, from updated_at
+    expires_at: datetime | None = None  # None: not sent by the server
     refresh_token: SecretStr | None = None
-    scope: str | None = None  # that was granted
-    requested_scope: str | None = None  # by us, at the sign-in
+    scope: str | None = None  # granted by the server
+    requested_scope: str | None = None  # at the sign-in
     client: ClientInformation | None = None
     issuer: str | None = None
     resource: str | None = None
@@ -252,13 +257,13 @@ class TokenSet(_Frozen):
     token_endpoint_auth_methods_supported: tuple[str, ...] = ()
     revocation_endpoint_auth_methods_supported: tuple[str, ...] | None = None
     introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
-    authorized_at: datetime | None = None  # when the person signed in
-    refreshed_at: datetime | None = None  # when we last refreshed it
-    updated_at: datetime  # when these tokens were asked for
+    authorized_at: datetime | None = None  # when the user signed in
+    refreshed_at: datetime | None = None  # the last refresh
+    updated_at: datetime  # when these tokens were requested
 
 
 class Introspection(_Frozen):
-    """What the authorization server says of an access token (RFC 7662 §2.2)."""
+    """The introspection response for an access token (RFC 7662 §2.2)."""
 
     active: bool
     scope: str | None = None
@@ -269,16 +274,16 @@ class Introspection(_Frozen):
 
 EndReason = Literal[
     "reused", "idle", "too_old", "expired", "revoked", "client_forgotten", "client_refused", "ended"
-]  # why the server has ended a login; `ended` where it does not say
+]  # why the server has ended a login; `ended` if the reason is unknown
 
 
 class EndedLogin(_Frozen):
-    """What is kept of a login that the server has ended. It holds no token."""
+    """The record of a login that the server has ended. It contains no token."""
 
     ended_at: datetime
     reason: EndReason
-    error: str  # the server's code
-    description: str | None = None  # the server's words, made safe to print
+    error: str  # the server's error code
+    description: str | None = None  # the server's text, made safe to print
     authorized_at: datetime | None = None
     refreshed_at: datetime | None = None
     issuer: str | None = None

@@ -1,4 +1,4 @@
-"""Where the login of a profile lies. Needs the standard library alone."""
+"""Profile names and the token file of each profile. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ DEFAULT_PROFILE = "default"
 DEFAULT_SERVER_URL = "https://mcp.notion.com/mcp"
 PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 
-VISITOR_PREFIX = "web-"  # begins the name of a browser session's own profile
+VISITOR_PREFIX = "web-"  # starts the name of a profile that belongs to one browser session
 VISITOR_PROFILE = re.compile(f"{VISITOR_PREFIX}[0-9a-f]{{32}}\\Z")
 
 
 def add_suffix(path: Path, suffix: str) -> Path:
-    """A file that belongs to another, and has its name with something added."""
+    """The path with the suffix added to its name."""
     return path.with_name(path.name + suffix)
 
 
 def profile_file(path: Path, profile: str) -> Path:
-    """The token file of a profile that has a proper name: `path` itself, or `path.NAME.profile`."""
+    """The token file of a profile with a valid name: `path` itself, or `path.NAME.profile`."""
     return path if profile == DEFAULT_PROFILE else add_suffix(path, f".{profile}.profile")

@@ -1,4 +1,4 @@
-"""Every option, read from the environment (prefix `NOTION_OAUTH_`) or a `.env` file."""
+"""All settings, read from the environment (prefix `NOTION_OAUTH_`) or a `.env` file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import url_problem
 
 PREFIX = "NOTION_OAUTH_"
-UNIX = "unix"  # in the setting trusted_proxies: every connection through a Unix domain socket
+UNIX = "unix"  # in the setting trusted_proxies: all connections through a Unix domain socket
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-MIN_OPERATOR_SECRET = 16  # characters; nobody guesses that many at five tries a minute
+MIN_OPERATOR_SECRET = 16  # characters; too many to guess at five tries a minute
 MIN_SECRET_KEY = 32  # characters; 32 random hexadecimal digits are 128 bits
 
 
@@ -154,7 +154,7 @@ class Settings(BaseSettings):
 
     @property
     def preregistered(self) -> ClientInformation | None:
-        """The client that was registered by hand."""
+        """The configured client (`NOTION_OAUTH_CLIENT_ID`); None to register one dynamically."""
         if self.client_id is None:
             return None
         return ClientInformation(
@@ -165,12 +165,12 @@ class Settings(BaseSettings):
 
     @property
     def secret_keys(self) -> tuple[SecretStr, ...]:
-        """The keys that are set; the first signs and seals, all are read."""
-        return tuple(map(SecretStr, _listed(self.secret_key.get_secret_value()))) if self.secret_key else ()
+        """The configured secret keys: the first signs and encrypts, all are accepted."""
+        return tuple(map(SecretStr, _split(self.secret_key.get_secret_value()))) if self.secret_key else ()
 
     @property
     def is_public(self) -> bool:
-        """Whether others than this machine are served: the public URL is an https one."""
+        """Whether the service accepts requests from other machines: the public URL is an https URL."""
         return urlsplit(self.public_url or "").scheme == "https"
 
     @property
@@ -187,113 +187,115 @@ class Settings(BaseSettings):
 
     @property
     def encryption_key_file(self) -> Path | None:
-        """The `.env` that holds the key; None where the environment or the program alone gives it."""
+        """The `.env` that contains the key; None if the key is from the environment or from an argument."""
         if self.encryption_key is None:
             return None
-        kept = DotEnvSettingsSource(Settings)().get("encryption_key")
-        return Path(".env").absolute() if kept == self.encryption_key.get_secret_value() else None
+        in_dotenv = DotEnvSettingsSource(Settings)().get("encryption_key")
+        return Path(".env").absolute() if in_dotenv == self.encryption_key.get_secret_value() else None
 
     @field_validator("server_url", "public_url", "issuer", "client_metadata_url")
     @classmethod
-    def _usable(cls, value: str | None) -> str | None:
+    def _check_url(cls, value: str | None) -> str | None:
         if value is not None and (reason := url_problem(value)):
             raise ValueError(f"the URL {reason}")
         return value
 
     @field_validator("public_url")
     @classmethod
-    def _an_address(cls, value: str | None) -> str | None:
+    def _normalize_public_url(cls, value: str | None) -> str | None:
         if value is not None and "?" in value:
-            raise ValueError("the URL has a query")
+            raise ValueError("the URL must not have a query")
         return value.rstrip("/") if value else value
 
     @field_validator("client_metadata_url")
     @classmethod
-    def _a_document(cls, value: str | None) -> str | None:
-        """Client ID metadata documents: https, a path, nothing that would be resolved or left out."""
+    def _check_client_metadata_url(cls, value: str | None) -> str | None:
+        """The URL of a client ID metadata document: https, with a path, without `.` and `..` segments."""
         if value is None:
             return None
         parts = urlsplit(value)
         if parts.scheme != "https" or parts.path in ("", "/"):
-            raise ValueError("the URL is no https URL with a path")
+            raise ValueError("the URL must be an https URL with a path")
         if {".", ".."} & set(parts.path.split("/")):
-            raise ValueError("the URL has a path with dots")
+            raise ValueError("the URL has a path with . or .. segments")
         return value
 
     @field_validator("client_secret")
     @classmethod
-    def _of_a_client(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _check_client_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None and info.data.get("client_id") is None:
-            raise ValueError("says nothing without NOTION_OAUTH_CLIENT_ID")
+            raise ValueError("has no effect without NOTION_OAUTH_CLIENT_ID")
         return value
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _addresses(cls, value: str | None) -> str | None:
+    def _check_trusted_proxies(cls, value: str | None) -> str | None:
         parse_proxies(value or "")
         return value
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
-    def _in_any_case(cls, value: object) -> object:
+    def _lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
     @field_validator("token_file", "ca_file")
     @classmethod
-    def _private_kind(cls, value: Path | None) -> Path | None:
+    def _expand_path(cls, value: Path | None) -> Path | None:
         if value is None:
             return None
         try:
             path = value.expanduser()
         except RuntimeError:
-            raise ValueError("there is no home folder to put in the place of ~") from None
+            raise ValueError("~ cannot be expanded, because the home directory is unknown") from None
         if path.name in ("", "..") or "\0" in str(path):
-            raise ValueError("the path names no file")
+            raise ValueError("is not the path of a file")
         return path
 
     @field_validator("secret_key")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and any(len(key) < MIN_SECRET_KEY for key in _listed(value.get_secret_value())):
+    def _check_secret_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and any(len(key) < MIN_SECRET_KEY for key in _split(value.get_secret_value())):
             raise ValueError(f"is shorter than {MIN_SECRET_KEY} characters")
         return value
 
     @field_validator("operator_secret")
     @classmethod
-    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_operator_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < MIN_OPERATOR_SECRET:
             raise ValueError(f"is shorter than {MIN_OPERATOR_SECRET} characters")
         return value
 
     @field_validator("encryption_key")
     @classmethod
-    def _keys(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_encryption_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             encryption.split_keys(value.get_secret_value())
         return value
 
 
-def _listed(text: str) -> list[str]:
-    """The members of a list with commas between them; at least one."""
+def _split(text: str) -> list[str]:
+    """The parts of a comma-separated list; at least one."""
     return [part.strip() for part in text.split(",")]
 
 
 def load_settings(**overrides: object) -> Settings:
-    """The settings of this environment; overrides that are not None win.
+    """Read the settings from the environment. Overrides that are not None take precedence.
 
-    Raises ConfigurationError that names each wrong setting and what is wrong with it, never its value.
+    Raises ConfigurationError, which names each wrong setting and the reason, never the value.
     """
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except (OSError, UnicodeDecodeError):
-        raise ConfigurationError("The file .env cannot be read as text.", hint="Mend it, or move it away.") from None
+        raise ConfigurationError(
+            "The file .env cannot be read as UTF-8 text.", hint="Fix it, or move it away."
+        ) from None
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=False)
-        wrong = "; ".join(f"{_variable(detail['loc'])}: {_reason(detail['msg'])}" for detail in details)
+        wrong = "; ".join(f"{_variable_name(detail['loc'])}: {_reason(detail['msg'])}" for detail in details)
         raise ConfigurationError(f"Wrong setting: {wrong}.", hint="Correct it and run the command again.") from None
 
 
-def _variable(location: tuple[int | str, ...]) -> str:
+def _variable_name(location: tuple[int | str, ...]) -> str:
     return PREFIX + "_".join(str(part) for part in location).upper()
 
 
@@ -302,9 +304,9 @@ def _reason(message: str) -> str:
 
 
 def parse_proxies(text: str) -> tuple[tuple[Network, ...], bool]:
-    """The networks, and whether socket files are trusted. Raises ValueError."""
+    """Return the networks, and whether Unix domain sockets are trusted. Raises ValueError."""
     names = text.replace(",", " ").split()
     try:
         return tuple(ipaddress.ip_network(name, strict=False) for name in names if name != UNIX), UNIX in names
     except ValueError:
-        raise ValueError("holds what is neither an address, nor a network, nor `unix`") from None
+        raise ValueError("contains an entry that is neither an address, a network nor `unix`") from None

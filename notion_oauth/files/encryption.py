@@ -59,7 +59,7 @@ def split_keys(text: str) -> tuple[str, ...]:
     """The keys of a setting, separated by commas or spaces; `keyring` may be one. Raises ValueError, showing none."""
     found = tuple(part for part in re.split(r"[,\s]+", text) if part)
     if not found or not all(part == USE_KEYRING or _KEY.fullmatch(part) for part in found):
-        raise ValueError("is no key: make one with notion-oauth key, or set it to keyring")
+        raise ValueError("is not a key: make one with notion-oauth key, or use keyring")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which token store the settings ask for.
+"""Creates the token store for the settings.
 
 May import: storage, settings, files, and the modules below them.
 """

@@ -98,7 +98,7 @@ async def test_keys_rotate(path: Path) -> None:
 
 
 async def test_to_reseal_takes_a_key(path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no key") as caught:
+    with pytest.raises(ConfigurationError, match="No encryption key is configured") as caught:
         await store_with(path).reencrypt("default")
     assert "notion-oauth key" in caught.value.hint
 
@@ -373,7 +373,7 @@ async def test_a_keyring_that_gives_none_is_said_before_anybody_consents(path: P
 
 async def test_junk_in_the_keyring_is_no_key(path: Path) -> None:
     encryption = Encryption(SecretStr("keyring"), read_keyring=lambda: "canary password")
-    with pytest.raises(StorageError, match="no key") as caught:
+    with pytest.raises(StorageError, match="No encryption key is configured") as caught:
         encryption.all_keys()
     assert "canary" not in str(caught.value)
 

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy, StoreDamaged
 from notion_oauth.files import atomic
 from notion_oauth.models import Registration
-from notion_oauth.storage import KEPT_REGISTRATIONS, JsonFileStore
+from notion_oauth.storage import MAX_REGISTRATIONS, JsonFileStore
 from tests.support.paths import ROOT
 from tests.unit.protocol.builders import NOW, PUBLIC, tokens
 
@@ -161,7 +161,7 @@ async def test_a_damaged_registrations_file_is_left_too(store: JsonFileStore, pa
 
 
 async def test_registrations_do_not_pile_up(store: JsonFileStore) -> None:
-    uris = [f"http://127.0.0.1:{port}/callback" for port in range(KEPT_REGISTRATIONS + 5)]
+    uris = [f"http://127.0.0.1:{port}/callback" for port in range(MAX_REGISTRATIONS + 5)]
     for uri in uris:
         await store.save_registration(
             "default", Registration(issuer="https://a.example", redirect_uri=uri, client=PUBLIC)

@@ -94,7 +94,7 @@ async def test_where_no_file_can_be_it_is_said(tmp_path: Path, kind: str, method
 
 @pytest.mark.parametrize("path", [".", "/", "", ".."])
 async def test_a_path_that_names_no_file_is_a_wrong_setting(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE: the path names no file"):
+    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE: is not the path of a file"):
         load_settings(token_file=path)
     if path:  # an empty variable counts as unset
         monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", path)
@@ -104,7 +104,7 @@ async def test_a_path_that_names_no_file_is_a_wrong_setting(path: str, monkeypat
 
 @pytest.mark.parametrize("method", ["load", "save", "exclusive"])
 async def test_a_store_without_a_file_name_says_so(method: str) -> None:
-    with pytest.raises(ConfigurationError, match="names no file"):
+    with pytest.raises(ConfigurationError, match="is not the path of a file"):
         await attempts(JsonFileStore(Path()))[method]()
 
 
