@@ -25,15 +25,17 @@ MEASUREMENTS: dict[str, Measurement] = {
     "service": service.measure,
     "sign-ins": sign_ins.measure,
 }
-OUR_OWN = {"commands", "service", "sign-ins"}  # in which no other client takes part
+OUR_OWN = {"commands", "service", "sign-ins"}  # measurements without other clients
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", action="append", choices=MEASUREMENTS, help="this measurement; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="few rounds: to see that all works, not to be quoted")
+    parser.add_argument(
+        "--quick", action="store_true", help="few rounds: checks that everything works; do not quote its numbers"
+    )
     arguments = parser.parse_args()
-    for name in list(os.environ):  # no setting or proxy of this machine has a say
+    for name in list(os.environ):  # settings and proxies of this machine must not affect the results
         if name.startswith("NOTION_OAUTH_") or name.lower().endswith("_proxy"):
             del os.environ[name]
     wanted = [name for name in MEASUREMENTS if arguments.only is None or name in arguments.only]
@@ -49,7 +51,7 @@ def main() -> None:
 
 
 def _subjects(folder: Path) -> list[Ready]:
-    """Make the environments, and print which stand and which do not."""
+    """Make the environments, and print which succeeded."""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
     note = f"Python {platform.python_version()}, {machine}, load {os.getloadavg()[0]:.1f} before the run."
     table = Table("Clients", note, ("Client", "Versions"))

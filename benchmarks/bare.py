@@ -1,4 +1,4 @@
-"""What the service is measured beside: one JSON route of FastAPI, and nothing else."""
+"""The application that the service is compared with: one FastAPI route that returns JSON."""
 
 from __future__ import annotations
 

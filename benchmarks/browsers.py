@@ -1,4 +1,4 @@
-"""Very many browsers at once that sign in and out, in a process of its own: `python -m benchmarks.browsers JSON`.
+"""Very many browsers that sign in and out at once, in a separate process: `python -m benchmarks.browsers JSON`.
 
 Each keeps its session cookie, follows the redirects of a sign-in by itself, and opens a connection for each request.
 """
@@ -16,24 +16,24 @@ from urllib.parse import urlencode, urlsplit
 
 from benchmarks.children import measure
 
-PATIENCE = 1800  # seconds for all of them
+TIME_LIMIT = 1800  # seconds for all of them
 HOST = "notion.example"
 PAGE, JSON = {"Accept": "text/html"}, {"Accept": "application/json"}
 _CSRF = re.compile(rb'name="csrf_token" value="([^"]+)"')
 
 
 class Lost(Exception):
-    """A browser did not get what it should have got."""
+    """A browser did not get the expected answer."""
 
 
 def sign_in_and_out(port: int, browsers: int) -> dict[str, Any]:
-    """Let a new process do it; how many signed in, most of them under way at once, signed out, and what went wrong."""
-    result: dict[str, Any] = measure("benchmarks.browsers", PATIENCE, port=port, browsers=browsers)
+    """Run it in a new process. Returns how many signed in, the most at once, how many signed out, and the errors."""
+    result: dict[str, Any] = measure("benchmarks.browsers", TIME_LIMIT, port=port, browsers=browsers)
     return result
 
 
 class Crowd:
-    """All browsers. Each waits for all others after its sign-in, so that so many logins live at once."""
+    """Run all browsers. Each waits for all others after its sign-in, so that all logins exist at the same time."""
 
     def __init__(self, port: int, browsers: int) -> None:
         self._port, self._browsers = port, browsers
@@ -113,7 +113,7 @@ class Browser:
 
 
 class Answer:
-    """What came, in full."""
+    """The complete response."""
 
     def __init__(self, received: bytes) -> None:
         head, _, self.body = received.partition(b"\r\n\r\n")
@@ -125,7 +125,7 @@ class Answer:
 async def ask(
     port: int, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, expects: int
 ) -> Answer:
-    """One request over a connection of its own. Raises Lost for another status, OSError."""
+    """One request over a new connection. Raises Lost for another status, OSError."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         lines = [f"{name}: {value}" for name, value in {**headers, "Content-Length": str(len(body))}.items()]

@@ -1,4 +1,4 @@
-"""How the runner speaks to a subject's process: one command as an argument, one line of JSON back."""
+"""Communication with a subject's process: one command as an argument, one line of JSON as the result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.environments import Ready, child_environment
 
-PATIENCE = 300  # seconds for one command
+TIME_LIMIT = 300  # seconds for one command
 
 
 class SubjectFailed(Exception):
@@ -19,21 +19,21 @@ class SubjectFailed(Exception):
 
 
 def run(subject: Ready, folder: Path, **command: Any) -> dict[str, Any]:
-    """Let a new process carry out one command, in an empty folder of its own."""
+    """Run one command in a new process, in a new empty directory."""
     return Child(subject, folder, **command).result()
 
 
-def measure(module: str, patience: float, **command: Any) -> Any:
-    """Let a new process of this project carry out one command, within so many seconds.
+def measure(module: str, time_limit: float, **command: Any) -> Any:
+    """Run one command in a new process of this project, within a time limit in seconds.
 
-    Raises RuntimeError with the last line of what it says where it fails.
+    Raises RuntimeError with the last line of its output if it fails.
     """
     done = subprocess.run(
         [sys.executable, "-m", module, json.dumps(command)],
         env=child_environment(),
         capture_output=True,
         text=True,
-        timeout=patience,
+        timeout=time_limit,
         check=False,
     )
     if done.returncode:
@@ -42,7 +42,7 @@ def measure(module: str, patience: float, **command: Any) -> Any:
 
 
 class Child:
-    """A subject's process at work. With `together` it says when it is ready and waits for `go`."""
+    """A running process of a subject. With `together`, it reports when it is ready and waits for `go`."""
 
     def __init__(self, subject: Ready, folder: Path, **command: Any) -> None:
         self._process = subprocess.Popen(
@@ -56,24 +56,24 @@ class Child:
         )
 
     def wait_until_ready(self) -> None:
-        """Return when it has loaded all it needs. One that has failed by now is told of by `result`."""
+        """Return when the process has loaded everything. If it has failed, `result` raises the error."""
         if self._process.stdout is not None:
             self._process.stdout.readline()
 
     def go(self) -> None:
         if self._process.stdin is not None:
-            with suppress(BrokenPipeError):  # it has ended: `result` tells how
+            with suppress(BrokenPipeError):  # it has ended: `result` raises the error
                 self._process.stdin.write("go\n")
                 self._process.stdin.flush()
 
     def result(self) -> dict[str, Any]:
-        """What it measured. Raises SubjectFailed, with the kind of the error and never what it held."""
+        """The measurement. Raises SubjectFailed with the type of the error, never with its content."""
         try:
-            out, err = self._process.communicate(timeout=PATIENCE)
+            out, err = self._process.communicate(timeout=TIME_LIMIT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
-            raise SubjectFailed(f"no result within {PATIENCE} seconds") from None
+            raise SubjectFailed(f"no result within {TIME_LIMIT} seconds") from None
         if self._process.returncode != 0 or not out.strip():
             last = (err.strip().splitlines() or ["no result"])[-1]
             raise SubjectFailed(last.partition(":")[0])

@@ -1,4 +1,4 @@
-"""A command that does nothing: what Python and Typer cost by themselves."""
+"""A command that does nothing: the cost of Python and Typer alone."""
 
 from __future__ import annotations
 

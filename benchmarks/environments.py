@@ -1,4 +1,4 @@
-"""Where each subject runs: ours in this environment, every peer in one of its own, made for this run."""
+"""Environments of the subjects: ours runs in this one, each peer in a separate one that is made for this run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXCLUDE_NEWER = "2026-11-20"  # as in pyproject.toml: peers and ours are of the same day
-PATIENCE = 300  # seconds for an environment to be made
+EXCLUDE_NEWER = "2026-11-20"  # as in pyproject.toml, so that all packages are from the same day
+TIME_LIMIT = 300  # seconds for making an environment
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A client to be compared, and what has to be installed for it; nothing for our own."""
+    """A client to compare, and the packages to install for it; none for our own."""
 
     name: str
     module: str
@@ -34,7 +34,7 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Ready:
-    """A subject whose environment stands."""
+    """A subject whose environment was made."""
 
     name: str
     module: str
@@ -44,14 +44,14 @@ class Ready:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A subject that could not be made, and why."""
+    """A subject whose environment could not be made, and the reason."""
 
     name: str
     reason: str
 
 
 def prepare(candidate: Candidate, folder: Path) -> Ready | Skipped:
-    """Make the environment of one subject in `folder`. What goes wrong is told, never passed over."""
+    """Make the environment of one subject in `folder`. Failures are reported."""
     python = sys.executable
     try:
         if candidate.packages:
@@ -61,7 +61,7 @@ def prepare(candidate: Candidate, folder: Path) -> Ready | Skipped:
             _run("uv", "pip", "install", *_options(python), *candidate.packages)
         versions = _versions(python, candidate.shown)
     except subprocess.TimeoutExpired:
-        return Skipped(candidate.name, f"its environment was not made within {PATIENCE} seconds")
+        return Skipped(candidate.name, f"its environment was not made within {TIME_LIMIT} seconds")
     except subprocess.CalledProcessError as error:
         return Skipped(candidate.name, _last_words(error.stderr))
     except OSError as error:
@@ -70,7 +70,7 @@ def prepare(candidate: Candidate, folder: Path) -> Ready | Skipped:
 
 
 def child_environment() -> dict[str, str]:
-    """For the processes that are measured: no setting or proxy of this machine, and compiled files are kept."""
+    """Variables for the measured processes: no settings or proxies of this machine; compiled files are written."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -96,11 +96,11 @@ print(*(f"{name} {version(name)}" for name in sys.argv[1:]), sep=", ")
 
 
 def _run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT).stdout
 
 
 def _last_words(said: str) -> str:
-    """The beginning of an error in one line, without the addresses and the paths that it may name."""
+    """The beginning of an error in one line, without addresses and paths."""
     words = [word for word in said.split() if any(letter.isalnum() for letter in word)]
     shown = ["…" if "/" in word else word for word in words[:40]]
     return " ".join(shown) or "no reason was given"

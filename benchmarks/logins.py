@@ -1,4 +1,4 @@
-"""Logins for the subjects: signed in at the practice server without a browser, then made as old as a case needs."""
+"""Logins for the subjects: made at the practice server without a browser, then aged as a case requires."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from notion_oauth.settings import Settings
 
 REDIRECT_URI = "http://127.0.0.1:4321/callback"
 LIFETIME = 3600  # seconds, as the practice server issues them
-FRESH, IN_WINDOW, EXPIRED = 3600, 120, -60  # seconds that are left
+FRESH, IN_WINDOW, EXPIRED = 3600, 120, -60  # seconds until the expiry
 
 _DOCUMENTS = ("access_token", "refresh_token", "client_id", "resource", "token_endpoint", "expires_at")
 
 
 def sign_in(sandbox: Sandbox, path: Path, *, left: int) -> Path:
-    """A new login with a client of its own, kept in a token file at `path`, with `left` seconds to its expiry."""
+    """A new login with a new client, in a token file at `path`, `left` seconds before its expiry."""
     path.parent.mkdir(parents=True, exist_ok=True)
     anyio.run(_sign_in, NotionOAuth(Settings(server_url=sandbox.mcp_url, token_file=path, _env_file=None)))
     document: dict[str, Any] = json.loads(path.read_text())

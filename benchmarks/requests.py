@@ -1,7 +1,7 @@
-"""Asks a server for the same over and over, in a process of its own: `python -m benchmarks.requests JSON`.
+"""Send the same request again and again, from a separate process: `python -m benchmarks.requests JSON`.
 
-Sockets and a selector, and no HTTP library: a request costs this process a tenth of what it costs a server in Python,
-so that it is the server that is measured.
+It uses sockets and a selector, not an HTTP library: a request costs this process a tenth of what it costs a server in
+Python, so mainly the server is measured.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any
 from benchmarks.children import measure
 
 CONNECTIONS = 16
-PATIENCE = 120  # seconds for one turn
+TIME_LIMIT = 120  # seconds for one turn
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
 
 def ask(port: int, requests: int, **headers: str) -> float:
-    """Let a new process ask for the status so often, over 16 connections; the seconds that it took.
+    """Request the status this many times from a new process, over 16 connections. Returns the seconds that it took.
 
     Raises RuntimeError for any answer but 200.
     """
-    return float(measure("benchmarks.requests", PATIENCE, port=port, requests=requests, headers=headers))
+    return float(measure("benchmarks.requests", TIME_LIMIT, port=port, requests=requests, headers=headers))
 
 
 def message(port: int, headers: dict[str, str]) -> bytes:
-    """The request as it goes over the wire."""
+    """The request as bytes."""
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in {"Host": f"127.0.0.1:{port}", **headers}.items()]
     return "\r\n".join(["GET /auth/status HTTP/1.1", *lines, "", ""]).encode()
 
@@ -61,7 +61,7 @@ def run(port: int, requests: int, headers: dict[str, str]) -> float:
 
 
 def _complete(key: selectors.SelectorKey) -> bool:
-    """Read what has come; whether that is the whole answer."""
+    """Read available data; whether the answer is complete."""
     connection, answer = key.fileobj, key.data
     received = connection.recv(65536)  # type: ignore[union-attr]
     if not received:

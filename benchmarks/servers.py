@@ -1,4 +1,4 @@
-"""An application in a uvicorn process of its own on loopback, and what that process has used."""
+"""An application in a separate uvicorn process on loopback, and the processor time of that process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers."""
+    """A running server."""
 
     port: int
     pid: int
 
     def processor_seconds(self) -> float:
-        """What all its threads have used of the processors, in this system's ticks of some 10 ms."""
+        """Processor time of all its threads, in the system's ticks of about 10 ms."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
@@ -37,7 +37,7 @@ class Server:
 
 @contextmanager
 def serving(app: str, folder: Path, *options: str, **settings: str) -> Iterator[Server]:
-    """`uvicorn APP` with these settings, one worker, its log in a file in `folder`. Raises RuntimeError."""
+    """Run `uvicorn APP` with these settings and one worker; its log is a file in `folder`. Raises RuntimeError."""
     port = _free_port()
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), *options]
     with (folder / "server.log").open("wb") as log:

@@ -1,4 +1,4 @@
-"""Tables in Markdown, as they stand in the README, and the forms of the numbers in them."""
+"""Tables in Markdown, as in benchmarks/README.md, and the formats of numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Table:
         self.rows.append(cells)
 
     def add_failed(self, name: str, reason: str) -> None:
-        """A row for a subject that gave no result: it is told, not left out."""
+        """Add a row for a subject without a result."""
         self.rows.append((name, f"failed: {reason}", *[""] * (len(self.columns) - 2)))
 
     def markdown(self) -> str:
@@ -45,5 +45,5 @@ def microseconds(value: float) -> str:
 
 
 def listed(values: Sequence[int]) -> str:
-    """One number where all are the same, else each round's own."""
+    """One number if all rounds are equal, otherwise the number of each round."""
     return str(values[0]) if len(set(values)) == 1 else ", ".join(map(str, values))

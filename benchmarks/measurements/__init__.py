@@ -1,1 +1,1 @@
-"""What is measured. Every measurement takes the same context and gives one table or more."""
+"""The measurements. Each takes the same context and yields one or more tables."""

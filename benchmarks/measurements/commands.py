@@ -40,7 +40,7 @@ def measure(context: Context) -> Iterator[Table]:
             "NOTION_OAUTH_TOKEN_FILE": str(login),
         }
         taken: dict[str, list[float]] = {name: [] for name in commands}
-        for name, command in commands.items():  # compiles what is not compiled yet
+        for name, command in commands.items():  # compiles modules
             _wall_time(command, folder, environment, name)
         for _ in range(rounds):
             for name, command in commands.items():

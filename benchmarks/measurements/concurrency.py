@@ -20,12 +20,12 @@ from benchmarks.tables import Table, listed, milliseconds, times
 from notion_oauth.sandbox import serve_sandbox
 
 REQUESTS = 200
-SECONDS = 0.02  # that the MCP server takes for each
+SECONDS = 0.02  # for each request at the MCP server
 
 
 @dataclass
 class Batches:
-    """A subject's rounds: what each took, what failed, and how often the server was asked for a refresh."""
+    """A subject's rounds: times, failures, and the number of refreshes."""
 
     rounds: list[dict[str, Any]]
     refreshes: list[int]
@@ -43,7 +43,7 @@ class Batches:
 
     @property
     def failures(self) -> str:
-        """How many in each round, and of which kinds."""
+        """The number of failures in each round, and their types."""
         kinds = Counter(chain.from_iterable(found["failures"] for found in self.rounds))
         numbers = listed([len(found["failures"]) for found in self.rounds])
         return f"{numbers} ({', '.join(kinds)})" if kinds else numbers

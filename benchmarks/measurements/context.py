@@ -1,4 +1,4 @@
-"""What every measurement is given, and the counting that several share."""
+"""The context of a measurement, and counting that several measurements share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _numbers: Iterator[int] = count()
 
 @dataclass(frozen=True)
 class Context:
-    """The subjects, a folder for what they keep, and how thorough this run is."""
+    """The subjects, a directory for their files, and how thorough this run is."""
 
     subjects: Sequence[Ready]
     folder: Path
@@ -37,7 +37,7 @@ Measurement = Callable[[Context], Iterator[Table]]
 
 
 def refreshes(requests: Sequence[RecordedRequest]) -> Counter[str]:
-    """How many refreshes were asked for, by the grant that they were for (a refresh token names its own)."""
+    """The number of refresh requests for each grant (a refresh token names its grant)."""
     asked = [request.form for request in requests if request.form.get("grant_type") == "refresh_token"]
     return Counter(grant_of(form.get("refresh_token", "")) for form in asked)
 
@@ -48,5 +48,5 @@ def grant_of(token: str) -> str:
 
 
 def to_authorization_server(sandbox: Sandbox, since: int = 0) -> list[RecordedRequest]:
-    """The requests that were not for the MCP server itself."""
+    """The requests to endpoints other than the MCP server."""
     return [request for request in sandbox.requests[since:] if request.path != "/mcp"]

@@ -1,4 +1,4 @@
-"""What a request costs more than one with a fixed header, in a process that has a valid token."""
+"""The cost of a request compared with a fixed header, in a process that has a valid token."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def measure_processes(context: Context) -> Iterator[Table]:
 
 
 def _at_expiry(context: Context, subject: Ready) -> tuple[int, Sequence[str], bool]:
-    """How many refreshes, what failed, and whether the login is still alive."""
+    """The number of refreshes, the failures, and whether the login still works."""
     folder = context.fresh()
     with serve_sandbox(SandboxOptions(reuse="strict")) as sandbox:
         login = sign_in(sandbox, folder / "login.json", left=EXPIRED)

@@ -1,4 +1,4 @@
-"""What the ready-made service costs beside a bare route of FastAPI, and what of that is the log's and the cookie's."""
+"""The cost of the service compared with a bare FastAPI route, and how much of it is the log and the cookie."""
 
 from __future__ import annotations
 

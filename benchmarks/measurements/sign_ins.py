@@ -1,4 +1,4 @@
-"""A thousand sign-ins at once against the practice server: whether one is lost, and what stays in memory."""
+"""A thousand simultaneous sign-ins at the practice server: whether any is lost, and how much memory remains in use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from benchmarks.servers import Server, serving
 from benchmarks.tables import Table
 from notion_oauth.sandbox import Sandbox, serve_sandbox
 
-LONGEST = (
-    "300"  # seconds for one request to the practice server, which answers a thousand simultaneous requests one by one
-)
+# Seconds for one request to the practice server, which answers a thousand simultaneous requests one by one
+LONGEST = "300"
 
 
 def measure(context: Context) -> Iterator[Table]:

@@ -18,7 +18,7 @@ FIELDS = ("access_token", "token_type", "refresh_token", "expires_in", "scope")
 
 class Authlib:
     def __init__(self) -> None:
-        with warnings.catch_warnings(action="ignore"):  # httpx is what we are built on, and what both are measured on
+        with warnings.catch_warnings(action="ignore"):  # we use httpx, so both are measured on httpx
             self._library: Any = importlib.import_module("authlib.integrations.httpx_client")
         self.http = importlib.import_module("httpx")
 

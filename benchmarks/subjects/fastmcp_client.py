@@ -1,4 +1,4 @@
-"""FastMCP's `OAuth`, with the file store that its documentation names for logins that outlive a process."""
+"""FastMCP's `OAuth`, with the file store that its documentation recommends for persistent logins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FastMcp:
         storage = self._provider(files, login).token_storage_adapter
         await storage.set_client_info(self._models.OAuthClientInformationFull(**client_document(login)))
         await storage.set_tokens(self._models.OAuthToken(**token_document(login)))
-        await files.put(  # where it keeps the moment of expiry
+        await files.put(  # FastMCP stores the expiry here
             f"{url_of(login)}/token_expiry",
             {"expires_at": login["expires_at"] / 1000},
             collection="mcp-oauth-token-expiry",

@@ -1,6 +1,6 @@
-"""What a subject's process does: read one command, carry it out, print one line of JSON.
+"""The program of a subject's process: read one command, run it, print one line of JSON.
 
-Every subject runs this same code, so that what differs between them is the client alone.
+Every subject runs this code, so that only the client differs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any, Protocol
 
 PING = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode()
 HEADERS = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-SETTLE = 0.3  # seconds between two batches: what one leaves running must not slow the next
+SETTLE = 0.3  # seconds between two batches, so that remaining work of one does not slow down the next
 
 Login = dict[str, Any]  # the document of a token file; times in milliseconds since 1970
 Result = dict[str, Any]
 
 
 class BrowserNeeded(Exception):
-    """The client gave up on what it had stored and wants a person to sign in."""
+    """The client gave up on its stored login and asks a person to sign in."""
 
 
 class Subject(Protocol):
@@ -36,17 +36,17 @@ class Subject(Protocol):
 
     @property
     def http(self) -> ModuleType:
-        """The HTTP library that it is built on: httpx or httpx2."""
+        """The HTTP library that it uses: httpx or httpx2."""
         ...
 
     async def store(self, state: Path, login: Login) -> None:
-        """Put a login where this client keeps its own."""
+        """Store a login where this client stores its logins."""
         ...
 
     def open(
         self, state: Path, login: Login, *, transport: Any, running: bool
     ) -> AbstractAsyncContextManager[Any, bool | None]:
-        """An HTTP client that authorizes itself with what is stored.
+        """An HTTP client that uses the stored login.
 
         `running` stands for a process that has held the login since it was issued, and knows its expiry from then.
         """
@@ -54,7 +54,7 @@ class Subject(Protocol):
 
 
 def main(subject: Subject) -> None:
-    """Carry out the command in `argv` and print its result. The command names files; tokens are never on it."""
+    """Run the command in `argv` and print its result. The command names files; it never contains tokens."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     command = json.loads(sys.argv[1])
@@ -68,7 +68,7 @@ def _login(path: str) -> Login:
 
 
 def url_of(login: Login) -> str:
-    """The MCP server that the login is for."""
+    """The MCP server of the login."""
     return str(login["resource"])
 
 
@@ -78,7 +78,7 @@ async def _store(subject: Subject, command: dict[str, Any]) -> Result:
 
 
 async def _request(subject: Subject, command: dict[str, Any]) -> Result:
-    """One real request, with what is stored. Waits for the runner's word where several are to begin together."""
+    """One real request with the stored login. Waits for the runner's signal if several processes start together."""
     login = _login(command["login"])
     running = command.get("running", False)
     async with subject.open(Path(command["state"]), login, transport=None, running=running) as client:
@@ -89,7 +89,7 @@ async def _request(subject: Subject, command: dict[str, Any]) -> Result:
 
 
 async def _cost(subject: Subject, command: dict[str, Any]) -> Result:
-    """Microseconds of a request with a fixed header and with the subject's own, in turns, nothing being sent."""
+    """Microseconds of a request with a fixed header and with the subject, alternating, without a network."""
     login, state = _login(command["login"]), Path(command["state"])
     await subject.store(state, login)
     transport = _transport(subject.http, login, seconds=0)
@@ -98,7 +98,7 @@ async def _cost(subject: Subject, command: dict[str, Any]) -> Result:
         _fixed(subject.http, login, transport) as fixed,
         subject.open(state, login, transport=transport, running=True) as own,
     ):
-        for client in (fixed, own):  # whatever is done once is done
+        for client in (fixed, own):  # caches are filled
             await _in_turn(client, url_of(login), command["requests"])
         for _ in range(command["rounds"]):
             fixed_times.append(await _in_turn(fixed, url_of(login), command["requests"]))
@@ -122,7 +122,7 @@ async def _in_turn(client: Any, url: str, requests: int) -> float:
 
 
 async def _concurrent(subject: Subject, command: dict[str, Any]) -> Result:
-    """Seconds of many requests at once, with a fixed header and with the subject's own, for each login anew."""
+    """Seconds for many requests at once, with a fixed header and with the subject, for each new login."""
     state = Path(command["state"])
     warm = _login(command["warm"])
     await subject.store(state / "warm", warm)
@@ -141,7 +141,7 @@ async def _concurrent(subject: Subject, command: dict[str, Any]) -> Result:
             "own": subject.open(state / str(index), login, transport=transport, running=True),
         }
         found: Result = {}
-        for side in sorted(sides, reverse=index % 2 == 0):  # whoever comes second finds a warmer machine
+        for side in sorted(sides, reverse=index % 2 == 0):  # alternate the order: the second one finds a warmer machine
             async with sides[side] as client:
                 gc.collect()
                 found[side], failures = await _together(client, url_of(login), command["requests"])
@@ -159,10 +159,10 @@ async def _together(client: Any, url: str, requests: int) -> tuple[float, list[s
 
 
 async def _failure(client: Any, url: str) -> str | None:
-    """What became of one request: None where it was answered, else the kind of what went wrong."""
+    """The outcome of one request: None for success, otherwise the type of the error."""
     try:
         response = await client.post(url, content=PING, headers=HEADERS)
-    except Exception as error:  # whatever a client raises is its result
+    except Exception as error:  # any exception of a client is its result
         return type(error).__name__
     return None if response.status_code == 200 else f"HTTP {response.status_code}"
 
@@ -173,9 +173,9 @@ def _fixed(http: ModuleType, login: Login, transport: Any) -> Any:
 
 
 def _transport(http: ModuleType, login: Login, *, seconds: float, expired: bool = False) -> Any:
-    """An MCP server in this process that answers after `seconds`; all else goes to the practice server.
+    """An MCP server in this process that answers after `seconds`. Other requests go to the practice server.
 
-    Where the login has expired, its access token is refused as the practice server would refuse it.
+    If the login has expired, its access token is refused in the practice server's form.
     """
     resource = http.URL(url_of(login))
     challenge = f'Bearer error="invalid_token", resource_metadata="{_metadata_url(resource)}"'
@@ -199,7 +199,7 @@ def _metadata_url(resource: Any) -> Any:
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Write a file of the owner's alone in one step, as a careful user's storage would."""
+    """Write a file with mode 0600 in one step, as a careful user's storage would."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.touch(mode=0o600)

@@ -1,4 +1,4 @@
-"""The MCP Python SDK's `OAuthClientProvider`, with its `TokenStorage` kept in one JSON file."""
+"""The MCP Python SDK's `OAuthClientProvider`, with a `TokenStorage` in one JSON file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REDIRECT_URI = "http://127.0.0.1:4321/callback"
 
 
 async def ask_for_browser(_: str) -> NoReturn:
-    """In the place of a browser: there is no person here."""
+    """Replaces the browser: there is no person to sign in."""
     raise BrowserNeeded
 
 
@@ -25,13 +25,13 @@ async def no_callback() -> NoReturn:
 
 
 def client_document(login: Login) -> dict[str, Any]:
-    """The registered client as the SDK's model takes it."""
+    """The registered client, as the SDK's model."""
     names = ("client_id", "client_secret", "client_secret_expires_at", "token_endpoint_auth_method", "issuer")
     return {**{name: login[name] for name in names}, "redirect_uris": [REDIRECT_URI]}
 
 
 def token_document(login: Login) -> dict[str, Any]:
-    """The token answer as the SDK's model takes it."""
+    """The token response, as the SDK's model."""
     names = ("access_token", "token_type", "expires_in", "refresh_token", "scope")
     return {name: login[name] for name in names}
 
@@ -87,7 +87,7 @@ class McpSdk:
             redirect_handler=ask_for_browser,
             callback_handler=no_callback,
         )
-        if running:  # it keeps the expiry in memory alone: a restarted process does not know it
+        if running:  # it stores the expiry only in memory, so a restarted process does not know it
             provider.context.token_expiry_time = login["expires_at"] / 1000
         async with self.http.AsyncClient(auth=provider, transport=transport, trust_env=False) as client:
             yield client
