@@ -133,7 +133,7 @@ def build_router(
         await require_own_page(request, session_of(request), _base_url(request, service))
         found = await logins.for_request(request)
         if found is None:
-            raise NotSignedIn("Nobody is signed in.")
+            raise NotSignedIn("Not signed in.")
         return await pages_of.done(request, "refreshed" if await _refreshed(found) else "fresh")
 
     @router.post(

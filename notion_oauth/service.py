@@ -121,9 +121,9 @@ class NotionOAuth:
             before = (replaces or self).tokens
             kept = await before.load() or await before.ended_login()
             wanted = scopes.union(scopes.previously_requested(kept, discovery, granted=steps_up), scope)
-            in_use = login.client if login and steps_up and not typed else None
+            known_client = login.client if login and steps_up and not typed else None
             client, scope = await self.clients.get_or_register(
-                discovery, redirect_uri, scope=wanted, minimum_scope=scope, in_use=in_use
+                discovery, redirect_uri, scope=wanted, minimum_scope=scope, known_client=known_client
             )
         return authorization.authorization_request(
             discovery,

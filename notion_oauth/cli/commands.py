@@ -144,9 +144,7 @@ def profiles(
     for name, status in found.items():
         typer.echo(f"{name}  {status['status']}  {status.get('resource') or status.get('message') or ''}".rstrip())
     if not found:
-        typer.echo(
-            render_commands("Nobody is signed in. Sign in with: notion-oauth login --profile NAME", ctx), err=True
-        )
+        typer.echo(render_commands("Not signed in. Sign in with: notion-oauth login --profile NAME", ctx), err=True)
 
 
 def _look(oauth: NotionOAuth) -> dict[str, Any]:

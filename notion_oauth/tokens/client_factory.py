@@ -1,4 +1,4 @@
-"""What a login is watched with: the audit log alone, or OpenTelemetry too where that is asked for."""
+"""Builds the OAuth client and the audit log, with OpenTelemetry if `telemetry` is on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from notion_oauth.transport.client import Transport
 
 
 def build_client_and_audit(settings: Settings, profile: str, clock: Clock) -> tuple[OAuthClient, Audit]:
-    """The client that speaks to the servers, and the log that tells what became of it.
+    """The client that sends the requests, and the log of their outcomes.
 
-    Raises ConfigurationError where telemetry is on and OpenTelemetry is not installed.
+    Raises ConfigurationError if telemetry is on and OpenTelemetry is not installed.
     """
     if not settings.telemetry:
         return OAuthClient(Transport.from_settings(settings), clock=clock, issuer=settings.issuer), Audit(profile)
@@ -23,7 +23,7 @@ def build_client_and_audit(settings: Settings, profile: str, clock: Clock) -> tu
         if (error.name or "").partition(".")[0] != "opentelemetry":
             raise
         raise ConfigurationError(
-            "NOTION_OAUTH_TELEMETRY is on, and OpenTelemetry is not installed.",
+            "NOTION_OAUTH_TELEMETRY is on, but OpenTelemetry is not installed.",
             hint="Install it with: uv pip install 'notion-oauth[otel]', or unset NOTION_OAUTH_TELEMETRY.",
         ) from None
     transport = telemetry.TracedTransport.from_settings(settings)

@@ -1,4 +1,4 @@
-"""The conversation with the servers: each method sends what `protocol` builds and returns what it reads."""
+"""Requests to the servers: each method sends what `protocol` builds and returns what `protocol` parses."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.transport.client import Transport
 
-Requirement = Callable[[AuthorizationServerMetadata], object]  # raises MetadataError where it is not met
-MAX_SERVERS = 5  # of those that a resource lists, that are asked; it could list thousands
+Requirement = Callable[[AuthorizationServerMetadata], object]  # raises MetadataError if it is not met
+MAX_SERVERS = 5  # how many of the listed authorization servers are tried; a resource could list thousands
 M = TypeVar("M")
 
 
 class OAuthClient:
-    """Speaks to the resource and to its authorization server, and keeps nothing.
+    """Sends requests to the resource and to its authorization server. Stores nothing.
 
-    Every method raises NetworkError or ServerUnavailable for a passing failure; the others are named. `issuer` is the
-    authorization server to be used, where a person has said so.
+    Every method raises NetworkError or ServerUnavailable for a transient failure; its docstring names other errors.
+    `issuer` is the authorization server to use, if the user has configured one.
     """
 
     def __init__(self, transport: Transport, *, clock: Clock = utc_now, issuer: str | None = None) -> None:
@@ -47,11 +47,11 @@ class OAuthClient:
         self._issuer = issuer
 
     async def challenge(self, server_url: str) -> BearerChallenge | None:
-        """What the resource asks of whoever comes without a token; None where it says nothing, or cannot be reached."""
+        """The challenge of the resource to a request without a token; None without one, or if it cannot be reached."""
         try:
             return discovery.challenge_of(await self._transport.send(discovery.probe_request(server_url)))
         except (TransientError, MetadataError):
-            return None  # what it would have said may stand at the well-known URLs, too
+            return None  # the metadata at the well-known URLs may be enough
 
     async def discover(
         self,
@@ -63,51 +63,53 @@ class OAuthClient:
         usable: Requirement | None = None,
         max_servers: int = MAX_SERVERS,
     ) -> Discovery:
-        """Find the authorization server of an MCP server: the one that is set, else the first that can be used.
+        """Find the authorization server of an MCP server: the configured one, else the first usable one.
 
-        Of several servers, those in `prefer` are tried first. Without `allow_ambiguous`, two candidates are an error.
-        `usable` raises for a server that cannot be used; at most `max_servers` are asked. Without protected resource
-        metadata, the server's own origin is the authorization server (MCP 2025-03-26). Raises MetadataError.
+        Servers in `prefer` are tried first. Without `allow_ambiguous`, several candidates are an error. `usable` raises
+        for a server that cannot be used; at most `max_servers` are tried. Without protected resource metadata, the
+        origin of the MCP server is the authorization server (MCP 2025-03-26). Raises MetadataError.
         """
         try:
-            resource, page = await self._protected_resource_metadata(server_url, challenge), None
-        except MetadataNotFound as odd:
+            resource, not_found = await self._protected_resource_metadata(server_url, challenge), None
+        except MetadataNotFound as error:
             if challenge is not None and challenge.resource_metadata is not None:
-                raise  # it has such metadata, and only shows something else just now
-            resource, page = None, odd
+                raise  # the challenge says that metadata exists, so the failure may be temporary
+            resource, not_found = None, error
         if resource is None:
-            return await self._without_resource_metadata(server_url, page, usable)
-        chosen = _chosen(resource.authorization_servers, self._issuer, prefer)
-        if not allow_ambiguous and len(chosen) > 1:
+            return await self._without_resource_metadata(server_url, not_found, usable)
+        candidates = _candidates(resource.authorization_servers, self._issuer, prefer)
+        if not allow_ambiguous and len(candidates) > 1:
             raise MetadataError(
-                f"{server_url} names several authorization servers, and the stored login does not say whose it is.",
-                hint="Nothing was sent to any. Set NOTION_OAUTH_ISSUER to the one that the login was made with.",
+                f"{server_url} lists several authorization servers, and the stored login does not name its issuer.",
+                hint="No server received the tokens. Set NOTION_OAUTH_ISSUER to the server that issued the login.",
             )
         failure: MetadataError | None = None
-        for found in chosen[:max_servers]:
+        for issuer in candidates[:max_servers]:
             try:
-                server = await self._authorization_server_metadata(found)
+                server = await self._authorization_server_metadata(issuer)
                 if server is not None and usable is not None:
                     usable(server)
             except MetadataError as error:
                 failure = failure or error
-                continue  # the servers are independent of each other: another may be set up rightly
+                continue  # another server may be usable
             if server is not None:
                 return Discovery(resource=resource.resource, scopes=resource.scopes_supported or None, server=server)
-            missing = f"{found} publishes no authorization server metadata (RFC 8414)."
+            missing = f"{issuer} publishes no authorization server metadata (RFC 8414)."
             failure = failure or MetadataError(missing)
-        assert failure is not None  # noqa: S101 - a resource that names no server was refused before
+        assert failure is not None  # noqa: S101 - the parser refuses a resource that lists no server
         raise failure
 
     async def _without_resource_metadata(
-        self, server_url: str, page: MetadataNotFound | None, usable: Requirement | None
+        self, server_url: str, not_found: MetadataNotFound | None, usable: Requirement | None
     ) -> Discovery:
         base = discovery.base_url(server_url)
         if self._issuer not in (None, base, f"{base}/"):
-            raise MetadataError(f"{server_url} names no authorization server, and so not {self._issuer}.")
+            raise MetadataError(
+                f"NOTION_OAUTH_ISSUER is {self._issuer}, but {server_url} lists no authorization server."
+            )
         published = await self._authorization_server_metadata(base, presumed=True)
-        if published is None and page is not None:
-            raise page  # a site that answers everything: there is nothing to be assumed of it
+        if published is None and not_found is not None:
+            raise not_found  # a site that answers every URL with a page: no endpoints can be assumed
         server = published or discovery.assumed_authorization_server(base)
         if usable is not None:
             usable(server)
@@ -116,10 +118,10 @@ class OAuthClient:
     async def _protected_resource_metadata(
         self, server_url: str, challenge: BearerChallenge | None
     ) -> ProtectedResourceMetadata | None:
-        named = None if challenge is None else challenge.resource_metadata
-        urls = discovery.protected_resource_metadata_urls(server_url, named)
+        url = None if challenge is None else challenge.resource_metadata
+        urls = discovery.protected_resource_metadata_urls(server_url, url)
         parse = partial(discovery.parse_protected_resource_metadata, server_url=server_url)
-        return await self._first(urls, parse, decisive=named)
+        return await self._first(urls, parse, decisive=url)
 
     async def _authorization_server_metadata(
         self, issuer: str, *, presumed: bool = False
@@ -130,10 +132,10 @@ class OAuthClient:
     async def _first(
         self, urls: Iterable[str], parse: Callable[[Response], M | None], *, decisive: str | None = None
     ) -> M | None:
-        """The first document that is right, whatever stands at the URLs before; None where there is none anywhere.
+        """The first valid document at the URLs; None if every URL answers that there is no document.
 
-        Raises MetadataError where only wrong ones were found, or a wrong one at the `decisive` URL, NoDocument or
-        Redirected where there was only such.
+        Raises MetadataError if only invalid documents were found, or if the one at the `decisive` URL is invalid;
+        MetadataNotFound or UnexpectedRedirect if the URLs led to nothing else.
         """
         failure: NotionOAuthError | None = None
         nothing = (MetadataNotFound, UnexpectedRedirect)
@@ -151,19 +153,19 @@ class OAuthClient:
         return None
 
     async def register(self, server: AuthorizationServerMetadata, metadata: ClientMetadata) -> ClientInformation:
-        """Register a client (RFC 7591). Raises MetadataError where that is not offered, RegistrationRefused."""
+        """Register a client (RFC 7591). Raises MetadataError if that is not offered, RegistrationRefused."""
         request = registration.registration_request(server, metadata)
         return registration.parse_registration_response(await self._transport.send(request), request=request)
 
     async def is_client_registered(
         self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str
     ) -> bool:
-        """Whether the server still knows a client. Raises nothing for a passing failure: it then counts as known."""
+        """Whether the server still recognises a client; True after a transient failure, which is not raised."""
         try:
-            answer = await self._transport.send(registration.probe_request(server, client, redirect_uri))
+            response = await self._transport.send(registration.probe_request(server, client, redirect_uri))
         except TransientError:
             return True
-        return not registration.is_client_unknown(answer)
+        return not registration.is_client_unknown(response)
 
     async def exchange(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
         """Exchange a code for tokens. Raises TokenRefused."""
@@ -176,7 +178,7 @@ class OAuthClient:
         return token.token_set(parsed, grant, requested_at=requested_at)
 
     async def refresh(self, tokens: TokenSet) -> TokenSet:
-        """Refresh a login. Raises TokenRefused, SignInRequired where it has no refresh token."""
+        """Refresh a login. Raises TokenRefused, SignInRequired if it has no refresh token."""
         parsed, requested_at = await self._tokens(token.refresh_request(tokens))
         return token.refreshed(tokens, parsed, requested_at=requested_at)
 
@@ -186,16 +188,16 @@ class OAuthClient:
         return token.parse_token_response(response, request=request), requested_at
 
     async def with_endpoints(self, tokens: TokenSet, server_url: str) -> TokenSet:
-        """Add what a login lacks that another program stored. A complete one costs no request.
+        """Discover the endpoints of a login that another program stored without them. Otherwise sends no request.
 
-        Raises MetadataError; also where it could belong to several servers: its secrets are shown to none of them then.
+        Raises MetadataError, also if the login could belong to several servers: then none of them gets its secrets.
         """
         if tokens.token_endpoint is not None or tokens.refresh_token is None:
             return tokens
         known = (tokens.issuer,) if tokens.issuer else ()
         found = await self.discover(server_url, prefer=known, allow_ambiguous=bool(known), max_servers=1)
         if tokens.issuer not in (None, found.server.issuer):
-            raise MetadataError(f"{server_url} no longer names {tokens.issuer}, which the stored login was made with.")
+            raise MetadataError(f"{server_url} no longer lists {tokens.issuer}, which issued the stored login.")
         return tokens.model_copy(
             update={
                 "issuer": found.server.issuer,
@@ -205,14 +207,14 @@ class OAuthClient:
         )
 
     async def introspect(self, tokens: TokenSet) -> Introspection | None:
-        """What the server says of the access token; None where it offers no introspection. Raises TokenRefused."""
+        """Introspect the access token (RFC 7662); None if the server does not offer that. Raises TokenRefused."""
         request = introspection.introspection_request(tokens)
         if request is None:
             return None
         return introspection.parse_introspection_response(await self._transport.send(request), request=request)
 
     async def revoke(self, tokens: TokenSet) -> bool:
-        """End the grant at the server; False where the server offers no revocation. Raises TokenRefused."""
+        """Revoke the grant (RFC 7009); False if the server offers no revocation. Raises TokenRefused."""
         request = revocation.revocation_request(tokens)
         if request is None:
             return False
@@ -220,18 +222,18 @@ class OAuthClient:
         return True
 
     def _now(self) -> datetime:
-        """In whole milliseconds: what stores keep, so that a login is equal to itself when it is read again."""
+        """The time in whole milliseconds, as stores save it, so that a login equals itself after it is read back."""
         now = self._clock()
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
-def _chosen(issuers: tuple[str, ...], wanted: str | None, prefer: Collection[str]) -> tuple[str, ...]:
-    """The authorization servers to try, in order. Raises MetadataError where the one that is wanted is not named."""
-    if wanted is None:
+def _candidates(issuers: tuple[str, ...], configured: str | None, prefer: Collection[str]) -> tuple[str, ...]:
+    """The authorization servers to try, in order. Raises MetadataError if the configured one is not listed."""
+    if configured is None:
         return tuple(sorted(issuers, key=lambda issuer: issuer not in prefer))
-    if wanted not in issuers:
+    if configured not in issuers:
         raise MetadataError(
-            f"The server names {', '.join(issuers)} as its authorization servers, and not {wanted}.",
+            f"NOTION_OAUTH_ISSUER is {configured}, but the server lists only {', '.join(issuers)}.",
             hint="Correct NOTION_OAUTH_ISSUER, or unset it.",
         )
-    return (wanted,)
+    return (configured,)

@@ -1,4 +1,4 @@
-"""Which client a profile is to an authorization server, in the order of MCP: by hand, by document, by registration."""
+"""Which OAuth client a profile uses, in MCP's order: preregistered, client ID metadata document, registration."""
 
 from __future__ import annotations
 
@@ -24,21 +24,19 @@ from notion_oauth.settings import Settings
 from notion_oauth.storage import TokenStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 
-SHARED_PROFILE = (
-    profile_names.DEFAULT_PROFILE
-)  # where it is kept which issuer a client by hand belongs to, for all profiles
+SHARED_PROFILE = profile_names.DEFAULT_PROFILE  # stores the issuers of the preregistered client for all profiles
 
 
 class RegistrationMethod(Enum):
-    """How a client comes to be known to an authorization server, in MCP's order."""
+    """How a client becomes registered with an authorization server, in MCP's order."""
 
-    PREREGISTERED = "registered by hand"
-    METADATA_DOCUMENT = "by its metadata document"
-    DYNAMIC = "registers itself"
+    PREREGISTERED = "preregistered"
+    METADATA_DOCUMENT = "client ID metadata document"
+    DYNAMIC = "dynamic registration"
 
 
 def registration_method(settings: Settings, server: AuthorizationServerMetadata) -> RegistrationMethod:
-    """The way that is taken there; whether the server registers anybody is not asked."""
+    """The method to use with the server. Does not check whether the server offers registration."""
     if settings.client_id is not None:
         return RegistrationMethod.PREREGISTERED
     if settings.client_metadata_url is not None and server.client_id_metadata_document_supported:
@@ -47,7 +45,7 @@ def registration_method(settings: Settings, server: AuthorizationServerMetadata)
 
 
 class Registrations:
-    """The clients of one profile. Each belongs to the issuer that it was made with, and is shown to no other."""
+    """The clients of one profile. Each belongs to the issuer that it was registered with, and is sent to no other."""
 
     def __init__(
         self,
@@ -65,38 +63,38 @@ class Registrations:
         self._profile = profile
         self._clock = clock
         self._audit = audit
-        self._believed: str | None = None  # the client with which a sign-in was begun unasked
-        # Holds registrations alone, in the store's place; told whether one is made for its scope's sake
+        self._unchecked: str | None = None  # the client that the last sign-in used without asking the server
+        # Replaces the store's lock during a registration; its argument is whether only the scope requires a new client
         self.registration_lock: Callable[[bool], AbstractAsyncContextManager[None]] | None = None
 
     async def mark_used(self, pending: PendingAuthorization) -> None:
-        """The sign-in that was begun has succeeded: a client by hand may be redirected there again."""
-        self._believed = None
-        ours = self._settings.preregistered
-        if ours is not None and ours.client_id == pending.client.client_id:
+        """Record that a sign-in has succeeded: its redirect URI is valid for the preregistered client."""
+        self._unchecked = None
+        configured = self._settings.preregistered
+        if configured is not None and configured.client_id == pending.client.client_id:
             async with self._store.exclusive(SHARED_PROFILE):
                 await self._store.save_registration(
-                    SHARED_PROFILE, _preregistered_for(ours, pending.issuer, pending.redirect_uri)
+                    SHARED_PROFILE, _preregistered_for(configured, pending.issuer, pending.redirect_uri)
                 )
 
     def require_sign_in(self, server: AuthorizationServerMetadata) -> None:
-        """Raise MetadataError where people cannot sign in safely, or no client of ours can be known to the server."""
+        """Raise MetadataError if the server supports no safe sign-in, or no way to register this client."""
         require_sign_in(server)
         if registration_method(self._settings, server) is RegistrationMethod.DYNAMIC:
             registration.require_registration(server)
 
     async def registered_redirect_uris(self) -> Sequence[str]:
-        """The redirect URIs that this profile's kept registrations are for, the newest first."""
-        preregistered = [kept for kept in await self._store.load_registrations(SHARED_PROFILE) if kept.preregistered]
+        """The redirect URIs of this profile's stored registrations, the newest first."""
+        preregistered = [each for each in await self._store.load_registrations(SHARED_PROFILE) if each.preregistered]
         own = await self._store.load_registrations(self._profile)
-        kept = preregistered if self._settings.preregistered else own
-        return list(dict.fromkeys(one.redirect_uri for one in reversed(kept) if one.redirect_uri))
+        stored = preregistered if self._settings.preregistered else own
+        return list(dict.fromkeys(each.redirect_uri for each in reversed(stored) if each.redirect_uri))
 
     async def own_issuers(self) -> Collection[str]:
-        """The issuers that the client in the settings was registered with, as far as it was used."""
-        if (ours := self._settings.preregistered) is None:
+        """The issuers that the client in the settings has been used with."""
+        if (configured := self._settings.preregistered) is None:
             return ()
-        return _issuers_of(ours, await self._store.load_registrations(SHARED_PROFILE))
+        return _issuers_of(configured, await self._store.load_registrations(SHARED_PROFILE))
 
     async def get_or_register(
         self,
@@ -105,120 +103,124 @@ class Registrations:
         *,
         scope: str | None,
         minimum_scope: str | None,
-        in_use: ClientInformation | None = None,
+        known_client: ClientInformation | None = None,
     ) -> tuple[ClientInformation, str | None]:
-        """The client that was registered by hand, else the metadata document's, else one that is registered.
+        """The preregistered client, else the one of the metadata document, else a stored or new registration.
 
-        With it, what of the scope it may ask for: a server may have registered it for less than was asked. Where none
-        is registered for all of it just now, it is one for the `minimum_scope`.
+        Also returns the scope that this client may request: a server may register it for less than was requested. If
+        too many registrations prevent a client for the whole scope, the client is one for `minimum_scope`.
 
-        A registration is kept and used again, unless the server has forgotten it or it does not cover the scope: then
-        another is made. `in_use` is the client of a login that the resource has just looked at: the server knows it,
-        and is not asked, unless a sign-in that believed so was begun before and nothing came of it. Raises
-        ConfigurationError where the client that was registered by hand belongs to another issuer, RegistrationRefused,
-        MetadataError where the server registers nobody, TooManyRequests, TransientError, StorageError.
+        A stored registration is used again, unless the server no longer recognises it or it lacks a scope: then a new
+        one is made. `known_client` is the client of a login that the resource has just accepted. The authorization
+        server is not asked about it, unless the last sign-in that skipped this check did not succeed. Raises
+        ConfigurationError if the preregistered client belongs to another issuer, RegistrationRefused, MetadataError if
+        the server offers no registration, TooManyRequests, TransientError, StorageError.
         """
-        if (given := await self._configured(discovery)) is not None:
-            return given, scope
+        if (configured := await self._configured(discovery)) is not None:
+            return configured, scope
         try:
-            kept = await self._kept_or_registered(discovery, redirect_uri, scope, in_use)
+            found = await self._find_or_register(discovery, redirect_uri, scope, known_client)
         except TooManyRequests:
             scope = minimum_scope
-            kept = await self._kept_or_registered(discovery, redirect_uri, scope, None)
-        return kept.client, scopes.limit_scope(scope, kept.registered_scope)
+            found = await self._find_or_register(discovery, redirect_uri, scope, None)
+        return found.client, scopes.limit_scope(scope, found.registered_scope)
 
-    async def _kept_or_registered(
-        self, discovery: Discovery, redirect_uri: str, scope: str | None, in_use: ClientInformation | None
+    async def _find_or_register(
+        self, discovery: Discovery, redirect_uri: str, scope: str | None, known_client: ClientInformation | None
     ) -> Registration:
-        looked_at: set[str] = set()
+        checked: set[str] = set()
         ordinary = scopes.registration_scope(discovery)
         extended_scope = not scopes.includes_scope(ordinary, scope)
-        kept_for = partial(self._kept_for, discovery, redirect_uri, scope, extended_scope)
-        for found in await kept_for():  # whoever waits for a server has no lock
-            looked_at.add(found.client.client_id)
-            if found.client == in_use and found.client.client_id != self._believed:
-                self._believed = found.client.client_id
+        stored = partial(self._stored, discovery, redirect_uri, scope, extended_scope)
+        for found in await stored():  # without the lock, because the server may take long to answer
+            checked.add(found.client.client_id)
+            if found.client == known_client and found.client.client_id != self._unchecked:
+                self._unchecked = found.client.client_id
                 return found
             if await self._is_usable(discovery, found):
                 return found
-        extra = extended_scope and not looked_at  # else the one that there is has to be replaced in any case
-        alone = self.registration_lock(extra) if self.registration_lock else self._store.exclusive(self._profile)
-        async with alone:
-            for found in await kept_for():
-                if found.client.client_id not in looked_at:
-                    return found  # somebody else has registered it meanwhile
-            return await self._registered(discovery, redirect_uri, scopes.union(scope, ordinary), extended_scope)
+        extra = extended_scope and not checked  # a registration that was checked has to be replaced in any case
+        lock = self.registration_lock(extra) if self.registration_lock else self._store.exclusive(self._profile)
+        async with lock:
+            for found in await stored():
+                if found.client.client_id not in checked:
+                    return found  # registered meanwhile by another task or process
+            return await self._register_and_save(discovery, redirect_uri, scopes.union(scope, ordinary), extended_scope)
 
-    async def _kept_for(
+    async def _stored(
         self, discovery: Discovery, redirect_uri: str, scope: str | None, extended_scope: bool
     ) -> Sequence[Registration]:
-        """A client that was registered for more could be given more by a server that nobody asks for a scope."""
-        place = discovery.server.issuer, redirect_uri
-        kept = await self._store.load_registrations(self._profile)
-        there = (one for one in kept if (one.issuer, one.redirect_uri) == place and not one.preregistered)
-        return [one for one in there if _allows(one, scope) and (extended_scope or not one.extended_scope)]
+        """The stored registrations for the issuer, redirect URI and scope.
 
-    async def _registered(
+        One with an extended scope is used only for such a scope: without a `scope` parameter, a server might grant all
+        scopes that the client was registered for.
+        """
+        key = discovery.server.issuer, redirect_uri
+        stored = await self._store.load_registrations(self._profile)
+        matching = (each for each in stored if (each.issuer, each.redirect_uri) == key and not each.preregistered)
+        return [each for each in matching if _allows(each, scope) and (extended_scope or not each.extended_scope)]
+
+    async def _register_and_save(
         self, discovery: Discovery, redirect_uri: str, scope: str | None, extended_scope: bool
     ) -> Registration:
-        """A new client, which is kept, with all that may be asked for later, too."""
-        made = await self._register(discovery, redirect_uri, scope)
-        kept = Registration(
+        """Register a client for `scope`, which includes what later sign-ins may request, and store it."""
+        client = await self._register(discovery, redirect_uri, scope)
+        registered = Registration(
             issuer=discovery.server.issuer,
             redirect_uri=redirect_uri,
-            client=made.model_copy(update={"scope": None}),
+            client=client.model_copy(update={"scope": None}),
             extended_scope=extended_scope,
             registered_at=self._clock(),
             scope=scope,
-            registered_scope=made.scope,
+            registered_scope=client.scope,
         )
-        await self._store.save_registration(self._profile, kept)
-        self._audit.succeeded("registration", issuer=kept.issuer, client_id=made.client_id)
-        return kept
+        await self._store.save_registration(self._profile, registered)
+        self._audit.succeeded("registration", issuer=registered.issuer, client_id=client.client_id)
+        return registered
 
     async def assertion_client(self, discovery: Discovery) -> ClientInformation:
-        """The client that assertions are issued to: one with an id that their issuer knows, too.
+        """The client that assertions are issued to: its id must be known to the issuer of the assertion.
 
-        Raises ConfigurationError where none is set, StorageError.
+        Raises ConfigurationError if no client is configured, StorageError.
         """
-        given = await self._configured(discovery)
-        if given is None:
-            message = "An assertion is issued to one client, and a client that registers itself is none of those."
+        client = await self._configured(discovery)
+        if client is None:
+            message = "An assertion is issued to one client, so a dynamically registered client cannot use it."
             raise ConfigurationError(message, hint="Set NOTION_OAUTH_CLIENT_ID to the client that it was issued to.")
-        return given
+        return client
 
     async def _configured(self, discovery: Discovery) -> ClientInformation | None:
-        """The client that the settings name, where this server takes it."""
-        way = registration_method(self._settings, discovery.server)
-        if way is RegistrationMethod.PREREGISTERED and (ours := self._settings.preregistered) is not None:
+        """The client in the settings, if this server supports it."""
+        method = registration_method(self._settings, discovery.server)
+        if method is RegistrationMethod.PREREGISTERED and (client := self._settings.preregistered) is not None:
             async with self._store.exclusive(SHARED_PROFILE):
-                return await self._preregistered(ours, discovery)
-        if way is RegistrationMethod.METADATA_DOCUMENT and (url := self._settings.client_metadata_url) is not None:
+                return await self._preregistered(client, discovery)
+        if method is RegistrationMethod.METADATA_DOCUMENT and (url := self._settings.client_metadata_url) is not None:
             return ClientInformation(client_id=url, token_endpoint_auth_method="none")  # noqa: S106 - a method
         return None
 
-    async def _preregistered(self, ours: ClientInformation, discovery: Discovery) -> ClientInformation:
-        """The client that was registered by hand.
+    async def _preregistered(self, client: ClientInformation, discovery: Discovery) -> ClientInformation:
+        """The preregistered client, if it may be sent to this issuer.
 
-        Which issuer that was is remembered from its first use on, once for all profiles: the setting is theirs, too.
+        Its issuer is stored at its first use, once for all profiles because they share the setting.
         """
         issuer = discovery.server.issuer
-        known = _issuers_of(ours, await self._store.load_registrations(SHARED_PROFILE))
+        known = _issuers_of(client, await self._store.load_registrations(SHARED_PROFILE))
         if known and issuer not in known and self._settings.issuer != issuer:
             raise ConfigurationError(
-                f"The client in NOTION_OAUTH_CLIENT_ID was registered with {min(known)}, and the server now names "
-                f"another, {issuer}. It was not shown to that one.",
-                hint="If you trust that one, register a client there and set its id. Only if this very client was "
-                "registered there too, by you, name that server in NOTION_OAUTH_ISSUER.",
+                f"The client in NOTION_OAUTH_CLIENT_ID was registered with {min(known)}, but the MCP server now names "
+                f"another authorization server, {issuer}. The client was not sent there.",
+                hint="If you trust the new server, register a client there and set its id. Set NOTION_OAUTH_ISSUER to "
+                "the new server only if you have registered this same client there, too.",
             )
         if issuer not in known:
-            await self._store.save_registration(SHARED_PROFILE, _preregistered_for(ours, issuer, ""))
-        return ours
+            await self._store.save_registration(SHARED_PROFILE, _preregistered_for(client, issuer, ""))
+        return client
 
-    async def _is_usable(self, discovery: Discovery, kept: Registration) -> bool:
-        if kept.client.expired(self._clock()):
+    async def _is_usable(self, discovery: Discovery, found: Registration) -> bool:
+        if found.client.expired(self._clock()):
             return False
-        return await self._client.is_client_registered(discovery.server, kept.client, kept.redirect_uri)
+        return await self._client.is_client_registered(discovery.server, found.client, found.redirect_uri)
 
     async def _register(self, discovery: Discovery, redirect_uri: str, scope: str | None) -> ClientInformation:
         server = discovery.server
@@ -233,12 +235,12 @@ class Registrations:
         except MetadataError:
             if not discovery.assumed:
                 raise
-            message = f"{server.issuer} publishes no OAuth metadata (RFC 9728, RFC 8414), and has no /register."
+            message = f"{server.issuer} publishes no OAuth metadata (RFC 9728, RFC 8414) and has no /register endpoint."
             raise MetadataError(message) from None
         except RegistrationRefused as refused:
             if refused.error == "invalid_redirect_uri":
-                own = "Have its operator register a client, and set NOTION_OAUTH_CLIENT_ID."
-                refused.hint = f"It does not take {redirect_uri}. {own}"
+                hint = "Ask its operator to register a client, and set NOTION_OAUTH_CLIENT_ID."
+                refused.hint = f"The server does not allow {redirect_uri}. {hint}"
             raise
 
 
@@ -247,10 +249,10 @@ def _preregistered_for(client: ClientInformation, issuer: str, redirect_uri: str
     return Registration(issuer=issuer, redirect_uri=redirect_uri, client=public, preregistered=True)
 
 
-def _issuers_of(client: ClientInformation, kept: Collection[Registration]) -> set[str]:
-    return {one.issuer for one in kept if one.preregistered and one.client.client_id == client.client_id}
+def _issuers_of(client: ClientInformation, stored: Collection[Registration]) -> set[str]:
+    return {each.issuer for each in stored if each.preregistered and each.client.client_id == client.client_id}
 
 
-def _allows(kept: Registration, scope: str | None) -> bool:
-    """Whether a client may ask for the scope: servers hold it to those that it was registered with (RFC 7591 §2)."""
-    return kept.scope is None or scopes.includes_scope(kept.scope, scope)
+def _allows(registered: Registration, scope: str | None) -> bool:
+    """Whether a client may request the scope: servers limit it to the scopes of its registration (RFC 7591 §2)."""
+    return registered.scope is None or scopes.includes_scope(registered.scope, scope)

@@ -1,4 +1,4 @@
-"""What becomes of a login at sign-out, at its server too, and the words for it."""
+"""Revoking a grant at sign-out (RFC 7009), the possible outcomes, and their messages."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from notion_oauth.tokens.oauth_client import OAuthClient
 
 
 class SignOut(Enum):
-    """What became of a login at sign-out. The stored tokens are gone in every case but the last."""
+    """The outcome of a sign-out. The stored tokens are deleted in every case but NOT_REMOVED."""
 
     REVOKED = "revoked"
     NOT_OFFERED = "the server offers no revocation"
-    NOT_REACHED = "the server could not be told"
+    NOT_REACHED = "the server could not be reached"
     REFUSED = "the server refused to end the grant"
-    NOT_SIGNED_IN = "nobody was signed in"
-    SUPERSEDED = "a later login of the same client has its place"
-    NOT_REMOVED = "what is kept could not be read or removed"
+    NOT_SIGNED_IN = "there was no login"
+    SUPERSEDED = "a later login of the same client replaces it"
+    NOT_REMOVED = "the stored login could not be read or removed"
 
 
 SIGN_OUT_MESSAGES = {
     SignOut.REVOKED: "Signed out. Notion has ended the grant.",
-    SignOut.NOT_OFFERED: "Signed out here. The server offers no revocation: end the connection in its settings too.",
-    SignOut.NOT_REACHED: "Signed out here, but the server could not be told: end the connection in Notion's settings.",
-    SignOut.REFUSED: "Signed out here, but the server refused to end the grant: do that in Notion's settings.",
-    SignOut.NOT_SIGNED_IN: "Nobody was signed in.",
-    SignOut.SUPERSEDED: "Signed out here. The later login of the same client goes on.",
-    SignOut.NOT_REMOVED: "Signed out in this browser, but the service could not remove the login: "
-    "end the connection in Notion's settings too.",
+    SignOut.NOT_OFFERED: "Signed out here. The server offers no revocation. End the connection in Notion's settings.",
+    SignOut.NOT_REACHED: "Signed out here, but the server was not reached. End the connection in Notion's settings.",
+    SignOut.REFUSED: "Signed out here, but the server refused to end the grant. End it in Notion's settings.",
+    SignOut.NOT_SIGNED_IN: "You were not signed in.",
+    SignOut.SUPERSEDED: "Signed out here. The later login of the same client stays valid.",
+    SignOut.NOT_REMOVED: "Signed out in this browser, but the service could not remove the login. "
+    "End the connection in Notion's settings.",
 }
 
 
 async def revoke(
     tokens: TokenSet, client: OAuthClient, audit: Audit, *, server_url: str, successor: GrantRequest | None = None
 ) -> SignOut:
-    """End the grant at the server, where it offers that. Raises nothing of ours: the audit log tells what fails.
+    """Revoke the grant if the server offers that. Raises no NotionOAuthError: a failure goes to the audit log.
 
-    `successor` is what has led to a login in the place of this one. Where both have one client nothing is revoked:
-    Notion ends the earlier login itself, and others might end both.
+    `successor` is the request of a login that replaces this one. If both have the same client, nothing is revoked:
+    Notion ends the earlier login itself, and other servers might end both.
     """
-    if successor is not None and _one_client(tokens, successor):
+    if successor is not None and _same_client(tokens, successor):
         return SignOut.SUPERSEDED
     try:
         offered = await client.revoke(await client.with_endpoints(tokens, server_url))
@@ -55,7 +55,7 @@ async def revoke(
     return SignOut.REVOKED
 
 
-def _one_client(tokens: TokenSet, successor: GrantRequest) -> bool:
-    """Whether both logins are one client's at one server, as far as what is kept tells."""
+def _same_client(tokens: TokenSet, successor: GrantRequest) -> bool:
+    """Whether both logins have the same issuer and client. Values that the stored login lacks count as equal."""
     issuer, client = tokens.issuer or successor.issuer, tokens.client or successor.client
     return (issuer, client.client_id) == (successor.issuer, successor.client.client_id)

@@ -1,4 +1,4 @@
-"""A look at the stored login, made without any request. Needs the standard library alone, as a quick command does."""
+"""Login status, from stored data only. Imports only the standard library, because the fast path imports it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from notion_oauth.protocol.lifetime import Login
 
     class StoredLogin(Login, Protocol):
-        """What a look at a login shows beside its times; TokenSet has it."""
+        """What the status shows of a login in addition to its times; a TokenSet has it."""
 
         @property
         def token_type(self) -> str: ...
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoginStatus:
-    """A look at the stored login.
+    """Login status, from stored data only.
 
-    `status` is "authenticated", "expired" (the access token is over, the login is not: the next use
-    refreshes it) or "unauthenticated". Of a login that the server has ended, `ended_at` and the fields after it tell.
+    `status` is "authenticated", "expired" (the access token has expired and the next use refreshes it) or
+    "unauthenticated". `ended_at` and the fields after it describe a login that the server has ended.
     """
 
     status: Literal["authenticated", "expired", "unauthenticated"]
@@ -47,30 +47,30 @@ class LoginStatus:
     authorized_at: datetime | None = None
     refreshed_at: datetime | None = None
     updated_at: datetime | None = None
-    login_ends_at: datetime | None = None  # unless it is refreshed before, and at the latest
-    warning: str | None = None  # where that is near
-    storage: str | None = None  # how the tokens are kept
-    storage_warning: str | None = None  # what is weaker in that than it is set up to be
+    login_ends_at: datetime | None = None  # at the latest; a refresh before that may extend it
+    warning: str | None = None  # if that is within two weeks
+    storage: str | None = None  # how the tokens are protected on the disk
+    storage_warning: str | None = None  # what is weaker than configured
     ended_at: datetime | None = None
     ended_reason: str | None = None
-    message: str | None = None  # why it has ended, in a sentence
+    message: str | None = None  # why it has ended, as a sentence
 
     def as_json(self, *, storage: bool = True) -> dict[str, Any]:
-        """A JSON-ready mapping; without a login, `status` and what has become of it. Times are RFC 3339 in UTC.
+        """A JSON-ready mapping; without a login, `status` and how the last login ended. Times are RFC 3339 in UTC.
 
-        How the tokens are kept is left out for those whom it does not concern.
+        Without `storage`, how the tokens are stored is left out.
         """
         if self.status != "unauthenticated":
-            hidden = _OF_AN_END if storage else (*_OF_AN_END, "storage", "storage_warning")
+            hidden = _ENDED_FIELDS if storage else (*_ENDED_FIELDS, "storage", "storage_warning")
             shown = {name: value for name, value in vars(self).items() if name not in hidden}
         else:
             shown = {"status": self.status}
             if self.ended_at is not None:
-                shown |= {name: getattr(self, name) for name in _OF_AN_END}
+                shown |= {name: getattr(self, name) for name in _ENDED_FIELDS}
         return {name: _rfc3339(value) if isinstance(value, datetime) else value for name, value in shown.items()}
 
 
-_OF_AN_END = ("ended_at", "ended_reason", "message")
+_ENDED_FIELDS = ("ended_at", "ended_reason", "message")
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -80,7 +80,7 @@ def _rfc3339(moment: datetime) -> str:
 def login_status(
     login: StoredLogin, *, now: datetime, lifetimes: Lifetimes, protection: Protection | None = None
 ) -> LoginStatus:
-    """What there is to say of a login at that moment, and of how it is kept."""
+    """The status of a login at the time `now`, and how it is protected on the disk."""
     left = lifetime.remaining(login, now)
     refreshable = login.refresh_token is not None
     expired = left is not None and left <= timedelta()
@@ -107,13 +107,14 @@ def login_status(
 
 
 def _warning(login: Login, ends_at: datetime | None, now: datetime, lifetimes: Lifetimes) -> str | None:
-    """What to do before the login ends, where that is within two weeks."""
+    """What to do before the login ends, if that is within two weeks."""
     if ends_at is None or ends_at - now > WARNING:
         return None
     days = max(0, (ends_at - now).days)
-    span = f"in {days} day{'' if days == 1 else 's'}" if days else "within a day" if ends_at > now else "by now"
+    span = f"in {days} day{'' if days == 1 else 's'}" if days else "within a day" if ends_at > now else "now"
     if login.authorized_at is not None and ends_at == login.authorized_at + lifetimes.grant:
         hint = "Sign in again before that with: notion-oauth login"
         return f"The login ends {span}, {lifetimes.grant.days} days after the sign-in. {hint}"
     hint = "Refresh it before that with: notion-oauth refresh"
-    return f"The login ends {span} unless it is refreshed: it lives {lifetimes.idle.days} days without. {hint}"
+    limit = f"it ends after {lifetimes.idle.days} days without a refresh"
+    return f"The login ends {span} unless it is refreshed: {limit}. {hint}"

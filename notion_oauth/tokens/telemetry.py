@@ -1,7 +1,6 @@
-"""OpenTelemetry: a span for each conversation with a server, and counters of what became of it.
+"""OpenTelemetry: a span for each operation at a server, and counters of the outcomes.
 
-Only the API is used: which SDK collects, and where it sends to, is the application's choice. No attribute holds a
-secret.
+Uses the API alone: the application chooses the SDK and the exporter. No attribute holds a secret.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ PROFILE = "notion_oauth.profile"
 EVENT = "notion_oauth.event"
 ERROR_TYPE = "error.type"
 STATUS_CODE = "http.response.status_code"
-OTHER = "_OTHER"  # OpenTelemetry's word for what is none of the values that there are
-MOST = {ISSUER: 16, PROFILE: 100}  # values of a label that the counters of a process tell apart
-COUNTED: dict[str, set[str]] = {label: set() for label in MOST}  # those, as far as they have come
+OTHER = "_OTHER"  # OpenTelemetry's value for all other values
+MAX_LABEL_VALUES = {ISSUER: 16, PROFILE: 100}  # distinct values of a label in the counters of a process
+LABEL_VALUES: dict[str, set[str]] = {label: set() for label in MAX_LABEL_VALUES}  # those in use so far
 _COUNTERS: dict[Event, tuple[str, str, str]] = {
     "sign_in": ("notion_oauth.sign_ins", "{sign_in}", "Sign-ins that were completed."),
     "refresh": ("notion_oauth.refreshes", "{refresh}", "Refreshes that gave new tokens."),
@@ -50,7 +49,7 @@ _COUNTERS: dict[Event, tuple[str, str, str]] = {
 
 
 class TracedTransport(Transport):
-    """Tells the span under way what the server answered; of several answers the last."""
+    """Sets the status code of the last response on the current span."""
 
     async def send(self, request: Request) -> Response:
         response = await super().send(request)
@@ -59,7 +58,7 @@ class TracedTransport(Transport):
 
 
 class TracedClient(OAuthClient):
-    """An OAuthClient with a span around each conversation, a child of whatever span its caller is in."""
+    """An OAuthClient with a span around each operation, as a child of the caller's span."""
 
     async def challenge(self, server_url: str) -> BearerChallenge | None:
         with _span("challenge", server_url):
@@ -104,22 +103,22 @@ class TracedClient(OAuthClient):
 
 @contextmanager
 def _span(name: str, url: str | None, issuer: str | None = None) -> Iterator[Span]:
-    """A span that ends with its block, and tells an error by its kind: nobody has looked a traceback through."""
+    """A span around the block. Records only the type of an error, because a traceback could hold a secret."""
     tracer = trace.get_tracer(NAME, __version__)
-    known = {**_address(url or ""), ISSUER: issuer}
+    attributes = {**_address(url or ""), ISSUER: issuer}
     with tracer.start_as_current_span(
         f"{NAME}.{name}",
         kind=SpanKind.CLIENT,
-        attributes={key: value for key, value in known.items() if value is not None},
+        attributes={key: value for key, value in attributes.items() if value is not None},
         record_exception=False,
         set_status_on_exception=False,
     ) as span:
         try:
             yield span
         except Exception as error:
-            span.set_attributes({OUTCOME: "failure", ERROR_TYPE: _kind(error)})
-            said = error.message if isinstance(error, NotionOAuthError) else None
-            span.set_status(Status(StatusCode.ERROR, said))
+            span.set_attributes({OUTCOME: "failure", ERROR_TYPE: _error_type(error)})
+            description = error.message if isinstance(error, NotionOAuthError) else None
+            span.set_status(Status(StatusCode.ERROR, description))
             raise
         else:
             span.set_attribute(OUTCOME, "success")
@@ -129,34 +128,34 @@ def _address(url: str) -> dict[str, str | int | None]:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:  # from a file that another program wrote; the request will say so
+    except ValueError:  # a stored URL of another program; sending the request reports the error
         return {}
     return {"server.address": parts.hostname, "server.port": port}
 
 
-def _kind(error: Exception) -> str:
-    """The server's error code where it gave one, else our own code, else the name of the error's class."""
+def _error_type(error: Exception) -> str:
+    """The server's error code if it sent one, else our own code, else the name of the error's class."""
     code = getattr(error, "error", None)
     if isinstance(code, str):
-        return _code(code)
+        return _known_code(code)
     return error.code if isinstance(error, NotionOAuthError) else type(error).__name__
 
 
-def _code(code: str) -> str:
-    """A code that is registered: a visitor writes at a callback what they want, and a server may too."""
+def _known_code(code: str) -> str:
+    """A registered error code, else OTHER: a visitor at the callback or a server can send any text as a code."""
     return code if code in REGISTERED_ERRORS else OTHER
 
 
-def _one_of_few(label: str, value: str) -> dict[str, str]:
-    """The label with its value; beyond a few values, of which others could make any number, all others together."""
-    seen = COUNTED[label]
-    if len(seen) < MOST[label]:
-        seen.add(value)
-    return {label: value if value in seen else OTHER}
+def _limited_label(label: str, value: str) -> dict[str, str]:
+    """The label with its value, or with OTHER beyond MAX_LABEL_VALUES, because others could create any number."""
+    values = LABEL_VALUES[label]
+    if len(values) < MAX_LABEL_VALUES[label]:
+        values.add(value)
+    return {label: value if value in values else OTHER}
 
 
 class CountedAudit(Audit):
-    """An audit log that counts what it tells. Each label is kept for as long as the process lives: they have an end."""
+    """An audit log that also counts. Label values are limited, because OpenTelemetry keeps each of them for ever."""
 
     def __init__(self, profile: str | None) -> None:
         super().__init__(profile)
@@ -166,20 +165,20 @@ class CountedAudit(Audit):
             for event, (name, unit, text) in _COUNTERS.items()
         }
         self._failures = meter.create_counter(
-            "notion_oauth.failures", unit="{failure}", description="What was tried and did not succeed."
+            "notion_oauth.failures", unit="{failure}", description="Attempts that did not succeed."
         )
 
     def _write(self, level: int, event: Event, outcome: str, facts: dict[str, Fact]) -> None:
         super()._write(level, event, outcome, facts)
         issuer, code = facts.get("issuer"), facts.get("error")
-        about = {**self._labels(), **(_one_of_few(ISSUER, issuer) if issuer else {})}
+        labels = {**self._labels(), **(_limited_label(ISSUER, issuer) if issuer else {})}
         if outcome != "success":
-            kind = _code(code) if code else facts.get("reason") or OTHER
-            self._failures.add(1, {**about, EVENT: event, OUTCOME: outcome, ERROR_TYPE: kind})
+            error_type = _known_code(code) if code else facts.get("reason") or OTHER
+            self._failures.add(1, {**labels, EVENT: event, OUTCOME: outcome, ERROR_TYPE: error_type})
         elif event in self._counters:
-            self._counters[event].add(1, about)
+            self._counters[event].add(1, labels)
 
     def _labels(self) -> dict[str, str]:
-        """The profile, unless it is a browser session's own, of which there is no end."""
-        named = self.profile is not None and not profile_names.VISITOR_PROFILE.match(self.profile)
-        return _one_of_few(PROFILE, self.profile) if named and self.profile else {}
+        """The profile, unless it is one of a browser session, whose number has no limit."""
+        is_named = self.profile is not None and not profile_names.VISITOR_PROFILE.match(self.profile)
+        return _limited_label(PROFILE, self.profile) if is_named and self.profile else {}

@@ -34,7 +34,7 @@ class ValidToken:
                 self._hosts.check(request.scope)
             login = await self._logins.for_request(request)
             if login is None:
-                raise NotSignedIn("Nobody is signed in.")
+                raise NotSignedIn("Not signed in.")
             return await login.tokens.token()
         except NotionOAuthError as error:
             detail = responses.problem(error)

@@ -44,7 +44,7 @@ Done = _shown("Done", message=(str, Field(description="What was done.")))
 _WAIT = {"Retry-After": {"description": "Seconds to wait, where that is known.", "schema": {"type": "integer"}}}
 _REFUSED: Mapping[int, str] = {
     400: "A request that is none, or a redirect that does not belong to a sign-in of this browser.",
-    401: "Nobody is signed in, or the application or the operator's gate does not know who is asking.",
+    401: "Not signed in, or the application or the operator's gate does not know who is asking.",
     403: "Sent by another site, not over https, or refused by the person or the server.",
     409: "The stored login is of another server than the one that is set.",
     421: "The service does not answer to that host name.",

@@ -59,7 +59,7 @@ def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[],
 
     assert cli.process("status").returncode == 3
     again = cli.process("logout")
-    assert (again.returncode, "Nobody was signed in." in again.stderr) == (0, True)
+    assert (again.returncode, "You were not signed in." in again.stderr) == (0, True)
 
 
 def test_json_goes_to_standard_output_for_every_command_that_has_data(cli: CommandLine) -> None:

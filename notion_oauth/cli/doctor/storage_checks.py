@@ -150,7 +150,7 @@ async def login(case: CheckContext) -> Sequence[Finding]:
     """Who is signed in, and for how long."""
     found = await case.login.there()
     if found is None:
-        return [warning("Nobody is signed in.", SIGN_IN)]
+        return [warning("Not signed in.", SIGN_IN)]
     if isinstance(found.content, EndedLogin):
         because = end_reasons.describe_end(found.content, case.settings.lifetimes)
         return [failure(f"The login has ended: {because}.", SIGN_IN_AGAIN)]

@@ -121,7 +121,7 @@ def test_the_json_is_the_same_in_sickness_and_in_health(signed_in: Doctor, sandb
 def test_people_get_a_line_for_each_and_the_cure_below_it(doctor: Doctor) -> None:
     lines = doctor.cli.run("doctor").stdout.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("warning  login "))
-    assert lines[at].endswith("Nobody is signed in.")
+    assert lines[at].endswith("Not signed in.")
     assert lines[at + 1].strip() == "Sign in with: python cli.py login"
     assert lines[at + 1].index("Sign") == lines[at].index("Nobody")
 
@@ -241,10 +241,10 @@ def test_what_the_metadata_says_is_told(signed_in: Doctor, sandbox: Sandbox) -> 
 
 def test_the_client_is_the_one_that_a_sign_in_would_take(signed_in: Doctor, sandbox: Sandbox) -> None:
     document = {"NOTION_OAUTH_CLIENT_METADATA_URL": "https://client.example/metadata.json"}
-    assert signed_in.run_checks().of("client")[0][1] == "registers itself"
-    assert signed_in.run_checks(**document).of("client")[0][1] == "by its metadata document"
+    assert signed_in.run_checks().of("client")[0][1] == "dynamic registration"
+    assert signed_in.run_checks(**document).of("client")[0][1] == "client ID metadata document"
     preregistered = {**document, "NOTION_OAUTH_CLIENT_ID": "mine"}
-    assert signed_in.run_checks(**preregistered).of("client")[0][1].startswith("registered by hand; ")
+    assert signed_in.run_checks(**preregistered).of("client")[0][1].startswith("preregistered; ")
     sandbox.options.metadata_overrides = {
         "registration_endpoint": None,
         "client_id_metadata_document_supported": None,
@@ -428,7 +428,7 @@ def test_a_grant_that_is_about_to_end_is_told(signed_in: Doctor) -> None:
     assert signed_in.unwell() == {"login"}
     assert signed_in.worst("login") == (
         "warning",
-        "The login ends in 12 days unless it is refreshed: it lives 13 days without.",
+        "The login ends in 12 days unless it is refreshed: it ends after 13 days without a refresh.",
         "Refresh it before that with: python cli.py refresh",
     )
     assert signed_in.code == 0

@@ -28,7 +28,7 @@ from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.tokens.telemetry import COUNTED, ISSUER, MOST, PROFILE
+from notion_oauth.tokens.telemetry import ISSUER, LABEL_VALUES, MAX_LABEL_VALUES, PROFILE
 from notion_oauth.web.access_logs import protect_span
 from tests.support.signing_in import begin, sign_in
 from tests.unit.protocol.builders import tokens
@@ -51,7 +51,7 @@ def collectors() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
 def spans() -> Iterator[InMemorySpanExporter]:
     exporter, _ = collectors()
     exporter.clear()
-    for seen in COUNTED.values():
+    for seen in LABEL_VALUES.values():
         seen.clear()  # each test has a server and a profile of its own
     yield exporter
     exporter.clear()
@@ -197,23 +197,25 @@ async def test_nor_does_a_server(watched: NotionOAuth, sandbox: Sandbox, spans: 
 
 def test_issuers_without_end_are_a_few_labels(watched: NotionOAuth) -> None:
     """An MCP server can name another at each sign-in."""
-    for number in range(MOST[ISSUER] + 5):
+    for number in range(MAX_LABEL_VALUES[ISSUER] + 5):
         watched.audit.failed("sign_in", NotionOAuthError("It failed."), issuer=f"https://{number}.example")
     told = counted(watched.profile)["notion_oauth.failures"]
     issuers = {about["notion_oauth.issuer"] for _, about in told}
     assert "_OTHER" in issuers
-    assert len(issuers) <= MOST[ISSUER] + 1
-    assert sum(count for count, _ in told) == MOST[ISSUER] + 5
+    assert len(issuers) <= MAX_LABEL_VALUES[ISSUER] + 1
+    assert sum(count for count, _ in told) == MAX_LABEL_VALUES[ISSUER] + 5
 
 
 @pytest.mark.usefixtures("spans")
 def test_an_applications_users_without_end_are_a_few_labels_too(settings: Settings) -> None:
     oauth = NotionOAuth(settings.model_copy(update={"telemetry": True}))
-    for number in range(MOST[PROFILE] + 5):
+    for number in range(MAX_LABEL_VALUES[PROFILE] + 5):
         oauth.for_profile(f"user-{number}").audit.succeeded("refresh", issuer="https://of-many.example")
-    told = [point for profile in ("user-0", f"user-{MOST[PROFILE] - 1}", "_OTHER") for point in points(profile)]
+    told = [
+        point for profile in ("user-0", f"user-{MAX_LABEL_VALUES[PROFILE] - 1}", "_OTHER") for point in points(profile)
+    ]
     assert told == [1, 1, 5]
-    assert points(f"user-{MOST[PROFILE]}") == []
+    assert points(f"user-{MAX_LABEL_VALUES[PROFILE]}") == []
 
 
 def points(profile: str) -> list[float]:

@@ -204,7 +204,7 @@ def at(days: float, **changes: Any) -> TokenSet:
         (at(149), 30, None),
         (at(155), 25, None),
         (at(167), 13, "Sign in again before that with: notion-oauth login"),
-        (at(180), 0, "ends by now, 180 days after the sign-in"),
+        (at(180), 0, "ends now, 180 days after the sign-in"),
         (at(20, refreshed_at=NOW - timedelta(days=15)), 15, None),
         (at(20, refreshed_at=NOW - timedelta(days=17)), 13, "in 13 days unless it is refreshed"),
         (at(20, refreshed_at=NOW - timedelta(days=29.5)), 0.5, "within a day unless it is refreshed"),

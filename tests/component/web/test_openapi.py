@@ -183,7 +183,7 @@ def test_a_sign_in_from_beginning_to_end_is_answered_as_documented(
     token = visitor.csrf_token()
     posted("logout", {}, 303)
     again = visitor.post("/auth/logout", data={"csrf_token": token}, headers=JSON)
-    assert documented("POST /auth/logout", again, 200).json()["message"] == "Nobody was signed in."
+    assert documented("POST /auth/logout", again, 200).json()["message"] == "You were not signed in."
 
 
 def test_a_login_that_the_server_has_ended_is_told_as_documented(

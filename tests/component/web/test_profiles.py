@@ -141,7 +141,7 @@ class TestBrowserSessions:
         )
         refused = Visitor(create_app(preregistered)).get("/auth/login")
         assert refused.status_code == 500
-        assert "not shown to that one" in html.unescape(refused.text)
+        assert "was not sent there" in html.unescape(refused.text)
 
     def test_signing_out_leaves_nothing_on_the_disk(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
@@ -239,7 +239,7 @@ class TestBrowserSessions:
         visitor.post("/auth/logout", data={"csrf_token": token})
         assert visitor.post("/auth/refresh", data={"csrf_token": token}).status_code == 401
         assert (
-            "Nobody was signed in"
+            "You were not signed in"
             in visitor.get(visitor.post("/auth/logout", data={"csrf_token": token}).headers["location"]).text
         )
 
