@@ -1,4 +1,4 @@
-"""The authorization request and the redirect that answers it (RFC 6749 §4.1, RFC 7636, RFC 8707, RFC 9207)."""
+"""The authorization request and the authorization response (RFC 6749 §4.1, RFC 7636, RFC 8707, RFC 9207)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.discovery import require_sign_in
 from notion_oauth.protocol.messages import error_code, host_of, printable, quoted
 
-_READ = frozenset({"state", "code", "iss", "error", "error_description"})
-_WORDS = {
+_RESPONSE_PARAMETERS = frozenset({"state", "code", "iss", "error", "error_description"})
+_ERROR_MESSAGES = {
     "access_denied": "The sign-in was declined.",
-    "temporarily_unavailable": "{host} is overloaded and asks to try again later.",
-    "server_error": "{host} failed while signing you in.",
+    "temporarily_unavailable": "{host} is overloaded. Try again later.",
+    "server_error": "{host} had an internal error during the sign-in.",
 }
 
 
@@ -48,17 +48,17 @@ def authorization_request(
     scope: str | None = None,
     challenge: BearerChallenge | None = None,
 ) -> AuthorizationRequest:
-    """Build the URL for the browser, and what must be remembered until it comes back.
+    """Build the authorization URL, and the state to store until the browser is redirected back.
 
-    `scope` is what to ask for; of the challenge, how recently and how strongly the person must have proved who they
-    are (RFC 9470 §4). `resource` goes out as the metadata spells it (RFC 8707 §2); `prompt=consent` makes the server
-    show whom the person signs in as, even where it remembers them. Raises MetadataError where the server signs
-    nobody in safely.
+    `scope` is the scope to request. `acr_values` and `max_age` come from the challenge (RFC 9470 §4). `resource` is
+    sent exactly as the metadata spells it (RFC 8707 §2). `prompt=consent` makes the server show the account, even
+    if the user has a session there. Raises MetadataError if the server lacks what a safe sign-in needs.
     """
     server = discovery.server
     endpoint = require_sign_in(server)
-    asked = BearerChallenge() if challenge is None else challenge
-    optional = {"acr_values": asked.acr_values, "max_age": None if asked.max_age is None else str(asked.max_age)}
+    required = BearerChallenge() if challenge is None else challenge
+    max_age = None if required.max_age is None else str(required.max_age)
+    optional = {"acr_values": required.acr_values, "max_age": max_age}
     url = prepare_grant_uri(
         endpoint,
         client.client_id,
@@ -86,17 +86,17 @@ def authorization_request(
 
 
 def parse_authorization_response(parameters: Sequence[tuple[str, str]]) -> AuthorizationResponse:
-    """Read the query of the redirect.
+    """Parse the query of the redirect.
 
-    Raises AuthorizationResponseError where a parameter that we read comes twice (RFC 6749 §3.1): which of
-    the two another reader took nobody can tell.
+    Raises AuthorizationResponseError if a parameter that we read is repeated (RFC 6749 §3.1): another parser
+    may have used the other value.
     """
     found: dict[str, str] = {}
     for name, value in parameters:
-        if name not in _READ:
+        if name not in _RESPONSE_PARAMETERS:
             continue
         if name in found:
-            raise AuthorizationResponseError(f"The redirect carries {name} twice.")
+            raise AuthorizationResponseError(f"The redirect contains {name} twice.")
         found[name] = value
     return AuthorizationResponse.model_validate({name: value for name, value in found.items() if value})
 
@@ -104,43 +104,43 @@ def parse_authorization_response(parameters: Sequence[tuple[str, str]]) -> Autho
 def check_authorization_response(
     response: AuthorizationResponse, pending: PendingAuthorization, *, now: datetime
 ) -> SecretStr:
-    """Return the code, once everything that makes it ours has been checked, in this order: state, age, issuer, error.
+    """Return the code after these checks, in this order: state, age, issuer, error.
 
-    Raises StateMismatch, PendingExpired, IssuerMismatch (RFC 9207 §2.4), AuthorizationRefused for the
-    server's own error, AuthorizationResponseError where there is neither code nor error.
+    Raises StateMismatch, AuthorizationExpired, IssuerMismatch (RFC 9207 §2.4), AuthorizationRefused for an error
+    response, AuthorizationResponseError if the response has neither code nor error.
     """
-    if not _same(response.state or SecretStr(""), pending.state):
-        raise StateMismatch("The redirect belongs to no sign-in that was begun here.")
+    if not _equal(response.state or SecretStr(""), pending.state):
+        raise StateMismatch("The redirect does not match a sign-in that was started here.")
     if abs(now - pending.begun_at) >= PENDING_LIFETIME:
-        raise AuthorizationExpired("This sign-in was begun more than ten minutes ago.")
+        raise AuthorizationExpired("This sign-in was started more than ten minutes ago.")
     check_issuer(response, pending)
     if response.error is not None:
         raise _refused(response, pending)
     if response.code is None:
-        raise AuthorizationResponseError("The redirect carries neither a code nor an error.")
+        raise AuthorizationResponseError("The redirect contains neither a code nor an error.")
     return response.code
 
 
-def _same(sent: SecretStr, expected: SecretStr) -> bool:
+def _equal(sent: SecretStr, expected: SecretStr) -> bool:
     raw = (secret.get_secret_value().encode(errors="surrogatepass") for secret in (sent, expected))
     return hmac.compare_digest(*raw)
 
 
 def check_issuer(response: AuthorizationResponse, pending: PendingAuthorization) -> None:
-    """Refuse an answer that another authorization server sent (RFC 9207 §2.4).
+    """Reject a response from another authorization server (RFC 9207 §2.4).
 
-    Raises IssuerMismatch. Compares as strings: no case folding, no trailing slash forgiven.
+    Raises IssuerMismatch. Compares as strings: case and a trailing slash matter.
     """
     if response.iss is None:
         if pending.authorization_response_iss_parameter_supported:
-            raise IssuerMismatch(f"{pending.issuer} says who it is in every answer; this one says nothing.")
+            raise IssuerMismatch(f"The response lacks the `iss` parameter that {pending.issuer} announces (RFC 9207).")
     elif response.iss != pending.issuer:
-        raise IssuerMismatch(f"The answer comes from another authorization server than {pending.issuer}.")
+        raise IssuerMismatch(f"The response comes from another authorization server than {pending.issuer}.")
 
 
 def _refused(response: AuthorizationResponse, pending: PendingAuthorization) -> AuthorizationRefused:
     code = error_code(response.error) or "unknown error"
     description = printable(response.error_description)
     host = host_of(pending.issuer)
-    words = _WORDS.get(code, "{host} refused the sign-in.").format(host=host)
-    return AuthorizationRefused(f"{words} ({code}{quoted(description)})", error=code, description=description)
+    message = _ERROR_MESSAGES.get(code, "{host} refused the sign-in.").format(host=host)
+    return AuthorizationRefused(f"{message} ({code}{quoted(description)})", error=code, description=description)

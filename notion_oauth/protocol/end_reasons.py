@@ -1,4 +1,4 @@
-"""Why the server has ended a login: told apart by its error code, its words and the clock (RFC 6749 §5.2)."""
+"""Why the server ended a login, from its error code, its description and the clock (RFC 6749 §5.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TERMINAL = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 
 
 def ended_login(tokens: TokenSet, refused: TokenRefused, *, now: datetime, lifetimes: Lifetimes) -> EndedLogin:
-    """What is kept of a login that was refused for good: when, why, and nothing that could be used."""
+    """The record of a login whose refresh failed for good: when and why, without any secret."""
     return EndedLogin(
         ended_at=now,
         reason=_reason(tokens, refused, now, lifetimes),
@@ -28,35 +28,35 @@ def ended_login(tokens: TokenSet, refused: TokenRefused, *, now: datetime, lifet
 
 
 def _reason(tokens: TokenSet, refused: TokenRefused, now: datetime, lifetimes: Lifetimes) -> EndReason:
-    """The server's words where they are plain, else the clocks, else what is left."""
+    """From the error code and description if they are clear, otherwise from the lifetimes."""
     if refused.error == "invalid_client":
         return "client_forgotten"
     if refused.error == "unauthorized_client":
         return "client_refused"
-    words = (refused.description or "").casefold()
-    if "reuse" in words or "replay" in words:
+    description = (refused.description or "").casefold()
+    if "reuse" in description or "replay" in description:
         return "reused"
-    if "client id mismatch" in words:
+    if "client id mismatch" in description:
         return "client_refused"
-    if "revoked" in words:
+    if "revoked" in description:
         return "revoked"
     if tokens.authorized_at is not None and now - tokens.authorized_at >= lifetimes.grant:
         return "too_old"
     if now - (tokens.refreshed_at or tokens.updated_at) >= lifetimes.idle:
         return "idle"
-    return "expired" if "expired" in words else "ended"
+    return "expired" if "expired" in description else "ended"
 
 
 def describe_end(ended: EndedLogin, lifetimes: Lifetimes) -> str:
-    """The reason as a sentence."""
+    """The reason as a clause, without a capital letter and a full stop."""
     return {
-        "reused": "its refresh token was used twice, which the server takes for theft; "
-        "a copy of the tokens may be in use elsewhere",
+        "reused": "its refresh token was used twice, which the server treats as theft; "
+        "a copy of the tokens may be in use on another machine",
         "idle": f"it was not refreshed for {lifetimes.idle.days} days",
-        "too_old": f"{lifetimes.grant.days} days after a sign-in every login ends",
-        "expired": "the server says that its refresh token has expired",
-        "revoked": "it was revoked: in Notion's settings, or by a sign-out elsewhere",
-        "client_forgotten": "the server no longer knows this client; a new sign-in registers it anew",
-        "client_refused": "the server does not let this client refresh it",
-        "ended": "the server has ended it: in Notion's settings, or through a new sign-in with the same client",
+        "too_old": f"a login ends {lifetimes.grant.days} days after the sign-in",
+        "expired": "the server reports that its refresh token has expired",
+        "revoked": "it was revoked, in Notion's settings or by a sign-out on another machine",
+        "client_forgotten": "the server no longer recognises this client; a new sign-in registers it again",
+        "client_refused": "the server does not allow this client to refresh it",
+        "ended": "the server ended it, in Notion's settings or because of a new sign-in with the same client",
     }[ended.reason]

@@ -1,4 +1,4 @@
-"""Introspection (RFC 7662): what the authorization server itself says of a token."""
+"""Token introspection (RFC 7662)."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from notion_oauth.protocol.token import client_authentication
 
 
 def introspection_request(tokens: TokenSet) -> Request | None:
-    """Ask about the access token (RFC 7662 §2.1); None where the server offers no introspection."""
+    """The request about the access token (RFC 7662 §2.1); None if the server offers no introspection."""
     if tokens.introspection_endpoint is None or tokens.client is None:
         return None
     headers, fields = client_authentication(
         tokens.client,
         tokens.token_endpoint_auth_methods_supported,
-        elsewhere=tokens.introspection_endpoint_auth_methods_supported,
+        endpoint_methods=tokens.introspection_endpoint_auth_methods_supported,
     )
     form = {"token": tokens.access_token.get_secret_value(), "token_type_hint": "access_token", **fields}
     return Request("POST", tokens.introspection_endpoint, headers=headers, form=form)
 
 
 def parse_introspection_response(response: Response, *, request: Request) -> Introspection:
-    """Read the answer (RFC 7662 §2.2). Text that repeats what was sent is left out.
+    """Parse the response (RFC 7662 §2.2). Text that repeats a secret of the request is dropped.
 
-    Raises TokenRefused for an error code, ServerUnavailable for a passing failure or an answer that is none.
+    Raises TokenRefused for an error code, ServerUnavailable for a transient failure or an invalid response.
     """
     document = response.json_object() if response.ok else None
     if document is None or not isinstance(document.get("active"), bool):
         if not response.ok or (document and "error" in document):
-            raise_for_error(response, request, TokenRefused, "say whether the token is good")
-        raise ServerUnavailable(f"{host_of(response.url)} answered the introspection with something that is none.")
+            raise_for_error(response, request, TokenRefused, "introspect the token")
+        raise ServerUnavailable(f"{host_of(response.url)} sent an invalid introspection response.")
     if not document["active"]:
-        return Introspection(active=False)  # whatever else there is says nothing then (§2.2)
+        return Introspection(active=False)  # other members have no meaning then (§2.2)
     secrets = request.secrets()
     texts = {name: printable(document.get(name), secrets=secrets) for name in ("scope", "username", "sub")}
-    return Introspection(active=True, expires_at=_moment(document.get("exp")), **texts)
+    return Introspection(active=True, expires_at=_timestamp(document.get("exp")), **texts)
 
 
-def _moment(value: object) -> datetime | None:
-    """A time in seconds since 1970."""
+def _timestamp(value: object) -> datetime | None:
+    """From seconds since 1970; None for anything else."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return from_milliseconds(value * 1000) if is_number else None  # type: ignore[operator]

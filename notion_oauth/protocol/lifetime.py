@@ -1,4 +1,4 @@
-"""When tokens and logins end. Needs the standard library alone: a command that only looks loads nothing else."""
+"""When tokens and logins end. Imports only the standard library, so that the fast path of commands stays fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Login(Protocol):
-        """What the rules of time ask of a login; TokenSet has it."""
+        """The attributes of a login that these functions need; TokenSet has them."""
 
         @property
         def refresh_token(self) -> object | None: ...
@@ -30,64 +30,64 @@ if TYPE_CHECKING:
 
 MAX_LIFETIME = timedelta(days=3650)  # a longer one is a mistake, and would overflow dates
 _MAX_MILLISECONDS = 4_102_444_800_000  # the year 2100; a later time is a mistake
-LEEWAY_SHARE = 3  # never more than a third of the lifetime: short-lived tokens would be refreshed at every use
-CLOCK_SKEW = timedelta(minutes=5)  # more than clocks of machines that share a store are apart
+LEEWAY_SHARE = 3  # at most a third of the lifetime: short-lived tokens would be refreshed at every use otherwise
+CLOCK_SKEW = timedelta(minutes=5)  # more than the clocks of machines that share a store usually differ
 WARNING = timedelta(days=14)
 
 
 @dataclass(frozen=True)
 class Lifetimes:
-    """How long things live. The server enforces the last two and tells nobody."""
+    """Lifetimes of a login. The server enforces `grant` and `idle`, and does not publish them."""
 
-    window: timedelta = timedelta(minutes=5)  # before its expiry a token is refreshed; Notion asks for five to ten
-    grant: timedelta = timedelta(days=180)  # from the sign-in, however often it is refreshed
+    window: timedelta = timedelta(minutes=5)  # refresh this long before the expiry; Notion recommends five to ten
+    grant: timedelta = timedelta(days=180)  # from the sign-in, even if it is refreshed
     idle: timedelta = timedelta(days=30)  # without a refresh
 
 
 class Phase(Enum):
-    """Where an access token stands."""
+    """The state of an access token."""
 
     GOOD = "good"
-    DUE = "due"  # still good, and time to refresh it
+    DUE = "due"  # still valid, but should be refreshed
     EXPIRED = "expired"
 
 
 def parse_lifetime(value: Any) -> int | None:
-    """A lifetime in whole seconds, from whatever a server may send; None where it says nothing usable.
+    """A lifetime in whole seconds, from any value that a server may send; None if it is not usable.
 
-    Nothing and less than nothing say nothing: nobody issues a token that is over, and one that is believed to be
+    Zero and negative values are not usable: no server issues an expired token, and a token that counts as expired
     would be refreshed at every use.
     """
     try:
-        given = float(value)
+        seconds = float(value)
     except OverflowError:  # a whole number with more than 308 digits
-        given = math.inf if value > 0 else 0
+        seconds = math.inf if value > 0 else 0
     except (TypeError, ValueError):
         return None
-    if isinstance(value, bool) or math.isnan(given) or given <= 0:
+    if isinstance(value, bool) or math.isnan(seconds) or seconds <= 0:
         return None
-    return max(1, int(min(given, MAX_LIFETIME.total_seconds())))
+    return max(1, int(min(seconds, MAX_LIFETIME.total_seconds())))
 
 
 def from_milliseconds(value: object) -> datetime | None:
-    """A time in milliseconds since 1970; None for anything that is none."""
+    """From milliseconds since 1970; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return datetime.fromtimestamp(value / 1000, UTC) if 0 < value < _MAX_MILLISECONDS else None
 
 
 def expires_at(expires_in: int | None, *, requested_at: datetime) -> datetime | None:
-    """When a token expires, absolutely: made once, on receipt, and kept.
+    """When a token expires, as an absolute time. Call it once, on receipt, and store the result.
 
-    Counted from before it was asked for: the server's own count began later, and so ends later than ours.
+    Counted from before the request: the server starts counting later, so the token expires there no earlier.
     """
     return None if expires_in is None else requested_at + timedelta(seconds=expires_in)
 
 
 def remaining(login: Login, now: datetime) -> timedelta | None:
-    """How long the access token is still good, negative where it is over; None where the server did not say.
+    """How long the access token is still valid, negative if it has expired; None if the server did not say.
 
-    Never more than its whole lifetime: that can only be a wall clock that was put back.
+    Never more than `expires_in`: a longer time means that the wall clock was set back.
     """
     if login.expires_at is None:
         return None
@@ -105,9 +105,9 @@ def leeway(login: Login, window: timedelta) -> timedelta:
 
 
 def phase(login: Login, now: datetime, window: timedelta) -> Phase:
-    """Where the access token stands. One that cannot be refreshed is good to its end.
+    """The state of the access token. Without a refresh token it is good until it expires.
 
-    A login from the future was stored by a clock that was wrong, or ours is: it is due, and a refresh sets it right.
+    A login from the future means that a clock was or is wrong: it is due, and the refresh corrects it.
     """
     left = remaining(login, now)
     if left is not None and left <= timedelta():
@@ -119,7 +119,7 @@ def phase(login: Login, now: datetime, window: timedelta) -> Phase:
 
 
 def grant_end(login: Login, lifetimes: Lifetimes) -> datetime | None:
-    """Until when the login can live if nothing refreshes it; None where it is not known when it began."""
+    """When the login ends if it is not refreshed; None if its start is unknown."""
     used = login.refreshed_at or login.updated_at
     ends = [used + lifetimes.idle] if used.timestamp() > 0 else []
     if login.authorized_at is not None:

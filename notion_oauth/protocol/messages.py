@@ -1,4 +1,4 @@
-"""The request and the response that protocol functions build and read, and what all answers have in common."""
+"""The request and response types of the protocol functions, and parsing that all responses share."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from urllib.parse import unquote_plus, urlencode, urlsplit
 
 from notion_oauth.errors import OAuthError, ServerUnavailable
 
-MAX_DESCRIPTION = 300  # characters of a server's own text that we repeat
-MIN_SECRET = 16  # characters; shorter values, such as "refresh_token", are words that may be repeated
+MAX_DESCRIPTION = 300  # characters of a server's text that we repeat
+MIN_SECRET = 16  # characters; shorter values, such as "refresh_token", are not secret
 _SECRET = frozenset({"client_secret", "code", "code_verifier", "refresh_token", "token", "assertion"})  # of any length
 REGISTERED_ERRORS = frozenset(
     {
@@ -32,23 +32,23 @@ REGISTERED_ERRORS = frozenset(
         *("invalid_request_uri", "invalid_request_object", "request_not_supported", "request_uri_not_supported"),
         *("registration_not_supported", "unmet_authentication_requirements"),
     }
-)  # the codes that there are; whoever sends one may send any other as well
-_ERROR_CODE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,100}\Z")  # RFC 6749 §5.2, and no spaces: it is a code
+)  # servers may send other codes too
+_ERROR_CODE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,100}\Z")  # RFC 6749 §5.2, without spaces
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request. Headers and body hold secrets, so neither is shown by `repr`."""
+    """An HTTP request. `repr` shows neither headers nor body: both contain secrets."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
     json: Mapping[str, Any] | None = field(default=None, repr=False)
-    only_headers: bool = False  # of the answer are wanted; its body is not read
+    only_headers: bool = False  # do not read the body of the response
 
     def content(self) -> bytes | None:
-        """The encoded body; None where there is none."""
+        """The encoded body, or None."""
         if self.form is not None:
             return urlencode(self.form, errors="replace").encode()
         if self.json is not None:
@@ -56,7 +56,7 @@ class Request:
         return None
 
     def secrets(self) -> frozenset[str]:
-        """What was sent and could be a secret: fields of the form, and what the Authorization header holds."""
+        """Values of this request that may be secret: form fields, and the content of the Authorization header."""
         form = self.form or {}
         values = [value for name, value in form.items() if name in _SECRET or len(value) >= MIN_SECRET]
         if header := self.headers.get("Authorization", ""):
@@ -68,7 +68,7 @@ class Request:
         return frozenset(value for value in values if value)
 
     def all_headers(self) -> dict[str, str]:
-        """The headers with the content type that the body has."""
+        """The headers, with Accept and Content-Type."""
         headers = {"Accept": "application/json", **self.headers}
         if self.form is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
@@ -79,13 +79,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An HTTP response, read to its end where its body was wanted. Header names are in lower case."""
+    """An HTTP response with its whole body, unless only headers were requested. Header names are in lower case."""
 
     status: int
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
-    challenges: tuple[str, ...] = field(default=(), repr=False)  # the values of WWW-Authenticate, each by itself
+    challenges: tuple[str, ...] = field(default=(), repr=False)  # the WWW-Authenticate field values, one per field line
 
     @property
     def ok(self) -> bool:
@@ -101,9 +101,9 @@ class Response:
 
 
 def parse_json(content: bytes) -> Any:
-    """The value that the bytes stand for. Raises ValueError for all that is no JSON.
+    """The JSON value. Raises ValueError for invalid JSON.
 
-    Text with half a surrogate pair is none (RFC 8259 §8.2, RFC 7493 §2.1): it could be sent nowhere.
+    Text with half a surrogate pair counts as invalid (RFC 8259 §8.2, RFC 7493 §2.1): it cannot be encoded.
     """
     try:
         value = json.loads(content)
@@ -114,15 +114,14 @@ def parse_json(content: bytes) -> Any:
 
 
 def form_of(fields: Mapping[str, str | None]) -> dict[str, str]:
-    """The fields that have a value: a parameter without one counts as left out (RFC 6749 §3.2)."""
+    """The fields that have a value: a parameter without a value counts as omitted (RFC 6749 §3.2)."""
     return {name: value for name, value in fields.items() if value}
 
 
 def printable(text: object, *, secrets: frozenset[str] = frozenset()) -> str | None:
-    """A server's own text, made safe for a terminal, a log and a page; None where nothing usable is left.
+    """A server's text, made safe for a terminal, a log and a page; None if nothing is left.
 
-    Text that repeats one of `secrets` is dropped whole: a server that echoes what it was sent must not
-    make us print it.
+    Text that contains one of `secrets` is dropped as a whole: a server may repeat what it was sent.
     """
     if not isinstance(text, str) or any(secret in text for secret in secrets):
         return None
@@ -136,42 +135,42 @@ def error_code(value: object) -> str | None:
 
 
 def quoted(description: str | None) -> str:
-    """`: "the server's words"`, or nothing."""
+    """`: "description"`, or an empty string."""
     return f': "{description}"' if description else ""
 
 
 def host_of(url: str) -> str:
-    """Host and port, for messages: a URL's path and query can hold what nobody should see."""
+    """Host and port, for messages: the path and query of a URL can contain secrets."""
     try:
         return urlsplit(url).netloc.rpartition("@")[2] or "the server"
     except ValueError:
         return "the server"
 
 
-def raise_for_error(response: Response, request: Request, refused: type[OAuthError], doing: str) -> NoReturn:
-    """Raise the error that an unsuccessful answer stands for.
+def raise_for_error(response: Response, request: Request, error_type: type[OAuthError], action: str) -> NoReturn:
+    """Raise the error for an unsuccessful response. `action` completes "could not ..." in the message.
 
-    Raises `refused` where the answer is a 4xx with an OAuth error code that is final, ServerUnavailable
-    for everything else: 429, 5xx, pages, redirects and 4xx without a code are passing.
+    Raises `error_type` for a 4xx with a final OAuth error code, ServerUnavailable for everything else:
+    429, 5xx, pages, redirects and 4xx without a code are transient.
     """
-    code, description = _said(response, request)
+    code, description = _error_and_description(response, request)
     host = host_of(response.url)
-    passing = response.status == 429 or not 400 <= response.status < 500
-    if code is None or passing or code in {"temporarily_unavailable", "server_error"}:
-        redirects = ", a redirect, which is not followed" if 300 <= response.status < 400 else ""
-        said = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}{redirects}"
+    transient = response.status == 429 or not 400 <= response.status < 500
+    if code is None or transient or code in {"temporarily_unavailable", "server_error"}:
+        redirect = ", a redirect, which is not followed" if 300 <= response.status < 400 else ""
+        reason = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}{redirect}"
         raise ServerUnavailable(
-            f"{host} could not {doing} just now ({said}).",
+            f"{host} could not {action} ({reason}).",
             retry_after=retry_after(response),
             not_processed=response.status in (429, 503),
         )
-    raise refused(f"{host} refused to {doing} ({code}{quoted(description)}).", error=code, description=description)
+    raise error_type(f"{host} refused to {action} ({code}{quoted(description)}).", error=code, description=description)
 
 
-def _said(response: Response, request: Request) -> tuple[str | None, str | None]:
-    """The error code and the description of an answer, without what was sent and could be a secret.
+def _error_and_description(response: Response, request: Request) -> tuple[str | None, str | None]:
+    """The error code and the description of a response, without secrets of the request.
 
-    A function of its own: whoever reports an error with the local variables on its way finds no secret in them.
+    A separate function, so that no local variable in a traceback holds a secret.
     """
     document, secrets = response.json_object() or {}, request.secrets()
     code = error_code(document.get("error"))
@@ -180,7 +179,7 @@ def _said(response: Response, request: Request) -> tuple[str | None, str | None]
 
 
 def retry_after(response: Response) -> float | None:
-    """The seconds of a Retry-After header (RFC 9110 §10.2.3); a date is counted from the answer's own Date."""
+    """Retry-After in seconds (RFC 9110 §10.2.3); a date is counted from the Date of the response."""
     value = response.headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
@@ -189,7 +188,7 @@ def retry_after(response: Response) -> float | None:
 
 
 def http_date(value: str) -> datetime | None:
-    """A date of HTTP in the form that senders must use (RFC 9110 §5.6.7); None for anything else."""
+    """An HTTP date in the format that senders must use (RFC 9110 §5.6.7); None for anything else."""
     try:
         return datetime.strptime(value, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
     except ValueError:

@@ -13,21 +13,20 @@ from notion_oauth.protocol.messages import Request, Response, host_of, printable
 from notion_oauth.protocol.token import client_authentication
 from notion_oauth.protocol.urls import is_loopback
 
-# A program on somebody's machine keeps no secret from its user (RFC 8252 §8.5): it asks for none where it may.
-# Else in the body: the MCP SDK's servers list Basic too, but want a client_id beside it, which Notion's refuse.
+# In order of preference. A program cannot keep a secret from the user of the machine (RFC 8252 §8.5), so none comes
+# first. Servers of the MCP SDK list Basic too, but require a client_id in the body as well, which Notion's refuse.
 _METHODS: tuple[AuthMethod, ...] = ("none", "client_secret_post", "client_secret_basic")
-PROBE_CODE = "is-this-client-registered"  # nobody issues such a code; it tells a server's operator what we want
+PROBE_CODE = "is-this-client-registered"  # no server issues it; in a server's log it explains the request
 
-
-_BY_HAND = "Ask its operator for a client, and set NOTION_OAUTH_CLIENT_ID (and NOTION_OAUTH_CLIENT_SECRET)."
+_PREREGISTER = "Ask its operator for a client, and set NOTION_OAUTH_CLIENT_ID (and NOTION_OAUTH_CLIENT_SECRET)."
 
 
 def client_metadata(
     *, client_name: str, redirect_uri: str, scope: str | None, methods: tuple[str, ...] = ("none",)
 ) -> ClientMetadata:
-    """What to register: native where it is redirected to on loopback, else a web client.
+    """The metadata to register: a native client if the redirect URI is on loopback, otherwise a web client.
 
-    A public one, unless `methods`, which the server's token endpoint supports, ask for a secret.
+    It is a public client, unless `methods`, which the token endpoint supports, lack "none".
     """
     native = is_loopback(urlsplit(redirect_uri).hostname)
     return ClientMetadata(
@@ -40,51 +39,51 @@ def client_metadata(
 
 
 def client_metadata_document(*, client_id: str, client_name: str, redirect_uri: str) -> ClientMetadata:
-    """What a client says of itself at the URL that is its id (OAuth client ID metadata documents)."""
+    """The document to publish at the URL that is the client's id (OAuth client ID metadata documents)."""
     metadata = client_metadata(client_name=client_name, redirect_uri=redirect_uri, scope=None)
     return metadata.model_copy(update={"client_id": client_id})
 
 
 def require_registration(server: AuthorizationServerMetadata) -> str:
-    """The registration endpoint. Raises MetadataError where the server registers nobody."""
+    """The registration endpoint. Raises MetadataError if the server has none."""
     if server.registration_endpoint is None:
-        raise MetadataError(f"{server.issuer} registers no clients.", hint=_BY_HAND)
+        raise MetadataError(f"{server.issuer} offers no client registration.", hint=_PREREGISTER)
     return server.registration_endpoint
 
 
 def registration_request(server: AuthorizationServerMetadata, metadata: ClientMetadata) -> Request:
-    """The registration of a client (RFC 7591 §3.1). Raises MetadataError where the server offers none."""
+    """The registration request (RFC 7591 §3.1). Raises MetadataError if the server offers no registration."""
     return Request("POST", require_registration(server), json=metadata.model_dump(mode="json", exclude_none=True))
 
 
 def parse_registration_response(response: Response, *, request: Request) -> ClientInformation:
-    """Read the client that the server made (RFC 7591 §3.2).
+    """Parse the registered client (RFC 7591 §3.2).
 
-    Raises RegistrationRefused for an error code, or for a client that cannot authenticate in the way that it was given;
-    MetadataError where there is no such endpoint, ServerUnavailable for a passing failure or an answer that is no
-    client information.
+    Raises RegistrationRefused for an error code or an authentication method that we do not support, MetadataError
+    if the endpoint does not exist, ServerUnavailable for a transient failure or invalid client information.
     """
     if response.status in (404, 405) and response.json_object() is None:
-        raise MetadataError(f"{host_of(response.url)} has no client registration where it should be.", hint=_BY_HAND)
+        message = f"{host_of(response.url)} has no client registration at the announced URL."
+        raise MetadataError(message, hint=_PREREGISTER)
     if not response.ok:
         raise_for_error(response, request, RegistrationRefused, "register this client")
     document = response.json_object()
     method = (document or {}).get("token_endpoint_auth_method")
     if isinstance(method, str) and method not in get_args(AuthMethod):
-        message = f"{host_of(response.url)} made this client one that authenticates by {printable(method)}"
-        raise RegistrationRefused(f"{message}, which it cannot do.", error="invalid_client_metadata", hint=_BY_HAND)
+        message = f"{host_of(response.url)} registered this client with the authentication method {printable(method)}"
+        message = f"{message}, which is not supported."
+        raise RegistrationRefused(message, error="invalid_client_metadata", hint=_PREREGISTER)
     try:
         return ClientInformation.model_validate(document)
     except ValidationError:
-        message = f"{host_of(response.url)} answered the registration with something that is no client information."
-        raise ServerUnavailable(message) from None
+        raise ServerUnavailable(f"{host_of(response.url)} sent an invalid registration response.") from None
 
 
 def probe_request(server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str) -> Request:
-    """Ask whether the server still knows a client, with a code that is none.
+    """Check whether the server still recognises a client, with a code that it never issued.
 
-    A server that has forgotten the client shows the person an error page and never redirects: nobody would
-    tell us. The token endpoint authenticates the client first (RFC 6749 §4.1.3) and answers `invalid_client`.
+    A server that does not recognise the client shows an error page in the browser and never redirects, so we would
+    not learn of it. The token endpoint authenticates the client first (RFC 6749 §4.1.3) and answers `invalid_client`.
     """
     headers, fields = client_authentication(client, server.token_endpoint_auth_methods_supported)
     form = {
@@ -97,6 +96,6 @@ def probe_request(server: AuthorizationServerMetadata, client: ClientInformation
 
 
 def is_client_unknown(response: Response) -> bool:
-    """Whether the answer to a probe says that the client is unknown. Any other answer does not."""
+    """Whether the response to a probe says that the client is unknown."""
     document = response.json_object() or {}
     return response.status in (400, 401) and document.get("error") == "invalid_client"

@@ -1,4 +1,4 @@
-"""Revocation (RFC 7009)."""
+"""Token revocation (RFC 7009)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from notion_oauth.protocol.token import client_authentication
 
 
 def revocation_request(tokens: TokenSet) -> Request | None:
-    """End the whole grant, by its refresh token where there is one; None where the server offers no revocation."""
+    """The request that ends the grant, by its refresh token if possible; None if the server offers no revocation."""
     if tokens.revocation_endpoint is None or tokens.client is None:
         return None
     headers, fields = client_authentication(
         tokens.client,
         tokens.token_endpoint_auth_methods_supported,
-        elsewhere=tokens.revocation_endpoint_auth_methods_supported,
+        endpoint_methods=tokens.revocation_endpoint_auth_methods_supported,
     )
     refresh = tokens.refresh_token
     token, hint = (refresh, "refresh_token") if refresh else (tokens.access_token, "access_token")
@@ -24,9 +24,9 @@ def revocation_request(tokens: TokenSet) -> Request | None:
 
 
 def check_revocation_response(response: Response, *, request: Request) -> None:
-    """Return if the token is gone (RFC 7009 §2.2: any 2xx, for unknown tokens too).
+    """Return if the token is revoked (RFC 7009 §2.2: any 2xx, for unknown tokens too).
 
-    Raises TokenRefused for an error code, ServerUnavailable for a passing failure.
+    Raises TokenRefused for an error code, ServerUnavailable for a transient failure.
     """
     if not response.ok:
         raise_for_error(response, request, TokenRefused, "revoke the login")

@@ -1,4 +1,4 @@
-"""Which scopes to ask for (MCP authorization, scope selection; RFC 6749 §3.3)."""
+"""Which scopes to request (MCP authorization, scope selection; RFC 6749 §3.3)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 from notion_oauth.models import Discovery, EndedLogin, TokenSet
 
-OFFLINE_ACCESS = "offline_access"  # OpenID Connect Core §11: where a server lists it, a refresh token takes it
+OFFLINE_ACCESS = "offline_access"  # OpenID Connect Core §11: servers that list it require it for a refresh token
 
 
 def select_scope(*, challenged: str | None, resource: Iterable[str] | None, server: Iterable[str] | None) -> str | None:
-    """The challenge's scope, else all that the resource lists, else none; for `scope`, separated by spaces.
+    """The challenge's scope, otherwise all that the resource lists, otherwise None; separated by spaces.
 
-    `offline_access` is added where the authorization server lists it. To none it is not: a server that is asked for
-    no scope gives its default ones, and one that is asked for this alone gives nothing else.
+    `offline_access` is added if the authorization server lists it, but never as the only scope: without a scope the
+    server grants its default, which `offline_access` alone would replace.
     """
     chosen = challenged or union(*(resource or ()))
     if chosen is not None and OFFLINE_ACCESS in (server or ()):
@@ -22,38 +22,39 @@ def select_scope(*, challenged: str | None, resource: Iterable[str] | None, serv
 
 
 def registration_scope(found: Discovery) -> str | None:
-    """What a client is registered for where nobody asks for more: all that a plain sign-in may come to ask for."""
+    """The scope to register a client with: all that a sign-in without options may request."""
     listed = found.scopes
-    asked = select_scope(challenged=found.challenged_scope, resource=listed, server=found.server.scopes_supported)
-    return union(asked, *(listed or ()))
+    selected = select_scope(challenged=found.challenged_scope, resource=listed, server=found.server.scopes_supported)
+    return union(selected, *(listed or ()))
 
 
 def union(*scopes: str | None) -> str | None:
-    """All of them, each once, in the order in which they first come; None where there is none."""
+    """All scope tokens, each once, in order of first appearance; None if there are none."""
     found = dict.fromkeys(name for scope in scopes for name in (scope or "").split(" ") if name)
     return " ".join(found) or None
 
 
 def previously_requested(login: TokenSet | EndedLogin | None, found: Discovery, *, granted: bool) -> str | None:
-    """What the sign-in before asked for at the same place, alive or ended; `granted` adds what it was given.
+    """What the previous login, current or ended, requested from the same server and resource.
 
-    Of a server that lists its scopes, only what it lists still: it refuses a sign-in that asks for another.
+    `granted` adds its granted scope. If the server lists its scopes, others are dropped: it would refuse them.
     """
-    there = login is not None and login.issuer in (None, found.server.issuer)
-    if login is None or not there or login.resource not in (None, found.resource):
+    if login is None or login.issuer not in (None, found.server.issuer):
+        return None
+    if login.resource not in (None, found.resource):
         return None
     supported = found.server.scopes_supported
     names = (login.requested_scope or "").split(" ")
-    asked = union(*(name for name in names if supported is None or name in supported))
-    return union(login.scope, asked) if granted else asked
+    requested = union(*(name for name in names if supported is None or name in supported))
+    return union(login.scope, requested) if granted else requested
 
 
 def limit_scope(scope: str | None, allowed: str | None) -> str | None:
-    """What of a scope a client may ask for; all of it where the server has not said, or where nothing would be left."""
+    """The part of a scope that the client may request; all of it if `allowed` is unknown or nothing would be left."""
     names = set((allowed or "").split())
     return union(*(name for name in (scope or "").split(" ") if name in names)) or scope
 
 
 def includes_scope(granted: str | None, wanted: str | None) -> bool:
-    """Whether everything that is wanted has been granted."""
+    """Whether all wanted scope tokens are granted."""
     return set((wanted or "").split()) <= set((granted or "").split())

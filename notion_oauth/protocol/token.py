@@ -1,4 +1,4 @@
-"""The token endpoint: code and refresh requests, their answers and errors (RFC 6749 §2.3, §4.1.3, §5, §6)."""
+"""The token endpoint: code and refresh requests, responses and errors (RFC 6749 §2.3, §4.1.3, §5, §6)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from notion_oauth.protocol.messages import Request, Response, form_of, host_of, 
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
 
-
-_WITH_A_SECRET: tuple[AuthMethod, ...] = ("client_secret_basic", "client_secret_post")
+_SECRET_METHODS: tuple[AuthMethod, ...] = ("client_secret_basic", "client_secret_post")
 
 
 def authentication_method(client: ClientInformation, supported: tuple[str, ...]) -> AuthMethod:
-    """How this client authenticates: as it was registered, else by what the server lists (RFC 6749 §2.3)."""
+    """How this client authenticates: as registered, otherwise by what the server lists (RFC 6749 §2.3)."""
     if client.client_secret is None:
         return "none"
     if client.token_endpoint_auth_method is not None:
@@ -40,18 +39,19 @@ def authentication_method(client: ClientInformation, supported: tuple[str, ...])
 
 
 def client_authentication(
-    client: ClientInformation, supported: tuple[str, ...], *, elsewhere: tuple[str, ...] | None = None
+    client: ClientInformation, supported: tuple[str, ...], *, endpoint_methods: tuple[str, ...] | None = None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The headers and the form fields that say who the client is, by one method and never by two.
+    """The headers and form fields that authenticate the client, always by exactly one method.
 
-    `supported` is what the token endpoint lists; `elsewhere` what another one does that is asked, if it lists any.
+    `supported` is what the token endpoint lists; `endpoint_methods` what the requested endpoint lists, if that is
+    another one.
 
-    Basic carries the form-encoded id and secret (RFC 6749 §2.3.1), a space as %20, which servers read that take a
-    plus for itself, too; and then no `client_id` in the body: Notion refuses both at once.
+    Basic carries the form-encoded id and secret (RFC 6749 §2.3.1), with a space as %20, which servers also decode
+    that do not decode a plus. There is no `client_id` in the body then: Notion refuses both together.
     """
     method = authentication_method(client, supported)
-    if elsewhere is not None and method != "none" and method not in elsewhere:
-        method = next((other for other in _WITH_A_SECRET if other in elsewhere), method)
+    if endpoint_methods is not None and method != "none" and method not in endpoint_methods:
+        method = next((other for other in _SECRET_METHODS if other in endpoint_methods), method)
     secret = client.client_secret.get_secret_value() if client.client_secret else ""
     if method == "client_secret_basic":
         pair = f"{quote(client.client_id, safe='')}:{quote(secret, safe='')}"
@@ -62,7 +62,7 @@ def client_authentication(
 
 
 def code_request(pending: PendingAuthorization, code: SecretStr) -> Request:
-    """Exchange a code for tokens (RFC 6749 §4.1.3, RFC 7636 §4.5, RFC 8707 §2.2)."""
+    """The request that exchanges a code for tokens (RFC 6749 §4.1.3, RFC 7636 §4.5, RFC 8707 §2.2)."""
     headers, fields = client_authentication(pending.client, pending.token_endpoint_auth_methods_supported)
     form = {
         "grant_type": "authorization_code",
@@ -75,11 +75,11 @@ def code_request(pending: PendingAuthorization, code: SecretStr) -> Request:
 
 
 def refresh_request(tokens: TokenSet) -> Request:
-    """Ask for new tokens (RFC 6749 §6). Raises SignInRequired where the login lacks what it takes."""
+    """The request for new tokens (RFC 6749 §6). Raises SignInRequired if the login cannot be refreshed."""
     if tokens.refresh_token is None:
-        raise SignInRequired("The access token has expired, and the server gave no refresh token with it.")
+        raise SignInRequired("The access token has expired, and the server issued no refresh token.")
     if tokens.client is None or tokens.token_endpoint is None:
-        raise SignInRequired("The stored login does not say which client or token endpoint it belongs to.")
+        raise SignInRequired("The stored login lacks its client or token endpoint.")
     headers, fields = client_authentication(tokens.client, tokens.token_endpoint_auth_methods_supported)
     form = form_of(
         {
@@ -92,27 +92,27 @@ def refresh_request(tokens: TokenSet) -> Request:
 
 
 def parse_token_response(response: Response, *, request: Request) -> TokenResponse:
-    """Read the answer of the token endpoint (RFC 6749 §5).
+    """Parse the token response (RFC 6749 §5).
 
-    Raises TokenRefused for an error code, ServerUnavailable for a passing failure, an answer that is no
-    token response, or a token that is no bearer token.
+    Raises TokenRefused for an error code, ServerUnavailable for a transient failure, an invalid token response,
+    or a token that is no bearer token.
     """
     parsed, names = _token_response(response)
     if "access_token" not in names:
         if not response.ok or "error" in names:
             raise_for_error(response, request, TokenRefused, "issue a token")
-        raise ServerUnavailable(f"{host_of(response.url)} answered with something that is no token.")
+        raise ServerUnavailable(f"{host_of(response.url)} sent a response without a token.")
     if parsed is None:
-        raise ServerUnavailable(f"{host_of(response.url)} answered with a damaged token response.")
-    if parsed.token_type.lower() != "bearer" or not _sendable(parsed.access_token):
+        raise ServerUnavailable(f"{host_of(response.url)} sent an invalid token response.")
+    if parsed.token_type.lower() != "bearer" or not _is_valid_in_header(parsed.access_token):
         raise ServerUnavailable(f"{host_of(response.url)} issued a token that cannot be sent as a bearer token.")
     return parsed
 
 
 def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset[str]]:
-    """What a successful answer says, None where it is damaged; and the names of all that stands in it.
+    """The parsed token response, None if it is invalid; and the names of all its members.
 
-    A function of its own: whoever reports an error with the local variables on its way finds no token in them.
+    A separate function, so that no local variable in a traceback holds a token.
     """
     document = response.json_object() if response.ok else None
     names = frozenset(document or ())
@@ -123,14 +123,14 @@ def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset
         return None, names
 
 
-def _sendable(token: SecretStr) -> bool:
-    """Whether a token fits into a header (RFC 6750 §2.1): anything else could smuggle one in."""
+def _is_valid_in_header(token: SecretStr) -> bool:
+    """Whether a token may stand in a header (RFC 6750 §2.1); other characters could inject a header."""
     value = token.get_secret_value()
     return bool(value) and all(0x21 <= ord(character) <= 0x7E for character in value)
 
 
 def assertion_request(grant: AssertionGrant) -> Request:
-    """Exchange an assertion for tokens (RFC 7523 §2.1, RFC 8707 §2.2)."""
+    """The request that exchanges an assertion for tokens (RFC 7523 §2.1, RFC 8707 §2.2)."""
     headers, fields = client_authentication(grant.client, grant.token_endpoint_auth_methods_supported)
     form = form_of(
         {
@@ -144,10 +144,10 @@ def assertion_request(grant: AssertionGrant) -> Request:
 
 
 def token_set(response: TokenResponse, pending: GrantRequest, *, requested_at: datetime) -> TokenSet:
-    """The login that begins with these tokens."""
+    """The login that starts with these tokens."""
     return TokenSet(
         access_token=response.access_token,
-        token_type="Bearer",  # noqa: S106 - the scheme, in the one spelling that every server takes
+        token_type="Bearer",  # noqa: S106 - the scheme, in the spelling that every server accepts
         expires_in=response.expires_in,
         expires_at=expires_at(response.expires_in, requested_at=requested_at),
         refresh_token=response.refresh_token,
@@ -163,7 +163,7 @@ def token_set(response: TokenResponse, pending: GrantRequest, *, requested_at: d
 
 
 def refreshed(tokens: TokenSet, response: TokenResponse, *, requested_at: datetime) -> TokenSet:
-    """The same login with new tokens; without a new refresh token the old one stays good (RFC 6749 §6)."""
+    """The same login with new tokens; without a new refresh token the old one stays valid (RFC 6749 §6)."""
     return tokens.model_copy(
         update={
             "access_token": response.access_token,

@@ -1,16 +1,16 @@
-"""Which URLs a client may talk to, and which resource covers which URL."""
+"""Which URLs a client may request, and which URLs a resource covers."""
 
 from __future__ import annotations
 
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
-_NOT_IN_URLS = frozenset('"<>\\^`{|}')  # RFC 3986 §2; browsers take a backslash for a slash, and us elsewhere
+_NOT_IN_URLS = frozenset('"<>\\^`{|}')  # RFC 3986 §2; browsers read a backslash as a slash, so the host could differ
 DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address is this machine itself (RFC 8252 §7.3 and localhost)."""
+    """Whether a host is a loopback address or localhost (RFC 8252 §7.3)."""
     if not host:
         return False
     if host == "localhost":
@@ -22,25 +22,25 @@ def is_loopback(host: str | None) -> bool:
 
 
 def url_problem(url: str) -> str | None:
-    """Why no request may go to this URL; None where it may: https, or http on loopback, without fragment or user."""
+    """Why this URL may not be requested; None for https, or http on loopback, without fragment and user name."""
     if any(not "!" <= character <= "~" or character in _NOT_IN_URLS for character in url):
-        return "holds a character that no URL has"
+        return "contains a character that is not allowed in a URL"
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises for a port that is no number
+        parts.port  # noqa: B018 - raises for an invalid port
     except ValueError:
-        return "is no URL"
+        return "is not a URL"
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-        return "is no https URL"
+        return "is not an https URL"
     if parts.scheme == "http" and not is_loopback(parts.hostname):
-        return "is not https (plain http is for loopback alone)"
+        return "is not https (plain http is allowed only for loopback)"
     if "#" in url:
         return "has a fragment"
-    return "holds a user name" if "@" in parts.netloc else None
+    return "contains a user name" if "@" in parts.netloc else None
 
 
 def origin(parts: SplitResult) -> tuple[str, str, int | None]:
-    """Scheme, host and port, in the form in which two URLs of the same origin are equal (RFC 6454 §4)."""
+    """Scheme, host and port, normalized so that equal origins compare equal (RFC 6454 §4)."""
     return (
         parts.scheme.lower(),
         (parts.hostname or "").lower(),

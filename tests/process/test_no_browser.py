@@ -75,7 +75,7 @@ def test_a_paste_wins_after_wrong_ones(cli: CommandLine, sandbox: Sandbox) -> No
             (location.partition("&state")[0], "That address is not whole: its code or its state is missing."),
             (f"{redirect_uri}?code={code}&state=other", "That address belongs to another sign-in than this one."),
             (re.sub("iss=.*", "iss=https%3A%2F%2Fevil.example", location), "another authorization server"),
-            (twice, "The redirect carries state twice."),
+            (twice, "The redirect contains state twice."),
         ):
             person.type(f"{wrong}\r")
             answered = " ".join(person.see(ASKS).split())

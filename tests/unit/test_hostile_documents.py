@@ -106,7 +106,7 @@ def test_a_client_secret_that_is_echoed_is_not_shown(echoed: str, client_id: str
 )
 def test_a_url_with_characters_that_no_url_has_is_not_used(url: str) -> None:
     """RFC 3986 §2, Appendix A."""
-    assert url_problem(url) == "holds a character that no URL has"
+    assert url_problem(url) == "contains a character that is not allowed in a URL"
 
 
 @pytest.mark.parametrize("resource", ["https://[::1", "https://h:99999", "nonsense", "", HALF, "https://h.example#x"])

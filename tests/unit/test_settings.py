@@ -99,7 +99,7 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
     ("name", "value", "said"),
     [
         ("SERVER_URL", "http://canary.example/mcp", "not https"),
-        ("SERVER_URL", "canary", "no https URL"),
+        ("SERVER_URL", "canary", "not an https URL"),
         ("SERVER_URL", "https://canary:canary@h.example/", "user name"),
         ("PROFILE", "canary/../x", "match pattern"),
         ("PUBLIC_URL", "http://canary.example", "not https"),

@@ -101,7 +101,7 @@ class TestAssertions:
         self, enterprise: NotionOAuth, sandbox: Sandbox, listed: list[str] | None
     ) -> None:
         sandbox.options.metadata_overrides = {"grant_types_supported": listed}
-        with pytest.raises(MetadataError, match="does not list the grant for assertions"):
+        with pytest.raises(MetadataError, match="does not list the assertion grant"):
             await enterprise.sign_in_with_assertion(assertion(sandbox))
         assert not sandbox.requests_to("/token")
 

@@ -72,7 +72,7 @@ async def test_a_document_of_the_challenge_for_another_resource_is_refused(
 ) -> None:
     url = document(sandbox, "/elsewhere", resource="https://another.example/mcp")
     challenge(sandbox, f'Bearer resource_metadata="{url}"')
-    with pytest.raises(MetadataError, match="speaks for another resource"):
+    with pytest.raises(MetadataError, match="describes another resource"):
         await begin(oauth)
     assert not sandbox.requests_to("/register")
 
@@ -330,7 +330,7 @@ async def test_only_wrong_documents_are_an_error_that_names_the_first(oauth: Not
     challenge(sandbox, "Bearer")
     sandbox.fail_next(f"{RESOURCE}/mcp", status=200, body=PAGE, content_type="text/html")
     sandbox.options.resource_metadata_overrides = {"resource": "https://another.example/mcp"}
-    with pytest.raises(MetadataError, match="speaks for another resource"):
+    with pytest.raises(MetadataError, match="describes another resource"):
         await begin(oauth)
     assert not sandbox.requests_to("/register")
 

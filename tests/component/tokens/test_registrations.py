@@ -158,7 +158,7 @@ class TestByHand:
 
     async def test_a_server_that_registers_nobody_says_what_to_set(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.metadata_overrides = {"registration_endpoint": None}
-        with pytest.raises(MetadataError, match="registers no clients") as caught:
+        with pytest.raises(MetadataError, match="offers no client registration") as caught:
             await begin(oauth)
         assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
 
@@ -302,7 +302,7 @@ class TestByRegistration:
     ) -> None:
         made = {"client_id": "some-client", "token_endpoint_auth_method": "private_key_jwt"}
         sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
-        with pytest.raises(RegistrationRefused, match="authenticates by private_key_jwt, which it cannot do") as caught:
+        with pytest.raises(RegistrationRefused, match="private_key_jwt, which is not supported") as caught:
             await begin(oauth)
         assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
         await sign_in(oauth)

@@ -132,7 +132,7 @@ def test_a_repeated_parameter_is_refused(browser: Browser, grants_asked: Posted)
     back = browser.consent()
     answer = browser.get(f"{back}&code=another")
     assert answer.status_code == 400
-    assert "carries code twice" in answer.text
+    assert "contains code twice" in answer.text
     assert grants_asked() == []
 
 

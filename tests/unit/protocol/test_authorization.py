@@ -222,7 +222,7 @@ def test_a_public_client_asks_for_what_it_uses(redirect_uri: str, kind: str) -> 
 
 def test_a_server_without_registration_is_said_to_be_one() -> None:
     metadata = client_metadata(client_name="mine", redirect_uri=REDIRECT_URI, scope=None)
-    with pytest.raises(MetadataError, match="registers no clients"):
+    with pytest.raises(MetadataError, match="offers no client registration"):
         registration_request(SERVER.model_copy(update={"registration_endpoint": None}), metadata)
 
 
