@@ -73,7 +73,7 @@ class ProfileResolver:
         self._beginning = oauth.for_profile(
             profile_names.VISITOR_PREFIX, store=self._unfinished
         )  # of all browser sessions
-        self._beginning.clients.registration_lock = self._unfinished.registration_lock
+        self._beginning.registrations.registration_lock = self._unfinished.registration_lock
         self._beginning.audit.profile = None  # they have none before they are finished
         self.audit = oauth.audit.without_profile() if self.has_visitors or self._many else oauth.audit
 

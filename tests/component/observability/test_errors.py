@@ -116,7 +116,7 @@ async def test_what_can_be_looked_at_shows_no_secret(oauth: NotionOAuth, sandbox
     await oauth.refresh()
     app = create_app(oauth=oauth)
     things = [
-        *(oauth, oauth.tokens, oauth.client, oauth.clients, oauth.store, oauth.audit, oauth.settings, login),
+        *(oauth, oauth.tokens, oauth.client, oauth.registrations, oauth.store, oauth.audit, oauth.settings, login),
         *(BearerAuth(oauth), ValidToken(oauth), JsonFileStore(oauth.settings.token_file), create_router(oauth), app),
         *(app.user_middleware, app.routes, await oauth.status(), sandbox, sandbox.requests),
     ]

@@ -145,7 +145,7 @@ async def test_the_issuer_that_is_set_is_used(settings: Settings, sandbox: Sandb
 
 async def test_an_issuer_that_is_set_and_not_named_is_an_error(settings: Settings, sandbox: Sandbox) -> None:
     oauth = NotionOAuth(settings.model_copy(update={"issuer": f"{sandbox.issuer}/"}))
-    with pytest.raises(MetadataError, match="and not") as caught:
+    with pytest.raises(MetadataError, match="but the server lists only") as caught:
         await begin(oauth)
     assert "NOTION_OAUTH_ISSUER" in caught.value.hint
 
@@ -187,7 +187,7 @@ class TestALoginThatNamesNoIssuer:
         self, settings: Settings, sandbox: Sandbox, other: Sandbox
     ) -> None:
         before = settings.token_file.read_bytes()
-        with pytest.raises(MetadataError, match="does not say whose") as caught:
+        with pytest.raises(MetadataError, match="does not name its issuer") as caught:
             await NotionOAuth(settings).refresh()
         assert "NOTION_OAUTH_ISSUER" in caught.value.hint
         assert not other.requests
