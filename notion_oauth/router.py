@@ -159,7 +159,7 @@ async def _lifespan(logins: ProfileResolver, app: object) -> AsyncIterator[None]
         _LOG.warning(
             "The session cookie of this application may go over plain http: give its SessionMiddleware https_only=True."
         )
-    async with logins.kept_fresh():
+    async with logins.background_tasks():
         yield
 
 

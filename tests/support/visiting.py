@@ -1,4 +1,4 @@
-"""A browser in front of the application itself: any address, scheme and peer, and no server between."""
+"""A browser that calls the application in process, from any address, with any scheme and peer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from urllib.parse import urlsplit
 import httpx
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.middleware.sessions import SessionMiddleware
+
+from notion_oauth.router import build_router
+from notion_oauth.web.auth_route import auth_route_class
+from notion_oauth.web.profiles.resolver import ProfileResolver
+from notion_oauth.web.rate_limits import RateLimits
+from notion_oauth.web.trusted_hosts import TrustedHosts
 
 PUBLIC = "https://notion.example"
 SOMEWHERE = "203.0.113.9"
 
 
 class Visitor(TestClient):
-    """Asks for pages from somewhere on the internet, and keeps cookies; follows no redirect by itself."""
+    """Requests pages from an address on the internet, and stores cookies. Does not follow redirects."""
 
     def __init__(self, app: FastAPI, base_url: str = PUBLIC, *, client: str = SOMEWHERE) -> None:
         super().__init__(
@@ -29,12 +36,12 @@ class Visitor(TestClient):
         )
 
     def consent(self, query: str = "") -> str:
-        """Begin a sign-in and agree; the path and query that the server sends the browser back to."""
-        begun = self.get(f"/auth/login{query}")
-        assert begun.is_redirect, begun.text
-        back = httpx.get(begun.headers["location"], trust_env=False).headers["location"]
-        assert back.startswith(str(self.base_url).rstrip("/")), back
-        return urlsplit(back)._replace(scheme="", netloc="").geturl()
+        """Start a sign-in and approve it. The path and query that the server redirects the browser to."""
+        started = self.get(f"/auth/login{query}")
+        assert started.is_redirect, started.text
+        redirect = httpx.get(started.headers["location"], trust_env=False).headers["location"]
+        assert redirect.startswith(str(self.base_url).rstrip("/")), redirect
+        return urlsplit(redirect)._replace(scheme="", netloc="").geturl()
 
     def sign_in(self, query: str = "") -> None:
         done = self.get(self.consent(query))
@@ -48,6 +55,15 @@ class Visitor(TestClient):
         found = re.search(r'name="csrf_token" value="([^"]+)"', self.get(page).text)
         assert found, "the page has no form"
         return found.group(1)
+
+
+def application(logins: ProfileResolver) -> FastAPI:
+    """An application with the sign-in routes, for a resolver whose limits the test has chosen."""
+    hosts = TrustedHosts(logins.settings)
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, secret_key="k" * 40, https_only=True)
+    app.include_router(build_router(logins, hosts, auth_route_class(hosts, RateLimits(logins.settings))))
+    return app
 
 
 Visit = Callable[[], Visitor]

@@ -1,1 +1,1 @@
-"""Which profile a request is for, and the profiles of browser sessions."""
+"""Which profile a request belongs to, and the profiles of browser sessions."""

@@ -1,4 +1,4 @@
-"""The operator's secret: whoever knows it has the service's one login, for one browser session."""
+"""The operator's secret: a browser session that has sent it may use the service's one login."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.web.sessions.keys import session_keys
 from notion_oauth.web.sessions.state import KEY_PREFIX, Session, clear_session, session_of
 
-GOOD_FOR = timedelta(hours=8)  # after the secret was given, however often the session is used
-_SINCE = f"{KEY_PREFIX}operator_since"
+UNLOCKED_FOR = timedelta(hours=8)  # after the secret was sent; using the session does not extend it
+_UNLOCKED_AT = f"{KEY_PREFIX}operator_since"
 _PROOF = f"{KEY_PREFIX}operator_proof"
 
 
 class OperatorAccess:
-    """Lets the operator through. What a session then holds proves it: a MAC over the secret and the time.
+    """Gives the operator's browser sessions access. The proof in a session is a MAC over the secret and the time.
 
-    Another secret, or another session key, ends all such sessions.
+    A new secret, or a new session key, ends all such sessions.
     """
 
     def __init__(self, secret: SecretStr, oauth: NotionOAuth) -> None:
@@ -33,37 +33,38 @@ class OperatorAccess:
         self._clock = oauth.clock
 
     def profile(self, request: Request) -> str:
-        """The service's one profile, for its operator. Raises OperatorRequired for anybody else."""
+        """The service's one profile. Raises OperatorRequired unless the session is the operator's."""
         if not self._is_unlocked(session_of(request)):
-            raise OperatorRequired("This service is for its operator.")
+            raise OperatorRequired("Only the operator can use this service.")
         return self._profile
 
     def unlock(self, browser: Session, sent: str, *, client: str) -> None:
-        """Begin the operator's session, a new one. Raises RequestForbidden for another secret than the operator's.
+        """Start a new session for the operator. Raises RequestForbidden if the secret is wrong.
 
-        The audit log tells of both, and of the address that the `client` has.
+        The audit log records both outcomes, with the address of the `client`.
         """
         with self._audit.attempt("operator_unlock", client=client) as attempt:
             if not hmac.compare_digest(sent.encode(), self._secret):
-                raise RequestForbidden("That is not the operator's secret.", hint="Try again.")
-            since = int(self._clock().timestamp())
+                raise RequestForbidden("The operator's secret is wrong.", hint="Try again.")
+            unlocked_at = int(self._clock().timestamp())
             clear_session(browser)
-            browser[_SINCE], browser[_PROOF] = since, self._proof(self._keys[0], since)
+            browser[_UNLOCKED_AT], browser[_PROOF] = unlocked_at, self._proof(self._keys[0], unlocked_at)
             attempt.succeeded()
 
     def lock(self, browser: Session, *, client: str) -> None:
-        """End the operator's session in this browser. The login stays as it is."""
+        """End the operator's session in this browser. The login does not change."""
         if self._is_unlocked(browser):
             self._audit.succeeded("operator_lock", client=client)
         clear_session(browser)
 
     def _is_unlocked(self, browser: Session) -> bool:
-        since, proof = browser.get(_SINCE), browser.get(_PROOF)
-        if not isinstance(since, int) or not isinstance(proof, str):
+        unlocked_at, proof = browser.get(_UNLOCKED_AT), browser.get(_PROOF)
+        if not isinstance(unlocked_at, int) or not isinstance(proof, str):
             return False
-        if not timedelta() <= self._clock() - datetime.fromtimestamp(since, UTC) < GOOD_FOR:
+        if not timedelta() <= self._clock() - datetime.fromtimestamp(unlocked_at, UTC) < UNLOCKED_FOR:
             return False
-        return any(hmac.compare_digest(proof, self._proof(key, since)) for key in self._keys)
+        return any(hmac.compare_digest(proof, self._proof(key, unlocked_at)) for key in self._keys)
 
-    def _proof(self, key: bytes, since: int) -> str:
-        return hmac.new(key, b"notion-oauth operator %d " % since + self._secret, hashlib.sha256).hexdigest()
+    def _proof(self, key: bytes, unlocked_at: int) -> str:
+        message = b"notion-oauth operator %d " % unlocked_at + self._secret
+        return hmac.new(key, message, hashlib.sha256).hexdigest()

@@ -1,7 +1,7 @@
-"""Whose login a request means: one NotionOAuth for each profile, and who of those who ask has which.
+"""Map a request to a login: one NotionOAuth for each profile.
 
-On loopback it is the local user's. On a public URL each browser session has a profile of its own, under a name that
-nobody can guess, unless the application says who is asking, or the operator has set a secret.
+On loopback all requests use the local user's profile. On a public URL each browser session has its own profile, with
+a name that cannot be guessed, unless the application names the profile, or an operator's secret is set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 import anyio
 from fastapi import Request
@@ -24,7 +24,6 @@ from notion_oauth.errors import (
     ConfigurationError,
     NotAuthenticated,
     NotionOAuthError,
-    NotSignedIn,
     ResourceMismatch,
     StateMismatch,
     StorageError,
@@ -37,6 +36,8 @@ from notion_oauth.storage import JsonFileStore
 from notion_oauth.tokens.revocation import SignOut
 from notion_oauth.tokens.source import CHECK_INTERVAL
 from notion_oauth.tokens.status import LoginStatus
+from notion_oauth.web.profiles import visitor_cleanup, visitor_registrations
+from notion_oauth.web.profiles.background_refresh import BackgroundRefresh
 from notion_oauth.web.profiles.operator import OperatorAccess
 from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
 from notion_oauth.web.profiles.visitor_registrations import VisitorRegistrations
@@ -45,41 +46,58 @@ from notion_oauth.web.sessions.state import session_of
 
 ProfileFromRequest: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
 
-MAX_LOGINS = 1024  # in memory; the one that was asked for least recently gives way, and is made again when asked for
-AT_ONCE = 8  # refreshes that are waited for side by side
-FRESH_FOR = timedelta(days=1)  # after a browser's last visit; who comes later has the token renewed then
+MAX_LOGINS = 1024  # in memory; the least recently used is dropped, and created again on demand
+REFRESH_VISITORS_FOR = timedelta(days=1)  # after the browser's last visit; a later visit refreshes the token itself
 _LOG = logging.getLogger(__name__)
 
 
 class ProfileResolver:
-    """The logins that an application's requests mean.
+    """The logins of an application's requests.
 
-    `profile` is the application's own notion of who is asking: the name of a profile, None for nobody. Without it,
-    whoever has given the operator's secret means the profile of `oauth`, where one is set; where none is, all on
-    loopback do, and each browser session means its own on a public URL.
+    `profile` is the application's function that names the profile of a request, or returns None for an unknown user.
+    Without it: if an operator's secret is set, the operator has the profile of `oauth`, and other requests are
+    refused. If none is set, requests on loopback have that profile, and on a public URL each browser session has its
+    own. The other arguments are limits, see the constants that they default to.
     """
 
-    def __init__(self, oauth: NotionOAuth, profile: ProfileFromRequest | None = None) -> None:
+    def __init__(
+        self,
+        oauth: NotionOAuth,
+        profile: ProfileFromRequest | None = None,
+        *,
+        max_logins: int = MAX_LOGINS,
+        max_extended_scope: int = visitor_registrations.MAX_EXTENDED_SCOPE,
+        registration_timeout: timedelta = visitor_registrations.LOCK_TIMEOUT,
+        refresh_interval: timedelta = CHECK_INTERVAL,
+        cleanup_interval: timedelta = visitor_cleanup.INTERVAL,
+    ) -> None:
         self._oauth = oauth
         secret = oauth.settings.operator_secret
         self.operator_access = OperatorAccess(secret, oauth) if secret is not None and profile is None else None
         self.has_visitors = profile is None and self.operator_access is None and oauth.settings.is_public
-        self._who_asks = self.operator_access.profile if self.operator_access is not None else profile
-        self._many = profile is not None
-        self._visited: dict[str, datetime] = {}  # of those in `_made`
-        self._made: OrderedDict[str, NotionOAuth] = OrderedDict()
-        self._said: dict[str, str] = {}  # of those that are kept fresh, why they last could not be
-        self._unfinished = VisitorRegistrations(oauth.store, profile_names.VISITOR_PREFIX, oauth.clock)
-        self._beginning = oauth.for_profile(
-            profile_names.VISITOR_PREFIX, store=self._unfinished
-        )  # of all browser sessions
-        self._beginning.registrations.registration_lock = self._unfinished.registration_lock
-        self._beginning.audit.profile = None  # they have none before they are finished
-        self.audit = oauth.audit.without_profile() if self.has_visitors or self._many else oauth.audit
+        self._has_users = profile is not None
+        self._profile_from_request = self.operator_access.profile if self.operator_access is not None else profile
+        self._max_logins = max_logins
+        self._logins: OrderedDict[str, NotionOAuth] = OrderedDict()
+        self._last_visits: dict[str, datetime] = {}  # of the visitors in `_logins`
+        self._refresh_interval = refresh_interval
+        self._cleanup_interval = cleanup_interval
+        self._registrations = VisitorRegistrations(
+            oauth.store,
+            profile_names.VISITOR_PREFIX,
+            oauth.clock,
+            max_extended_scope=max_extended_scope,
+            lock_timeout=registration_timeout,
+        )
+        # All visitors share one NotionOAuth to start sign-ins: they have no profile until they complete one
+        self._pending_visitors = oauth.for_profile(profile_names.VISITOR_PREFIX, store=self._registrations)
+        self._pending_visitors.registrations.registration_lock = self._registrations.registration_lock
+        self._pending_visitors.audit.profile = None
+        self.audit = oauth.audit.without_profile() if self.has_visitors or self._has_users else oauth.audit
 
     @property
     def oauth(self) -> NotionOAuth:
-        """Whose settings and store they all have."""
+        """The NotionOAuth whose settings and store all profiles use."""
         return self._oauth
 
     @property
@@ -92,13 +110,14 @@ class ProfileResolver:
 
     @property
     def sign_in_profile(self) -> str:
-        """The profile that a sign-in of this service's own is begun in; an application's users have others."""
-        return self._beginning.profile if self.has_visitors else self._oauth.profile
+        """The profile that this service starts sign-ins for. The users of an application have others."""
+        return self._pending_visitors.profile if self.has_visitors else self._oauth.profile
 
     async def for_request(self, request: Request) -> NotionOAuth | None:
-        """The login of whoever asks; None for a browser that has never signed in.
+        """The login of this request; None for a browser session that has never signed in.
 
-        Raises NotIdentified where the application knows nobody, ConfigurationError where it gives a name that is none.
+        Raises NotAuthenticated if the application has not identified the user, ConfigurationError if it returns an
+        invalid profile name.
         """
         if self.has_visitors:
             browser = session_of(request)
@@ -106,95 +125,96 @@ class ProfileResolver:
             if name is None:
                 return None
             state.mark_seen(browser, self.clock().toordinal())
-            self._visited[name] = self.clock()
+            self._last_visits[name] = self.clock()
             return self.for_profile(name)
-        return self.for_profile(await self._asking(request))
+        return self.for_profile(await self._profile_of(request))
 
-    async def _asking(self, request: Request) -> str:
-        if self._who_asks is None:
+    async def _profile_of(self, request: Request) -> str:
+        if self._profile_from_request is None:
             return self._oauth.profile
-        found = self._who_asks(request)
+        found = self._profile_from_request(request)
         name: object = await found if inspect.isawaitable(found) else found
         if name is None:
-            raise NotAuthenticated("This application does not know who is asking.")
+            raise NotAuthenticated("The application has not identified the user of this request.")
         if not isinstance(name, str) or not profile_names.PROFILE_NAME.match(name):
             raise ConfigurationError(
-                "The application names a profile that is none.",
-                hint="Give names of letters, digits, - and _, 64 at most; such as user- and the number of an account.",
+                "The application returned an invalid profile name.",
+                hint="Use at most 64 letters, digits, - and _, such as user-42, where 42 is the account's number.",
             )
         return name
 
     def for_profile(self, profile: str) -> NotionOAuth:
-        """The login of that profile; the same object for as long as it is asked for."""
+        """The login of that profile. Repeated calls return the same object."""
         if profile == self._oauth.profile:
             return self._oauth
-        found = self._made.pop(profile, None) or self._oauth.for_profile(profile)
-        self._made[profile] = found
-        if len(self._made) > MAX_LOGINS:
-            self._visited.pop(self._made.popitem(last=False)[0], None)
-        return found
+        login = self._logins.pop(profile, None) or self._oauth.for_profile(profile)
+        self._logins[profile] = login
+        if len(self._logins) > self._max_logins:
+            self._last_visits.pop(self._logins.popitem(last=False)[0], None)
+        return login
 
     async def status(self, request: Request) -> LoginStatus:
-        """A look at the login of whoever asks."""
+        """The status of this request's login, from stored data only."""
         login = await self.for_request(request)
         return LoginStatus(status="unauthenticated") if login is None else await login.status(storage=False)
 
     async def previous_login(self, request: Request) -> NotionOAuth | None:
-        """The login in whose place a sign-in would come. Of a browser session none that cannot be used."""
+        """The login that a new sign-in would replace. None if it belongs to a browser session and cannot be read."""
         login = await self.for_request(request)
         if self.has_visitors and login is not None:
             try:
                 await login.status(storage=False)
             except (StorageError, ResourceMismatch) as error:
-                _LOG.warning("A sign-in begins without a look at the one before: %s", error)
+                _LOG.warning("Starting a sign-in although the previous login cannot be read: %s", error)
                 return None
         return login
 
     async def start_sign_in(self, request: Request) -> NotionOAuth:
-        """What begins a sign-in for whoever asks.
+        """The NotionOAuth that starts this request's sign-in.
 
-        A browser session's leaves nothing of its own on the disk before it is finished, and has no profile before.
+        A browser session has no profile, and no file on the disk, before it completes a sign-in.
         """
         if self.has_visitors:
-            return self._beginning
-        return self.for_profile(await self._asking(request))
+            return self._pending_visitors
+        return self.for_profile(await self._profile_of(request))
 
     async def complete_sign_in(self, request: Request, profile: str) -> NotionOAuth:
-        """What finishes the sign-in that was begun for this profile. Raises StateMismatch where another asks now.
+        """The NotionOAuth that completes a sign-in for this profile. Raises StateMismatch if the user has changed.
 
-        A browser session's gets its profile only now, another each time: whoever has planted the session, or replays
-        it to another worker, neither shares the login that somebody else makes in it nor loses it for them.
+        A browser session gets a new profile each time. An attacker who planted the session, or replays it to another
+        worker, therefore neither shares the login that the victim creates in it nor ends that login.
         """
         if self.has_visitors:
             return self._oauth.for_profile(profile_names.VISITOR_PREFIX + secrets.token_hex(16))
-        if profile != await self._asking(request):
-            raise StateMismatch("This sign-in was begun by somebody else.")
+        if profile != await self._profile_of(request):
+            raise StateMismatch("This sign-in was started by another user.")
         return self.for_profile(profile)
 
     async def discard(self, profile: str) -> None:
-        """Leave nothing of a browser session's sign-in that has failed."""
+        """Remove what a browser session's failed sign-in has stored."""
         if self.has_visitors and isinstance(self._oauth.store, JsonFileStore):
             await self._oauth.store.forget(profile)
 
-    async def on_signed_in(self, request: Request, profile: str, begun: GrantRequest) -> None:
-        """Let the browser session have the profile and the client, and end the login that it had before.
+    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest) -> None:
+        """Assign the profile to the browser session, claim its client, and end the session's previous login.
 
-        What cannot be done beside is told in the log: the login is there all the same.
+        The sign-in is complete already: a StorageError is only logged.
         """
         if self.has_visitors:
             browser = session_of(request)
-            before = state.session_profile(browser)
+            previous = state.session_profile(browser)
             state.assign_profile(browser, profile)
-            with _only_logged("Others may begin with the client of a sign-in that is finished"):
-                await self._unfinished.claim(begun.client)
-            if before is not None:
-                with _only_logged("The login that a sign-in has replaced could not be ended"):
-                    await self._end(before, begun)
+            with _log_storage_errors("The client of a completed sign-in could not be claimed"):
+                await self._registrations.claim(started.client)
+            if previous is not None:
+                with _log_storage_errors("The login that a sign-in has replaced could not be ended"):
+                    await self._end(previous, started)
 
     async def sign_out(self, request: Request) -> SignOut:
-        """End the login of whoever asks; of a browser session's own nothing is kept.
+        """End the login of this request. A browser session's profile is removed from the store.
 
-        A browser session lets go of one that cannot be read or removed, which is left as it is. Raises StorageError.
+        A browser session is signed out even if its login cannot be read or removed; the files then stay as they are.
+        Raises StorageError.
         """
         login = await self.for_request(request)
         if login is None:
@@ -204,9 +224,9 @@ class ProfileResolver:
         try:
             outcome = await self._end(login.profile)
         except StoreBusy:
-            raise  # passing: the next try may end it at the server too
+            raise  # temporary: the next try may revoke the grant too
         except StorageError as error:
-            _LOG.warning("A browser session was signed out of a login that could not be ended: %s", error)
+            _LOG.warning("A browser session was signed out, but its login could not be ended: %s", error)
             outcome = SignOut.NOT_REMOVED
         state.remove_profile(session_of(request))
         return outcome
@@ -215,81 +235,57 @@ class ProfileResolver:
         try:
             outcome = await self.for_profile(profile).sign_out(successor=successor)
         finally:
-            self._made.pop(profile, None)
-            self._visited.pop(profile, None)
+            self._logins.pop(profile, None)
+            self._last_visits.pop(profile, None)
         if isinstance(self._oauth.store, JsonFileStore):
             await self._oauth.store.forget(profile)
         return outcome
 
-    async def keep_fresh(self) -> NoReturn:
-        """Refresh whatever login is due, until cancelled. Logs what goes wrong; raises nothing of ours.
-
-        Of an application's users: all that the store has, where it can tell. Of browser sessions: those that this
-        worker has seen within a day. Another is refreshed when its browser comes back, or ends after thirty days.
-        """
-        if not self._many and not self.has_visitors:
-            await self._oauth.tokens.keep_fresh()
-        side_by_side = anyio.CapacityLimiter(AT_ONCE)
-        while True:
-            await self._refresh_all(side_by_side)
-            await anyio.sleep(CHECK_INTERVAL.total_seconds())
-
-    async def _refresh_all(self, side_by_side: anyio.CapacityLimiter) -> None:
-        names = await self._kept()
-        for gone in self._said.keys() - set(names):
-            del self._said[gone]
-        async with anyio.create_task_group() as tasks:
-            for name in names:
-                tasks.start_soon(self._refreshed, name, side_by_side)
-
-    async def _kept(self) -> Sequence[str]:
-        store = self._oauth.store
-        if self.has_visitors:
-            now = self.clock()
-            return [name for name, when in self._visited.items() if now - when < FRESH_FOR]
-        if not isinstance(store, JsonFileStore):
-            return tuple(self._made)
-        try:
-            return await store.profiles()
-        except NotionOAuthError as error:
-            _LOG.warning("The logins cannot be kept fresh: %s", error)
-            return tuple(self._made)
-
-    async def _refreshed(self, profile: str, side_by_side: anyio.CapacityLimiter) -> None:
-        async with side_by_side:
-            tokens = self.for_profile(profile).tokens
-            try:
-                await tokens.token()
-                await tokens.wait_until_idle()
-            except NotionOAuthError as error:
-                if error.message != self._said.get(profile) and not isinstance(error, NotSignedIn):
-                    _LOG.warning("A token cannot be kept fresh: %s", error)
-                self._said[profile] = error.message
-            else:
-                self._said.pop(profile, None)
-
     @asynccontextmanager
-    async def kept_fresh(self) -> AsyncIterator[None]:
-        """Keep logins fresh meanwhile, where that is set, and remove those that have ended of browsers that have gone.
+    async def background_tasks(self) -> AsyncIterator[None]:
+        """Refresh logins, if the settings say so, and remove ended visitor logins, until the context exits.
 
-        Ends when the refreshes under way have.
+        The exit waits for the refreshes in progress.
         """
         store = self._oauth.store
         async with anyio.create_task_group() as tasks:
             if self.has_visitors and isinstance(store, JsonFileStore):
-                tasks.start_soon(VisitorCleanup(store, self.settings.lifetimes, self.clock).go_on)
-            if self.settings.keep_fresh:
-                tasks.start_soon(self.keep_fresh)
+                lifetimes, interval = self.settings.lifetimes, self._cleanup_interval
+                tasks.start_soon(VisitorCleanup(store, lifetimes, self.clock, interval=interval).run)
+            if self.settings.keep_fresh and (self._has_users or self.has_visitors):
+                refresh = BackgroundRefresh(
+                    self._profiles_to_refresh, self.for_profile, interval=self._refresh_interval
+                )
+                tasks.start_soon(refresh.run)
+            elif self.settings.keep_fresh:
+                tasks.start_soon(self._oauth.tokens.keep_fresh)
             yield
             tasks.cancel_scope.cancel()
-        for login in (self._oauth, *self._made.values()):
+        for login in (self._oauth, *self._logins.values()):
             await login.tokens.wait_until_idle()
+
+    async def _profiles_to_refresh(self) -> Sequence[str]:
+        """An application's users: all profiles in the store, if it can list them. Visitors: those of the last day.
+
+        Another visitor's login is refreshed at the next visit, or ends after thirty days.
+        """
+        store = self._oauth.store
+        if self.has_visitors:
+            now = self.clock()
+            return [name for name, visit in self._last_visits.items() if now - visit < REFRESH_VISITORS_FOR]
+        if not isinstance(store, JsonFileStore):
+            return tuple(self._logins)
+        try:
+            return await store.profiles()
+        except NotionOAuthError as error:
+            _LOG.warning("The profiles to refresh cannot be listed: %s", error)
+            return tuple(self._logins)
 
 
 @contextmanager
-def _only_logged(failed: str) -> Iterator[None]:
-    """Let what the store cannot do be a line in the log."""
+def _log_storage_errors(message: str) -> Iterator[None]:
+    """Log a StorageError instead of raising it."""
     try:
         yield
     except StorageError as error:
-        _LOG.warning("%s: %s", failed, error)
+        _LOG.warning("%s: %s", message, error)

@@ -1,8 +1,8 @@
-"""What is kept of browser sessions that have gone, and when it is removed: nobody can reach it, and the cookie is lost.
+"""Remove what ended browser sessions have left in the store: without the cookie no request can reach it.
 
-A login goes a day after the moment from which no server takes it any more; until then its browser may come back. Why a
-login has ended is kept for as long as a login that nobody uses would live, for the browser that asks. Since the clock
-may be wrong, most of all where a machine has just started, nothing goes that was not found over a day before, too.
+A login is removed one day after it can neither be used nor refreshed; until then its browser may return. The reason
+why a login ended is stored as long as an idle login would live, for a browser that returns. The clock may be wrong,
+most of all just after a machine has started, so a profile is removed only if it was found ended a day earlier too.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from notion_oauth.models import TokenSet
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.storage import JsonFileStore
 
-MARGIN = timedelta(days=1)  # for clocks that differ, and for a sign-in or a sign-out that is under way
-EVERY = timedelta(days=1)
+MARGIN = timedelta(days=1)  # for clocks that differ, and for a sign-in or a sign-out in progress
+INTERVAL = timedelta(days=1)
 _LOG = logging.getLogger(__name__)
 
 
 class VisitorCleanup:
-    """Forgets the browser sessions' profiles of a store that are over."""
+    """Removes the ended profiles of browser sessions from a store."""
 
     def __init__(
         self,
@@ -37,62 +37,63 @@ class VisitorCleanup:
         clock: Clock,
         *,
         uptime: Callable[[], float] = uptime,
+        interval: timedelta = INTERVAL,
     ) -> None:
         self._store = store
         self._lifetimes = lifetimes
         self._clock = clock
         self._uptime = uptime
-        self._over: dict[str, float] = {}  # and since when, in seconds of uptime
-        self._said = ""
+        self._interval = interval
+        self._ended_since: dict[str, float] = {}  # uptime, in seconds, by profile
+        self._last_failure = ""
 
-    async def go_on(self) -> NoReturn:
-        """Sweep now, and once a day, until cancelled. Logs what cannot be removed; raises nothing of ours."""
+    async def run(self) -> NoReturn:
+        """Remove ended profiles now and once a day, until cancelled. A StorageError is logged, not raised."""
         while True:
-            failure = await self.sweep()
-            if failure is not None and str(failure) != self._said:
-                _LOG.warning("Files of browser sessions that have ended cannot be removed: %s", failure)
-            self._said = "" if failure is None else str(failure)
-            await anyio.sleep(EVERY.total_seconds())
+            failure = await self.remove_ended()
+            if failure is not None and str(failure) != self._last_failure:
+                _LOG.warning("Files of ended browser sessions cannot be removed: %s", failure)
+            self._last_failure = "" if failure is None else str(failure)
+            await anyio.sleep(self._interval.total_seconds())
 
-    async def sweep(self) -> StorageError | None:
-        """Forget what is over now, and was at a sweep a day ago; the first failure, which keeps none of the others."""
+    async def remove_ended(self) -> StorageError | None:
+        """Remove the profiles that have ended, and had at a check one day ago. The first failure, after trying all."""
         failure: StorageError | None = None
         try:
             last_changed = await self._store.last_changed()
         except StorageError as error:
             return error
-        before, self._over = self._over, {}
+        ended_before, self._ended_since = self._ended_since, {}
         for name in filter(profile_names.VISITOR_PROFILE.match, last_changed):
             now, uptime = self._clock(), self._uptime()
-            quiet = now - datetime.fromtimestamp(last_changed[name], UTC)
-            if quiet > MARGIN and await _is_over(self._store, name, self._lifetimes, quiet=quiet, now=now):
-                self._over[name] = before.get(name, uptime)
+            unchanged_for = now - datetime.fromtimestamp(last_changed[name], UTC)
+            if unchanged_for > MARGIN and await self._has_ended(name, unchanged_for=unchanged_for, now=now):
+                self._ended_since[name] = ended_before.get(name, uptime)
                 try:
-                    if uptime - self._over[name] >= EVERY.total_seconds():
+                    if uptime - self._ended_since[name] >= self._interval.total_seconds():
                         await self._store.forget(name)
                 except StorageError as error:
                     failure = failure or error
-            await anyio.lowlevel.checkpoint()  # there may be very many, and others wait for their answers
+            await anyio.lowlevel.checkpoint()  # there may be very many profiles, and requests must not wait for all
         return failure
 
+    async def _has_ended(self, name: str, *, unchanged_for: timedelta, now: datetime) -> bool:
+        try:
+            login = await self._store.load(name)
+            if login is not None:
+                return now - usable_until(login, self._lifetimes) > MARGIN
+            if await self._store.load_ended_login(name) is None:
+                return True  # an interrupted sign-out or sign-in has left a file
+        except StorageError:
+            pass  # encrypted with a lost key, or damaged: only its age counts
+        return unchanged_for > self._lifetimes.idle
 
-async def _is_over(store: JsonFileStore, name: str, lifetimes: Lifetimes, *, quiet: timedelta, now: datetime) -> bool:
-    try:
-        login = await store.load(name)
-        if login is not None:
-            return now - good_until(login, lifetimes) > MARGIN
-        if await store.load_ended_login(name) is None:
-            return True  # signed out, or never signed in, by somebody who was interrupted
-    except StorageError:
-        pass  # no key opens it, or it is damaged: by its age it would have ended, whatever it is
-    return quiet > lifetimes.idle
 
+def usable_until(login: TokenSet, lifetimes: Lifetimes) -> datetime:
+    """The time from which the token has expired and cannot be refreshed.
 
-def good_until(login: TokenSet, lifetimes: Lifetimes) -> datetime:
-    """The moment from which nothing can be done with a login: neither is its token good, nor can it be refreshed.
-
-    A token that does not say how long it is good is as long as the grant. A login that was refreshed after its grant
-    should have ended has shown that the server lets it live longer.
+    A token without `expires_in` is valid as long as the grant. If a login was refreshed after its grant should have
+    ended, the server allows a longer grant than the setting, and only idle time counts.
     """
     grant_ends = (login.authorized_at or login.updated_at) + lifetimes.grant
     token_ends = login.expires_at or grant_ends

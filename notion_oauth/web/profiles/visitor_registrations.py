@@ -1,8 +1,9 @@
-"""The store of sign-ins that browsers begin and may never finish: whatever they do, it stays small.
+"""The store for sign-ins that browsers start and may never complete. It stays small whatever browsers do.
 
-They begin with a client that waits for the first of them who finishes: it is then that one's, and another is registered
-for those who begin later. A person's logins in two browsers so have a client each, which Notion asks for, and a flood
-of sign-ins that nobody finishes registers one a day. Beside it waits one for those who ask for more scopes.
+Pending sign-ins share one unclaimed client registration; the first to complete claims it, and later sign-ins share a
+new one. So a user's logins in two browsers have a client each (Notion allows one grant for each user and client), and
+a flood of sign-ins that are never completed registers one client a day. A second unclaimed client serves sign-ins that
+request additional scopes.
 """
 
 from __future__ import annotations
@@ -21,29 +22,40 @@ from notion_oauth.files.protection import Protection
 from notion_oauth.models import ClientInformation, EndedLogin, Registration, TokenSet
 from notion_oauth.storage import TokenStore
 
-MOST_EXTRA = 100  # registrations in an hour, by each worker, for scopes that the client that waits may not ask for
+MAX_EXTENDED_SCOPE = 100  # registrations an hour and worker, for scopes that the unclaimed client may not request
 HOUR = timedelta(hours=1)
-SOON = 5.0  # seconds; longer than a registration takes, as a rule
-LONGEST_WAIT = timedelta(seconds=20)  # of one who begins, for others' registrations
-GOOD_FOR = timedelta(days=1)  # servers forget clients, in months; a login that begins with an old one dies early
-REGISTERING = f"{profile_names.VISITOR_PREFIX}registering"  # has a lock alone: a server is waited for under it
-_ASK_FOR_NONE = "Sign in without asking for a scope, or try again"
+RETRY_AFTER = 5.0  # seconds; a registration is usually faster
+LOCK_TIMEOUT = timedelta(seconds=20)  # how long a sign-in waits for the registrations of others
+MAX_AGE = timedelta(days=1)  # servers forget clients after months, and a login ends with its client
+REGISTERING = f"{profile_names.VISITOR_PREFIX}registering"  # only a lock, held while the server registers a client
+_WITHOUT_SCOPE = "Sign in without requesting a scope, or try again"
 
 
 class VisitorRegistrations:
-    """The store of one worker's sign-ins that have no name yet: there is no login, and `profile` has their client.
+    """The store of one worker's sign-ins that have no profile yet: it has no logins, and `profile` holds the clients.
 
-    What other profiles have is passed through: to whom a client by hand belongs is known once for all.
+    Other profiles are passed through: the issuer of a preregistered client is stored once for all of them.
     """
 
-    def __init__(self, store: TokenStore, profile: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        profile: str,
+        clock: Clock,
+        *,
+        max_extended_scope: int = MAX_EXTENDED_SCOPE,
+        lock_timeout: timedelta = LOCK_TIMEOUT,
+    ) -> None:
         self._store = store
         self._profile = profile
         self._clock = clock
-        self._ordinary = anyio.Lock()  # a kernel lock wakes nobody, and very many may wait here
-        self._wide = anyio.Lock()
-        self._files = anyio.Lock()  # of what takes a moment
-        self._extra: deque[datetime] = deque()
+        self._max_extended_scope = max_extended_scope
+        self._lock_timeout = lock_timeout
+        # In-process locks first: a file lock is polled, and very many sign-ins may wait here
+        self._default_scope_lock = anyio.Lock()
+        self._extended_scope_lock = anyio.Lock()
+        self._file_lock = anyio.Lock()  # for short file operations
+        self._extended_scope_times: deque[datetime] = deque()
 
     async def load(self, profile: str) -> TokenSet | None:
         return None
@@ -64,18 +76,18 @@ class VisitorRegistrations:
         return None
 
     async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
-        """The clients that a sign-in may begin with."""
-        kept = await self._store.load_registrations(profile)
-        return tuple(one for one in kept if one.preregistered or (not one.claimed and self._is_young(one)))
+        """The clients that a sign-in may use: preregistered ones, and unclaimed ones of the last day."""
+        stored = await self._store.load_registrations(profile)
+        return tuple(one for one in stored if one.preregistered or (not one.claimed and self._is_recent(one)))
 
-    def _is_young(self, kept: Registration) -> bool:
-        return kept.registered_at is not None and abs(self._clock() - kept.registered_at) < GOOD_FOR
+    def _is_recent(self, stored: Registration) -> bool:
+        return stored.registered_at is not None and abs(self._clock() - stored.registered_at) < MAX_AGE
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
-        if registration.preregistered:  # of all profiles, and inside their lock
+        if registration.preregistered:  # shared by all profiles; the caller holds their lock
             await self._store.save_registration(profile, registration)
             return
-        async with self._files, self._store.exclusive(profile):
+        async with self._file_lock, self._store.exclusive(profile):
             await self._store.save_registration(profile, registration)
 
     async def protection(self, profile: str) -> Protection | None:
@@ -88,61 +100,64 @@ class VisitorRegistrations:
         return self._store.exclusive(profile)
 
     @asynccontextmanager
-    async def registration_lock(self, extra: bool) -> AsyncIterator[None]:
-        """Hold registrations alone; whoever finishes a sign-in meanwhile waits for none of them.
+    async def registration_lock(self, extended_scope: bool) -> AsyncIterator[None]:
+        """Lock client registrations. Completing a sign-in does not wait for this lock.
 
-        One that is `extra` is made since a client that waits, if any, may not ask for the scopes, which anybody can
-        invent: one at a time, a few in an hour, and nobody else waits for it. Raises TooManyRequests for one more,
-        ServerUnavailable where others have waited long for a server that is slow, StorageError.
+        An `extended_scope` registration requests scopes that no unclaimed client may request. Any browser can invent
+        scopes, so these run one at a time, a limited number an hour, and other sign-ins do not wait for them. Raises
+        TooManyRequests beyond that, ServerUnavailable if a slow server has blocked the lock for long, StorageError.
         """
-        async with self._extra_alone() if extra else self._alone():
+        async with self._lock_extended_scope() if extended_scope else self._lock_default_scope():
             yield
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    async def _lock_default_scope(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as held:
             try:
-                with anyio.fail_after(LONGEST_WAIT.total_seconds()):
-                    await held.enter_async_context(self._ordinary)
+                with anyio.fail_after(self._lock_timeout.total_seconds()):
+                    await held.enter_async_context(self._default_scope_lock)
                     await held.enter_async_context(self._store.exclusive(REGISTERING))
             except TimeoutError:
-                raise ServerUnavailable("The server takes long to register a client, and others wait, too.") from None
+                raise ServerUnavailable(
+                    "The server is slow to register clients, and other sign-ins are waiting."
+                ) from None
             yield
 
     @asynccontextmanager
-    async def _extra_alone(self) -> AsyncIterator[None]:
+    async def _lock_extended_scope(self) -> AsyncIterator[None]:
         try:
-            self._wide.acquire_nowait()
+            self._extended_scope_lock.acquire_nowait()
         except anyio.WouldBlock:
-            message = "This service registers a client for scopes that another asks for just now."
-            raise TooManyRequests(message, hint=f"{_ASK_FOR_NONE} in a moment.", retry_after=SOON) from None
+            message = "This service is already registering a client for additional scopes."
+            raise TooManyRequests(message, hint=f"{_WITHOUT_SCOPE} in a moment.", retry_after=RETRY_AFTER) from None
         try:
-            waited = await self._wide_ones()
-            if waited:
-                self._require_room()
+            before = await self._extended_scope_clients()
+            if before:  # the first one is not limited
+                self._check_limit()
             yield
-            if waited and await self._wide_ones() != waited:
-                self._extra.append(self._clock())
+            if before and await self._extended_scope_clients() != before:
+                self._extended_scope_times.append(self._clock())
         finally:
-            self._wide.release()
+            self._extended_scope_lock.release()
 
-    async def _wide_ones(self) -> Sequence[Registration]:
-        return [kept for kept in await self.load_registrations(self._profile) if kept.extended_scope]
+    async def _extended_scope_clients(self) -> Sequence[Registration]:
+        return [stored for stored in await self.load_registrations(self._profile) if stored.extended_scope]
 
-    def _require_room(self) -> None:
+    def _check_limit(self) -> None:
         now = self._clock()
-        while self._extra and not timedelta() <= now - self._extra[0] < HOUR:
-            self._extra.popleft()
-        if len(self._extra) >= MOST_EXTRA:
+        times = self._extended_scope_times
+        while times and not timedelta() <= now - times[0] < HOUR:
+            times.popleft()
+        if len(times) >= self._max_extended_scope:
             raise TooManyRequests(
-                "This service has registered very many clients of late, for scopes that others asked for.",
-                hint=f"{_ASK_FOR_NONE} in an hour.",
-                retry_after=(HOUR - (now - self._extra[0])).total_seconds(),
+                "This service has registered too many clients for additional scopes in the last hour.",
+                hint=f"{_WITHOUT_SCOPE} in an hour.",
+                retry_after=(HOUR - (now - times[0])).total_seconds(),
             )
 
     async def claim(self, client: ClientInformation) -> None:
-        """Let nobody else begin with the client: a sign-in was finished with it."""
-        async with self._files, self._store.exclusive(self._profile):
-            for kept in await self._store.load_registrations(self._profile):
-                if kept.client.client_id == client.client_id:
-                    await self._store.save_registration(self._profile, kept.model_copy(update={"claimed": True}))
+        """Reserve the client for the login that was completed with it: later sign-ins do not use it."""
+        async with self._file_lock, self._store.exclusive(self._profile):
+            for stored in await self._store.load_registrations(self._profile):
+                if stored.client.client_id == client.client_id:
+                    await self._store.save_registration(self._profile, stored.model_copy(update={"claimed": True}))

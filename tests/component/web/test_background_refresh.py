@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import anyio
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from notion_oauth.errors import SignInRequired
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.web.profiles.background_refresh import BackgroundRefresh
 from tests.conftest import Posted
 from tests.support.signing_in import age, sign_in
 
@@ -82,6 +85,35 @@ async def test_a_stop_waits_for_the_refresh_that_is_under_way(
         await until(grants_asked, ["authorization_code", "refresh_token"])
     await oauth.refresh()
     assert sandbox.live_grants == 1
+
+
+async def test_failure_is_logged_once_until_the_profile_is_removed(
+    oauth: NotionOAuth, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.token_file.with_name(".notion-tokens.json.broken.profile").write_text("{}")
+    profiles, rounds = ["broken"], [0]
+
+    async def list_profiles() -> list[str]:
+        rounds[0] += 1
+        return list(profiles)
+
+    async def some_rounds() -> None:
+        until_round = rounds[0] + 3
+        while rounds[0] < until_round:
+            await anyio.sleep(0.01)
+
+    refresh = BackgroundRefresh(list_profiles, oauth.for_profile, interval=timedelta(seconds=0.01))
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(refresh.run)
+            await some_rounds()
+            assert caplog.text.count("holds no access_token") == 1
+            profiles.clear()
+            await some_rounds()
+            profiles.append("broken")
+            await some_rounds()
+            tasks.cancel_scope.cancel()
+    assert caplog.text.count("holds no access_token") == 2, "nothing is stored for removed profiles"
 
 
 @pytest.fixture
@@ -152,7 +184,7 @@ async def test_the_page_says_until_when_the_login_can_live_and_why_it_has_ended(
     browser = TestClient(create_app(settings), base_url="http://localhost")
     await sign_in(oauth)
     fresh = browser.get("/", headers=page).text
-    assert "can live until" in fresh
+    assert "valid until" in fresh
     assert "unless it is refreshed" not in fresh
     age(settings.token_file, days=20)
     shown = browser.get("/", headers=page).text

@@ -22,6 +22,7 @@ from notion_oauth import ValidToken, create_router
 from notion_oauth.app import create_app
 from notion_oauth.clock import utc_now
 from notion_oauth.errors import ConfigurationError
+from notion_oauth.models import TokenSet
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -189,7 +190,7 @@ class TestBrowserSessions:
     def test_a_session_that_is_lost_has_lost_its_login_and_the_page_says_so(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
-        assert "without its cookie it cannot be reached again" in visitor.get("/").text
+        assert "if you delete its cookie, you lose access" in visitor.get("/").text
         visitor.cookies.clear()
         assert visitor.status() == {"status": "unauthenticated"}
 
@@ -204,33 +205,40 @@ class TestBrowserSessions:
             assert "set-cookie" not in visitor.get("/auth/status", headers={"Accept": "*/*"}).headers
 
     @pytest.mark.anyio
-    async def test_a_login_is_kept_fresh_for_a_day_after_the_last_visit(self, public: Settings) -> None:
-        late = [timedelta()]
-        logins = ProfileResolver(NotionOAuth(public, clock=lambda: utc_now() + late[0]))
-        request = Request({"type": "http", "session": {"notion_oauth.profile": "web-" + "a" * 32}})
-        assert await logins.for_request(request) is not None
-        assert await logins._kept() == ["web-" + "a" * 32]
-        late[0] = timedelta(days=1, seconds=1)
-        assert await logins._kept() == []
-        await logins.for_request(request)
-        assert await logins._kept() == ["web-" + "a" * 32]
-        await logins.sign_out(request)
-        assert await logins._kept() == []
+    async def test_login_is_refreshed_for_a_day_after_the_last_visit(self, public: Settings) -> None:
+        loaded: list[str] = []
 
-    @pytest.mark.anyio
-    async def test_what_was_said_of_those_who_have_gone_is_forgotten(self, public: Settings) -> None:
-        """Why a login could not be kept fresh, of each session that has ever been here."""
+        class Recording(JsonFileStore):
+            async def load(self, profile: str) -> TokenSet | None:
+                loaded.append(profile)
+                return await super().load(profile)
+
         late = [timedelta()]
-        logins = ProfileResolver(NotionOAuth(public, clock=lambda: utc_now() + late[0]))
-        for letter in "abc":
-            await logins.for_request(
-                Request({"type": "http", "session": {"notion_oauth.profile": "web-" + letter * 32}})
-            )
-        await logins._refresh_all(anyio.CapacityLimiter(2))
-        assert len(logins._said) == 3
+        oauth = NotionOAuth(public, store=Recording(public.token_file), clock=lambda: utc_now() + late[0])
+        logins = ProfileResolver(oauth, refresh_interval=timedelta(seconds=0.01))
+        alice, bob = "web-" + "a" * 32, "web-" + "b" * 32
+
+        def request(name: str) -> Request:
+            return Request({"type": "http", "session": {"notion_oauth.profile": name}})
+
+        async def refreshed() -> set[str]:
+            """The profiles that the background refresh checks, after a visit of Bob."""
+            await logins.for_request(request(bob))
+            loaded.clear()
+            with anyio.fail_after(10):
+                async with logins.background_tasks():
+                    while loaded.count(bob) < 3:  # more than one whole round
+                        await anyio.sleep(0.01)
+            return set(loaded)
+
+        assert await logins.for_request(request(alice)) is not None
+        assert await refreshed() == {alice, bob}
         late[0] = timedelta(days=1, seconds=1)
-        await logins._refresh_all(anyio.CapacityLimiter(2))
-        assert not logins._said
+        assert await refreshed() == {bob}
+        await logins.for_request(request(alice))
+        assert await refreshed() == {alice, bob}
+        await logins.sign_out(request(alice))
+        assert await refreshed() == {bob}
 
     def test_renewing_without_a_login_is_refused(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
@@ -287,7 +295,7 @@ class TestALoginThatCannotBeUsed:
     ) -> None:
         page = visitor.get("/")
         assert page.status_code in (500, 409)
-        assert "cannot be used just now" in page.text
+        assert "login cannot be used" in page.text
         assert 'href="/auth/login"' in page.text
         assert 'action="/auth/logout"' in page.text
         assert str(unfloored.token_file) not in page.text
@@ -295,13 +303,13 @@ class TestALoginThatCannotBeUsed:
         assert "The login of a browser session cannot be used" in caplog.text
         data = visitor.get("/", headers={"Accept": "application/json"})
         assert data.status_code == page.status_code
-        assert data.json()["next"].startswith("Sign in anew")
+        assert data.json()["next"].startswith("Sign in again")
 
     def test_they_sign_in_anew(self, visitor: Visitor, unfloored: Settings, caplog: pytest.LogCaptureFixture) -> None:
         left = kept_of(unfloored)
         content = left.read_text()
         visitor.sign_in()
-        assert "A sign-in begins without a look at the one before" in caplog.text
+        assert "Starting a sign-in although the previous login cannot be read" in caplog.text
         assert visitor.status()["status"] == "authenticated"
         assert renewed(visitor)
         if "elsewhere" not in content:  # that one can be ended
@@ -339,7 +347,7 @@ class TestALoginThatCannotBeUsed:
         settings.token_file.write_text("{}")
         shown = local.get("/")
         assert shown.status_code == 500
-        assert "cannot be used just now" not in shown.text
+        assert "login cannot be used" not in shown.text
         assert local.get("/auth/login").status_code == 500
         assert local.post("/auth/logout", data={"csrf_token": token}).status_code == 500
         assert settings.token_file.read_text() == "{}"
@@ -422,14 +430,14 @@ class TestAnApplicationsOwnUsers:
         visitor.headers["X-User"] = "user-2"
         answer = visitor.get(back)
         assert answer.status_code == 400
-        assert "somebody else" in answer.text
+        assert "another user" in answer.text
         assert grants_asked() == []
 
     @pytest.mark.parametrize("name", ["", "../x", "a/b", "x" * 65, "-x", "a.b", "a\u00e9", 7])
     def test_a_name_that_is_none_is_an_error_of_the_application(self, public: Settings, name: object) -> None:
         answer = Visitor(application(public, lambda request: name)).get("/auth/status")  # type: ignore[arg-type,return-value]
         assert answer.status_code == 500
-        assert "names a profile that is none" in answer.text
+        assert "invalid profile name" in answer.text
 
     @pytest.mark.anyio
     async def test_the_logins_that_are_stored_are_kept_fresh(
@@ -457,9 +465,8 @@ class TestAnApplicationsOwnUsers:
                 await anyio.sleep(0.01)
         assert "holds no access_token" in caplog.text
 
-    def test_what_is_kept_in_memory_is_bounded(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("notion_oauth.web.profiles.resolver.MAX_LOGINS", 2)
-        logins = ProfileResolver(NotionOAuth(public), by_header)
+    def test_logins_in_memory_are_bounded(self, public: Settings) -> None:
+        logins = ProfileResolver(NotionOAuth(public), by_header, max_logins=2)
         first, second = logins.for_profile("user-1"), logins.for_profile("user-2")
         assert logins.for_profile("user-1") is first
         logins.for_profile("user-3")

@@ -23,9 +23,10 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
+from notion_oauth.web.profiles.resolver import ProfileResolver
 from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
 from tests.support.signing_in import sign_in
-from tests.support.visiting import PUBLIC, Visitor
+from tests.support.visiting import PUBLIC, Visitor, application
 
 pytestmark = pytest.mark.anyio
 DAY = timedelta(days=1)
@@ -65,7 +66,7 @@ async def swept(store: JsonFileStore, tmp_path: Path, *, later: timedelta) -> bo
     sweeping = VisitorCleanup(store, LIFETIMES, at(later), uptime=lambda: uptime[0])
     for uptime[0] in (0.0, DAY.total_seconds()):
         assert of_visitors(tmp_path), "nothing goes that was found over once"
-        await sweeping.sweep()
+        await sweeping.remove_ended()
     return not of_visitors(tmp_path)
 
 
@@ -161,7 +162,7 @@ async def test_other_profiles_and_what_all_begin_with_are_left(
     uptime = [0.0]
     sweeping = VisitorCleanup(store, LIFETIMES, at(400 * DAY), uptime=lambda: uptime[0])
     for uptime[0] in (0.0, DAY.total_seconds()):
-        await sweeping.sweep()
+        await sweeping.remove_ended()
     assert sorted(tmp_path.iterdir()) == before, "names that we have not made for a browser session"
 
 
@@ -183,31 +184,32 @@ async def test_a_clock_that_was_wrong_for_a_while_takes_no_login(store: JsonFile
     wrong, uptime = [400 * DAY], [0.0]
     sweeping = VisitorCleanup(store, LIFETIMES, lambda: utc_now() + wrong[0], uptime=lambda: uptime[0])
     for uptime[0] in (0.0, DAY.total_seconds() - 1):  # less than a day: another worker's start, say
-        await sweeping.sweep()
+        await sweeping.remove_ended()
     wrong[0], uptime[0] = timedelta(), DAY.total_seconds()
-    await sweeping.sweep()
+    await sweeping.remove_ended()
     wrong[0], uptime[0] = 400 * DAY, 2 * DAY.total_seconds()
-    await sweeping.sweep()
+    await sweeping.remove_ended()
     assert of_visitors(tmp_path), "it was not over in between"
     uptime[0] = 3 * DAY.total_seconds()
-    await sweeping.sweep()
+    await sweeping.remove_ended()
     assert not of_visitors(tmp_path)
 
 
 async def test_one_that_cannot_be_removed_keeps_none_of_the_others(
-    store: JsonFileStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    store: JsonFileStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [f"web-{number:032x}" for number in range(5)]
     for name in names:
         await store.save(name, login(utc_now()))
     stuck = store.path(names[1]).with_name(store.path(names[1]).name + ".lock")
     stuck.mkdir()
-    monkeypatch.setattr("notion_oauth.web.profiles.visitor_cleanup.EVERY", timedelta(seconds=0.01))
     uptime = itertools.count()
-    sweeping = VisitorCleanup(store, LIFETIMES, at(400 * DAY), uptime=lambda: next(uptime))
+    sweeping = VisitorCleanup(
+        store, LIFETIMES, at(400 * DAY), uptime=lambda: next(uptime), interval=timedelta(seconds=0.01)
+    )
     with caplog.at_level(logging.WARNING), anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(sweeping.go_on)
+            tasks.start_soon(sweeping.run)
             while next(uptime) < 100 or len(list(tmp_path.glob("*.profile"))) > 0:
                 await anyio.sleep(0.01)
             tasks.cancel_scope.cancel()
@@ -218,16 +220,17 @@ async def test_one_that_cannot_be_removed_keeps_none_of_the_others(
 async def test_a_folder_that_cannot_be_read_is_told_of_and_ends_nothing(tmp_path: Path) -> None:
     path = tmp_path / "gone" / "tokens.json"
     path.parent.touch()
-    assert await VisitorCleanup(JsonFileStore(path), LIFETIMES, utc_now).sweep() is not None
+    assert await VisitorCleanup(JsonFileStore(path), LIFETIMES, utc_now).remove_ended() is not None
 
 
 @pytest.mark.parametrize("keep_fresh", [True, False])
 async def test_the_service_sweeps_while_it_runs_whatever_it_keeps_fresh(
-    public: Settings, store: JsonFileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_fresh: bool
+    public: Settings, store: JsonFileStore, tmp_path: Path, keep_fresh: bool
 ) -> None:
-    monkeypatch.setattr("notion_oauth.web.profiles.visitor_cleanup.EVERY", timedelta(seconds=0.05))
+    oauth = NotionOAuth(public.model_copy(update={"keep_fresh": keep_fresh}))
+    logins = ProfileResolver(oauth, cleanup_interval=timedelta(seconds=0.05))
     await store.save(GONE, login(utc_now() - 40 * DAY))
     untouched(tmp_path, since=40 * DAY)
-    with Visitor(create_app(public.model_copy(update={"keep_fresh": keep_fresh}))), anyio.fail_after(10):
+    with Visitor(application(logins)), anyio.fail_after(10):
         while of_visitors(tmp_path):
             await anyio.sleep(0.01)

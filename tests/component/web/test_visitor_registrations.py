@@ -26,8 +26,9 @@ from notion_oauth.sandbox.recording import RecordedRequest
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
+from notion_oauth.web.profiles.resolver import ProfileResolver
 from notion_oauth.web.profiles.visitor_registrations import REGISTERING
-from tests.support.visiting import PUBLIC, Visitor
+from tests.support.visiting import PUBLIC, Visitor, application
 from tests.support.web_service import Browser
 
 JSON = {"Accept": "application/json"}
@@ -120,14 +121,15 @@ def held(store: JsonFileStore, profile: str) -> Iterator[None]:
 
 
 class Late:
-    """Applications whose clock can be put on."""
+    """Applications whose clock is late by `by`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.by = timedelta()
 
-    def app(self) -> FastAPI:
-        return create_app(oauth=NotionOAuth(self._settings, clock=lambda: utc_now() + self.by))
+    def app(self, *, max_extended_scope: int = 100) -> FastAPI:
+        oauth = NotionOAuth(self._settings, clock=lambda: utc_now() + self.by)
+        return application(ProfileResolver(oauth, max_extended_scope=max_extended_scope))
 
 
 @pytest.fixture
@@ -140,15 +142,12 @@ def begun(app: FastAPI, query: str = "") -> int:
     return Visitor(app).get(f"/auth/login?{query}", headers=JSON).status_code
 
 
-def test_scopes_that_anybody_invents_register_few(
-    late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("notion_oauth.web.profiles.visitor_registrations.MOST_EXTRA", 5)
-    app = late.app()
+def test_scopes_that_anybody_invents_register_few(late: Late, sandbox: Sandbox) -> None:
+    app = late.app(max_extended_scope=5)
     assert [begun(app, f"scope=invented-{number}") for number in range(10)] == [303] * 6 + [429] * 4
     answer = Visitor(app).get("/auth/login?scope=invented-again", headers=JSON)
     assert 0 < int(answer.headers["retry-after"]) <= 3600
-    assert "without asking for a scope" in answer.json()["next"]
+    assert "without requesting a scope" in answer.json()["next"]
     assert registrations(sandbox) == 6
     visitor = Visitor(app)
     for _ in range(3):  # and what it advises works, as often as somebody does it
@@ -160,14 +159,11 @@ def test_scopes_that_anybody_invents_register_few(
     assert begun(app, "scope=invented-again") == 303
 
 
-def test_whoever_has_had_more_can_sign_in_without_it_meanwhile(
-    late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whoever_has_had_more_can_sign_in_without_it_meanwhile(late: Late, sandbox: Sandbox) -> None:
     """What a sign-in asks for unasked, since the one before did, is no reason to turn anybody away."""
-    monkeypatch.setattr("notion_oauth.web.profiles.visitor_registrations.MOST_EXTRA", 1)
     sandbox.options.resource_metadata_overrides = {"scopes_supported": ["default"]}
     sandbox.options.scopes = ("default", "write", "x0", "x1", "x2")
-    app = late.app()
+    app = late.app(max_extended_scope=1)
     visitor = Visitor(app)
 
     def asked() -> str:
@@ -181,11 +177,8 @@ def test_whoever_has_had_more_can_sign_in_without_it_meanwhile(
     assert visitor.get("/auth/login?scope=write").status_code == 429, "who asks for it is told"
 
 
-def test_registrations_that_fail_count_for_nothing(
-    late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("notion_oauth.web.profiles.visitor_registrations.MOST_EXTRA", 1)
-    app = late.app()
+def test_registrations_that_fail_count_for_nothing(late: Late, sandbox: Sandbox) -> None:
+    app = late.app(max_extended_scope=1)
     assert [begun(app), begun(app, "scope=some")] == [303, 303]
     sandbox.fail_next("/register", status=503, times=5)
     assert [begun(app, "scope=other") for _ in range(5)] == [502] * 5
@@ -194,10 +187,9 @@ def test_registrations_that_fail_count_for_nothing(
 
 @pytest.mark.parametrize("gone", ["forgotten", "expired", "a day old"])
 def test_one_that_is_of_no_use_any_more_is_replaced_whatever_others_have_asked_for(
-    late: Late, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, gone: str
+    late: Late, sandbox: Sandbox, gone: str
 ) -> None:
-    monkeypatch.setattr("notion_oauth.web.profiles.visitor_registrations.MOST_EXTRA", 1)
-    app = late.app()
+    app = late.app(max_extended_scope=1)
     assert [begun(app), *(begun(app, f"scope=x{number}") for number in range(3))] == [303, 303, 303, 429]
     if gone == "forgotten":
         sandbox.forget_clients()
@@ -297,11 +289,8 @@ def test_whoever_finishes_waits_for_nobodys_registration(public: Settings, sandb
     assert client_of(Visitor(create_app(named))), "and nothing is held for good"
 
 
-def test_who_has_waited_long_for_others_registrations_is_told(
-    public: Settings, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("notion_oauth.web.profiles.visitor_registrations.LONGEST_WAIT", timedelta(seconds=0.05))
-    app = create_app(public)
+def test_who_has_waited_long_for_others_registrations_is_told(public: Settings, sandbox: Sandbox) -> None:
+    app = application(ProfileResolver(NotionOAuth(public), registration_timeout=timedelta(seconds=0.05)))
     with held(JsonFileStore(public.token_file), REGISTERING):
         answer = Visitor(app).get("/auth/login", headers=JSON)
     assert (answer.status_code, answer.json()["error"]) == (502, "ServerUnavailable")
@@ -320,4 +309,4 @@ async def test_a_client_that_cannot_be_marked_as_taken_spoils_no_sign_in(
     waiting.mkdir()
     assert (await anyio.to_thread.run_sync(partial(visitor.get, back))).status_code == 303
     assert visitor.status()["status"] == "authenticated"
-    assert "Others may begin with the client" in caplog.text
+    assert "The client of a completed sign-in could not be claimed" in caplog.text
