@@ -28,14 +28,14 @@ from notion_oauth.web.status_page import StatusPage, route_path
 from notion_oauth.web.trusted_hosts import TrustedHosts
 
 if TYPE_CHECKING:
-    from fastapi.telemetry import TelemetryConfig  # newer than the oldest FastAPI that serves us
+    from fastapi.telemetry import TelemetryConfig  # newer than the oldest FastAPI that we support
 
-SESSION_LIFETIME = 8 * 60 * 60  # seconds after its last change; a pending sign-in in it lives ten minutes
-VISITOR_LIFETIME = 30 * 24 * 60 * 60  # seconds; whoever loses such a session loses the login that is its own
+SESSION_LIFETIME = 8 * 60 * 60  # seconds after its last change; a pending sign-in in it expires after ten minutes
+VISITOR_LIFETIME = 30 * 24 * 60 * 60  # seconds; a visitor who loses the session loses its login
 
 
 class _PublicPath:
-    """Makes links begin with the public URL's path, whether a proxy in front takes that away or not."""
+    """Makes links start with the public URL's path, whether or not a proxy strips it from requests."""
 
     def __init__(self, app: ASGIApp, path: str) -> None:
         self._app, self._path = app, path
@@ -47,18 +47,18 @@ class _PublicPath:
 
 
 def _telemetry(settings: Settings) -> TelemetryConfig:
-    """What FastAPI tells OpenTelemetry by itself: the query of each request too, so of a callback nothing."""
-    wanted = settings.telemetry
+    """FastAPI's own telemetry. It includes the query of each request, so callbacks are excluded."""
+    enabled = settings.telemetry
     return {
-        "tracing": wanted,
-        "metrics": wanted,
-        "logs": wanted,
+        "tracing": enabled,
+        "metrics": enabled,
+        "logs": enabled,
         "exclude": lambda scope: is_callback(scope["path"], scope.get("query_string", b"")),
     }
 
 
-def _home_page(logins: ProfileResolver, admitted: type[AuthRoute]) -> APIRouter:
-    router = APIRouter(route_class=admitted)
+def _home_page(logins: ProfileResolver, route_class: type[AuthRoute]) -> APIRouter:
+    router = APIRouter(route_class=route_class)
 
     @router.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
     async def home(request: Request) -> Response:
@@ -68,29 +68,29 @@ def _home_page(logins: ProfileResolver, admitted: type[AuthRoute]) -> APIRouter:
 
 
 def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = None) -> FastAPI:
-    """The sign-in service: its page at `/`, the routes under `/auth`, sessions.
+    """The sign-in service: the status page at `/`, the routes under `/auth`, and sessions.
 
-    Called without arguments, as a server calls it, it sets up this process's log too: see `logs.configure`.
+    Called without arguments, as an ASGI server does, it also configures logging: see `log_format.configure`.
 
-    Raises ConfigurationError for wrong settings, StorageError where no session key can be read or made.
+    Raises ConfigurationError for wrong settings, StorageError if the session key can neither be read nor created.
     """
     service = oauth or NotionOAuth(settings)
     if settings is None and oauth is None:
         configure(service.settings.log_level, service.settings.log_format)
     logins = ProfileResolver(service)
     hosts = TrustedHosts(service.settings)
-    admitted = auth_route_class(hosts, RateLimits(service.settings))
-    auth = build_router(logins, hosts, admitted)
-    home_page = _home_page(logins, admitted)
+    route_class = auth_route_class(hosts, RateLimits(service.settings))
+    auth = build_router(logins, hosts, route_class)
+    home_page = _home_page(logins, route_class)
     app = FastAPI(
         title="notion-oauth",
         summary="Sign in to Notion's MCP server once.",
         version=__version__,
-        docs_url=None,  # their pages load scripts from another site
+        docs_url=None,  # these pages load scripts from another site
         redoc_url=None,
         redirect_slashes=False,
         telemetry=_telemetry(service.settings),
-        # Its own, not included ones: FastAPI looks twice for what is included, at each request
+        # Not include_router: FastAPI would match included routes twice at each request
         routes=[*auth.routes, *home_page.routes],
         lifespan=auth.lifespan_context,
     )
@@ -104,16 +104,16 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     if path:
         app.add_middleware(_PublicPath, path=path)
     app.add_middleware(Health, logins=logins, prefix=path)
-    # The last one that is added is asked first
+    # The middleware that is added last runs first
     app.add_middleware(SecurityMiddleware, hosts=hosts, open_paths=open_paths(path))
-    app.add_middleware(RequestLog, hosts=hosts)  # around all others
+    app.add_middleware(RequestLog, hosts=hosts)  # the outermost
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
-        """A page for a browser that asks for what there is not."""
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        """Such as 404 and 405: a page for a browser, JSON for a program."""
         home = route_path(request, "notion_oauth_home")
         if responses.wants_html(request):
-            context = {"title": error.detail, "message": "There is nothing here.", "cure": "", "home": home}
+            context = {"title": error.detail, "message": "There is no page at this address.", "hint": "", "home": home}
             answer = pages.page("error.html", context, status=error.status_code)
         else:
             answer = responses.data({"error": error.detail}, status=error.status_code)

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 
 from notion_oauth.humanize import format_duration
 
+ERROR_TITLE = "Something went wrong"
 SECURE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -51,13 +52,13 @@ def _content_security_policy() -> str:
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """The HTML of a page, everything in it escaped."""
+    """The HTML of a page. All values in the context are escaped."""
     return _environment().get_template(template).render(style=_style(), **context)
 
 
 def page(
     template: str, context: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A page with a policy that lets nothing but itself be loaded."""
+    """An HTML response, with a policy that allows only the page's own style, images in `data:` URLs, and own forms."""
     policy = {"Content-Security-Policy": _content_security_policy(), "Vary": "Accept"}
     return HTMLResponse(render(template, context), status, {**SECURE_HEADERS, **policy, **(headers or {})})

@@ -152,7 +152,7 @@ def _success_page() -> Response:
 
 
 def _error_page(error: NotionOAuthError) -> Response:
-    context = {"title": "That did not work", "message": error.message, "cure": error.hint, "home": ""}
+    context = {"title": pages.ERROR_TITLE, "message": error.message, "hint": error.hint, "home": ""}
     return pages.page("error.html", context, status=400)
 
 

@@ -1,7 +1,7 @@
-"""What servers and frameworks tell of a request, without the query of a callback: it holds the code and the state.
+"""Remove the query of a callback from access logs and traces: it holds the code and the state.
 
-The router may live in any application, under any server, with whatever logging and tracing that has; so this works
-on the servers' own loggers, and on the span that is under way.
+The router may run in any application, server, logging and tracing setup, so this changes the servers' own loggers and
+the current span.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from urllib.parse import parse_qsl, unquote
 LOGGERS = ("uvicorn.access", "uvicorn.asgi", "hypercorn.access", "gunicorn.access")
 _WITH_QUERY = re.compile(r"([^\s?\"']*)\?([^\s\"']+)")
 _CALLBACK = re.compile(r"/callback/*\Z", re.IGNORECASE)
-_URL_ATTRIBUTES = ("url.full", "http.url", "http.target")  # OpenTelemetry's, new and old
+_URL_ATTRIBUTES = ("url.full", "http.url", "http.target")  # of OpenTelemetry, new and old
 _QUERY_FIELDS = ("q", "query_string")  # of hypercorn and gunicorn, of ASGI
 
 
 def protect_access_logs() -> None:
-    """Cut the query from every line that tells of a callback, in the access logs of uvicorn, Hypercorn and Gunicorn."""
+    """Remove the query from every callback in the access logs of uvicorn, Hypercorn and Gunicorn."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(without_callback_query)
 
 
 def without_callback_query(record: logging.LogRecord) -> bool:
-    """A filter of logging that keeps every record, changed where it must be."""
+    """A logging filter that changes records and drops none."""
     if isinstance(record.args, Mapping):
         record.args = _fields(record.args)
     elif isinstance(record.args, tuple):
@@ -43,7 +43,7 @@ def _value(value: Any) -> Any:
 
 
 def _fields(fields: Mapping[str, Any]) -> Any:
-    """The fields of a line, in a copy: a scope of ASGI is what the application works with."""
+    """A copy of a line's fields: the original may be the ASGI scope that the application uses."""
     changed: Any = copy.copy(fields)
     for name, value in fields.items():
         if name not in _QUERY_FIELDS:
@@ -58,7 +58,7 @@ def _cut(found: re.Match[str]) -> str:
 
 
 def is_callback(path: str, query: str | bytes) -> bool:
-    """Whether a path is a callback's, however it is written, or a query is what an authorization server sends."""
+    """Whether the path is a callback's, in any spelling, or the query has an authorization response's parameters."""
     if _CALLBACK.search(unquote(path)):
         return True
     if not query:
@@ -69,14 +69,14 @@ def is_callback(path: str, query: str | bytes) -> bool:
 
 
 def protect_span() -> None:
-    """Cut the query from what the span under way tells of this request, if OpenTelemetry is in use: a callback's."""
+    """Remove a callback's query from the attributes of the current span, if OpenTelemetry is in use."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return
     span = trace.get_current_span()
-    known = getattr(span, "attributes", None) or {}  # the API has no way to read them, its SDK has
-    if "url.query" in known:
+    attributes = getattr(span, "attributes", None) or {}  # the SDK can read attributes, the API cannot
+    if "url.query" in attributes:
         span.set_attribute("url.query", "")
     for name in _URL_ATTRIBUTES:
-        if name in known:
-            span.set_attribute(name, str(known[name]).partition("?")[0])
+        if name in attributes:
+            span.set_attribute(name, str(attributes[name]).partition("?")[0])

@@ -1,4 +1,4 @@
-"""Who is let in to the routes, how often, and as what their errors are shown: in whichever application they are."""
+"""The route class of our routes: checks each request, applies rate limits, and turns errors into responses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fastapi.routing import APIRoute
 
 from notion_oauth.errors import NotionOAuthError, StorageError
 from notion_oauth.web.access_logs import is_callback, protect_span
-from notion_oauth.web.csrf import require_visit
+from notion_oauth.web.csrf import require_navigation
 from notion_oauth.web.rate_limits import RateLimits
-from notion_oauth.web.status_page import refusal
+from notion_oauth.web.status_page import error_response
 from notion_oauth.web.trusted_hosts import HOST_CHECKED, TrustedHosts
 
 _LOG = logging.getLogger(__name__)
-_BUDGETS = {
+_RATE_LIMITS = {
     "notion_oauth_status": "status",
     "notion_oauth_home": "status",
     "notion_oauth_client_metadata": "status",
@@ -26,13 +26,13 @@ _BUDGETS = {
 
 
 class AuthRoute(APIRoute):
-    """Turns our errors into a page or JSON, in whichever application the router is mounted."""
+    """Turns a NotionOAuthError into a page or JSON, in any application that includes the router."""
 
-    async def admit(self, request: Request) -> None:
-        """Raise an error of ours where the request must not reach the route."""
+    async def check(self, request: Request) -> None:
+        """Raise a NotionOAuthError if the request must not reach the route."""
 
-    def shown(self, error: NotionOAuthError) -> NotionOAuthError:
-        """What whoever asks may know of an error."""
+    def public_error(self, error: NotionOAuthError) -> NotionOAuthError:
+        """The error to show to the client."""
         return error
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -42,36 +42,35 @@ class AuthRoute(APIRoute):
             if is_callback(request.scope["path"], request.scope.get("query_string", b"")):
                 protect_span()
             try:
-                await self.admit(request)
+                await self.check(request)
                 return await route(request)
             except NotionOAuthError as error:
-                return refusal(request, self.shown(error))
+                return error_response(request, self.public_error(error))
 
         return answer
 
 
 def auth_route_class(hosts: TrustedHosts, limits: RateLimits) -> type[AuthRoute]:
-    """Routes that check for themselves whom a request addresses, and how often its client asks.
+    """A route class that checks the host and the rate limit itself: the application around it may check neither.
 
-    The application around them may check nothing. All routes of an application have the same `limits`, so that each
-    budget is counted once.
+    All routes of an application share the same `limits`, so that each request counts once.
     """
 
-    class Admitting(AuthRoute):
-        async def admit(self, request: Request) -> None:
+    class CheckedRoute(AuthRoute):
+        async def check(self, request: Request) -> None:
             if HOST_CHECKED not in request.scope:
                 hosts.check(request.scope)
-            budget = _BUDGETS.get(self.name, "auth")
-            if budget != "status":
-                require_visit(request)  # first: what another site asks for must not use up what its victim may
-            if limits.on(budget):
-                await limits.count(budget, hosts.client(request.scope))
+            limit = _RATE_LIMITS.get(self.name, "auth")
+            if limit != "status":
+                require_navigation(request)  # first: requests that another site triggers must not use up the limit
+            if limits.on(limit):
+                await limits.count(limit, hosts.client(request.scope))
 
-        def shown(self, error: NotionOAuthError) -> NotionOAuthError:
-            """On the internet, no path, key or setting of the machine: its operator reads them in the log."""
+        def public_error(self, error: NotionOAuthError) -> NotionOAuthError:
+            """A public service shows no path, key or setting of the machine. The log has the full error."""
             if not hosts.public or not isinstance(error, StorageError):
                 return error
             _LOG.error("A request failed: %s", error)
-            return type(error)("The service cannot keep logins just now.", hint="Tell its operator: the log says why.")
+            return type(error)("The service cannot store logins.", hint="Contact the service's operator.")
 
-    return Admitting
+    return CheckedRoute

@@ -1,4 +1,4 @@
-"""Whether it was our own page that sent a request, and what a small form holds."""
+"""Protection against requests that other sites trigger."""
 
 from __future__ import annotations
 
@@ -10,49 +10,51 @@ from fastapi import Request
 from notion_oauth.errors import RequestForbidden
 from notion_oauth.web.sessions import state
 
-MAX_FORM = 8 * 1024  # bytes; ours hold one or two short fields
-PATIENCE = 10.0  # seconds in which all of it must have come
+MAX_FORM = 8 * 1024  # bytes; our forms have one or two short fields
+BODY_TIMEOUT = 10.0  # seconds, for the whole body
 
 
-async def require_own_page(request: Request, browser: state.Session, base_url: str) -> dict[str, str]:
-    """The fields of a form on our own page, sent by the browser that was given the form. Raises RequestForbidden.
+async def require_own_page(
+    request: Request, browser: state.Session, base_url: str, *, body_timeout: float = BODY_TIMEOUT
+) -> dict[str, str]:
+    """The fields of a form that this browser sent from our own page. Raises RequestForbidden.
 
-    The token in the form is what proves it. Where the browser says which site sent it, that must be ours too;
-    an `Origin: null` says nothing, for it is what a page without referrer sends.
+    The token in the form is the proof. If the browser names the site that sent the form, that must be ours too.
+    `Origin: null` is allowed, because pages with `Referrer-Policy: no-referrer` send it.
     """
     site, origin = request.headers.get("sec-fetch-site", "same-origin"), request.headers.get("origin", "null")
     foreign = site != "same-origin" or origin not in ("null", base_url)
-    # Who was given no form needs no reading of what may come slowly, or never end
-    fields = {} if foreign or not state.has_csrf(browser) else await _fields(request)
+    # A session without a CSRF token cannot pass, so do not read its body, which may be slow or endless
+    fields = {} if foreign or not state.has_csrf(browser) else await _form_fields(request, body_timeout)
     if foreign or not state.csrf_valid(browser, fields.get("csrf_token")):
-        raise RequestForbidden("This did not come from this service's own page, or the page is too old.")
+        raise RequestForbidden("The request did not come from this service's own page, or the page has expired.")
     return fields
 
 
-async def _fields(request: Request) -> dict[str, str]:
-    """What a small form holds, each field once; nothing where the body is larger than any form of ours."""
+async def _form_fields(request: Request, seconds: float) -> dict[str, str]:
+    """The fields that occur once; none if the body is larger than MAX_FORM or takes longer."""
     body = b""
-    with anyio.move_on_after(PATIENCE) as patience:
+    with anyio.move_on_after(seconds) as deadline:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_FORM:
                 return {}
-    if patience.cancelled_caught:
+    if deadline.cancelled_caught:
         return {}
     found = parse_qs(body.decode("ascii", "replace"))
     return {name: values[0] for name, values in found.items() if len(values) == 1}
 
 
-def require_visit(request: Request) -> None:
-    """Raise RequestForbidden where a browser says that this is no person's visit of the page, but part of another.
+def require_navigation(request: Request) -> None:
+    """Raise RequestForbidden if the browser says that it loads this address as part of another page.
 
-    An image, a frame or a script of some site asks for it then, and shows nobody what comes of it.
+    Another site does that with an image, a frame or a script, and the user sees nothing of it.
     """
-    part = request.headers.get("sec-fetch-dest", "document") != "document"
-    if part and (request.method == "GET" or sent_by_another_site(request)):
-        raise RequestForbidden("This address is for visiting, and not for being part of another page.")
+    is_embedded = request.headers.get("sec-fetch-dest", "document") != "document"
+    if is_embedded and (request.method == "GET" or is_cross_site(request)):
+        raise RequestForbidden("This address cannot be embedded in another page.")
 
 
-def sent_by_another_site(request: Request) -> bool:
-    """Whether the browser says that a page of somebody else's has led here."""
+def is_cross_site(request: Request) -> bool:
+    """Whether the browser says that a page of another site led to this request."""
     return request.headers.get("sec-fetch-site") == "cross-site"

@@ -1,4 +1,4 @@
-"""A FastAPI dependency that hands a valid token to an endpoint, or sends the caller to the sign-in."""
+"""A FastAPI dependency that gives endpoints a valid token, or answers where to sign in."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from notion_oauth.web.trusted_hosts import HOST_CHECKED, TrustedHosts
 
 
 class ValidToken:
-    """`Annotated[SecretStr, Depends(ValidToken())]`: a valid access token, for as many endpoints as there are.
+    """`Annotated[SecretStr, Depends(ValidToken())]`: a valid access token. Many endpoints can share one instance.
 
-    Where a person has to sign in, the answer is 401, and its body's `detail.login` says where: the path of the
-    router's login where it is in the same application. Passing failures are 503 with `Retry-After` where the server
-    gave one. A request that reaches this machine under another name, or from elsewhere, is refused as by the router,
-    unless `profile` is given. `detail` has `error`, `message` and `next` in every case. `profile` says who is asking,
-    as create_router's does: give both the same.
+    If the user must sign in, the response is 401, and its `detail.login` is the path of the router's login, or null if
+    the application does not include the router. Temporary failures are 503, with `Retry-After` if the server sent one.
+    `detail` always has `error`, `message` and `next`.
+
+    `profile` is the same function as create_router's: pass it to both. Without it, requests that address this machine
+    by another name, or that come from another machine, are refused as by the router.
     """
 
     def __init__(self, oauth: NotionOAuth | None = None, *, profile: ProfileFromRequest | None = None) -> None:
         self._logins = ProfileResolver(oauth or NotionOAuth(), profile)
-        # An application that says who is asking has looked at the request; else it means the login of this machine
+        # An application that names the profile has checked the request; otherwise it gets this machine's login
         self._hosts = TrustedHosts(self._logins.settings) if profile is None else None
 
     async def __call__(self, request: Request) -> SecretStr:
@@ -40,16 +41,16 @@ class ValidToken:
             detail = responses.problem(error)
             sign_in = isinstance(error, NotSignedIn | SignInRequired) and not isinstance(error, ResourceMismatch)
             if sign_in:
-                detail["login"] = _login(request)
+                detail["login"] = _login_path(request)
             headers = {**responses.retry_after(error), "Cache-Control": "no-store"}
             status = 503 if isinstance(error, TransientError) else responses.status_code(error)
             if status == 401:
-                headers["WWW-Authenticate"] = 'Session realm="notion-oauth"'  # RFC 9110 §15.5.2 asks for a challenge
+                headers["WWW-Authenticate"] = 'Session realm="notion-oauth"'  # RFC 9110 §15.5.2 requires a challenge
             raise HTTPException(status, detail, headers) from None
 
 
-def _login(request: Request) -> str | None:
-    """The path of the sign-in as browsers see it; None where this application has no such route."""
+def _login_path(request: Request) -> str | None:
+    """The path of the sign-in as browsers see it; None if this application has no such route."""
     try:
         return request.url_for("notion_oauth_login").path
     except NoMatchFound:

@@ -1,7 +1,7 @@
-"""/healthz and /readyz: whether the service is alive, and whether it could keep a login now.
+"""/healthz and /readyz: whether the service runs, and whether it could store a login now.
 
-They are asked often, by machines, under whatever name those know: they look at no session, count nobody, and say
-nothing beyond the names of what fails.
+Health checkers call these often, under any host name: the responses use no session, count towards no rate limit, and
+contain only the names of failed checks.
 """
 
 from __future__ import annotations
@@ -21,24 +21,31 @@ from notion_oauth.web.profiles.resolver import ProfileResolver
 from notion_oauth.web.sessions.keys import session_key_available
 
 ALIVE, READY = "/healthz", "/readyz"
-PROBE_EVERY = 1.0  # seconds; however often it is asked, the disk is not written more often
-LOCK_TRY = 0.5  # seconds; a lock that another holds for longer is one that can be locked
+CACHE_SECONDS = 1.0  # more frequent requests do not write to the disk again
+LOCK_TIMEOUT = 0.5  # seconds; a lock that another process holds for longer works
 
 
 class Health:
-    """Answers the two paths, under the public URL's own path too; passes on all others."""
+    """Answers both paths, with and without the public URL's path in front; passes on all other requests."""
 
     def __init__(
-        self, app: ASGIApp, logins: ProfileResolver, *, prefix: str = "", uptime: Callable[[], float] = uptime
+        self,
+        app: ASGIApp,
+        logins: ProfileResolver,
+        *,
+        prefix: str = "",
+        uptime: Callable[[], float] = uptime,
+        lock_timeout: float = LOCK_TIMEOUT,
     ) -> None:
         self._app = app
         self._logins = logins
         self._alive = {ALIVE, prefix + ALIVE}
         self._paths = open_paths(prefix)
         self._uptime = uptime
+        self._lock_timeout = lock_timeout
         self._failing: tuple[str, ...] = ()
-        self._good_until = float("-inf")
-        self._probing = anyio.Lock()
+        self._cached_until = float("-inf")
+        self._check_lock = anyio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in self._paths:
@@ -48,42 +55,42 @@ class Health:
         elif scope["path"] in self._alive:
             answer = responses.data({"status": "ok"})
         else:
-            failing = await self._probed()
-            said: dict[str, Any] = {"status": "failing", "failing": failing} if failing else {"status": "ok"}
-            answer = responses.data(said, status=503 if failing else 200)
+            failing = await self._failing_checks()
+            body: dict[str, Any] = {"status": "failing", "failing": failing} if failing else {"status": "ok"}
+            answer = responses.data(body, status=503 if failing else 200)
         return await answer(scope, receive, send)
 
-    async def _probed(self) -> tuple[str, ...]:
-        """The names of what fails; looked at again once the last look is a second old."""
-        async with self._probing:
-            if self._uptime() >= self._good_until:
-                self._failing = await self._probe()
-                self._good_until = self._uptime() + PROBE_EVERY
+    async def _failing_checks(self) -> tuple[str, ...]:
+        """The names of the checks that fail, at most CACHE_SECONDS old."""
+        async with self._check_lock:
+            if self._uptime() >= self._cached_until:
+                self._failing = await self._run_checks()
+                self._cached_until = self._uptime() + CACHE_SECONDS
             return self._failing
 
-    async def _probe(self) -> tuple[str, ...]:
+    async def _run_checks(self) -> tuple[str, ...]:
         failing = []
         try:
-            await self._probe_store()
+            await self._check_store()
         except NotionOAuthError:
             failing.append("store")
         try:
-            kept = session_key_available(self._logins.settings)
+            has_key = session_key_available(self._logins.settings)
         except NotionOAuthError:
-            kept = False
-        return (*failing, *(() if kept else ("session_key",)))
+            has_key = False
+        return (*failing, *(() if has_key else ("session_key",)))
 
-    async def _probe_store(self) -> None:
-        """All that a sign-in writes: the login, and under a lock the registration of the client that it begins with."""
+    async def _check_store(self) -> None:
+        """All that a sign-in writes: the login, and, under a lock, the registration of its client."""
         store, profile = self._logins.oauth.store, self._logins.sign_in_profile
         await store.ensure_writable(profile)
-        for where in {profile, SHARED_PROFILE} if self._logins.settings.preregistered else {profile}:
-            await store.load_registrations(where)
-            with anyio.move_on_after(LOCK_TRY), suppress(StoreBusy):
-                async with store.exclusive(where):
+        for name in {profile, SHARED_PROFILE} if self._logins.settings.preregistered else {profile}:
+            await store.load_registrations(name)
+            with anyio.move_on_after(self._lock_timeout), suppress(StoreBusy):
+                async with store.exclusive(name):
                     pass
 
 
 def open_paths(prefix: str) -> frozenset[str]:
-    """The paths that health checkers ask for, which know the service by an address of their own."""
+    """The paths that are answered under any host name: health checkers use an address of the machine."""
     return frozenset(before + path for before in ("", prefix) for path in (ALIVE, READY))

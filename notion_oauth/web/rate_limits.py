@@ -1,4 +1,4 @@
-"""How often one client may ask: counted by the limits library, in this worker or in Redis for all of them."""
+"""Rate limits for each client, counted by the `limits` library in this worker's memory, or in Redis for all workers."""
 
 from __future__ import annotations
 
@@ -19,139 +19,153 @@ from notion_oauth.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
+    from limits.storage import MemoryStorage
     from limits.strategies import FixedWindowRateLimiter
 
-    Count: TypeAlias = tuple[RateLimitItem, tuple[str, ...]]  # a limit, and what is counted for whom
+    Counter: TypeAlias = tuple[RateLimitItem, tuple[str, ...]]  # a limit, and the key that it is counted under
 
-OPERATOR_TRIES = "5/minute"  # at the operator's secret; whatever else is set
-MAX_COUNTS = 10_000  # kept apart in memory, of each budget; who comes when there are so many shares a count
-OF_A_NETWORK = 10  # times what one client may, for all whose addresses one network has
-SHARED_COUNTS = 1024  # in each part of the internet; with whom one is shared nobody can choose
-PARTS_OF_IPV6 = 256  # as many as IPv4 has
+OPERATOR_LIMIT = "5/minute"  # tries of the operator's secret; not configurable
+MAX_COUNTERS = 10_000  # in memory, for each budget; further clients share counters
+NETWORK_FACTOR = 10  # an IPv6 /48 may make this many times the requests of one client
+SHARED_COUNTERS = 1024  # for each address block; a client cannot choose whose counter it shares
+IPV6_BLOCKS = 256  # as many as the /8 blocks of IPv4
 STORAGE_TIMEOUT = 0.5  # seconds
-STORAGE_REST = 5.0  # seconds without a try at a storage that has failed
+STORAGE_RETRY_AFTER = 5.0  # seconds; no tries in between when a storage has failed
 _OFF = ("", "0", "off")
 _SCHEMES = ("redis://", "rediss://", "redis+unix://")
 _LOG = logging.getLogger(__name__)
 
 
 class RateLimits:
-    """Counts what clients ask for. A limit is written as `30/minute` or `5/second;200/hour`.
+    """Counts requests for each client and budget. A limit is written as `30/minute` or `5/second;200/hour`.
 
-    A client has an address of IPv4, or 64 bits of IPv6. Whoever has one network of IPv6 has very many of those: its 48
-    bits are counted too, and may ten times as much.
-    No budget takes room in memory from another. Who finds none shares the count of a few others of its part of the
-    internet, and may with them what one client may.
-    Where a storage cannot be reached, each worker counts its own until it can: the service goes on, and stays limited.
-    Raises ConfigurationError for a limit or a storage that is none, or whose library is missing.
+    A client is an IPv4 address or an IPv6 /64. The owner of an IPv6 network has very many /64s, so its /48 is counted
+    too, with ten times the limit.
+    The counters in memory are bounded, separately for each budget. Once they are used up, a new client shares a
+    counter with some others of its address block, and together they may make as many requests as one client.
+    While a shared storage cannot be reached, each worker counts for itself, so requests stay limited.
+    Raises ConfigurationError for an invalid limit or storage, or if a required library is missing.
     """
 
-    def __init__(self, settings: Settings, *, uptime: Callable[[], float] = uptime) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        uptime: Callable[[], float] = uptime,
+        memory_storage: Callable[[], MemoryStorage] | None = None,
+        max_counters: int = MAX_COUNTERS,
+        shared_counters: int = SHARED_COUNTERS,
+        ipv6_blocks: int = IPV6_BLOCKS,
+    ) -> None:
         from limits.storage import MemoryStorage  # noqa: PLC0415 - as slow to load as the rest of the service
         from limits.strategies import FixedWindowRateLimiter  # noqa: PLC0415
 
         self._limits = {
-            "auth": _parsed("rate_limit", settings.rate_limit),
-            "status": _parsed("status_rate_limit", settings.status_rate_limit) if settings.is_public else (),
-            "operator": _parsed("", OPERATOR_TRIES),
+            "auth": _parse("rate_limit", settings.rate_limit),
+            "status": _parse("status_rate_limit", settings.status_rate_limit) if settings.is_public else (),
+            "operator": _parse("", OPERATOR_LIMIT),
         }
-        self._cache = {budget: MemoryStorage() for budget in self._limits}
-        self._own = {budget: FixedWindowRateLimiter(memory) for budget, memory in self._cache.items()}
-        self._shared = _shared(settings.rate_limit_storage)
+        self._memory = {budget: (memory_storage or MemoryStorage)() for budget in self._limits}
+        self._local = {budget: FixedWindowRateLimiter(memory) for budget, memory in self._memory.items()}
+        self._shared = _shared_limiter(settings.rate_limit_storage)
         self._service = settings.public_url or "local"
         self._uptime = uptime
-        self._rests_until = 0.0
-        self._down = False
+        self._max_counters = max_counters
+        self._shared_counters = shared_counters
+        self._ipv6_blocks = ipv6_blocks
+        self._retry_at = 0.0
+        self._storage_failed = False
 
     def on(self, budget: str) -> bool:
-        """Whether there is any limit to count for."""
+        """Whether this budget is limited."""
         return bool(self._limits[budget])
 
     async def count(self, budget: str, client: str) -> None:
-        """Count a request of this client. Raises TooManyRequests once it has used up its budget."""
+        """Count a request of this client. Raises TooManyRequests if the budget is used up."""
         for limit in self._limits[budget]:
-            left = await self._left(limit, budget, client)
-            if left is not None:
+            wait = await self._seconds_to_wait(limit, budget, client)
+            if wait is not None:
                 raise TooManyRequests(
-                    "This address has asked too often.",
-                    hint=f"Wait {left} second{'' if left == 1 else 's'}, and try again.",
-                    retry_after=left,
+                    "Too many requests from this address.",
+                    hint=f"Wait {wait} second{'' if wait == 1 else 's'}, and try again.",
+                    retry_after=wait,
                 )
 
-    async def _left(self, limit: RateLimitItem, budget: str, client: str) -> int | None:
-        """Seconds until it may ask again; None where it may now."""
+    async def _seconds_to_wait(self, limit: RateLimitItem, budget: str, client: str) -> int | None:
+        """Count a request. None if it is allowed."""
         shared = self._shared
-        if shared is None or self._uptime() < self._rests_until:
-            return self._count_here(limit, budget, client)
+        if shared is None or self._uptime() < self._retry_at:
+            return self._count_locally(limit, budget, client)
         try:
-            counts = _counts(limit, ("notion-oauth", self._service, budget), client)
-            left = await anyio.to_thread.run_sync(_count, shared, counts)
+            counters = _counters(limit, ("notion-oauth", self._service, budget), client)
+            wait = await anyio.to_thread.run_sync(_count, shared, counters)
         except Exception as error:
-            self._rests_until = self._uptime() + STORAGE_REST
-            if not self._down:
+            self._retry_at = self._uptime() + STORAGE_RETRY_AFTER
+            if not self._storage_failed:
                 _LOG.warning(
-                    "The storage of rate limits cannot be used (%s): each worker counts for itself.",
+                    "The rate limit storage cannot be used (%s). Each worker counts for itself.",
                     type(error).__name__,
                 )
-            self._down = True
-            return self._count_here(limit, budget, client)
-        if self._down:
-            _LOG.warning("The storage of rate limits can be used again.")
-        self._down = False
-        return left
+            self._storage_failed = True
+            return self._count_locally(limit, budget, client)
+        if self._storage_failed:
+            _LOG.warning("The rate limit storage can be used again.")
+        self._storage_failed = False
+        return wait
 
-    def _count_here(self, limit: RateLimitItem, budget: str, client: str) -> int | None:
-        kept, part = self._cache[budget].storage, _part(client)
-        counts: list[Count] = []
-        for item, who in _counts(limit, (budget,), client):
-            shared = (budget, part, str(hash(who[-1]) % SHARED_COUNTS))  # salted by Python, for each process anew
-            full = len(kept) >= MAX_COUNTS or item.key_for(*shared) in kept  # it may have been counted there before
-            counts.append((item, shared if full and item.key_for(*who) not in kept else who))
-        return _count(self._own[budget], counts)
+    def _count_locally(self, limit: RateLimitItem, budget: str, client: str) -> int | None:
+        stored, block = self._memory[budget].storage, _address_block(client, self._ipv6_blocks)
+        counters: list[Counter] = []
+        for item, own in _counters(limit, (budget,), client):
+            shared = (budget, block, str(hash(own[-1]) % self._shared_counters))  # Python salts hash() in each process
+            # A client that may have been counted in the shared counter stays there
+            full = len(stored) >= self._max_counters or item.key_for(*shared) in stored
+            counters.append((item, shared if full and item.key_for(*own) not in stored else own))
+        return _count(self._local[budget], counters)
 
 
-def _count(limiter: FixedWindowRateLimiter, counts: Sequence[Count]) -> int | None:
-    """Count a request in all of them, the widest first, unless that or the client's own is used up.
+def _count(limiter: FixedWindowRateLimiter, counters: Sequence[Counter]) -> int | None:
+    """Count a request in all counters, the widest network first. Seconds to wait if one of them is used up.
 
-    So a client that is refused uses nothing up that others share, and a network that is adds no count of its parts.
+    A client whose own counter is used up does not count towards its network. A network whose counter is used up
+    creates no counters for its clients.
     """
-    item, own = counts[-1]
-    if len(counts) > 1 and not limiter.test(item, *own):
-        return _wait(limiter, item, own)
-    for item, who in counts:
-        if not limiter.hit(item, *who):
-            return _wait(limiter, item, who)
+    item, own = counters[-1]
+    if len(counters) > 1 and not limiter.test(item, *own):
+        return _seconds_to_reset(limiter, item, own)
+    for item, key in counters:
+        if not limiter.hit(item, *key):
+            return _seconds_to_reset(limiter, item, key)
     return None
 
 
-def _wait(limiter: FixedWindowRateLimiter, item: RateLimitItem, who: tuple[str, ...]) -> int:
-    """Seconds until it is counted anew."""
-    return max(1, math.ceil(limiter.get_window_stats(item, *who).reset_time - time.time()))
+def _seconds_to_reset(limiter: FixedWindowRateLimiter, item: RateLimitItem, key: tuple[str, ...]) -> int:
+    return max(1, math.ceil(limiter.get_window_stats(item, *key).reset_time - time.time()))
 
 
-def _counts(limit: RateLimitItem, before: tuple[str, ...], client: str) -> list[Count]:
-    """What a client is counted in, the widest first."""
-    address = _address(client)
+def _counters(limit: RateLimitItem, prefix: tuple[str, ...], client: str) -> list[Counter]:
+    """The counters of a client, the widest network first."""
+    address = _parse_address(client)
     if address is None:
-        return [(limit, (*before, client[:64]))]
+        return [(limit, (*prefix, client[:64]))]
     if address.version == 4:
-        return [(limit, (*before, str(address)))]
+        return [(limit, (*prefix, str(address)))]
     own, network = (str(ipaddress.ip_network((address, bits), strict=False)) for bits in (64, 48))
-    return [(_tenfold(limit), (*before, network)), (limit, (*before, own))]
+    return [(_network_limit(limit), (*prefix, network)), (limit, (*prefix, own))]
 
 
-def _part(client: str) -> str:
-    """The part of the internet that it comes from, a provider's or a country's: there are few of them."""
-    address = _address(client)
+def _address_block(client: str, ipv6_blocks: int) -> str:
+    """The block of addresses that a client belongs to, such as a provider's or a country's. There are few blocks."""
+    address = _parse_address(client)
     if address is None:
-        return "others"
+        return "no address"
     if address.version == 4:
-        return f"others of {address.packed[0]}.0.0.0/8"
-    return f"others of IPv6, part {zlib.crc32(address.packed[:4]) % PARTS_OF_IPV6}"  # which of them has its /32
+        return f"{address.packed[0]}.0.0.0/8"
+    return f"IPv6 block {zlib.crc32(address.packed[:4]) % ipv6_blocks}"  # by the /32
 
 
-def _address(client: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None for what is none. One of IPv4 in the clothes of IPv6 (RFC 4291 §2.5.5.2) is one of IPv4."""
+def _parse_address(client: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None if it is not an IP address. An IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) becomes the IPv4 address."""
     try:
         address = ipaddress.ip_address(client.partition("%")[0])
     except ValueError:
@@ -159,11 +173,11 @@ def _address(client: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _tenfold(limit: RateLimitItem) -> RateLimitItem:
-    return type(limit)(limit.amount * OF_A_NETWORK, limit.multiples, limit.namespace)
+def _network_limit(limit: RateLimitItem) -> RateLimitItem:
+    return type(limit)(limit.amount * NETWORK_FACTOR, limit.multiples, limit.namespace)
 
 
-def _parsed(setting: str, limit: str) -> tuple[RateLimitItem, ...]:
+def _parse(setting: str, limit: str) -> tuple[RateLimitItem, ...]:
     from limits import parse_many  # noqa: PLC0415 - see above
 
     if limit.strip() in _OFF:
@@ -172,18 +186,20 @@ def _parsed(setting: str, limit: str) -> tuple[RateLimitItem, ...]:
         return tuple(parse_many(limit))
     except ValueError:
         raise ConfigurationError(
-            f"Wrong setting: {PREFIX}{setting.upper()}: it is no limit.", hint="Write it as 30/minute, or 0 for none."
+            f"Wrong setting: {PREFIX}{setting.upper()}: not a rate limit.",
+            hint="Write it as 30/minute, or 0 for no limit.",
         ) from None
 
 
-def _shared(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
+def _shared_limiter(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
     if storage is None:
         return None
     url, setting = storage.get_secret_value(), f"{PREFIX}RATE_LIMIT_STORAGE"
+    not_a_url = ConfigurationError(
+        f"Wrong setting: {setting}: not a Redis URL.", hint="Write it as redis://HOST:PORT/0."
+    )
     if not url.startswith(_SCHEMES):
-        raise ConfigurationError(
-            f"Wrong setting: {setting}: it is no URL of a Redis.", hint="Write it as redis://HOST:PORT/0."
-        )
+        raise not_a_url
     from limits.storage import RedisStorage  # noqa: PLC0415 - see above
     from limits.strategies import FixedWindowRateLimiter  # noqa: PLC0415
 
@@ -192,7 +208,7 @@ def _shared(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
         from redis.retry import Retry  # noqa: PLC0415
     except ImportError:
         raise ConfigurationError(
-            f"{setting} needs the library redis.", hint="Install it with: uv pip install 'notion-oauth[redis]'"
+            f"{setting} requires the redis library.", hint="Install it with: uv pip install 'notion-oauth[redis]'"
         ) from None
     options = {
         "socket_timeout": STORAGE_TIMEOUT,
@@ -202,4 +218,4 @@ def _shared(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
     try:
         return FixedWindowRateLimiter(RedisStorage(url, **options))  # type: ignore[arg-type]
     except ValueError:
-        raise ConfigurationError(f"Wrong setting: {setting}: it is no URL of a Redis.", hint="Mend it.") from None
+        raise not_a_url from None

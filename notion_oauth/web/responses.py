@@ -1,4 +1,4 @@
-"""Responses as JSON or as a page, errors among them."""
+"""Responses, including errors, as JSON or as a page."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 from notion_oauth import errors
-from notion_oauth.pages import SECURE_HEADERS, page
+from notion_oauth.pages import ERROR_TITLE, SECURE_HEADERS, page
 
-_OF_DATA = [(name.lower().encode(), value.encode()) for name, value in {**SECURE_HEADERS, "Vary": "Accept"}.items()]
+_JSON_HEADERS = [
+    (name.lower().encode(), value.encode()) for name, value in {**SECURE_HEADERS, "Vary": "Accept"}.items()
+]
 _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.AuthorizationResponseError, 400),
     (errors.AuthorizationRefused, 403),
@@ -29,39 +31,39 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.StoreBusy, 503),
     (errors.StorageError, 500),
     (errors.ConfigurationError, 500),
-    (errors.NotionOAuthError, 502),  # the rest: the server that we depend on failed or refused
+    (errors.NotionOAuthError, 502),  # all others: the authorization server has failed or refused
 )
 
 
 def data(content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON that nobody keeps a copy of."""
-    return encoded(encode(content), status=status, headers=headers)
+    """A JSON response that must not be cached."""
+    return encoded_data(encode(content), status=status, headers=headers)
 
 
 def encode(content: Mapping[str, Any]) -> bytes:
     return json.dumps(dict(content), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def encoded(content: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """As `data`, of what was encoded before."""
+def encoded_data(content: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """As `data`, for content that `encode` returned."""
     answer = Response(content, status, headers, "application/json")
-    answer.raw_headers += _OF_DATA  # encoded once
+    answer.raw_headers += _JSON_HEADERS  # encoded once
     return answer
 
 
 def redirect(url: str) -> Response:
-    """On to another page, with GET, leaving no trace of this one."""
+    """A redirect to another page, with GET and without a referrer."""
     return RedirectResponse(url, 303, SECURE_HEADERS)
 
 
 def wants_html(request: Request) -> bool:
-    """Whether a person's browser asks; programs that name no type get JSON."""
+    """Whether a browser requests a page. Programs that send no Accept header get JSON."""
     accept = request.headers.get("accept", "")
     return "text/html" in accept and "application/json" not in accept
 
 
 def status_code(error: errors.NotionOAuthError) -> int:
-    """The HTTP status that an error stands for."""
+    """The HTTP status of an error."""
     return next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
 
 
@@ -71,7 +73,7 @@ def problem(error: errors.NotionOAuthError) -> dict[str, str | None]:
 
 
 def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:
-    """The header that says when to come again, where the server has said so."""
+    """The Retry-After header, if the error says how long to wait."""
     seconds = getattr(error, "retry_after", None)
     return {} if seconds is None else {"Retry-After": f"{seconds:.0f}"}
 
@@ -80,15 +82,15 @@ def failure(request: Request, error: errors.NotionOAuthError, *, home: str = "")
     """An error as a page or as JSON: what happened, and what to do next."""
     status = status_code(error)
     if wants_html(request):
-        context = {"title": "That did not work", "message": error.message, "cure": error.hint, "home": home}
+        context = {"title": ERROR_TITLE, "message": error.message, "hint": error.hint, "home": home}
         return page("error.html", context, status=status, headers=retry_after(error))
     return data(problem(error), status=status, headers=retry_after(error))
 
 
-def unforeseen(request: Request) -> Response:
-    """What is said of an error that is none of ours: that there was one. What it holds nobody has looked at."""
-    message, hint = "The service failed in a way that nobody foresaw.", "Its log tells more. Try again in a moment."
+def internal_error(request: Request) -> Response:
+    """The response to any other exception. It shows nothing of the exception, which may contain secrets."""
+    message, hint = "Internal server error.", "Try again in a moment. The service's log has the details."
     if wants_html(request):
-        context = {"title": "That did not work", "message": message, "cure": hint, "home": ""}
+        context = {"title": ERROR_TITLE, "message": message, "hint": hint, "home": ""}
         return page("error.html", context, status=500)
     return data({"error": "Internal Server Error", "message": message, "next": hint}, status=500)

@@ -1,6 +1,6 @@
-"""What stands before every route: the check of host and https, and the headers that every answer carries.
+"""The check of host and https before every route, and the security headers of every response.
 
-Pure ASGI: a request passes through two function calls more, and nothing is buffered.
+Pure ASGI: it adds two function calls to a request, and buffers nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from notion_oauth.errors import NotionOAuthError
 from notion_oauth.web import responses
 from notion_oauth.web.trusted_hosts import HOST_CHECKED, TrustedHosts
 
-HSTS = "max-age=31536000"  # seconds: a year; what else its host serves is not ours to decide
+HSTS = "max-age=31536000"  # seconds: one year; without includeSubDomains, because other services may run there
 
 
 class SecurityMiddleware:
-    """Lets in what `hosts` lets in.
+    """Refuses the requests that `hosts` refuses.
 
-    `open_paths` of a public service are asked by health checkers, under whatever name and scheme they use.
+    On a public service, `open_paths` are answered under any host name and scheme, for health checkers.
     """
 
     def __init__(self, app: ASGIApp, hosts: TrustedHosts, *, open_paths: frozenset[str] = frozenset()) -> None:
@@ -42,39 +42,39 @@ class SecurityMiddleware:
             scope["scheme"] = "https" if scope["type"] == "http" else "wss"
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        return await self._answered(scope, receive, send)
+        return await self._pass_on(scope, receive, send)
 
     async def _refuse(self, refused: NotionOAuthError, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         return await responses.failure(Request(scope), refused)(scope, receive, self._secured(send))
 
-    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on. What fails in a way that nobody foresaw is told as that, and raised for the log."""
-        begun = False
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application. Any exception becomes an internal server error, and is raised again for the log."""
+        started = False
         secured = self._secured(send)
 
-        async def noting(message: Message) -> None:
-            nonlocal begun
-            if begun:
+        async def first_secured(message: Message) -> None:
+            nonlocal started
+            if started:
                 return await send(message)
-            begun = True
+            started = True
             return await secured(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, first_secured)
         except Exception:
-            if not begun:
-                await responses.unforeseen(Request(scope))(scope, receive, secured)
+            if not started:
+                await responses.internal_error(Request(scope))(scope, receive, secured)
             raise
 
     def _secured(self, send: Send) -> Send:
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                there = message.get("headers", ())
-                names = {name for name, _ in there}  # lower case, as ASGI asks for
+                present = message.get("headers", ())
+                names = {name for name, _ in present}  # ASGI requires lower case
                 missing = [header for header in self._headers if header[0] not in names]
-                message = {**message, "headers": [*there, *missing]}
+                message = {**message, "headers": [*present, *missing]}
             await send(message)
 
         return secured

@@ -1,4 +1,4 @@
-"""The status as a page and as JSON, what was done, and what was refused: what the routes answer with."""
+"""The responses of the routes: the status, results and errors, as a page or as JSON."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from notion_oauth.web.sessions import state
 from notion_oauth.web.sessions.state import session_of
 
 _LOG = logging.getLogger(__name__)
-_NOTICES = {
+_NOTICES = {  # the names are stored in session cookies: never rename one
     "signed_in": "You are signed in.",
-    "refreshed": "The token was renewed.",
-    "fresh": "The token was renewed a moment ago.",
-    "sent_here": "Another site has sent you here. Sign in only if you meant to.",
+    "refreshed": "The token was refreshed.",
+    "fresh": "The token was refreshed a moment ago.",
+    "sent_here": "Another site sent you here. Sign in only if you want to.",
     **{f"signed_out_{outcome.name}": text for outcome, text in SIGN_OUT_MESSAGES.items()},
 }
 _TITLES = {"authenticated": "Connected to Notion", "expired": "Token expired", "unauthenticated": "Not connected"}
 
 
 class StatusPage:
-    """The answers that show a login: of whoever asks."""
+    """The responses that show the login of a request."""
 
     def __init__(self, logins: ProfileResolver) -> None:
         self._logins = logins
@@ -45,30 +45,29 @@ class StatusPage:
         except (StorageError, ResourceMismatch) as error:
             if not self._logins.has_visitors:
                 raise
-            return self._unusable(request, error, notice)
+            return self._unusable_login(request, error, notice)
         if not responses.wants_html(request):
-            return responses.encoded(_as_json(status))
+            return responses.encoded_data(_as_json(status))
         browser = session_of(request)
-        shown = _page_context(request, browser, notice or state.pop_notice(browser), self._links)
-        whose = {"own": self._logins.has_visitors}
-        return pages.page("status.html", {**_status_context(status, self._logins.clock()), **shown, **whose})
+        context = _page_context(request, browser, notice or state.pop_notice(browser), self._links)
+        context["own"] = self._logins.has_visitors
+        return pages.page("status.html", {**_status_context(status, self._logins.clock()), **context})
 
-    def _unusable(self, request: Request, error: NotionOAuthError, notice: str | None) -> Response:
-        """What a visitor is told whose login cannot be used: they can have another. The reason is its operator's."""
+    def _unusable_login(self, request: Request, error: NotionOAuthError, notice: str | None) -> Response:
+        """Offer a visitor a new sign-in if the login cannot be used. The reason is logged for the operator."""
         _LOG.error("The login of a browser session cannot be used: %s", error)
-        told = type(error)(
-            "The login of this browser cannot be used just now.",
-            hint="Sign in anew, or tell the operator of this service: the log says why.",
+        shown = type(error)(
+            "This browser's login cannot be used.", hint="Sign in again, or contact the service's operator."
         )
-        code = responses.status_code(told)
+        code = responses.status_code(shown)
         if not responses.wants_html(request):
-            return responses.data(responses.problem(told), status=code)
-        shown = _page_context(request, session_of(request), notice, self._links)
-        context = {"title": "That did not work", "message": told.message, "cure": told.hint, **shown}
+            return responses.data(responses.problem(shown), status=code)
+        context = _page_context(request, session_of(request), notice, self._links)
+        context |= {"title": pages.ERROR_TITLE, "message": shown.message, "hint": shown.hint}
         return pages.page("unusable.html", context, status=code)
 
-    async def done(self, request: Request, notice: str) -> Response:
-        """Show what was achieved. A browser is sent on: a reload repeats nothing, no code stays in its address bar."""
+    async def result(self, request: Request, notice: str) -> Response:
+        """Show what was done. A browser is redirected: a reload repeats nothing, and no code stays in its URL."""
         if responses.wants_html(request):
             state.set_notice(session_of(request), notice)
             return responses.redirect(route_path(request, "notion_oauth_status"))
@@ -78,18 +77,18 @@ class StatusPage:
 
 @lru_cache(maxsize=64)
 def _as_json(status: LoginStatus) -> bytes:
-    """The status as programs read it; within a second many ask for the same."""
+    """The status as JSON. Cached, because many requests within a second get the same."""
     return responses.encode(status.as_json(storage=False))
 
 
-def refusal(request: Request, error: NotionOAuthError) -> Response:
-    """An error as a page or as JSON; the operator is asked for the secret where that is what is missing."""
+def error_response(request: Request, error: NotionOAuthError) -> Response:
+    """An error as a page or as JSON. If the operator's secret is required, the page is the form for it."""
     if isinstance(error, OperatorRequired) and responses.wants_html(request):
         form = {
             "action": route_path(request, "notion_oauth_operator"),
             "csrf_token": state.csrf_token(session_of(request)),
         }
-        return pages.page("operator.html", {"title": "Who is there?", **form}, status=401)
+        return pages.page("operator.html", {"title": "Operator sign-in", **form}, status=401)
     return responses.failure(request, error, home=route_path(request, "notion_oauth_status"))
 
 
@@ -98,17 +97,17 @@ def _status_context(status: LoginStatus, now: datetime) -> dict[str, Any]:
         "title": _TITLES[status.status],
         "status": status,
         "remaining": (status.expires_at - now) if status.expires_at else None,
-        "expires": _said(status.expires_at),
-        "authorized": _said(status.authorized_at),
-        "refreshed": _said(status.refreshed_at),
-        "ends": _said(status.login_ends_at),
-        "ended": _said(status.ended_at),
-        # Its buttons are on this page: a command would be the long way round
+        "expires": _format(status.expires_at),
+        "authorized": _format(status.authorized_at),
+        "refreshed": _format(status.refreshed_at),
+        "ends": _format(status.login_ends_at),
+        "ended": _format(status.ended_at),
+        # Without its command: the page has a button for it
         "warning": status.warning.partition(" with: ")[0] + "." if status.warning else None,
     }
 
 
-def _said(when: datetime | None) -> str | None:
+def _format(when: datetime | None) -> str | None:
     return format_time(when) if when else None
 
 
@@ -118,5 +117,5 @@ def _page_context(request: Request, browser: state.Session, notice: str | None, 
 
 
 def route_path(request: Request, route: str) -> str:
-    """The path of one of our routes as browsers see it, wherever the router is mounted."""
+    """The path of a route as browsers see it, wherever the router is mounted."""
     return request.url_for(route).path

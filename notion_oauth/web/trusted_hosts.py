@@ -1,8 +1,8 @@
-"""Whom a request addresses, who sent it, and over what: checked before anything else looks at it.
+"""Check the host, the sender and the scheme of a request, before any other code handles it.
 
-Without a public https URL the service is this machine's own: it answers loopback names that come from loopback, so
-that neither a neighbour nor a page that rebinds its DNS name reaches it. With one it answers that host alone, over
-https alone.
+Without a public https URL the service is for this machine only: it answers loopback names, and only to this machine,
+so that neither another machine nor a web page that uses DNS rebinding reaches it. With a public URL it answers only
+that host, and only over https.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from notion_oauth.errors import BadRequest, HostNotAllowed, InsecureRequest, Not
 from notion_oauth.protocol.urls import DEFAULT_PORTS, is_loopback
 from notion_oauth.settings import Network, Settings, parse_proxies
 
-HOST_CHECKED = "notion_oauth.guarded"  # in a scope that was checked: it is not checked again
-MAX_HOST = 255 + 6  # characters of a name (RFC 1035 §3.1) and a port; what is longer is not remembered
+HOST_CHECKED = "notion_oauth.guarded"  # set in a scope that has passed: it is not checked again
+MAX_HOST = 255 + 6  # characters of a name (RFC 1035 §3.1) and a port; longer values are refused, and not cached
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-_PASSED_ON = frozenset({b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip"})
-_PASSED_ON_BY = (b"x-forwarded-", b"cf-")
-_NAME_PROXY = "name the proxy in NOTION_OAUTH_TRUSTED_PROXIES"
+_PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip"})
+_PROXY_PREFIXES = (b"x-forwarded-", b"cf-")
+_ADD_PROXY = "add the proxy to NOTION_OAUTH_TRUSTED_PROXIES"
 
 
 class TrustedHosts:
-    """What these settings let in. Made once; a check takes microseconds."""
+    """The requests that the settings allow. Create one instance: a check then takes microseconds."""
 
     def __init__(self, settings: Settings) -> None:
         self._proxies, self._unix = parse_proxies(settings.trusted_proxies or "")
@@ -38,31 +38,31 @@ class TrustedHosts:
         self._host_matches = lru_cache(maxsize=1024)(self._matches)
 
     def check(self, scope: Scope) -> None:
-        """Raise WrongHost, InsecureRequest or BadRequest (all kinds of NotionOAuthError) unless it may go on."""
+        """Raises HostNotAllowed, InsecureRequest or BadRequest unless the request is allowed."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or len(hosts[0]) > MAX_HOST:
-            raise BadRequest("A request has one Host header (RFC 9112 §3.2).")
+            raise BadRequest("A request must have one Host header (RFC 9112 §3.2).")
         if not self._host_matches(hosts[0]):
             raise self._wrong_host()
         if self.public:
             if not self.is_https(scope):
                 raise InsecureRequest(
-                    "This service is served over https alone.",
-                    hint=f"Use its https address. Where a proxy ends TLS, {_NAME_PROXY}, and let it send "
+                    "This service requires https.",
+                    hint=f"Use its https address. If a proxy terminates TLS, {_ADD_PROXY}, and make it send "
                     "X-Forwarded-Proto.",
                 )
         elif not self._is_local_request(scope):
             raise InsecureRequest(
-                "This service is for its own machine, and does not know its public address.",
-                hint=f"Set NOTION_OAUTH_PUBLIC_URL to the https address that browsers use, and {_NAME_PROXY}.",
+                "This service has no public address, and answers only this machine.",
+                hint=f"Set NOTION_OAUTH_PUBLIC_URL to the https address that browsers use, and {_ADD_PROXY}.",
             )
 
     def _wrong_host(self) -> NotionOAuthError:
         if self.public:
-            hint = "Use its public address. A proxy in front must pass the Host header on as it is."
-            return HostNotAllowed("This service does not answer to that host name.", hint=hint)
+            hint = "Use its public address. A proxy must forward the Host header unchanged."
+            return HostNotAllowed("This service does not answer to this host name.", hint=hint)
         return HostNotAllowed(
-            "This service is not addressed as localhost, and does not know its public address.",
+            "This service has no public address, and answers only to localhost.",
             hint="Set NOTION_OAUTH_PUBLIC_URL to the address that browsers use.",
         )
 
@@ -76,43 +76,43 @@ class TrustedHosts:
         return (host, int(port) if port else DEFAULT_PORTS["https"]) == self._address
 
     def is_https(self, scope: Scope) -> bool:
-        """Whether the browser's side is encrypted: by this server, or by a proxy that is trusted and says so."""
+        """Whether the browser uses https, to this server or, as a trusted proxy says, to that proxy."""
         if scope["scheme"] in ("https", "wss"):
             return True
         if not self._is_trusted(peer(scope)):
             return False
-        said = [value for name, value in scope["headers"] if name == b"x-forwarded-proto"]
-        return bool(said) and said[-1].rpartition(b",")[2].strip().lower() in (b"https", b"wss")
+        protocols = [value for name, value in scope["headers"] if name == b"x-forwarded-proto"]
+        return bool(protocols) and protocols[-1].rpartition(b",")[2].strip().lower() in (b"https", b"wss")
 
     def client(self, scope: Scope) -> str:
-        """The address of whoever asks: the nearest hop that is no proxy of ours. Hops before it may be invented."""
+        """The address of the nearest hop that is not a trusted proxy. Earlier hops can be forged."""
         address = peer(scope)
         if not self._is_trusted(address):
             return address
-        said = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
-        for hop in reversed(said.decode("latin-1").split(",")):
-            stated = _address(hop.strip())
-            if stated is None:
+        hops = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+        for hop in reversed(hops.decode("latin-1").split(",")):
+            found = _address(hop.strip())
+            if found is None:
                 break
-            address = stated
+            address = found
             if not self._is_trusted(address):
                 break
         return address
 
     def peer_is_trusted(self, scope: Scope) -> bool:
-        """Whether the connection is from a proxy that is named, or from this machine: others may invent what they say.
+        """Whether the connection comes from a trusted proxy or from this machine. Other senders can forge headers.
 
-        Where a server has put another address in the connection's place, that is the one that counts here.
+        If the ASGI server has replaced the connection's address, the replacement counts.
         """
         address = peer(scope)
-        return self._is_trusted(address) or _is_this_machines(address)
+        return self._is_trusted(address) or _is_loopback(address)
 
     def _is_local_request(self, scope: Scope) -> bool:
-        """Whether it comes from this machine itself. What a proxy passes on comes from elsewhere.
+        """Whether the request was sent on this machine, not forwarded by a proxy.
 
-        One that adds no header of its own cannot be told from a program of this machine.
+        A proxy that adds no header cannot be distinguished from a program on this machine.
         """
-        if any(name in _PASSED_ON or name.startswith(_PASSED_ON_BY) for name, _ in scope["headers"]):
+        if any(name in _PROXY_HEADERS or name.startswith(_PROXY_PREFIXES) for name, _ in scope["headers"]):
             return False
         return self.peer_is_trusted(scope)
 
@@ -124,7 +124,7 @@ class TrustedHosts:
 
 
 def peer(scope: Scope) -> str:
-    """The address at the other end of the connection; empty for a socket file."""
+    """The address of the connection's other end; empty for a Unix socket."""
     client: Sequence[object] | None = scope.get("client")
     address = str(client[0]) if client and client[0] else ""
     return address.removeprefix("::ffff:") if "." in address else address
@@ -136,7 +136,7 @@ def _is_in(address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Ite
 
 @lru_cache(maxsize=4096)
 def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None for what is none. One of IPv4 in the clothes of IPv6, however it is written, is one of IPv4."""
+    """None if it is not an IP address. An IPv4-mapped IPv6 address, in any spelling, becomes the IPv4 address."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -145,14 +145,14 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 @lru_cache(maxsize=4096)
-def _is_this_machines(address: str) -> bool:
-    """Whether it is loopback's, or none: that came over no network, but from a socket file or a test."""
+def _is_loopback(address: str) -> bool:
+    """Whether it is a loopback address, or not an IP address: then it came from a Unix socket or a test."""
     found = _ip(address)
     return found is None or found.is_loopback
 
 
 def _address(hop: str) -> str | None:
-    """One entry of X-Forwarded-For, without its port; None for what is no address."""
+    """One entry of X-Forwarded-For, without its port; None if it is not an IP address."""
     if hop.startswith("["):
         hop = hop[1:].partition("]")[0]
     elif hop.count(":") == 1:

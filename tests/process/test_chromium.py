@@ -86,7 +86,7 @@ def test_a_person_signs_in_renews_and_signs_out(
 
     click(chromium, "refresh", then="Connected to Notion")
     renewed = WebDriverWait(chromium, 10, ignored_exceptions=[StaleElementReferenceException])  # of the page before
-    renewed.until(lambda driver: "The token was renewed." in text(driver))
+    renewed.until(lambda driver: "The token was refreshed." in text(driver))
     assert [request.form["grant_type"] for request in sandbox.requests_to("/token")][-1] == "refresh_token"
 
     click(chromium, "logout", then="Not connected")
@@ -98,7 +98,7 @@ def test_a_person_signs_in_renews_and_signs_out(
 def test_a_person_who_declines_is_told_so(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
     sandbox.options.auto_consent = False
     chromium.get(f"{service_url}/auth/login")
-    click(chromium, "deny", then="That did not work")
+    click(chromium, "deny", then="Something went wrong")
     assert "The sign-in was declined." in text(chromium)
     click(chromium, "home", then="Not connected")
 
@@ -121,7 +121,7 @@ def test_who_follows_another_sites_link_begins_by_a_click(chromium: Chrome, sand
     chromium.get(f"data:text/html,<a id='lure' href='{service_url}/auth/login'>x</a>")
     chromium.find_element(By.ID, "lure").click()
     WebDriverWait(chromium, 10).until(title_contains("Not connected"))
-    assert "Another site has sent you here." in text(chromium)
+    assert "Another site sent you here." in text(chromium)
     assert sandbox.requests == []
     click(chromium, "login", then="Connected to Notion")
     assert "You are signed in." in text(chromium)
@@ -132,13 +132,13 @@ def test_the_operator_enters_the_secret(chromium: Chrome, settings: Settings) ->
     with served(create_app(guarded)) as url:
         chromium.get(url)
         chromium.find_element(By.ID, "secret").send_keys("wrong")
-        click(chromium, "enter", then="That did not work")
-        click(chromium, "home", then="Who is there?")
+        click(chromium, "enter", then="Something went wrong")
+        click(chromium, "home", then="Operator sign-in")
         chromium.find_element(By.ID, "secret").send_keys("correct-horse-battery")
         click(chromium, "enter", then="Not connected")
         click(chromium, "login", then="Connected to Notion")
         click(chromium, "logout", then="Not connected")
-        click(chromium, "lock", then="Who is there?")
+        click(chromium, "lock", then="Operator sign-in")
 
 
 @pytest.mark.parametrize("width", [320, 1280])

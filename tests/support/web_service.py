@@ -1,4 +1,4 @@
-"""The service, really served, and a browser without JavaScript in front of it."""
+"""The service on a real port, and a browser without JavaScript."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from notion_oauth.settings import Settings
 
 
 class Browser(httpx.Client):
-    """Keeps cookies, follows redirects, asks for pages."""
+    """Stores cookies, follows redirects, requests pages."""
 
     def __init__(self, base_url: str) -> None:
         super().__init__(
@@ -22,13 +22,13 @@ class Browser(httpx.Client):
         )
 
     def step(self, url: str) -> str:
-        """Where a redirect leads, without going there."""
+        """The target of a redirect, which is not followed."""
         answer = self.get(url, follow_redirects=False)
         assert answer.is_redirect, answer.text
         return answer.headers["location"]
 
     def consent(self) -> str:
-        """Begin a sign-in and agree; the address that the server sends the browser back to."""
+        """Start a sign-in and approve it. The URL that the server redirects the browser to."""
         return self.step(self.step("/auth/login"))
 
     def csrf_token(self) -> str:

@@ -11,11 +11,11 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp
 
 COOKIE = "notion_oauth_session"
-HOST_ONLY = "__Host-"  # such a cookie no other host and no plain http can set (RFC 6265bis §4.1.3.2)
+HOST_ONLY = "__Host-"  # neither another host nor plain http can set such a cookie (RFC 6265bis §4.1.3.2)
 
 
 class SessionCookieMiddleware(SessionMiddleware):
-    """Starlette's sessions in a signed cookie, with keys that can be rotated: the first signs, all are read."""
+    """Starlette's sessions in a signed cookie, with key rotation: the first key signs, all keys verify."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[SecretStr], *, lifetime: int, secure: bool) -> None:
         super().__init__(
@@ -23,17 +23,17 @@ class SessionCookieMiddleware(SessionMiddleware):
             secret_key="",
             session_cookie=f"{HOST_ONLY}{COOKIE}" if secure else COOKIE,
             max_age=lifetime,
-            same_site="lax",  # strict would keep the cookie from the redirect that ends a sign-in
+            same_site="lax",  # strict would omit the cookie from the authorization redirect
             https_only=secure,
         )
-        self.signer = TimestampSigner([key.get_secret_value() for key in reversed(keys)])  # the last one signs
+        self.signer = TimestampSigner([key.get_secret_value() for key in reversed(keys)])  # the last key signs
 
 
-def cookie_goes_over_http(app: object) -> bool:
-    """Whether an application's sessions are Starlette's own, in a cookie that is not for https alone.
+def sends_cookie_over_http(app: object) -> bool:
+    """Whether an application uses Starlette's SessionMiddleware with a cookie that is not restricted to https.
 
-    Of other ways to have sessions nothing is known, and nothing is said.
+    False for any other session middleware, whose settings are unknown.
     """
-    own = [each for each in getattr(app, "user_middleware", ()) if each.cls is SessionMiddleware]
-    given = [inspect.signature(SessionMiddleware).bind(app, *each.args, **each.kwargs).arguments for each in own]
-    return any(not arguments.get("https_only", False) for arguments in given)
+    found = [each for each in getattr(app, "user_middleware", ()) if each.cls is SessionMiddleware]
+    calls = [inspect.signature(SessionMiddleware).bind(app, *each.args, **each.kwargs).arguments for each in found]
+    return any(not arguments.get("https_only", False) for arguments in calls)

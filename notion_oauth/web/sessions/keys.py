@@ -14,9 +14,9 @@ from notion_oauth.settings import MIN_SECRET_KEY, Settings
 
 
 def session_keys(settings: Settings) -> tuple[SecretStr, ...]:
-    """The keys of sessions: `NOTION_OAUTH_SECRET_KEY`, else one made once and kept beside the tokens.
+    """The session keys: `NOTION_OAUTH_SECRET_KEY`, otherwise a generated key, stored next to the token file.
 
-    Raises StorageError where it can be neither read nor made.
+    Raises StorageError if the key can neither be read nor created.
     """
     if settings.secret_keys:
         return settings.secret_keys
@@ -25,23 +25,23 @@ def session_keys(settings: Settings) -> tuple[SecretStr, ...]:
     key = atomic.read_file(path, decode)
     if key is None:
         atomic.create_file(path, secrets.token_hex(32).encode() + b"\n")
-        key = atomic.read_file(path, decode)  # another worker's, where that one was faster
+        key = atomic.read_file(path, decode)  # another worker may have created it first
     return (key or _decode_key(path, b""),)
 
 
 def _decode_key(path: Path, content: bytes) -> SecretStr:
     key = content.decode(errors="replace").strip()
     if len(key) < MIN_SECRET_KEY:
-        raise StoreDamaged(f"{path} holds no session key.", hint="Delete it: a new one is made at the next start.")
+        raise StoreDamaged(f"{path} has no valid session key.", hint="Delete it: the next start creates a new one.")
     return SecretStr(key)
 
 
 def session_key_available(settings: Settings, *, fix: bool = True) -> bool:
-    """Whether the next worker finds a key where this one has found its own. Raises StorageError."""
+    """Whether a new worker would find the session key. Raises StorageError."""
     path = key_file(settings)
     return bool(settings.secret_keys) or atomic.read_file(path, partial(_decode_key, path), fix=fix) is not None
 
 
 def key_file(settings: Settings) -> Path:
-    """Where the key is kept that is made where none is set."""
+    """The file of the generated key."""
     return settings.token_file.with_name(f"{settings.token_file.name}.session-key")

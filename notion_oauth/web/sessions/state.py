@@ -1,4 +1,4 @@
-"""Our values in a browser session."""
+"""The values that we store in a browser session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from notion_oauth.errors import ConfigurationError
 
 Session = MutableMapping[str, Any]
 
-KEY_PREFIX = "notion_oauth."  # begins our keys in a session: it may be that of an application with keys of its own
+KEY_PREFIX = "notion_oauth."  # of all our keys: the session may belong to an application, which has keys too
 _CSRF = f"{KEY_PREFIX}csrf"
 _NOTICE = f"{KEY_PREFIX}notice"
 _PROFILE = f"{KEY_PREFIX}profile"
@@ -22,17 +22,17 @@ _SEEN = f"{KEY_PREFIX}seen"
 
 
 def session_of(request: HTTPConnection) -> Session:
-    """The session of a browser. Raises ConfigurationError where the application has none."""
+    """The browser session. Raises ConfigurationError if the application has no sessions."""
     if "session" not in request.scope:
         raise ConfigurationError(
-            "The sign-in needs sessions, and this application has none.",
+            "Signing in requires sessions, and this application has none.",
             hint="Add starlette.middleware.sessions.SessionMiddleware to it, or use notion_oauth.app.create_app().",
         )
     return request.session
 
 
 def csrf_token(session: Session) -> str:
-    """This browser's proof that a form came from our own page; made on first use."""
+    """The token that proves that a form came from our own page; created on first use."""
     if not isinstance(session.get(_CSRF), str):
         session[_CSRF] = secrets.token_urlsafe(32)
     token: str = session[_CSRF]
@@ -40,56 +40,56 @@ def csrf_token(session: Session) -> str:
 
 
 def has_csrf(session: Session) -> bool:
-    """Whether this browser was given a form."""
+    """Whether this browser has received a form."""
     return isinstance(session.get(_CSRF), str)
 
 
 def csrf_valid(session: Session, sent: str | None) -> bool:
-    """Whether it was this browser's own page that sent the form."""
+    """Whether the form came from a page that this browser received."""
     expected = session.get(_CSRF)
     return isinstance(expected, str) and sent is not None and hmac.compare_digest(expected.encode(), sent.encode())
 
 
 def clear_session(session: Session) -> None:
-    """Begin anew with what is ours in a session; the application's own stays."""
+    """Remove our values from a session; the application's values stay."""
     for name in [name for name in session if name.startswith(KEY_PREFIX)]:
         del session[name]
 
 
 def renew_csrf(session: Session) -> None:
-    """Let forms that were shown before a sign-in count no longer: whoever planted the session has read their proof."""
+    """Invalidate the forms shown before a sign-in: an attacker who planted the session knows their token."""
     session.pop(_CSRF, None)
 
 
 def session_profile(session: Session) -> str | None:
-    """The profile that a browser session has for its own; None for none, and for what we have not put there."""
+    """The profile of a browser session; None if it has none, or if the value is not one that we have set."""
     name = session.get(_PROFILE)
     return name if isinstance(name, str) and profile_names.VISITOR_PROFILE.match(name) else None
 
 
 def assign_profile(session: Session, profile: str) -> None:
-    """Let the profile be the browser session's own, after a sign-in."""
+    """Give the browser session this profile, after a sign-in."""
     session[_PROFILE] = profile
     renew_csrf(session)
 
 
 def remove_profile(session: Session) -> None:
-    """Let the browser session have no profile any more."""
+    """Remove the profile from the browser session."""
     session.pop(_PROFILE, None)
 
 
 def mark_seen(session: Session, day: int) -> None:
-    """Remember the day, as an ordinal number, so that the cookie is sent anew once a day, and lives as long again."""
+    """Store the day, as an ordinal number: this sends the cookie again once a day, which extends its lifetime."""
     if session.get(_SEEN) != day:
         session[_SEEN] = day
 
 
 def set_notice(session: Session, notice: str) -> None:
-    """Leave a word for the next page: the name of a notice, never text."""
+    """Store the name of a notice (never its text) for the next page."""
     session[_NOTICE] = notice
 
 
 def pop_notice(session: Session) -> str | None:
-    """The word that was left, once."""
+    """Remove and return the name of the stored notice."""
     notice = session.pop(_NOTICE, None)
     return notice if isinstance(notice, str) else None

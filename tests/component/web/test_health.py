@@ -108,11 +108,12 @@ def test_where_a_client_by_hand_is_remembered_is_looked_at_too(public: Settings)
 
 
 @pytest.mark.anyio
-async def test_a_lock_that_is_in_use_is_well(local: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("notion_oauth.web.health.LOCK_TRY", 0.05)
+async def test_lock_in_use_is_ready(local: Settings) -> None:
     settings = local.model_copy(update={"secret_key": SecretStr("k" * 40)})
+    oauth = NotionOAuth(settings)
+    health = Health(create_app(oauth=oauth), ProfileResolver(oauth), lock_timeout=0.05)
     async with JsonFileStore(settings.token_file).exclusive("default"):
-        answer = await anyio.to_thread.run_sync(home(settings).get, "/readyz")
+        answer = await anyio.to_thread.run_sync(Visitor(health, "http://localhost").get, "/readyz")  # type: ignore[arg-type]
     assert answer.status_code == 200
 
 

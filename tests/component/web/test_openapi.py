@@ -178,7 +178,7 @@ def test_a_sign_in_from_beginning_to_end_is_answered_as_documented(
     documented("GET /auth/callback", visitor.get(visitor.consent()), 303)
     assert status() == "authenticated"
     documented("GET /auth/status", visitor.get("/auth/status"), 200)
-    assert posted("refresh", JSON, 200).json()["message"] == "The token was renewed."
+    assert posted("refresh", JSON, 200).json()["message"] == "The token was refreshed."
     posted("refresh", {}, 303)
     token = visitor.csrf_token()
     posted("logout", {}, 303)

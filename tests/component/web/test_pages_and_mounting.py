@@ -185,7 +185,7 @@ class TestSessionKey:
 
     def test_a_damaged_one_is_not_replaced(self, settings: Settings) -> None:
         settings.token_file.with_name(".notion-tokens.json.session-key").write_text("short")
-        with pytest.raises(StoreDamaged, match="holds no session key"):
+        with pytest.raises(StoreDamaged, match="has no valid session key"):
             session_keys(settings)
 
     def test_where_none_can_be_kept_it_says_so(self, settings: Settings, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import pytest
 from fakeredis import FakeServer, FakeStrictRedis
+from limits.storage import MemoryStorage, RedisStorage
 from pydantic import SecretStr
 
 from notion_oauth.app import create_app
@@ -49,7 +51,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(local: Settings, sandbox: 
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert refused.headers["x-frame-options"] == "DENY"
-    assert "has asked too often" in page.text
+    assert "Too many requests" in page.text
     assert answer.json()["error"] == "TooManyRequests"
     assert len(sandbox.requests) == asked, "the server is left alone"
 
@@ -132,11 +134,11 @@ def test_a_token_is_renewed_now_and_then_however_often_somebody_asks(settings: S
     data = {"csrf_token": visitor.csrf_token()}
     answers = [visitor.post("/auth/refresh", data=data, headers=JSON) for _ in range(10)]
     assert {answer.status_code for answer in answers} == {200}
-    assert answers[0].json()["message"] == "The token was renewed."
-    assert answers[1].json()["message"] == "The token was renewed a moment ago."
+    assert answers[0].json()["message"] == "The token was refreshed."
+    assert answers[1].json()["message"] == "The token was refreshed a moment ago."
     assert grants_asked() == ["authorization_code", "refresh_token"]
     age(settings.token_file, seconds=31)
-    assert visitor.post("/auth/refresh", data=data, headers=JSON).json()["message"] == "The token was renewed."
+    assert visitor.post("/auth/refresh", data=data, headers=JSON).json()["message"] == "The token was refreshed."
 
 
 def test_one_that_has_expired_is_renewed_at_once(settings: Settings, sandbox: Sandbox, grants_asked: Posted) -> None:
@@ -178,7 +180,7 @@ class TestInRedis:
         with caplog.at_level(logging.WARNING):
             assert statuses(Visitor(create_app(down)), 5) == [400, 400, 400, 429, 429]
         said = [record.getMessage() for record in caplog.records if record.name == "notion_oauth.web.rate_limits"]
-        assert said == ["The storage of rate limits cannot be used (ConnectionError): each worker counts for itself."]
+        assert said == ["The rate limit storage cannot be used (ConnectionError). Each worker counts for itself."]
         assert "canary" not in caplog.text
 
     @pytest.mark.anyio
@@ -201,13 +203,13 @@ class TestInRedis:
         limits = RateLimits(shared, uptime=lambda: now[0])
         tried = []
 
-        def failing(*args: object) -> None:
+        def failing(*args: object, **options: object) -> None:
             tried.append(args)
             raise ConnectionError
 
         caplog.set_level(logging.WARNING)
         with monkeypatch.context() as broken:
-            broken.setattr(limits._shared, "hit", failing)
+            broken.setattr(RedisStorage, "incr", failing)
             for _ in range(3):
                 await limits.count("auth", "198.51.100.7")
             assert len(tried) == 1
@@ -232,13 +234,38 @@ class TestInRedis:
 
 @pytest.mark.parametrize("limit", ["canary", "5/canary", "-1/minute", "5"])
 def test_what_is_no_limit_is_named_and_not_shown(public: Settings, limit: str) -> None:
-    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_RATE_LIMIT: it is no limit") as caught:
+    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_RATE_LIMIT: not a rate limit") as caught:
         create_app(public.model_copy(update={"rate_limit": limit}))
     assert "canary" not in str(caught.value)
 
 
-def limits_of(settings: Settings) -> RateLimits:
-    return RateLimits(settings.model_copy(update={"rate_limit": "3/minute"}))
+class Counters:
+    """The counters that RateLimits has in memory: of each budget, in the order that RateLimits creates them."""
+
+    def __init__(self) -> None:
+        self.storages: list[MemoryStorage] = []
+
+    def new_storage(self) -> MemoryStorage:
+        self.storages.append(MemoryStorage())
+        return self.storages[-1]
+
+    def __len__(self) -> int:
+        return sum(len(storage.storage) for storage in self.storages)
+
+    def remove_oldest(self) -> None:
+        """As when the time of a limit is over."""
+        storage = next(storage for storage in self.storages if storage.storage)
+        storage.clear(next(iter(storage.storage)))
+
+
+@pytest.fixture
+def counters() -> Counters:
+    return Counters()
+
+
+def limits_of(settings: Settings, counters: Counters | None = None, **bounds: Any) -> RateLimits:
+    new_storage = None if counters is None else counters.new_storage
+    return RateLimits(settings.model_copy(update={"rate_limit": "3/minute"}), memory_storage=new_storage, **bounds)
 
 
 async def let_in(limits: RateLimits, *clients: str, budget: str = "auth") -> list[bool]:
@@ -253,10 +280,6 @@ async def let_in(limits: RateLimits, *clients: str, budget: str = "auth") -> lis
     return found
 
 
-def counts_kept(limits: RateLimits) -> int:
-    return sum(len(memory.storage) for memory in limits._cache.values())
-
-
 @pytest.mark.anyio
 async def test_all_networks_of_one_owner_have_ten_times_what_a_client_has(public: Settings) -> None:
     """Whoever has 48 bits has 65536 networks of 64."""
@@ -267,12 +290,12 @@ async def test_all_networks_of_one_owner_have_ten_times_what_a_client_has(public
 
 
 @pytest.mark.anyio
-async def test_a_network_that_is_refused_fills_no_memory(public: Settings) -> None:
-    limits = limits_of(public)
+async def test_refused_network_uses_no_memory(public: Settings, counters: Counters) -> None:
+    limits = limits_of(public, counters)
     await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(30)))
-    kept = counts_kept(limits)
+    before = len(counters)
     await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(100, 400)))
-    assert counts_kept(limits) == kept == 31
+    assert len(counters) == before == 31
 
 
 @pytest.mark.anyio
@@ -294,10 +317,10 @@ class TestWithoutRoomForMore:
     """What is counted in memory is bounded: newcomers share counts, neither let in without nor kept out by others."""
 
     @pytest.fixture
-    def limits(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> RateLimits:
-        monkeypatch.setattr("notion_oauth.web.rate_limits.MAX_COUNTS", 4)
-        monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 2**40)  # no two addresses share one by chance
-        return limits_of(public)
+    def limits(self, public: Settings, counters: Counters, request: pytest.FixtureRequest) -> RateLimits:
+        """With 4 counters, and so many shared ones that no two addresses share one, unless a test says otherwise."""
+        bounds = {"shared_counters": 2**40, **getattr(request, "param", {})}
+        return limits_of(public, counters, max_counters=4, **bounds)
 
     @pytest.mark.anyio
     @pytest.mark.parametrize(("budget", "times"), [("auth", 3), ("operator", 5)])
@@ -311,18 +334,16 @@ class TestWithoutRoomForMore:
         assert await let_in(limits, *others, budget=budget) == [True] * 3, "and keeps out nobody of its part"
 
     @pytest.mark.anyio
-    async def test_it_may_no_more_once_there_is_room_again(self, limits: RateLimits) -> None:
+    async def test_removed_counters_do_not_reset_a_shared_one(self, limits: RateLimits, counters: Counters) -> None:
         await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
         assert await let_in(limits, *["203.0.113.1"] * 4) == [True] * 3 + [False]
-        limits._cache["auth"].clear(next(iter(limits._cache["auth"].storage)))
-        limits._cache["auth"].clear(next(iter(limits._cache["auth"].storage)))
+        counters.remove_oldest()
+        counters.remove_oldest()
         assert await let_in(limits, "203.0.113.1") == [False]
 
     @pytest.mark.anyio
-    async def test_who_was_there_before_counts_for_itself(
-        self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 1)
+    @pytest.mark.parametrize("limits", [{"shared_counters": 1}], indirect=True)
+    async def test_earlier_clients_have_their_own_counter(self, limits: RateLimits) -> None:
         await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
         late = await let_in(limits, *(f"198.51.{number}.9" for number in range(1, 10)))
         assert late == [True] * 3 + [False] * 6
@@ -335,30 +356,27 @@ class TestWithoutRoomForMore:
         assert await let_in(limits, "2001:db8:2::1") == [True]
 
     @pytest.mark.anyio
-    async def test_no_budget_takes_it_from_another(self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Looks are cheap and many."""
-        monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 1)
+    @pytest.mark.parametrize("limits", [{"shared_counters": 1}], indirect=True)
+    async def test_budgets_have_separate_memory(self, limits: RateLimits) -> None:
+        """Status requests are cheap and frequent."""
         await let_in(limits, *(f"198.51.{number}.1" for number in range(20)), budget="status")
         for budget in ("auth", "operator"):
             assert await let_in(limits, *(f"198.51.100.{number}" for number in range(4)), budget=budget) == [True] * 4
             assert await let_in(limits, *["198.51.100.0"] * 2, budget=budget) == [True] * 2
 
     @pytest.mark.anyio
-    async def test_whoever_has_filled_it_locks_out_nobody_else(
-        self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """65536 networks of 48 bits, all of one owner of 32."""
-        monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 2)
+    @pytest.mark.parametrize("limits", [{"shared_counters": 2}], indirect=True)
+    async def test_client_that_fills_the_memory_locks_out_no_other_block(self, limits: RateLimits) -> None:
+        """The owner of an IPv6 /32 has 65536 networks of 48 bits."""
         await let_in(limits, *(f"2001:db8:{number:x}::1" for number in range(200)))
         assert await let_in(limits, "198.51.100.7", "192.0.2.1", "2a00:1450::1", "no address") == [True] * 4
 
     @pytest.mark.anyio
-    async def test_it_stays_small(self, limits: RateLimits, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("notion_oauth.web.rate_limits.PARTS_OF_IPV6", 8)
-        monkeypatch.setattr("notion_oauth.web.rate_limits.SHARED_COUNTS", 2)
+    @pytest.mark.parametrize("limits", [{"ipv6_blocks": 8, "shared_counters": 2}], indirect=True)
+    async def test_number_of_counters_is_bounded(self, limits: RateLimits, counters: Counters) -> None:
         await let_in(limits, *(f"{number % 256}.1.2.{number % 7}" for number in range(600)))
         await let_in(limits, *(f"2a{number:02x}:{number:x}::1" for number in range(256)))
-        assert counts_kept(limits) <= 4 + 2 * 256 + 2 * 2 * 8  # networks of 64 bits and of 48
+        assert len(counters) <= 4 + 2 * 256 + 2 * 2 * 8  # networks of 64 bits and of 48
 
 
 def test_budgets_are_counted_once_for_all_pages(public: Settings) -> None:

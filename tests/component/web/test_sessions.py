@@ -17,9 +17,11 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from notion_oauth import create_router
 from notion_oauth.app import create_app
+from notion_oauth.errors import StateMismatch
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.web.sessions.pending import PendingAuthorizations
 from tests.conftest import Posted
 from tests.support.signing_in import sign_in
 from tests.support.visiting import PUBLIC, Visitor
@@ -115,7 +117,7 @@ def test_a_sign_in_works_once_even_with_a_copy_of_the_old_cookie(public: Setting
     visitor.cookies.set(COOKIE, before)
     replayed = visitor.get(back)
     assert replayed.status_code == 400
-    assert "has finished it already" in replayed.text
+    assert "has completed it already" in replayed.text
     assert len(sandbox.requests) == asked, "the server was not asked"
 
 
@@ -224,12 +226,19 @@ def test_nobody_is_signed_in_to_somebody_elses_workspace(public: Settings) -> No
     assert victim.status() == {"status": "unauthenticated"}
 
 
-def test_what_is_remembered_of_finished_sign_ins_is_bounded(public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("notion_oauth.web.sessions.pending.MAX_FINISHED", 1)
-    visitor = Visitor(create_app(public))
-    first, second = visitor.consent(), visitor.consent()
-    assert visitor.get(first).status_code == visitor.get(second).status_code == 303
-    assert visitor.get(second).status_code == 400
+@pytest.mark.anyio
+async def test_memory_of_completed_sign_ins_is_bounded(oauth: NotionOAuth) -> None:
+    sign_ins = PendingAuthorizations([SecretStr(OLD)], max_completed=1)
+    session: dict[str, Any] = {}
+    first, second = [(await oauth.begin_authorization(f"{PUBLIC}/auth/callback")).pending for _ in range(2)]
+    for pending in (first, second):
+        sign_ins.save(session, pending, "default")
+    copy = dict(session)
+    for pending in (first, second):
+        assert sign_ins.pop(session, pending.state) == (pending, "default")
+    with pytest.raises(StateMismatch, match="completed it already"):
+        sign_ins.pop(dict(copy), second.state)
+    assert sign_ins.pop(dict(copy), first.state), "only the last one is remembered"
 
 
 def test_a_request_without_a_cookie_gets_none(public: Settings) -> None:

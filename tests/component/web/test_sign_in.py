@@ -104,7 +104,7 @@ def test_a_callback_works_once(browser: Browser, grants_asked: Posted) -> None:
     assert browser.get(back).status_code == 200
     replayed = browser.get(back)
     assert replayed.status_code == 400
-    assert "has finished it already" in replayed.text
+    assert "has completed it already" in replayed.text
     assert grants_asked() == ["authorization_code"]
     assert browser.status()["status"] == "authenticated"
 

@@ -45,7 +45,7 @@ def test_an_expired_token_is_told_apart_and_not_refreshed(
     assert (status["status"], status["expires_in_seconds"], status["refreshable"]) == ("expired", 0, True)
     page = browser.get("/auth/status").text
     assert "Token expired" in page
-    assert "Renew now" in page
+    assert "Refresh token" in page
     assert len(sandbox.requests) == before, "status asks nobody"
 
 
@@ -61,7 +61,7 @@ def test_an_expired_token_that_cannot_be_refreshed_is_no_login(
 def test_a_token_without_expiry_counts_until_the_server_says_otherwise(sandbox: Sandbox, browser: Browser) -> None:
     sandbox.options.token_response_overrides = {"expires_in": None}
     page = browser.get("/auth/login")
-    assert "until the server says otherwise" in page.text
+    assert "until the server rejects it" in page.text
     assert browser.status()["expires_in_seconds"] is None
 
 
@@ -152,7 +152,7 @@ def test_a_form_larger_than_ours_is_refused(signed_in: Browser) -> None:
 def test_our_own_page_may_renew(signed_in: Browser, grants_asked: Posted, service_url: str) -> None:
     data = {"csrf_token": signed_in.csrf_token()}
     page = signed_in.post("/auth/refresh", data=data, headers={"Origin": service_url, "Sec-Fetch-Site": "same-origin"})
-    assert "The token was renewed." in page.text
+    assert "The token was refreshed." in page.text
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
