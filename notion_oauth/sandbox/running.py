@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-
-import uvicorn
 
 from notion_oauth.sandbox.app import Routes
 from notion_oauth.sandbox.faults import Fault, Faults, Kind, OnAnswer, OnArrival, answer
 from notion_oauth.sandbox.options import SandboxOptions
 from notion_oauth.sandbox.recording import RecordedRequest, Recorder
+from notion_oauth.sandbox.serving import BackgroundServer
 from notion_oauth.sandbox.state import State
 
 
@@ -142,25 +139,6 @@ class Sandbox:
             return len(self._state.clients)
 
 
-class _Server(uvicorn.Server):
-    """Ends when it is told to, and not at its next tick: tests start and end very many."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._told = asyncio.Event()
-
-    async def main_loop(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        if not self.should_exit:
-            await self._told.wait()
-
-    def end(self) -> None:
-        self.should_exit = True
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._told.set)
-
-
 class RunningSandbox:
     """A sandbox served by uvicorn in a thread of this process. Raises OSError where the port is taken."""
 
@@ -174,23 +152,14 @@ class RunningSandbox:
     ) -> None:
         self._listener = socket.create_server((host, port))
         self.sandbox = Sandbox(f"http://{host}:{self._listener.getsockname()[1]}", options, clock=clock)
-        config = uvicorn.Config(
-            self.sandbox.app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-            date_header=False,  # the app's own goes with its clock
-        )
-        self._server = _Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._listener],), name="sandbox", daemon=True)
-        self._thread.start()  # the socket listens already: whoever connects before uvicorn is up waits in its queue
+        # The socket listens already: a client that connects before uvicorn has started waits in its queue.
+        # The sandbox sends its own Date header, which follows its clock.
+        self._server = BackgroundServer(self.sandbox.app, self._listener, lifespan="off", date_header=False)
 
     def stop(self) -> None:
         """End it, whatever is still being answered."""
         self.sandbox.end_pending_responses()
-        self._server.end()
-        self._thread.join()
+        self._server.stop()
         self._listener.close()
 
 
