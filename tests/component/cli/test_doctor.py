@@ -529,11 +529,6 @@ def test_a_check_that_hangs_is_given_up_and_hides_no_other(doctor: Doctor) -> No
 # Certificates
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 @contextmanager
 def open_to_all(authority: trustme.CA) -> Iterator[int]:
     """The port of an https server that reads each request to its end and answers {}."""

@@ -7,6 +7,7 @@ import ssl
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,7 @@ def test_a_system_without_authorities_gets_those_of_certifi(monkeypatch: pytest.
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: nothing)
     bundle = tmp_path / "bundle.pem"
     monkeypatch.setattr(certificates, "_BUNDLES", (str(bundle),))
+    monkeypatch.setattr("certifi.where", lambda: str(files("certifi") / "cacert.pem"))  # conftest.py patches it
     trust = find_trusted_authorities()
     assert "certifi" in str(trust)
     assert ssl_context(trust).cert_store_stats()["x509_ca"] > 50
