@@ -1,4 +1,4 @@
-"""The command line in processes of its own, and a browser that agrees to everything."""
+"""The command line, in this process or in another, and a browser that consents to everything."""
 
 from __future__ import annotations
 
@@ -15,29 +15,25 @@ import pytest
 from typer.testing import CliRunner
 
 from notion_oauth.cli.main import app
+from notion_oauth.interactive.browser import Browser
 from notion_oauth.settings import Settings
+from tests.support import consenting_browser
+from tests.support.consenting_browser import visit
 from tests.support.paths import ROOT
 
-AGREE = """
-import sys, httpx
-with open(sys.argv[2], "a") as log: print(sys.argv[1], file=log)
-page = httpx.get(sys.argv[1], follow_redirects=True, trust_env=False)
-with open(sys.argv[2], "a") as log: print(page.status_code, page.text.replace(chr(10), " "), file=log)
-"""
-
-
-OF_THEIR_OWN = {"login", "run", "sandbox", "demo"}  # commands that start other programs, servers or threads
+PROCESSES = {"run", "sandbox", "demo"}  # commands that replace this program, or serve until they are stopped
 
 
 @dataclass
 class CommandLine:
     """Runs `python cli.py …` in the test's folder, with nothing but the given environment.
 
-    `process` starts a process, which takes a second; `run` does so where it matters, and else runs the same
-    command in this one.
+    `process` starts a process, which takes up to a second, and the browser in two more. `run` runs the same
+    command in this process if it can, with a browser in a thread.
     """
 
     folder: Path
+    browser_log: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -52,9 +48,18 @@ class CommandLine:
         )
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        if arguments[0] in OF_THEIR_OWN:
+        if arguments[0] in PROCESSES:
             return self.process(*arguments, **environment)
-        with contextlib.chdir(self.folder), patch.object(sys, "argv", [str(ROOT / "cli.py")]):
+
+        def visit_in_thread(browser: Browser, url: str) -> bool:
+            visit(url, self.browser_log)
+            return True
+
+        with (
+            contextlib.chdir(self.folder),
+            patch.object(sys, "argv", [str(ROOT / "cli.py")]),
+            patch.object(Browser, "open", visit_in_thread),
+        ):
             done = CliRunner().invoke(app, arguments, env={**self.environment, **environment})
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
@@ -70,31 +75,25 @@ class CommandLine:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Callable[[], list[str]]:
+def opened(cli: CommandLine) -> Callable[[], list[str]]:
     """What the browser was asked to open and what it was shown, a line each."""
-    log = tmp_path / "browser.log"
-    return lambda: log.read_text().splitlines() if log.exists() else []
+    return lambda: cli.browser_log.read_text().splitlines() if cli.browser_log.exists() else []
 
 
 @pytest.fixture
-def browser_command(tmp_path: Path) -> str:
-    script = tmp_path / "agree.py"
-    script.write_text(AGREE)
-    return f"{sys.executable} {script} %s {tmp_path / 'browser.log'}"
-
-
-@pytest.fixture
-def cli(settings: Settings, tmp_path: Path, browser_command: str) -> CommandLine:
+def cli(settings: Settings, tmp_path: Path) -> CommandLine:
     # Compiled modules may be written: without them each process compiles all it imports, for seconds
     kept = {name: value for name, value in os.environ.items() if name.startswith(("COV", "PATH", "HOME"))}
     folder = tmp_path / "work"
     folder.mkdir()
+    log = tmp_path / "browser.log"
     return CommandLine(
         folder,
+        log,
         {
             **kept,
             "NOTION_OAUTH_SERVER_URL": settings.server_url,
-            "BROWSER": browser_command,
+            "BROWSER": f"{sys.executable} -I {consenting_browser.__file__} %s {log}",
             "COLUMNS": "200",
             "TERM": "dumb",
         },
