@@ -232,6 +232,7 @@ def refuse_callbacks(service: Service, browser: Browser, sandbox: Sandbox, canar
     service.keep(browser.get(back))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "listens_to"),
     [
@@ -265,6 +266,7 @@ def test_no_secret_leaves_the_service(
         assert canaries.seen_in(content) == [], file
 
 
+@pytest.mark.slow
 def test_no_secret_leaves_the_commands(cli: CommandLine, sandbox: Sandbox, canaries: Canaries) -> None:
     """With all that `-vv` shows; but `token` prints the token, and `login` the address that a person is to open."""
     cli.environment |= {"PYTHONDEVMODE": "1", "NOTION_OAUTH_RETRY_FOR": "0"}

@@ -25,6 +25,7 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 REQUIRED = os.environ.get("NOTION_OAUTH_TEST_BROWSER") == "required"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.xdist_group("chromium"),  # one browser for all of them
     pytest.mark.skipif(
         not (CHROMIUM and DRIVER) and not REQUIRED, reason="needs chromium and chromedriver (Debian: chromium-driver)"

@@ -260,6 +260,7 @@ def test_sandbox_says_that_its_port_is_taken(cli: CommandLine) -> None:
     assert "--port" in done.stderr
 
 
+@pytest.mark.slow
 def test_demo_shows_it_all(cli: CommandLine) -> None:
     done = cli.run("demo")
     assert done.returncode == 0, done.stderr
@@ -291,6 +292,7 @@ def test_a_login_of_another_server_is_neither_used_nor_lost(cli: CommandLine, sa
     assert len(sandbox.requests) == before
 
 
+@pytest.mark.slow
 def test_no_output_of_any_command_holds_a_secret(cli: CommandLine, sandbox: Sandbox) -> None:
     said = ""
     for command in ("login", "status", "refresh", "logout"):

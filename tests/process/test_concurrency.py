@@ -79,6 +79,7 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @AGES
 def test_processes_and_their_tasks(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], minutes: float, grants_asked: Posted

@@ -106,6 +106,7 @@ async def examine(site: Path, change: Change, *, died: str) -> Any:
     return found
 
 
+@pytest.mark.slow
 @each_change
 async def test_a_crash_at_any_call_loses_nothing(name: str, crashing: Writers, tmp_path: Path) -> None:
     """Before and after each call to the operating system that the interpreter makes for the change."""
@@ -192,6 +193,7 @@ def _traced(crashing: Writers, name: str, site: Path, *options: str) -> tuple[in
     return answer["signal"], re.findall(r"^(?:\[pid +\d+\] )?(\w+)\(", trace, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("name", ["save", "registration", "delete"])
 async def test_a_crash_at_any_system_call_loses_nothing(name: str, crashing: Writers, tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_a_glance_shows_no_secret() -> None:
     assert FRESH["access_token"] not in repr(read_fast(None, None, None))
 
 
+@pytest.mark.slow
 def test_a_program_takes_our_place_only_after_the_refresh_is_stored(
     cli: CommandLine, sandbox: Sandbox, grants_asked: Posted
 ) -> None:

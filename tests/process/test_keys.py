@@ -87,6 +87,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_keyring_that_hangs_is_given_up_and_nothing_stays_behind(kept: Path, cli: CommandLine) -> None:
     """A command ends before anybody is sent to consent, with the cure, and no process of it goes on."""
     done = cli.process("login", **os.environ, NOTION_OAUTH_ENCRYPTION_KEY="keyring", FAKE_KEYRING_DOES="hang")

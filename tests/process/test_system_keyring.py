@@ -104,6 +104,7 @@ def test_a_process_that_cannot_even_give_up_is_ended(kept: Path, monkeypatch: py
         system_keyring.read_keys()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="its keyrings are asked over D-Bus")
 def test_a_session_bus_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The real keyring, and a real socket at which somebody lets it in, and then says nothing."""

@@ -7,6 +7,7 @@ import pytest
 from tests.process.chaos.runner import Plan, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", ["notion", "strict"])
 def test_no_login_is_lost_that_need_not_be(rules: str) -> None:
     # It ends when enough has happened; the seconds only bound it on a machine that is busy

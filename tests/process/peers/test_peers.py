@@ -28,7 +28,7 @@ from tests.process.peers.mcp_sdk_server import serve_mcp_sdk
 from tests.process.peers.peer import PERSON, SCOPE, Peer
 from tests.support.signing_in import age, begin, sign_in
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 ONE_REFRESH = ["authorization_code", "refresh_token"]
 SERVERS: dict[str, Callable[[], AbstractContextManager[Peer]]] = {"mcp_sdk": serve_mcp_sdk, "authlib": serve_authlib}

@@ -20,9 +20,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """With --spec: one process, and no word but the table."""
+    """With --spec: one process, all tests, and no output but the table."""
     if config.getoption("spec"):
         config.option.numprocesses, config.option.tx, config.option.dist = 0, [], "no"
+        config.option.markexpr = ""  # the slow tests, too
         config.option.verbose = -2
 
 
