@@ -81,7 +81,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 @pytest.mark.slow
 @AGES
-def test_processes_and_their_tasks(
+def test_processes_and_tasks_refresh_once(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], minutes: float, grants_asked: Posted
 ) -> None:
     aged(minutes)
@@ -111,7 +111,7 @@ def test_processes_and_their_tasks(
 
 
 @AGES
-def test_threads_of_a_blocking_client(
+def test_threads_refresh_once(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], minutes: float, grants_asked: Posted
 ) -> None:
     aged(minutes)
@@ -131,7 +131,7 @@ def test_threads_of_a_blocking_client(
 
 
 @AGES
-def test_event_loops_in_threads(
+def test_event_loops_in_threads_refresh_once(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], minutes: float, grants_asked: Posted
 ) -> None:
     aged(minutes)
@@ -162,7 +162,7 @@ def test_event_loops_in_threads(
     assert sandbox.live_grants == 1
 
 
-def test_several_sources_for_one_file(
+def test_several_sources_refresh_once(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
 ) -> None:
     """As when each part of a program makes its own."""
@@ -176,7 +176,7 @@ def test_several_sources_for_one_file(
     assert grants_asked() == ONE_REFRESH
 
 
-def test_a_refresh_ahead_outlives_the_event_loop_that_began_it(
+def test_background_refresh_outlives_its_event_loop(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
 ) -> None:
     """A script that ends at once: the process waits for the answer and stores it."""
@@ -195,7 +195,7 @@ def test_a_refresh_ahead_outlives_the_event_loop_that_began_it(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_child_of_a_process_that_refreshes_refreshes_for_itself(
+def test_forked_child_refreshes_for_itself(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], tmp_path: Path, grants_asked: Posted
 ) -> None:
     """Threads do not survive a fork: a child that waited for its parent's would wait for ever."""
@@ -271,7 +271,7 @@ class Asked(httpx.AsyncHTTPTransport):
         return await super().handle_async_request(request)
 
 
-def test_nothing_is_asked_for_and_nothing_stored_without_the_lock(settings: Settings, sandbox: Sandbox) -> None:
+def test_requests_and_changes_need_the_lock(settings: Settings, sandbox: Sandbox) -> None:
     store, ahead = Guarded(), timedelta()
     network = Asked(store)
 

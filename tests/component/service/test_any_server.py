@@ -133,7 +133,9 @@ async def live_with(network: httpx.AsyncBaseTransport) -> None:
 @example(changes=[("/register", "client_id", "\ud800")], status={})
 @example(changes=[("/.well-known/oauth-protected-resource/mcp", "scopes_supported", ["\ud800"])], status={})
 @given(changes=CHANGES, status=STATUS)
-def test_whatever_a_server_answers(changes: list[tuple[str, str, Any]], status: dict[str, int]) -> None:
+def test_any_server_response_gives_a_value_or_our_error(
+    changes: list[tuple[str, str, Any]], status: dict[str, int]
+) -> None:
     async def lives() -> None:
         with suppress(NotionOAuthError):
             await live_with(OddServer(changes, status))
@@ -141,6 +143,6 @@ def test_whatever_a_server_answers(changes: list[tuple[str, str, Any]], status: 
     anyio.run(lives)
 
 
-def test_a_sound_server_is_lived_with() -> None:
+def test_valid_server_works() -> None:
     """Else the test above would prove nothing."""
     anyio.run(live_with, OddServer([], {}))

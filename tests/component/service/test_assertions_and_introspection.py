@@ -39,7 +39,7 @@ def assertion(sandbox: Sandbox, client_id: str = CLIENT, **claims: Any) -> Secre
 
 class TestAssertions:
     @pytest.mark.spec("RFC 7523 §2.1", "Exchange an assertion with its grant type, and say who the client is")
-    async def test_an_assertion_signs_in_without_a_browser(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_assertion_signs_in_without_a_browser(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
         given = assertion(sandbox)
         login = await enterprise.sign_in_with_assertion(given)
         assert await enterprise.tokens.token() == login.access_token
@@ -57,7 +57,7 @@ class TestAssertions:
         assert await enterprise.sign_out() is SignOut.REVOKED
         assert not sandbox.is_access_token_live(login.access_token.get_secret_value())
 
-    async def test_without_a_refresh_token_it_lives_as_long_as_its_token(
+    async def test_login_without_refresh_token_ends_with_its_token(
         self, enterprise: NotionOAuth, sandbox: Sandbox, settings: Settings
     ) -> None:
         await enterprise.sign_in_with_assertion(assertion(sandbox))
@@ -73,7 +73,7 @@ class TestAssertions:
         ids=str,
     )
     @pytest.mark.spec("RFC 7523 §3.1", "Report the error of an assertion that was refused")
-    async def test_one_that_is_refused_changes_nothing(
+    async def test_refused_assertion_keeps_the_login(
         self, enterprise: NotionOAuth, sandbox: Sandbox, claims: dict[str, Any]
     ) -> None:
         first = await enterprise.sign_in_with_assertion(assertion(sandbox))
@@ -83,21 +83,21 @@ class TestAssertions:
         assert refused.get_secret_value() not in repr(caught.value) + str(caught.value)
         assert await enterprise.tokens.token() == first.access_token
 
-    async def test_one_that_was_used_is_refused(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_used_assertion_is_refused(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
         given = assertion(sandbox)
         await enterprise.sign_in_with_assertion(given)
         with pytest.raises(TokenRefused, match="used before"):
             await enterprise.sign_in_with_assertion(given)
 
     @pytest.mark.spec("RFC 7523 §3", "Send no assertion that was issued to another client")
-    async def test_it_needs_a_client_that_its_issuer_knows(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_assertion_needs_a_configured_client(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         with pytest.raises(ConfigurationError, match="issued to one client") as caught:
             await oauth.sign_in_with_assertion(assertion(sandbox))
         assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
         assert not sandbox.requests_to("/register")
 
     @pytest.mark.parametrize("listed", [["authorization_code"], None])
-    async def test_a_server_that_takes_none_is_not_sent_one(
+    async def test_assertion_is_not_sent_to_a_server_without_the_grant(
         self, enterprise: NotionOAuth, sandbox: Sandbox, listed: list[str] | None
     ) -> None:
         sandbox.options.metadata_overrides = {"grant_types_supported": listed}
@@ -105,14 +105,16 @@ class TestAssertions:
             await enterprise.sign_in_with_assertion(assertion(sandbox))
         assert not sandbox.requests_to("/token")
 
-    async def test_a_server_for_assertions_alone_is_enough(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_server_may_support_only_assertions(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.metadata_overrides = {"authorization_endpoint": None, "code_challenge_methods_supported": None}
         await enterprise.sign_in_with_assertion(assertion(sandbox))
         with pytest.raises(MetadataError, match="no authorization endpoint") as caught:
             await enterprise.begin_authorization("http://127.0.0.1:4321/callback")
         assert "--assertion-file" in caught.value.hint
 
-    async def test_a_passing_failure_is_one(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_transient_failure_of_an_assertion_is_reported(
+        self, enterprise: NotionOAuth, sandbox: Sandbox
+    ) -> None:
         sandbox.fail_next("/token", status=503)
         with pytest.raises(TransientError):
             await enterprise.sign_in_with_assertion(assertion(sandbox))
@@ -121,7 +123,7 @@ class TestAssertions:
 
 
 class TestIntrospection:
-    async def test_the_server_says_what_the_token_is_good_for(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_introspection_describes_the_token(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         login = await sign_in(oauth)
         found = await oauth.introspect()
         assert found is not None
@@ -132,7 +134,7 @@ class TestIntrospection:
         [sent] = sandbox.requests_to("/introspect")
         assert sent.form["token"] == login.access_token.get_secret_value()
 
-    async def test_a_token_that_the_server_has_ended_is_not_active(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_revoked_token_is_not_active(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         await sign_in(oauth)
         sandbox.revoke_grants()
         found = await oauth.introspect()
@@ -140,19 +142,19 @@ class TestIntrospection:
         assert not found.active
         assert found.scope is None
 
-    async def test_it_costs_no_discovery_after_a_restart(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_introspection_needs_no_discovery_after_a_restart(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         await sign_in(oauth)
         before = len(sandbox.requests)
         assert await NotionOAuth(oauth.settings).introspect() is not None
         assert [request.path for request in sandbox.requests[before:]] == ["/introspect"]
 
-    async def test_where_it_is_not_offered_there_is_none(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_introspection_without_an_endpoint_is_none(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.offer_introspection = False
         await sign_in(oauth)
         assert await oauth.introspect() is None
 
     @pytest.mark.parametrize("body", ["", "[]", "{}", '{"active": "yes"}', "<html>"])
-    async def test_an_answer_that_is_none_is_a_passing_failure(
+    async def test_invalid_response_is_a_transient_failure(
         self, oauth: NotionOAuth, sandbox: Sandbox, body: str
     ) -> None:
         await sign_in(oauth)
@@ -160,7 +162,7 @@ class TestIntrospection:
         with pytest.raises(TransientError):
             await oauth.introspect()
 
-    async def test_an_echoed_token_is_not_shown(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_echoed_token_is_not_shown(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         token = (await sign_in(oauth)).access_token.get_secret_value()
         body = f'{{"active": true, "username": "{token}", "exp": "soon", "scope": 7}}'
         sandbox.fail_next("/introspect", status=200, body=body, content_type="application/json")
@@ -168,13 +170,13 @@ class TestIntrospection:
         assert found is not None
         assert (found.username, found.expires_at, found.scope) == (None, None, None)
 
-    async def test_a_refusal_does_not_end_the_login(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_refused_introspection_keeps_the_login(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         login = await sign_in(oauth)
         sandbox.fail_next("/introspect", status=401, error="invalid_client")
         with pytest.raises(TokenRefused):
             await oauth.introspect()
         assert await oauth.tokens.token() == login.access_token
 
-    async def test_nobody_is_signed_in(self, oauth: NotionOAuth) -> None:
+    async def test_introspection_without_a_login_raises_not_signed_in(self, oauth: NotionOAuth) -> None:
         with pytest.raises(NotSignedIn):
             await oauth.introspect()

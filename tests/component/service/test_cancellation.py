@@ -90,7 +90,7 @@ def over(network: Held, settings: Settings) -> NotionOAuth:
 
 
 @WAYS
-async def test_a_refresh_that_nobody_waits_for_is_stored(
+async def test_refresh_of_a_cancelled_caller_is_stored(
     settings: Settings, sandbox: Sandbox, give_up: GiveUp, grants_asked: Posted
 ) -> None:
     sandbox.options.reuse = "strict"  # the old refresh token, sent again, would end the login
@@ -109,7 +109,7 @@ async def test_a_refresh_that_nobody_waits_for_is_stored(
 
 
 @WAYS
-async def test_a_sign_in_that_nobody_waits_for_is_stored(settings: Settings, sandbox: Sandbox, give_up: GiveUp) -> None:
+async def test_sign_in_of_a_cancelled_caller_is_stored(settings: Settings, sandbox: Sandbox, give_up: GiveUp) -> None:
     pending, query = await begin(NotionOAuth(settings))
     network = Held()
     transport = Transport(timeout=timedelta(seconds=5), network=network)
@@ -120,7 +120,7 @@ async def test_a_sign_in_that_nobody_waits_for_is_stored(settings: Settings, san
 
 
 @WAYS
-async def test_a_sign_out_that_nobody_waits_for_is_finished(
+async def test_sign_out_of_a_cancelled_caller_is_completed(
     settings: Settings, sandbox: Sandbox, give_up: GiveUp
 ) -> None:
     await sign_in(NotionOAuth(settings))
@@ -130,7 +130,7 @@ async def test_a_sign_out_that_nobody_waits_for_is_finished(
     assert not settings.token_file.exists(), "a login that is over is not left behind"
 
 
-async def test_an_error_that_nobody_waits_for_is_not_reported_by_asyncio(settings: Settings, sandbox: Sandbox) -> None:
+async def test_error_after_cancellation_is_not_reported_by_asyncio(settings: Settings, sandbox: Sandbox) -> None:
     """With warnings as errors, an exception that was never looked at would fail this test."""
     await sign_in(NotionOAuth(settings))
     sandbox.fail_next("/token", error="invalid_grant")
@@ -142,7 +142,7 @@ async def test_an_error_that_nobody_waits_for_is_not_reported_by_asyncio(setting
 
 
 @WAYS
-async def test_the_lock_is_held_until_the_end(settings: Settings, sandbox: Sandbox, give_up: GiveUp) -> None:
+async def test_lock_is_held_until_the_refresh_is_stored(settings: Settings, sandbox: Sandbox, give_up: GiveUp) -> None:
     """Another who waited for it finds the new tokens, not the old ones that are spent."""
     sandbox.options.reuse = "strict"
     await sign_in(NotionOAuth(settings))
@@ -160,7 +160,7 @@ async def test_the_lock_is_held_until_the_end(settings: Settings, sandbox: Sandb
     assert sandbox.live_grants == 1
 
 
-async def test_whoever_waits_for_the_lock_can_give_up(settings: Settings) -> None:
+async def test_waiting_for_the_lock_can_be_cancelled(settings: Settings) -> None:
     await sign_in(NotionOAuth(settings))
     oauth = NotionOAuth(settings, clock=later)
     async with oauth.store.exclusive("default"):
@@ -169,7 +169,7 @@ async def test_whoever_waits_for_the_lock_can_give_up(settings: Settings) -> Non
     assert scope.cancelled_caught
 
 
-async def test_work_that_fails_fails_its_caller() -> None:
+async def test_error_of_shielded_work_reaches_the_caller() -> None:
     async def work() -> None:
         raise SignInRequired("over")
 
@@ -177,7 +177,7 @@ async def test_work_that_fails_fails_its_caller() -> None:
         await run_shielded(work)
 
 
-async def test_work_that_is_cancelled_itself_cancels_its_caller() -> None:
+async def test_cancelled_work_cancels_the_caller() -> None:
     """A loop that is shut down cancels every task."""
 
     async def work() -> None:

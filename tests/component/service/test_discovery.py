@@ -46,7 +46,7 @@ def document(sandbox: Sandbox, path: str, **fields: object) -> str:
     return f"{sandbox.base_url}{path}"
 
 
-async def test_the_url_of_the_challenge_goes_first(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_metadata_url_of_the_challenge_is_tried_first(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     url = document(sandbox, "/somewhere/else", scopes_supported=["odd"])
     challenge(sandbox, f'Basic realm="x, y", Bearer realm="OAuth", resource_metadata="{url}"')
     pending, _ = await begin(oauth)
@@ -54,22 +54,20 @@ async def test_the_url_of_the_challenge_goes_first(oauth: NotionOAuth, sandbox: 
     assert not [request for request in sandbox.requests if request.path.startswith(RESOURCE)]
 
 
-async def test_a_dead_url_of_the_challenge_leads_to_the_well_known_one(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_dead_metadata_url_falls_back_to_the_well_known_one(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     challenge(sandbox, f'Bearer resource_metadata="{sandbox.base_url}/gone"')
     await sign_in(oauth)
     assert sandbox.requests_to("/gone")
 
 
 @pytest.mark.parametrize("url", ["http://example.com/metadata", "file:///etc/passwd", "https://u:p@example.com/", "x"])
-async def test_a_url_that_must_not_be_asked_counts_as_not_named(oauth: NotionOAuth, sandbox: Sandbox, url: str) -> None:
+async def test_forbidden_metadata_url_is_ignored(oauth: NotionOAuth, sandbox: Sandbox, url: str) -> None:
     challenge(sandbox, f'Bearer resource_metadata="{url}"')
     await sign_in(oauth)
     assert sandbox.requests_to(f"{RESOURCE}/mcp")
 
 
-async def test_a_document_of_the_challenge_for_another_resource_is_refused(
-    oauth: NotionOAuth, sandbox: Sandbox
-) -> None:
+async def test_metadata_for_another_resource_is_refused(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     url = document(sandbox, "/elsewhere", resource="https://another.example/mcp")
     challenge(sandbox, f'Bearer resource_metadata="{url}"')
     with pytest.raises(MetadataError, match="describes another resource"):
@@ -77,13 +75,13 @@ async def test_a_document_of_the_challenge_for_another_resource_is_refused(
     assert not sandbox.requests_to("/register")
 
 
-async def test_the_scope_of_the_challenge_goes_before_the_resource_s_list(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_scope_of_the_challenge_takes_precedence(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     challenge(sandbox, 'Bearer scope="from challenge"')
     pending, _ = await begin(oauth)
     assert pending.scope == "from challenge"
 
 
-async def test_a_challenge_at_hand_is_not_asked_for_again(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_passed_challenge_needs_no_probe(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     url = document(sandbox, "/at-hand")
     await oauth.begin_authorization(
         "http://127.0.0.1:4321/callback", challenge=BearerChallenge(resource_metadata=url, scope="a")
@@ -92,9 +90,7 @@ async def test_a_challenge_at_hand_is_not_asked_for_again(oauth: NotionOAuth, sa
 
 
 @pytest.mark.parametrize("listed", [None, [], ["x", "y"]])
-async def test_scopes_are_those_of_the_resource_or_none(
-    oauth: NotionOAuth, sandbox: Sandbox, listed: list[str] | None
-) -> None:
+async def test_scopes_are_those_of_the_resource(oauth: NotionOAuth, sandbox: Sandbox, listed: list[str] | None) -> None:
     sandbox.options.resource_metadata_overrides = {"scopes_supported": listed}
     pending, _ = await begin(oauth)
     assert pending.scope == ("x y" if listed else None)
@@ -109,7 +105,7 @@ async def test_scopes_are_those_of_the_resource_or_none(
         (None, ["offline_access"], None),
     ],
 )
-async def test_offline_access_is_asked_for_only_where_it_is_listed(
+async def test_offline_access_is_requested_only_if_listed(
     oauth: NotionOAuth, sandbox: Sandbox, listed: list[str] | None, supported: list[str], asked: str | None
 ) -> None:
     sandbox.options.resource_metadata_overrides = {"scopes_supported": listed}
@@ -119,16 +115,14 @@ async def test_offline_access_is_asked_for_only_where_it_is_listed(
 
 
 @pytest.mark.spec("RFC 9728 §7.6", "Choose among several authorization servers")
-async def test_of_several_servers_the_first_that_can_be_used_is(
-    oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox
-) -> None:
+async def test_first_usable_server_is_chosen(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     names(sandbox, "http://plain.example", f"{sandbox.base_url}/none-here", other.issuer, sandbox.issuer)
     login = await sign_in(oauth)
     assert login.issuer == other.issuer
     assert not sandbox.requests_to("/register")
 
 
-async def test_a_server_that_is_down_is_not_passed_over(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
+async def test_unavailable_server_is_not_skipped(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     """It may be the one that the person has an account with: another is no stand-in for a moment's failure."""
     names(sandbox, sandbox.issuer, other.issuer)
     sandbox.fail_next(SERVER, status=503)
@@ -137,13 +131,13 @@ async def test_a_server_that_is_down_is_not_passed_over(oauth: NotionOAuth, sand
     assert not other.requests
 
 
-async def test_the_issuer_that_is_set_is_used(settings: Settings, sandbox: Sandbox, other: Sandbox) -> None:
+async def test_configured_issuer_is_used(settings: Settings, sandbox: Sandbox, other: Sandbox) -> None:
     names(sandbox, sandbox.issuer, other.issuer)
     oauth = NotionOAuth(settings.model_copy(update={"issuer": other.issuer}))
     assert (await sign_in(oauth)).issuer == other.issuer
 
 
-async def test_an_issuer_that_is_set_and_not_named_is_an_error(settings: Settings, sandbox: Sandbox) -> None:
+async def test_configured_issuer_must_be_listed(settings: Settings, sandbox: Sandbox) -> None:
     oauth = NotionOAuth(settings.model_copy(update={"issuer": f"{sandbox.issuer}/"}))
     with pytest.raises(MetadataError, match="but the server lists only") as caught:
         await begin(oauth)
@@ -151,7 +145,7 @@ async def test_an_issuer_that_is_set_and_not_named_is_an_error(settings: Setting
 
 
 @pytest.mark.spec("MCP §Authorization Server Binding", "Keep clients and tokens apart for each issuer")
-async def test_another_issuer_means_another_client(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
+async def test_each_issuer_has_its_own_client(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     first = await sign_in(oauth)
     names(sandbox, other.issuer)
     second = await sign_in(oauth)
@@ -162,16 +156,14 @@ async def test_another_issuer_means_another_client(oauth: NotionOAuth, sandbox: 
     assert (second.issuer, len(other.requests_to("/register"))) == (other.issuer, 1)
 
 
-async def test_another_issuer_s_login_is_refreshed_where_it_was_issued(
-    oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox
-) -> None:
+async def test_login_is_refreshed_at_its_issuer(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     login = await sign_in(oauth)
     names(sandbox, other.issuer)
     await oauth.tokens.token(rejected=login.access_token)
     assert not other.requests
 
 
-class TestALoginThatNamesNoIssuer:
+class TestLoginWithoutIssuer:
     """One that another program has stored: the seven fields alone."""
 
     @pytest.fixture
@@ -183,7 +175,7 @@ class TestALoginThatNamesNoIssuer:
         names(sandbox, other.issuer, sandbox.issuer)
 
     @pytest.mark.usefixtures("stored")
-    async def test_it_is_shown_to_no_server_by_guess(
+    async def test_tokens_are_sent_to_no_guessed_server(
         self, settings: Settings, sandbox: Sandbox, other: Sandbox
     ) -> None:
         before = settings.token_file.read_bytes()
@@ -194,7 +186,7 @@ class TestALoginThatNamesNoIssuer:
         assert settings.token_file.read_bytes() == before
 
     @pytest.mark.usefixtures("stored")
-    async def test_it_is_refreshed_at_the_issuer_that_is_set(
+    async def test_login_without_issuer_is_refreshed_at_the_configured_one(
         self, settings: Settings, sandbox: Sandbox, other: Sandbox
     ) -> None:
         login = await NotionOAuth(settings.model_copy(update={"issuer": sandbox.issuer})).refresh()
@@ -202,7 +194,7 @@ class TestALoginThatNamesNoIssuer:
         assert not other.requests
 
 
-async def test_a_step_up_goes_to_the_login_s_own_server(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
+async def test_step_up_uses_the_issuer_of_the_login(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     await sign_in(oauth)
     names(sandbox, other.issuer, sandbox.issuer)
     pending, _ = await begin(oauth, challenge=BearerChallenge(error="insufficient_scope", scope="default"))
@@ -217,16 +209,16 @@ class TestWithoutResourceMetadata:
     def _none(self, sandbox: Sandbox) -> None:
         sandbox.options.serve_path_metadata = sandbox.options.serve_root_metadata = False
 
-    async def test_the_metadata_of_the_origin_is_used(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_metadata_of_the_origin_is_used(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         login = await sign_in(oauth)
         assert (login.issuer, login.resource, login.scope) == (sandbox.base_url, sandbox.mcp_url, "default")
 
-    async def test_another_issuer_at_the_origin_is_refused(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_other_issuer_at_the_origin_is_refused(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.metadata_overrides = {"issuer": f"{sandbox.base_url}/other"}
         with pytest.raises(MetadataError, match="another issuer"):
             await begin(oauth)
 
-    async def test_an_origin_that_spells_itself_with_a_slash_is_taken_at_its_word(
+    async def test_origin_may_spell_its_issuer_with_a_slash(
         self, oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
     ) -> None:
         """As the MCP SDK's servers do; no document has said how it is spelled."""
@@ -237,9 +229,7 @@ class TestWithoutResourceMetadata:
         pending, _ = await begin(NotionOAuth(settings.model_copy(update={"issuer": issuer})))
         assert pending.issuer == issuer
 
-    async def test_without_any_metadata_the_default_endpoints_are_used(
-        self, oauth: NotionOAuth, sandbox: Sandbox
-    ) -> None:
+    async def test_default_endpoints_are_used_without_metadata(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.fail_next(SERVER, status=404, times=10)
         login = await sign_in(oauth)
         assert login.token_endpoint == f"{sandbox.base_url}/token"
@@ -247,14 +237,14 @@ class TestWithoutResourceMetadata:
             sandbox.mcp_url
         ]
 
-    async def test_what_is_no_oauth_server_is_said_to_be_none(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_server_without_oauth_is_reported(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.fail_next(SERVER, status=404, times=10)
         sandbox.fail_next("/register", status=404)
         with pytest.raises(MetadataError, match="publishes no OAuth metadata") as caught:
             await begin(oauth)
         assert "NOTION_OAUTH_SERVER_URL" in caught.value.hint
 
-    async def test_a_passing_failure_is_no_missing_document(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_transient_failure_is_not_a_missing_document(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.serve_path_metadata = True
         sandbox.fail_next(f"{RESOURCE}/mcp", status=503)
         with pytest.raises(TransientError):
@@ -262,9 +252,7 @@ class TestWithoutResourceMetadata:
         assert not sandbox.requests_to("/register")
 
 
-async def test_a_server_without_pkce_is_refused_before_anything_is_registered(
-    oauth: NotionOAuth, sandbox: Sandbox
-) -> None:
+async def test_server_without_pkce_is_refused_before_registration(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     for methods in (None, [], ["plain"]):
         sandbox.options.metadata_overrides = {"code_challenge_methods_supported": methods}
         with pytest.raises(MetadataError, match="PKCE"):
@@ -286,7 +274,7 @@ def shows_pages(sandbox: Sandbox) -> None:
 @pytest.mark.spec(
     "MCP §Authorization Server Discovery", "Try one well-known URL after the other until a document is right"
 )
-async def test_whatever_stands_at_one_well_known_url_the_next_is_asked(
+async def test_next_well_known_url_is_tried_after_an_invalid_document(
     oauth: NotionOAuth, sandbox: Sandbox, odd: str
 ) -> None:
     challenge(sandbox, "Bearer")
@@ -304,9 +292,7 @@ async def test_whatever_stands_at_one_well_known_url_the_next_is_asked(
 @pytest.mark.spec(
     "MCP §Authorization Server Discovery", "Try one well-known URL after the other until a document is right"
 )
-async def test_another_issuers_document_at_an_issuers_first_url_leads_to_the_next(
-    oauth: NotionOAuth, sandbox: Sandbox
-) -> None:
+async def test_next_url_is_tried_after_metadata_of_another_issuer(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     """As where many tenants share a host, and its root answers for all of them at the first kind of URL."""
     issuer = f"{sandbox.base_url}{NESTED}"
     names(sandbox, issuer)
@@ -326,7 +312,7 @@ async def test_another_issuers_document_at_an_issuers_first_url_leads_to_the_nex
     assert pending.issuer == issuer
 
 
-async def test_only_wrong_documents_are_an_error_that_names_the_first(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_only_invalid_documents_raise_the_first_error(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     challenge(sandbox, "Bearer")
     sandbox.fail_next(f"{RESOURCE}/mcp", status=200, body=PAGE, content_type="text/html")
     sandbox.options.resource_metadata_overrides = {"resource": "https://another.example/mcp"}
@@ -335,9 +321,7 @@ async def test_only_wrong_documents_are_an_error_that_names_the_first(oauth: Not
     assert not sandbox.requests_to("/register")
 
 
-async def test_a_site_that_answers_everything_with_a_page_is_presumed_nothing_of(
-    oauth: NotionOAuth, sandbox: Sandbox
-) -> None:
+async def test_no_endpoints_are_assumed_for_a_site_of_pages(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     challenge(sandbox, "Bearer")
     shows_pages(sandbox)
     sandbox.fail_next(SERVER, status=404)
@@ -346,7 +330,7 @@ async def test_a_site_that_answers_everything_with_a_page_is_presumed_nothing_of
     assert not sandbox.requests_to("/register")
 
 
-async def test_a_server_whose_resource_metadata_are_pages_is_found_at_its_origin(
+async def test_server_is_found_at_its_origin_if_resource_metadata_are_pages(
     oauth: NotionOAuth, sandbox: Sandbox
 ) -> None:
     challenge(sandbox, "Bearer")
@@ -354,9 +338,7 @@ async def test_a_server_whose_resource_metadata_are_pages_is_found_at_its_origin
     await sign_in(oauth)
 
 
-async def test_a_page_where_the_challenge_points_is_no_sign_of_an_old_server(
-    oauth: NotionOAuth, sandbox: Sandbox
-) -> None:
+async def test_page_at_the_challenge_url_does_not_select_the_origin(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     """Else a maintenance page would send the person to another authorization server than theirs."""
     shows_pages(sandbox)
     with pytest.raises(MetadataNotFound):
@@ -365,9 +347,7 @@ async def test_a_page_where_the_challenge_points_is_no_sign_of_an_old_server(
 
 
 @pytest.mark.parametrize("named", [True, False])
-async def test_redirects_wherever_it_is_asked_are_a_passing_failure(
-    oauth: NotionOAuth, sandbox: Sandbox, named: bool
-) -> None:
+async def test_redirects_at_all_urls_are_a_transient_failure(oauth: NotionOAuth, sandbox: Sandbox, named: bool) -> None:
     challenge(sandbox, f'Bearer resource_metadata="{sandbox.base_url}{RESOURCE}/mcp"' if named else "Bearer")
     for path in (f"{RESOURCE}/mcp", RESOURCE):
         sandbox.misbehave_next(path, "redirect", location="https://status.example/")
@@ -376,16 +356,14 @@ async def test_redirects_wherever_it_is_asked_are_a_passing_failure(
     assert not sandbox.requests_to("/register")
 
 
-async def test_a_server_that_registers_nobody_is_passed_over(
-    oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox
-) -> None:
+async def test_server_without_registration_is_skipped(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     other.options.metadata_overrides = {"registration_endpoint": None, "client_id_metadata_document_supported": None}
     names(sandbox, other.issuer, sandbox.issuer)
     assert (await sign_in(oauth)).issuer == sandbox.issuer
     assert not other.requests_to("/register")
 
 
-async def test_of_very_many_servers_a_few_are_asked(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_at_most_five_servers_are_tried(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     names(sandbox, *(f"{sandbox.base_url}/{number}" for number in range(300)))
     with pytest.raises(MetadataError):
         await begin(oauth)
@@ -393,7 +371,7 @@ async def test_of_very_many_servers_a_few_are_asked(oauth: NotionOAuth, sandbox:
     assert len(asked) == 5
 
 
-async def test_each_header_of_the_probe_s_answer_is_read_by_itself() -> None:
+async def test_challenge_headers_are_parsed_separately() -> None:
     """A gateway's own challenge, with a quote that nothing closes, does not swallow the one after it."""
     values = [b'Negotiate realm="gateway', b'Bearer resource_metadata="https://h.example/metadata", scope="a"']
 

@@ -53,7 +53,7 @@ def redirected_to(url: str) -> list[tuple[str, str]]:
 
 @pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential on their way and where they lie")
 @pytest.mark.anyio
-async def test_the_logs_of_all_libraries_hold_no_secret(
+async def test_library_logs_hold_no_secret(
     settings: Settings, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     """httpx logs each URL at INFO, httpcore each step at DEBUG: neither holds what it must not."""
@@ -103,21 +103,21 @@ HELD: list[Any] = [
 
 @pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential on their way and where they lie")
 @pytest.mark.parametrize("thing", HELD, ids=lambda thing: type(thing).__name__)
-def test_what_holds_a_secret_does_not_show_it(thing: Any) -> None:
+def test_repr_hides_secrets(thing: Any) -> None:
     for shown in (repr(thing), str(thing), f"{thing}", f"{thing!a}"):
         assert CANARY not in shown
     if isinstance(thing, BaseModel):
         assert CANARY not in thing.model_dump_json()
 
 
-def test_every_model_that_can_hold_a_secret_is_looked_at() -> None:
+def test_every_model_with_a_secret_is_tested() -> None:
     kinds = {kind for kind in vars(models).values() if isinstance(kind, type) and issubclass(kind, models._Frozen)}
     with_secrets = {kind for kind in kinds if "SecretStr" in str(kind.model_fields)}
     assert with_secrets <= {type(thing) for thing in HELD}
 
 
 @pytest.mark.parametrize("name", ["access_token", "refresh_token", "client_id", "client_secret", "scope"])
-def test_a_file_with_a_wrong_field_is_reported_without_what_it_holds(tmp_path: Path, name: str) -> None:
+def test_error_for_an_invalid_file_hides_its_content(tmp_path: Path, name: str) -> None:
     path = tmp_path / "tokens.json"
     path.write_text(json.dumps({"access_token": CANARY, "client_id": "c", "updated_at": 1, name: [CANARY]}))
     oauth = NotionOAuth(Settings(token_file=path))
@@ -172,7 +172,7 @@ FILES = (
 @example(content=json.dumps({**WHOLE, "updated_at": 10**400}).encode(), hours=0)
 @example(content=json.dumps({**WHOLE, "resource": "https://[::1"}).encode(), hours=0)
 @given(content=FILES, hours=st.sampled_from([-(10**4), 0, 10**5]))
-def test_any_bytes_in_a_token_file_end_in_a_value_or_in_our_own_error(content: bytes, hours: int) -> None:
+def test_any_token_file_gives_a_value_or_our_error(content: bytes, hours: int) -> None:
     """Whatever is then done with it: looked at, used, refreshed, ended."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens.json"
@@ -202,7 +202,7 @@ SHORT = "hunter2"
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
 @pytest.mark.parametrize("field", ["error", "error_description"])
 @pytest.mark.parametrize("said", [f"invalid_grant:{CANARY}", f"bad-secret-{SHORT}"])
-def test_no_error_repeats_what_was_sent_however_short_and_wherever(said: str, field: str, method: Any) -> None:
+def test_error_does_not_repeat_a_sent_secret(said: str, field: str, method: Any) -> None:
     client = ClientInformation(client_id="c", client_secret=SecretStr(SHORT), token_endpoint_auth_method=method)
     request = refresh_request(tokens(client=client, refresh_token=SecretStr(CANARY)))
     body = json.dumps({"error": "invalid_client", field: said}).encode()
@@ -213,7 +213,7 @@ def test_no_error_repeats_what_was_sent_however_short_and_wherever(said: str, fi
         assert SHORT not in shown
 
 
-def test_words_of_the_protocol_may_be_repeated() -> None:
+def test_error_repeats_protocol_terms() -> None:
     request = refresh_request(tokens())
     body = b'{"error": "unsupported_grant_type", "error_description": "no refresh_token here"}'
     with pytest.raises(NotionOAuthError, match=r"unsupported_grant_type.*no refresh_token here"):
@@ -221,6 +221,6 @@ def test_words_of_the_protocol_may_be_repeated() -> None:
 
 
 @pytest.mark.parametrize("name", ["realm", "scope", "error_description", "acr_values", "resource_metadata"])
-def test_no_challenge_repeats_the_token(name: str) -> None:
+def test_challenge_does_not_repeat_the_token(name: str) -> None:
     field = f'Bearer error="insufficient_scope", {name}="x {CANARY}"'
     assert CANARY not in str(bearer_challenge([field], secrets=frozenset({CANARY})))

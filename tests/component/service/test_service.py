@@ -53,7 +53,7 @@ pytestmark = pytest.mark.anyio
     "MCP §Authorization Server Discovery", "Else ask the well-known URL with the endpoint's path, then the root one"
 )
 @pytest.mark.spec("MCP §Canonical Server URI", "Name the server as its metadata spells it, no slash added")
-async def test_discovery_asks_the_path_first_and_then_the_root(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_discovery_tries_the_path_before_the_root(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     await begin(oauth)
     assert [request.path for request in sandbox.requests][:3] == [
         "/mcp",
@@ -72,7 +72,7 @@ async def test_discovery_asks_the_path_first_and_then_the_root(oauth: NotionOAut
 
 
 @pytest.mark.spec("MCP §Overview", "Read the metadata of RFC 8414 and of OpenID Connect Discovery")
-async def test_a_server_without_metadata_is_said_to_have_none(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_missing_server_metadata_is_reported(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     sandbox.fail_next("/.well-known/oauth-authorization-server", status=404)
     with pytest.raises(MetadataError, match="publishes no authorization server metadata"):
         await begin(oauth)
@@ -93,7 +93,7 @@ async def test_a_server_without_metadata_is_said_to_have_none(oauth: NotionOAuth
         ({}, {"token_endpoint": "http://evil.example/token"}, "not https"),
     ],
 )
-async def test_a_server_that_lies_is_not_registered_with(
+async def test_invalid_metadata_prevents_registration(
     oauth: NotionOAuth, sandbox: Sandbox, resource: dict[str, Any], server: dict[str, Any], said: str
 ) -> None:
     sandbox.options.resource_metadata_overrides, sandbox.options.metadata_overrides = resource, server
@@ -102,7 +102,7 @@ async def test_a_server_that_lies_is_not_registered_with(
     assert sandbox.registered_clients == 0
 
 
-async def test_a_registration_is_bound_to_issuer_redirect_uri_and_profile(
+async def test_registration_is_bound_to_issuer_redirect_uri_and_profile(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
 ) -> None:
     for _ in range(2):
@@ -119,7 +119,7 @@ async def test_a_registration_is_bound_to_issuer_redirect_uri_and_profile(
 
 
 @pytest.mark.spec("MCP §Authorization Server Binding", "Use a client with the issuer that registered it alone")
-async def test_a_registration_of_another_issuer_is_not_used(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_registration_of_another_issuer_is_not_used(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     for issuer in ("https://another.example", f"{sandbox.issuer}/"):
         foreign = Registration(issuer=issuer, redirect_uri=REDIRECT_URI, client=ClientInformation(client_id="foreign"))
         await oauth.store.save_registration("default", foreign)
@@ -131,14 +131,14 @@ async def test_a_registration_of_another_issuer_is_not_used(oauth: NotionOAuth, 
     assert kept["https://another.example"] == kept[f"{sandbox.issuer}/"] == "foreign", "good for its own issuer still"
 
 
-async def test_sign_ins_that_begin_at_once_register_once(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_concurrent_sign_ins_register_once(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(begin, oauth)
     assert sandbox.registered_clients == 1
 
 
-async def test_a_registration_that_the_server_has_forgotten_heals(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_forgotten_registration_is_replaced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     first = await sign_in(oauth)
     sandbox.forget_clients()
     second = await sign_in(oauth)
@@ -150,16 +150,14 @@ async def test_a_registration_that_the_server_has_forgotten_heals(oauth: NotionO
 
 
 @pytest.mark.parametrize("fault", ["drop", "garble", "redirect"])
-async def test_a_registration_is_not_given_up_for_a_passing_failure(
-    oauth: NotionOAuth, sandbox: Sandbox, fault: Any
-) -> None:
+async def test_registration_survives_a_transient_failure(oauth: NotionOAuth, sandbox: Sandbox, fault: Any) -> None:
     await sign_in(oauth)
     sandbox.misbehave_next("/token", fault)
     await begin(oauth)
     assert len(sandbox.requests_to("/register")) == 1
 
 
-async def test_a_confidential_client_is_used_as_one(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_confidential_client_authenticates_with_its_secret(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     """A server that makes every client confidential: its secret is kept and used, by one method."""
     sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
     login = await sign_in(oauth)
@@ -170,7 +168,7 @@ async def test_a_confidential_client_is_used_as_one(oauth: NotionOAuth, sandbox:
     assert "authorization" not in exchange.headers
 
 
-async def test_two_profiles_live_side_by_side(settings: Settings, sandbox: Sandbox) -> None:
+async def test_two_profiles_have_separate_logins(settings: Settings, sandbox: Sandbox) -> None:
     first, second = NotionOAuth(settings), NotionOAuth(settings, profile="work")
     await sign_in(first)
     await sign_in(second)
@@ -180,14 +178,14 @@ async def test_two_profiles_live_side_by_side(settings: Settings, sandbox: Sandb
 
 
 @pytest.mark.spec("MCP §Dynamic Client Registration", "Say why a registration was refused over its redirect URIs")
-async def test_a_refused_registration_says_why(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_refused_registration_reports_the_reason(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     with pytest.raises(RegistrationRefused, match="invalid_redirect_uri"):
         await begin(oauth, "http://not-loopback.example/callback")
     assert await oauth.store.load_registrations("default") == ()
 
 
 @pytest.mark.spec("MCP §Authorization Response Validation", "Check iss before the code goes to any token endpoint")
-async def test_an_answer_of_another_issuer_reaches_no_token_endpoint(oauth: NotionOAuth, grants_asked: Posted) -> None:
+async def test_response_of_another_issuer_reaches_no_token_endpoint(oauth: NotionOAuth, grants_asked: Posted) -> None:
     pending, query = await begin(oauth)
     assert query["iss"]
     for wrong in (query.remove("iss"), query.set("iss", query["iss"] + "/"), query.set("iss", "https://evil.example")):
@@ -197,7 +195,7 @@ async def test_an_answer_of_another_issuer_reaches_no_token_endpoint(oauth: Noti
 
 
 @pytest.mark.spec("RFC 9207 §2.3", "A server that does not announce iss may send none")
-async def test_a_server_that_announces_no_iss_may_send_none(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_iss_is_optional_if_not_announced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     sandbox.options.announce_iss = False
     _, query = await begin(oauth)
     assert "iss" not in query
@@ -205,7 +203,7 @@ async def test_a_server_that_announces_no_iss_may_send_none(oauth: NotionOAuth, 
 
 
 @pytest.mark.spec("MCP §Open Redirection", "Drop an answer without the state of its sign-in, or with another")
-async def test_another_state_and_a_refusal_change_nothing(oauth: NotionOAuth, grants_asked: Posted) -> None:
+async def test_wrong_state_and_refusal_keep_the_login(oauth: NotionOAuth, grants_asked: Posted) -> None:
     before = await sign_in(oauth)
     pending, query = await begin(oauth)
     wrong = parse_authorization_response(query.set("state", "wrong").multi_items())
@@ -218,7 +216,7 @@ async def test_another_state_and_a_refusal_change_nothing(oauth: NotionOAuth, gr
     assert grants_asked() == ["authorization_code"]
 
 
-async def test_signing_out_ends_the_grant_and_keeps_the_registration(
+async def test_sign_out_ends_the_grant_and_keeps_the_registration(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings
 ) -> None:
     login = await sign_in(oauth)
@@ -233,7 +231,7 @@ async def test_signing_out_ends_the_grant_and_keeps_the_registration(
 
 
 @pytest.mark.parametrize("fault", ["drop", "hang", "garble"])
-async def test_signing_out_works_without_the_server(settings: Settings, sandbox: Sandbox, fault: Any) -> None:
+async def test_sign_out_works_without_the_server(settings: Settings, sandbox: Sandbox, fault: Any) -> None:
     await sign_in(NotionOAuth(settings))
     sandbox.misbehave_next("/token", fault)
     patience = 0.4 if fault == "hang" else 10.0
@@ -243,14 +241,14 @@ async def test_signing_out_works_without_the_server(settings: Settings, sandbox:
     assert not settings.token_file.exists()
 
 
-async def test_a_sign_out_that_the_server_refuses_is_said_to_be_refused(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_refused_revocation_is_reported(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     await sign_in(oauth)
     sandbox.fail_next("/token", status=400, error="unsupported_token_type")
     assert await oauth.sign_out() is SignOut.REFUSED
     assert (await oauth.status()).status == "unauthenticated"
 
 
-async def test_signing_out_where_no_revocation_is_offered(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_sign_out_without_a_revocation_endpoint(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     sandbox.options.offer_revocation = False
     await sign_in(oauth)
     assert await oauth.sign_out() is SignOut.NOT_OFFERED
@@ -265,7 +263,7 @@ async def test_signing_out_where_no_revocation_is_offered(oauth: NotionOAuth, sa
         ({"issuer": "https://another.example"}, SignOut.REVOKED),
     ],
 )
-async def test_a_login_in_the_place_of_another_leaves_the_grant_to_the_server_where_both_have_one_client(
+async def test_replaced_login_of_the_same_client_is_not_revoked(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, change: dict[str, Any], outcome: SignOut
 ) -> None:
     await sign_in(oauth)
@@ -275,14 +273,14 @@ async def test_a_login_in_the_place_of_another_leaves_the_grant_to_the_server_wh
     assert not settings.token_file.exists()
 
 
-async def test_signing_out_deletes_no_file_of_others(oauth: NotionOAuth, settings: Settings) -> None:
+async def test_sign_out_deletes_no_foreign_file(oauth: NotionOAuth, settings: Settings) -> None:
     settings.token_file.write_text("{}")
     with pytest.raises(StoreDamaged):
         await oauth.sign_out()
     assert settings.token_file.read_text() == "{}"
 
 
-async def test_a_store_of_ones_own_serves(settings: Settings, sandbox: Sandbox) -> None:
+async def test_custom_store_is_used(settings: Settings, sandbox: Sandbox) -> None:
     oauth = NotionOAuth(settings, store=MemoryStore())
     login = await sign_in(oauth)
     assert await oauth.tokens.token() == login.access_token
@@ -308,7 +306,9 @@ class TestBearerAuth:
             yield url, seen
 
     @pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
-    async def test_async(self, oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted) -> None:
+    async def test_async_client_retries_with_a_new_token(
+        self, oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted
+    ) -> None:
         await sign_in(oauth)
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
             ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -319,7 +319,7 @@ class TestBearerAuth:
         assert grants_asked() == ["authorization_code", "refresh_token"]
 
     @pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
-    async def test_sync_even_where_an_event_loop_runs(
+    async def test_sync_client_works_inside_an_event_loop(
         self, oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted
     ) -> None:
         await sign_in(oauth)
@@ -333,7 +333,7 @@ class TestBearerAuth:
     @pytest.mark.spec("MCP §Token Requirements", "Send the token in the Authorization header of every request")
     @pytest.mark.spec("MCP §Token Requirements", "Put no token into a URL")
     @pytest.mark.spec("RFC 6750 §2.1", "Send the token as Authorization: Bearer")
-    async def test_the_token_travels_in_the_header_alone(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_token_is_sent_only_in_the_header(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         token = (await sign_in(oauth)).access_token.get_secret_value()
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
             for _ in range(2):
@@ -344,7 +344,7 @@ class TestBearerAuth:
         assert first.query == second.query == {"a": "b"}
         assert token not in json.dumps(first.json)
 
-    async def test_a_401_that_stays_is_handed_on(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_repeated_401_is_returned(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         await sign_in(oauth)
         sandbox.fail_next("/mcp", status=401, times=2)
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
@@ -352,7 +352,7 @@ class TestBearerAuth:
         assert len(sandbox.requests_to("/mcp")) == 3, "one of them asked for the challenge, before the sign-in"
 
     @pytest.mark.spec("MCP §Token Handling", "Send a token to the server that it was issued for alone")
-    async def test_no_other_origin_is_shown_a_token(
+    async def test_token_is_not_sent_to_another_origin(
         self, oauth: NotionOAuth, elsewhere: tuple[str, list[dict[str, str]]]
     ) -> None:
         url, seen = elsewhere
@@ -365,7 +365,7 @@ class TestBearerAuth:
         assert not [headers for headers in seen if "authorization" in headers]
 
     @pytest.mark.spec("MCP §Token Handling", "Send a token to the server that it was issued for alone")
-    async def test_no_redirect_carries_a_token_away(
+    async def test_token_does_not_follow_a_redirect(
         self, oauth: NotionOAuth, sandbox: Sandbox, elsewhere: tuple[str, list[dict[str, str]]]
     ) -> None:
         url, seen = elsewhere
@@ -377,19 +377,19 @@ class TestBearerAuth:
         assert "authorization" in sandbox.requests_to("/mcp")[-1].headers
         assert "authorization" not in seen[0]
 
-    async def test_without_a_login_it_says_so(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_without_a_login_no_request_is_sent(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
             with pytest.raises(NotSignedIn):
                 await client.get(sandbox.mcp_url)
         assert sandbox.requests_to("/mcp") == []
 
-    def test_it_takes_its_settings_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_settings_come_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", "http://127.0.0.1:9/mcp")
         with httpx.Client(auth=BearerAuth(), trust_env=False) as client, pytest.raises(NotSignedIn):
             client.get("http://127.0.0.1:9/other")
 
 
-async def test_no_secret_is_shown_anywhere(
+async def test_no_secret_is_shown(
     oauth: NotionOAuth, sandbox: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything that can be printed along the way, searched for every secret that was sent or received."""
@@ -429,14 +429,14 @@ async def test_no_secret_is_shown_anywhere(
     assert not [verifier for verifier in verifiers if verifier in library_log]
 
 
-async def test_a_login_that_the_server_has_ended_says_how_to_go_on(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_expired_grant_requires_a_new_sign_in(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     await sign_in(oauth)
     sandbox.advance(timedelta(days=31).total_seconds())
     with pytest.raises(SignInRequired, match="Refresh token has expired"):
         await oauth.refresh()
 
 
-def test_the_public_names_are_there() -> None:
+def test_public_names_can_be_imported() -> None:
     for name in set(notion_oauth.__all__) - {"__version__"}:
         assert getattr(notion_oauth, name).__name__ == name
     assert set(notion_oauth.__all__) <= set(dir(notion_oauth))
@@ -446,7 +446,7 @@ def test_the_public_names_are_there() -> None:
     assert Path(notion_oauth.__file__).with_name("py.typed").exists()
 
 
-class TestAServerThatIsBusy:
+class TestBusyServer:
     """At the exchange of a code, which a person has agreed to: 429 and 503 say that it was not looked at."""
 
     @pytest.fixture
@@ -462,7 +462,7 @@ class TestAServerThatIsBusy:
 
     @pytest.mark.spec("RFC 9110 §10.2.3", "Wait as long as Retry-After says")
     @pytest.mark.parametrize("status", [429, 503])
-    async def test_it_is_asked_again(
+    async def test_code_is_sent_again(
         self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float], status: int
     ) -> None:
         pending, query = await begin(patient)
@@ -471,7 +471,7 @@ class TestAServerThatIsBusy:
         assert (await patient.status()).status == "authenticated"
         assert [6 < seconds <= 7 for seconds in slept] == [True, True]
 
-    async def test_notion_asks_for_half_a_minute_and_gets_it(
+    async def test_retry_after_of_30_seconds_is_honoured(
         self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float]
     ) -> None:
         pending, query = await begin(patient)
@@ -479,7 +479,7 @@ class TestAServerThatIsBusy:
         await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
         assert [29 < seconds <= 30 for seconds in slept] == [True]
 
-    async def test_not_for_longer_than_anybody_waits(
+    async def test_too_long_retry_after_ends_the_sign_in(
         self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float]
     ) -> None:
         pending, query = await begin(patient)
@@ -490,7 +490,7 @@ class TestAServerThatIsBusy:
         assert "Start the sign-in again" in caught.value.hint
 
     @pytest.mark.parametrize("kind", ["lose_response", "garble", "drop"])
-    async def test_an_answer_that_was_lost_may_have_spent_the_code(
+    async def test_code_is_not_sent_again_after_a_lost_response(
         self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float], kind: Any
     ) -> None:
         pending, query = await begin(patient)
@@ -499,7 +499,7 @@ class TestAServerThatIsBusy:
             await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
         assert not slept
 
-    async def test_other_programs_can_have_the_login_meanwhile(self, settings: Settings, sandbox: Sandbox) -> None:
+    async def test_lock_is_free_between_attempts(self, settings: Settings, sandbox: Sandbox) -> None:
         seen: list[str] = []
 
         async def sleep(_: float) -> None:

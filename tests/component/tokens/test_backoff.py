@@ -69,7 +69,7 @@ FAILURES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: str(failure["status"]))
-async def test_passing_failures_are_outlived(
+async def test_transient_failures_are_retried(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, failure: dict[str, Any]
 ) -> None:
     await sign_in(oauth)
@@ -82,7 +82,7 @@ async def test_passing_failures_are_outlived(
 
 
 @pytest.mark.parametrize("kind", ["drop", "lose_response", "garble", "oversize", "redirect"])
-async def test_lost_and_garbled_answers_are_outlived(
+async def test_lost_and_garbled_responses_are_retried(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, kind: Any
 ) -> None:
     await sign_in(oauth)
@@ -93,7 +93,9 @@ async def test_lost_and_garbled_answers_are_outlived(
     assert sandbox.live_grants == 1
 
 
-async def test_backoff_ends(oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time) -> None:
+async def test_retries_end_after_retry_for(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time
+) -> None:
     login = await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", times=100, status=503)
@@ -116,7 +118,7 @@ async def test_retry_after_is_honoured(oauth: NotionOAuth, sandbox: Sandbox, set
     assert time.slept == [15]
 
 
-async def test_a_server_that_asks_for_more_than_backoff_is_left_alone_until_then(
+async def test_no_request_is_sent_before_a_long_retry_after(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
@@ -134,7 +136,7 @@ async def test_a_server_that_asks_for_more_than_backoff_is_left_alone_until_then
     assert time.slept == [pytest.approx(19)]
 
 
-async def test_what_will_not_pass_is_not_tried_again(
+async def test_permanent_failure_is_not_retried(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
@@ -145,7 +147,7 @@ async def test_what_will_not_pass_is_not_tried_again(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_a_token_that_is_still_good_is_served_through_an_outage_and_the_server_spared(
+async def test_valid_token_is_served_during_an_outage_with_few_requests(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
     login = await sign_in(oauth)
@@ -161,7 +163,7 @@ async def test_a_token_that_is_still_good_is_served_through_an_outage_and_the_se
     assert time.slept == [], "and nobody waits"
 
 
-async def test_all_who_wait_learn_of_the_failure_and_none_waits_twice(
+async def test_all_waiting_callers_get_the_error_after_one_wait(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
@@ -194,7 +196,7 @@ async def test_all_who_wait_learn_of_the_failure_and_none_waits_twice(
     assert grants_asked().count("refresh_token") == len(time.slept) + 1, "one who tries, for all"
 
 
-async def test_nobody_is_kept_waiting_for_who_has_given_up(
+async def test_retries_stop_when_the_last_caller_is_cancelled(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
     """Backing off is for those who wait: it ends with the last of them, and the program with it."""
@@ -224,7 +226,7 @@ async def test_nobody_is_kept_waiting_for_who_has_given_up(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-def test_the_pause_grows_to_a_bound_and_begins_anew() -> None:
+def test_delay_grows_to_a_limit_and_resets_after_success() -> None:
     time = Time()
     backoff = Backoff(timedelta(seconds=20), uptime=time, random=lambda: 1.0)
     pauses = []
@@ -242,7 +244,7 @@ def test_the_pause_grows_to_a_bound_and_begins_anew() -> None:
     assert backoff.next_delay(time.now + 1000) == 1
 
 
-def test_an_absurd_retry_after_is_believed_for_ten_minutes() -> None:
+def test_retry_after_is_limited_to_ten_minutes() -> None:
     time = Time()
     backoff = Backoff(timedelta(), uptime=time)
     backoff.record_failure(ServerUnavailable("later", retry_after=10.0**9))

@@ -52,7 +52,7 @@ def ahead(**span: float) -> Callable[[], datetime]:
 
 
 @pytest.mark.parametrize("error", TERMINAL)
-async def test_of_a_login_that_the_server_has_ended_a_tombstone_is_kept_and_no_token(
+async def test_ended_login_is_recorded_without_its_tokens(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, error: str
 ) -> None:
     """Dead tokens are secrets without a use, and would be sent again at every call."""
@@ -92,7 +92,7 @@ WHY: list[tuple[dict[str, str], dict[str, float], str]] = [
 
 
 @pytest.mark.parametrize(("refusal", "age", "reason"), WHY)
-async def test_why_a_login_has_ended_is_told_apart(
+async def test_reason_of_the_end_is_reported(
     settings: Settings, sandbox: Sandbox, refusal: dict[str, str], age: dict[str, float], reason: str
 ) -> None:
     await sign_in(NotionOAuth(settings))
@@ -109,7 +109,7 @@ async def test_why_a_login_has_ended_is_told_apart(
     assert set(status.as_json()) == {"status", "ended_at", "ended_reason", "message"}
 
 
-async def test_the_cure_names_the_profile(settings: Settings, sandbox: Sandbox) -> None:
+async def test_hint_names_the_profile(settings: Settings, sandbox: Sandbox) -> None:
     """Else a person who does as they are told signs in to another one."""
     work = NotionOAuth(settings, profile="work")
     with pytest.raises(NotSignedIn) as nobody:
@@ -136,7 +136,7 @@ async def test_the_cure_names_the_profile(settings: Settings, sandbox: Sandbox) 
         assert caught.value.hint == "Sign in again with: notion-oauth login --profile work"
 
 
-async def test_a_login_that_has_ended_lives_again_after_a_sign_in(settings: Settings, sandbox: Sandbox) -> None:
+async def test_sign_in_replaces_an_ended_login(settings: Settings, sandbox: Sandbox) -> None:
     oauth = NotionOAuth(settings)
     await sign_in(oauth)
     sandbox.forget_clients()
@@ -147,7 +147,7 @@ async def test_a_login_that_has_ended_lives_again_after_a_sign_in(settings: Sett
     assert (await oauth.refresh()).refresh_token != login.refresh_token
 
 
-async def test_a_sign_out_takes_the_tombstone_away(settings: Settings, sandbox: Sandbox) -> None:
+async def test_sign_out_deletes_the_record_of_an_ended_login(settings: Settings, sandbox: Sandbox) -> None:
     oauth = NotionOAuth(settings)
     await sign_in(oauth)
     sandbox.revoke_grants()
@@ -159,7 +159,7 @@ async def test_a_sign_out_takes_the_tombstone_away(settings: Settings, sandbox: 
         await oauth.tokens.token()
 
 
-async def test_a_refusal_of_another_kind_forgets_nothing(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_other_refusal_keeps_the_login(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     login = await sign_in(oauth)
     sandbox.fail_next("/token", error="invalid_target")
     with pytest.raises(TokenRefused):
@@ -177,9 +177,7 @@ class WithoutLock(MemoryStore):
             await self.save(profile, self.newer)
 
 
-async def test_a_newer_login_of_another_program_is_adopted_and_not_forgotten(
-    settings: Settings, sandbox: Sandbox
-) -> None:
+async def test_newer_login_of_another_program_is_adopted(settings: Settings, sandbox: Sandbox) -> None:
     store = WithoutLock()
     oauth = NotionOAuth(settings, store=store)
     login = await sign_in(oauth)
@@ -200,7 +198,7 @@ class Undeletable(Unburiable):
         raise StorageError("Nothing can be deleted here.")
 
 
-async def test_dead_tokens_go_even_where_no_tombstone_can_be_kept(settings: Settings, sandbox: Sandbox) -> None:
+async def test_dead_tokens_are_deleted_if_the_end_cannot_be_recorded(settings: Settings, sandbox: Sandbox) -> None:
     oauth = NotionOAuth(settings, store=Unburiable())
     await sign_in(oauth)
     sandbox.revoke_grants()
@@ -209,7 +207,7 @@ async def test_dead_tokens_go_even_where_no_tombstone_can_be_kept(settings: Sett
     assert await oauth.store.load("default") is None
 
 
-async def test_a_dead_token_is_not_sent_again_even_where_it_cannot_be_deleted(
+async def test_dead_token_that_cannot_be_deleted_is_not_sent_again(
     settings: Settings, sandbox: Sandbox, grants_asked: Posted
 ) -> None:
     oauth = NotionOAuth(settings, store=Undeletable())
@@ -230,7 +228,7 @@ class Unwritable(MemoryStore):
 
 
 @pytest.mark.parametrize("problem", [StorageError("The disk is full."), StoreBusy("Busy.")])
-async def test_a_store_that_cannot_be_written_takes_no_good_token_away(
+async def test_valid_token_is_served_from_an_unwritable_store(
     settings: Settings, sandbox: Sandbox, problem: StorageError
 ) -> None:
     store = Unwritable()
@@ -245,13 +243,13 @@ async def test_a_store_that_cannot_be_written_takes_no_good_token_away(
     assert len(sandbox.requests) == asked, "nothing was asked for that could not be kept"
 
 
-async def test_an_odd_refusal_takes_no_good_token_away(settings: Settings, sandbox: Sandbox) -> None:
+async def test_valid_token_is_served_after_an_unexpected_refusal(settings: Settings, sandbox: Sandbox) -> None:
     login = await sign_in(NotionOAuth(settings))
     sandbox.fail_next("/token", error="invalid_target")
     assert await NotionOAuth(settings, clock=ahead(minutes=57)).tokens.token() == login.access_token
 
 
-async def test_an_ended_login_takes_its_token_with_it(settings: Settings, sandbox: Sandbox) -> None:
+async def test_valid_token_of_an_ended_login_is_not_served(settings: Settings, sandbox: Sandbox) -> None:
     """A grant that is gone has no good tokens, whatever their time says."""
     await sign_in(NotionOAuth(settings))
     sandbox.revoke_grants()
@@ -263,7 +261,7 @@ async def test_an_ended_login_takes_its_token_with_it(settings: Settings, sandbo
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"name": "package"}', b"\x7fELF\0", b"null", b"7"])
-async def test_a_file_that_is_not_ours_stays_whatever_is_tried(
+async def test_foreign_file_is_never_changed(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, content: bytes
 ) -> None:
     pending, query = await begin(oauth)
@@ -320,9 +318,7 @@ def on_a_full_disk(settings: Settings, command: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("command", ["login", "refresh"])
-async def test_a_full_disk_is_found_out_before_anything_is_asked_for(
-    settings: Settings, sandbox: Sandbox, command: str
-) -> None:
+async def test_full_disk_is_detected_before_any_request(settings: Settings, sandbox: Sandbox, command: str) -> None:
     await sign_in(NotionOAuth(settings))
     before, asked = settings.token_file.read_bytes(), len(sandbox.requests)
     done = await anyio.to_thread.run_sync(on_a_full_disk, settings, command)
@@ -331,7 +327,7 @@ async def test_a_full_disk_is_found_out_before_anything_is_asked_for(
     assert len(sandbox.requests) == asked
 
 
-async def test_signing_out_works_on_a_full_disk(settings: Settings, sandbox: Sandbox) -> None:
+async def test_sign_out_works_on_a_full_disk(settings: Settings, sandbox: Sandbox) -> None:
     await sign_in(NotionOAuth(settings))
     done = await anyio.to_thread.run_sync(on_a_full_disk, settings, "logout")
     assert done.stdout.strip() == str(SignOut.REVOKED), done.stderr
@@ -339,7 +335,9 @@ async def test_signing_out_works_on_a_full_disk(settings: Settings, sandbox: San
     assert not settings.token_file.exists()
 
 
-async def test_signing_out_behind_a_link_ends_nothing(oauth: NotionOAuth, settings: Settings, sandbox: Sandbox) -> None:
+async def test_sign_out_through_a_symbolic_link_is_refused(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
+) -> None:
     """Else the grant would be over and its tokens still there."""
     await sign_in(oauth)
     moved = settings.token_file.with_name("moved.json")
@@ -351,7 +349,7 @@ async def test_signing_out_behind_a_link_ends_nothing(oauth: NotionOAuth, settin
     assert moved.exists()
 
 
-async def test_a_login_of_seven_fields_is_revoked_at_sign_out(
+async def test_login_of_seven_fields_is_revoked_at_sign_out(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
 ) -> None:
     await sign_in(oauth)
@@ -363,9 +361,7 @@ async def test_a_login_of_seven_fields_is_revoked_at_sign_out(
 
 
 @pytest.mark.parametrize(("timeout", "wait"), [(10.0, 70), (0.1, 60), (300.0, 1810)])
-def test_the_lock_is_waited_for_longer_than_a_slow_server_keeps_it(
-    settings: Settings, timeout: float, wait: float
-) -> None:
+def test_lock_wait_exceeds_the_time_of_a_slow_server(settings: Settings, timeout: float, wait: float) -> None:
     store = NotionOAuth(settings.model_copy(update={"timeout": timeout})).store
     assert isinstance(store, JsonFileStore)
     assert store._lock_wait == timedelta(seconds=wait) >= LOCK_WAIT
@@ -383,7 +379,7 @@ def elsewhere() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("sync", [True, False])
-async def test_a_401_of_somebody_else_costs_no_refresh(
+async def test_401_of_another_origin_causes_no_refresh(
     oauth: NotionOAuth, sandbox: Sandbox, elsewhere: str, grants_asked: Posted, sync: bool
 ) -> None:
     await sign_in(oauth)

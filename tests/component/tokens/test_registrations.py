@@ -58,14 +58,12 @@ async def sign_in_without_it(settings: Settings, sandbox: Sandbox) -> None:
     sandbox.options.resource_metadata_overrides = named
 
 
-class TestByHand:
+class TestPreregistered:
     """NOTION_OAUTH_CLIENT_ID and NOTION_OAUTH_CLIENT_SECRET."""
 
     @pytest.mark.parametrize("method", ["none", "client_secret_basic", "client_secret_post"])
     @pytest.mark.spec("MCP §Client Registration Approaches", "Use a client that was registered by hand first")
-    async def test_it_is_used_and_nothing_is_registered(
-        self, settings: Settings, sandbox: Sandbox, method: str
-    ) -> None:
+    async def test_preregistered_client_is_used(self, settings: Settings, sandbox: Sandbox, method: str) -> None:
         client_id, secret = await register_by_hand(sandbox, method)
         sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": [method]}
         oauth = with_client(settings, client_id, secret)
@@ -79,7 +77,7 @@ class TestByHand:
             assert ("client_id" in sent.form) is not basic, "never by two methods at once"
 
     @pytest.mark.parametrize("given", [None, "canary-secret-of-another-server"])
-    async def test_a_login_lives_with_the_secret_that_it_was_made_with(
+    async def test_login_keeps_the_secret_of_its_sign_in(
         self, settings: Settings, sandbox: Sandbox, given: str | None
     ) -> None:
         """Settings that lack the secret, or hold another server's, end no login and are shown to nobody."""
@@ -94,7 +92,7 @@ class TestByHand:
         assert {request.form["client_secret"] for request in sent} == {secret}
 
     @pytest.mark.spec("MCP §Authorization Server Binding", "Refuse to show a client by hand to another issuer")
-    async def test_it_is_shown_to_no_other_issuer(self, settings: Settings, sandbox: Sandbox) -> None:
+    async def test_preregistered_client_is_sent_to_no_other_issuer(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await register_by_hand(sandbox, "none")
         oauth = with_client(settings, client_id, secret)
         await sign_in(oauth)
@@ -112,7 +110,7 @@ class TestByHand:
             there = with_client(settings.model_copy(update={"issuer": other.issuer}), client_id, secret)
             assert (await there.begin_authorization(REDIRECT_URI)).pending.client.client_id == client_id
 
-    async def test_of_several_servers_its_own_is_used(self, settings: Settings, sandbox: Sandbox) -> None:
+    async def test_issuer_of_the_client_is_preferred(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await register_by_hand(sandbox, "none")
         oauth = with_client(settings, client_id, secret)
         await sign_in(oauth)
@@ -122,7 +120,7 @@ class TestByHand:
             assert (await sign_in(oauth)).issuer == sandbox.issuer
             assert not other.requests
 
-    async def test_its_secret_is_not_kept_with_the_registrations(self, settings: Settings, sandbox: Sandbox) -> None:
+    async def test_secret_is_not_stored_with_the_registrations(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await register_by_hand(sandbox, "client_secret_basic")
         await sign_in(with_client(settings, client_id, secret))
         kept = settings.token_file.with_name(settings.token_file.name + ".clients").read_text()
@@ -130,9 +128,7 @@ class TestByHand:
         assert secret is not None
         assert secret not in kept
 
-    async def test_the_port_that_it_was_last_redirected_to_is_the_next_sign_in_s(
-        self, settings: Settings, sandbox: Sandbox
-    ) -> None:
+    async def test_last_used_port_is_used_again(self, settings: Settings, sandbox: Sandbox) -> None:
         """As where the server wants the very port: one that was begun with and led to nothing is not gone back to."""
         client_id, secret = await register_by_hand(sandbox, "none")
         oauth = with_client(settings, client_id, secret)
@@ -143,27 +139,27 @@ class TestByHand:
             assert list(await oauth.registered_redirect_uris()) == [redirect_uri]
         assert len(await oauth.store.load_registrations("default")) == 2, "nothing grows with each sign-in"
 
-    async def test_without_it_one_registers_again(self, settings: Settings, sandbox: Sandbox) -> None:
+    async def test_without_the_setting_a_client_is_registered(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await register_by_hand(sandbox, "none")
         await sign_in(with_client(settings, client_id, secret))
         login = await sign_in(NotionOAuth(settings))
         assert login.client is not None
         assert login.client.client_id != client_id
 
-    def test_a_secret_without_a_client_is_a_wrong_setting(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_secret_without_client_id_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOTION_OAUTH_CLIENT_SECRET", "canary-secret")
         with pytest.raises(ConfigurationError, match="NOTION_OAUTH_CLIENT_ID") as caught:
             load_settings()
         assert "canary" not in str(caught.value)
 
-    async def test_a_server_that_registers_nobody_says_what_to_set(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_server_without_registration_needs_a_client_id(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.metadata_overrides = {"registration_endpoint": None}
         with pytest.raises(MetadataError, match="offers no client registration") as caught:
             await begin(oauth)
         assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
 
 
-class TestByDocument:
+class TestMetadataDocument:
     """NOTION_OAUTH_CLIENT_METADATA_URL, where the server takes such ids."""
 
     @pytest.fixture
@@ -176,7 +172,7 @@ class TestByDocument:
     @pytest.mark.spec(
         "MCP §Client Registration Approaches", "Else a metadata document where the server takes those, else register"
     )
-    async def test_its_url_is_the_client_id(self, published: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_document_url_is_the_client_id(self, published: NotionOAuth, sandbox: Sandbox) -> None:
         login = await sign_in(published)
         await published.refresh()
         assert login.client is not None
@@ -187,27 +183,29 @@ class TestByDocument:
     @pytest.mark.spec(
         "MCP §Client Registration Approaches", "Else a metadata document where the server takes those, else register"
     )
-    async def test_a_server_that_takes_none_gets_a_registration(self, published: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_server_without_document_support_gets_a_registration(
+        self, published: NotionOAuth, sandbox: Sandbox
+    ) -> None:
         sandbox.options.metadata_overrides = {"client_id_metadata_document_supported": None}
         login = await sign_in(published)
         assert login.client is not None
         assert login.client.client_id != DOCUMENT
 
     @pytest.mark.spec("MCP §Client Registration Approaches", "Use a client that was registered by hand first")
-    async def test_one_by_hand_goes_first(self, settings: Settings, sandbox: Sandbox) -> None:
+    async def test_preregistered_client_takes_precedence(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, _ = await register_by_hand(sandbox, "none")
         both = settings.model_copy(update={"client_id": client_id, "client_metadata_url": DOCUMENT})
         pending, _ = await begin(NotionOAuth(both))
         assert pending.client.client_id == client_id
 
     @pytest.mark.parametrize("url", ["http://127.0.0.1/c.json", "https://me.example", "https://me.example/a/../c", "x"])
-    def test_a_url_that_is_none_is_a_wrong_setting(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_invalid_document_url_is_refused(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOTION_OAUTH_CLIENT_METADATA_URL", url)
         with pytest.raises(ConfigurationError, match="NOTION_OAUTH_CLIENT_METADATA_URL"):
             load_settings()
 
 
-class TestByRegistration:
+class TestDynamicRegistration:
     """RFC 7591, by what the server lists."""
 
     @pytest.mark.parametrize(
@@ -220,7 +218,7 @@ class TestByRegistration:
             (None, "client_secret_basic"),
         ],
     )
-    async def test_the_method_is_one_that_the_server_lists(
+    async def test_auth_method_is_one_that_the_server_lists(
         self, oauth: NotionOAuth, sandbox: Sandbox, listed: list[str] | None, method: str
     ) -> None:
         sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": listed}
@@ -231,9 +229,7 @@ class TestByRegistration:
         [exchange] = exchanges(sandbox)
         assert ("authorization" in exchange.headers) is (method == "client_secret_basic")
 
-    async def test_a_secret_that_was_not_asked_for_is_used_as_the_server_lists(
-        self, oauth: NotionOAuth, sandbox: Sandbox
-    ) -> None:
+    async def test_unrequested_secret_follows_the_listed_methods(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         """Some servers give every client a secret and do not say how it is to be sent; this one takes none."""
         sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["none"]}
         made = {"client_id": "odd", "client_secret": "canary-unasked"}
@@ -242,7 +238,7 @@ class TestByRegistration:
         assert exchanges(sandbox)[-1].form["client_id"] == "odd"
         assert "client_secret" not in exchanges(sandbox)[-1].form
 
-    async def test_a_tricky_secret_is_form_encoded_before_basic(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_secret_is_form_encoded_for_basic(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["client_secret_basic"]}
         made = {
             "client_id": "a:b c",
@@ -255,9 +251,7 @@ class TestByRegistration:
         user, _, secret = base64.b64decode(sent).decode("ascii").partition(":")
         assert (unquote_plus(user), unquote_plus(secret)) == ("a:b c", TRICKY)
 
-    async def test_a_scope_that_a_client_was_not_registered_with_takes_another_client(
-        self, oauth: NotionOAuth, sandbox: Sandbox
-    ) -> None:
+    async def test_unregistered_scope_needs_another_client(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         first = await sign_in(oauth)
         sandbox.options.scopes = ("default", "write")
         more = BearerChallenge(error="insufficient_scope", scope="write")
@@ -267,7 +261,7 @@ class TestByRegistration:
         assert third.client == second.client, "and then it is used again"
 
     @pytest.mark.parametrize("asked_by", ["a person", "the resource"])
-    async def test_a_client_that_was_forgotten_heals_in_a_step_up(
+    async def test_forgotten_client_is_replaced_in_a_step_up(
         self, oauth: NotionOAuth, sandbox: Sandbox, asked_by: str
     ) -> None:
         """The resource's own word is believed once, without asking the authorization server."""
@@ -279,16 +273,14 @@ class TestByRegistration:
             await oauth.begin_authorization(REDIRECT_URI, challenge=more)
         assert (await sign_in(oauth, challenge=more)).client != first.client
 
-    async def test_a_redirect_uri_that_is_refused_is_said_plainly(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_refused_redirect_uri_is_named_in_the_hint(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.fail_next("/register", status=400, error="invalid_redirect_uri", description="Only https")
         with pytest.raises(RegistrationRefused, match="Only https") as caught:
             await begin(oauth)
         assert REDIRECT_URI in caught.value.hint
         assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
 
-    async def test_a_client_that_was_registered_for_less_asks_for_no_more(
-        self, oauth: NotionOAuth, sandbox: Sandbox
-    ) -> None:
+    async def test_client_requests_only_its_registered_scopes(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.scopes = ("default", "read", "write")
         made = {"client_id": (await register_by_hand(sandbox, "none"))[0], "scope": "write default unheard-of"}
         sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
@@ -297,9 +289,7 @@ class TestByRegistration:
             assert login.requested_scope == "default write"
         assert len(sandbox.requests_to("/register")) == 2, "by hand, and once by itself"
 
-    async def test_a_client_that_cannot_authenticate_is_said_to_be_one(
-        self, oauth: NotionOAuth, sandbox: Sandbox
-    ) -> None:
+    async def test_unsupported_auth_method_is_reported(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         made = {"client_id": "some-client", "token_endpoint_auth_method": "private_key_jwt"}
         sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
         with pytest.raises(RegistrationRefused, match="private_key_jwt, which is not supported") as caught:
@@ -308,7 +298,7 @@ class TestByRegistration:
         await sign_in(oauth)
 
     @pytest.mark.parametrize("error", ["invalid_client_metadata", "invalid_software_statement", "access_denied"])
-    async def test_every_other_refusal_is_said_in_the_server_s_words(
+    async def test_other_refusal_repeats_the_description(
         self, oauth: NotionOAuth, sandbox: Sandbox, error: str
     ) -> None:
         sandbox.fail_next("/register", status=400, error=error, description="Because")

@@ -32,14 +32,14 @@ async def asked_next(oauth: NotionOAuth, challenge: BearerChallenge | None = Non
     return pending.scope
 
 
-async def test_a_plain_sign_in_keeps_what_was_gained(oauth: NotionOAuth, settings: Settings) -> None:
+async def test_sign_in_requests_the_scopes_of_the_last_login(oauth: NotionOAuth, settings: Settings) -> None:
     await sign_in(oauth)
     await sign_in(oauth, challenge=MORE)
     assert await asked_next(oauth) == "default write"
     assert (await sign_in(NotionOAuth(settings))).scope == "default write"
 
 
-async def test_a_login_that_the_server_has_ended_keeps_it_too(
+async def test_scopes_are_requested_again_after_the_server_ended_the_login(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
 ) -> None:
     await sign_in(oauth, challenge=MORE)
@@ -51,27 +51,27 @@ async def test_a_login_that_the_server_has_ended_keeps_it_too(
     assert await asked_next(NotionOAuth(settings), read) == "write read"
 
 
-async def test_it_is_kept_across_refreshes(oauth: NotionOAuth, settings: Settings) -> None:
+async def test_scopes_are_requested_again_after_a_refresh(oauth: NotionOAuth, settings: Settings) -> None:
     await sign_in(oauth, challenge=MORE)
     age(settings.token_file, hours=2)
     await NotionOAuth(settings).tokens.token()
     assert await asked_next(NotionOAuth(settings)) == "write default"
 
 
-async def test_signing_out_forgets_it(oauth: NotionOAuth) -> None:
+async def test_sign_out_forgets_the_scopes(oauth: NotionOAuth) -> None:
     await sign_in(oauth, challenge=MORE)
     await oauth.sign_out()
     assert await asked_next(oauth) == "default"
 
 
-async def test_what_the_server_offers_no_longer_is_not_asked_for(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_scope_that_the_server_no_longer_lists_is_not_requested(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     await sign_in(oauth, challenge=MORE)
     sandbox.options.scopes = ("default", "read")
     assert await asked_next(oauth) == "default"
     await sign_in(oauth)
 
 
-async def test_without_a_list_a_refusal_says_how_to_ask_for_less(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_refused_scope_without_a_list_gives_a_hint(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     sandbox.options.metadata_overrides = {"scopes_supported": None}
     await sign_in(oauth, challenge=MORE)
     sandbox.options.scopes = ("default", "read")
@@ -83,7 +83,7 @@ async def test_without_a_list_a_refusal_says_how_to_ask_for_less(oauth: NotionOA
     await sign_in(oauth)
 
 
-async def test_of_a_first_login_nothing_is_said_about_the_last(settings: Settings, sandbox: Sandbox) -> None:
+async def test_first_login_gets_no_hint_about_a_previous_one(settings: Settings, sandbox: Sandbox) -> None:
     oauth = NotionOAuth(settings, profile="work")
     pending, _ = await begin(oauth)
     refused = AuthorizationResponse(state=pending.state, iss=pending.issuer, error="invalid_scope")
@@ -92,7 +92,7 @@ async def test_of_a_first_login_nothing_is_said_about_the_last(settings: Setting
     assert caught.value.hint == "Sign in again with: notion-oauth login --profile work"
 
 
-async def test_the_command_is_about_the_same_login(settings: Settings, sandbox: Sandbox) -> None:
+async def test_scope_hint_names_the_profile(settings: Settings, sandbox: Sandbox) -> None:
     oauth = NotionOAuth(settings, profile="work")
     await sign_in(oauth, challenge=MORE)
     pending, _ = await begin(oauth)
@@ -102,7 +102,7 @@ async def test_the_command_is_about_the_same_login(settings: Settings, sandbox: 
     assert caught.value.hint.endswith("notion-oauth logout --profile work")
 
 
-async def test_what_was_granted_unasked_is_not_asked_for(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_scope_that_was_granted_without_a_request_is_not_requested(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     """A server that names scopes of its own in its answers need not take them in a request."""
     sandbox.options.resource_metadata_overrides = {"scopes_supported": []}
     sandbox.options.token_response_overrides = {"scope": "workspace:all"}
@@ -116,7 +116,7 @@ def other(sandbox: Sandbox) -> Iterator[Sandbox]:
         yield running
 
 
-async def test_another_server_is_not_asked_for_it(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
+async def test_scopes_are_not_requested_at_another_server(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     await sign_in(oauth, challenge=MORE)
     sandbox.options.resource_metadata_overrides = {
         "scopes_supported": ["default"],
@@ -126,7 +126,7 @@ async def test_another_server_is_not_asked_for_it(oauth: NotionOAuth, sandbox: S
     assert await asked_next(oauth) == "default"
 
 
-async def test_another_resource_of_the_same_server_is_not_asked_for_it(
+async def test_scopes_are_not_requested_for_another_resource(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, other: Sandbox
 ) -> None:
     await sign_in(oauth, challenge=MORE)

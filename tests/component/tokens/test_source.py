@@ -50,14 +50,14 @@ async def stored(oauth: NotionOAuth) -> TokenSet:
     return login
 
 
-async def test_a_valid_token_costs_no_request(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_valid_token_needs_no_request(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     login = await sign_in(oauth)
     before = len(sandbox.requests)
     assert await oauth.tokens.token() == login.access_token
     assert len(sandbox.requests) == before
 
 
-async def test_an_expired_token_costs_one_post(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock) -> None:
+async def test_expired_token_needs_one_post(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock) -> None:
     await sign_in(oauth)
     before = len(sandbox.requests)
     clock.ahead = timedelta(hours=1)
@@ -67,7 +67,7 @@ async def test_an_expired_token_costs_one_post(oauth: NotionOAuth, sandbox: Sand
     assert (await stored(oauth)).access_token == token
 
 
-async def test_a_token_is_refreshed_five_minutes_early_and_nobody_waits(
+async def test_token_is_refreshed_in_the_background_five_minutes_early(
     oauth: NotionOAuth, clock: Clock, grants_asked: Posted
 ) -> None:
     first = (await sign_in(oauth)).access_token
@@ -82,7 +82,7 @@ async def test_a_token_is_refreshed_five_minutes_early_and_nobody_waits(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_a_short_lived_token_is_not_refreshed_at_every_use(
+async def test_short_lived_token_is_not_refreshed_at_every_use(
     oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, grants_asked: Posted
 ) -> None:
     sandbox.options.access_token_lifetime = 60
@@ -98,7 +98,7 @@ async def test_a_short_lived_token_is_not_refreshed_at_every_use(
 
 
 @pytest.mark.spec("MCP §Refresh Tokens", "Do not count on getting a refresh token")
-async def test_a_token_that_cannot_be_refreshed_serves_to_its_end(
+async def test_token_without_refresh_token_is_used_until_it_expires(
     oauth: NotionOAuth, sandbox: Sandbox, clock: Clock
 ) -> None:
     sandbox.options.token_response_overrides = {"refresh_token": None}
@@ -130,7 +130,7 @@ async def test_many_tasks_refresh_once(
     assert sandbox.live_grants == 1
 
 
-async def test_what_another_has_refreshed_is_adopted(
+async def test_refresh_of_another_process_is_adopted(
     oauth: NotionOAuth, settings: Settings, grants_asked: Posted
 ) -> None:
     refused = (await sign_in(oauth)).access_token
@@ -140,7 +140,7 @@ async def test_what_another_has_refreshed_is_adopted(
 
 
 @pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
-async def test_a_token_that_was_refused_is_replaced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_rejected_token_is_replaced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     refused = (await sign_in(oauth)).access_token
     sandbox.expire_access_tokens()
     token = await oauth.tokens.token(rejected=refused)
@@ -160,7 +160,7 @@ PASSING: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("failure", PASSING, ids=lambda failure: str(failure["status"]))
-async def test_a_passing_failure_loses_nothing(
+async def test_transient_failure_keeps_the_login(
     oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, failure: dict[str, Any]
 ) -> None:
     login = await sign_in(oauth)
@@ -173,7 +173,7 @@ async def test_a_passing_failure_loses_nothing(
 
 
 @pytest.mark.parametrize("kind", ["drop", "lose_response", "garble", "oversize"])
-async def test_a_lost_answer_loses_no_login(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, kind: Any) -> None:
+async def test_lost_response_keeps_the_login(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, kind: Any) -> None:
     await sign_in(oauth)
     clock.ahead = timedelta(hours=2)
     sandbox.misbehave_next("/token", kind)
@@ -184,9 +184,7 @@ async def test_a_lost_answer_loses_no_login(oauth: NotionOAuth, sandbox: Sandbox
     assert sandbox.live_grants == 1
 
 
-async def test_a_token_that_is_still_good_is_served_meanwhile(
-    oauth: NotionOAuth, sandbox: Sandbox, clock: Clock
-) -> None:
+async def test_valid_token_is_served_when_a_refresh_fails(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock) -> None:
     login = await sign_in(oauth)
     clock.ahead = timedelta(minutes=57)
     sandbox.fail_next("/token", status=503)
@@ -197,7 +195,9 @@ async def test_a_token_that_is_still_good_is_served_meanwhile(
 
 
 @pytest.mark.parametrize("error", ["invalid_grant", "invalid_client", "unauthorized_client"])
-async def test_only_the_server_ends_a_login(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, error: str) -> None:
+async def test_terminal_error_of_the_server_ends_the_login(
+    oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, error: str
+) -> None:
     await sign_in(oauth)
     clock.ahead = timedelta(hours=2)
     sandbox.fail_next("/token", error=error, description="Grant not found")
@@ -207,7 +207,7 @@ async def test_only_the_server_ends_a_login(oauth: NotionOAuth, sandbox: Sandbox
     assert "notion-oauth login" in caught.value.hint
 
 
-async def test_another_refusal_is_named_for_what_it_is(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock) -> None:
+async def test_other_refusal_raises_token_refused(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock) -> None:
     await sign_in(oauth)
     clock.ahead = timedelta(hours=2)
     sandbox.fail_next("/token", error="invalid_target")
@@ -215,14 +215,14 @@ async def test_another_refusal_is_named_for_what_it_is(oauth: NotionOAuth, sandb
         await oauth.tokens.token()
 
 
-async def test_nobody_signed_in(oauth: NotionOAuth) -> None:
+async def test_without_a_login_not_signed_in_is_raised(oauth: NotionOAuth) -> None:
     with pytest.raises(NotSignedIn):
         await oauth.tokens.token()
     with pytest.raises(NotSignedIn):
         await oauth.refresh()
 
 
-async def test_nothing_is_asked_for_that_could_not_be_kept(
+async def test_no_refresh_is_requested_if_the_store_is_not_writable(
     oauth: NotionOAuth, settings: Settings, clock: Clock, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
@@ -235,7 +235,7 @@ async def test_nothing_is_asked_for_that_could_not_be_kept(
     assert grants_asked() == ["authorization_code"]
 
 
-async def test_a_login_of_seven_fields_is_refreshed_by_discovery(
+async def test_login_of_seven_fields_is_refreshed_after_discovery(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
 ) -> None:
     login = await sign_in(oauth)
@@ -251,7 +251,7 @@ async def test_a_login_of_seven_fields_is_refreshed_by_discovery(
     assert len(sandbox.requests_to("/register")) == 1
 
 
-async def test_the_pair_is_stored_before_anybody_sees_it(
+async def test_new_tokens_are_stored_before_they_are_returned(
     oauth: NotionOAuth, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     login = await sign_in(oauth)
@@ -268,7 +268,7 @@ async def test_the_pair_is_stored_before_anybody_sees_it(
     assert await oauth.tokens.token() != login.access_token, "the refresh token that is stored is good once more"
 
 
-async def test_a_sign_out_during_a_refresh_stays(oauth: NotionOAuth, settings: Settings, clock: Clock) -> None:
+async def test_sign_out_during_a_refresh_is_not_undone(oauth: NotionOAuth, settings: Settings, clock: Clock) -> None:
     """Whoever holds the lock first wins, and no order of the two brings the login back."""
     await sign_in(oauth)
     clock.ahead = timedelta(hours=2)
@@ -283,7 +283,7 @@ async def test_a_sign_out_during_a_refresh_stays(oauth: NotionOAuth, settings: S
     assert await oauth.store.load("default") is None
 
 
-async def test_a_sign_out_elsewhere_is_not_undone_by_a_refresh_that_is_under_way(
+async def test_sign_out_of_another_process_is_not_undone_by_a_running_refresh(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, clock: Clock
 ) -> None:
     await sign_in(oauth)
@@ -295,7 +295,7 @@ async def test_a_sign_out_elsewhere_is_not_undone_by_a_refresh_that_is_under_way
         await oauth.tokens.token()
 
 
-async def test_a_sign_in_elsewhere_wins_over_a_refresh_that_is_under_way(
+async def test_sign_in_of_another_process_replaces_a_running_refresh(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, clock: Clock
 ) -> None:
     await sign_in(oauth)

@@ -65,7 +65,7 @@ def oauth(settings: Settings, machine: Machine) -> NotionOAuth:
     return oauth
 
 
-async def test_a_wall_clock_that_is_put_back_makes_no_token_live_longer(
+async def test_clock_set_back_does_not_extend_a_token(
     oauth: NotionOAuth, machine: Machine, grants_asked: Posted
 ) -> None:
     login = await sign_in(oauth)
@@ -76,7 +76,7 @@ async def test_a_wall_clock_that_is_put_back_makes_no_token_live_longer(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_a_wall_clock_that_stands_still_makes_no_token_live_longer(
+async def test_stopped_clock_does_not_extend_a_token(
     oauth: NotionOAuth, machine: Machine, grants_asked: Posted
 ) -> None:
     login = await sign_in(oauth)
@@ -88,7 +88,7 @@ async def test_a_wall_clock_that_stands_still_makes_no_token_live_longer(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_a_wall_clock_that_was_ahead_at_the_sign_in_costs_one_refresh(
+async def test_clock_ahead_at_sign_in_causes_one_refresh(
     oauth: NotionOAuth, machine: Machine, grants_asked: Posted
 ) -> None:
     machine.wall += timedelta(days=400)
@@ -102,7 +102,7 @@ async def test_a_wall_clock_that_was_ahead_at_the_sign_in_costs_one_refresh(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_a_wall_clock_that_jumps_ahead_and_back_costs_two_refreshes_at_most(
+async def test_clock_jump_ahead_and_back_causes_at_most_two_refreshes(
     oauth: NotionOAuth, machine: Machine, sandbox: Sandbox, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
@@ -115,7 +115,9 @@ async def test_a_wall_clock_that_jumps_ahead_and_back_costs_two_refreshes_at_mos
     assert len(grants_asked()) <= 3
 
 
-async def test_a_small_step_back_costs_nothing(oauth: NotionOAuth, machine: Machine, grants_asked: Posted) -> None:
+async def test_small_clock_step_back_causes_no_refresh(
+    oauth: NotionOAuth, machine: Machine, grants_asked: Posted
+) -> None:
     login = await sign_in(oauth)
     await oauth.tokens.token()
     machine.wall -= timedelta(seconds=2)
@@ -124,7 +126,7 @@ async def test_a_small_step_back_costs_nothing(oauth: NotionOAuth, machine: Mach
     assert grants_asked() == ["authorization_code"]
 
 
-async def test_a_machine_that_slept_knows_that_time_has_passed(
+async def test_token_expires_while_the_machine_is_suspended(
     oauth: NotionOAuth, machine: Machine, grants_asked: Posted
 ) -> None:
     """Also where the clock that only goes on did not count the sleep."""
@@ -135,9 +137,7 @@ async def test_a_machine_that_slept_knows_that_time_has_passed(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_a_machine_that_slept_over_the_answer_counts_from_before(
-    settings: Settings, sandbox: Sandbox, machine: Machine
-) -> None:
+async def test_lifetime_counts_from_before_the_request(settings: Settings, sandbox: Sandbox, machine: Machine) -> None:
     class Asleep(httpx.AsyncHTTPTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             answer = await super().handle_async_request(request)
@@ -152,7 +152,7 @@ async def test_a_machine_that_slept_over_the_answer_counts_from_before(
 
 
 @pytest.mark.parametrize("sent", [None, "soon", 0, -7, "0", [], 10**30, 10**400])
-async def test_a_token_of_unknown_or_absurd_lifetime_serves_until_it_is_refused(
+async def test_token_of_unknown_lifetime_is_used_until_rejected(
     oauth: NotionOAuth, sandbox: Sandbox, machine: Machine, sent: Any, grants_asked: Posted
 ) -> None:
     """And is not refreshed at every use."""
@@ -180,12 +180,12 @@ async def test_a_token_of_unknown_or_absurd_lifetime_serves_until_it_is_refused(
         (timedelta(days=-36500), Phase.DUE),
     ],
 )
-def test_the_phases_of_a_token(passed: timedelta, expected: Phase) -> None:
+def test_phases_of_a_token(passed: timedelta, expected: Phase) -> None:
     assert phase(tokens(), NOW + passed, WINDOW) is expected
 
 
 @pytest.mark.parametrize(("lifetime", "due_after"), [(60, 40), (900, 600), (3600, 3300), (28800, 28500)])
-def test_the_window_is_never_more_than_a_third(lifetime: int, due_after: int) -> None:
+def test_refresh_window_is_at_most_a_third_of_the_lifetime(lifetime: int, due_after: int) -> None:
     login = tokens(expires_in=lifetime, expires_at=NOW + timedelta(seconds=lifetime))
     assert phase(login, NOW + timedelta(seconds=due_after - 1), WINDOW) is Phase.GOOD
     assert phase(login, NOW + timedelta(seconds=due_after), WINDOW) is Phase.DUE
@@ -211,7 +211,7 @@ def at(days: float, **changes: Any) -> TokenSet:
         (at(20, authorized_at=None), 30, None),
     ],
 )
-def test_until_when_a_login_can_live(login: TokenSet, ends_in: float, warned: str | None) -> None:
+def test_end_of_a_login_and_its_warning(login: TokenSet, ends_in: float, warned: str | None) -> None:
     status = login_status(login, now=NOW, lifetimes=Lifetimes())
     assert status.login_ends_at == NOW + timedelta(days=ends_in)
     assert status.login_ends_at == grant_end(login, Lifetimes())
@@ -219,7 +219,7 @@ def test_until_when_a_login_can_live(login: TokenSet, ends_in: float, warned: st
     assert warned is None or (warned in str(status.warning) and str(status.warning) in describe(status))
 
 
-async def test_the_lifetimes_are_kept_and_set(oauth: NotionOAuth, settings: Settings, machine: Machine) -> None:
+async def test_sign_in_and_refresh_times_are_stored(oauth: NotionOAuth, settings: Settings, machine: Machine) -> None:
     signed_in = machine.wall
     await sign_in(oauth)
     machine.pass_by(days=1)
@@ -236,7 +236,7 @@ async def test_the_lifetimes_are_kept_and_set(oauth: NotionOAuth, settings: Sett
     assert found.warning is not None
 
 
-async def test_memory_notices_what_other_processes_do(
+async def test_cache_notices_changes_of_other_processes(
     oauth: NotionOAuth, settings: Settings, machine: Machine, sandbox: Sandbox
 ) -> None:
     other = NotionOAuth(settings, clock=machine.clock)
@@ -265,7 +265,7 @@ class Counting(JsonFileStore):
         return await super().load(profile)
 
 
-async def test_a_token_at_hand_is_not_read_again_from_the_file(settings: Settings) -> None:
+async def test_cached_token_is_not_read_from_the_file_again(settings: Settings) -> None:
     store = Counting(settings.token_file)
     oauth = NotionOAuth(settings, store=store)
     login = await sign_in(oauth)

@@ -9,7 +9,7 @@ from tests.process.chaos.runner import Plan, run
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rules", ["notion", "strict"])
-def test_no_login_is_lost_that_need_not_be(rules: str) -> None:
+def test_no_avoidable_loss_of_a_login(rules: str) -> None:
     # It ends when enough has happened; the seconds only bound it on a machine that is busy
     plan = Plan(seconds=150, expiries=6, logins=2, processes=2, seed=7, rules=rules, kill_every=2, faults=0.4)  # type: ignore[arg-type]
     report = run(plan)

@@ -52,7 +52,7 @@ def work() -> Iterator[Work]:
 
 
 @BACKENDS
-async def test_waiting_takes_no_worker_thread(work: Work) -> None:
+async def test_waiting_uses_no_worker_thread(work: Work) -> None:
     """Of which a program has few: whatever it does in them itself would wait as long."""
     outcomes: list[str] = []
 
@@ -71,7 +71,7 @@ async def test_waiting_takes_no_worker_thread(work: Work) -> None:
 
 
 @BACKENDS
-async def test_it_goes_on_until_the_last_who_waits_has_left(work: Work) -> None:
+async def test_work_continues_until_the_last_caller_leaves(work: Work) -> None:
     async def wait(scope: anyio.CancelScope) -> None:
         with scope:
             await work.flight.result()
@@ -91,7 +91,7 @@ async def test_it_goes_on_until_the_last_who_waits_has_left(work: Work) -> None:
             await work.flight.result()
 
 
-async def test_work_that_all_have_left_before_it_began_is_not_done() -> None:
+async def test_work_without_callers_is_not_started() -> None:
     done: list[str] = []
 
     async def work(flight: SharedCall[None]) -> None:
@@ -111,7 +111,7 @@ async def test_work_that_all_have_left_before_it_began_is_not_done() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_who_leaves_leaves_nothing_behind(work: Work, backend: str) -> None:
+def test_cancelled_caller_leaves_no_reference(work: Work, backend: str) -> None:
     """It may last for minutes, and those who wait in it may be many."""
 
     async def leave() -> weakref.ref[object]:
@@ -126,7 +126,7 @@ def test_who_leaves_leaves_nothing_behind(work: Work, backend: str) -> None:
     assert left() is None, "the event loop that was to be told"
 
 
-async def test_an_event_loop_that_has_ended_hinders_nobody(work: Work) -> None:
+async def test_closed_event_loop_does_not_block_other_callers(work: Work) -> None:
     outcomes: list[str] = []
 
     def end_in_the_middle() -> asyncio.Task[None]:
@@ -157,14 +157,14 @@ def raised(again: Callable[[], object]) -> Exception:
     return caught.value
 
 
-def test_an_error_of_ours_is_each_one_s_own() -> None:
+def test_own_error_is_copied_for_each_caller() -> None:
     again = reraiser(NetworkError("No answer."))
     one, other = raised(again), raised(again)
     assert one is not other
     assert str(one) == str(other) == str(NetworkError("No answer."))
 
 
-def test_the_traceback_of_an_error_that_is_not_ours_does_not_grow() -> None:
+def test_traceback_of_another_error_does_not_grow() -> None:
     """However often it is raised: each entry of it would keep a caller's variables alive."""
     again = reraiser(raised(partial(os.stat, "/nowhere")))
     first, *_, last = [len(traceback.extract_tb(raised(again).__traceback__)) for _ in range(9)]

@@ -32,23 +32,21 @@ def ahead(**span: float) -> Callable[[], datetime]:
     return lambda: datetime.now(UTC) + timedelta(**span)
 
 
-async def test_a_token_that_cannot_be_refreshed_serves_however_long_one_is_wanted_for(
-    settings: Settings, sandbox: Sandbox
-) -> None:
+async def test_min_ttl_is_ignored_without_a_refresh_token(settings: Settings, sandbox: Sandbox) -> None:
     sandbox.options.token_response_overrides = {"refresh_token": None}
     login = await sign_in(NotionOAuth(settings))
     late = NotionOAuth(settings, clock=ahead(minutes=55))
     assert await late.tokens.token(min_ttl=timedelta(minutes=30)) == login.access_token
 
 
-async def test_a_token_may_be_wanted_for_longer_than_time_lasts(settings: Settings, grants_asked: Posted) -> None:
+async def test_min_ttl_may_be_the_longest_timedelta(settings: Settings, grants_asked: Posted) -> None:
     oauth = NotionOAuth(settings)
     await sign_in(oauth)
     assert await oauth.tokens.token(min_ttl=timedelta.max)
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_a_token_of_unknown_lifetime_is_not_refreshed_for_its_age(settings: Settings, sandbox: Sandbox) -> None:
+async def test_token_of_unknown_lifetime_is_not_refreshed(settings: Settings, sandbox: Sandbox) -> None:
     sandbox.options.token_response_overrides = {"expires_in": None}
     login = await sign_in(NotionOAuth(settings))
     later = NotionOAuth(settings, clock=ahead(days=365))
@@ -57,7 +55,7 @@ async def test_a_token_of_unknown_lifetime_is_not_refreshed_for_its_age(settings
 
 
 @pytest.mark.spec("RFC 7591 §3.2.1", "Register anew once the secret has expired")
-async def test_a_client_whose_secret_has_expired_is_registered_anew(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_client_with_an_expired_secret_is_replaced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     old = ClientInformation(client_id="old", client_secret=SecretStr("s"), client_secret_expires_at=1)
     await oauth.store.save_registration(
         "default", Registration(issuer=sandbox.issuer, redirect_uri=REDIRECT_URI, client=old)
@@ -68,21 +66,21 @@ async def test_a_client_whose_secret_has_expired_is_registered_anew(oauth: Notio
     assert sandbox.requests_to("/token") == [], "a secret that has expired is not shown around"
 
 
-async def test_a_login_that_is_over_and_cannot_be_renewed_is_none(settings: Settings) -> None:
+async def test_expired_login_without_refresh_token_is_unauthenticated(settings: Settings) -> None:
     await JsonFileStore(settings.token_file).save("default", tokens(resource=None, refresh_token=None))
     status = await NotionOAuth(settings, clock=ahead(days=3650)).status()
     assert status == LoginStatus(status="unauthenticated")
     assert status.as_json() == {"status": "unauthenticated"}
 
 
-async def test_a_status_is_json_with_times_in_utc(settings: Settings) -> None:
+async def test_status_times_are_in_utc(settings: Settings) -> None:
     await JsonFileStore(settings.token_file).save("default", tokens(resource=None))
     document = (await NotionOAuth(settings, clock=lambda: tokens().updated_at).status()).as_json()
     assert document["expires_at"] == "2026-11-23T13:00:00Z"
     assert (document["status"], document["expires_in_seconds"]) == ("authenticated", 3600)
 
 
-async def test_only_profiles_are_listed_as_profiles(tmp_path: Path) -> None:
+async def test_other_files_are_not_listed_as_profiles(tmp_path: Path) -> None:
     store = JsonFileStore(tmp_path / "folder" / "t.json")
     assert await store.profiles() == ()
     for profile in ("work", "default", "home"):
@@ -94,16 +92,14 @@ async def test_only_profiles_are_listed_as_profiles(tmp_path: Path) -> None:
     assert await store.profiles() == ("default", "home", "work")
 
 
-async def test_profiles_below_a_file_cannot_be_listed(tmp_path: Path) -> None:
+async def test_listing_profiles_below_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="could not be listed") as caught:
         await JsonFileStore(tmp_path / "file" / "t.json").profiles()
     assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
 
 
-async def test_a_disk_that_fills_while_it_is_written_to_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_disk_full_during_a_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = JsonFileStore(tmp_path / "t.json")
     await store.save("default", tokens(access_token=SecretStr("old")))
     before = (tmp_path / "t.json").read_bytes()
@@ -118,12 +114,12 @@ async def test_a_disk_that_fills_while_it_is_written_to_loses_nothing(
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file whose first byte cannot be read")
-async def test_a_file_that_cannot_be_read_to_its_end_is_not_taken_for_empty() -> None:
+async def test_unreadable_file_is_not_taken_as_empty() -> None:
     with pytest.raises(StorageError, match="could not be read: Input/output error"):
         await JsonFileStore(Path("/proc/self/mem")).load("default")
 
 
-def test_a_folder_in_the_place_of_a_file_stays_one(tmp_path: Path) -> None:
+def test_directory_at_the_file_path_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for attempt in (lambda path: atomic.write_file(path, b"x"), atomic.delete_file):
         with pytest.raises((StoreDamaged, StorageError)):
@@ -131,7 +127,7 @@ def test_a_folder_in_the_place_of_a_file_stays_one(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["folder"]
 
 
-def test_a_file_is_created_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+def test_file_is_created_once_with_mode_0600(tmp_path: Path) -> None:
     path = tmp_path / "key"
     assert atomic.create_file(path, b"first") is True
     assert atomic.create_file(path, b"second") is False
@@ -151,5 +147,5 @@ def test_a_file_is_created_once_and_for_its_owner_alone(tmp_path: Path) -> None:
         ("", "the server"),
     ],
 )
-def test_of_a_url_only_the_host_is_shown(url: str, shown: str) -> None:
+def test_only_the_host_of_a_url_is_shown(url: str, shown: str) -> None:
     assert host_of(url) == shown
