@@ -1,4 +1,4 @@
-"""Logs: the audit log, the log format, redaction, and the context of a log line.
+"""Logs: the audit log, the log format, redaction, and the context of log lines.
 
 May import: errors, models.
 """

@@ -1,8 +1,8 @@
-"""The audit log: one line for each sign-in, refresh, revocation and sign-out, for each that failed, and at the gate.
+"""The audit log: one line for each sign-in, refresh, revocation, sign-out and operator unlock, and for each failure.
 
-A token is shown as the first eight hexadecimal digits of its SHA-256, so that a rotation can be followed from line
-to line and from machine to machine, and compared with what `printf %s "$TOKEN" | sha256sum` says. No key is needed:
-a token is random (RFC 6749 §10.10), so nobody can guess which one it was, and 32 bits of a hash give no token back.
+A token is shown as the first eight hexadecimal digits of its SHA-256, so that rotations can be followed across lines
+and machines, and compared with `printf %s "$TOKEN" | sha256sum`. The hash needs no key: tokens are random
+(RFC 6749 §10.10), so they cannot be guessed, nor recovered from 32 bits of a hash.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Fact = str | None
 
 FINGERPRINT = 8  # hexadecimal digits
 LOGGER = logging.getLogger("notion_oauth.audit")
-# Whether and where a library's lines are written is its application's choice
+# The application decides whether and where the lines of a library are written
 logging.getLogger("notion_oauth").addHandler(logging.NullHandler())
 
 
 def fingerprint(token: SecretStr | None) -> str | None:
-    """What a token is called in the logs."""
+    """The token's identifier in the logs."""
     if token is None:
         return None
     return hashlib.sha256(token.get_secret_value().encode(errors="surrogatepass")).hexdigest()[:FINGERPRINT]
 
 
 class Facts(dict[str, str]):
-    """Named values of a line; `str` writes them as name=value, in quotes where that would be unclear otherwise."""
+    """Named values of a log line; `str` writes them as name=value, with quotes if the value needs them."""
 
     def __str__(self) -> str:
         return " ".join([f"{name}={value if value.isalnum() else _quoted(value)}" for name, value in self.items()])
@@ -47,71 +47,71 @@ def _quoted(value: str) -> str:
 
 
 class Audit:
-    """Writes the lines of one profile. A refresh that another process has done, and whose token is taken, is none.
+    """Writes the lines of one profile. Adopting a token that another process has refreshed writes no line.
 
-    `profile` is None for what concerns no profile, or none that is known.
+    `profile` is None for events of no profile or an unknown one.
     """
 
     def __init__(self, profile: str | None) -> None:
         self.profile = profile
 
     def without_profile(self) -> Self:
-        """As this one, for what concerns no profile."""
+        """An Audit of the same class, for events of no profile."""
         return type(self)(None)
 
     def attempt(self, event: Event, **facts: Fact) -> Attempt:
-        """Something that is begun and will be told of once, however it ends, with these facts."""
+        """A context manager that writes one line with these facts, whether its block succeeds or fails."""
         return Attempt(self, event, facts)
 
     def succeeded(self, event: Event, tokens: TokenSet | None = None, **facts: Fact) -> None:
-        """It is done. `tokens` is the login as it is from now on, or was until now."""
-        self._write(logging.INFO, event, "success", {**_login(tokens), **facts})
+        """Write a success. `tokens` is the new login, or the one that was just removed."""
+        self._write(logging.INFO, event, "success", {**_login_facts(tokens), **facts})
 
     def refreshed(self, before: TokenSet, after: TokenSet) -> None:
-        """The server has given new tokens, and they are stored."""
+        """Write that the server issued new tokens and that they are stored."""
         self.succeeded("refresh", after, replaced_sha256=fingerprint(before.refresh_token))
 
     def failed(self, event: Event, error: Exception, tokens: TokenSet | None = None, **facts: Fact) -> None:
-        """It did not happen this time."""
-        why = {
+        """Write a failure."""
+        reason = {
             "reason": error.code if isinstance(error, NotionOAuthError) else type(error).__name__,
             "error": getattr(error, "error", None),
             "detail": error.message if isinstance(error, NotionOAuthError) else None,
         }
-        self._write(logging.WARNING, event, "failure", {**_login(tokens), **facts, **why})
+        self._write(logging.WARNING, event, "failure", {**_login_facts(tokens), **facts, **reason})
 
     def ended(self, tokens: TokenSet, ended: EndedLogin) -> None:
-        """The server has ended the login instead of refreshing it."""
-        why = {"reason": ended.reason, "error": ended.error, "detail": ended.description}
-        self._write(logging.WARNING, "refresh", "login_ended", {**_login(tokens), **why})
+        """Write that the server ended the login instead of refreshing it."""
+        reason = {"reason": ended.reason, "error": ended.error, "detail": ended.description}
+        self._write(logging.WARNING, "refresh", "login_ended", {**_login_facts(tokens), **reason})
 
     def _write(self, level: int, event: Event, outcome: str, facts: dict[str, Fact]) -> None:
-        given = {"outcome": outcome, "profile": self.profile, **facts}
-        known = Facts({name: value for name, value in given.items() if value is not None})
+        all_facts = {"outcome": outcome, "profile": self.profile, **facts}
+        known = Facts({name: value for name, value in all_facts.items() if value is not None})
         LOGGER.log(level, "%s %s", event, known, extra={"event": event, "facts": known})
 
 
 class Attempt:
-    """Exactly one line for what is done in its blocks: the success that is told, or the first error that leaves one."""
+    """Writes exactly one line for its `with` blocks: the reported success, or the first error that leaves a block."""
 
     def __init__(self, audit: Audit, event: Event, facts: dict[str, Fact]) -> None:
         self._audit, self._event, self._facts = audit, event, facts
-        self._told = False
+        self._written = False
 
     def succeeded(self, tokens: TokenSet | None = None, **facts: Fact) -> None:
-        self._told = True
+        self._written = True
         self._audit.succeeded(self._event, tokens, **{**self._facts, **facts})
 
     def __enter__(self) -> Attempt:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
-        if isinstance(error, Exception) and not self._told:
-            self._told = True
+        if isinstance(error, Exception) and not self._written:
+            self._written = True
             self._audit.failed(self._event, error, None, **self._facts)
 
 
-def _login(tokens: TokenSet | None) -> dict[str, Fact]:
+def _login_facts(tokens: TokenSet | None) -> dict[str, Fact]:
     if tokens is None:
         return {}
     return {

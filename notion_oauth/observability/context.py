@@ -1,4 +1,4 @@
-"""What belongs together in the logs: the request and the profile that a line is about."""
+"""The context of log lines: the request and the profile that a line is about."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The log of our own programs: one line for each event, for people or as JSON, on standard error, without secrets.
+"""The log of the service and the commands: one line for each event, as text or JSON, on standard error, redacted.
 
-Only our service and our commands configure it. Those who import the library configure logging themselves.
+Applications that import the library configure logging themselves.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 
 from notion_oauth.observability.audit import Facts
 from notion_oauth.observability.context import PROFILE, REQUEST_ID
-from notion_oauth.observability.redaction import may_hold_a_secret, redact
+from notion_oauth.observability.redaction import may_contain_secret, redact
 
 _SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "uvicorn.access")
-_CHATTY = ("httpx", "httpcore")  # a line for each request of ours, which the audit log has already
+_REQUEST_LOGGERS = ("httpx", "httpcore")  # they log each of our requests, which the audit log already covers
 
 
 def configure(level: str, style: str) -> None:
-    """Write the log of this process to standard error, in `style` text or json, from `level` on.
+    """Write the log of this process to standard error, from `level` up; `style` is "text" or "json".
 
-    Where the root logger has a handler, somebody else has decided already, and nothing is changed.
+    If the root logger already has a handler, logging is configured, and nothing is changed.
     """
     root = logging.getLogger()
     if root.handlers:
@@ -34,26 +34,26 @@ def configure(level: str, style: str) -> None:
     root.addHandler(handler)
     root.setLevel(threshold)
     logging.captureWarnings(True)
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line of ours tells them
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # not shown
     for name in _SERVER_LOGGERS:
         logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = name != "uvicorn.access"  # RequestLog has the same, with the request id
+        logging.getLogger(name).propagate = name != "uvicorn.access"  # RequestLog writes the same, with the request id
     if threshold > logging.DEBUG:
-        for name in _CHATTY:
+        for name in _REQUEST_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class _Handler(logging.StreamHandler[Any]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Say that a line is missing. logging's own way prints its arguments, which nobody has looked through."""
+        """Report that a line is missing. The default prints the arguments, which are not redacted."""
         try:
             self.stream.write(f"A log line of {record.name} could not be written.\n")
         except (OSError, ValueError):
-            return  # nobody listens any more
+            return  # standard error is closed
 
 
 def _facts(record: logging.LogRecord) -> Facts:
-    """What is known of a line besides its message: its own facts, and what it belongs to."""
+    """The facts of a line, with those of its context."""
     facts = Facts(getattr(record, "facts", ()))
     for name, value in (("request_id", REQUEST_ID.get()), ("profile", PROFILE.get())):
         if value is not None:
@@ -62,11 +62,11 @@ def _facts(record: logging.LogRecord) -> Facts:
 
 
 def _redacted(facts: Facts) -> Facts:
-    """Each fact by itself, so that what looks like a header in one takes no other along; with its name, which tells."""
+    """Redact each fact separately, so that a match in one cannot extend into the next; the patterns need its name."""
     return Facts({name: redact(f"{name}={value}")[len(name) + 1 :] for name, value in facts.items()})
 
 
-def _moment(record: logging.LogRecord) -> str:
+def _timestamp(record: logging.LogRecord) -> str:
     seconds, rest = divmod(record.created, 1)
     return f"{_second(int(seconds))}.{int(rest * 1000):03}Z"
 
@@ -77,7 +77,7 @@ def _second(since_epoch: int) -> str:
 
 
 def _one_line(text: str) -> str:
-    """What was sent to us must not be able to begin a line, or to steer a terminal."""
+    """Escape text of others, so that it can neither start a line nor control a terminal."""
     if text.isprintable():
         return text
     return "".join(
@@ -86,28 +86,29 @@ def _one_line(text: str) -> str:
 
 
 class TextLines(logging.Formatter):
-    """`time LEVEL logger message name=value …`; a traceback follows, indented: no line of it can pass for an event."""
+    """`time LEVEL logger message name=value …`; a traceback follows, indented so that it cannot look like an event."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
         message = record.getMessage() if event is None else event
         facts = _facts(record)
-        if may_hold_a_secret(said := f"{message} {facts}") or "\\" in said:  # it quotes what the patterns should see
-            said = f"{redact(message)} {_redacted(facts)}"
-        shown = _one_line(f"{_moment(record)} {record.levelname} {record.name} {said}".rstrip())
+        text = f"{message} {facts}"
+        if may_contain_secret(text) or "\\" in text:  # a backslash: quoting may hide text from the patterns
+            text = f"{redact(message)} {_redacted(facts)}"
+        line = _one_line(f"{_timestamp(record)} {record.levelname} {record.name} {text}".rstrip())
         if record.exc_info:
             trace = redact(self.formatException(record.exc_info)).splitlines()
-            shown += "".join(f"\n    {_one_line(line)}" for line in trace)
-        return shown
+            line += "".join(f"\n    {_one_line(each)}" for each in trace)
+        return line
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object on each line: time, level, logger, message, the facts beside them, a traceback as one value."""
+    """One JSON object on each line: time, level, logger, message, the facts, and a traceback as one value."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
         content = {
-            "time": _moment(record),
+            "time": _timestamp(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": redact(record.getMessage() if event is None else event),

@@ -1,7 +1,6 @@
-"""The second line of defence for our own logs: whatever looks like a secret is taken out of a line.
+"""Redaction of our logs: text that looks like a secret is removed from a line.
 
-The first is that no secret is ever logged. This one is for libraries that log more than they should, and for the
-mistakes of tomorrow.
+We never log a secret on purpose. This is a second defence, against libraries that log too much and future mistakes.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _SHAPE = re.compile(
 )
 
 
-# What there is of each in every text that it could match, in lower case: most lines have none, and are looked at once
-_WORDS = ("authorization", "cookie", "bearer", "basic", "eyj", *_PARAMETERS)
-_LONG = re.compile(r":[\w-]{16}")
+# A text that matches a pattern above contains one of these, in lower case. Most lines contain none, and need one check.
+_MARKERS = ("authorization", "cookie", "bearer", "basic", "eyj", *_PARAMETERS)
+_TOKEN_PART = re.compile(r":[\w-]{16}")
 
 
 def redact(text: str) -> str:
-    """The text without what looks like a secret: parameters of OAuth, credentials in headers, tokens by their shape."""
-    if not may_hold_a_secret(text):
+    """The text without what looks like a secret: OAuth parameters, credentials in headers, tokens by their form."""
+    if not may_contain_secret(text):
         return text
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
     text = _SCHEME.sub(rf"\1\2{HIDDEN}", text)
@@ -44,12 +43,12 @@ def redact(text: str) -> str:
     return _SHAPE.sub(HIDDEN, text)
 
 
-def may_hold_a_secret(text: str) -> bool:
-    """Whether there is anything to take out, perhaps: much cheaper than looking for it, and mostly the end of it."""
-    if not text.isascii():  # other letters match in spite of their case
+def may_contain_secret(text: str) -> bool:
+    """Whether a pattern could match; much faster than applying the patterns."""
+    if not text.isascii():  # the patterns ignore case, and some letters outside ASCII fold to ASCII
         return True
     lowered = text.lower()
-    for word in _WORDS:
-        if word in lowered:
+    for marker in _MARKERS:
+        if marker in lowered:
             return True
-    return _LONG.search(text) is not None
+    return _TOKEN_PART.search(text) is not None

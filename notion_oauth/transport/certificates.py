@@ -1,4 +1,4 @@
-"""Which certificate authorities are trusted: the system's, or those that the environment names, and one's own."""
+"""Which certificate authorities are trusted: the system's or those of the environment, and those of CA_FILE."""
 
 from __future__ import annotations
 
@@ -15,93 +15,96 @@ from pathlib import Path
 from notion_oauth.errors import ConfigurationError
 
 CA_FILE = "NOTION_OAUTH_CA_FILE"
-# Where Linux and BSD keep the system's authorities, for a Python that was built elsewhere and looks in the wrong place
-_BUNDLES = (
+# Locations on Linux and BSD, for a Python that was built on another system and has the wrong default
+BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
-_HASHED = re.compile(r"[0-9a-fA-F]{8}\.[0-9]+")  # the names under which OpenSSL finds certificates in a folder
+_HASHED = re.compile(r"[0-9a-fA-F]{8}\.[0-9]+")  # the file names by which OpenSSL finds certificates in a directory
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedAuthorities:
-    """Which authorities are trusted: those of `file` and `folder`, of the operating system where both are None,
-    and those of `extra` beside them. `source` names where they come from."""
+    """The trusted authorities: those of `file` and `directory`, or of the operating system if both are None.
+
+    Those of `extra` are trusted in addition. `source` says where they come from.
+    """
 
     source: str
     file: str | None = None
-    folder: str | None = None
+    directory: str | None = None
     extra: Path | None = None
 
     def __str__(self) -> str:
         return self.source if self.extra is None else f"{self.source}, and {CA_FILE} ({self.extra})"
 
 
-def find_trusted_authorities(extra: Path | None = None) -> TrustedAuthorities:
-    """What SSL_CERT_FILE and SSL_CERT_DIR name, or the system's authorities, or certifi's where it has none.
+def find_trusted_authorities(extra: Path | None = None, *, bundles: tuple[str, ...] = BUNDLES) -> TrustedAuthorities:
+    """Those of SSL_CERT_FILE and SSL_CERT_DIR, otherwise the system's, otherwise certifi's if the system has none.
 
-    The authorities in `extra` are trusted too: a company that signs for its own hosts need not sign for the rest.
+    Those in `extra` are added and replace none: a company's authority signs for its hosts only.
     """
-    file, folder = os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
-    if file or folder:
-        named = [f"{name} ({value})" for name, value in (("SSL_CERT_FILE", file), ("SSL_CERT_DIR", folder)) if value]
-        return TrustedAuthorities(" and ".join(named), file, folder, extra)
+    file, directory = os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
+    if file or directory:
+        variables = (("SSL_CERT_FILE", file), ("SSL_CERT_DIR", directory))
+        source = " and ".join(f"{name} ({value})" for name, value in variables if value)
+        return TrustedAuthorities(source, file, directory, extra)
     if sys.platform in ("darwin", "win32"):
         return TrustedAuthorities("the operating system's authorities", extra=extra)
     paths = ssl.get_default_verify_paths()
-    folder = paths.capath if paths.capath and _holds_certificates(paths.capath) else None
-    file = paths.cafile or next((bundle for bundle in _BUNDLES if Path(bundle).is_file()), None)
-    if file or folder:
-        return TrustedAuthorities(f"the system's authorities ({file or folder})", file, folder, extra)
-    import certifi  # noqa: PLC0415 - slow to import, and seldom needed
+    directory = paths.capath if paths.capath and _has_certificates(paths.capath) else None
+    file = paths.cafile or next((bundle for bundle in bundles if Path(bundle).is_file()), None)
+    if file or directory:
+        return TrustedAuthorities(f"the system's authorities ({file or directory})", file, directory, extra)
+    import certifi  # noqa: PLC0415 - slow to import, and rarely needed
 
     return TrustedAuthorities("certifi's authorities, as the system has none", certifi.where(), None, extra)
 
 
 @cache
-def ssl_context(trust: TrustedAuthorities) -> ssl.SSLContext:
-    """The context of connections that trust these authorities; made once, for a hundred certificates take long to read.
+def ssl_context(trusted: TrustedAuthorities) -> ssl.SSLContext:
+    """A context that trusts these authorities; cached, because reading a hundred certificates is slow.
 
-    Raises ConfigurationError where a variable names what cannot be used.
+    Raises ConfigurationError if an environment variable or setting names an unusable file or directory.
     """
-    if trust.file is None and trust.folder is None:
-        import truststore  # noqa: PLC0415 - for the systems whose store no file holds; installed there alone
+    if trusted.file is None and trusted.directory is None:
+        import truststore  # noqa: PLC0415 - installed only on systems that keep their authorities in no file
 
         context: ssl.SSLContext = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     else:
-        if trust.file is None:
-            _check_folders(trust.folder or "")
-        with _naming("SSL_CERT_FILE"):
-            context = ssl.create_default_context(cafile=trust.file, capath=trust.folder)
-    if trust.extra is not None:
-        with _naming(CA_FILE):
-            context.load_verify_locations(trust.extra)
+        if trusted.file is None:
+            _check_directories(trusted.directory or "")
+        with _errors_name("SSL_CERT_FILE"):
+            context = ssl.create_default_context(cafile=trusted.file, capath=trusted.directory)
+    if trusted.extra is not None:
+        with _errors_name(CA_FILE):
+            context.load_verify_locations(trusted.extra)
     return context
 
 
 @contextmanager
-def _naming(variable: str) -> Iterator[None]:
+def _errors_name(variable: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:  # ssl.SSLError is one
-        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+    except OSError as error:  # includes ssl.SSLError
+        reason = "it contains no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         message = f"The file that {variable} names cannot be used: {reason}."
         raise ConfigurationError(message, hint=f"Set {variable} to a PEM file, or unset it.") from None
 
 
-def _check_folders(folders: str) -> None:
-    """OpenSSL looks into a folder at each handshake, and finds nothing wrong with one that is not there."""
-    if any(map(_holds_certificates, folders.split(os.pathsep))):
+def _check_directories(directories: str) -> None:
+    """OpenSSL reads a directory at each handshake, and reports no error if it does not exist."""
+    if any(map(_has_certificates, directories.split(os.pathsep))):
         return
-    message = "The folder that SSL_CERT_DIR names holds no certificate under the name that OpenSSL looks for."
-    raise ConfigurationError(message, hint="Run: openssl rehash FOLDER, or unset SSL_CERT_DIR.")
+    message = "The directory that SSL_CERT_DIR names contains no certificate under a name that OpenSSL looks for."
+    raise ConfigurationError(message, hint="Run: openssl rehash DIRECTORY, or unset SSL_CERT_DIR.")
 
 
-def _holds_certificates(folder: str) -> bool:
+def _has_certificates(directory: str) -> bool:
     try:
-        return any(_HASHED.fullmatch(name) for name in os.listdir(folder))  # noqa: PTH208 - names are all it takes
+        return any(_HASHED.fullmatch(name) for name in os.listdir(directory))  # noqa: PTH208 - only names are needed
     except OSError:
         return False

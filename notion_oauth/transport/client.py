@@ -1,4 +1,4 @@
-"""The one door to the network: https (http on loopback alone), one time-out for all, a size cap, no redirects."""
+"""All outgoing requests: https (http only on loopback), one time-out for all of it, a size limit, no redirects."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ USER_AGENT = f"notion-oauth/{__version__}"
 
 
 class Transport:
-    """Sends one request and reads its answer to the end, within `timeout` from first to last, look-ups included.
+    """Sends one request and reads the whole response, within `timeout` for all of it, DNS included.
 
-    `server_url` is the server that the person has set: what may be connected to beside the public internet follows
-    from where that is, or from `allow_private` (see Reach). `ca_file` holds certificate authorities to be trusted
-    too. A connection is opened for each request and closed after it: requests are rare, and nothing is then
-    bound to an event loop or a process. `network` replaces the sockets and all checks of where they lead, and
-    `resolve` the look-ups, in tests and for special routes.
+    `server_url` is the configured server: it and `allow_private` decide which private addresses are allowed (see
+    AddressPolicy). The authorities in `ca_file` are trusted in addition to the usual ones. Each request has its own
+    connection: requests are rare, and a kept one would be bound to an event loop and a process. For tests and special
+    networks, `network` replaces the sockets and all address checks, and `resolve` replaces DNS.
     """
 
     def __init__(
@@ -48,14 +47,14 @@ class Transport:
         resolve: Resolver = resolve_host,
     ) -> None:
         self._timeout = timeout
-        self._reach = AddressPolicy(server_url, allow_private=allow_private)
+        self._policy = AddressPolicy(server_url, allow_private=allow_private)
         self._ca_file = ca_file
         self._network = network
         self._resolve = resolve
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Transport:
-        """The one that the settings describe."""
+        """A transport with the time-out, server, address policy and authorities of the settings."""
         return cls(
             timeout=settings.timeout_delta,
             server_url=settings.server_url,
@@ -64,12 +63,11 @@ class Transport:
         )
 
     async def send(self, request: Request) -> Response:
-        """Return the answer, whatever its status; a redirect is not followed.
+        """Return the response with any status; a redirect is not followed.
 
-        Raises MetadataError where the URL may not be talked to, NetworkError where no whole answer arrived in
-        time or the host leads where it may not, ServerUnavailable where it is larger than 1 MiB or packed in a way that
-        was not asked for, ConfigurationError where the environment names a proxy or certificates that
-        cannot be used.
+        Raises MetadataError if the URL is not allowed, NetworkError if no complete response arrives in time or the
+        host resolves to an address that is not allowed, ServerUnavailable if the response is larger than 1 MiB or
+        has an encoding that was not requested, ConfigurationError if the configured proxy or certificates are unusable.
         """
         if reason := url_problem(request.url):
             raise MetadataError(f"The URL of {host_of(request.url)} {reason}; nothing was sent.")
@@ -85,25 +83,24 @@ class Transport:
                 return await self._send(client, request)
         except (TimeoutError, httpx.TimeoutException):
             seconds = f"{self._timeout.total_seconds():g}"
-            failure: TransientError = NetworkError(f"{host} gave no whole answer within {seconds} seconds.")
+            failure: TransientError = NetworkError(f"{host} sent no complete response within {seconds} seconds.")
         except (*CONNECTION_ERRORS, httpx.HTTPError, httpx.InvalidURL) as error:
             failure = _unreachable(host, error)
         except TransientError as error:
             failure = error.with_traceback(None)
-        # Out here: neither httpx's own errors, which hold the request, nor its headers are then found behind this one
-        raise failure
+        raise failure  # outside the except blocks: httpx's errors hold the request, and must not become its context
 
     def _checked(self, request: Request) -> httpx.AsyncBaseTransport:
         secure = urlsplit(request.url).scheme == "https"
         return CheckedTransport(
-            self._reach,
+            self._policy,
             proxy=proxy_for(request.url),
             resolve=self._resolve,
             context=ssl_context(find_trusted_authorities(self._ca_file)) if secure else None,
         )
 
     async def _send(self, client: httpx.AsyncClient, request: Request) -> Response:
-        # Time is kept by fail_after: httpx's own time-outs would start anew with every byte that drips in
+        # fail_after limits the time: httpx's time-outs restart with every byte
         headers = {**request.all_headers(), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         async with (
             client,
@@ -115,27 +112,27 @@ class Transport:
             if request.only_headers:
                 return Response(answer.status_code, request.url, names, challenges=challenges)
             body = bytearray()
-            # Packed answers are unpacked by us, who stop in time; answers that are whole already have no raw form
+            # We decompress ourselves, to stop at the limit; a response that httpx has already read has no raw form
             parts = answer.aiter_raw() if "content-encoding" in answer.headers else answer.aiter_bytes()
             async for chunk in parts:
                 body += chunk
                 _check_size(len(body), host)
-        return Response(answer.status_code, request.url, names, _unpacked(bytes(body), names, host), challenges)
+        return Response(answer.status_code, request.url, names, _decompressed(bytes(body), names, host), challenges)
 
 
-def _unpacked(body: bytes, headers: dict[str, str], host: str) -> bytes:
-    """The body, however it was packed although that was not asked for; never more than MAX_BODY of it in memory."""
+def _decompressed(body: bytes, headers: dict[str, str], host: str) -> bytes:
+    """The body, decompressed although we do not request compression; never more than MAX_BODY of it in memory."""
     coding = headers.get("content-encoding", "identity").strip().lower()
     if coding in ("", "identity"):
         return body
     if coding not in ("gzip", "x-gzip", "deflate"):
-        raise ServerUnavailable(f"{host} packed its answer in a way that was not asked for.")
+        raise ServerUnavailable(f"{host} sent a response with a content encoding that was not requested.")
     try:
-        unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_BODY + 1)
+        decompressed = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_BODY + 1)
     except zlib.error:
-        raise NetworkError(f"The answer of {host} arrived broken.") from None
-    _check_size(len(unpacked), host)
-    return unpacked
+        raise NetworkError(f"The response from {host} is damaged.") from None
+    _check_size(len(decompressed), host)
+    return decompressed
 
 
 def _check_size(size: int, host: str) -> None:
@@ -144,17 +141,17 @@ def _check_size(size: int, host: str) -> None:
 
 
 def _unreachable(host: str, error: Exception) -> NetworkError:
-    """Say in one sentence why there was no answer, from the innermost cause."""
+    """Why there was no response, from the most specific cause in the chain."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            hint = f"Check the clock. Where an authority of your own signs, name its certificate in {CA_FILE}."
+            hint = f"Check the clock. If a private certificate authority signed it, set {CA_FILE} to its certificate."
             return NetworkError(f"The certificate of {host} is not trusted: {cause.verify_message}.", hint=hint)
         if isinstance(cause, ssl.SSLError):
-            return NetworkError(f"No secure connection to {host} was possible ({cause.reason or 'TLS'}).")
+            return NetworkError(f"The TLS handshake with {host} failed ({cause.reason or 'TLS'}).")
         if isinstance(cause, socket.gaierror):
-            return NetworkError(f"{host} could not be reached: its name leads to no address.")
+            return NetworkError(f"{host} could not be reached: its name does not resolve.")
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpcore.ConnectError | httpx.ConnectError | OSError | UnicodeError):
         return NetworkError(f"{host} could not be reached.")
-    return NetworkError(f"The connection to {host} broke before the answer was whole.")
+    return NetworkError(f"The connection to {host} broke before the response was complete.")

@@ -1,4 +1,4 @@
-"""Connections: directly, to addresses that were checked and to no others, or through a proxy."""
+"""Connections: directly, only to addresses that were checked, or through a proxy."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, OSError, Uni
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
-    """The network for one request. Its connections are closed with it, also when it is given up.
+    """The transport for one request. Its connections are closed with it, also if the request is cancelled.
 
-    Without a proxy a name is looked up once, its addresses are checked, and one of these is connected to; the name
-    goes on into TLS and the Host header. A proxy looks names up itself and is trusted to filter: whoever has set it
-    up decides where it may lead; addresses in URLs are checked all the same. Its own address is not.
+    Without a proxy, a name is resolved once, its addresses are checked, and one of these is connected to; TLS and the
+    Host header use the name. A proxy resolves names itself, and its operator decides where it may connect to: we
+    check only addresses in URLs. The address of the proxy is not checked.
 
     `context` is None for plain http.
     """
 
     def __init__(
-        self, reach: AddressPolicy, *, proxy: Proxy | None, resolve: Resolver, context: ssl.SSLContext | None
+        self, policy: AddressPolicy, *, proxy: Proxy | None, resolve: Resolver, context: ssl.SSLContext | None
     ) -> None:
-        self._reach, self._proxy, self._context = reach, proxy, context
-        self._sockets = _Direct(reach, resolve, context) if proxy is None else _ToProxy(proxy)
-        through = None
+        self._policy, self._proxy, self._context = policy, proxy, context
+        self._backend = _DirectBackend(policy, resolve, context) if proxy is None else _ProxyBackend(proxy)
+        pool_proxy = None
         if proxy is not None:
             secure = proxy.address.startswith("https:")
-            through = httpcore.Proxy(proxy.address, auth=proxy.auth, ssl_context=context if secure else None)
-        self._pool = httpcore.AsyncConnectionPool(context, through, network_backend=self._sockets)
+            pool_proxy = httpcore.Proxy(proxy.address, auth=proxy.auth, ssl_context=context if secure else None)
+        self._pool = httpcore.AsyncConnectionPool(context, pool_proxy, network_backend=self._backend)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; return when the response headers arrive.
@@ -51,7 +51,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         host, port = url.raw_host.decode("ascii"), port_of(str(url))
         secure = self._context is not None
         if self._proxy is not None:
-            self._reach.check_literal(host, port)  # all that can be checked here
+            self._policy.check_literal(host, port)  # a name is resolved by the proxy
         answer = await self._exchange(
             httpcore.Request(
                 request.method,
@@ -61,41 +61,41 @@ class CheckedTransport(httpx.AsyncBaseTransport):
                 extensions=request.extensions,
             )
         )
-        if secure and self._sockets.address is not None and self._reach.is_configured_server(host, port):
-            self._reach.confirm_private(self._sockets.address)
+        if secure and self._backend.address is not None and self._policy.is_configured_server(host, port):
+            self._policy.confirm_private(self._backend.address)
         return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer), extensions=answer.extensions)
 
     async def _exchange(self, request: httpcore.Request) -> httpcore.Response:
         try:
             return await self._pool.handle_async_request(request)
         except Exception as error:
-            if self._proxy is None or not _is_of_proxy(self._proxy, error):
+            if self._proxy is None or not _is_proxy_refusal(self._proxy, error):
                 raise
-            raise _not_let_through(self._proxy, request.url.host.decode("ascii"), error) from None
+            raise _proxy_refusal(self._proxy, request.url.host.decode("ascii"), error) from None
 
     async def aclose(self) -> None:
-        """Close every connection, those too whose handshake was not over."""
+        """Close every connection, including those whose handshake is incomplete."""
         try:
             await self._pool.aclose()
         finally:
-            await self._sockets.close_all()
+            await self._backend.close_all()
 
 
-def _is_of_proxy(proxy: Proxy, error: Exception) -> bool:
-    """Whether the proxy has refused; by SOCKS, also whatever its parser stumbles over in an answer that is none."""
-    ours = isinstance(error, (*CONNECTION_ERRORS, NotionOAuthError))
-    return isinstance(error, httpcore.ProxyError) or (proxy.is_socks and not ours)
+def _is_proxy_refusal(proxy: Proxy, error: Exception) -> bool:
+    """Whether the proxy refused; for SOCKS, also any error that its parser raises for an invalid response."""
+    other_cause = isinstance(error, (*CONNECTION_ERRORS, NotionOAuthError))
+    return isinstance(error, httpcore.ProxyError) or (proxy.is_socks and not other_cause)
 
 
-def _not_let_through(proxy: Proxy, host: str, error: Exception) -> NetworkError:
-    """Why a proxy made no connection. Of what it said in its own words only the status is repeated."""
-    reason = "its answer is no SOCKS 5"
+def _proxy_refusal(proxy: Proxy, host: str, error: Exception) -> NetworkError:
+    """Why a proxy made no connection. Of an HTTP proxy's response, only the status is repeated."""
+    reason = "its response is not SOCKS 5"
     if isinstance(error, httpcore.ProxyError):
         reason = str(error).rstrip(".") if proxy.is_socks else f"HTTP {str(error)[:3]}"
     hint = f"Check {proxy.variable}, or list {host} in NO_PROXY."
     if reason == "HTTP 407" or "username" in reason.lower():
-        hint = f"Put a user name and a password that it takes into {proxy.variable}, before the host: USER:PASSWORD@"
-    return NetworkError(f"The proxy {proxy} did not let us through to {host} ({reason}).", hint=hint)
+        hint = f"Put a valid user name and password into {proxy.variable}, before the host: USER:PASSWORD@"
+    return NetworkError(f"The proxy {proxy} refused the connection to {host} ({reason}).", hint=hint)
 
 
 class _Body(httpx.AsyncByteStream):
@@ -110,11 +110,11 @@ class _Body(httpx.AsyncByteStream):
         await self._answer.aclose()
 
 
-class _Sockets(httpcore.AsyncNetworkBackend):
-    """Opens connections and remembers them: httpcore forgets one when it is stopped in the middle of a handshake."""
+class _TrackingBackend(httpcore.AsyncNetworkBackend):
+    """Opens connections and tracks them: httpcore leaks one if it is cancelled during a handshake."""
 
     def __init__(self) -> None:
-        self.address: Address | None = None  # the checked one that was connected to last
+        self.address: Address | None = None  # the checked address of the last connection
         self._opened: list[httpcore.AsyncNetworkStream] = []
         self._tcp = httpcore.AnyIOBackend()
 
@@ -126,11 +126,11 @@ class _Sockets(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """What httpcore calls. The time is kept by whoever sends the request."""
+        """Called by httpcore. The caller of the transport limits the time."""
         return await self.connect(host, port)
 
     async def connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
-        """A connection for this host and port."""
+        """Open a connection for this host and port."""
         raise NotImplementedError
 
     async def _open(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
@@ -139,16 +139,16 @@ class _Sockets(httpcore.AsyncNetworkBackend):
         return stream
 
     async def close_all(self) -> None:
-        """Drop what is open, without a farewell that could be waited for."""
+        """Close all connections at once, without a TLS close that could block."""
         with anyio.CancelScope(shield=True):
             while self._opened:
-                with anyio.CancelScope() as at_once:
-                    at_once.cancel()
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
                     await self._opened.pop().aclose()
 
 
-class _ToProxy(_Sockets):
-    """Connects to the proxy, and to nothing else."""
+class _ProxyBackend(_TrackingBackend):
+    """Connects only to the proxy."""
 
     def __init__(self, proxy: Proxy) -> None:
         super().__init__()
@@ -162,67 +162,67 @@ class _ToProxy(_Sockets):
             raise NetworkError(message, hint=f"Check {self._proxy.variable}, and that the proxy runs.") from None
 
 
-class _Direct(_Sockets):
-    """Looks names up, and connects to addresses that may be connected to."""
+class _DirectBackend(_TrackingBackend):
+    """Resolves names, and connects to allowed addresses."""
 
-    def __init__(self, reach: AddressPolicy, resolve: Resolver, context: ssl.SSLContext | None) -> None:
+    def __init__(self, policy: AddressPolicy, resolve: Resolver, context: ssl.SSLContext | None) -> None:
         super().__init__()
-        self._reach, self._resolve, self._context = reach, resolve, context
+        self._policy, self._resolve, self._context = policy, resolve, context
 
     async def connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
-        own = self._reach.is_configured_server(host, port)
+        configured = self._policy.is_configured_server(host, port)
         addresses = await self._resolve(host, port)
-        allowed = [address for address in addresses if self._reach.allows(address, own=own)]
-        if not allowed and any(map(self._reach.could_be_confirmed, addresses)) and await self._meets_server():
-            allowed = [address for address in addresses if self._reach.allows(address, own=own)]
+        allowed = [each for each in addresses if self._policy.allows(each, configured=configured)]
+        if not allowed and any(map(self._policy.could_be_confirmed, addresses)) and await self._confirm_server():
+            allowed = [each for each in addresses if self._policy.allows(each, configured=configured)]
         if not allowed:
-            raise self._reach.refusal(host, addresses[0]) if addresses else httpcore.ConnectError("no address")
-        return await self._first(allowed, port)
+            raise self._policy.refusal(host, addresses[0]) if addresses else httpcore.ConnectError("no address")
+        return await self._connect_first(allowed, port)
 
-    async def _meets_server(self) -> bool:
-        """Ask the server that was set for its certificate, which shows where it is; without any request."""
-        url = self._reach.server_url
+    async def _confirm_server(self) -> bool:
+        """Verify the certificate of the configured server, which shows where it is; send no request."""
+        url = self._policy.server_url
         if url is None or self._context is None or proxy_for(url) is not None:
             return False
         host, port = urlsplit(url).hostname or "", port_of(url)
         try:
-            addresses = [each for each in await self._resolve(host, port) if self._reach.allows(each, own=True)]
-            stream = await self._first(addresses, port)
+            addresses = [each for each in await self._resolve(host, port) if self._policy.allows(each, configured=True)]
+            stream = await self._connect_first(addresses, port)
             await stream.start_tls(self._context, server_hostname=host)
         except CONNECTION_ERRORS:
             return False
         if self.address is not None:
-            self._reach.confirm_private(self.address)
+            self._policy.confirm_private(self.address)
         return True
 
-    async def _first(self, addresses: Sequence[Address], port: int) -> httpcore.AsyncNetworkStream:
-        """The first connection that stands, each address a little after the one before it (RFC 8305 §5)."""
-        won: dict[Address, httpcore.AsyncNetworkStream] = {}
+    async def _connect_first(self, addresses: Sequence[Address], port: int) -> httpcore.AsyncNetworkStream:
+        """The first connection that succeeds; attempts start STAGGER seconds apart (Happy Eyeballs, RFC 8305 §5)."""
+        connected: dict[Address, httpcore.AsyncNetworkStream] = {}
         failed: list[httpcore.ConnectError] = []
 
-        async def attempt(address: Address, over: anyio.Event) -> None:
+        async def attempt(address: Address, done: anyio.Event) -> None:
             try:
-                won[address] = await self._open(str(address), port)
-                tries.cancel_scope.cancel()
+                connected[address] = await self._open(str(address), port)
+                attempts.cancel_scope.cancel()
             except httpcore.ConnectError as error:
                 failed.append(error)
             finally:
-                over.set()
+                done.set()
 
-        async with anyio.create_task_group() as tries:
+        async with anyio.create_task_group() as attempts:
             for address in _alternating(addresses):
-                over = anyio.Event()
-                tries.start_soon(attempt, address, over)
+                done = anyio.Event()
+                attempts.start_soon(attempt, address, done)
                 with anyio.move_on_after(STAGGER):
-                    await over.wait()
-        if not won:
+                    await done.wait()
+        if not connected:
             raise failed[0] if failed else httpcore.ConnectError("no address")
-        self.address, stream = next(iter(won.items()))
+        self.address, stream = next(iter(connected.items()))
         return stream
 
 
 def _alternating(addresses: Sequence[Address]) -> list[Address]:
-    """The best first, then by turns one of each IP version: what is broken is mostly one of the two (RFC 8305 §4)."""
+    """The preferred address first, then alternating IP versions: often only one of them works (RFC 8305 §4)."""
     first = [address for address in addresses if address.version == addresses[0].version]
     other = [address for address in addresses if address.version != addresses[0].version]
     turns = chain.from_iterable(zip_longest(first, other))

@@ -1,4 +1,4 @@
-"""How a URL is reached: directly or through which proxy, with which certificate authorities, at which addresses."""
+"""How a URL is reached: directly or through a proxy, with which certificate authorities, at which addresses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PROXY_PORTS = {**DEFAULT_PORTS, "socks5": 1080, "socks5h": 1080}
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that the environment names. `address` is its URL without credentials, fit to be shown."""
+    """A proxy from the environment. `address` is its URL without credentials, safe to show."""
 
     variable: str
     address: str
@@ -45,8 +45,8 @@ class Proxy:
 class ConnectionPath:
     """How a URL is reached.
 
-    `trust` is None for plain http. `addresses` are those of the host with what lies there; none where a proxy
-    looks the name up, or where it could not be looked up in time.
+    `trust` is None for plain http. `addresses` are those of the host with their kinds; empty if a proxy resolves the
+    name, or if it could not be resolved in time.
     """
 
     host: str
@@ -58,7 +58,7 @@ class ConnectionPath:
 async def describe_connection(
     url: str, *, ca_file: Path | None = None, time_limit: timedelta, resolve: Resolver | None = None
 ) -> ConnectionPath:
-    """Look at how a URL would be reached, without talking to it, for as long as `time_limit`.
+    """Describe how a URL would be reached, without connecting; wait for DNS at most `time_limit`.
 
     Raises ConfigurationError as a request would.
     """
@@ -76,16 +76,16 @@ async def describe_connection(
 
 
 async def resolve_host(host: str, port: int) -> list[Address]:
-    """The addresses of a host, the best first (RFC 6724), from the event loop that is running.
+    """The addresses of a host, the preferred one first (RFC 6724).
 
-    Raises OSError where there are none, UnicodeError for what can be no name.
+    Raises OSError if there are none, UnicodeError for an invalid name.
     """
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [ip_address(address) for address in dict.fromkeys(entry[4][0] for entry in found)]
 
 
 def port_of(url: str) -> int:
-    """The port, also where it goes without saying."""
+    """The port of a URL, or the default port of its scheme."""
     parts = urlsplit(url)
     return parts.port or DEFAULT_PORTS[parts.scheme]
 
@@ -93,8 +93,8 @@ def port_of(url: str) -> int:
 def proxy_for(url: str) -> Proxy | None:
     """The proxy of HTTPS_PROXY or ALL_PROXY (or the system's settings), unless NO_PROXY lists the host.
 
-    There is none for this machine itself: what goes to loopback in plain text must not leave it. Plain http goes
-    nowhere else, and so HTTP_PROXY has nothing to do. Raises ConfigurationError where the proxy cannot be used.
+    There is no proxy for loopback: its plain text must not leave this machine. Plain http is allowed nowhere else, so
+    HTTP_PROXY is never used. Raises ConfigurationError if the proxy cannot be used.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -110,13 +110,13 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def _variable(name: str) -> str:
-    """The variable's name as it is spelled here; the one in lower case goes first, as it does everywhere."""
-    wanted = f"{name}_proxy"
-    return wanted if os.environ.get(wanted) else wanted.upper()
+    """The name of the variable that is set; lower case takes precedence, as in other programs."""
+    lowercase = f"{name}_proxy"
+    return lowercase if os.environ.get(lowercase) else lowercase.upper()
 
 
 def _is_listed(host: str, port: int, no_proxy: str) -> bool:
-    """Whether NO_PROXY lists a host: by name, parent domain, address or network (10.0.0.0/8), or all with `*`."""
+    """Whether NO_PROXY lists a host: by name, parent domain, address, network (10.0.0.0/8) or `*`."""
     for listed in filter(None, (entry.strip().lower() for entry in no_proxy.split(","))):
         if listed == "*" or listed in (host, f"{host}:{port}", f"[{host}]", f"[{host}]:{port}"):
             return True
@@ -138,21 +138,20 @@ def _parse(variable: str, value: str) -> Proxy:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         port = parts.port
     except ValueError:
-        raise _unusable(variable, "it is no URL") from None
+        raise _unusable(variable, "it is not a URL") from None
     if parts.scheme not in _PROXY_PORTS:
-        raise _unusable(variable, "it is no http://, https:// or socks5:// address")
+        raise _unusable(variable, "it does not start with http://, https:// or socks5://")
     if not parts.hostname or not all("!" <= character <= "~" for character in parts.hostname):
-        raise _unusable(variable, "it names no host")
-    if (
-        parts.path.strip("/") or "?" in value or "#" in value
-    ):  # what stands before is then no host, but a secret's start
-        raise _unusable(variable, "it goes on after the port (in a password, / ? # are written %2F %3F %23)")
+        raise _unusable(variable, "it has no valid host")
+    # With a path, the parsed host may be the start of a password that contains a slash
+    if parts.path.strip("/") or "?" in value or "#" in value:
+        raise _unusable(variable, "it has text after the port (in a password, write / ? # as %2F %3F %23)")
     if parts.scheme.startswith("socks") and find_spec("socksio") is None:
-        message = f"The proxy that {variable} names speaks SOCKS, and the package for that is not installed."
+        message = f"The proxy that {variable} names uses SOCKS, and the package for that is not installed."
         hint = f"Install it with: uv pip install 'notion-oauth[socks]' - or set {variable} to an http:// proxy."
         raise ConfigurationError(message, hint=hint)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    username, password = (_Hidden(unquote_to_bytes(part or "")) for part in (parts.username, parts.password))
+    username, password = (_SecretBytes(unquote_to_bytes(part or "")) for part in (parts.username, parts.password))
     address = f"{parts.scheme}://{host}:{port or _PROXY_PORTS[parts.scheme]}"
     return Proxy(variable, address, (username, password) if username or password else None)
 
@@ -162,8 +161,8 @@ def _unusable(variable: str, reason: str) -> ConfigurationError:
     return ConfigurationError(f"The proxy that {variable} names cannot be used: {reason}.", hint=hint)
 
 
-class _Hidden(bytes):
-    """Bytes that are not shown: httpcore's log of its own doings repeats what it is given."""
+class _SecretBytes(bytes):
+    """Bytes that `repr` hides: httpcore logs its arguments."""
 
     def __repr__(self) -> str:
         return "b'***'"

@@ -44,7 +44,7 @@ def get(url: str, timeout: float) -> int:
 
 
 def test_a_name_server_that_is_silent_is_given_up(silent_name_server: threading.Event) -> None:
-    with pytest.raises(NetworkError, match=r"slow\.example gave no whole answer within 0\.3 seconds"):
+    with pytest.raises(NetworkError, match=r"slow\.example sent no complete response within 0\.3 seconds"):
         get("https://slow.example/", 0.3)
     assert not silent_name_server.is_set(), "the look-up is still under way"
 

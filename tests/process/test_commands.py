@@ -218,7 +218,7 @@ def test_a_server_that_hangs_is_given_up_in_time(cli: CommandLine, sandbox: Sand
     sandbox.misbehave_next("/.well-known/oauth-protected-resource/mcp", "hang")
     done = cli.run("login", NOTION_OAUTH_TIMEOUT="0.5")
     assert done.returncode == 5
-    assert "no whole answer within 0.5 seconds" in done.stderr
+    assert "no complete response within 0.5 seconds" in done.stderr
 
 
 @pytest.mark.parametrize(

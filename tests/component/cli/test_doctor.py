@@ -190,7 +190,7 @@ def test_a_server_that_hangs_hides_nothing_else(signed_in: Doctor, sandbox: Sand
     sandbox.misbehave_next("/mcp", "hang")
     signed_in.run_checks(NOTION_OAUTH_TIMEOUT="0.5")
     assert signed_in.unwell() == {"server"}
-    assert signed_in.worst("server")[1].endswith("gave no whole answer within 0.5 seconds.")
+    assert signed_in.worst("server")[1].endswith("sent no complete response within 0.5 seconds.")
     assert signed_in.of("metadata")[0][0] == "ok", "the well-known addresses serve"
     sandbox.misbehave_next("/.well-known/oauth-protected-resource/mcp", "hang")
     signed_in.run_checks(NOTION_OAUTH_TIMEOUT="0.5")
@@ -670,4 +670,4 @@ def test_a_peer_that_speaks_no_http_is_a_failure_and_no_crash(doctor: Doctor) ->
     with listening(lambda _, connection: connection.sendall(b"\x00\xff" * 64)) as server:
         doctor.run_checks(NOTION_OAUTH_SERVER_URL=f"http://127.0.0.1:{server.port}/mcp")
     assert doctor.unwell("login") == {"server", "metadata"}
-    assert "broke before the answer was whole" in doctor.worst("server")[1]
+    assert "broke before the response was complete" in doctor.worst("server")[1]

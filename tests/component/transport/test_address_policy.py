@@ -1,4 +1,4 @@
-"""Servers name each other, and none of them makes us knock on a door at home."""
+"""Servers name other servers, and none of them can direct us to a private address."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from notion_oauth.transport.client import Transport
 from notion_oauth.transport.proxies import resolve_host
 from tests.support.servers import listening, secure_server
 
-PATIENCE = timedelta(seconds=10)
+TIMEOUT = timedelta(seconds=10)
 ALLOW = "NOTION_OAUTH_ALLOW_PRIVATE_ADDRESSES"
 LOOPBACK = "http://127.0.0.1:1/mcp"
 
 
 class Names:
-    """A name server: what it knows is known from the first look-up to the last but those that are listed one by one."""
+    """A resolver with fixed records. It records the queries."""
 
-    def __init__(self, **known: Sequence[str]) -> None:
-        self._known = {name.replace("_", "."): list(addresses) for name, addresses in known.items()}
-        self.asked: list[str] = []
+    def __init__(self, **records: Sequence[str]) -> None:
+        self._records = {name.replace("_", "."): list(addresses) for name, addresses in records.items()}
+        self.queries: list[str] = []
 
     async def __call__(self, host: str, port: int) -> list[Address]:
-        self.asked.append(host)
-        if host not in self._known:
+        self.queries.append(host)
+        if host not in self._records:
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
-        return [ip_address(address) for address in self._known[host]]
+        return [ip_address(address) for address in self._records[host]]
 
 
 async def get(url: str, **options: Any) -> int:
-    return (await Transport(timeout=PATIENCE, **options).send(Request("GET", url))).status
+    return (await Transport(timeout=TIMEOUT, **options).send(Request("GET", url))).status
 
 
 # Addresses
@@ -78,7 +78,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize(("kind", "address"), [(kind, address) for kind, all_ in KINDS.items() for address in all_])
-def test_what_lies_at_an_address(kind: Kind, address: str) -> None:
+def test_kind_of_an_address(kind: Kind, address: str) -> None:
     assert kind_of(ip_address(address)) is kind
 
 
@@ -94,15 +94,15 @@ ANY = st.one_of(st.ip_addresses(), *(st.ip_addresses(network=network) for networ
 @given(ANY)
 def test_an_address_that_is_not_global_is_never_public(address: Address) -> None:
     listed = any(address.version == ip_network(each).version and address in ip_network(each) for each in NOT_GLOBAL)
-    if listed or address.is_multicast or not (address.is_global or _wraps_a_global_one(address)):
+    if listed or address.is_multicast or not (address.is_global or _embeds_global(address)):
         assert kind_of(address) is not Kind.PUBLIC
 
 
-def _wraps_a_global_one(address: Address) -> bool:
+def _embeds_global(address: Address) -> bool:
     return isinstance(address, IPv6Address) and address.ipv4_mapped is not None and address.ipv4_mapped.is_global
 
 
-WRAPPERS = {
+EMBEDDINGS = {
     "mapped": lambda inner: 0xFFFF << 32 | inner,
     "compatible": lambda inner: inner,
     "NAT64": lambda inner: 0x64FF9B << 96 | inner,
@@ -113,10 +113,10 @@ WRAPPERS = {
 
 @given(
     st.one_of(*(st.ip_addresses(network=each) for each in NOT_GLOBAL if ":" not in each)),
-    st.sampled_from(list(WRAPPERS)),
+    st.sampled_from(list(EMBEDDINGS)),
 )
-def test_wrapping_opens_no_door(inner: IPv4Address, wrapper: str) -> None:
-    assert kind_of(IPv6Address(WRAPPERS[wrapper](int(inner)))) is not Kind.PUBLIC
+def test_an_embedded_address_is_never_public(inner: IPv4Address, embedding: str) -> None:
+    assert kind_of(IPv6Address(EMBEDDINGS[embedding](int(inner)))) is not Kind.PUBLIC
 
 
 @pytest.mark.parametrize(
@@ -126,24 +126,24 @@ def test_wrapping_opens_no_door(inner: IPv4Address, wrapper: str) -> None:
         *("127%2E0.0.1", "localhost", "LOCALHOST", "localhost.", "a.b.localhost", "A.localhost."),
     ],
 )
-def test_however_loopback_is_written_it_is_seen(host: str) -> None:
+def test_every_spelling_of_loopback_is_recognised(host: str) -> None:
     assert literal_address(host) == ip_address("127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["mcp.notion.com", "localhost.example", "notlocalhost", "1.2.3.4.5", "a", ""])
-def test_a_name_is_none(host: str) -> None:
+def test_a_name_is_no_literal_address(host: str) -> None:
     assert literal_address(host) is None
 
 
-# Which of them may be reached
+# Which of them are allowed
 
-HOME = {Kind.LOOPBACK: "127.0.0.1", Kind.PRIVATE: "10.0.0.1", Kind.PLACEHOLDER: "198.18.0.1"}
+PRIVATE = {Kind.LOOPBACK: "127.0.0.1", Kind.PRIVATE: "10.0.0.1", Kind.PLACEHOLDER: "198.18.0.1"}
 NEVER = {kind: KINDS[kind][0] for kind in (Kind.LINK_LOCAL, Kind.METADATA, Kind.RESERVED)}
-EVERY = {Kind.PUBLIC: "1.1.1.1", **HOME, **NEVER}
+ALL = {Kind.PUBLIC: "1.1.1.1", **PRIVATE, **NEVER}
 
 
-def opened(reach: AddressPolicy, *, own: bool = False) -> set[Kind]:
-    return {kind for kind, address in EVERY.items() if reach.allows(ip_address(address), own=own)}
+def allowed(policy: AddressPolicy, *, configured: bool = False) -> set[Kind]:
+    return {kind for kind, address in ALL.items() if policy.allows(ip_address(address), configured=configured)}
 
 
 @pytest.mark.parametrize(
@@ -162,33 +162,35 @@ def opened(reach: AddressPolicy, *, own: bool = False) -> set[Kind]:
         ("https://[fe80::1]/mcp", set()),
     ],
 )
-def test_others_may_be_where_the_server_is_and_nowhere_else(server_url: str | None, also: set[Kind]) -> None:
-    assert opened(AddressPolicy(server_url)) == {Kind.PUBLIC, *also}
+def test_other_servers_may_share_only_the_kind_of_the_configured_address(
+    server_url: str | None, also: set[Kind]
+) -> None:
+    assert allowed(AddressPolicy(server_url)) == {Kind.PUBLIC, *also}
 
 
-@pytest.mark.parametrize("kind", EVERY)
-def test_others_may_be_where_the_certificate_of_the_server_was_shown(kind: Kind) -> None:
-    reach = AddressPolicy("https://mcp.corp.example/mcp")
-    reach.confirm_private(ip_address(EVERY[kind]))
-    assert opened(reach) == {Kind.PUBLIC, *({kind} & set(HOME))}
+@pytest.mark.parametrize("kind", ALL)
+def test_a_confirmed_private_address_allows_its_kind(kind: Kind) -> None:
+    policy = AddressPolicy("https://mcp.corp.example/mcp")
+    policy.confirm_private(ip_address(ALL[kind]))
+    assert allowed(policy) == {Kind.PUBLIC, *({kind} & set(PRIVATE))}
 
 
-def test_the_server_itself_may_be_at_home_but_never_where_nothing_may_be() -> None:
-    assert opened(AddressPolicy("https://mcp.corp.example/mcp"), own=True) == {Kind.PUBLIC, *HOME}
+def test_the_configured_server_may_be_at_any_private_address() -> None:
+    assert allowed(AddressPolicy("https://mcp.corp.example/mcp"), configured=True) == {Kind.PUBLIC, *PRIVATE}
 
 
-def test_the_setting_opens_what_is_at_home_and_nothing_else() -> None:
-    assert opened(AddressPolicy("https://mcp.notion.com/mcp", allow_private=True)) == {Kind.PUBLIC, *HOME}
+def test_allow_private_allows_only_private_kinds() -> None:
+    assert allowed(AddressPolicy("https://mcp.notion.com/mcp", allow_private=True)) == {Kind.PUBLIC, *PRIVATE}
 
 
-def test_the_server_is_its_host_with_its_port() -> None:
-    reach = AddressPolicy("https://mcp.corp.example/mcp")
-    assert reach.is_configured_server("mcp.corp.example", 443)
-    assert not reach.is_configured_server("mcp.corp.example", 8443)
-    assert not reach.is_configured_server("auth.corp.example", 443)
+def test_the_configured_server_is_matched_by_host_and_port() -> None:
+    policy = AddressPolicy("https://mcp.corp.example/mcp")
+    assert policy.is_configured_server("mcp.corp.example", 443)
+    assert not policy.is_configured_server("mcp.corp.example", 8443)
+    assert not policy.is_configured_server("auth.corp.example", 443)
 
 
-# By an address in a URL
+# An address in a URL
 
 LITERALS = [
     *("127.0.0.1", "127.1", "2130706433", "0x7f.1", "127.0.0.1.", "localhost.", "a.localhost", "[::1]"),
@@ -197,25 +199,25 @@ LITERALS = [
 ]
 
 
-async def as_the_system_does(host: str, port: int) -> list[Address]:
+async def resolve_like_the_system(host: str, port: int) -> list[Address]:
     return [ip_address("169.254.0.1")] if host == "mcp.notion.com" else await resolve_host(host, port)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("server_url", [None, "https://mcp.notion.com/mcp"])
 @pytest.mark.parametrize("host", LITERALS)
-async def test_an_address_in_a_url_is_refused(host: str, server_url: str | None) -> None:
-    transport = Transport(timeout=PATIENCE, server_url=server_url, resolve=as_the_system_does)
-    with listening(lambda seen, connection: None) as door:
+async def test_a_private_address_in_a_url_is_refused(host: str, server_url: str | None) -> None:
+    transport = Transport(timeout=TIMEOUT, server_url=server_url, resolve=resolve_like_the_system)
+    with listening(lambda seen, connection: None) as target:
         with pytest.raises(NotionOAuthError, match=r"nothing was sent|could not be reached: its name"):
-            await transport.send(Request("GET", f"https://{host}:{door.port}/"))
-        assert door.connections == 0
+            await transport.send(Request("GET", f"https://{host}:{target.port}/"))
+        assert target.connections == 0
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_refused_address_is_the_fault_of_the_document_and_says_what_helps(scheme: str) -> None:
-    with pytest.raises(MetadataError, match=r"127\.0\.0\.1 is an address of this machine itself") as caught:
+async def test_a_refused_address_is_a_metadata_error_with_a_hint(scheme: str) -> None:
+    with pytest.raises(MetadataError, match=r"127\.0\.0\.1 is an address of this machine;") as caught:
         await get(f"{scheme}://127.0.0.1:1/")
     assert f"set {ALLOW}=true" in caught.value.hint
     with pytest.raises(MetadataError, match="metadata service") as never:
@@ -223,40 +225,38 @@ async def test_a_refused_address_is_the_fault_of_the_document_and_says_what_help
     assert ALLOW not in str(never.value)
 
 
-# By a name
+# A name in a URL
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "address", [address for kind, all_ in KINDS.items() if kind is not Kind.PUBLIC for address in all_]
 )
-async def test_a_name_that_leads_home_is_refused(address: str) -> None:
+async def test_a_name_that_resolves_to_a_private_address_is_refused(address: str) -> None:
     names = Names(evil_example=[address])
-    with listening(lambda seen, connection: None) as door:
-        with pytest.raises(NetworkError, match=r"evil\.example leads to .*; nothing was sent"):
-            await get(f"https://evil.example:{door.port}/", resolve=names)
-        assert door.connections == 0
-    assert names.asked == ["evil.example"]
+    with listening(lambda seen, connection: None) as target:
+        with pytest.raises(NetworkError, match=r"evil\.example resolves to .*; nothing was sent"):
+            await get(f"https://evil.example:{target.port}/", resolve=names)
+        assert target.connections == 0
+    assert names.queries == ["evil.example"]
 
 
 @pytest.mark.anyio
-async def test_a_name_without_any_address_is_not_reached() -> None:
+async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
     with pytest.raises(NetworkError, match="could not be reached"):
         await get("https://evil.example/", resolve=Names(evil_example=[]))
-    with pytest.raises(NetworkError, match="could not be reached: its name leads to no address"):
+    with pytest.raises(NetworkError, match="could not be reached: its name does not resolve"):
         await get("https://evil.example/", resolve=Names())
 
 
 @pytest.mark.anyio
-async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
-    authority: trustme.CA, ca_file: Path
-) -> None:
-    """A name server that answers otherwise the second time is not asked a second time (DNS rebinding)."""
-    asked: list[str] = []
+async def test_the_checked_address_is_the_one_connected_to(authority: trustme.CA, ca_file: Path) -> None:
+    """A name is resolved only once, so a second, different answer has no effect (DNS rebinding)."""
+    queries: list[str] = []
 
     async def rebinding(host: str, port: int) -> list[Address]:
-        asked.append(host)
-        return [ip_address(f"127.0.0.{len(asked)}")]
+        queries.append(host)
+        return [ip_address(f"127.0.0.{len(queries)}")]
 
     with (
         secure_server(authority, "auth.example") as first,
@@ -265,31 +265,31 @@ async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
         url = f"https://auth.example:{first.port}/"
         assert await get(url, server_url=LOOPBACK, ca_file=ca_file, resolve=rebinding) == 200
         assert (first.connections, second.connections) == (1, 0)
-    assert asked == ["auth.example"]
+    assert queries == ["auth.example"]
     assert first.names == ["auth.example"]
     assert f"Host: auth.example:{first.port}" in first.heads[0]
 
 
 @pytest.mark.anyio
-async def test_of_several_addresses_only_those_that_may_be_reached_are(authority: trustme.CA, ca_file: Path) -> None:
-    names = Names(auth_example=["::", "169.254.169.254", "127.0.0.1"])  # "::" leads to ::1 where it is tried
+async def test_only_allowed_addresses_of_a_name_are_tried(authority: trustme.CA, ca_file: Path) -> None:
+    names = Names(auth_example=["::", "169.254.169.254", "127.0.0.1"])  # connecting to "::" reaches ::1
     with (
         secure_server(authority, "auth.example") as good,
         listening(lambda seen, connection: None, address="::1", port=good.port) as bad,
     ):
-        transport = Transport(timeout=PATIENCE, server_url=LOOPBACK, ca_file=ca_file, resolve=names)
+        transport = Transport(timeout=TIMEOUT, server_url=LOOPBACK, ca_file=ca_file, resolve=names)
         url = f"https://auth.example:{good.port}/"
         assert (await transport.send(Request("GET", url))).status == 200
         assert (good.connections, bad.connections) == (1, 0)
 
 
 @pytest.mark.anyio
-async def test_an_address_that_does_not_answer_holds_nobody_up(authority: trustme.CA, ca_file: Path) -> None:
-    """RFC 8305: the next address is tried while the first is still silent, and at once where it refuses."""
+async def test_a_silent_address_does_not_delay_the_next(authority: trustme.CA, ca_file: Path) -> None:
+    """RFC 8305: the next address is tried while the first does not answer, and at once if it refuses."""
     with ExitStack() as stack:
         good = stack.enter_context(secure_server(authority, "auth.example", address="127.0.0.3"))
         silent = stack.enter_context(socket.create_server(("127.0.0.1", good.port), backlog=0))
-        for _ in range(3):  # a full queue: whoever comes now gets no answer
+        for _ in range(3):  # fill the accept queue, so that further connections get no answer
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(silent.getsockname())
@@ -300,57 +300,61 @@ async def test_an_address_that_does_not_answer_holds_nobody_up(authority: trustm
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_the_time_out_holds_for_look_ups_and_on_every_event_loop(anyio_backend: str) -> None:
+async def test_the_time_out_includes_dns(anyio_backend: str) -> None:
     async def silent(host: str, port: int) -> list[Address]:
         await anyio.sleep_forever()
         raise AssertionError
 
-    impatient = Transport(timeout=timedelta(seconds=0.2), resolve=silent)
-    with anyio.fail_after(10), pytest.raises(NetworkError, match="no whole answer within"):
-        await impatient.send(Request("GET", "https://h.example/"))
+    transport = Transport(timeout=timedelta(seconds=0.2), resolve=silent)
+    with anyio.fail_after(10), pytest.raises(NetworkError, match="no complete response within"):
+        await transport.send(Request("GET", "https://h.example/"))
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_names_are_looked_up_by_the_loop_that_runs(anyio_backend: str) -> None:
+async def test_resolve_host_works_on_every_event_loop(anyio_backend: str) -> None:
     assert ip_address("127.0.0.1") in await resolve_host("localhost", 443)
 
 
-# By a name of the server itself
+# A name in the URL of the configured server
 
 
 @pytest.mark.anyio
-async def test_a_server_by_name_at_home_may_name_others_there(authority: trustme.CA, ca_file: Path) -> None:
-    """As in a company: mcp.corp.example names auth.corp.example, and both are inside."""
+async def test_a_private_server_with_a_certificate_allows_other_private_servers(
+    authority: trustme.CA, ca_file: Path
+) -> None:
+    """As in a company network: mcp.corp.example names auth.corp.example, and both have private addresses."""
     names = Names(mcp_example=["127.0.0.1"], auth_example=["127.0.0.1"])
     with secure_server(authority, "mcp.example") as mcp, secure_server(authority, "auth.example") as auth:
         server_url = f"https://mcp.example:{mcp.port}/mcp"
-        transport = Transport(timeout=PATIENCE, server_url=server_url, ca_file=ca_file, resolve=names)
+        transport = Transport(timeout=TIMEOUT, server_url=server_url, ca_file=ca_file, resolve=names)
         url = f"https://auth.example:{auth.port}/token"
-        # As for a refresh in a new process: the server is asked for its certificate, and for nothing else
+        # As for a refresh in a new process: only a TLS handshake with the configured server, and no request
         assert (await transport.send(Request("GET", url))).status == 200
         assert (mcp.connections, mcp.heads) == (1, [])
         assert (await transport.send(Request("GET", url))).status == 200
-        assert mcp.connections == 1, "it is known by now"
+        assert mcp.connections == 1, "it was confirmed before"
 
 
 @pytest.mark.anyio
-async def test_a_server_that_was_met_is_not_asked_again(authority: trustme.CA, ca_file: Path) -> None:
+async def test_a_confirmed_server_is_not_confirmed_again(authority: trustme.CA, ca_file: Path) -> None:
     names = Names(mcp_example=["127.0.0.1"], auth_example=["127.0.0.1"])
     with secure_server(authority, "mcp.example") as mcp, secure_server(authority, "auth.example") as auth:
         server_url = f"https://mcp.example:{mcp.port}/mcp"
-        transport = Transport(timeout=PATIENCE, server_url=server_url, ca_file=ca_file, resolve=names)
+        transport = Transport(timeout=TIMEOUT, server_url=server_url, ca_file=ca_file, resolve=names)
         assert (await transport.send(Request("GET", server_url))).status == 200
         assert (await transport.send(Request("GET", f"https://auth.example:{auth.port}/"))).status == 200
         assert mcp.connections == 1
 
 
 @pytest.mark.anyio
-async def test_a_name_that_only_says_it_is_at_home_opens_nothing(authority: trustme.CA, ca_file: Path) -> None:
-    """The owner of mcp.example lets it lead to this machine, where another server is: its certificate tells."""
+async def test_a_private_server_without_a_valid_certificate_allows_nothing(
+    authority: trustme.CA, ca_file: Path
+) -> None:
+    """The owner of mcp.example points it at this machine, where another server runs: its certificate does not match."""
     names = Names(mcp_example=["127.0.0.1"], intern_example=["127.0.0.1"])
     with secure_server(authority, "other.example") as other, secure_server(authority, "intern.example") as intern:
-        with pytest.raises(NetworkError, match=r"intern\.example leads to an address of this machine itself"):
+        with pytest.raises(NetworkError, match=r"intern\.example resolves to an address of this machine"):
             await get(
                 f"https://intern.example:{intern.port}/",
                 server_url=f"https://mcp.example:{other.port}/mcp",
@@ -362,10 +366,10 @@ async def test_a_name_that_only_says_it_is_at_home_opens_nothing(authority: trus
 
 
 @pytest.mark.anyio
-async def test_a_server_that_is_not_met_opens_nothing(authority: trustme.CA, ca_file: Path) -> None:
+async def test_an_unreachable_server_allows_nothing(authority: trustme.CA, ca_file: Path) -> None:
     names = Names(intern_example=["127.0.0.1"])
     with secure_server(authority, "intern.example") as intern:
-        with pytest.raises(NetworkError, match=r"intern\.example leads to"):
+        with pytest.raises(NetworkError, match=r"intern\.example resolves to"):
             await get(
                 f"https://intern.example:{intern.port}/",
                 server_url="https://mcp.example/",
@@ -376,7 +380,7 @@ async def test_a_server_that_is_not_met_opens_nothing(authority: trustme.CA, ca_
 
 
 @pytest.mark.anyio
-async def test_the_setting_lets_an_odd_network_be(
+async def test_the_allow_private_addresses_setting_is_used(
     authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with secure_server(authority, "localhost") as intern:
@@ -389,13 +393,13 @@ async def test_the_setting_lets_an_odd_network_be(
         assert (await Transport.from_settings(settings).send(Request("GET", url))).status == 200
 
 
-# From discovery on
+# A whole sign-in
 
 
 class Documents(BaseHTTPRequestHandler):
-    """An MCP server, http on loopback, that is its own authorization server until its documents say otherwise."""
+    """An MCP server, http on loopback, that is also its authorization server unless `changes` replace that."""
 
-    changes: dict[str, Any] = {}  # noqa: RUF012 - each test has a class of its own
+    changes: dict[str, Any] = {}  # noqa: RUF012 - each test makes a subclass
 
     def do_GET(self) -> None:
         base = f"http://{self.headers['Host']}"
@@ -416,7 +420,7 @@ class Documents(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None:
-        """Nobody reads it."""
+        """Write no log."""
 
 
 @pytest.mark.anyio
@@ -426,9 +430,7 @@ class Documents(BaseHTTPRequestHandler):
     [lambda url: {"authorization_servers": [url]}, lambda url: {"registration_endpoint": f"{url}/register"}],
     ids=["authorization server", "endpoint"],
 )
-async def test_metadata_that_leads_elsewhere_at_home_ends_the_sign_in(
-    change: Any, address: str, tmp_path: Path
-) -> None:
+async def test_metadata_with_a_private_address_ends_the_sign_in(change: Any, address: str, tmp_path: Path) -> None:
     handler = type("Changed", (Documents,), {"changes": change(f"https://{address}")})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

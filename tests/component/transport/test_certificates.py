@@ -1,4 +1,4 @@
-"""Whose signature is trusted: the system's authorities, others in their place, and a company's own beside them."""
+"""Which certificate authorities are trusted: the system's or those of the environment, and those of CA_FILE."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ssl
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from notion_oauth.errors import ConfigurationError, NetworkError
 from notion_oauth.protocol.messages import Request
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
-from notion_oauth.transport import certificates
 from notion_oauth.transport.certificates import find_trusted_authorities, ssl_context
 from notion_oauth.transport.client import Transport
 from tests.support.servers import Visitors, secure_server
@@ -44,7 +44,7 @@ async def get(server: Visitors, ca_file: Path | None = None) -> int:
 
 
 @pytest.mark.anyio
-async def test_an_authority_that_nobody_named_is_not_trusted(server: Visitors) -> None:
+async def test_an_unknown_authority_is_not_trusted(server: Visitors) -> None:
     with pytest.raises(NetworkError, match=r"certificate of localhost:.* is not trusted") as caught:
         await get(server)
     assert "NOTION_OAUTH_CA_FILE" in caught.value.hint
@@ -52,14 +52,14 @@ async def test_an_authority_that_nobody_named_is_not_trusted(server: Visitors) -
 
 
 @pytest.mark.anyio
-async def test_the_setting_adds_an_authority(
+async def test_ca_file_adds_an_authority(
     server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert await get(server, ca_file) == 200
     monkeypatch.setenv("NOTION_OAUTH_CA_FILE", str(ca_file))
     url = f"https://localhost:{server.port}/"
     assert (await Transport.from_settings(Settings(server_url=url)).send(Request("GET", url))).status == 200
-    # Beside those that others have named, and not in their place
+    # In addition to those of the environment, not instead of them
     other = trustme.CA()
     other.cert_pem.write_to_path(tmp_path / "other.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "other.pem"))
@@ -69,13 +69,13 @@ async def test_the_setting_adds_an_authority(
 
 
 @pytest.mark.anyio
-async def test_the_name_in_a_certificate_must_be_the_host(authority: trustme.CA, ca_file: Path) -> None:
+async def test_the_certificate_must_match_the_host(authority: trustme.CA, ca_file: Path) -> None:
     with secure_server(authority, "other.example") as server, pytest.raises(NetworkError, match="Hostname mismatch"):
         await get(server, ca_file)
 
 
 @pytest.mark.anyio
-async def test_a_file_of_the_environment_stands_in_for_the_system(
+async def test_ssl_cert_file_replaces_the_system_authorities(
     server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
@@ -84,18 +84,18 @@ async def test_a_file_of_the_environment_stands_in_for_the_system(
 
 
 @pytest.mark.anyio
-async def test_a_folder_of_the_environment_stands_in_for_the_system(
+async def test_ssl_cert_dir_replaces_the_system_authorities(
     server: Visitors, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "authorities"
-    folder.mkdir()
-    authority.cert_pem.write_to_path(folder / f"{subject_hash(authority)}.0")
-    monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path / 'nowhere'}:{folder}")
+    directory = tmp_path / "authorities"
+    directory.mkdir()
+    authority.cert_pem.write_to_path(directory / f"{subject_hash(authority)}.0")
+    monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path / 'nowhere'}:{directory}")
     assert await get(server) == 200
 
 
 def subject_hash(authority: trustme.CA) -> str:
-    """The name under which OpenSSL looks a certificate up: of the subject in lower case, without the outer header."""
+    """The name by which OpenSSL finds a certificate: a hash of the subject in lower case, without the outer header."""
     subject = x509.load_pem_x509_certificate(authority.cert_pem.bytes()).subject
     canonical = Name([NameAttribute(each.oid, str(each.value).lower()) for each in subject]).public_bytes()
     return f"{int.from_bytes(hashlib.sha1(canonical[2:]).digest()[:4], 'little'):08x}"  # noqa: S324 - OpenSSL's choice
@@ -103,34 +103,36 @@ def subject_hash(authority: trustme.CA) -> str:
 
 BAD = {
     "nowhere": (None, "No such file or directory"),
-    "empty": ("", "it holds no certificate"),
-    "text": ("no certificate", "it holds no certificate"),
-    "half": ("-----BEGIN CERTIFICATE-----\nMIIB", "it holds no certificate"),
+    "empty": ("", "it contains no certificate"),
+    "text": ("no certificate", "it contains no certificate"),
+    "half": ("-----BEGIN CERTIFICATE-----\nMIIB", "it contains no certificate"),
 }
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "NOTION_OAUTH_CA_FILE"])
-@pytest.mark.parametrize(("content", "said"), BAD.values(), ids=BAD)
-async def test_a_file_that_cannot_be_used_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, content: str | None, said: str
+@pytest.mark.parametrize(("content", "reason"), BAD.values(), ids=BAD)
+async def test_an_unusable_file_is_reported_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, content: str | None, reason: str
 ) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
     monkeypatch.setenv(variable, str(file))
-    with pytest.raises(ConfigurationError, match=f"The file that {variable} names cannot be used: {said}") as caught:
+    with pytest.raises(ConfigurationError, match=f"The file that {variable} names cannot be used: {reason}") as caught:
         await Transport.from_settings(Settings()).send(Request("GET", "https://h.invalid/"))
     assert variable in caught.value.hint
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_folder_without_certificates_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool) -> None:
-    folder = tmp_path / "authorities"
-    if there:
-        folder.mkdir()
-        (folder / "company.pem").write_text("under a name that OpenSSL does not look for")
-    monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_directory_without_certificates_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exists: bool
+) -> None:
+    directory = tmp_path / "authorities"
+    if exists:
+        directory.mkdir()
+        (directory / "company.pem").write_text("under a name that OpenSSL does not look for")
+    monkeypatch.setenv("SSL_CERT_DIR", str(directory))
     with pytest.raises(ConfigurationError, match="SSL_CERT_DIR") as caught:
         ssl_context(find_trusted_authorities())
     assert "openssl rehash" in caught.value.hint
@@ -143,9 +145,7 @@ async def test_plain_http_reads_no_certificates(sandbox: Sandbox, monkeypatch: p
     assert (await transport.send(Request("GET", sandbox.base_url))).status == 200
 
 
-def test_certificates_are_read_once_and_again_where_others_are_named(
-    ca_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_ssl_context_is_cached_by_its_authorities(ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = ssl_context(find_trusted_authorities())
     assert ssl_context(find_trusted_authorities()) is first
     assert ssl_context(find_trusted_authorities(ca_file)) is not first
@@ -153,17 +153,19 @@ def test_certificates_are_read_once_and_again_where_others_are_named(
     assert ssl_context(find_trusted_authorities()) is not first
 
 
-@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="their stores are no files")
-def test_a_system_without_authorities_gets_those_of_certifi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    nothing = ssl.DefaultVerifyPaths("", str(tmp_path), "", "", "", "")
-    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: nothing)
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="their authorities are not in files")
+def test_certifi_is_the_fallback_for_a_system_without_authorities(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    empty = ssl.DefaultVerifyPaths("", str(tmp_path), "", "", "", "")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: empty)
     bundle = tmp_path / "bundle.pem"
-    monkeypatch.setattr(certificates, "_BUNDLES", (str(bundle),))
     monkeypatch.setattr("certifi.where", lambda: str(files("certifi") / "cacert.pem"))  # conftest.py patches it
-    trust = find_trusted_authorities()
-    assert "certifi" in str(trust)
-    assert ssl_context(trust).cert_store_stats()["x509_ca"] > 50
+    find = partial(find_trusted_authorities, bundles=(str(bundle),))
+    trusted = find()
+    assert "certifi" in str(trusted)
+    assert ssl_context(trusted).cert_store_stats()["x509_ca"] > 50
     bundle.touch()
-    assert find_trusted_authorities().file == str(bundle), "a bundle of the system goes first"
+    assert find().file == str(bundle), "a bundle of the system takes precedence"
     (tmp_path / "0a1b2c3d.0").touch()
-    assert find_trusted_authorities().folder == str(tmp_path)
+    assert find().directory == str(tmp_path)

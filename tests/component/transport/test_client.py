@@ -1,4 +1,4 @@
-"""The one door to the network: every way in which a server can misbehave ends in one of our errors, in time."""
+"""The transport: whatever a server does wrong ends in one of our errors, within the time-out."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from notion_oauth.transport.client import MAX_BODY, USER_AGENT, Transport
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = timedelta(seconds=0.4)
+TIMEOUT = timedelta(seconds=0.4)
 Script = Callable[[socket.socket], None]
 
 
 @contextmanager
 def raw_server(script: Script) -> Iterator[str]:
-    """A server that reads one request's head and then does what the script says."""
+    """A server that reads the head of one request and then runs the script."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -42,7 +42,7 @@ def raw_server(script: Script) -> Iterator[str]:
                 try:
                     script(connection)
                 except OSError:
-                    return  # the client has gone
+                    return  # the client has closed the connection
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -51,7 +51,7 @@ def raw_server(script: Script) -> Iterator[str]:
 
 
 def drip(head: bytes, each: bytes) -> Script:
-    """Without an end: only whoever gives it up gets away."""
+    """Send without end, until the client closes the connection."""
 
     def script(connection: socket.socket) -> None:
         connection.sendall(head)
@@ -66,8 +66,8 @@ def say(answer: bytes) -> Script:
     return lambda connection: connection.sendall(answer)
 
 
-async def send(url: str, patience: timedelta = timedelta(seconds=10)) -> int:
-    response = await Transport(timeout=patience, server_url=url).send(Request("GET", url))
+async def send(url: str, time_limit: timedelta = timedelta(seconds=10)) -> int:
+    response = await Transport(timeout=time_limit, server_url=url).send(Request("GET", url))
     return response.status
 
 
@@ -79,12 +79,12 @@ BOMB = gzip.compress(b"x" * (MAX_BODY * 4))
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 MISBEHAVIOUR: dict[str, tuple[Script, type[NotionOAuthError], str]] = {
-    "hangs": (hang, NetworkError, "no whole answer within 0.4 seconds"),
+    "hangs": (hang, NetworkError, "no complete response within 0.4 seconds"),
     "drips its headers": (drip(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"), NetworkError, "within 0.4 seconds"),
     "drips one header": (drip(b"HTTP/1.1 200 OK\r\nX-A: ", b"b"), NetworkError, "within 0.4 seconds"),
     "drips its body": (drip(HEAD + b"Content-Length: 9999\r\n\r\n", b"x"), NetworkError, "within 0.4 seconds"),
-    "says nothing": (say(b""), NetworkError, "broke before the answer was whole"),
-    "speaks something else": (say(b"220 smtp.example ESMTP\r\n\r\n"), NetworkError, "broke"),
+    "sends nothing": (say(b""), NetworkError, "broke before the response was complete"),
+    "speaks another protocol": (say(b"220 smtp.example ESMTP\r\n\r\n"), NetworkError, "broke"),
     "stops midway": (say(HEAD + b"Content-Length: 99\r\n\r\n{"), NetworkError, "broke"),
     "is too long": (
         say(HEAD + f"Content-Length: {MAX_BODY + 1}\r\n\r\n".encode() + b"x" * (MAX_BODY + 1)),
@@ -92,30 +92,32 @@ MISBEHAVIOUR: dict[str, tuple[Script, type[NotionOAuthError], str]] = {
         "more than 1024 KiB",
     ),
     "is endless": (drip(HEAD + b"\r\n", b"x" * 400_000), ServerUnavailable, "more than 1024 KiB"),
-    "unpacks to too much": (
+    "decompresses to too much": (
         say(HEAD + f"Content-Encoding: gzip\r\nContent-Length: {len(BOMB)}\r\n\r\n".encode() + BOMB),
         ServerUnavailable,
         "more than 1024 KiB",
     ),
-    "cannot be unpacked": (
+    "cannot be decompressed": (
         say(HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope"),
         NetworkError,
-        "broke",
+        "is damaged",
     ),
 }
 
 
-@pytest.mark.parametrize(("script", "error", "said"), MISBEHAVIOUR.values(), ids=MISBEHAVIOUR)
-async def test_a_server_that_misbehaves(script: Script, error: type[NotionOAuthError], said: str) -> None:
-    patience = PATIENCE if "seconds" in said else timedelta(seconds=10)
+@pytest.mark.parametrize(("script", "error", "message"), MISBEHAVIOUR.values(), ids=MISBEHAVIOUR)
+async def test_a_misbehaving_server_ends_in_an_error_in_time(
+    script: Script, error: type[NotionOAuthError], message: str
+) -> None:
+    time_limit = TIMEOUT if "seconds" in message else timedelta(seconds=10)
     with raw_server(script) as url:
-        with anyio.fail_after(30), pytest.raises(error, match=said) as caught:
-            await send(url, patience)
+        with anyio.fail_after(30), pytest.raises(error, match=message) as caught:
+            await send(url, time_limit)
         assert "127.0.0.1" in str(caught.value)
         assert caught.value.hint
 
 
-async def test_a_redirect_is_an_answer_that_nobody_follows() -> None:
+async def test_a_redirect_is_returned_and_not_followed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         elsewhere.setblocking(False)
         location = f"Location: http://127.0.0.1:{elsewhere.getsockname()[1]}/"
@@ -125,43 +127,39 @@ async def test_a_redirect_is_an_answer_that_nobody_follows() -> None:
             elsewhere.accept()
 
 
-async def test_a_body_that_nobody_wants_is_not_waited_for() -> None:
+async def test_only_headers_does_not_wait_for_the_body() -> None:
     with raw_server(drip(HEAD + b"X-A: b\r\n\r\n", b"data: x\n\n")) as url:
         request = Request("POST", url, json={}, only_headers=True)
         answer = await Transport(timeout=timedelta(seconds=10), server_url=url).send(request)
     assert (answer.status, answer.headers["x-a"], answer.body) == (200, "b", b"")
 
 
-async def test_exactly_one_mebibyte_is_taken() -> None:
+async def test_exactly_one_mebibyte_is_accepted() -> None:
     with raw_server(say(HEAD + f"Content-Length: {MAX_BODY}\r\n\r\n".encode() + b"x" * MAX_BODY)) as url:
         assert await send(url) == 200
 
 
-async def test_nobody_listens() -> None:
+async def test_a_refused_connection_is_a_network_error() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(NetworkError, match="could not be reached"):
             await send(f"http://127.0.0.1:{unused.getsockname()[1]}/")
 
 
-async def test_a_name_that_does_not_exist() -> None:
-    with pytest.raises(
-        NetworkError, match=r"nobody\.invalid could not be reached|nobody\.invalid gave no whole answer"
-    ):
-        await send("https://nobody.invalid/")
+async def test_an_unknown_name_is_a_network_error() -> None:
+    with pytest.raises(NetworkError, match=r"unknown\.invalid (could not be reached|sent no complete response)"):
+        await send("https://unknown.invalid/")
 
 
 @pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
 @pytest.mark.parametrize("url", ["http://mcp.notion.com/", "ftp://h.example/", "https://u:p@h.example/", "nonsense"])
-async def test_nothing_is_sent_where_it_must_not_go(url: str) -> None:
+async def test_nothing_is_sent_to_a_url_that_is_not_allowed(url: str) -> None:
     with pytest.raises(MetadataError, match="nothing was sent") as caught:
-        await Transport(timeout=PATIENCE).send(Request("GET", url))
+        await Transport(timeout=TIMEOUT).send(Request("GET", url))
     assert "u:p" not in str(caught.value)
 
 
-async def test_a_proxy_is_not_asked_for_this_machine_and_is_for_others(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_proxy_is_used_except_for_loopback(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     with raw_server(say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")) as proxy:
         for name in ("HTTP_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(name, proxy.removesuffix("/x"))
@@ -170,7 +168,7 @@ async def test_a_proxy_is_not_asked_for_this_machine_and_is_for_others(
             await send("https://h.example/")
 
 
-async def test_who_we_are_is_said(sandbox: Sandbox) -> None:
+async def test_the_user_agent_names_this_package(sandbox: Sandbox) -> None:
     await send(sandbox.base_url)
     headers = sandbox.requests[0].headers
     assert headers["user-agent"] == USER_AGENT
@@ -180,7 +178,7 @@ async def test_who_we_are_is_said(sandbox: Sandbox) -> None:
 
 @pytest.fixture
 def self_signed(tmp_path: Path) -> Iterator[str]:
-    """An https server on loopback whose certificate nobody vouches for."""
+    """An https server on loopback with a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
@@ -208,7 +206,7 @@ def self_signed(tmp_path: Path) -> Iterator[str]:
             try:
                 context.wrap_socket(connection, server_side=True).close()
             except OSError:
-                connection.close()  # the client has refused
+                connection.close()  # the client rejects the certificate
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -216,13 +214,13 @@ def self_signed(tmp_path: Path) -> Iterator[str]:
         thread.join(5)
 
 
-async def test_a_certificate_that_is_not_trusted(self_signed: str) -> None:
+async def test_a_self_signed_certificate_is_not_trusted(self_signed: str) -> None:
     with pytest.raises(NetworkError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
         await send(self_signed)
     assert "NOTION_OAUTH_CA_FILE" in caught.value.hint
 
 
-async def test_a_port_that_speaks_no_tls() -> None:
+async def test_a_port_without_tls_is_a_network_error() -> None:
     answer = say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    with raw_server(answer) as url, pytest.raises(NetworkError, match="No secure connection"):
+    with raw_server(answer) as url, pytest.raises(NetworkError, match=r"TLS handshake with .* failed"):
         await send(url.replace("http:", "https:"))

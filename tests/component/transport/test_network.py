@@ -1,4 +1,4 @@
-"""The network at its worst: surroundings that are set up wrongly, names that are none, and logins that survive."""
+"""Network failures: stalled handshakes, invalid names, compressed responses; stored logins survive them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from tests.support.signing_in import begin, sign_in
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = timedelta(seconds=0.4)
+TIMEOUT = timedelta(seconds=0.4)
 
 
 async def send(url: str, network: httpx.AsyncBaseTransport | None = None) -> bytes:
-    return (await Transport(timeout=PATIENCE, network=network).send(Request("GET", url))).body
+    return (await Transport(timeout=TIMEOUT, network=network).send(Request("GET", url))).body
 
 
 @contextmanager
 def listening(script: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port that lets one caller in and then does what the script says."""
+    """A port that accepts one connection and runs the script on it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -50,7 +50,7 @@ def listening(script: Callable[[socket.socket], None]) -> Iterator[int]:
         thread.join(5)
 
 
-async def test_a_server_that_never_finishes_the_tls_handshake_is_given_up() -> None:
+async def test_a_stalled_tls_handshake_times_out() -> None:
     closed = threading.Event()
 
     def until_closed(connection: socket.socket) -> None:
@@ -60,20 +60,20 @@ async def test_a_server_that_never_finishes_the_tls_handshake_is_given_up() -> N
 
     with listening(until_closed) as port:
         url = f"https://127.0.0.1:{port}/"
-        patient = Transport(timeout=PATIENCE, server_url=url)
-        with anyio.fail_after(10), pytest.raises(NetworkError, match=r"no whole answer within 0\.4 seconds"):
-            await patient.send(Request("GET", url))
+        transport = Transport(timeout=TIMEOUT, server_url=url)
+        with anyio.fail_after(10), pytest.raises(NetworkError, match=r"no complete response within 0\.4 seconds"):
+            await transport.send(Request("GET", url))
         assert closed.wait(5), "the connection is not left open"
 
 
 @pytest.mark.parametrize("host", ["xn--", "xn--a.invalid", "a" * 64 + ".invalid", "a..b", "-.invalid", "[v1.x]"])
-async def test_a_host_that_is_no_name_is_not_reached(host: str) -> None:
+async def test_an_invalid_host_name_is_a_network_error(host: str) -> None:
     with pytest.raises(NetworkError):
         await send(f"https://{host}/")
 
 
-class Answers(httpx.AsyncBaseTransport):
-    """A network on which everybody answers the same."""
+class FixedResponse(httpx.AsyncBaseTransport):
+    """A network on which every server sends the same response, in parts."""
 
     def __init__(self, content: bytes, **headers: str) -> None:
         self._content, self._headers = content, headers
@@ -87,28 +87,28 @@ class Answers(httpx.AsyncBaseTransport):
 
 
 @pytest.mark.parametrize(
-    ("coding", "packed"),
+    ("coding", "compressed"),
     [("gzip", gzip.compress(b"{}")), ("deflate", zlib.compress(b"{}")), ("identity", b"{}"), ("", b"{}")],
     ids=["gzip", "deflate", "identity", "nothing"],  # gzip holds the time, and test names must not
 )
-async def test_an_answer_that_is_packed_unasked_is_unpacked(coding: str, packed: bytes) -> None:
-    assert await send("https://h.example/", Answers(packed, **{"Content-Encoding": coding})) == b"{}"
+async def test_an_unrequested_compression_is_decompressed(coding: str, compressed: bytes) -> None:
+    assert await send("https://h.example/", FixedResponse(compressed, **{"Content-Encoding": coding})) == b"{}"
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip"])
-async def test_an_answer_that_is_packed_in_other_ways_is_refused(coding: str) -> None:
-    with pytest.raises(ServerUnavailable, match="not asked for"):
-        await send("https://h.example/", Answers(b"{}", **{"Content-Encoding": coding}))
+async def test_an_unsupported_content_encoding_is_refused(coding: str) -> None:
+    with pytest.raises(ServerUnavailable, match="was not requested"):
+        await send("https://h.example/", FixedResponse(b"{}", **{"Content-Encoding": coding}))
 
 
-async def test_a_packed_answer_never_fills_the_memory() -> None:
-    """One mebibyte of gzip stands for a gibibyte; no more than its first mebibyte is ever unpacked."""
+async def test_a_decompression_bomb_does_not_fill_the_memory() -> None:
+    """One mebibyte of gzip can hold a gibibyte; only its first mebibyte is decompressed."""
     bomb = gzip.compress(bytes(200 * MAX_BODY))
     assert len(bomb) < MAX_BODY
     tracemalloc.start()
     try:
         with pytest.raises(ServerUnavailable, match="more than 1024 KiB"):
-            await send("https://h.example/", Answers(bomb, **{"Content-Encoding": "gzip"}))
+            await send("https://h.example/", FixedResponse(bomb, **{"Content-Encoding": "gzip"}))
         assert tracemalloc.get_traced_memory()[1] < 16 * MAX_BODY
     finally:
         tracemalloc.stop()
@@ -118,14 +118,14 @@ MISBEHAVIOUR = ["hang", "drop", "lose_response", "drip", "oversize", "redirect",
 
 
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
-async def test_however_a_refresh_goes_wrong_the_stored_bytes_stay(
+async def test_a_failed_refresh_leaves_the_token_file_unchanged(
     settings: Settings, sandbox: Sandbox, kind: Any
 ) -> None:
     await sign_in(NotionOAuth(settings))
     before = settings.token_file.read_bytes()
     sandbox.misbehave_next("/token", kind)
-    impatient = settings.model_copy(update={"timeout": PATIENCE.total_seconds()})
-    later = NotionOAuth(impatient, clock=lambda: datetime.now(UTC) + timedelta(days=1))
+    short = settings.model_copy(update={"timeout": TIMEOUT.total_seconds()})
+    later = NotionOAuth(short, clock=lambda: datetime.now(UTC) + timedelta(days=1))
     with pytest.raises(TransientError):
         await later.tokens.token()
     assert settings.token_file.read_bytes() == before
@@ -133,28 +133,28 @@ async def test_however_a_refresh_goes_wrong_the_stored_bytes_stay(
 
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
 @pytest.mark.parametrize("path", ["/.well-known/oauth-authorization-server", "/register"])
-async def test_however_a_sign_in_goes_wrong_the_login_before_it_stays(
+async def test_a_failed_sign_in_leaves_the_token_file_unchanged(
     settings: Settings, sandbox: Sandbox, path: str, kind: Any
 ) -> None:
     await sign_in(NotionOAuth(settings))
     before = settings.token_file.read_bytes()
     sandbox.misbehave_next(path, kind)
-    impatient = NotionOAuth(settings.model_copy(update={"timeout": PATIENCE.total_seconds()}))
-    with pytest.raises((TransientError, MetadataError)):  # a page is no metadata
-        await begin(impatient, "http://127.0.0.1:5555/callback")
+    oauth = NotionOAuth(settings.model_copy(update={"timeout": TIMEOUT.total_seconds()}))
+    with pytest.raises((TransientError, MetadataError)):  # MetadataError: a page is no metadata
+        await begin(oauth, "http://127.0.0.1:5555/callback")
     assert settings.token_file.read_bytes() == before
 
 
-async def test_signing_out_waits_no_longer_than_it_must(settings: Settings, sandbox: Sandbox) -> None:
+async def test_sign_out_does_not_wait_longer_than_the_time_out(settings: Settings, sandbox: Sandbox) -> None:
     await sign_in(NotionOAuth(settings))
     sandbox.misbehave_next("/token", "drip", seconds=0.05)  # it never ends by itself
-    oauth = NotionOAuth(settings.model_copy(update={"timeout": PATIENCE.total_seconds()}))
+    oauth = NotionOAuth(settings.model_copy(update={"timeout": TIMEOUT.total_seconds()}))
     with anyio.fail_after(30):
         assert await oauth.sign_out() is SignOut.NOT_REACHED
     assert not settings.token_file.exists()
 
 
-async def test_a_network_that_hands_over_whole_answers_serves() -> None:
-    """As httpx.MockTransport does, which people put in the place of the network."""
+async def test_a_mock_transport_can_replace_the_network() -> None:
+    """httpx.MockTransport returns responses that are already read."""
     network = httpx.MockTransport(lambda request: httpx.Response(200, json={"url": str(request.url)}))
     assert await send("https://h.example/", network) == b'{"url":"https://h.example/"}'

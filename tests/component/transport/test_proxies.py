@@ -1,4 +1,4 @@
-"""Proxies that the environment names: used, left out, wrong, refusing, and never shown with their passwords."""
+"""Proxies from the environment: used, bypassed, invalid or refusing, and never shown with their passwords."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AUTH = "https://auth.example/token"
 
 
 async def unknown(host: str, port: int) -> list[Address]:
-    raise AssertionError(f"{host} was looked up here, and not by the proxy")
+    raise AssertionError(f"{host} was resolved here, and not by the proxy")
 
 
 def transport(ca_file: Path | None = None, **options: Any) -> Transport:
@@ -56,7 +56,7 @@ def server(authority: trustme.CA) -> Iterator[Visitors]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
-async def test_a_proxy_is_asked_for_the_name(
+async def test_the_proxy_resolves_the_name(
     server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     with connect_proxy(server.port) as proxy:
@@ -69,9 +69,7 @@ async def test_a_proxy_is_asked_for_the_name(
 
 
 @pytest.mark.anyio
-async def test_a_proxy_gets_its_user_name_and_password(
-    server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_proxy_gets_its_credentials(server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with connect_proxy(server.port) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"us%40er:c%3Anary@127.0.0.1:{proxy.port}")  # a scheme may be left out
         assert (await transport(ca_file).send(Request("GET", AUTH))).status == 200
@@ -80,7 +78,7 @@ async def test_a_proxy_gets_its_user_name_and_password(
 
 
 @pytest.mark.anyio
-async def test_a_proxy_may_speak_https(
+async def test_an_https_proxy_is_supported(
     server: Visitors, authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -92,7 +90,7 @@ async def test_a_proxy_may_speak_https(
 
 
 @pytest.mark.anyio
-async def test_a_proxy_may_speak_socks(
+async def test_a_socks_proxy_is_supported(
     server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -101,13 +99,13 @@ async def test_a_proxy_may_speak_socks(
         assert (await transport(ca_file).send(Request("GET", AUTH))).status == 200
         assert proxy.heads == ["auth.example"]
         monkeypatch.setenv("ALL_PROXY", f"socks5://user:cAnary@127.0.0.1:{proxy.port}")
-        with pytest.raises(NetworkError, match=r"did not let us through to auth\.example") as caught:
+        with pytest.raises(NetworkError, match=r"refused the connection to auth\.example") as caught:
             await transport(ca_file).send(Request("GET", AUTH))
     assert "ALL_PROXY" in caught.value.hint
     assert "anary" not in f"{caught.value}{caplog.text}"
 
 
-def test_socks_without_its_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socks_without_its_package_has_an_install_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "socksio", None)
     monkeypatch.setenv("HTTPS_PROXY", "socks5://user:canary@h.example:1")
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
@@ -117,7 +115,7 @@ def test_socks_without_its_package_says_how_to_install_it(monkeypatch: pytest.Mo
 
 
 @pytest.mark.anyio
-async def test_plain_http_goes_through_no_proxy_and_its_variable_has_no_say(
+async def test_loopback_uses_no_proxy_and_http_proxy_is_ignored(
     server: Visitors, authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
@@ -176,7 +174,7 @@ def test_no_proxy(monkeypatch: pytest.MonkeyPatch, no_proxy: str, host: str, dir
     ],
 )
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "all_proxy"])
-def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(
+def test_an_unusable_proxy_is_reported_with_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -188,9 +186,9 @@ def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("answer", "said", "helps"),
+    ("answer", "reason", "hint"),
     [
-        (b"HTTP/1.1 407 canary\r\nContent-Length: 0\r\n\r\n", "HTTP 407", "user name and a password .* HTTPS_PROXY"),
+        (b"HTTP/1.1 407 canary\r\nContent-Length: 0\r\n\r\n", "HTTP 407", "user name and password .* HTTPS_PROXY"),
         (b"HTTP/1.1 403 canary\r\nContent-Length: 0\r\n\r\n", "HTTP 403", "Check HTTPS_PROXY, or list auth.example"),
         (b"HTTP/1.1 502 canary\r\nContent-Length: 0\r\n\r\n", "HTTP 502", "Check HTTPS_PROXY"),
         (b"220 smtp canary\r\n\r\n", "broke before", "Nothing was lost"),
@@ -198,19 +196,21 @@ def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(
     ],
     ids=["407", "403", "502", "another protocol", "nothing"],
 )
-async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch, answer: bytes, said: str, helps: str) -> None:
+async def test_a_refusal_of_the_proxy_is_reported(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str, hint: str
+) -> None:
     with refusing_proxy(answer) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:canary@127.0.0.1:{proxy.port}")
-        with pytest.raises(NetworkError, match=said) as caught:
+        with pytest.raises(NetworkError, match=reason) as caught:
             await transport().send(Request("GET", AUTH))
-    assert caught.match(helps)
+    assert caught.match(hint)
     assert "auth.example" in str(caught.value)
     assert "canary" not in str(caught.value)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
-async def test_a_proxy_that_is_not_there_is_what_is_blamed(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+async def test_an_unreachable_proxy_is_reported(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -223,7 +223,7 @@ async def test_a_proxy_that_is_not_there_is_what_is_blamed(monkeypatch: pytest.M
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x05\xff", b"\x05\x02\x09\x09"])
-async def test_a_proxy_that_speaks_no_socks(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+async def test_a_proxy_without_socks_is_reported(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
     with speaking_at_once(answer) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"socks5://user:canary@127.0.0.1:{proxy.port}")
         with pytest.raises(NetworkError, match=r"auth\.example") as caught:
@@ -232,26 +232,26 @@ async def test_a_proxy_that_speaks_no_socks(monkeypatch: pytest.MonkeyPatch, ans
 
 
 @pytest.mark.anyio
-async def test_a_proxy_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    over = threading.Event()
+async def test_a_hanging_proxy_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = threading.Event()
 
     def hang(seen: Visitors, connection: socket.socket) -> None:
         head_of(connection)
         if connection.recv(1) == b"":
-            over.set()
+            closed.set()
 
     with listening(hang) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
-        with pytest.raises(NetworkError, match="no whole answer"):
+        with pytest.raises(NetworkError, match="no complete response"):
             await transport(timeout=timedelta(seconds=0.3)).send(Request("GET", AUTH))
-        assert over.wait(5), "the connection is not left open"
+        assert closed.wait(5), "the connection is not left open"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "host", ["127.0.0.1.", "2130706433", "a.localhost", "169.254.169.254", "10.0.0.1", "[fd00::1]"]
 )
-async def test_addresses_in_urls_are_checked_before_a_proxy_is_asked(
+async def test_an_address_in_a_url_is_checked_before_the_proxy_is_used(
     monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     with refusing_proxy(b"") as proxy:
@@ -262,72 +262,72 @@ async def test_addresses_in_urls_are_checked_before_a_proxy_is_asked(
 
 
 @pytest.mark.anyio
-async def test_the_server_that_was_set_may_be_behind_a_proxy_by_its_address(
+async def test_the_configured_server_may_have_a_private_address_behind_a_proxy(
     server: Visitors, ca_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connect_proxy(server.port) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
-        own = transport(ca_file, server_url="https://10.0.0.9/mcp")
-        assert (await own.send(Request("GET", "https://10.0.0.9/mcp"))).status == 200
+        configured = transport(ca_file, server_url="https://10.0.0.9/mcp")
+        assert (await configured.send(Request("GET", "https://10.0.0.9/mcp"))).status == 200
 
 
 @pytest.mark.anyio
-async def test_a_server_behind_a_proxy_does_not_open_this_machine(
+async def test_a_server_behind_a_proxy_allows_no_private_addresses(
     server: Visitors, authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it is, nobody here knows, and nobody goes past the proxy to see."""
+    """Its address is unknown here, and no connection bypasses the proxy to find out."""
 
-    async def home(host: str, port: int) -> list[Address]:
+    async def loopback(host: str, port: int) -> list[Address]:
         return [ip_address("127.0.0.1")]
 
     with refusing_proxy(b"") as proxy, secure_server(authority, "mcp.example") as mcp:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.setenv("NO_PROXY", "auth.example")
-        behind = transport(ca_file, server_url=f"https://mcp.example:{mcp.port}/mcp", resolve=home)
+        behind = transport(ca_file, server_url=f"https://mcp.example:{mcp.port}/mcp", resolve=loopback)
         with pytest.raises(NetworkError, match="nothing was sent"):
             await behind.send(Request("GET", f"https://auth.example:{server.port}/"))
         assert (proxy.connections, mcp.connections, server.connections) == (0, 0, 0)
 
 
-# What a person is told of it
+# Descriptions for `doctor`
 
 
 @pytest.mark.anyio
-async def test_a_route_through_a_proxy_is_described_without_its_password(
+async def test_a_proxied_connection_is_described_without_the_password(
     monkeypatch: pytest.MonkeyPatch, ca_file: Path
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://user:canary@Proxy.example:3128")
     monkeypatch.setenv("SSL_CERT_FILE", "/somewhere/ca.pem")
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-    route = await describe_connection(SERVER, ca_file=ca_file, time_limit=timedelta(seconds=5), resolve=unknown)
-    assert str(route.proxy) == "http://proxy.example:3128 (https_proxy)"
-    assert route.trust == f"SSL_CERT_FILE (/somewhere/ca.pem), and NOTION_OAUTH_CA_FILE ({ca_file})"
-    assert (route.host, route.addresses) == ("mcp.example", ())
-    assert "canary" not in repr(route)
+    path = await describe_connection(SERVER, ca_file=ca_file, time_limit=timedelta(seconds=5), resolve=unknown)
+    assert str(path.proxy) == "http://proxy.example:3128 (https_proxy)"
+    assert path.trust == f"SSL_CERT_FILE (/somewhere/ca.pem), and NOTION_OAUTH_CA_FILE ({ca_file})"
+    assert (path.host, path.addresses) == ("mcp.example", ())
+    assert "canary" not in repr(path)
 
 
 @pytest.mark.anyio
-async def test_a_direct_route_is_described_with_its_addresses() -> None:
-    async def known(host: str, port: int) -> list[Address]:
+async def test_a_direct_connection_is_described_with_its_addresses() -> None:
+    async def resolve(host: str, port: int) -> list[Address]:
         return [ip_address("10.0.0.1"), ip_address("1.1.1.1")]
 
-    route = await describe_connection(SERVER, time_limit=timedelta(seconds=5), resolve=known)
-    assert route.proxy is None
-    assert route.addresses == ((ip_address("10.0.0.1"), Kind.PRIVATE), (ip_address("1.1.1.1"), Kind.PUBLIC))
+    path = await describe_connection(SERVER, time_limit=timedelta(seconds=5), resolve=resolve)
+    assert path.proxy is None
+    assert path.addresses == ((ip_address("10.0.0.1"), Kind.PRIVATE), (ip_address("1.1.1.1"), Kind.PUBLIC))
     plain = await describe_connection("http://localhost:8000/mcp", time_limit=timedelta(seconds=5))
     assert plain.trust is None
     assert (ip_address("127.0.0.1"), Kind.LOOPBACK) in plain.addresses
 
 
 @pytest.mark.anyio
-async def test_a_name_that_cannot_be_looked_up_in_time_has_no_addresses() -> None:
+async def test_a_name_that_does_not_resolve_in_time_has_no_addresses() -> None:
     async def silent(host: str, port: int) -> list[Address]:
         await anyio.sleep_forever()
         raise AssertionError
 
-    async def lost(host: str, port: int) -> list[Address]:
+    async def failing(host: str, port: int) -> list[Address]:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
-    for resolve in (silent, lost):
-        route = await describe_connection(SERVER, time_limit=timedelta(seconds=0.05), resolve=resolve)
-        assert route.addresses == ()
+    for resolve in (silent, failing):
+        path = await describe_connection(SERVER, time_limit=timedelta(seconds=0.05), resolve=resolve)
+        assert path.addresses == ()
