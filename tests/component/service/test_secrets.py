@@ -1,4 +1,4 @@
-"""No secret leaves by a log, a repr, an error or a traceback; and no bytes in a token file lead to a crash."""
+"""No secret appears in a log, a repr, an error or a traceback; no bytes in a token file cause a crash."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ SECRET_FIELDS = {"code", "code_verifier", "refresh_token", "token", "client_secr
 
 
 def redirected_to(url: str) -> list[tuple[str, str]]:
-    """The query that a browser would come back with; asked for by a library that logs nothing."""
+    """The query of the redirect, requested with a library that logs nothing."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=10)
     connection.request("GET", f"{parts.path}?{parts.query}")
-    answer = connection.getresponse()
-    answer.read()
+    response = connection.getresponse()
+    response.read()
     connection.close()
-    return parse_qsl(urlsplit(answer.headers["location"]).query)
+    return parse_qsl(urlsplit(response.headers["location"]).query)
 
 
 @pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential on their way and where they lie")
@@ -56,26 +56,26 @@ def redirected_to(url: str) -> list[tuple[str, str]]:
 async def test_library_logs_hold_no_secret(
     settings: Settings, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """httpx logs each URL at INFO, httpcore each step at DEBUG: neither holds what it must not."""
+    """httpx logs each URL at INFO, httpcore each step at DEBUG."""
     caplog.set_level(logging.DEBUG)
     oauth = NotionOAuth(settings)
-    begun = await oauth.begin_authorization("http://127.0.0.1:4321/callback")
-    query = await anyio.to_thread.run_sync(redirected_to, begun.url.get_secret_value())
-    login = await oauth.complete_authorization(begun.pending, parse_authorization_response(query))
+    started = await oauth.begin_authorization("http://127.0.0.1:4321/callback")
+    query = await anyio.to_thread.run_sync(redirected_to, started.url.get_secret_value())
+    login = await oauth.complete_authorization(started.pending, parse_authorization_response(query))
     async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
         await client.post(sandbox.mcp_url, json={})
     renewed = await oauth.refresh()
-    await oauth.begin_authorization("http://127.0.0.1:4321/callback")  # asks whether the client is known
+    await oauth.begin_authorization("http://127.0.0.1:4321/callback")  # checks whether the client is still registered
     await oauth.sign_out()
     secrets = {value for request in sandbox.requests for name, value in request.form.items() if name in SECRET_FIELDS}
     secrets |= {each.access_token.get_secret_value() for each in (login, renewed)}
-    secrets |= {begun.pending.state.get_secret_value(), begun.pending.code_verifier.get_secret_value()}
+    secrets |= {started.pending.state.get_secret_value(), started.pending.code_verifier.get_secret_value()}
     assert len(secrets) >= 7
-    ours = [record for record in caplog.records if record.name != "uvicorn.access"]  # the practice server's own
+    ours = [record for record in caplog.records if record.name != "uvicorn.access"]  # of the practice server
     logged = [record.getMessage() + repr(record.args) for record in ours]
-    assert any(record.name == "httpx" for record in caplog.records), "this test listens"
+    assert any(record.name == "httpx" for record in caplog.records), "the logs of libraries are captured"
     assert not [text for text in logged if any(secret in text for secret in secrets)]
-    assert any(record.name == "notion_oauth.audit" for record in caplog.records), "and to us"
+    assert any(record.name == "notion_oauth.audit" for record in caplog.records), "our own logs are captured"
 
 
 CANARY = "canary-secret-of-some-length"
@@ -111,7 +111,7 @@ def test_repr_hides_secrets(thing: Any) -> None:
 
 
 def test_every_model_with_a_secret_is_tested() -> None:
-    kinds = {kind for kind in vars(models).values() if isinstance(kind, type) and issubclass(kind, models._Frozen)}
+    kinds = {kind for kind in vars(models).values() if isinstance(kind, type) and issubclass(kind, BaseModel)}
     with_secrets = {kind for kind in kinds if "SecretStr" in str(kind.model_fields)}
     assert with_secrets <= {type(thing) for thing in HELD}
 
@@ -129,7 +129,7 @@ def test_error_for_an_invalid_file_hides_its_content(tmp_path: Path, name: str) 
 
 class NoNetwork(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("nobody is there")
+        raise httpx.ConnectError("no server")
 
 
 WHOLE: dict[str, Any] = json.loads(encode_tokens(tokens()))
@@ -173,7 +173,7 @@ FILES = (
 @example(content=json.dumps({**WHOLE, "resource": "https://[::1"}).encode(), hours=0)
 @given(content=FILES, hours=st.sampled_from([-(10**4), 0, 10**5]))
 def test_any_token_file_gives_a_value_or_our_error(content: bytes, hours: int) -> None:
-    """Whatever is then done with it: looked at, used, refreshed, ended."""
+    """In every operation: status, token, refresh, sign-out."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens.json"
         client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=NoNetwork()))
@@ -186,7 +186,7 @@ def test_any_token_file_gives_a_value_or_our_error(content: bytes, hours: int) -
                 try:
                     await attempt()
                 except NotionOAuthError:
-                    assert path.read_bytes() == content, "an error loses nothing"
+                    assert path.read_bytes() == content, "an error leaves the file unchanged"
                 await oauth.tokens.wait_until_idle()
 
         anyio.run(try_all)

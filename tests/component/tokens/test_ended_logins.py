@@ -1,4 +1,4 @@
-"""When a login ends and when it does not; what is served meanwhile, and what may be lost: nothing."""
+"""When a login ends, when it does not, and which tokens are served meanwhile."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+import trio
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.cli.background_server import served
@@ -35,7 +37,7 @@ from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.storage import LOCK_WAIT, JsonFileStore
+from notion_oauth.storage import LOCK_WAIT
 from notion_oauth.tokens.revocation import SignOut
 from tests.conftest import Posted
 from tests.support.memory_store import MemoryStore
@@ -55,17 +57,17 @@ def ahead(**span: float) -> Callable[[], datetime]:
 async def test_ended_login_is_recorded_without_its_tokens(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, error: str
 ) -> None:
-    """Dead tokens are secrets without a use, and would be sent again at every call."""
+    """Dead tokens are useless secrets, and would be sent again at every call."""
     login = await sign_in(oauth)
     sandbox.fail_next("/token", error=error)
     with pytest.raises(SignInRequired):
         await oauth.refresh()
     assert login.refresh_token is not None
-    kept = settings.token_file.read_text()
+    content = settings.token_file.read_text()
     for token in (login.access_token, login.refresh_token):
-        assert token.get_secret_value() not in kept
+        assert token.get_secret_value() not in content
     assert (await oauth.status()).status == "unauthenticated"
-    asked = len(sandbox.requests)
+    requests = len(sandbox.requests)
     for another in (oauth, NotionOAuth(settings)):  # this process and the next
         with pytest.raises(SignInRequired) as caught:
             await another.tokens.token()
@@ -73,8 +75,8 @@ async def test_ended_login_is_recorded_without_its_tokens(
         assert "notion-oauth login" in caught.value.hint
         with pytest.raises(SignInRequired):
             await another.refresh()
-    assert len(sandbox.requests) == asked
-    assert await oauth.registered_redirect_uris(), "the client is not the login"
+    assert len(sandbox.requests) == requests
+    assert await oauth.registered_redirect_uris(), "the client registration stays"
 
 
 WHY: list[tuple[dict[str, str], dict[str, float], str]] = [
@@ -110,14 +112,14 @@ async def test_reason_of_the_end_is_reported(
 
 
 async def test_hint_names_the_profile(settings: Settings, sandbox: Sandbox) -> None:
-    """Else a person who does as they are told signs in to another one."""
+    """Otherwise a user who follows the hint signs in to another profile."""
     work = NotionOAuth(settings, profile="work")
-    with pytest.raises(NotSignedIn) as nobody:
+    with pytest.raises(NotSignedIn) as signed_out:
         await work.tokens.token()
-    assert nobody.value.hint == "Sign in with: notion-oauth login --profile work"
+    assert signed_out.value.hint == "Sign in with: notion-oauth login --profile work"
     await sign_in(work)
     sandbox.fail_next("/token", error="invalid_scope")
-    with pytest.raises(TokenRefused) as odd:
+    with pytest.raises(TokenRefused) as refused:
         await work.refresh()
     elsewhere = NotionOAuth(settings.model_copy(update={"server_url": "https://other.example/mcp"}), profile="work")
     with pytest.raises(ResourceMismatch) as other:
@@ -132,7 +134,7 @@ async def test_hint_names_the_profile(settings: Settings, sandbox: Sandbox) -> N
     await sign_in(work)
     with pytest.raises(SignInRequired) as unrefreshable:
         await work.refresh()
-    for caught in (odd, ended, known, unrefreshable):
+    for caught in (refused, ended, known, unrefreshable):
         assert caught.value.hint == "Sign in again with: notion-oauth login --profile work"
 
 
@@ -168,7 +170,7 @@ async def test_other_refusal_keeps_the_login(oauth: NotionOAuth, sandbox: Sandbo
 
 
 class WithoutLock(MemoryStore):
-    """Shared with a program that knows no lock: it stores a newer login while ours is being refreshed."""
+    """Shared with a program that ignores the lock: it stores a newer login during our refresh."""
 
     newer: TokenSet | None = None
 
@@ -188,18 +190,18 @@ async def test_newer_login_of_another_program_is_adopted(settings: Settings, san
     assert await store.load("default") == store.newer
 
 
-class Unburiable(MemoryStore):
-    async def save_ended_login(self, profile: str, grave: EndedLogin) -> None:
+class CannotRecordEnd(MemoryStore):
+    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
         raise StorageError("Nothing can be written here.")
 
 
-class Undeletable(Unburiable):
+class CannotDelete(CannotRecordEnd):
     async def delete(self, profile: str) -> bool:
         raise StorageError("Nothing can be deleted here.")
 
 
 async def test_dead_tokens_are_deleted_if_the_end_cannot_be_recorded(settings: Settings, sandbox: Sandbox) -> None:
-    oauth = NotionOAuth(settings, store=Unburiable())
+    oauth = NotionOAuth(settings, store=CannotRecordEnd())
     await sign_in(oauth)
     sandbox.revoke_grants()
     with pytest.raises(SignInRequired, match="revoked"):
@@ -210,7 +212,7 @@ async def test_dead_tokens_are_deleted_if_the_end_cannot_be_recorded(settings: S
 async def test_dead_token_that_cannot_be_deleted_is_not_sent_again(
     settings: Settings, sandbox: Sandbox, grants_asked: Posted
 ) -> None:
-    oauth = NotionOAuth(settings, store=Undeletable())
+    oauth = NotionOAuth(settings, store=CannotDelete())
     await sign_in(oauth)
     sandbox.fail_next("/token", error="invalid_grant", description="Grant not found")
     for _ in range(2):
@@ -234,13 +236,13 @@ async def test_valid_token_is_served_from_an_unwritable_store(
     store = Unwritable()
     login = await sign_in(NotionOAuth(settings, store=store))
     store.problem = problem
-    asked = len(sandbox.requests)
+    requests = len(sandbox.requests)
     assert await NotionOAuth(settings, store=store, clock=ahead(minutes=57)).tokens.token() == login.access_token
     with pytest.raises(type(problem)):
         await NotionOAuth(settings, store=store, clock=ahead(minutes=61)).tokens.token()
     with pytest.raises(type(problem)):
         await NotionOAuth(settings, store=store).tokens.token(rejected=login.access_token)
-    assert len(sandbox.requests) == asked, "nothing was asked for that could not be kept"
+    assert len(sandbox.requests) == requests, "no tokens were requested that could not be stored"
 
 
 async def test_valid_token_is_served_after_an_unexpected_refusal(settings: Settings, sandbox: Sandbox) -> None:
@@ -250,11 +252,11 @@ async def test_valid_token_is_served_after_an_unexpected_refusal(settings: Setti
 
 
 async def test_valid_token_of_an_ended_login_is_not_served(settings: Settings, sandbox: Sandbox) -> None:
-    """A grant that is gone has no good tokens, whatever their time says."""
+    """A grant that has ended has no valid tokens, even before their expiry."""
     await sign_in(NotionOAuth(settings))
     sandbox.revoke_grants()
     oauth = NotionOAuth(settings, clock=ahead(minutes=57))
-    await oauth.tokens.token()  # it is good as far as anybody here can know, and refreshed ahead
+    await oauth.tokens.token()  # still valid by its lifetime; a background refresh starts
     await oauth.tokens.wait_until_idle()
     with pytest.raises(SignInRequired, match="revoked"):
         await oauth.tokens.token()
@@ -265,15 +267,15 @@ async def test_foreign_file_is_never_changed(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, content: bytes
 ) -> None:
     pending, query = await begin(oauth)
-    asked = len(sandbox.requests)
+    requests = len(sandbox.requests)
     settings.token_file.write_bytes(content)
 
-    async def sign_in_to_the_end() -> None:
+    async def complete_sign_in() -> None:
         await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
 
     for attempt in (
         lambda: begin(oauth),
-        sign_in_to_the_end,
+        complete_sign_in,
         oauth.tokens.token,
         oauth.refresh,
         oauth.status,
@@ -283,7 +285,7 @@ async def test_foreign_file_is_never_changed(
             await attempt()
         assert "Move it away" in caught.value.hint
     assert settings.token_file.read_bytes() == content
-    assert len(sandbox.requests) == asked, "nobody was asked to consent to what cannot be kept"
+    assert len(sandbox.requests) == requests, "the user is not asked to consent to a login that cannot be stored"
 
 
 ON_A_FULL_DISK = """
@@ -300,7 +302,7 @@ print(anyio.run(what))
 
 
 def on_a_full_disk(settings: Settings, command: str) -> subprocess.CompletedProcess[str]:
-    """Run it where no file may grow beyond 100 bytes, as on a disk that is full."""
+    """Run the command in a process whose files cannot grow beyond 100 bytes, as on a full disk."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("COV")},
         "NOTION_OAUTH_SERVER_URL": settings.server_url,
@@ -320,11 +322,11 @@ def on_a_full_disk(settings: Settings, command: str) -> subprocess.CompletedProc
 @pytest.mark.parametrize("command", ["login", "refresh"])
 async def test_full_disk_is_detected_before_any_request(settings: Settings, sandbox: Sandbox, command: str) -> None:
     await sign_in(NotionOAuth(settings))
-    before, asked = settings.token_file.read_bytes(), len(sandbox.requests)
+    before, requests = settings.token_file.read_bytes(), len(sandbox.requests)
     done = await anyio.to_thread.run_sync(on_a_full_disk, settings, command)
     assert f"StorageError: {settings.token_file} could not be written: File too large." in done.stderr
     assert settings.token_file.read_bytes() == before
-    assert len(sandbox.requests) == asked
+    assert len(sandbox.requests) == requests
 
 
 async def test_sign_out_works_on_a_full_disk(settings: Settings, sandbox: Sandbox) -> None:
@@ -338,7 +340,7 @@ async def test_sign_out_works_on_a_full_disk(settings: Settings, sandbox: Sandbo
 async def test_sign_out_through_a_symbolic_link_is_refused(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
 ) -> None:
-    """Else the grant would be over and its tokens still there."""
+    """Otherwise the grant would end while its tokens stay in the file."""
     await sign_in(oauth)
     moved = settings.token_file.with_name("moved.json")
     settings.token_file.rename(moved)
@@ -363,13 +365,33 @@ async def test_login_of_seven_fields_is_revoked_at_sign_out(
 @pytest.mark.parametrize(("timeout", "wait"), [(10.0, 70), (0.1, 60), (300.0, 1810)])
 def test_lock_wait_exceeds_the_time_of_a_slow_server(settings: Settings, timeout: float, wait: float) -> None:
     store = NotionOAuth(settings.model_copy(update={"timeout": timeout})).store
-    assert isinstance(store, JsonFileStore)
-    assert store._lock_wait == timedelta(seconds=wait) >= LOCK_WAIT
+    clock = MockClock()
+    outcomes: list[str] = []
+
+    async def wait_for_lock() -> None:
+        with pytest.raises(StoreBusy):
+            async with store.exclusive("default"):
+                pass
+        outcomes.append("busy")
+
+    async def hold_lock() -> None:
+        async with store.exclusive("default"), anyio.create_task_group() as tasks:
+            tasks.start_soon(wait_for_lock)
+            await wait_all_tasks_blocked()
+            clock.jump(wait - 1)
+            await wait_all_tasks_blocked()
+            assert not outcomes, "the lock may still be released"
+            clock.jump(2)
+            await wait_all_tasks_blocked()
+            assert outcomes == ["busy"]
+
+    trio.run(hold_lock, clock=clock)
+    assert wait >= LOCK_WAIT.total_seconds()
 
 
 @pytest.fixture
 def elsewhere() -> Iterator[str]:
-    """Another origin, that answers 401 to everybody."""
+    """Another origin, which answers 401 to every request."""
 
     async def refuse(request: Request) -> Response:
         return PlainTextResponse("no", 401)
@@ -387,10 +409,10 @@ async def test_401_of_another_origin_causes_no_refresh(
     options: dict[str, Any] = {"auth": BearerAuth(oauth), "trust_env": False, "follow_redirects": True}
     if sync:
         with httpx.Client(**options) as client:
-            answer = client.post(sandbox.mcp_url, json={})
+            response = client.post(sandbox.mcp_url, json={})
     else:
         async with httpx.AsyncClient(**options) as client:
-            answer = await client.post(sandbox.mcp_url, json={})
-    assert (answer.status_code, answer.text) == (401, "no")
+            response = await client.post(sandbox.mcp_url, json={})
+    assert (response.status_code, response.text) == (401, "no")
     assert grants_asked() == ["authorization_code"]
-    assert len(sandbox.requests_to("/mcp")) == 2, "the question before the sign-in, and this one"
+    assert len(sandbox.requests_to("/mcp")) == 2, "the probe before the sign-in, and this request"

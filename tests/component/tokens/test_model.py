@@ -1,8 +1,9 @@
-"""The refresh engine against a model: any order of expiry, refresh, failure, sign-out, sign-in and crash."""
+"""The token source against a model: any order of expiry, refresh, failure, sign-out, sign-in and crash."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from notion_oauth.errors import NotSignedIn, SignInRequired, TransientError
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol.authorization import parse_authorization_response
-from notion_oauth.sandbox import Sandbox, SandboxOptions
+from notion_oauth.sandbox import RecordedRequest, Sandbox, SandboxOptions
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
@@ -33,7 +34,7 @@ class Crash(BaseException):
 
 
 class Dying(JsonFileStore):
-    """A store whose process dies in the middle of the next save, before or after the file was replaced."""
+    """A store whose process dies during the next save, before or after the file is replaced."""
 
     dies: str | None = None
 
@@ -46,7 +47,7 @@ class Dying(JsonFileStore):
 
 
 class Lossy(httpx.ASGITransport):
-    """A network that loses the next request to the token endpoint, or the answer to it."""
+    """A network that loses the next request to the token endpoint, or its response."""
 
     loses: str | None = None
 
@@ -56,25 +57,27 @@ class Lossy(httpx.ASGITransport):
             self.loses = None
         if loses == "request":
             raise httpx.ConnectError("lost on the way")
-        answer = await super().handle_async_request(request)
-        if loses == "answer":
+        response = await super().handle_async_request(request)
+        if loses == "response":
             raise httpx.ReadError("lost on the way back")
-        return answer
+        return response
 
 
 class Engine(RuleBasedStateMachine):
-    """Two processes over one file. The model knows whether the grant lives and whether anybody is signed in."""
+    """Two processes share one file. The model tracks whether the grant is live and whether there is a login."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.ahead = timedelta()
         self.sandbox = Sandbox("http://127.0.0.1:9000", SandboxOptions(), clock=lambda: self.clock().timestamp())
+        self.sandbox.observe(on_answer=self.note_grant)
         self.network = Lossy(self.sandbox.app)
         self.processes = [self.process(), self.process()]
         self.signed_in = False
         self.grant_lives = False
-        self.refresh_tokens_sent: list[str] = []
+        self.authorized_at = self.refreshed_at = 0.0
+        self.usable_refresh_tokens: set[str] = set()  # the last one that was issued, and the one before it
 
     def clock(self) -> datetime:
         return datetime.now(UTC) + self.ahead
@@ -85,66 +88,76 @@ class Engine(RuleBasedStateMachine):
         settings = Settings(server_url=self.sandbox.mcp_url, token_file=path, retry_for=0)
         return NotionOAuth(settings, store=Dying(path), client=client, clock=self.clock)
 
+    def note_grant(self, request: RecordedRequest, status: int, body: bytes) -> None:
+        """Note the refresh tokens of each new grant and of each refresh, even if the response is lost later."""
+        if request.path != "/token" or status != 200 or "refresh_token" not in (document := json.loads(body)):
+            return
+        self.refreshed_at = self.clock().timestamp()
+        used = {request.form["refresh_token"]} if "refresh_token" in request.form else set()
+        self.usable_refresh_tokens = {document["refresh_token"], *used}
+        if not used:
+            self.authorized_at = self.refreshed_at
+
     def teardown(self) -> None:
         self.folder.cleanup()
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        async def then_settled() -> T:
+        async def until_idle() -> T:
             try:
                 return await call()
             finally:
                 for process in self.processes:
                     await process.tokens.wait_until_idle()
 
-        return asyncio.run(then_settled())
+        return asyncio.run(until_idle())
 
     def check_use(self, which: int, call: Callable[[NotionOAuth], Coroutine[Any, Any, object]]) -> None:
-        """Whatever a caller gets is what the model says: a token, "not signed in", or "sign in again"."""
+        """The caller gets what the model says: a token, "not signed in", or "sign in again"."""
         try:
             self.run(lambda: call(self.processes[which]))
         except NotSignedIn:
             assert not self.signed_in
         except SignInRequired:
-            assert not self.grant_lives, "a living login was called dead"
+            assert not self.grant_lives, "a live login was reported as ended"
             self.signed_in = False
         else:
             assert self.signed_in
 
     @rule()
-    def somebody_signs_in(self) -> None:
-        async def sign_in() -> None:
+    def sign_in(self) -> None:
+        async def complete() -> None:
             oauth = self.processes[0]
-            begun = await oauth.begin_authorization(REDIRECT_URI)
+            started = await oauth.begin_authorization(REDIRECT_URI)
             async with httpx.AsyncClient(transport=httpx.ASGITransport(self.sandbox.app)) as browser:
-                answer = await browser.get(begun.url.get_secret_value())
-            query = httpx.URL(answer.headers["location"]).params
-            await oauth.complete_authorization(begun.pending, parse_authorization_response(query.multi_items()))
+                response = await browser.get(started.url.get_secret_value())
+            query = httpx.URL(response.headers["location"]).params
+            await oauth.complete_authorization(started.pending, parse_authorization_response(query.multi_items()))
 
-        self.run(sign_in)
+        self.run(complete)
         self.signed_in = self.grant_lives = True
 
     @rule(which=st.integers(0, 1))
-    def somebody_signs_out(self, which: int) -> None:
+    def sign_out(self, which: int) -> None:
         self.run(self.processes[which].sign_out)
         if self.signed_in:
             self.grant_lives = False
         self.signed_in = False
 
     @rule(minutes=st.sampled_from([1, 20, 57, 61, 60 * 24 * 7]))
-    def time_passes(self, minutes: int) -> None:
+    def pass_time(self, minutes: int) -> None:
         self.ahead += timedelta(minutes=minutes)
 
     @rule()
-    def the_server_ends_the_grant(self) -> None:
+    def end_the_grant(self) -> None:
         self.sandbox.revoke_grants()
         self.grant_lives = False
 
     @rule(which=st.integers(0, 1))
-    def a_token_is_used(self, which: int) -> None:
+    def use_a_token(self, which: int) -> None:
         self.check_use(which, lambda oauth: oauth.tokens.token())
 
     @rule(which=st.integers(0, 1))
-    def the_server_refuses_a_token_and_another_is_asked_for(self, which: int) -> None:
+    def replace_a_rejected_token(self, which: int) -> None:
         async def use(oauth: NotionOAuth) -> None:
             token = await oauth.tokens.token()
             self.sandbox.expire_access_tokens()
@@ -154,17 +167,17 @@ class Engine(RuleBasedStateMachine):
         self.check_use(which, use)
 
     @rule(which=st.integers(0, 1))
-    def it_is_refreshed(self, which: int) -> None:
+    def refresh(self, which: int) -> None:
         self.check_use(which, lambda oauth: oauth.refresh())
 
     @precondition(lambda self: self.signed_in and self.grant_lives)
     @rule(
         which=st.integers(0, 1),
         failure=st.sampled_from(
-            ["429", "500", "503", "lose request", "lose answer", "garble", "die before saving", "die after saving"]
+            ["429", "500", "503", "lose request", "lose response", "garble", "die before saving", "die after saving"]
         ),
     )
-    def a_refresh_fails(self, which: int, failure: str) -> None:
+    def fail_a_refresh(self, which: int, failure: str) -> None:
         oauth = self.processes[which]
         assert isinstance(oauth.store, Dying)
         if failure.startswith("die"):
@@ -180,45 +193,34 @@ class Engine(RuleBasedStateMachine):
         except (TransientError, Crash):
             pass
         except SignInRequired:
-            assert self.grant_over(), "a passing failure was taken for the end"
+            assert self.sandbox.live_grants == 0, "a transient failure ended the login"
             self.grant_lives = self.signed_in = False
         else:
             raise AssertionError("it did not fail")
         if oauth.store.dies:
             self.processes[which] = self.process()
 
-    def grant_over(self) -> bool:
-        return self.sandbox.live_grants == 0
-
     @invariant()
-    def the_model_knows_when_a_grant_dies_of_age(self) -> None:
-        """30 days without a refresh, 180 after the sign-in: the practice server's own count."""
-        if self.grant_lives and self.ages_out():
+    def grant_ends_by_age(self) -> None:
+        """30 days after the last refresh, 180 days after the sign-in: the limits of the practice server."""
+        now, options = self.clock().timestamp(), self.sandbox.options
+        too_old = now >= self.authorized_at + options.refresh_token_lifetime
+        if too_old or now >= self.refreshed_at + options.refresh_token_idle_lifetime:
             self.grant_lives = False
 
-    def ages_out(self) -> bool:
-        now = self.clock().timestamp()
-        options = self.sandbox.options
-        return all(
-            grant.ended
-            or now >= grant.authorized_at + options.refresh_token_lifetime
-            or now >= grant.refreshed_at + options.refresh_token_idle_lifetime
-            for grant in self.sandbox._state.grants.values()
-        )
-
     @invariant()
-    def no_living_login_is_lost(self) -> None:
-        """As long as the server keeps the grant, what is stored can be refreshed: nothing but the file is needed."""
+    def live_login_is_not_lost(self) -> None:
+        """While the grant is live, the refresh token in the file is one that the server accepts."""
         if not (self.signed_in and self.grant_lives):
             return
         stored = asyncio.run(self.processes[0].store.load("default"))
         assert stored is not None
         assert stored.refresh_token is not None
-        [grant] = [grant for grant in self.sandbox._state.grants.values() if grant.ended is None]
-        assert stored.refresh_token.get_secret_value() in (grant.current, grant.previous)
+        assert self.sandbox.live_grants == 1
+        assert stored.refresh_token.get_secret_value() in self.usable_refresh_tokens
 
     @invariant()
-    def a_dead_refresh_token_is_sent_once_at_most(self) -> None:
+    def dead_refresh_token_is_sent_at_most_once(self) -> None:
         refused = [
             request.form.get("refresh_token")
             for request in self.sandbox.requests_to("/token", "POST")
