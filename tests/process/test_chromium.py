@@ -69,7 +69,7 @@ def text(chromium: Chrome) -> str:
     return chromium.find_element(By.TAG_NAME, "main").text
 
 
-def test_a_person_signs_in_renews_and_signs_out(
+def test_user_signs_in_refreshes_and_signs_out(
     chromium: Chrome, sandbox: Sandbox, service_url: str, settings: Settings
 ) -> None:
     sandbox.options.auto_consent = False
@@ -96,7 +96,7 @@ def test_a_person_signs_in_renews_and_signs_out(
     assert sandbox.live_grants == 0
 
 
-def test_a_person_who_declines_is_told_so(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
+def test_declined_sign_in_is_shown(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
     sandbox.options.auto_consent = False
     chromium.get(f"{service_url}/auth/login")
     click(chromium, "deny", then="Something went wrong")
@@ -104,7 +104,7 @@ def test_a_person_who_declines_is_told_so(chromium: Chrome, sandbox: Sandbox, se
     click(chromium, "home", then="Not connected")
 
 
-def test_two_tabs_sign_in_side_by_side(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
+def test_two_tabs_sign_in(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
     sandbox.options.auto_consent = False
     first = chromium.current_window_handle
     chromium.get(f"{service_url}/auth/login")
@@ -117,7 +117,7 @@ def test_two_tabs_sign_in_side_by_side(chromium: Chrome, sandbox: Sandbox, servi
     assert "You are signed in." in text(chromium)
 
 
-def test_who_follows_another_sites_link_begins_by_a_click(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
+def test_link_from_another_site_requires_a_click(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
     """With what a real browser says of where a request comes from."""
     chromium.get(f"data:text/html,<a id='lure' href='{service_url}/auth/login'>x</a>")
     chromium.find_element(By.ID, "lure").click()
@@ -128,7 +128,7 @@ def test_who_follows_another_sites_link_begins_by_a_click(chromium: Chrome, sand
     assert "You are signed in." in text(chromium)
 
 
-def test_the_operator_enters_the_secret(chromium: Chrome, settings: Settings) -> None:
+def test_operator_enters_the_secret(chromium: Chrome, settings: Settings) -> None:
     guarded = settings.model_copy(update={"operator_secret": SecretStr("correct-horse-battery")})
     with served(create_app(guarded)) as url:
         chromium.get(url)
@@ -143,7 +143,7 @@ def test_the_operator_enters_the_secret(chromium: Chrome, settings: Settings) ->
 
 
 @pytest.mark.parametrize("width", [320, 1280])
-def test_nothing_is_cut_off(chromium: Chrome, service_url: str, width: int, tmp_path: Path) -> None:
+def test_page_fits_the_window(chromium: Chrome, service_url: str, width: int, tmp_path: Path) -> None:
     chromium.set_window_size(width, 800)
     chromium.get(f"{service_url}/auth/login")
     WebDriverWait(chromium, 10).until(title_contains("Connected to Notion"))

@@ -33,7 +33,7 @@ async def until(posted: Posted, expected: list[str]) -> None:
             await anyio.sleep(0.01)
 
 
-async def test_the_service_refreshes_a_token_that_is_due(
+async def test_service_refreshes_due_token(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, grants_asked: Posted
 ) -> None:
     login = await sign_in(oauth)
@@ -46,7 +46,7 @@ async def test_the_service_refreshes_a_token_that_is_due(
     assert sandbox.is_access_token_live(fresh.access_token.get_secret_value())
 
 
-async def test_a_setting_lets_it_be(
+async def test_keep_fresh_setting_disables_background_refresh(
     oauth: NotionOAuth, settings: Settings, grants_asked: Posted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await sign_in(oauth)
@@ -57,7 +57,7 @@ async def test_a_setting_lets_it_be(
     assert grants_asked() == ["authorization_code"]
 
 
-async def test_the_service_starts_and_stops_without_a_login_and_with_a_dead_one(
+async def test_service_starts_and_stops_without_a_login_and_with_an_ended_one(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, grants_asked: Posted
 ) -> None:
     with served(create_app(settings)) as url:
@@ -73,7 +73,7 @@ async def test_the_service_starts_and_stops_without_a_login_and_with_a_dead_one(
     assert found["ended_reason"] == "revoked"
 
 
-async def test_a_stop_waits_for_the_refresh_that_is_under_way(
+async def test_shutdown_waits_for_refresh_in_progress(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, grants_asked: Posted
 ) -> None:
     """What the server has given is stored before the process goes."""
@@ -133,12 +133,12 @@ def own_app(settings: Settings) -> TestClient:
     return TestClient(app, base_url="http://127.0.0.1")
 
 
-async def test_an_endpoint_gets_a_valid_token(oauth: NotionOAuth, own_app: TestClient) -> None:
+async def test_endpoint_gets_valid_token(oauth: NotionOAuth, own_app: TestClient) -> None:
     login = await sign_in(oauth)
     assert own_app.get("/pages").json() == {"length": len(login.access_token.get_secret_value())}
 
 
-async def test_an_endpoint_without_a_login_says_where_to_sign_in(
+async def test_endpoint_without_login_returns_path_of_sign_in(
     oauth: NotionOAuth, own_app: TestClient, sandbox: Sandbox
 ) -> None:
     answer = own_app.get("/pages")
@@ -154,7 +154,7 @@ async def test_an_endpoint_without_a_login_says_where_to_sign_in(
     assert "revoked" in answer.json()["detail"]["message"]
 
 
-async def test_an_application_without_the_routes_says_none(settings: Settings) -> None:
+async def test_login_path_is_null_without_router(settings: Settings) -> None:
     app = FastAPI()
 
     valid = Depends(ValidToken(NotionOAuth(settings)))
@@ -166,7 +166,7 @@ async def test_an_application_without_the_routes_says_none(settings: Settings) -
     assert (answer.status_code, answer.json()["detail"]["login"]) == (401, None)
 
 
-async def test_a_passing_failure_is_503_and_no_sign_in(
+async def test_temporary_failure_is_503_without_login_path(
     oauth: NotionOAuth, own_app: TestClient, sandbox: Sandbox
 ) -> None:
     await sign_in(oauth)
@@ -177,7 +177,7 @@ async def test_a_passing_failure_is_503_and_no_sign_in(
     assert "login" not in answer.json()["detail"]
 
 
-async def test_the_page_says_until_when_the_login_can_live_and_why_it_has_ended(
+async def test_page_shows_when_login_ends_and_why_it_ended(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
 ) -> None:
     page = {"Accept": "text/html"}

@@ -51,7 +51,7 @@ def visitor(settings: Settings) -> Visitor:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_no_parameter_or_path_or_header_scripts(visitor: Visitor, attack: str) -> None:
+def test_parameters_paths_and_headers_are_escaped(visitor: Visitor, attack: str) -> None:
     names = ("code", "state", "iss", "error", "error_description", "error_uri", "scope", "next", "profile")
     for path in ("/", "/auth/status", "/auth/login", "/auth/callback", "/auth/nowhere"):
         for name in names:
@@ -65,7 +65,7 @@ def test_no_parameter_or_path_or_header_scripts(visitor: Visitor, attack: str) -
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_the_authorization_server_sends_back_is_text(visitor: Visitor, sandbox: Sandbox, attack: str) -> None:
+def test_authorization_error_is_escaped(visitor: Visitor, sandbox: Sandbox, attack: str) -> None:
     for error, description in (("server_error", attack), (attack, "a description"), (attack, attack)):
         state = parse_qs(urlsplit(visitor.get("/auth/login").headers["location"]).query)["state"][0]
         answered = {"state": state, "iss": sandbox.issuer, "error": error, "error_description": description}
@@ -76,7 +76,7 @@ def test_what_the_authorization_server_sends_back_is_text(visitor: Visitor, sand
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_the_token_endpoint_says_is_text(visitor: Visitor, sandbox: Sandbox, attack: str) -> None:
+def test_token_endpoint_error_is_escaped(visitor: Visitor, sandbox: Sandbox, attack: str) -> None:
     back = visitor.consent()
     sandbox.fail_next("/token", error="invalid_grant", description=attack)
     page = visitor.get(back)
@@ -86,7 +86,7 @@ def test_what_the_token_endpoint_says_is_text(visitor: Visitor, sandbox: Sandbox
 
 @pytest.mark.parametrize("attack", ATTACKS[:3])
 @pytest.mark.parametrize("field", ["scope", "token_type", "resource"])
-def test_what_comes_with_the_tokens_is_text(visitor: Visitor, sandbox: Sandbox, field: str, attack: str) -> None:
+def test_token_response_is_escaped(visitor: Visitor, sandbox: Sandbox, field: str, attack: str) -> None:
     sandbox.options.token_response_overrides = {field: attack}
     visitor.get(visitor.consent())
     page = visitor.get("/")
@@ -95,14 +95,14 @@ def test_what_comes_with_the_tokens_is_text(visitor: Visitor, sandbox: Sandbox, 
 
 
 @pytest.mark.parametrize("attack", ATTACKS[:3])
-def test_what_the_registration_endpoint_says_is_text(visitor: Visitor, sandbox: Sandbox, attack: str) -> None:
+def test_registration_error_is_escaped(visitor: Visitor, sandbox: Sandbox, attack: str) -> None:
     sandbox.fail_next("/register", error="invalid_client_metadata", description=attack)
     page = visitor.get("/auth/login")
     assert page.status_code == 502
     assert harmless(page.text)
 
 
-def test_a_page_that_scripts_would_be_seen() -> None:
+def test_harmless_detects_scripts() -> None:
     """The look itself: it finds what it looks for."""
     assert harmless("<p>text</p><a href='/'>x</a>")
     for page in ("<script>", "<img src=x>", "<p onclick=x>", "<a href='javascript:x'>", "<a href='//evil'>", "<svg>"):

@@ -40,7 +40,7 @@ def again(settings: Settings, visitor: Visitor) -> Visitor:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_it_is_well(local: Settings, path: str) -> None:
+def test_healthy_service(local: Settings, path: str) -> None:
     visitor = Visitor(create_app(local), "http://localhost", client="127.0.0.1")
     answer = visitor.get(path)
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
@@ -52,30 +52,30 @@ def test_it_is_well(local: Settings, path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("host", ["10.2.3.4:8000", "notion.example", "localhost"])
-def test_a_checker_asks_a_public_service_by_address_and_over_plain_http(public: Settings, host: str, path: str) -> None:
+def test_public_service_answers_checkers_by_ip_address_and_plain_http(public: Settings, host: str, path: str) -> None:
     visitor = Visitor(create_app(public), f"http://{host}", client="10.2.3.9")
     assert visitor.get(path).status_code == 200
     assert visitor.get("/auth/status").status_code in (403, 421), "nothing else is answered so"
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_service_for_its_own_machine_is_asked_by_it_alone(local: Settings, path: str) -> None:
+def test_local_service_answers_only_local_checkers(local: Settings, path: str) -> None:
     assert Visitor(create_app(local), "http://evil.example", client="127.0.0.1").get(path).status_code == 421
     assert Visitor(create_app(local), "http://localhost", client="10.2.3.9").get(path).status_code == 403
 
 
-def test_below_the_public_urls_path_too(public: Settings) -> None:
+def test_health_paths_below_public_url_path(public: Settings) -> None:
     below = public.model_copy(update={"public_url": f"{PUBLIC}/tokens"})
     visitor = Visitor(create_app(below))
     assert [visitor.get(path).status_code for path in (*PATHS, *(f"/tokens{path}" for path in PATHS))] == [200] * 4
 
 
-def test_checkers_are_not_counted(public: Settings) -> None:
+def test_checkers_have_no_rate_limit(public: Settings) -> None:
     visitor = Visitor(create_app(public.model_copy(update={"rate_limit": "1/minute", "status_rate_limit": "1/minute"})))
     assert {visitor.get(path).status_code for path in PATHS * 20} == {200}
 
 
-def test_a_store_that_cannot_be_written_is_named_and_no_more(public: Settings) -> None:
+def test_unwritable_store_is_named_without_details(public: Settings) -> None:
     app = create_app(public.model_copy(update={"secret_key": SecretStr("k" * 40)}))
     public.token_file.parent.write_text("a file where the folder should be")
     answer = Visitor(app).get("/readyz")
@@ -85,7 +85,7 @@ def test_a_store_that_cannot_be_written_is_named_and_no_more(public: Settings) -
 
 @pytest.mark.parametrize("ending", [".lock", ".clients"])
 @pytest.mark.parametrize("begun_in", [".web-.profile", ""], ids=["visitors", "the local user"])
-def test_whatever_a_sign_in_has_to_write_is_looked_at(local: Settings, begun_in: str, ending: str) -> None:
+def test_readiness_checks_all_files_that_a_sign_in_writes(local: Settings, begun_in: str, ending: str) -> None:
     key = {"secret_key": SecretStr("k" * 40)}
     settings = local.model_copy(update=key | ({"public_url": PUBLIC} if begun_in else {}))
     visitor = Visitor(create_app(settings)) if begun_in else home(settings)
@@ -98,7 +98,7 @@ def test_whatever_a_sign_in_has_to_write_is_looked_at(local: Settings, begun_in:
     assert begun.status_code >= 500, "a sign-in could not be kept indeed"
 
 
-def test_where_a_client_by_hand_is_remembered_is_looked_at_too(public: Settings) -> None:
+def test_readiness_checks_file_of_preregistered_client(public: Settings) -> None:
     preregistered = public.model_copy(update={"secret_key": SecretStr("k" * 40), "client_id": "by-hand"})
     public.token_file.parent.mkdir()
     public.token_file.with_name("tokens.json.clients").mkdir()
@@ -117,7 +117,7 @@ async def test_lock_in_use_is_ready(local: Settings) -> None:
     assert answer.status_code == 200
 
 
-def test_a_key_that_the_next_worker_would_not_find_is_named(public: Settings) -> None:
+def test_missing_session_key_is_named(public: Settings) -> None:
     app = create_app(public)
     key = public.token_file.with_name("tokens.json.session-key")
     key.unlink()
@@ -132,7 +132,7 @@ def test_a_key_that_the_next_worker_would_not_find_is_named(public: Settings) ->
 
 
 @pytest.mark.anyio
-async def test_the_disk_is_looked_at_once_a_second_however_often_it_is_asked(local: Settings) -> None:
+async def test_disk_is_checked_at_most_once_a_second(local: Settings) -> None:
     probes: list[str] = []
 
     class Counting(JsonFileStore):
@@ -154,7 +154,7 @@ async def test_the_disk_is_looked_at_once_a_second_however_often_it_is_asked(loc
 
 
 @pytest.mark.anyio
-async def test_a_key_file_that_cannot_be_read_is_a_key_that_is_missing(public: Settings) -> None:
+async def test_unreadable_session_key_is_named(public: Settings) -> None:
     app = create_app(public)
     key = public.token_file.with_name("tokens.json.session-key")
     key.unlink()

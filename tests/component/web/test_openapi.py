@@ -75,7 +75,7 @@ def operated(settings: Settings) -> FastAPI:
     return create_app(settings.model_copy(update={"public_url": PUBLIC, **keys, **off}))
 
 
-def test_every_route_is_in_the_document(app: FastAPI, operated: FastAPI) -> None:
+def test_every_route_is_documented(app: FastAPI, operated: FastAPI) -> None:
     for application, routes in ((app, LOCAL), (operated, OPERATED)):
         paths = application.openapi()["paths"].items()
         assert sorted(routes) == sorted(f"{method.upper()} {path}" for path, item in paths for method in item)
@@ -91,7 +91,7 @@ def test_every_route_is_in_the_document(app: FastAPI, operated: FastAPI) -> None
         if (route, mode) != ("GET /auth/status", GenerationMode.NEGATIVE)
     ],
 )
-def test_an_application_of_this_machine_answers_as_documented(app: FastAPI, route: str, mode: GenerationMode) -> None:
+def test_local_service_responds_as_documented(app: FastAPI, route: str, mode: GenerationMode) -> None:
     excluded: list[Any] = [positive_data_acceptance] if route in IN_A_BROWSER else []
 
     @same_each_time
@@ -103,7 +103,7 @@ def test_an_application_of_this_machine_answers_as_documented(app: FastAPI, rout
 
 
 @pytest.mark.parametrize("route", OPERATED)
-def test_an_operators_service_answers_strangers_as_documented(operated: FastAPI, route: str) -> None:
+def test_operator_service_responds_to_others_as_documented(operated: FastAPI, route: str) -> None:
     excluded: list[Any] = [positive_data_acceptance] if route in IN_A_BROWSER else []
 
     @same_each_time
@@ -118,9 +118,7 @@ values = st.one_of(st.sampled_from(WORDS), st.text(st.characters(max_codepoint=0
 
 
 @pytest.mark.parametrize("route", OPERATED)
-def test_no_header_and_no_body_leads_to_an_answer_that_is_not_documented(
-    app: FastAPI, operated: FastAPI, route: str
-) -> None:
+def test_any_header_and_body_gets_a_documented_response(app: FastAPI, operated: FastAPI, route: str) -> None:
     local = route in LOCAL
     found = operation(app if local else operated, route)
     method, _, path = route.partition(" ")
@@ -142,7 +140,7 @@ def test_no_header_and_no_body_leads_to_an_answer_that_is_not_documented(
     answered()
 
 
-def test_no_answer_is_one_of_the_framework_s_own(app: FastAPI, operated: FastAPI) -> None:
+def test_framework_validation_error_is_never_returned(app: FastAPI, operated: FastAPI) -> None:
     """What it says of a wrong parameter repeats what was sent."""
     for application in (app, operated):
         for item in application.openapi()["paths"].values():
@@ -156,9 +154,7 @@ def visitor(app: FastAPI) -> Iterator[Visitor]:
         yield visitor
 
 
-def test_a_sign_in_from_beginning_to_end_is_answered_as_documented(
-    app: FastAPI, visitor: Visitor, sandbox: Sandbox
-) -> None:
+def test_whole_sign_in_responds_as_documented(app: FastAPI, visitor: Visitor, sandbox: Sandbox) -> None:
     def documented(route: str, answer: Any, status: int) -> Any:
         assert answer.status_code == status, answer.text
         operation(app, route).Case().validate_response(answer)
@@ -186,7 +182,7 @@ def test_a_sign_in_from_beginning_to_end_is_answered_as_documented(
     assert documented("POST /auth/logout", again, 200).json()["message"] == "You were not signed in."
 
 
-def test_a_login_that_the_server_has_ended_is_told_as_documented(
+def test_ended_login_is_reported_as_documented(
     app: FastAPI, visitor: Visitor, sandbox: Sandbox, oauth: NotionOAuth
 ) -> None:
     visitor.sign_in()
@@ -200,7 +196,7 @@ def test_a_login_that_the_server_has_ended_is_told_as_documented(
 
 @pytest.mark.parametrize(("base_url", "code"), [(HOME, 429), ("http://elsewhere.example", 421)])
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
-def test_what_is_refused_is_refused_as_documented(settings: Settings, base_url: str, code: int, accept: str) -> None:
+def test_refusals_are_documented(settings: Settings, base_url: str, code: int, accept: str) -> None:
     app = create_app(settings.model_copy(update={"rate_limit": "1/hour"}))
     visitor = Visitor(app, base_url, client="127.0.0.1")
     visitor.get("/auth/callback")

@@ -42,7 +42,7 @@ class _Resources(HTMLParser):
 
 
 @pytest.mark.parametrize("path", ["/", "/auth/status", "/auth/callback?state=wrong", "/nowhere"])
-def test_a_page_needs_no_script_and_nothing_from_outside(signed_in: Browser, path: str) -> None:
+def test_page_needs_no_script_and_no_external_resource(signed_in: Browser, path: str) -> None:
     page = signed_in.get(path)
     resources = _Resources()
     resources.feed(page.text)
@@ -62,7 +62,7 @@ def test_a_page_needs_no_script_and_nothing_from_outside(signed_in: Browser, pat
     assert page.headers["x-frame-options"] == "DENY"
 
 
-def test_no_token_ever_reaches_the_browser(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
+def test_tokens_never_reach_the_browser(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
     signed_in.post("/auth/refresh", data={"csrf_token": signed_in.csrf_token()})
     kept = settings.token_file.read_text()
     tokens = re.findall(r'"(?:access|refresh)_token": "([^"]+)"', kept)
@@ -74,7 +74,7 @@ def test_no_token_ever_reaches_the_browser(signed_in: Browser, sandbox: Sandbox,
             assert token not in str(answer.headers)
 
 
-def test_what_a_server_says_is_escaped(browser: Browser, sandbox: Sandbox) -> None:
+def test_error_description_is_escaped(browser: Browser, sandbox: Sandbox) -> None:
     state = parse_qs(urlsplit(browser.step("/auth/login")).query)["state"][0]
     answer = browser.get(
         "/auth/callback",
@@ -90,21 +90,21 @@ def test_what_a_server_says_is_escaped(browser: Browser, sandbox: Sandbox) -> No
     assert "\x1b" not in answer.text
 
 
-def test_what_there_is_not_is_said_in_kind(browser: Browser) -> None:
+def test_not_found_is_html_or_json(browser: Browser) -> None:
     page = browser.get("/nowhere")
     assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
     answer = browser.get("/nowhere", headers={"Accept": "*/*"})
     assert (answer.status_code, answer.json()) == (404, {"error": "Not Found"})
 
 
-def test_the_session_cookie_is_not_for_scripts(browser: Browser) -> None:
+def test_session_cookie_is_http_only(browser: Browser) -> None:
     cookie = browser.get("/auth/login", follow_redirects=False).headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
     assert "secure" not in cookie
 
 
-def test_a_public_address_is_followed(sandbox: Sandbox, settings: Settings) -> None:
+def test_public_url_with_path(sandbox: Sandbox, settings: Settings) -> None:
     public = settings.model_copy(update={"public_url": "https://notion.example/tokens", "trusted_proxies": "127.0.0.1"})
     with served(create_app(public)) as url, Browser(url) as browser:
         browser.headers.update({"Host": "notion.example", "X-Forwarded-Proto": "https"})  # as a proxy in front does
@@ -120,14 +120,14 @@ def test_a_public_address_is_followed(sandbox: Sandbox, settings: Settings) -> N
 
 
 @pytest.mark.spec("MCP §Communication Security", "Be redirected to https or loopback alone")
-def test_an_address_that_is_not_loopback_is_not_taken_from_the_request(browser: Browser, sandbox: Sandbox) -> None:
+def test_host_of_request_is_not_used_as_redirect_uri(browser: Browser, sandbox: Sandbox) -> None:
     answer = browser.get("/auth/login", headers={"Host": "evil.example"})
     assert answer.status_code == 421
     assert "NOTION_OAUTH_PUBLIC_URL" in answer.text
     assert sandbox.requests == []
 
 
-def test_the_router_lives_in_another_application(settings: Settings) -> None:
+def test_router_in_mounted_application(settings: Settings) -> None:
     inner, outer = FastAPI(), FastAPI()
     inner.include_router(create_router(NotionOAuth(settings), prefix="/notion"))
     outer.add_middleware(SessionMiddleware, secret_key="k" * 32)
@@ -141,7 +141,7 @@ def test_the_router_lives_in_another_application(settings: Settings) -> None:
         assert refused.status_code == 400
 
 
-def test_an_application_without_sessions_is_told_what_it_lacks(settings: Settings) -> None:
+def test_application_without_sessions_gets_hint(settings: Settings) -> None:
     app = FastAPI()
     app.include_router(create_router(NotionOAuth(settings)))
     with served(app) as url, Browser(url) as browser:
@@ -150,7 +150,7 @@ def test_an_application_without_sessions_is_told_what_it_lacks(settings: Setting
     assert "SessionMiddleware" in answer.json()["next"]
 
 
-def test_main_serves_with_the_settings_of_the_environment(
+def test_main_reads_settings_from_environment(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", sandbox.mcp_url)
@@ -166,36 +166,36 @@ def test_main_serves_with_the_settings_of_the_environment(
 class TestSessionKey:
     """The key that signs and seals sessions."""
 
-    def test_it_comes_from_the_environment(self, settings: Settings) -> None:
+    def test_comes_from_setting(self, settings: Settings) -> None:
         given = settings.model_copy(update={"secret_key": SecretStr("s" * 40)})
         assert [key.get_secret_value() for key in session_keys(given)] == ["s" * 40]
         assert list(settings.token_file.parent.iterdir()) == []
 
-    def test_it_is_made_once_and_kept_beside_the_tokens(self, settings: Settings) -> None:
+    def test_is_created_once_next_to_token_file(self, settings: Settings) -> None:
         key = session_keys(settings)[0].get_secret_value()
         file = settings.token_file.with_name(".notion-tokens.json.session-key")
         assert file.stat().st_mode & 0o777 == 0o600
         assert len(key) == 64
         assert session_keys(settings)[0].get_secret_value() == key
 
-    def test_workers_that_start_at_once_agree(self, settings: Settings) -> None:
+    def test_concurrent_workers_use_the_same_key(self, settings: Settings) -> None:
         with ThreadPoolExecutor(16) as pool:
             keys = {keys[0].get_secret_value() for keys in pool.map(session_keys, [settings] * 64)}
         assert len(keys) == 1
 
-    def test_a_damaged_one_is_not_replaced(self, settings: Settings) -> None:
+    def test_damaged_file_is_not_replaced(self, settings: Settings) -> None:
         settings.token_file.with_name(".notion-tokens.json.session-key").write_text("short")
         with pytest.raises(StoreDamaged, match="has no valid session key"):
             session_keys(settings)
 
-    def test_where_none_can_be_kept_it_says_so(self, settings: Settings, tmp_path: Path) -> None:
+    def test_unwritable_directory_is_an_error(self, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         elsewhere = settings.model_copy(update={"token_file": tmp_path / "file" / "tokens.json"})
         with pytest.raises(StorageError):
             session_keys(elsewhere)
 
 
-def test_the_service_starts_as_the_readme_says(tmp_path: Path) -> None:
+def test_uvicorn_main_app_starts_and_stops_cleanly(tmp_path: Path) -> None:
     """`uvicorn main:app` itself, in a process of its own: it listens, logs no code, and ends cleanly on SIGTERM."""
     root = ROOT
     command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", "--app-dir", str(root)]
@@ -225,7 +225,7 @@ WARNING = "may go over plain http"
     ("options", "warned"),
     [({}, True), ({"https_only": False}, True), ({"https_only": True}, False)],
 )
-def test_a_public_applications_cookie_that_goes_over_http_is_said_once(
+def test_cookie_over_http_is_warned_about_once(
     settings: Settings, caplog: pytest.LogCaptureFixture, options: dict[str, Any], warned: bool
 ) -> None:
     for public_url, said in ((PUBLIC, warned), (None, False)):
@@ -239,9 +239,7 @@ def test_a_public_applications_cookie_that_goes_over_http_is_said_once(
         assert caplog.text.count(WARNING) == said
 
 
-def test_of_sessions_that_are_not_starlettes_own_nothing_is_said(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_session_middleware_is_not_warned_about(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     class Theirs(SessionMiddleware):
         """Knows better, or does not: who can tell."""
 

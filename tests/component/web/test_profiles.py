@@ -66,7 +66,7 @@ def of_their_own(settings: Settings) -> list[str]:
 class TestBrowserSessions:
     """On a public URL each browser session has a login of its own."""
 
-    def test_nobody_has_the_login_of_another(self, public: Settings, sandbox: Sandbox) -> None:
+    def test_browser_sessions_have_separate_logins(self, public: Settings, sandbox: Sandbox) -> None:
         app = create_app(public)
         alice, bob, robot = Visitor(app), Visitor(app), Visitor(app)
         alice.sign_in()
@@ -78,7 +78,7 @@ class TestBrowserSessions:
         assert sandbox.live_grants == 1
         assert alice.status()["status"] == "authenticated"
 
-    def test_nobody_is_told_a_command_that_they_cannot_run(self, public: Settings, sandbox: Sandbox) -> None:
+    def test_hints_for_visitors_contain_no_command(self, public: Settings, sandbox: Sandbox) -> None:
         """Nor the name of a profile that only the service knows."""
         app = create_app(public)
         visitor = Visitor(app)
@@ -96,11 +96,11 @@ class TestBrowserSessions:
         visitor.sign_in()
 
     @pytest.mark.anyio
-    async def test_the_local_users_login_is_nobody_elses(self, public: Settings, oauth: NotionOAuth) -> None:
+    async def test_visitor_does_not_get_default_profile(self, public: Settings, oauth: NotionOAuth) -> None:
         await sign_in(oauth)
         assert Visitor(create_app(public)).status() == {"status": "unauthenticated"}
 
-    def test_a_profile_cannot_be_guessed_or_asked_for(self, public: Settings) -> None:
+    def test_profile_cannot_be_guessed_or_requested(self, public: Settings) -> None:
         app = create_app(public)
         alice, bob = Visitor(app), Visitor(app)
         alice.sign_in()
@@ -113,7 +113,7 @@ class TestBrowserSessions:
             )
         assert found[1] not in alice.get("/").text
 
-    def test_a_visitor_who_does_not_finish_leaves_nothing_on_the_disk(self, public: Settings) -> None:
+    def test_pending_sign_in_stores_no_file_for_the_visitor(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         before = files_of(public)
         visitor.consent()
@@ -121,16 +121,14 @@ class TestBrowserSessions:
         Visitor(create_app(public)).consent()
         assert files_of(public) == [*before, *WAITING], "for all of them together, what they begin with"
 
-    def test_a_sign_in_that_fails_leaves_nothing_on_the_disk(self, public: Settings, sandbox: Sandbox) -> None:
+    def test_failed_sign_in_leaves_no_file(self, public: Settings, sandbox: Sandbox) -> None:
         visitor = Visitor(create_app(public))
         sandbox.fail_next("/token", error="invalid_grant")
         assert visitor.get(visitor.consent()).status_code == 502
         assert of_their_own(public) == []
 
     @pytest.mark.anyio
-    async def test_whose_a_client_is_that_was_registered_by_hand_is_remembered(
-        self, public: Settings, sandbox: Sandbox
-    ) -> None:
+    async def test_issuer_of_preregistered_client_is_stored(self, public: Settings, sandbox: Sandbox) -> None:
         """It is shown to one issuer, whichever browser begins."""
         preregistered = public.model_copy(update={"client_id": "by-hand", "client_secret": SecretStr("canary-secret")})
         begun = Visitor(create_app(preregistered)).get("/auth/login")
@@ -144,7 +142,7 @@ class TestBrowserSessions:
         assert refused.status_code == 500
         assert "was not sent there" in html.unescape(refused.text)
 
-    def test_signing_out_leaves_nothing_on_the_disk(self, public: Settings) -> None:
+    def test_sign_out_leaves_no_file(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
         assert of_their_own(public)
@@ -152,7 +150,7 @@ class TestBrowserSessions:
         assert of_their_own(public) == []
         assert visitor.status() == {"status": "unauthenticated"}
 
-    def test_signing_out_leaves_nothing_in_memory(self, public: Settings) -> None:
+    def test_sign_out_leaves_no_login_in_memory(self, public: Settings) -> None:
         oauth = NotionOAuth(public)
         visitor = Visitor(create_app(oauth=oauth))
         for _ in range(3):
@@ -164,7 +162,7 @@ class TestBrowserSessions:
         made = [found for found in gc.get_objects() if type(found) is NotionOAuth and found.settings is public]
         assert sorted(found.profile for found in made) == ["default", "web-"], "the latter begins for all of them"
 
-    def test_signing_in_again_ends_the_login_before(self, public: Settings, sandbox: Sandbox) -> None:
+    def test_new_sign_in_ends_previous_login(self, public: Settings, sandbox: Sandbox) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
         visitor.sign_in()
@@ -172,7 +170,7 @@ class TestBrowserSessions:
         assert len([name for name in files_of(public) if name.endswith(".profile")]) == 1
 
     @pytest.mark.parametrize("preregistered", [True, False], ids=["by hand", "begun twice before either is finished"])
-    def test_signing_in_again_with_the_same_client_revokes_nothing(
+    def test_new_sign_in_with_same_client_does_not_revoke(
         self, public: Settings, sandbox: Sandbox, told: Told, preregistered: bool
     ) -> None:
         """Notion ends the earlier login itself; others end all of a person and a client when told of one."""
@@ -187,14 +185,14 @@ class TestBrowserSessions:
         assert len([name for name in files_of(public) if name.endswith(".profile")]) == 1
         assert [facts["revocation"] for event, facts in told() if event == "sign_out"] == ["superseded"]
 
-    def test_a_session_that_is_lost_has_lost_its_login_and_the_page_says_so(self, public: Settings) -> None:
+    def test_lost_cookie_loses_login(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
         assert "if you delete its cookie, you lose access" in visitor.get("/").text
         visitor.cookies.clear()
         assert visitor.status() == {"status": "unauthenticated"}
 
-    def test_a_session_that_is_used_is_prolonged_once_a_day(self, public: Settings) -> None:
+    def test_session_is_extended_once_a_day(self, public: Settings) -> None:
         late = [timedelta()]
         visitor = Visitor(create_app(oauth=NotionOAuth(public, clock=lambda: utc_now() + late[0])))
         visitor.sign_in()
@@ -240,7 +238,7 @@ class TestBrowserSessions:
         await logins.sign_out(request(alice))
         assert await refreshed() == {bob}
 
-    def test_renewing_without_a_login_is_refused(self, public: Settings) -> None:
+    def test_refresh_without_login_is_refused(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
         token = visitor.csrf_token()
@@ -265,7 +263,7 @@ def renewed(visitor: Visitor) -> bool:
     return visitor.post("/auth/refresh", data={"csrf_token": visitor.csrf_token()}).status_code == 303
 
 
-class TestALoginThatCannotBeUsed:
+class TestUnusableLogin:
     """A visitor's own: they can have another, and sign out of it."""
 
     @pytest.fixture
@@ -290,7 +288,7 @@ class TestALoginThatCannotBeUsed:
         after.cookies = before.cookies
         return after
 
-    def test_the_page_says_so_and_has_the_buttons(
+    def test_page_offers_sign_in_and_sign_out(
         self, visitor: Visitor, caplog: pytest.LogCaptureFixture, unfloored: Settings
     ) -> None:
         page = visitor.get("/")
@@ -305,7 +303,9 @@ class TestALoginThatCannotBeUsed:
         assert data.status_code == page.status_code
         assert data.json()["next"].startswith("Sign in again")
 
-    def test_they_sign_in_anew(self, visitor: Visitor, unfloored: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    def test_visitor_can_sign_in_again(
+        self, visitor: Visitor, unfloored: Settings, caplog: pytest.LogCaptureFixture
+    ) -> None:
         left = kept_of(unfloored)
         content = left.read_text()
         visitor.sign_in()
@@ -316,7 +316,9 @@ class TestALoginThatCannotBeUsed:
             assert left.read_text() == content, "it was left as it is"
             assert "The login that a sign-in has replaced could not be ended" in caplog.text
 
-    def test_they_sign_out(self, visitor: Visitor, unfloored: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    def test_visitor_can_sign_out(
+        self, visitor: Visitor, unfloored: Settings, caplog: pytest.LogCaptureFixture
+    ) -> None:
         left = kept_of(unfloored)
         content = left.read_text()
         done = visitor.post("/auth/logout", data={"csrf_token": visitor.csrf_token()})
@@ -329,7 +331,7 @@ class TestALoginThatCannotBeUsed:
             assert "could not remove the login" in page.text
             assert "could not be ended" in caplog.text
 
-    def test_a_lock_that_is_held_is_passing(self, unfloored: Settings) -> None:
+    def test_held_lock_is_a_temporary_error(self, unfloored: Settings) -> None:
         """Whoever tries again is signed out at the server too."""
         oauth = NotionOAuth(unfloored, store=JsonFileStore(unfloored.token_file, lock_wait=timedelta(seconds=0.1)))
         visitor = Visitor(create_app(oauth=oauth))
@@ -339,7 +341,7 @@ class TestALoginThatCannotBeUsed:
             assert visitor.post("/auth/logout", data={"csrf_token": token}).status_code == 503
         assert visitor.status()["status"] == "authenticated"
 
-    def test_the_one_login_of_a_machine_is_left_to_its_user(self, settings: Settings) -> None:
+    def test_local_login_is_left_to_its_user(self, settings: Settings) -> None:
         app = create_app(settings)
         local = Visitor(app, "http://127.0.0.1:8000", client="127.0.0.1")
         local.sign_in()
@@ -388,11 +390,11 @@ def visiting(app: FastAPI, user: str | None) -> Visitor:
     return visitor
 
 
-class TestAnApplicationsOwnUsers:
+class TestApplicationUsers:
     """The application says who is asking."""
 
     @pytest.mark.parametrize("who_asks", [by_header, by_header_async])
-    def test_each_has_a_login_of_their_own(self, public: Settings, who_asks: ProfileFromRequest) -> None:
+    def test_users_have_separate_logins(self, public: Settings, who_asks: ProfileFromRequest) -> None:
         app = application(public, who_asks)
         alice, bob = visiting(app, "user-1"), visiting(app, "user-2")
         alice.sign_in()
@@ -408,12 +410,12 @@ class TestAnApplicationsOwnUsers:
         assert alice.status()["status"] == "authenticated"
 
     @pytest.mark.parametrize("path", ["/auth/status", "/auth/login", "/auth/callback?state=x"])
-    def test_nobody_has_none(self, public: Settings, sandbox: Sandbox, path: str) -> None:
+    def test_unknown_user_is_refused(self, public: Settings, sandbox: Sandbox, path: str) -> None:
         answer = visiting(application(public, by_header), None).get(path)
         assert answer.status_code == (400 if "callback" in path else 401)
         assert sandbox.requests == []
 
-    def test_an_endpoint_that_needs_a_token_asks_too(self, public: Settings) -> None:
+    def test_endpoint_refuses_unknown_user(self, public: Settings) -> None:
         app = application(public, by_header)
         visiting(app, "user-1").sign_in()
         refused = visiting(app, None).get("/token-of")
@@ -422,9 +424,7 @@ class TestAnApplicationsOwnUsers:
         assert "login" not in refused.json()["detail"]
         assert refused.headers["www-authenticate"]
 
-    def test_who_has_changed_meanwhile_does_not_finish_the_sign_in(
-        self, public: Settings, grants_asked: Posted
-    ) -> None:
+    def test_another_user_cannot_complete_the_sign_in(self, public: Settings, grants_asked: Posted) -> None:
         visitor = visiting(application(public, by_header), "user-1")
         back = visitor.consent()
         visitor.headers["X-User"] = "user-2"
@@ -434,15 +434,13 @@ class TestAnApplicationsOwnUsers:
         assert grants_asked() == []
 
     @pytest.mark.parametrize("name", ["", "../x", "a/b", "x" * 65, "-x", "a.b", "a\u00e9", 7])
-    def test_a_name_that_is_none_is_an_error_of_the_application(self, public: Settings, name: object) -> None:
+    def test_invalid_profile_name_is_an_application_error(self, public: Settings, name: object) -> None:
         answer = Visitor(application(public, lambda request: name)).get("/auth/status")  # type: ignore[arg-type,return-value]
         assert answer.status_code == 500
         assert "invalid profile name" in answer.text
 
     @pytest.mark.anyio
-    async def test_the_logins_that_are_stored_are_kept_fresh(
-        self, public: Settings, sandbox: Sandbox, grants_asked: Posted
-    ) -> None:
+    async def test_stored_logins_are_refreshed(self, public: Settings, sandbox: Sandbox, grants_asked: Posted) -> None:
         oauth = NotionOAuth(public)
         for number in (1, 2):
             await sign_in(oauth.for_profile(f"user-{number}"))
@@ -453,7 +451,7 @@ class TestAnApplicationsOwnUsers:
                     await anyio.sleep(0.01)
 
     @pytest.mark.anyio
-    async def test_one_that_cannot_be_kept_fresh_is_said_and_holds_up_no_other(
+    async def test_failed_refresh_is_logged_and_does_not_block_others(
         self, public: Settings, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
     ) -> None:
         oauth = NotionOAuth(public)
@@ -474,7 +472,7 @@ class TestAnApplicationsOwnUsers:
         assert logins.for_profile("user-2") is not second
 
 
-class TestTheOperator:
+class TestOperator:
     """With a secret that the operator has set, whoever gives it has the one profile."""
 
     @pytest.fixture
@@ -484,7 +482,7 @@ class TestTheOperator:
     def enter(self, visitor: Visitor, secret: str = SECRET) -> int:
         return visitor.post("/auth/operator", data={"csrf_token": visitor.csrf_token(), "secret": secret}).status_code
 
-    def test_is_asked_for_the_secret_once_in_a_browser_session(self, app: FastAPI, operated: Settings) -> None:
+    def test_secret_is_required_once_for_each_session(self, app: FastAPI, operated: Settings) -> None:
         operator = Visitor(app)
         asked = operator.get("/")
         assert asked.status_code == 401
@@ -496,7 +494,7 @@ class TestTheOperator:
         assert operator.status()["status"] == "authenticated"
 
     @pytest.mark.anyio
-    async def test_nobody_else_gets_anything(self, app: FastAPI, oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    async def test_other_visitors_are_refused(self, app: FastAPI, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         await sign_in(oauth)
         asked = len(sandbox.requests)
         stranger = Visitor(app)
@@ -511,12 +509,12 @@ class TestTheOperator:
         assert (await oauth.status()).status == "authenticated"
 
     @pytest.mark.parametrize("secret", ["", "wrong", SECRET[:-1], SECRET + "x", SECRET.upper(), "\u00e9"])
-    def test_another_secret_opens_nothing(self, app: FastAPI, secret: str) -> None:
+    def test_wrong_secret_is_refused(self, app: FastAPI, secret: str) -> None:
         stranger = Visitor(app)
         assert self.enter(stranger, secret) == 403
         assert stranger.get("/").status_code == 401
 
-    def test_the_form_comes_from_our_own_page(self, app: FastAPI) -> None:
+    def test_form_requires_csrf_token(self, app: FastAPI) -> None:
         stranger = Visitor(app)
         stranger.get("/")
         assert stranger.post("/auth/operator", data={"secret": SECRET}).status_code == 403
@@ -524,7 +522,7 @@ class TestTheOperator:
         assert stranger.post("/auth/operator", data=data, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
         assert stranger.get("/").status_code == 401
 
-    def test_the_secret_is_in_no_page_and_no_cookie(self, app: FastAPI) -> None:
+    def test_secret_is_in_no_page_and_no_cookie(self, app: FastAPI) -> None:
         operator = Visitor(app)
         answers = [operator.get("/"), operator.post("/auth/operator", data={"secret": SECRET})]
         self.enter(operator)
@@ -532,7 +530,7 @@ class TestTheOperator:
         assert all(SECRET not in answer.text + str(answer.headers) for answer in answers)
         assert SECRET not in operator.cookies[COOKIE]
 
-    def test_the_session_is_a_new_one(self, app: FastAPI) -> None:
+    def test_unlock_starts_a_new_session(self, app: FastAPI) -> None:
         """Fixation: a session that was planted before gives its owner nothing afterwards."""
         operator, attacker = Visitor(app), Visitor(app)
         form = operator.csrf_token()
@@ -547,7 +545,7 @@ class TestTheOperator:
         [{"operator_secret": SecretStr("another-secret-of-some-length")}, {"secret_key": SecretStr("x" * 40)}],
         ids=["secret", "key"],
     )
-    def test_another_secret_or_key_ends_all_sessions(
+    def test_new_secret_or_key_ends_all_sessions(
         self, app: FastAPI, operated: Settings, changed: dict[str, SecretStr]
     ) -> None:
         operator = Visitor(app)
@@ -556,7 +554,7 @@ class TestTheOperator:
         later.cookies.update(operator.cookies)
         assert later.get("/").status_code == 401
 
-    def test_the_session_ends_however_often_it_is_used(self, operated: Settings) -> None:
+    def test_session_ends_after_eight_hours_of_use(self, operated: Settings) -> None:
         late = [timedelta()]
         operator = Visitor(create_app(oauth=NotionOAuth(operated, clock=lambda: utc_now() + late[0])))
         self.enter(operator)
@@ -565,14 +563,14 @@ class TestTheOperator:
         late[0] = timedelta(hours=8, minutes=1)
         assert operator.get("/").status_code == 401
 
-    def test_a_session_of_a_browsers_own_is_no_operators(self, public: Settings, operated: Settings) -> None:
+    def test_visitor_session_is_not_an_operator_session(self, public: Settings, operated: Settings) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
         later = Visitor(create_app(operated))
         later.cookies.update(visitor.cookies)
         assert later.get("/").status_code == 401
 
-    def test_leaves_by_a_button_and_the_login_stays(self, app: FastAPI, sandbox: Sandbox) -> None:
+    def test_lock_ends_the_session_but_not_the_login(self, app: FastAPI, sandbox: Sandbox) -> None:
         operator = Visitor(app)
         self.enter(operator)
         operator.sign_in()
@@ -591,7 +589,7 @@ class TestTheOperator:
         assert operator.status()["status"] == "authenticated"
 
     @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, None])
-    def test_nobody_else_locks_the_operator_out(self, app: FastAPI, headers: dict[str, str] | None) -> None:
+    def test_other_sites_cannot_lock(self, app: FastAPI, headers: dict[str, str] | None) -> None:
         operator = Visitor(app)
         self.enter(operator)
         data = {"csrf_token": operator.csrf_token() if headers else "another"}
@@ -599,17 +597,17 @@ class TestTheOperator:
         assert operator.get("/auth/lock").status_code == 405
         assert operator.get("/").status_code == 200
 
-    def test_where_there_is_no_secret_there_is_nothing_to_lock(self, public: Settings) -> None:
+    def test_no_lock_route_without_secret(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         assert "/auth/lock" not in visitor.get("/").text
         assert visitor.post("/auth/lock").status_code == 404
 
-    def test_the_secret_is_asked_for_on_loopback_too(self, operated: Settings) -> None:
+    def test_secret_is_required_on_loopback(self, operated: Settings) -> None:
         local = operated.model_copy(update={"public_url": None})
         assert Visitor(create_app(local), "http://localhost", client="127.0.0.1").get("/").status_code == 401
 
 
-def test_the_application_may_answer_for_itself(public: Settings) -> None:
+def test_error_of_profile_function_is_shown(public: Settings) -> None:
     """An error of ours that its function raises is told as such."""
 
     def closed(request: Request) -> str:

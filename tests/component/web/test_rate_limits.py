@@ -41,7 +41,7 @@ def at_home(settings: Settings) -> Visitor:
     return Visitor(create_app(settings), "http://localhost", client="127.0.0.1")
 
 
-def test_who_asks_too_often_is_told_when_to_come_back(local: Settings, sandbox: Sandbox) -> None:
+def test_too_many_requests_get_retry_after(local: Settings, sandbox: Sandbox) -> None:
     visitor = at_home(local)
     for _ in range(3):
         assert visitor.get("/auth/login").status_code == 303
@@ -57,26 +57,26 @@ def test_who_asks_too_often_is_told_when_to_come_back(local: Settings, sandbox: 
 
 
 @pytest.mark.parametrize("method", ["GET /auth/login", "GET /auth/callback", "POST /auth/refresh", "POST /auth/logout"])
-def test_all_that_makes_work_is_counted_together(public: Settings, method: str) -> None:
+def test_routes_share_one_limit(public: Settings, method: str) -> None:
     visitor = Visitor(create_app(public))
     assert statuses(visitor, 3) == [400] * 3
     verb, path = method.split()
     assert visitor.request(verb, path).status_code == 429
 
 
-def test_each_address_counts_for_itself(public: Settings) -> None:
+def test_addresses_have_separate_limits(public: Settings) -> None:
     app = create_app(public)
     assert statuses(Visitor(app), 4)[-1] == 429
     assert statuses(Visitor(app, client="198.51.100.7"), 1) == [400]
 
 
-def test_a_claimed_address_does_not_count(public: Settings) -> None:
+def test_forwarded_address_of_untrusted_sender_is_ignored(public: Settings) -> None:
     visitor = Visitor(create_app(public))
     found = [statuses(visitor, 1, **{"X-Forwarded-For": f"198.51.100.{number}"})[0] for number in range(4)]
     assert found == [400, 400, 400, 429]
 
 
-def test_behind_a_named_proxy_its_clients_count_each(public: Settings) -> None:
+def test_clients_of_a_trusted_proxy_have_separate_limits(public: Settings) -> None:
     named = public.model_copy(update={"trusted_proxies": "10.0.0.1"})
     visitor = Visitor(create_app(named), "http://notion.example", client="10.0.0.1")
     passed_on = {"X-Forwarded-Proto": "https"}
@@ -86,7 +86,7 @@ def test_behind_a_named_proxy_its_clients_count_each(public: Settings) -> None:
     assert statuses(visitor, 1, **passed_on, **{"X-Forwarded-For": "198.51.100.8"}) == [400]
 
 
-def test_one_client_has_a_whole_network_of_ipv6(public: Settings) -> None:
+def test_ipv6_network_is_one_client(public: Settings) -> None:
     app = create_app(public)
     found = [statuses(Visitor(app, client=f"2001:db8:1:2::{number}"), 1)[0] for number in range(4)]
     assert found[-1] == 429
@@ -94,22 +94,22 @@ def test_one_client_has_a_whole_network_of_ipv6(public: Settings) -> None:
 
 
 @pytest.mark.parametrize("off", ["0", "off", ""])
-def test_a_limit_can_be_taken_off(public: Settings, off: str) -> None:
+def test_limit_can_be_disabled(public: Settings, off: str) -> None:
     assert 429 not in statuses(Visitor(create_app(public.model_copy(update={"rate_limit": off}))), 40)
 
 
-def test_the_limit_that_is_set_without_a_word(settings: Settings) -> None:
+def test_default_limit(settings: Settings) -> None:
     assert statuses(at_home(settings), 31) == [400] * 30 + [429]
 
 
-def test_looks_have_a_limit_of_their_own_on_a_public_url(public: Settings) -> None:
+def test_status_has_a_separate_limit_on_a_public_url(public: Settings) -> None:
     visitor = Visitor(create_app(public.model_copy(update={"status_rate_limit": "5/minute"})))
     assert statuses(visitor, 6, "/auth/status", **JSON) == [200] * 5 + [429]
     assert statuses(visitor, 3) == [400] * 3
     assert 429 not in statuses(at_home(public.model_copy(update={"public_url": None})), 400, "/auth/status", **JSON)
 
 
-def test_the_operators_secret_is_tried_five_times_a_minute_whatever_is_set(public: Settings) -> None:
+def test_operator_secret_allows_five_tries_a_minute(public: Settings) -> None:
     app = create_app(public.model_copy(update={"rate_limit": "0", "operator_secret": SecretStr("s" * 20)}))
     stranger = Visitor(app)
     data = {"csrf_token": stranger.csrf_token(), "secret": "wrong"}
@@ -120,7 +120,7 @@ def test_the_operators_secret_is_tried_five_times_a_minute_whatever_is_set(publi
     assert operator.post("/auth/operator", data=data).status_code == 303
 
 
-def test_another_site_does_not_use_up_what_its_victim_may(local: Settings) -> None:
+def test_requests_of_other_sites_do_not_count(local: Settings) -> None:
     visitor = at_home(local)
     part = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "empty"}
     assert statuses(visitor, 10, "/auth/login", **part) == [403] * 10
@@ -128,7 +128,7 @@ def test_another_site_does_not_use_up_what_its_victim_may(local: Settings) -> No
     assert visitor.get("/auth/login").status_code == 303
 
 
-def test_a_token_is_renewed_now_and_then_however_often_somebody_asks(settings: Settings, grants_asked: Posted) -> None:
+def test_refresh_floor_limits_refreshes(settings: Settings, grants_asked: Posted) -> None:
     visitor = at_home(settings)
     visitor.sign_in()
     data = {"csrf_token": visitor.csrf_token()}
@@ -141,7 +141,7 @@ def test_a_token_is_renewed_now_and_then_however_often_somebody_asks(settings: S
     assert visitor.post("/auth/refresh", data=data, headers=JSON).json()["message"] == "The token was refreshed."
 
 
-def test_one_that_has_expired_is_renewed_at_once(settings: Settings, sandbox: Sandbox, grants_asked: Posted) -> None:
+def test_expired_token_is_refreshed_at_once(settings: Settings, sandbox: Sandbox, grants_asked: Posted) -> None:
     sandbox.options.access_token_lifetime = 1
     visitor = at_home(settings)
     visitor.sign_in()
@@ -152,7 +152,7 @@ def test_one_that_has_expired_is_renewed_at_once(settings: Settings, sandbox: Sa
     assert grants_asked() == ["authorization_code", "refresh_token", "refresh_token"]
 
 
-class TestInRedis:
+class TestRedis:
     """Counted for all workers together."""
 
     @pytest.fixture
@@ -167,13 +167,13 @@ class TestInRedis:
         monkeypatch.setattr("redis.from_url", connected)
         return "redis://localhost:6379/0"
 
-    def test_workers_count_together(self, public: Settings, redis_url: str) -> None:
+    def test_workers_share_counters(self, public: Settings, redis_url: str) -> None:
         shared = public.model_copy(update={"rate_limit_storage": SecretStr(redis_url)})
         assert statuses(Visitor(create_app(shared)), 3) == [400] * 3
         assert statuses(Visitor(create_app(shared)), 1) == [429]
         assert statuses(Visitor(create_app(public)), 1) == [400]
 
-    def test_while_it_is_down_each_worker_counts_its_own_and_says_so_once(
+    def test_workers_count_separately_while_redis_is_down(
         self, public: Settings, caplog: pytest.LogCaptureFixture
     ) -> None:
         down = public.model_copy(update={"rate_limit_storage": SecretStr("redis://:canary-password@127.0.0.1:9/0")})
@@ -184,7 +184,7 @@ class TestInRedis:
         assert "canary" not in caplog.text
 
     @pytest.mark.anyio
-    async def test_a_network_counts_there_as_it_does_here(self, public: Settings, redis_url: str) -> None:
+    async def test_ipv6_network_is_counted_across_workers(self, public: Settings, redis_url: str) -> None:
         """Among all workers: ten times what a client has, and a client that is refused uses up nothing of it."""
         shared = public.model_copy(update={"rate_limit_storage": SecretStr(redis_url)})
         one, other = limits_of(shared), limits_of(shared)
@@ -195,7 +195,7 @@ class TestInRedis:
         assert await let_in(one, "::ffff:198.51.100.7") == [True]
 
     @pytest.mark.anyio
-    async def test_it_is_tried_again_after_a_while(
+    async def test_redis_is_retried(
         self, public: Settings, redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now = [0.0]
@@ -221,19 +221,19 @@ class TestInRedis:
         assert "can be used again" in caplog.text
 
     @pytest.mark.parametrize("url", ["memcached://canary:11211", "canary", "redis://canary:not-a-port/"])
-    def test_another_storage_is_refused_and_not_shown(self, public: Settings, url: str) -> None:
+    def test_invalid_storage_url_is_refused_and_not_shown(self, public: Settings, url: str) -> None:
         with pytest.raises(ConfigurationError, match="RATE_LIMIT_STORAGE") as caught:
             create_app(public.model_copy(update={"rate_limit_storage": SecretStr(url)}))
         assert "canary" not in str(caught.value)
 
-    def test_without_its_library_the_cure_is_said(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_redis_library_has_a_hint(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "redis.backoff", None)
         with pytest.raises(ConfigurationError, match=r"notion-oauth\[redis\]"):
             create_app(public.model_copy(update={"rate_limit_storage": SecretStr("redis://localhost")}))
 
 
 @pytest.mark.parametrize("limit", ["canary", "5/canary", "-1/minute", "5"])
-def test_what_is_no_limit_is_named_and_not_shown(public: Settings, limit: str) -> None:
+def test_invalid_limit_is_refused_and_not_shown(public: Settings, limit: str) -> None:
     with pytest.raises(ConfigurationError, match="NOTION_OAUTH_RATE_LIMIT: not a rate limit") as caught:
         create_app(public.model_copy(update={"rate_limit": limit}))
     assert "canary" not in str(caught.value)
@@ -281,7 +281,7 @@ async def let_in(limits: RateLimits, *clients: str, budget: str = "auth") -> lis
 
 
 @pytest.mark.anyio
-async def test_all_networks_of_one_owner_have_ten_times_what_a_client_has(public: Settings) -> None:
+async def test_ipv6_48_has_ten_times_the_limit_of_a_client(public: Settings) -> None:
     """Whoever has 48 bits has 65536 networks of 64."""
     limits = limits_of(public)
     assert await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(31))) == [True] * 30 + [False]
@@ -299,7 +299,7 @@ async def test_refused_network_uses_no_memory(public: Settings, counters: Counte
 
 
 @pytest.mark.anyio
-async def test_one_client_does_not_use_up_what_its_network_has(public: Settings) -> None:
+async def test_refused_client_does_not_count_towards_its_network(public: Settings) -> None:
     limits = limits_of(public)
     assert (await let_in(limits, *["2001:db8:1:2::1"] * 100)).count(True) == 3
     assert await let_in(limits, "2001:db8:1:3::1") == [True]
@@ -307,13 +307,13 @@ async def test_one_client_does_not_use_up_what_its_network_has(public: Settings)
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("clothed", ["::ffff:198.51.100.7", "::ffff:c633:6407", "0:0:0:0:0:ffff:c633:6407"])
-async def test_an_address_of_ipv4_is_one_however_it_is_written(public: Settings, clothed: str) -> None:
+async def test_ipv4_mapped_address_counts_as_ipv4(public: Settings, clothed: str) -> None:
     limits = limits_of(public)
     assert await let_in(limits, "198.51.100.7", clothed, "198.51.100.7", clothed) == [True] * 3 + [False]
     assert await let_in(limits, "::ffff:198.51.100.8", "::ffff:c633:6409") == [True] * 2, "and not one network"
 
 
-class TestWithoutRoomForMore:
+class TestCountersUsedUp:
     """What is counted in memory is bounded: newcomers share counts, neither let in without nor kept out by others."""
 
     @pytest.fixture
@@ -325,9 +325,7 @@ class TestWithoutRoomForMore:
     @pytest.mark.anyio
     @pytest.mark.parametrize(("budget", "times"), [("auth", 3), ("operator", 5)])
     @pytest.mark.parametrize("late", ["198.51.100.9", "2001:db8:9:9::1", "no address"])
-    async def test_one_address_may_no_more_than_in_an_empty_one(
-        self, limits: RateLimits, budget: str, times: int, late: str
-    ) -> None:
+    async def test_new_client_has_the_usual_limit(self, limits: RateLimits, budget: str, times: int, late: str) -> None:
         await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)), budget=budget)
         assert await let_in(limits, *[late] * 60, budget=budget) == [True] * times + [False] * (60 - times)
         others = "198.51.200.9", "2001:db8:9:a::1", "another"
@@ -350,7 +348,7 @@ class TestWithoutRoomForMore:
         assert await let_in(limits, "198.51.100.1", "192.0.2.1") == [True] * 2, "nor is another part kept out"
 
     @pytest.mark.anyio
-    async def test_all_networks_of_one_owner_have_ten_times_that_then_too(self, limits: RateLimits) -> None:
+    async def test_ipv6_48_still_has_ten_times_the_limit(self, limits: RateLimits) -> None:
         await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
         assert await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(31))) == [True] * 30 + [False]
         assert await let_in(limits, "2001:db8:2::1") == [True]
@@ -379,7 +377,7 @@ class TestWithoutRoomForMore:
         assert len(counters) <= 4 + 2 * 256 + 2 * 2 * 8  # networks of 64 bits and of 48
 
 
-def test_budgets_are_counted_once_for_all_pages(public: Settings) -> None:
+def test_home_page_and_status_share_a_limit(public: Settings) -> None:
     """The home page and the status have one between them."""
     visitor = Visitor(create_app(public.model_copy(update={"status_rate_limit": "4/minute"})))
     found = [visitor.get(path).status_code for path in ("/", "/auth/status") * 3]

@@ -46,7 +46,7 @@ def carried_to(settings: Settings, visitor: Visitor) -> Visitor:
     return other
 
 
-def test_over_https_the_cookie_is_bound_to_the_host(public: Settings) -> None:
+def test_cookie_is_bound_to_the_host_over_https(public: Settings) -> None:
     set_cookie = Visitor(create_app(public)).get("/auth/login").headers["set-cookie"]
     name, _, rest = set_cookie.partition("=")
     assert name == COOKIE
@@ -56,7 +56,7 @@ def test_over_https_the_cookie_is_bound_to_the_host(public: Settings) -> None:
     assert [part for part in attributes if part.startswith("max-age=")]
 
 
-def test_a_cookie_that_another_host_could_have_set_is_not_read(public: Settings) -> None:
+def test_cookie_without_host_prefix_is_ignored(public: Settings) -> None:
     """Cookie tossing: a sibling host sets our cookie for the whole domain, with a sign-in that is the attacker's."""
     app = create_app(public)
     attacker, victim = Visitor(app), Visitor(app)
@@ -66,7 +66,7 @@ def test_a_cookie_that_another_host_could_have_set_is_not_read(public: Settings)
     assert victim.status() == {"status": "unauthenticated"}
 
 
-def test_a_rotated_key_reads_what_the_one_before_has_sealed(public: Settings) -> None:
+def test_rotated_key_decrypts_older_sign_ins(public: Settings) -> None:
     visitor = Visitor(create_app(public))
     back = visitor.consent()
     rotated = carried_to(with_keys(public, NEW, OLD), visitor)
@@ -74,7 +74,7 @@ def test_a_rotated_key_reads_what_the_one_before_has_sealed(public: Settings) ->
     assert rotated.status()["status"] == "authenticated"
 
 
-def test_the_first_key_signs_and_seals(public: Settings) -> None:
+def test_first_key_signs_and_encrypts(public: Settings) -> None:
     rotated = Visitor(create_app(with_keys(public, NEW, OLD)))
     back = rotated.consent()
     assert TimestampSigner(NEW).validate(rotated.cookies[COOKIE])
@@ -82,14 +82,14 @@ def test_the_first_key_signs_and_seals(public: Settings) -> None:
     assert carried_to(with_keys(public, NEW), rotated).get(back).status_code == 303
 
 
-def test_a_key_that_was_taken_out_counts_no_longer(public: Settings) -> None:
+def test_removed_key_is_no_longer_accepted(public: Settings) -> None:
     visitor = Visitor(create_app(public))
     visitor.sign_in()
     assert carried_to(with_keys(public, NEW), visitor).status() == {"status": "unauthenticated"}
 
 
 @pytest.mark.parametrize("change", [lambda value: value[:-2], lambda value: "x" + value, lambda value: "e30=.x.y"])
-def test_a_cookie_that_was_changed_is_none(public: Settings, change: object) -> None:
+def test_changed_cookie_is_ignored(public: Settings, change: object) -> None:
     visitor = Visitor(create_app(public))
     visitor.sign_in()
     forged = change(visitor.cookies[COOKIE])  # type: ignore[operator]
@@ -98,7 +98,7 @@ def test_a_cookie_that_was_changed_is_none(public: Settings, change: object) -> 
     assert visitor.status() == {"status": "unauthenticated"}
 
 
-def test_a_session_ends(public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_expires(public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     visitor = Visitor(create_app(public))
     visitor.sign_in()
     at_sign_in = TimestampSigner.get_timestamp
@@ -106,7 +106,7 @@ def test_a_session_ends(public: Settings, monkeypatch: pytest.MonkeyPatch) -> No
     assert visitor.status() == {"status": "unauthenticated"}
 
 
-def test_a_sign_in_works_once_even_with_a_copy_of_the_old_cookie(public: Settings, sandbox: Sandbox) -> None:
+def test_sign_in_cannot_be_replayed_with_a_copied_cookie(public: Settings, sandbox: Sandbox) -> None:
     """Replay: the cookie from before the callback, and the same redirect."""
     visitor = Visitor(create_app(public))
     back = visitor.consent()
@@ -121,7 +121,7 @@ def test_a_sign_in_works_once_even_with_a_copy_of_the_old_cookie(public: Setting
     assert len(sandbox.requests) == asked, "the server was not asked"
 
 
-def test_another_worker_leaves_a_replay_to_the_server_which_takes_a_code_once(public: Settings) -> None:
+def test_replay_on_another_worker_is_refused_by_the_server(public: Settings) -> None:
     """What holds across workers: the grant of a code that is used twice ends, and nobody is signed in by it."""
     visitor = Visitor(create_app(public))
     back = visitor.consent()
@@ -132,7 +132,7 @@ def test_another_worker_leaves_a_replay_to_the_server_which_takes_a_code_once(pu
 
 
 @pytest.mark.parametrize("instead", ["code=bogus", "error=access_denied"])
-def test_a_replay_on_another_worker_takes_nobody_s_login_away(public: Settings, instead: str) -> None:
+def test_replay_on_another_worker_does_not_end_the_login(public: Settings, instead: str) -> None:
     visitor = Visitor(create_app(public))
     back = visitor.consent()
     copied = carried_to(public, visitor)
@@ -145,7 +145,7 @@ def test_a_replay_on_another_worker_takes_nobody_s_login_away(public: Settings, 
     assert carried_to(public, visitor).status()["status"] == "authenticated"
 
 
-def test_two_who_finish_one_sign_in_on_two_workers_have_two_logins(public: Settings) -> None:
+def test_sign_in_completed_on_two_workers_creates_two_logins(public: Settings) -> None:
     """Fixation across workers: the victim finishes what the attacker has begun, planted and finished too."""
     attacker = Visitor(create_app(public))
     begun = attacker.get("/auth/login").headers["location"]
@@ -167,7 +167,7 @@ def signed_session(visitor: Visitor) -> dict[str, Any]:
     return found
 
 
-def test_keys_of_the_application_s_own_session_are_left_alone(settings: Settings, public: Settings) -> None:
+def test_session_values_of_the_application_are_unchanged(settings: Settings, public: Settings) -> None:
     """It may keep a `profile`, a `pending` or a `csrf` of its own: neither is ours, nor chooses a login."""
     anyio.run(sign_in, NotionOAuth(settings))  # the operator's own, in the default profile
     app = FastAPI()
@@ -189,7 +189,7 @@ def test_keys_of_the_application_s_own_session_are_left_alone(settings: Settings
     assert {name: signed_session(visitor)[name] for name in own} == own
 
 
-def test_a_code_of_somebody_elses_sign_in_is_worth_nothing(public: Settings, grants_asked: Posted) -> None:
+def test_injected_code_is_refused(public: Settings, grants_asked: Posted) -> None:
     """Code injection: the attacker's code, in the victim's own redirect, fails at PKCE."""
     app = create_app(public)
     victim, attacker = Visitor(app), Visitor(app)
@@ -201,7 +201,7 @@ def test_a_code_of_somebody_elses_sign_in_is_worth_nothing(public: Settings, gra
     assert grants_asked() == ["authorization_code"]
 
 
-def test_whoever_planted_a_session_does_not_see_the_login_made_in_it(public: Settings) -> None:
+def test_planted_session_does_not_share_the_login(public: Settings) -> None:
     """Session fixation: the attacker keeps a copy of the session that the victim then signs in with."""
     app = create_app(public)
     attacker = Visitor(app)
@@ -215,7 +215,7 @@ def test_whoever_planted_a_session_does_not_see_the_login_made_in_it(public: Set
     assert victim.status()["status"] == "authenticated"
 
 
-def test_nobody_is_signed_in_to_somebody_elses_workspace(public: Settings) -> None:
+def test_callback_of_another_browser_is_refused(public: Settings) -> None:
     """Login CSRF: the redirect of the attacker's sign-in, followed by the victim's browser."""
     app = create_app(public)
     victim, attacker = Visitor(app), Visitor(app)
@@ -241,7 +241,7 @@ async def test_memory_of_completed_sign_ins_is_bounded(oauth: NotionOAuth) -> No
     assert sign_ins.pop(dict(copy), first.state), "only the last one is remembered"
 
 
-def test_a_request_without_a_cookie_gets_none(public: Settings) -> None:
+def test_request_without_cookie_gets_no_cookie(public: Settings) -> None:
     visitor = Visitor(create_app(public))
     answer = visitor.get("/auth/status", headers={"Accept": "application/json"})
     assert "set-cookie" not in answer.headers

@@ -33,7 +33,7 @@ def stored(settings: Settings) -> bytes | None:
     return settings.token_file.read_bytes() if settings.token_file.exists() else None
 
 
-def test_a_browser_signs_in_and_the_tokens_are_stored(browser: Browser, settings: Settings) -> None:
+def test_browser_signs_in_and_tokens_are_stored(browser: Browser, settings: Settings) -> None:
     assert "Not connected" in browser.get("/").text
     page = browser.get("/auth/login")
     assert page.status_code == 200
@@ -47,7 +47,7 @@ def test_a_browser_signs_in_and_the_tokens_are_stored(browser: Browser, settings
 @pytest.mark.spec("MCP §Open Redirection", "Register the redirect URI that is used")
 @pytest.mark.spec("MCP §Authorization Code Protection", "Use S256")
 @pytest.mark.spec("RFC 7636 §4.3", "Send code_challenge and its method with the authorization request")
-def test_the_authorization_request_is_complete(browser: Browser, sandbox: Sandbox, service_url: str) -> None:
+def test_authorization_request_is_complete(browser: Browser, sandbox: Sandbox, service_url: str) -> None:
     query = parse_qs(urlsplit(browser.step("/auth/login")).query)
     registration = sandbox.requests_to("/register", "POST")[0].json
     assert registration is not None
@@ -63,14 +63,14 @@ def test_the_authorization_request_is_complete(browser: Browser, sandbox: Sandbo
     assert len(query["state"][0]) >= 43
 
 
-def test_the_registration_is_used_again(signed_in: Browser, sandbox: Sandbox) -> None:
+def test_registration_is_reused(signed_in: Browser, sandbox: Sandbox) -> None:
     signed_in.get("/auth/login")
     signed_in.post("/auth/logout", data={"csrf_token": signed_in.csrf_token()})
     signed_in.get("/auth/login")
     assert len(sandbox.requests_to("/register")) == 1
 
 
-def test_the_verifier_cannot_be_read_in_the_cookie(browser: Browser, sandbox: Sandbox) -> None:
+def test_verifier_cannot_be_read_from_the_cookie(browser: Browser, sandbox: Sandbox) -> None:
     back = browser.consent()
     raw = browser.cookies["notion_oauth_session"]
     session = json.dumps(session_of(browser))
@@ -82,14 +82,14 @@ def test_the_verifier_cannot_be_read_in_the_cookie(browser: Browser, sandbox: Sa
     assert parse_qs(urlsplit(back).query)["state"][0] not in session
 
 
-def test_two_sign_ins_in_two_tabs_both_work(browser: Browser) -> None:
+def test_two_tabs_can_sign_in(browser: Browser) -> None:
     first, second = browser.consent(), browser.consent()
     assert "You are signed in" in browser.get(first).text
     assert "You are signed in" in browser.get(second).text
     assert browser.status()["status"] == "authenticated"
 
 
-def test_many_tabs_keep_the_cookie_within_what_browsers_take(browser: Browser) -> None:
+def test_many_pending_sign_ins_fit_into_the_cookie(browser: Browser) -> None:
     last = ""
     for _ in range(12):
         last = browser.consent()
@@ -99,7 +99,7 @@ def test_many_tabs_keep_the_cookie_within_what_browsers_take(browser: Browser) -
     assert "You are signed in" in browser.get(last).text
 
 
-def test_a_callback_works_once(browser: Browser, grants_asked: Posted) -> None:
+def test_callback_works_once(browser: Browser, grants_asked: Posted) -> None:
     back = browser.consent()
     assert browser.get(back).status_code == 200
     replayed = browser.get(back)
@@ -110,7 +110,7 @@ def test_a_callback_works_once(browser: Browser, grants_asked: Posted) -> None:
 
 
 @pytest.mark.spec("RFC 6749 §10.12", "Bind the answer to the browser that began the sign-in")
-def test_another_browser_cannot_finish_a_sign_in(browser: Browser, service_url: str, grants_asked: Posted) -> None:
+def test_another_browser_cannot_complete_a_sign_in(browser: Browser, service_url: str, grants_asked: Posted) -> None:
     back = browser.consent()
     with Browser(service_url) as other:
         assert other.get(back).status_code == 400
@@ -120,7 +120,7 @@ def test_another_browser_cannot_finish_a_sign_in(browser: Browser, service_url: 
 
 @pytest.mark.spec("MCP §Open Redirection", "Drop an answer without the state of its sign-in, or with another")
 @pytest.mark.parametrize("query", ["", "?code=x", "?code=x&state=", "?code=x&state=wrong", "?error=access_denied"])
-def test_an_answer_that_belongs_to_no_sign_in_is_dropped(browser: Browser, query: str, grants_asked: Posted) -> None:
+def test_response_without_matching_state_is_ignored(browser: Browser, query: str, grants_asked: Posted) -> None:
     back = browser.consent()
     assert browser.get(f"/auth/callback{query}").status_code == 400
     assert grants_asked() == []
@@ -128,7 +128,7 @@ def test_an_answer_that_belongs_to_no_sign_in_is_dropped(browser: Browser, query
 
 
 @pytest.mark.spec("RFC 6749 §3.1", "Accept no parameter twice")
-def test_a_repeated_parameter_is_refused(browser: Browser, grants_asked: Posted) -> None:
+def test_repeated_parameter_is_refused(browser: Browser, grants_asked: Posted) -> None:
     back = browser.consent()
     answer = browser.get(f"{back}&code=another")
     assert answer.status_code == 400
@@ -137,7 +137,7 @@ def test_a_repeated_parameter_is_refused(browser: Browser, grants_asked: Posted)
 
 
 @pytest.mark.spec("MCP §Authorization Response Validation", "Check iss before the code goes to any token endpoint")
-def test_an_answer_of_another_issuer_is_refused(browser: Browser, grants_asked: Posted) -> None:
+def test_response_of_another_issuer_is_refused(browser: Browser, grants_asked: Posted) -> None:
     back = httpx.URL(browser.consent())
     answer = browser.get(back.copy_set_param("iss", "https://evil.example"))
     assert answer.status_code == 400
@@ -145,7 +145,7 @@ def test_an_answer_of_another_issuer_is_refused(browser: Browser, grants_asked: 
     assert grants_asked() == []
 
 
-def test_a_sign_in_is_pending_for_ten_minutes(settings: Settings) -> None:
+def test_pending_sign_in_expires_after_ten_minutes(settings: Settings) -> None:
     late = [timedelta()]
     oauth = NotionOAuth(settings, clock=lambda: utc_now() + late[0])
     with served(create_app(oauth=oauth)) as url, Browser(url) as browser:
@@ -158,7 +158,7 @@ def test_a_sign_in_is_pending_for_ten_minutes(settings: Settings) -> None:
     assert "more than ten minutes ago" in answer.text
 
 
-def test_a_worker_finishes_what_another_began(browser: Browser, settings: Settings) -> None:
+def test_another_worker_can_complete_a_sign_in(browser: Browser, settings: Settings) -> None:
     """Another process with the same settings, or the same one after a restart: nothing is kept in memory."""
     back = urlsplit(browser.consent())
     with served(create_app(settings)) as other_url:
@@ -167,7 +167,7 @@ def test_a_worker_finishes_what_another_began(browser: Browser, settings: Settin
     assert "You are signed in" in page.text
 
 
-def test_a_sign_in_that_another_key_sealed_is_refused(sandbox: Sandbox, settings: Settings) -> None:
+def test_sign_in_encrypted_with_another_key_is_refused(sandbox: Sandbox, settings: Settings) -> None:
     """The sessions' key is kept, the sealing key is not: the cookie is ours, and what is in it cannot be opened."""
     settings = settings.model_copy(update={"secret_key": SecretStr("a" * 40)})
     with served(create_app(settings)) as url, Browser(url) as browser:
@@ -183,7 +183,7 @@ def test_a_sign_in_that_another_key_sealed_is_refused(sandbox: Sandbox, settings
     assert "another session key" in answer.text
 
 
-def test_declining_is_said_and_changes_nothing(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
+def test_declined_sign_in_changes_nothing(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
     before = stored(settings)
     state = parse_qs(urlsplit(signed_in.step("/auth/login")).query)["state"][0]
     denied = {"error": "access_denied", "state": state, "iss": sandbox.issuer}
@@ -194,7 +194,7 @@ def test_declining_is_said_and_changes_nothing(signed_in: Browser, sandbox: Sand
     assert stored(settings) == before
 
 
-def test_an_exchange_that_fails_is_no_success(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
+def test_failed_exchange_changes_nothing(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
     before, back = stored(settings), signed_in.consent()
     sandbox.fail_next("/token", error="invalid_grant", description="Authorization code expired")
     page = signed_in.get(back)
@@ -205,7 +205,7 @@ def test_an_exchange_that_fails_is_no_success(signed_in: Browser, sandbox: Sandb
     assert signed_in.status()["status"] == "authenticated"
 
 
-def test_tokens_that_cannot_be_stored_are_no_success(
+def test_code_is_not_exchanged_if_tokens_cannot_be_stored(
     browser: Browser, settings: Settings, grants_asked: Posted
 ) -> None:
     back = browser.consent()
@@ -217,7 +217,7 @@ def test_tokens_that_cannot_be_stored_are_no_success(
     assert grants_asked() == [], "the code was not spent on tokens that could not be kept"
 
 
-def test_a_program_gets_json_all_the_way(browser: Browser) -> None:
+def test_program_gets_json(browser: Browser) -> None:
     browser.headers["Accept"] = "*/*"
     done = browser.get("/auth/login").json()
     assert done["status"] == "authenticated"
@@ -230,7 +230,7 @@ def test_a_program_gets_json_all_the_way(browser: Browser) -> None:
 
 @pytest.mark.parametrize("kind", ["hang", "drip", "drop", "redirect", "oversize", "garble"])
 @pytest.mark.parametrize("path", ["/.well-known/oauth-authorization-server", "/register", "/token"])
-def test_a_server_that_misbehaves_is_named(sandbox: Sandbox, tmp_path: Path, kind: str, path: str) -> None:
+def test_misbehaving_server_is_named(sandbox: Sandbox, tmp_path: Path, kind: str, path: str) -> None:
     settings = Settings(server_url=sandbox.mcp_url, token_file=tmp_path / "tokens.json", timeout=0.4)
     sandbox.misbehave_next(path, kind, location="http://127.0.0.1:9/")  # type: ignore[arg-type]
     with served(create_app(settings)) as url, Browser(url) as browser:

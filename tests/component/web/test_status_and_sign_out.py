@@ -13,7 +13,7 @@ from tests.support.signing_in import age
 from tests.support.web_service import Browser
 
 
-def test_status_of_a_signed_in_user(signed_in: Browser, sandbox: Sandbox) -> None:
+def test_status_of_a_login(signed_in: Browser, sandbox: Sandbox) -> None:
     status = signed_in.status()
     assert list(status)[:3] == ["status", "expires_in_seconds", "token_type"]
     assert status["status"] == "authenticated"
@@ -23,7 +23,7 @@ def test_status_of_a_signed_in_user(signed_in: Browser, sandbox: Sandbox) -> Non
     assert status["resource"] == sandbox.mcp_url
 
 
-def test_where_and_how_tokens_are_kept_is_nobodys_business_there(signed_in: Browser, settings: Settings) -> None:
+def test_status_does_not_describe_the_storage(signed_in: Browser, settings: Settings) -> None:
     """Whoever reaches the service may ask for its status; weaknesses and paths are for who runs it."""
     settings.token_file.parent.chmod(0o777)
     status = signed_in.status()
@@ -31,11 +31,11 @@ def test_where_and_how_tokens_are_kept_is_nobodys_business_there(signed_in: Brow
     assert str(settings.token_file.parent) not in str(status)
 
 
-def test_status_of_others(browser: Browser) -> None:
+def test_status_without_login(browser: Browser) -> None:
     assert browser.status() == {"status": "unauthenticated"}
 
 
-def test_an_expired_token_is_told_apart_and_not_refreshed(
+def test_status_shows_expired_token_without_refreshing(
     sandbox: Sandbox, settings: Settings, browser: Browser, grants_asked: Posted
 ) -> None:
     browser.get("/auth/login")
@@ -49,7 +49,7 @@ def test_an_expired_token_is_told_apart_and_not_refreshed(
     assert len(sandbox.requests) == before, "status asks nobody"
 
 
-def test_an_expired_token_that_cannot_be_refreshed_is_no_login(
+def test_expired_token_without_refresh_token_is_no_login(
     sandbox: Sandbox, settings: Settings, browser: Browser
 ) -> None:
     sandbox.options.token_response_overrides = {"refresh_token": None}
@@ -58,7 +58,7 @@ def test_an_expired_token_that_cannot_be_refreshed_is_no_login(
     assert browser.status() == {"status": "unauthenticated"}
 
 
-def test_a_token_without_expiry_counts_until_the_server_says_otherwise(sandbox: Sandbox, browser: Browser) -> None:
+def test_token_without_expiry_is_valid(sandbox: Sandbox, browser: Browser) -> None:
     sandbox.options.token_response_overrides = {"expires_in": None}
     page = browser.get("/auth/login")
     assert "until the server rejects it" in page.text
@@ -74,13 +74,13 @@ def test_a_token_without_expiry_counts_until_the_server_says_otherwise(sandbox: 
         ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html; charset=utf-8"),
     ],
 )
-def test_a_program_gets_json_and_a_browser_a_page(browser: Browser, accept: str, kind: str) -> None:
+def test_accept_header_selects_json_or_page(browser: Browser, accept: str, kind: str) -> None:
     answer = browser.get("/auth/status", headers={"Accept": accept})
     assert answer.headers["content-type"] == kind
     assert "Accept" in answer.headers["vary"]
 
 
-def test_signing_out_revokes_and_deletes(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
+def test_sign_out_revokes_and_deletes(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
     assert sandbox.live_grants == 1
     page = signed_in.post("/auth/logout", data={"csrf_token": signed_in.csrf_token()})
     assert page.status_code == 200
@@ -90,14 +90,14 @@ def test_signing_out_revokes_and_deletes(signed_in: Browser, sandbox: Sandbox, s
     assert signed_in.status() == {"status": "unauthenticated"}
 
 
-def test_signing_out_says_when_the_server_could_not_be_told(signed_in: Browser, sandbox: Sandbox) -> None:
+def test_sign_out_reports_failed_revocation(signed_in: Browser, sandbox: Sandbox) -> None:
     sandbox.fail_next("/token", status=503)
     page = signed_in.post("/auth/logout", data={"csrf_token": signed_in.csrf_token()})
     assert "the server was not reached" in page.text
     assert signed_in.status() == {"status": "unauthenticated"}
 
 
-def test_nobody_signs_out_by_get(signed_in: Browser) -> None:
+def test_sign_out_and_refresh_require_post(signed_in: Browser) -> None:
     assert signed_in.get("/auth/logout").status_code == 405
     assert signed_in.get("/auth/refresh").status_code == 405
     assert signed_in.status()["status"] == "authenticated"
@@ -117,7 +117,7 @@ def test_nobody_signs_out_by_get(signed_in: Browser) -> None:
         ("right", {"Sec-Fetch-Site": "none"}),
     ],
 )
-def test_no_other_site_can_send_the_forms(
+def test_forms_of_other_sites_are_refused(
     signed_in: Browser, sandbox: Sandbox, path: str, token: str | None, headers: dict[str, str]
 ) -> None:
     right = signed_in.csrf_token()
@@ -130,14 +130,14 @@ def test_no_other_site_can_send_the_forms(
     assert signed_in.status()["status"] == "authenticated"
 
 
-def test_another_browsers_form_token_is_refused(signed_in: Browser, service_url: str) -> None:
+def test_csrf_token_of_another_browser_is_refused(signed_in: Browser, service_url: str) -> None:
     with Browser(service_url) as other:
         stolen = other.csrf_token() if "csrf_token" in other.get("/").text else ""
     assert stolen, "the other browser is shown the form too"
     assert signed_in.post("/auth/logout", data={"csrf_token": stolen}).status_code == 403
 
 
-def test_a_form_larger_than_ours_is_refused(signed_in: Browser) -> None:
+def test_oversized_and_repeated_form_fields_are_refused(signed_in: Browser) -> None:
     token = signed_in.csrf_token()
     answer = signed_in.post("/auth/logout", data={"csrf_token": token, "padding": "x" * 10_000})
     assert answer.status_code == 403
@@ -149,14 +149,14 @@ def test_a_form_larger_than_ours_is_refused(signed_in: Browser) -> None:
     assert repeated.status_code == 403
 
 
-def test_our_own_page_may_renew(signed_in: Browser, grants_asked: Posted, service_url: str) -> None:
+def test_own_page_can_refresh(signed_in: Browser, grants_asked: Posted, service_url: str) -> None:
     data = {"csrf_token": signed_in.csrf_token()}
     page = signed_in.post("/auth/refresh", data=data, headers={"Origin": service_url, "Sec-Fetch-Site": "same-origin"})
     assert "The token was refreshed." in page.text
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-def test_renewing_without_a_login_says_what_to_do(browser: Browser, sandbox: Sandbox) -> None:
+def test_refresh_without_login_has_a_hint(browser: Browser, sandbox: Sandbox) -> None:
     browser.get("/auth/login")
     token = browser.csrf_token()
     browser.post("/auth/logout", data={"csrf_token": token})
@@ -165,7 +165,7 @@ def test_renewing_without_a_login_says_what_to_do(browser: Browser, sandbox: San
     assert "Not signed in." in answer.text
 
 
-def test_a_damaged_file_is_reported_and_kept(browser: Browser, settings: Settings) -> None:
+def test_damaged_file_is_reported_and_not_changed(browser: Browser, settings: Settings) -> None:
     settings.token_file.write_text('{"name": "somebody else\'s"}')
     page = browser.get("/")
     assert page.status_code == 500
@@ -177,7 +177,7 @@ def test_a_damaged_file_is_reported_and_kept(browser: Browser, settings: Setting
     assert Path(settings.token_file).read_text() == '{"name": "somebody else\'s"}'
 
 
-def test_a_busy_server_hands_on_when_to_come_back(signed_in: Browser, sandbox: Sandbox) -> None:
+def test_retry_after_of_the_server_is_passed_on(signed_in: Browser, sandbox: Sandbox) -> None:
     sandbox.fail_next("/token", status=429, error="temporarily_unavailable", headers={"Retry-After": "30"})
     data = {"csrf_token": signed_in.csrf_token()}
     answer = signed_in.post("/auth/refresh", data=data, headers={"Accept": "application/json"})

@@ -34,13 +34,13 @@ def visitor(request: pytest.FixtureRequest, settings: Settings, public: Settings
     return Visitor(create_app(public))
 
 
-def test_more_is_asked_for_beside_what_the_login_has(visitor: Visitor, sandbox: Sandbox) -> None:
+def test_scopes_are_requested_in_addition_to_granted_ones(visitor: Visitor, sandbox: Sandbox) -> None:
     visitor.sign_in()
     sandbox.options.scopes = ("default", "read", "write")
     assert asked(visitor, "scope=write+read")["scope"] == ["default write read"]
 
 
-def test_a_plain_sign_in_keeps_what_was_gained(visitor: Visitor, sandbox: Sandbox) -> None:
+def test_plain_sign_in_requests_scopes_granted_before(visitor: Visitor, sandbox: Sandbox) -> None:
     sandbox.options.scopes = ("default", "read", "write")
     sandbox.options.resource_metadata_overrides = {"scopes_supported": ["default"]}
     visitor.sign_in()
@@ -48,7 +48,7 @@ def test_a_plain_sign_in_keeps_what_was_gained(visitor: Visitor, sandbox: Sandbo
     assert asked(visitor, "")["scope"] == ["default write"]
 
 
-def test_a_fresher_and_stronger_sign_in_is_asked_for(visitor: Visitor) -> None:
+def test_acr_values_and_max_age_are_requested(visitor: Visitor) -> None:
     query = asked(visitor, "acr_values=myACR&max_age=300")
     assert (query["acr_values"], query["max_age"], query["scope"]) == (["myACR"], ["300"], ["default"])
 
@@ -71,9 +71,7 @@ def test_a_fresher_and_stronger_sign_in_is_asked_for(visitor: Visitor) -> None:
     ],
 )
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
-def test_what_is_none_of_these_is_refused(
-    visitor: Visitor, sandbox: Sandbox, query: str, name: str, accept: str
-) -> None:
+def test_invalid_parameter_is_refused(visitor: Visitor, sandbox: Sandbox, query: str, name: str, accept: str) -> None:
     """As everything else is: by name, in the same words for people and for programs, with nothing that was sent."""
     answer = visitor.get(f"/auth/login?{query}", headers={"Accept": accept})
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (400, accept)
@@ -90,18 +88,18 @@ def test_what_is_none_of_these_is_refused(
     assert not sandbox.requests
 
 
-def test_the_longest_that_may_be_asked_for_still_fits_into_the_cookie(visitor: Visitor, sandbox: Sandbox) -> None:
+def test_longest_parameters_fit_into_the_cookie(visitor: Visitor, sandbox: Sandbox) -> None:
     scope = "".join(map(chr, range(0x23, 0x5B))) * 10
     sandbox.options.scopes = ("default", scope[:500])
     visitor.sign_in(f"?{urlencode({'scope': scope[:500], 'acr_values': scope[:500]})}")
     assert visitor.status()["status"] == "authenticated"
 
 
-def test_other_parameters_say_nothing(visitor: Visitor) -> None:
+def test_other_parameters_are_ignored(visitor: Visitor) -> None:
     assert asked(visitor, "max_age=7&other=1&other=2")["max_age"] == ["7"]
 
 
-def test_the_service_tells_who_it_is_to_servers_that_take_such_clients(public: Settings, sandbox: Sandbox) -> None:
+def test_client_metadata_document(public: Settings, sandbox: Sandbox) -> None:
     settings = public.model_copy(update={"client_metadata_url": PUBLIC + DOCUMENT, "client_name": "Mine"})
     visitor = Visitor(create_app(settings))
     answer = visitor.get(DOCUMENT)
@@ -122,11 +120,11 @@ def test_the_service_tells_who_it_is_to_servers_that_take_such_clients(public: S
     assert not sandbox.requests_to("/register")
 
 
-def test_behind_a_path_it_names_its_address_there(public: Settings) -> None:
+def test_client_metadata_document_below_a_path(public: Settings) -> None:
     visitor = Visitor(create_app(public.model_copy(update={"public_url": f"{PUBLIC}/notion"})))
     assert visitor.get(f"/notion{DOCUMENT}").json()["client_id"] == f"{PUBLIC}/notion{DOCUMENT}"
 
 
-def test_on_loopback_there_is_none(settings: Settings) -> None:
+def test_no_client_metadata_document_on_loopback(settings: Settings) -> None:
     visitor = Visitor(create_app(settings), "http://127.0.0.1:8000", client="127.0.0.1")
     assert visitor.get(DOCUMENT).status_code == 404

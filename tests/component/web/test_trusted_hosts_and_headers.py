@@ -69,7 +69,7 @@ def failing(settings: Settings) -> FastAPI:
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "192.168.1.20:8000", "localhost.", "[::2]"])
-def test_a_rebound_name_reaches_nothing_on_loopback(local: Settings, host: str, path: str) -> None:
+def test_dns_rebinding_is_refused_on_loopback(local: Settings, host: str, path: str) -> None:
     answer = Visitor(create_app(local), "http://localhost", client="127.0.0.1").get(path, headers={"Host": host})
     assert answer.status_code == 421
     assert "NOTION_OAUTH_PUBLIC_URL" in answer.text
@@ -79,7 +79,7 @@ def test_a_rebound_name_reaches_nothing_on_loopback(local: Settings, host: str, 
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:8000", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"]
 )
-def test_loopback_names_are_answered_on_any_port(local: Settings, host: str) -> None:
+def test_loopback_names_are_accepted_on_any_port(local: Settings, host: str) -> None:
     visitor = Visitor(create_app(local), "http://localhost", client="::1")
     assert visitor.get("/auth/status", headers={"Host": host}).status_code == 200
 
@@ -96,19 +96,19 @@ def test_loopback_names_are_answered_on_any_port(local: Settings, host: str) -> 
         "x@notion.example",
     ],
 )
-def test_a_public_service_answers_its_own_host_alone(public: Settings, host: str, path: str) -> None:
+def test_public_service_answers_only_its_host(public: Settings, host: str, path: str) -> None:
     answer = Visitor(create_app(public)).get(path, headers={"Host": host})
     assert answer.status_code == 421
     assert "evil" not in answer.text
 
 
 @pytest.mark.parametrize("host", ["notion.example", "notion.example:443", "NOTION.example"])
-def test_a_public_service_answers_its_host_however_it_is_written(public: Settings, host: str) -> None:
+def test_public_service_answers_all_spellings_of_its_host(public: Settings, host: str) -> None:
     assert Visitor(create_app(public)).get("/auth/status", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize("hosts", [[], [b"localhost", b"evil.example"], [b"localhost", b"localhost"], [b"l" * 300]])
-def test_a_request_has_one_host(local: Settings, hosts: list[bytes]) -> None:
+def test_request_must_have_one_host(local: Settings, hosts: list[bytes]) -> None:
     scope = {
         "type": "http",
         "scheme": "http",
@@ -120,12 +120,12 @@ def test_a_request_has_one_host(local: Settings, hosts: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1"])
-def test_this_machine_is_known_however_its_address_is_written(local: Settings, client: str) -> None:
+def test_all_spellings_of_loopback_are_local(local: Settings, client: str) -> None:
     assert Visitor(create_app(local), "http://localhost", client=client).get("/auth/status").status_code == 200
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_nobody_else_reaches_a_service_that_is_for_its_own_machine(local: Settings, path: str) -> None:
+def test_local_service_refuses_other_machines(local: Settings, path: str) -> None:
     """Bound to every interface by mistake: a neighbour says Host: localhost."""
     answer = Visitor(create_app(local), "http://localhost").get(path)
     assert answer.status_code == 403
@@ -139,13 +139,13 @@ def test_nobody_else_reaches_a_service_that_is_for_its_own_machine(local: Settin
         *("X-Real-IP", "X-Client-IP", "True-Client-IP", "CF-Connecting-IP"),
     ],
 )
-def test_a_tunnel_to_loopback_is_not_taken_for_the_machine_itself(local: Settings, header: str) -> None:
+def test_tunnel_to_loopback_is_refused(local: Settings, header: str) -> None:
     visitor = Visitor(create_app(local), "http://localhost", client="127.0.0.1")
     assert visitor.get("/auth/status", headers={header: "x"}).status_code == 403
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_public_service_is_served_over_https_alone(public: Settings, path: str) -> None:
+def test_public_service_requires_https(public: Settings, path: str) -> None:
     """A direct request over plain http, and one that claims https without being a proxy of ours."""
     for headers in ({}, {"X-Forwarded-Proto": "https"}):
         answer = Visitor(create_app(public), "http://notion.example").get(path, headers=headers)
@@ -154,7 +154,7 @@ def test_a_public_service_is_served_over_https_alone(public: Settings, path: str
 
 
 @pytest.mark.parametrize("proxy", ["10.1.2.3", "::ffff:10.1.2.3", "::ffff:a01:203", "fd00::7"])
-def test_a_named_proxy_speaks_for_https(live: Settings, proxy: str) -> None:
+def test_trusted_proxy_reports_https(live: Settings, proxy: str) -> None:
     named = live.model_copy(update={"trusted_proxies": "10.1.0.0/16, fd00::/8"})
     visitor = Visitor(create_app(named), "http://notion.example", client=proxy)
     begun = visitor.get("/auth/login", headers={"X-Forwarded-Proto": "https"})
@@ -180,15 +180,13 @@ def test_a_named_proxy_speaks_for_https(live: Settings, proxy: str) -> None:
         ("10.0.0.1", "10.0.0.3", "10.0.0.3"),
     ],
 )
-def test_the_client_is_the_nearest_hop_that_is_no_proxy_of_ours(
-    public: Settings, peer: str, said: str, client: str
-) -> None:
+def test_client_is_the_nearest_untrusted_hop(public: Settings, peer: str, said: str, client: str) -> None:
     hosts = TrustedHosts(public.model_copy(update={"trusted_proxies": "10.0.0.0/8"}))
     scope = {"client": (peer, 1), "headers": [(b"x-forwarded-for", said.encode())]}
     assert hosts.client(scope) == client
 
 
-def test_a_socket_file_is_trusted_where_that_is_said(public: Settings) -> None:
+def test_unix_socket_is_trusted_if_configured(public: Settings) -> None:
     scope = {
         "client": None,
         "scheme": "http",
@@ -200,7 +198,7 @@ def test_a_socket_file_is_trusted_where_that_is_said(public: Settings) -> None:
         TrustedHosts(public).check(scope)
 
 
-def test_our_own_server_believes_no_proxy_that_the_settings_do_not_name(public: Settings) -> None:
+def test_server_ignores_proxy_headers_of_untrusted_proxies(public: Settings) -> None:
     """uvicorn by itself believes whoever comes from 127.0.0.1."""
     claims = {"Host": "notion.example", "X-Forwarded-Proto": "https", "X-Forwarded-For": "198.51.100.7"}
     for proxies, status in ((None, 403), ("127.0.0.1", 200)):
@@ -224,7 +222,9 @@ def test_our_own_server_believes_no_proxy_that_the_settings_do_not_name(public: 
         ("GET", "/openapi.json", 200),
     ],
 )
-def test_every_answer_is_hardened(public: Settings, method: str, path: str, status: int, accept: str) -> None:
+def test_every_response_has_security_headers(
+    public: Settings, method: str, path: str, status: int, accept: str
+) -> None:
     answer = Visitor(failing(public)).request(method, path, headers={"Accept": accept})
     assert answer.status_code == status
     assert {name: answer.headers.get(name) for name in HARDENED} == HARDENED
@@ -241,26 +241,26 @@ def test_every_answer_is_hardened(public: Settings, method: str, path: str, stat
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost"])
-def test_a_refusal_is_hardened_too(local: Settings, host: str) -> None:
+def test_refusals_have_security_headers(local: Settings, host: str) -> None:
     answer = Visitor(create_app(local), f"http://{host}").get("/")
     assert answer.status_code in (403, 421)
     assert {name: answer.headers.get(name) for name in HARDENED} == HARDENED
     assert "strict-transport-security" not in answer.headers, "nobody can be told so over plain http"
 
 
-def test_an_error_that_nobody_foresaw_still_reaches_the_log(local: Settings) -> None:
+def test_unexpected_error_is_raised_for_the_log(local: Settings) -> None:
     with pytest.raises(RuntimeError, match="canary-detail"):
         TestClient(failing(local), base_url="http://localhost").get("/fails")
 
 
 @pytest.mark.parametrize("path", ["/auth/status/", "//evil.example/", "//evil.example/auth/login", "/%2F/evil.example"])
-def test_no_path_leads_elsewhere(public: Settings, path: str) -> None:
+def test_no_path_redirects_to_another_site(public: Settings, path: str) -> None:
     answer = Visitor(create_app(public)).get(f"{PUBLIC}{path}")
     assert (answer.status_code, answer.headers.get("location")) == (404, None)
 
 
 @pytest.mark.parametrize("name", ["next", "redirect_uri", "return_to", "url", "continue", "state"])
-def test_no_parameter_leads_elsewhere(live: Settings, sandbox: Sandbox, name: str) -> None:
+def test_no_parameter_redirects_to_another_site(live: Settings, sandbox: Sandbox, name: str) -> None:
     visitor = Visitor(create_app(live))
     begun = visitor.get("/auth/login", params={name: "https://evil.example/"})
     assert begun.headers["location"].startswith(f"{sandbox.base_url}/")
@@ -269,7 +269,7 @@ def test_no_parameter_leads_elsewhere(live: Settings, sandbox: Sandbox, name: st
     assert done.headers["location"] == "/auth/status"
 
 
-def test_a_router_in_another_application_checks_for_itself(local: Settings) -> None:
+def test_router_checks_the_host_in_another_application(local: Settings) -> None:
     app = FastAPI()
     app.add_middleware(SessionMiddleware, secret_key="k" * 32)
     app.include_router(create_router(NotionOAuth(local)))
@@ -285,9 +285,7 @@ def test_a_router_in_another_application_checks_for_itself(local: Settings) -> N
 
 
 @pytest.mark.parametrize("request_", [("http://rebound.example", "127.0.0.1"), ("http://localhost", "203.0.113.9")])
-def test_an_endpoint_with_a_token_is_for_those_whom_the_routes_are_for(
-    settings: Settings, request_: tuple[str, str]
-) -> None:
+def test_valid_token_checks_the_host(settings: Settings, request_: tuple[str, str]) -> None:
     """DNS rebinding, and a neighbour who says localhost: neither reads what an endpoint gets for the local user."""
     anyio.run(sign_in, NotionOAuth(settings))
     app = FastAPI()
@@ -305,7 +303,7 @@ def test_an_endpoint_with_a_token_is_for_those_whom_the_routes_are_for(
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
-def test_the_internet_learns_nothing_of_the_machine(public: Settings, accept: str) -> None:
+def test_public_errors_hide_paths_and_settings(public: Settings, accept: str) -> None:
     public.token_file.with_name(public.token_file.name + ".web-.profile").mkdir()
     answer = Visitor(create_app(public)).get("/auth/login", headers={"Accept": accept})
     assert answer.status_code == 500
@@ -327,7 +325,7 @@ async def test_slow_form_is_refused() -> None:
                 await require_own_page(request, browser, "http://localhost", body_timeout=0.05)
 
 
-def test_a_web_socket_is_checked_too(local: Settings) -> None:
+def test_websocket_host_is_checked(local: Settings) -> None:
     app = create_app(local)
 
     @app.websocket("/socket")
@@ -347,13 +345,13 @@ def test_a_web_socket_is_checked_too(local: Settings) -> None:
 
 @pytest.mark.parametrize("destination", ["iframe", "image", "script", "empty", "object"])
 @pytest.mark.parametrize("path", ["/auth/login", "/auth/callback?state=x&code=y"])
-def test_a_page_of_another_site_cannot_sign_in_on_the_side(local: Settings, path: str, destination: str) -> None:
+def test_embedded_request_of_another_site_is_refused(local: Settings, path: str, destination: str) -> None:
     visitor = Visitor(create_app(local), "http://localhost", client="127.0.0.1")
     answer = visitor.get(path, headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": destination})
     assert answer.status_code == 403
 
 
-def test_who_is_led_here_by_another_site_begins_the_sign_in_by_a_click(settings: Settings, sandbox: Sandbox) -> None:
+def test_link_from_another_site_requires_a_click(settings: Settings, sandbox: Sandbox) -> None:
     """Forced login: the page is shown, and nothing is begun."""
     visitor = Visitor(create_app(settings), "http://localhost", client="127.0.0.1")
     led = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}

@@ -82,17 +82,13 @@ def login(now: datetime, **changed: object) -> TokenSet:
     return TokenSet.model_validate(fields | changed)
 
 
-async def test_a_login_that_nobody_uses_goes_a_day_after_the_server_has_ended_it(
-    store: JsonFileStore, tmp_path: Path
-) -> None:
+async def test_idle_login_is_removed_one_day_after_it_ended(store: JsonFileStore, tmp_path: Path) -> None:
     await store.save(GONE, login(utc_now()))
     assert not await swept(store, tmp_path, later=timedelta(days=30, hours=23))
     assert await swept(store, tmp_path, later=timedelta(days=31, hours=1))
 
 
-async def test_what_counts_is_its_last_refresh_and_not_the_age_of_its_files(
-    store: JsonFileStore, tmp_path: Path
-) -> None:
+async def test_last_refresh_counts_not_file_age(store: JsonFileStore, tmp_path: Path) -> None:
     """They may have been restored, or sealed anew, today or long ago."""
     await store.save(GONE, login(utc_now() - 40 * DAY, refreshed_at=utc_now()))
     untouched(tmp_path, since=40 * DAY)
@@ -101,15 +97,13 @@ async def test_what_counts_is_its_last_refresh_and_not_the_age_of_its_files(
     assert await swept(store, tmp_path, later=DAY + timedelta(minutes=1))
 
 
-async def test_a_grant_that_is_over_takes_its_login_along(store: JsonFileStore, tmp_path: Path) -> None:
+async def test_login_is_removed_after_its_grant_ended(store: JsonFileStore, tmp_path: Path) -> None:
     await store.save(GONE, login(utc_now(), authorized_at=utc_now() - 175 * DAY, refreshed_at=utc_now()))
     assert not await swept(store, tmp_path, later=5 * DAY)
     assert await swept(store, tmp_path, later=6 * DAY + timedelta(minutes=1))
 
 
-async def test_a_login_that_has_outlived_its_grant_is_left_as_long_as_it_is_used(
-    store: JsonFileStore, tmp_path: Path
-) -> None:
+async def test_login_refreshed_after_its_grant_is_kept(store: JsonFileStore, tmp_path: Path) -> None:
     """That server lets it live longer than the setting says."""
     await store.save(GONE, login(utc_now(), authorized_at=utc_now() - 400 * DAY, refreshed_at=utc_now()))
     assert not await swept(store, tmp_path, later=29 * DAY)
@@ -117,7 +111,7 @@ async def test_a_login_that_has_outlived_its_grant_is_left_as_long_as_it_is_used
 
 
 @pytest.mark.parametrize(("expires_in", "days"), [(3600, 0), (300 * 86400, 300), (None, 180)])
-async def test_one_that_cannot_be_refreshed_lives_as_long_as_its_token(
+async def test_login_without_refresh_token_is_kept_until_its_token_expires(
     store: JsonFileStore, tmp_path: Path, expires_in: int | None, days: int
 ) -> None:
     now = utc_now()
@@ -127,7 +121,7 @@ async def test_one_that_cannot_be_refreshed_lives_as_long_as_its_token(
     assert await swept(store, tmp_path, later=days * DAY + timedelta(hours=26))
 
 
-async def test_why_a_login_has_ended_is_kept_for_the_browser_that_comes_back(
+async def test_reason_of_ended_login_is_kept_for_thirty_days(
     public: Settings, store: JsonFileStore, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     oauth = NotionOAuth(public, profile=GONE)
@@ -139,22 +133,20 @@ async def test_why_a_login_has_ended_is_kept_for_the_browser_that_comes_back(
     assert await swept(store, tmp_path, later=31 * DAY)
 
 
-async def test_what_an_interrupted_sign_out_has_left_goes_after_a_day(store: JsonFileStore, tmp_path: Path) -> None:
+async def test_files_of_an_interrupted_sign_out_are_removed_after_one_day(store: JsonFileStore, tmp_path: Path) -> None:
     async with store.exclusive(GONE):
         pass
     assert not await swept(store, tmp_path, later=timedelta(hours=23))
     assert await swept(store, tmp_path, later=timedelta(hours=25))
 
 
-async def test_what_cannot_be_read_goes_by_its_age(store: JsonFileStore, tmp_path: Path) -> None:
+async def test_unreadable_login_is_removed_by_age(store: JsonFileStore, tmp_path: Path) -> None:
     store.path(GONE).write_text("not ours")
     assert not await swept(store, tmp_path, later=29 * DAY)
     assert await swept(store, tmp_path, later=31 * DAY)
 
 
-async def test_other_profiles_and_what_all_begin_with_are_left(
-    public: Settings, store: JsonFileStore, tmp_path: Path
-) -> None:
+async def test_other_profiles_are_not_removed(public: Settings, store: JsonFileStore, tmp_path: Path) -> None:
     for name in ("default", "work", "web-ann"):
         await sign_in(NotionOAuth(public, profile=name))
     Visitor(create_app(public)).consent()
@@ -167,7 +159,7 @@ async def test_other_profiles_and_what_all_begin_with_are_left(
 
 
 @pytest.mark.parametrize(("expires_in", "days"), [(None, 180), (90 * 86400, 90)])
-async def test_a_login_is_left_as_long_as_its_token_is_good(
+async def test_login_is_kept_while_its_token_is_valid(
     store: JsonFileStore, tmp_path: Path, expires_in: int | None, days: int
 ) -> None:
     """Nothing ever refreshes such a one, however often it is used."""
@@ -178,7 +170,7 @@ async def test_a_login_is_left_as_long_as_its_token_is_good(
     assert await swept(store, tmp_path, later=days * DAY + timedelta(hours=26))
 
 
-async def test_a_clock_that_was_wrong_for_a_while_takes_no_login(store: JsonFileStore, tmp_path: Path) -> None:
+async def test_temporarily_wrong_clock_removes_no_login(store: JsonFileStore, tmp_path: Path) -> None:
     """As that of a machine that has just started, before it is set."""
     await store.save(GONE, login(utc_now()))
     wrong, uptime = [400 * DAY], [0.0]
@@ -195,7 +187,7 @@ async def test_a_clock_that_was_wrong_for_a_while_takes_no_login(store: JsonFile
     assert not of_visitors(tmp_path)
 
 
-async def test_one_that_cannot_be_removed_keeps_none_of_the_others(
+async def test_failed_removal_does_not_block_others(
     store: JsonFileStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [f"web-{number:032x}" for number in range(5)]
@@ -217,14 +209,14 @@ async def test_one_that_cannot_be_removed_keeps_none_of_the_others(
     assert caplog.text.count("cannot be removed") == 1
 
 
-async def test_a_folder_that_cannot_be_read_is_told_of_and_ends_nothing(tmp_path: Path) -> None:
+async def test_unreadable_directory_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "gone" / "tokens.json"
     path.parent.touch()
     assert await VisitorCleanup(JsonFileStore(path), LIFETIMES, utc_now).remove_ended() is not None
 
 
 @pytest.mark.parametrize("keep_fresh", [True, False])
-async def test_the_service_sweeps_while_it_runs_whatever_it_keeps_fresh(
+async def test_service_removes_ended_logins_in_the_background(
     public: Settings, store: JsonFileStore, tmp_path: Path, keep_fresh: bool
 ) -> None:
     oauth = NotionOAuth(public.model_copy(update={"keep_fresh": keep_fresh}))

@@ -50,14 +50,14 @@ def registrations(sandbox: Sandbox) -> int:
     return len(sandbox.requests_to("/register"))
 
 
-def test_however_many_begin_one_client_is_registered(public: Settings, sandbox: Sandbox) -> None:
+def test_pending_sign_ins_share_one_client(public: Settings, sandbox: Sandbox) -> None:
     """By whichever worker, before and after a restart."""
     apps = [create_app(public) for _ in range(3)]
     assert len({client_of(Visitor(app)) for app in apps * 4}) == 1
     assert registrations(sandbox) == 1
 
 
-def test_many_at_once_register_once(public: Settings, sandbox: Sandbox) -> None:
+def test_concurrent_sign_ins_register_one_client(public: Settings, sandbox: Sandbox) -> None:
     sandbox.misbehave_next("/register", "slow", seconds=0.3)
     named = public.model_copy(update={"trusted_proxies": "127.0.0.1"})
 
@@ -71,7 +71,7 @@ def test_many_at_once_register_once(public: Settings, sandbox: Sandbox) -> None:
     assert registrations(sandbox) == 1
 
 
-def test_whoever_finishes_takes_it_along(public: Settings, sandbox: Sandbox) -> None:
+def test_completed_sign_in_claims_its_client(public: Settings, sandbox: Sandbox) -> None:
     """A person's logins in two browsers have a client each: Notion has one grant for a person and a client."""
     workers = [create_app(public) for _ in range(2)]
     laptop, phone = Visitor(workers[0]), Visitor(workers[1])
@@ -83,7 +83,7 @@ def test_whoever_finishes_takes_it_along(public: Settings, sandbox: Sandbox) -> 
     assert registrations(sandbox) == 3
 
 
-def test_one_that_is_refused_takes_none(public: Settings, sandbox: Sandbox) -> None:
+def test_failed_sign_in_does_not_claim_the_client(public: Settings, sandbox: Sandbox) -> None:
     visitor = Visitor(create_app(public))
     sandbox.fail_next("/token", status=400, error="invalid_grant")
     assert visitor.get(visitor.consent()).status_code == 502
@@ -91,7 +91,7 @@ def test_one_that_is_refused_takes_none(public: Settings, sandbox: Sandbox) -> N
     assert registrations(sandbox) == 1
 
 
-def test_one_that_the_server_has_forgotten_is_registered_anew_once(public: Settings, sandbox: Sandbox) -> None:
+def test_forgotten_client_is_registered_again_once(public: Settings, sandbox: Sandbox) -> None:
     app = create_app(public)
     before = client_of(Visitor(app))
     sandbox.forget_clients()
@@ -101,7 +101,7 @@ def test_one_that_the_server_has_forgotten_is_registered_anew_once(public: Setti
     assert registrations(sandbox) == 2
 
 
-def test_one_whose_secret_has_expired_is_registered_anew(public: Settings, sandbox: Sandbox) -> None:
+def test_client_with_expired_secret_is_registered_again(public: Settings, sandbox: Sandbox) -> None:
     late = [timedelta()]
     app = create_app(oauth=NotionOAuth(public, clock=lambda: utc_now() + late[0]))
     expires = int((utc_now() + timedelta(days=1)).timestamp())
@@ -142,7 +142,7 @@ def begun(app: FastAPI, query: str = "") -> int:
     return Visitor(app).get(f"/auth/login?{query}", headers=JSON).status_code
 
 
-def test_scopes_that_anybody_invents_register_few(late: Late, sandbox: Sandbox) -> None:
+def test_invented_scopes_register_a_limited_number_of_clients(late: Late, sandbox: Sandbox) -> None:
     app = late.app(max_extended_scope=5)
     assert [begun(app, f"scope=invented-{number}") for number in range(10)] == [303] * 6 + [429] * 4
     answer = Visitor(app).get("/auth/login?scope=invented-again", headers=JSON)
@@ -159,7 +159,7 @@ def test_scopes_that_anybody_invents_register_few(late: Late, sandbox: Sandbox) 
     assert begun(app, "scope=invented-again") == 303
 
 
-def test_whoever_has_had_more_can_sign_in_without_it_meanwhile(late: Late, sandbox: Sandbox) -> None:
+def test_returning_visitor_can_sign_in_without_the_additional_scope(late: Late, sandbox: Sandbox) -> None:
     """What a sign-in asks for unasked, since the one before did, is no reason to turn anybody away."""
     sandbox.options.resource_metadata_overrides = {"scopes_supported": ["default"]}
     sandbox.options.scopes = ("default", "write", "x0", "x1", "x2")
@@ -177,7 +177,7 @@ def test_whoever_has_had_more_can_sign_in_without_it_meanwhile(late: Late, sandb
     assert visitor.get("/auth/login?scope=write").status_code == 429, "who asks for it is told"
 
 
-def test_registrations_that_fail_count_for_nothing(late: Late, sandbox: Sandbox) -> None:
+def test_failed_registrations_do_not_count(late: Late, sandbox: Sandbox) -> None:
     app = late.app(max_extended_scope=1)
     assert [begun(app), begun(app, "scope=some")] == [303, 303]
     sandbox.fail_next("/register", status=503, times=5)
@@ -186,9 +186,7 @@ def test_registrations_that_fail_count_for_nothing(late: Late, sandbox: Sandbox)
 
 
 @pytest.mark.parametrize("gone", ["forgotten", "expired", "a day old"])
-def test_one_that_is_of_no_use_any_more_is_replaced_whatever_others_have_asked_for(
-    late: Late, sandbox: Sandbox, gone: str
-) -> None:
+def test_expired_registration_is_replaced(late: Late, sandbox: Sandbox, gone: str) -> None:
     app = late.app(max_extended_scope=1)
     assert [begun(app), *(begun(app, f"scope=x{number}") for number in range(3))] == [303, 303, 303, 429]
     if gone == "forgotten":
@@ -202,7 +200,7 @@ def test_one_that_is_of_no_use_any_more_is_replaced_whatever_others_have_asked_f
     assert begun(app, "scope=x9") == (303 if gone == "a day old" else 429), "nor was that counted, or forgotten"
 
 
-def test_a_plain_sign_in_begins_with_none_that_was_registered_for_more(late: Late, sandbox: Sandbox) -> None:
+def test_plain_sign_in_does_not_use_client_with_extended_scope(late: Late, sandbox: Sandbox) -> None:
     """A server that is asked for no scope could give all that the client was registered for."""
     app = late.app()
     extended_scope = client_of(Visitor(app), "scope=invented")
@@ -216,7 +214,7 @@ def test_a_plain_sign_in_begins_with_none_that_was_registered_for_more(late: Lat
     ]
 
 
-def test_what_the_resource_itself_asks_for_is_never_more(late: Late, sandbox: Sandbox) -> None:
+def test_scope_of_the_challenge_is_not_extended(late: Late, sandbox: Sandbox) -> None:
     """Where its challenge alone names it, whoever asks for another scope puts nobody else to work."""
     sandbox.options.resource_metadata_overrides = sandbox.options.metadata_overrides = {"scopes_supported": None}
     where = f"{sandbox.base_url}/.well-known/oauth-protected-resource/mcp"
@@ -231,7 +229,7 @@ def test_what_the_resource_itself_asks_for_is_never_more(late: Late, sandbox: Sa
     assert [sent.json["scope"] for sent in sandbox.requests_to("/register") if sent.json] == ["x read", "read"]
 
 
-def test_a_client_that_has_waited_for_a_day_begins_nothing(late: Late, sandbox: Sandbox) -> None:
+def test_unclaimed_client_is_used_for_one_day(late: Late, sandbox: Sandbox) -> None:
     """Notion forgets it ninety days after its registration, and with it the login."""
     app = late.app()
     old = client_of(Visitor(app))
@@ -243,7 +241,7 @@ def test_a_client_that_has_waited_for_a_day_begins_nothing(late: Late, sandbox: 
     assert registrations(sandbox) == 2
 
 
-def test_one_of_an_older_file_begins_nothing(public: Settings, late: Late) -> None:
+def test_client_without_registration_time_is_not_used(public: Settings, late: Late) -> None:
     app = late.app()
     old = client_of(Visitor(app))
     waiting = public.token_file.with_name(".notion-tokens.json.web-.profile.clients")
@@ -253,7 +251,7 @@ def test_one_of_an_older_file_begins_nothing(public: Settings, late: Late) -> No
     assert client_of(Visitor(app)) != old
 
 
-def test_whoever_finishes_waits_for_nobodys_registration(public: Settings, sandbox: Sandbox) -> None:
+def test_completing_a_sign_in_does_not_wait_for_registrations(public: Settings, sandbox: Sandbox) -> None:
     """In this worker and in another; and of those who invent scopes, one at a time is served."""
     named = public.model_copy(update={"trusted_proxies": "127.0.0.1"})
     passed_on = {"Host": "notion.example", "X-Forwarded-Proto": "https", "Accept": "application/json"}
@@ -289,7 +287,7 @@ def test_whoever_finishes_waits_for_nobodys_registration(public: Settings, sandb
     assert client_of(Visitor(create_app(named))), "and nothing is held for good"
 
 
-def test_who_has_waited_long_for_others_registrations_is_told(public: Settings, sandbox: Sandbox) -> None:
+def test_long_wait_for_registrations_is_an_error(public: Settings, sandbox: Sandbox) -> None:
     app = application(ProfileResolver(NotionOAuth(public), registration_timeout=timedelta(seconds=0.05)))
     with held(JsonFileStore(public.token_file), REGISTERING):
         answer = Visitor(app).get("/auth/login", headers=JSON)
@@ -298,7 +296,7 @@ def test_who_has_waited_long_for_others_registrations_is_told(public: Settings, 
 
 
 @pytest.mark.anyio
-async def test_a_client_that_cannot_be_marked_as_taken_spoils_no_sign_in(
+async def test_sign_in_succeeds_if_the_client_cannot_be_claimed(
     public: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = create_app(public)
