@@ -7,15 +7,9 @@ from datetime import timedelta
 import anyio
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
-from fastapi.testclient import TestClient
-from pydantic import SecretStr
-from starlette.middleware.sessions import SessionMiddleware
 
-from notion_oauth import ValidToken, create_router
 from notion_oauth.app import create_app
 from notion_oauth.cli.background_server import served
-from notion_oauth.errors import SignInRequired
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -114,85 +108,3 @@ async def test_failure_is_logged_once_until_the_profile_is_removed(
             await some_rounds()
             tasks.cancel_scope.cancel()
     assert caplog.text.count("holds no access_token") == 2, "nothing is stored for removed profiles"
-
-
-@pytest.fixture
-def own_app(settings: Settings) -> TestClient:
-    """An application of somebody else's that uses the dependency."""
-    oauth = NotionOAuth(settings)
-    app = FastAPI()
-    app.add_middleware(SessionMiddleware, secret_key="k" * 32)
-    app.include_router(create_router(oauth, prefix="/notion"))
-
-    valid = Depends(ValidToken(oauth))
-
-    @app.get("/pages")
-    async def pages(token: SecretStr = valid) -> dict[str, int]:
-        return {"length": len(token.get_secret_value())}
-
-    return TestClient(app, base_url="http://127.0.0.1")
-
-
-async def test_endpoint_gets_valid_token(oauth: NotionOAuth, own_app: TestClient) -> None:
-    login = await sign_in(oauth)
-    assert own_app.get("/pages").json() == {"length": len(login.access_token.get_secret_value())}
-
-
-async def test_endpoint_without_login_returns_path_of_sign_in(
-    oauth: NotionOAuth, own_app: TestClient, sandbox: Sandbox
-) -> None:
-    answer = own_app.get("/pages")
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"]
-    assert answer.json()["detail"]["login"] == "/notion/login"
-    assert answer.json()["detail"]["error"] == "NotSignedIn"
-    await sign_in(oauth)
-    sandbox.revoke_grants()
-    age(oauth.settings.token_file, hours=2)
-    answer = own_app.get("/pages")
-    assert (answer.status_code, answer.json()["detail"]["login"]) == (401, "/notion/login")
-    assert "revoked" in answer.json()["detail"]["message"]
-
-
-async def test_login_path_is_null_without_router(settings: Settings) -> None:
-    app = FastAPI()
-
-    valid = Depends(ValidToken(NotionOAuth(settings)))
-
-    @app.get("/pages")
-    async def pages(token: SecretStr = valid) -> None: ...
-
-    answer = TestClient(app, base_url="http://127.0.0.1").get("/pages")
-    assert (answer.status_code, answer.json()["detail"]["login"]) == (401, None)
-
-
-async def test_temporary_failure_is_503_without_login_path(
-    oauth: NotionOAuth, own_app: TestClient, sandbox: Sandbox
-) -> None:
-    await sign_in(oauth)
-    age(oauth.settings.token_file, hours=2)
-    sandbox.fail_next("/token", status=429, headers={"Retry-After": "30"})
-    answer = own_app.get("/pages")
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
-    assert "login" not in answer.json()["detail"]
-
-
-async def test_page_shows_when_login_ends_and_why_it_ended(
-    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
-) -> None:
-    page = {"Accept": "text/html"}
-    browser = TestClient(create_app(settings), base_url="http://localhost")
-    await sign_in(oauth)
-    fresh = browser.get("/", headers=page).text
-    assert "valid until" in fresh
-    assert "unless it is refreshed" not in fresh
-    age(settings.token_file, days=20)
-    shown = browser.get("/", headers=page).text
-    assert "unless it is refreshed" in shown
-    assert "notion-oauth refresh" not in shown, "the button is on the page"
-    sandbox.revoke_grants()
-    assert (await NotionOAuth(settings).status()).status == "expired"
-    browser.get("/", headers=page)
-    with pytest.raises(SignInRequired):
-        await NotionOAuth(settings).tokens.token()
-    assert "it was revoked" in browser.get("/", headers=page).text

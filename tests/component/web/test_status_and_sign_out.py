@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
+from notion_oauth.app import create_app
+from notion_oauth.errors import SignInRequired
 from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
-from tests.support.signing_in import age
+from tests.support.signing_in import age, sign_in
 from tests.support.web_service import Browser
 
 
@@ -184,3 +188,25 @@ def test_retry_after_of_the_server_is_passed_on(signed_in: Browser, sandbox: San
     assert answer.status_code == 502
     assert answer.headers["retry-after"] == "30"
     assert signed_in.status()["status"] == "authenticated"
+
+
+@pytest.mark.anyio
+async def test_page_shows_when_login_ends_and_why_it_ended(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
+) -> None:
+    page = {"Accept": "text/html"}
+    browser = TestClient(create_app(settings), base_url="http://localhost")
+    await sign_in(oauth)
+    fresh = browser.get("/", headers=page).text
+    assert "valid until" in fresh
+    assert "unless it is refreshed" not in fresh
+    age(settings.token_file, days=20)
+    shown = browser.get("/", headers=page).text
+    assert "unless it is refreshed" in shown
+    assert "notion-oauth refresh" not in shown, "the button is on the page"
+    sandbox.revoke_grants()
+    assert (await NotionOAuth(settings).status()).status == "expired"
+    browser.get("/", headers=page)
+    with pytest.raises(SignInRequired):
+        await NotionOAuth(settings).tokens.token()
+    assert "it was revoked" in browser.get("/", headers=page).text
