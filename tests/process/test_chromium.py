@@ -1,4 +1,4 @@
-"""A real browser, headless, from the first click to the sign-out. No JavaScript is needed, and none is there."""
+"""A real headless browser, from the first click to the sign-out. The pages have no JavaScript."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUIRED = os.environ.get("NOTION_OAUTH_TEST_BROWSER") == "required"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("chromium"),  # one browser for all of them
+    pytest.mark.xdist_group("chromium"),  # all tests share one browser
     pytest.mark.skipif(
         not (CHROMIUM and DRIVER) and not REQUIRED, reason="needs chromium and chromedriver (Debian: chromium-driver)"
     ),
@@ -60,7 +60,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 def click(chromium: Chrome, element: str, then: str) -> None:
-    """Click, and wait for the page that comes then."""
+    """Click, and wait for a page with this title."""
     chromium.find_element(By.ID, element).click()
     WebDriverWait(chromium, 10).until(title_contains(then))
 
@@ -86,8 +86,8 @@ def test_user_signs_in_refreshes_and_signs_out(
     assert settings.token_file.exists()
 
     click(chromium, "refresh", then="Connected to Notion")
-    renewed = WebDriverWait(chromium, 10, ignored_exceptions=[StaleElementReferenceException])  # of the page before
-    renewed.until(lambda driver: "The token was refreshed." in text(driver))
+    refreshed = WebDriverWait(chromium, 10, ignored_exceptions=[StaleElementReferenceException])  # of the previous page
+    refreshed.until(lambda driver: "The token was refreshed." in text(driver))
     assert [request.form["grant_type"] for request in sandbox.requests_to("/token")][-1] == "refresh_token"
 
     click(chromium, "logout", then="Not connected")
@@ -118,7 +118,7 @@ def test_two_tabs_sign_in(chromium: Chrome, sandbox: Sandbox, service_url: str) 
 
 
 def test_link_from_another_site_requires_a_click(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
-    """With what a real browser says of where a request comes from."""
+    """With the Sec-Fetch headers of a real browser."""
     chromium.get(f"data:text/html,<a id='lure' href='{service_url}/auth/login'>x</a>")
     chromium.find_element(By.ID, "lure").click()
     WebDriverWait(chromium, 10).until(title_contains("Not connected"))
@@ -147,9 +147,9 @@ def test_page_fits_the_window(chromium: Chrome, service_url: str, width: int, tm
     chromium.set_window_size(width, 800)
     chromium.get(f"{service_url}/auth/login")
     WebDriverWait(chromium, 10).until(title_contains("Connected to Notion"))
-    extended_scope = chromium.execute_script(
+    overflow = chromium.execute_script(
         "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     )
-    assert extended_scope == 0
+    assert overflow == 0
     log = chromium.get_log("browser")  # type: ignore[no-untyped-call]
     assert not [entry for entry in log if "Content Security Policy" in str(entry["message"])]

@@ -1,4 +1,4 @@
-"""The service and its token: kept fresh while it runs, handed to endpoints, and a clean stop."""
+"""The background refresh: due tokens are refreshed while the service runs, and it stops cleanly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def until(posted: Posted, expected: list[str]) -> None:
-    """Wait for what a task in another thread does."""
+    """Wait for the requests of a task in another thread."""
     with anyio.fail_after(10):
         while posted() != expected:
             await anyio.sleep(0.01)
@@ -45,8 +45,8 @@ async def test_keep_fresh_setting_disables_background_refresh(
 ) -> None:
     await sign_in(oauth)
     age(settings.token_file, minutes=57)
-    calm = settings.model_copy(update={"keep_fresh": False})
-    with served(create_app(calm)) as url:
+    disabled = settings.model_copy(update={"keep_fresh": False})
+    with served(create_app(disabled)) as url:
         assert httpx.get(f"{url}/auth/status", trust_env=False).json()["status"] == "authenticated"
     assert grants_asked() == ["authorization_code"]
 
@@ -70,7 +70,7 @@ async def test_service_starts_and_stops_without_a_login_and_with_an_ended_one(
 async def test_shutdown_waits_for_refresh_in_progress(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, grants_asked: Posted
 ) -> None:
-    """What the server has given is stored before the process goes."""
+    """The new tokens are stored before the process exits."""
     sandbox.options.reuse = "strict"
     await sign_in(oauth)
     age(settings.token_file, minutes=57)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def own_app(settings: Settings) -> TestClient:
-    """An application of somebody else's that uses the dependency."""
+    """An application that uses the dependency."""
     oauth = NotionOAuth(settings)
     app = FastAPI()
     app.add_middleware(SessionMiddleware, secret_key="k" * 32)

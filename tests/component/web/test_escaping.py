@@ -1,4 +1,4 @@
-"""Nothing that a browser or a server says becomes part of a page as more than text."""
+"""Values from browsers and servers are shown as text only: no HTML injection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ATTACKS = (
 
 
 class _Tags(HTMLParser):
-    """What a page does beyond showing text."""
+    """The tags and attributes of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_registration_error_is_escaped(visitor: Visitor, sandbox: Sandbox, attac
 
 
 def test_harmless_detects_scripts() -> None:
-    """The look itself: it finds what it looks for."""
+    """The check itself detects each kind of attack."""
     assert harmless("<p>text</p><a href='/'>x</a>")
     for page in ("<script>", "<img src=x>", "<p onclick=x>", "<a href='javascript:x'>", "<a href='//evil'>", "<svg>"):
         assert not harmless(page)

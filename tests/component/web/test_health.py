@@ -1,4 +1,4 @@
-"""What machines ask: is it alive, is it ready."""
+"""The health checks /healthz and /readyz."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATHS = ("/healthz", "/readyz")
 
 @pytest.fixture
 def local(tmp_path: Path) -> Settings:
-    return Settings(server_url="http://127.0.0.1:9/mcp", token_file=tmp_path / "kept" / "tokens.json", timeout=1.0)
+    return Settings(server_url="http://127.0.0.1:9/mcp", token_file=tmp_path / "data" / "tokens.json", timeout=1.0)
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def home(settings: Settings) -> Visitor:
     return Visitor(create_app(settings), "http://localhost", client="127.0.0.1")
 
 
-def again(settings: Settings, visitor: Visitor) -> Visitor:
-    """The same, in a worker that has not looked a moment ago."""
+def restarted(settings: Settings, visitor: Visitor) -> Visitor:
+    """The same browser, with a new worker that has no cached result."""
     return Visitor(create_app(settings), str(visitor.base_url), client="127.0.0.1")
 
 
@@ -55,7 +55,7 @@ def test_healthy_service(local: Settings, path: str) -> None:
 def test_public_service_answers_checkers_by_ip_address_and_plain_http(public: Settings, host: str, path: str) -> None:
     visitor = Visitor(create_app(public), f"http://{host}", client="10.2.3.9")
     assert visitor.get(path).status_code == 200
-    assert visitor.get("/auth/status").status_code in (403, 421), "nothing else is answered so"
+    assert visitor.get("/auth/status").status_code in (403, 421), "no other path is answered"
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -77,25 +77,25 @@ def test_checkers_have_no_rate_limit(public: Settings) -> None:
 
 def test_unwritable_store_is_named_without_details(public: Settings) -> None:
     app = create_app(public.model_copy(update={"secret_key": SecretStr("k" * 40)}))
-    public.token_file.parent.write_text("a file where the folder should be")
+    public.token_file.parent.write_text("a file instead of the directory")
     answer = Visitor(app).get("/readyz")
     assert (answer.status_code, answer.json()) == (503, {"status": "failing", "failing": ["store"]})
-    assert Visitor(app).get("/healthz").status_code == 200, "it is alive all the same"
+    assert Visitor(app).get("/healthz").status_code == 200, "it is still alive"
 
 
 @pytest.mark.parametrize("ending", [".lock", ".clients"])
-@pytest.mark.parametrize("begun_in", [".web-.profile", ""], ids=["visitors", "the local user"])
-def test_readiness_checks_all_files_that_a_sign_in_writes(local: Settings, begun_in: str, ending: str) -> None:
+@pytest.mark.parametrize("profile", [".web-.profile", ""], ids=["visitors", "the local user"])
+def test_readiness_checks_all_files_that_a_sign_in_writes(local: Settings, profile: str, ending: str) -> None:
     key = {"secret_key": SecretStr("k" * 40)}
-    settings = local.model_copy(update=key | ({"public_url": PUBLIC} if begun_in else {}))
-    visitor = Visitor(create_app(settings)) if begun_in else home(settings)
+    settings = local.model_copy(update=key | ({"public_url": PUBLIC} if profile else {}))
+    visitor = Visitor(create_app(settings)) if profile else home(settings)
     assert visitor.get("/readyz").status_code == 200
-    blocked = settings.token_file.with_name(f"tokens.json{begun_in}{ending}")
+    blocked = settings.token_file.with_name(f"tokens.json{profile}{ending}")
     blocked.unlink(missing_ok=True)
     blocked.mkdir()
-    assert again(settings, visitor).get("/readyz").json() == {"status": "failing", "failing": ["store"]}
-    begun = visitor.get("/auth/login", headers={"Accept": "application/json"})
-    assert begun.status_code >= 500, "a sign-in could not be kept indeed"
+    assert restarted(settings, visitor).get("/readyz").json() == {"status": "failing", "failing": ["store"]}
+    started = visitor.get("/auth/login", headers={"Accept": "application/json"})
+    assert started.status_code >= 500, "the sign-in fails too"
 
 
 def test_readiness_checks_file_of_preregistered_client(public: Settings) -> None:
@@ -104,7 +104,7 @@ def test_readiness_checks_file_of_preregistered_client(public: Settings) -> None
     public.token_file.with_name("tokens.json.clients").mkdir()
     assert Visitor(create_app(preregistered)).get("/readyz").status_code == 503
     without = preregistered.model_copy(update={"client_id": None})
-    assert Visitor(create_app(without)).get("/readyz").status_code == 200, "which nobody else needs"
+    assert Visitor(create_app(without)).get("/readyz").status_code == 200, "not needed without a preregistered client"
 
 
 @pytest.mark.anyio

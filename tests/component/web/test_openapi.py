@@ -1,4 +1,4 @@
-"""The OpenAPI document and the routes say the same: whatever is sent, the answer is one that the document has."""
+"""Every response, to any request, is one that the OpenAPI document describes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOME = "http://localhost"
 JSON = {"Accept": "application/json"}
 LOCAL = ("GET /auth/status", "GET /auth/login", "GET /auth/callback", "POST /auth/refresh", "POST /auth/logout")
 OPERATED = (*LOCAL, "POST /auth/operator", "POST /auth/lock", "GET /auth/client-metadata.json")
-# What is well-formed is still refused where only a browser that has begun, or has our page, can be accepted
+# Refuses valid requests too, unless the browser has started a sign-in
 IN_A_BROWSER = {"GET /auth/callback"}
 HEADERS = (
     *("Accept", "Authorization", "Content-Type", "Cookie", "Forwarded", "Host", "Origin", "Range", "Referer"),
@@ -56,7 +56,7 @@ same_each_time = hypothesis_settings(
 
 
 def operation(app: FastAPI, route: str) -> Any:
-    """A route as the application's own document has it."""
+    """A route in the application's OpenAPI document."""
     document = schemathesis.openapi.from_dict(app.openapi())
     document.app = app
     method, _, path = route.partition(" ")
@@ -87,7 +87,7 @@ def test_every_route_is_documented(app: FastAPI, operated: FastAPI) -> None:
         (route, mode)
         for route in LOCAL
         for mode in GenerationMode
-        # which is asked with nothing, so nothing about that can be wrong
+        # has no parameters that could be wrong
         if (route, mode) != ("GET /auth/status", GenerationMode.NEGATIVE)
     ],
 )
@@ -141,7 +141,7 @@ def test_any_header_and_body_gets_a_documented_response(app: FastAPI, operated: 
 
 
 def test_framework_validation_error_is_never_returned(app: FastAPI, operated: FastAPI) -> None:
-    """What it says of a wrong parameter repeats what was sent."""
+    """It would echo the invalid value."""
     for application in (app, operated):
         for item in application.openapi()["paths"].values():
             assert not [method for method, found in item.items() if "422" in found["responses"]]

@@ -1,4 +1,4 @@
-"""What the pages are made of, and the router inside other people's applications."""
+"""The pages, the router in other applications, and the session key."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_page_needs_no_script_and_no_external_resource(signed_in: Browser, path:
 
 def test_tokens_never_reach_the_browser(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
     signed_in.post("/auth/refresh", data={"csrf_token": signed_in.csrf_token()})
-    kept = settings.token_file.read_text()
-    tokens = re.findall(r'"(?:access|refresh)_token": "([^"]+)"', kept)
+    content = settings.token_file.read_text()
+    tokens = re.findall(r'"(?:access|refresh)_token": "([^"]+)"', content)
     assert len(tokens) == 2
     seen = [signed_in.get("/"), signed_in.get("/auth/status"), signed_in.get("/auth/status", headers={"Accept": "*/*"})]
     for answer in seen:
@@ -108,11 +108,11 @@ def test_public_url_with_path(sandbox: Sandbox, settings: Settings) -> None:
     public = settings.model_copy(update={"public_url": "https://notion.example/tokens", "trusted_proxies": "127.0.0.1"})
     with served(create_app(public)) as url, Browser(url) as browser:
         browser.headers.update({"Host": "notion.example", "X-Forwarded-Proto": "https"})  # as a proxy in front does
-        begun = browser.get("/auth/login", follow_redirects=False)
+        started = browser.get("/auth/login", follow_redirects=False)
         page = browser.get("/tokens/")
-    query = parse_qs(urlsplit(begun.headers["location"]).query)
+    query = parse_qs(urlsplit(started.headers["location"]).query)
     assert query["redirect_uri"] == ["https://notion.example/tokens/auth/callback"]
-    assert "; secure" in begun.headers["set-cookie"].lower()
+    assert "; secure" in started.headers["set-cookie"].lower()
     assert 'href="/tokens/auth/login"' in page.text
     registration = sandbox.requests_to("/register")[0].json
     assert registration is not None
@@ -154,21 +154,21 @@ def test_main_reads_settings_from_environment(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", sandbox.mcp_url)
-    monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", str(tmp_path / "kept" / "tokens.json"))
+    monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", str(tmp_path / "data" / "tokens.json"))
     with served(create_app()) as url, Browser(url) as browser:
         assert "You are signed in" in browser.get("/auth/login").text
-    assert (tmp_path / "kept" / "tokens.json").exists()
-    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "data" / "tokens.json").exists()
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
     monkeypatch.syspath_prepend(str(ROOT))
     assert isinstance(importlib.import_module("main").app, FastAPI)
 
 
 class TestSessionKey:
-    """The key that signs and seals sessions."""
+    """The key that signs and encrypts sessions."""
 
     def test_comes_from_setting(self, settings: Settings) -> None:
-        given = settings.model_copy(update={"secret_key": SecretStr("s" * 40)})
-        assert [key.get_secret_value() for key in session_keys(given)] == ["s" * 40]
+        configured = settings.model_copy(update={"secret_key": SecretStr("s" * 40)})
+        assert [key.get_secret_value() for key in session_keys(configured)] == ["s" * 40]
         assert list(settings.token_file.parent.iterdir()) == []
 
     def test_is_created_once_next_to_token_file(self, settings: Settings) -> None:
@@ -196,7 +196,7 @@ class TestSessionKey:
 
 
 def test_uvicorn_main_app_starts_and_stops_cleanly(tmp_path: Path) -> None:
-    """`uvicorn main:app` itself, in a process of its own: it listens, logs no code, and ends cleanly on SIGTERM."""
+    """A process with `uvicorn main:app` listens, logs no code, and exits cleanly on SIGTERM."""
     root = ROOT
     command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", "--app-dir", str(root)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -228,7 +228,7 @@ WARNING = "may go over plain http"
 def test_cookie_over_http_is_warned_about_once(
     settings: Settings, caplog: pytest.LogCaptureFixture, options: dict[str, Any], warned: bool
 ) -> None:
-    for public_url, said in ((PUBLIC, warned), (None, False)):
+    for public_url, expected in ((PUBLIC, warned), (None, False)):
         caplog.clear()
         app = FastAPI()
         app.add_middleware(SessionMiddleware, secret_key="k" * 32, **options)
@@ -236,12 +236,12 @@ def test_cookie_over_http_is_warned_about_once(
         with Visitor(app) as visitor:
             visitor.get("/auth/status")
             visitor.get("/auth/status")
-        assert caplog.text.count(WARNING) == said
+        assert caplog.text.count(WARNING) == expected
 
 
 def test_other_session_middleware_is_not_warned_about(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     class Theirs(SessionMiddleware):
-        """Knows better, or does not: who can tell."""
+        """Its settings are unknown."""
 
     theirs = FastAPI()
     theirs.add_middleware(Theirs, secret_key="k" * 32)

@@ -1,4 +1,4 @@
-"""Whose login a request means: the local user's, a browser session's own, an application user's, the operator's."""
+"""Which login a request uses: the local user's, a browser session's, an application user's, or the operator's."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def files_of(settings: Settings) -> list[str]:
     return sorted(file.name for file in settings.token_file.parent.iterdir())
 
 
-WAITING = [  # for all who begin
+SHARED = [  # by all pending sign-ins
     f".notion-tokens.json.{name}"
     for name in ("web-.profile.clients", "web-.profile.lock", "web-registering.profile.lock")
 ]
 
 
-def of_their_own(settings: Settings) -> list[str]:
-    """The files of browser sessions, but for those that all have together."""
-    return [name for name in files_of(settings) if "web-" in name and name not in WAITING]
+def visitor_files(settings: Settings) -> list[str]:
+    """The files of browser sessions, without the shared ones."""
+    return [name for name in files_of(settings) if "web-" in name and name not in SHARED]
 
 
 class TestBrowserSessions:
-    """On a public URL each browser session has a login of its own."""
+    """On a public URL each browser session has its own login."""
 
     def test_browser_sessions_have_separate_logins(self, public: Settings, sandbox: Sandbox) -> None:
         app = create_app(public)
@@ -79,7 +79,7 @@ class TestBrowserSessions:
         assert alice.status()["status"] == "authenticated"
 
     def test_hints_for_visitors_contain_no_command(self, public: Settings, sandbox: Sandbox) -> None:
-        """Nor the name of a profile that only the service knows."""
+        """And no profile name."""
         app = create_app(public)
         visitor = Visitor(app)
         back = visitor.consent()
@@ -104,12 +104,12 @@ class TestBrowserSessions:
         app = create_app(public)
         alice, bob = Visitor(app), Visitor(app)
         alice.sign_in()
-        (kept,) = [name for name in files_of(public) if name.endswith(".profile")]
-        found = re.fullmatch(r"\.notion-tokens\.json\.(web-[0-9a-f]{32})\.profile", kept)
+        (file,) = [name for name in files_of(public) if name.endswith(".profile")]
+        found = re.fullmatch(r"\.notion-tokens\.json\.(web-[0-9a-f]{32})\.profile", file)
         assert found
-        for asked in ({"profile": found[1]}, {"session": found[1]}):
+        for query in ({"profile": found[1]}, {"session": found[1]}):
             assert (
-                bob.get("/auth/status", params=asked, headers={"Accept": "*/*"}).json()["status"] == "unauthenticated"
+                bob.get("/auth/status", params=query, headers={"Accept": "*/*"}).json()["status"] == "unauthenticated"
             )
         assert found[1] not in alice.get("/").text
 
@@ -119,22 +119,22 @@ class TestBrowserSessions:
         visitor.consent()
         visitor.get(visitor.consent() + "-and-a-wrong-code")
         Visitor(create_app(public)).consent()
-        assert files_of(public) == [*before, *WAITING], "for all of them together, what they begin with"
+        assert files_of(public) == [*before, *SHARED], "only the shared files"
 
     def test_failed_sign_in_leaves_no_file(self, public: Settings, sandbox: Sandbox) -> None:
         visitor = Visitor(create_app(public))
         sandbox.fail_next("/token", error="invalid_grant")
         assert visitor.get(visitor.consent()).status_code == 502
-        assert of_their_own(public) == []
+        assert visitor_files(public) == []
 
     @pytest.mark.anyio
     async def test_issuer_of_preregistered_client_is_stored(self, public: Settings, sandbox: Sandbox) -> None:
-        """It is shown to one issuer, whichever browser begins."""
+        """The client is used with one issuer only, in all browser sessions."""
         preregistered = public.model_copy(update={"client_id": "by-hand", "client_secret": SecretStr("canary-secret")})
-        begun = Visitor(create_app(preregistered)).get("/auth/login")
-        assert "client_id=by-hand" in begun.headers["location"]
-        (kept,) = await NotionOAuth(preregistered).store.load_registrations("default")
-        assert (kept.issuer, kept.preregistered) == (sandbox.issuer, True)
+        started = Visitor(create_app(preregistered)).get("/auth/login")
+        assert "client_id=by-hand" in started.headers["location"]
+        (stored,) = await NotionOAuth(preregistered).store.load_registrations("default")
+        assert (stored.issuer, stored.preregistered) == (sandbox.issuer, True)
         public.token_file.with_name(".notion-tokens.json.clients").write_text(
             public.token_file.with_name(".notion-tokens.json.clients").read_text().replace(sandbox.issuer, PUBLIC)
         )
@@ -145,9 +145,9 @@ class TestBrowserSessions:
     def test_sign_out_leaves_no_file(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
-        assert of_their_own(public)
+        assert visitor_files(public)
         visitor.post("/auth/logout", data={"csrf_token": visitor.csrf_token()})
-        assert of_their_own(public) == []
+        assert visitor_files(public) == []
         assert visitor.status() == {"status": "unauthenticated"}
 
     def test_sign_out_leaves_no_login_in_memory(self, public: Settings) -> None:
@@ -160,7 +160,7 @@ class TestBrowserSessions:
             visitor.post("/auth/logout", data={"csrf_token": visitor.csrf_token()})
         gc.collect()
         made = [found for found in gc.get_objects() if type(found) is NotionOAuth and found.settings is public]
-        assert sorted(found.profile for found in made) == ["default", "web-"], "the latter begins for all of them"
+        assert sorted(found.profile for found in made) == ["default", "web-"], "the latter starts all sign-ins"
 
     def test_new_sign_in_ends_previous_login(self, public: Settings, sandbox: Sandbox) -> None:
         visitor = Visitor(create_app(public))
@@ -169,19 +169,21 @@ class TestBrowserSessions:
         assert sandbox.live_grants == 1
         assert len([name for name in files_of(public) if name.endswith(".profile")]) == 1
 
-    @pytest.mark.parametrize("preregistered", [True, False], ids=["by hand", "begun twice before either is finished"])
+    @pytest.mark.parametrize("preregistered", [True, False], ids=["preregistered", "two sign-ins at a time"])
     def test_new_sign_in_with_same_client_does_not_revoke(
         self, public: Settings, sandbox: Sandbox, told: Told, preregistered: bool
     ) -> None:
-        """Notion ends the earlier login itself; others end all of a person and a client when told of one."""
+        """Notion ends the previous login itself. Other servers end all logins of a user and a client on revocation."""
         client = {"client_id": registered(sandbox)} if preregistered else {}
         visitor = Visitor(create_app(public.model_copy(update={"refresh_floor": 0, **client})))
         for back in [visitor.consent(), visitor.consent()]:
             assert visitor.get(back).status_code == 303
-        assert [asked for asked in sandbox.requests if "token" in asked.form] == [], "no revocation (RFC 7009 §2.1)"
+        assert [request for request in sandbox.requests if "token" in request.form] == [], (
+            "no revocation (RFC 7009 §2.1)"
+        )
         assert sandbox.live_grants == 1
         assert visitor.status()["status"] == "authenticated"
-        assert renewed(visitor)
+        assert can_refresh(visitor)
         assert len([name for name in files_of(public) if name.endswith(".profile")]) == 1
         assert [facts["revocation"] for event, facts in told() if event == "sign_out"] == ["superseded"]
 
@@ -251,52 +253,52 @@ class TestBrowserSessions:
 
 
 def registered(sandbox: Sandbox) -> str:
-    """The id of a client that somebody has registered for this service."""
-    asked = {"redirect_uris": [f"{PUBLIC}/auth/callback"], "token_endpoint_auth_method": "none"}
-    answer = httpx.post(f"{sandbox.base_url}/register", json=asked, trust_env=False)
+    """The id of a client that was registered manually for this service."""
+    metadata = {"redirect_uris": [f"{PUBLIC}/auth/callback"], "token_endpoint_auth_method": "none"}
+    answer = httpx.post(f"{sandbox.base_url}/register", json=metadata, trust_env=False)
     client_id: str = answer.json()["client_id"]
     return client_id
 
 
-def renewed(visitor: Visitor) -> bool:
-    """Whether the server goes on giving tokens."""
+def can_refresh(visitor: Visitor) -> bool:
+    """Whether a refresh succeeds."""
     return visitor.post("/auth/refresh", data={"csrf_token": visitor.csrf_token()}).status_code == 303
 
 
 class TestUnusableLogin:
-    """A visitor's own: they can have another, and sign out of it."""
+    """A visitor whose login cannot be used can sign in again, and sign out."""
 
     @pytest.fixture
-    def unfloored(self, public: Settings) -> Settings:
+    def without_floor(self, public: Settings) -> Settings:
         return public.model_copy(update={"refresh_floor": 0})
 
-    @pytest.fixture(params=["damaged", "sealed with a key that is lost", "of another server"])
-    def visitor(self, request: pytest.FixtureRequest, unfloored: Settings, sandbox: Sandbox) -> Visitor:
-        """Who has signed in before."""
-        kinds = {"sealed with a key that is lost": {"encryption_key": SecretStr(Fernet.generate_key().decode())}}
-        before = Visitor(create_app(unfloored.model_copy(update=kinds.get(request.param, {}))))
+    @pytest.fixture(params=["damaged", "encrypted with a lost key", "for another server"])
+    def visitor(self, request: pytest.FixtureRequest, without_floor: Settings, sandbox: Sandbox) -> Visitor:
+        """A browser with an unusable login."""
+        kinds = {"encrypted with a lost key": {"encryption_key": SecretStr(Fernet.generate_key().decode())}}
+        before = Visitor(create_app(without_floor.model_copy(update=kinds.get(request.param, {}))))
         before.sign_in()
-        file = kept_of(unfloored)
+        file = visitor_file(without_floor)
         if request.param == "damaged":
             file.write_text("{}")
-        elif request.param == "of another server":
+        elif request.param == "for another server":
             file.write_text(file.read_text().replace(sandbox.mcp_url, "https://elsewhere.example/mcp"))
-        elif request.param == "sealed with a key that is lost":
-            for name in WAITING:  # all who begin have them: what is tested is what one visitor has
+        elif request.param == "encrypted with a lost key":
+            for name in SHARED:  # test the visitor's own file, not the shared ones
                 file.with_name(name).unlink()
-        after = Visitor(create_app(unfloored))
+        after = Visitor(create_app(without_floor))
         after.cookies = before.cookies
         return after
 
     def test_page_offers_sign_in_and_sign_out(
-        self, visitor: Visitor, caplog: pytest.LogCaptureFixture, unfloored: Settings
+        self, visitor: Visitor, caplog: pytest.LogCaptureFixture, without_floor: Settings
     ) -> None:
         page = visitor.get("/")
         assert page.status_code in (500, 409)
         assert "login cannot be used" in page.text
         assert 'href="/auth/login"' in page.text
         assert 'action="/auth/logout"' in page.text
-        assert str(unfloored.token_file) not in page.text
+        assert str(without_floor.token_file) not in page.text
         assert "elsewhere.example" not in page.text
         assert "The login of a browser session cannot be used" in caplog.text
         data = visitor.get("/", headers={"Accept": "application/json"})
@@ -304,40 +306,42 @@ class TestUnusableLogin:
         assert data.json()["next"].startswith("Sign in again")
 
     def test_visitor_can_sign_in_again(
-        self, visitor: Visitor, unfloored: Settings, caplog: pytest.LogCaptureFixture
+        self, visitor: Visitor, without_floor: Settings, caplog: pytest.LogCaptureFixture
     ) -> None:
-        left = kept_of(unfloored)
-        content = left.read_text()
+        file = visitor_file(without_floor)
+        content = file.read_text()
         visitor.sign_in()
         assert "Starting a sign-in although the previous login cannot be read" in caplog.text
         assert visitor.status()["status"] == "authenticated"
-        assert renewed(visitor)
-        if "elsewhere" not in content:  # that one can be ended
-            assert left.read_text() == content, "it was left as it is"
+        assert can_refresh(visitor)
+        if "elsewhere" not in content:  # only that one can be ended
+            assert file.read_text() == content, "the file is unchanged"
             assert "The login that a sign-in has replaced could not be ended" in caplog.text
 
     def test_visitor_can_sign_out(
-        self, visitor: Visitor, unfloored: Settings, caplog: pytest.LogCaptureFixture
+        self, visitor: Visitor, without_floor: Settings, caplog: pytest.LogCaptureFixture
     ) -> None:
-        left = kept_of(unfloored)
-        content = left.read_text()
+        file = visitor_file(without_floor)
+        content = file.read_text()
         done = visitor.post("/auth/logout", data={"csrf_token": visitor.csrf_token()})
         assert done.status_code == 303
         page = visitor.get("/")
         assert page.status_code == 200
         assert visitor.status() == {"status": "unauthenticated"}
         if "elsewhere" not in content:
-            assert left.read_text() == content, "it was left as it is"
+            assert file.read_text() == content, "the file is unchanged"
             assert "could not remove the login" in page.text
             assert "could not be ended" in caplog.text
 
-    def test_held_lock_is_a_temporary_error(self, unfloored: Settings) -> None:
-        """Whoever tries again is signed out at the server too."""
-        oauth = NotionOAuth(unfloored, store=JsonFileStore(unfloored.token_file, lock_wait=timedelta(seconds=0.1)))
+    def test_held_lock_is_a_temporary_error(self, without_floor: Settings) -> None:
+        """The next try can revoke the grant too."""
+        oauth = NotionOAuth(
+            without_floor, store=JsonFileStore(without_floor.token_file, lock_wait=timedelta(seconds=0.1))
+        )
         visitor = Visitor(create_app(oauth=oauth))
         visitor.sign_in()
         token = visitor.csrf_token()
-        with FileLock(kept_of(unfloored).with_name(kept_of(unfloored).name + ".lock")):
+        with FileLock(visitor_file(without_floor).with_name(visitor_file(without_floor).name + ".lock")):
             assert visitor.post("/auth/logout", data={"csrf_token": token}).status_code == 503
         assert visitor.status()["status"] == "authenticated"
 
@@ -355,8 +359,8 @@ class TestUnusableLogin:
         assert settings.token_file.read_text() == "{}"
 
 
-def kept_of(settings: Settings) -> Path:
-    """The file of the one visitor who has a login."""
+def visitor_file(settings: Settings) -> Path:
+    """The token file of the only visitor with a login."""
     [file] = settings.token_file.parent.glob(".*.web-?*.profile")
     return file
 
@@ -369,12 +373,12 @@ async def by_header_async(request: Request) -> str | None:
     return request.headers.get("x-user")
 
 
-def application(settings: Settings, who_asks: ProfileFromRequest) -> FastAPI:
+def application(settings: Settings, profile: ProfileFromRequest) -> FastAPI:
     app = FastAPI()
     oauth = NotionOAuth(settings)
     app.add_middleware(SessionMiddleware, secret_key="k" * 32)
-    app.include_router(create_router(oauth, profile=who_asks))
-    valid = Depends(ValidToken(oauth, profile=who_asks))
+    app.include_router(create_router(oauth, profile=profile))
+    valid = Depends(ValidToken(oauth, profile=profile))
 
     @app.get("/token-of")
     async def token_of(token: SecretStr = valid) -> str:
@@ -391,11 +395,11 @@ def visiting(app: FastAPI, user: str | None) -> Visitor:
 
 
 class TestApplicationUsers:
-    """The application says who is asking."""
+    """The application names the profile of each request."""
 
-    @pytest.mark.parametrize("who_asks", [by_header, by_header_async])
-    def test_users_have_separate_logins(self, public: Settings, who_asks: ProfileFromRequest) -> None:
-        app = application(public, who_asks)
+    @pytest.mark.parametrize("profile", [by_header, by_header_async])
+    def test_users_have_separate_logins(self, public: Settings, profile: ProfileFromRequest) -> None:
+        app = application(public, profile)
         alice, bob = visiting(app, "user-1"), visiting(app, "user-2")
         alice.sign_in()
         assert bob.status() == {"status": "unauthenticated"}
@@ -473,21 +477,21 @@ class TestApplicationUsers:
 
 
 class TestOperator:
-    """With a secret that the operator has set, whoever gives it has the one profile."""
+    """If an operator's secret is set, a session that has sent it uses the service's one profile."""
 
     @pytest.fixture
     def app(self, operated: Settings) -> FastAPI:
         return create_app(operated)
 
-    def enter(self, visitor: Visitor, secret: str = SECRET) -> int:
+    def unlock(self, visitor: Visitor, secret: str = SECRET) -> int:
         return visitor.post("/auth/operator", data={"csrf_token": visitor.csrf_token(), "secret": secret}).status_code
 
     def test_secret_is_required_once_for_each_session(self, app: FastAPI, operated: Settings) -> None:
         operator = Visitor(app)
-        asked = operator.get("/")
-        assert asked.status_code == 401
-        assert "operator" in asked.text
-        assert self.enter(operator) == 303
+        page = operator.get("/")
+        assert page.status_code == 401
+        assert "operator" in page.text
+        assert self.unlock(operator) == 303
         assert operator.get("/").status_code == 200
         operator.sign_in()
         assert operated.token_file.exists(), "the one profile is used"
@@ -496,7 +500,7 @@ class TestOperator:
     @pytest.mark.anyio
     async def test_other_visitors_are_refused(self, app: FastAPI, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         await sign_in(oauth)
-        asked = len(sandbox.requests)
+        before = len(sandbox.requests)
         stranger = Visitor(app)
         token = stranger.csrf_token()
         for path in ("/", "/auth/status", "/auth/login"):
@@ -505,13 +509,13 @@ class TestOperator:
             assert (answer.status_code, answer.json()["error"]) == (401, "OperatorRequired")
         for path in ("/auth/refresh", "/auth/logout"):
             assert stranger.post(path, data={"csrf_token": token}).status_code == 401
-        assert len(sandbox.requests) == asked
+        assert len(sandbox.requests) == before
         assert (await oauth.status()).status == "authenticated"
 
     @pytest.mark.parametrize("secret", ["", "wrong", SECRET[:-1], SECRET + "x", SECRET.upper(), "\u00e9"])
     def test_wrong_secret_is_refused(self, app: FastAPI, secret: str) -> None:
         stranger = Visitor(app)
-        assert self.enter(stranger, secret) == 403
+        assert self.unlock(stranger, secret) == 403
         assert stranger.get("/").status_code == 401
 
     def test_form_requires_csrf_token(self, app: FastAPI) -> None:
@@ -525,17 +529,17 @@ class TestOperator:
     def test_secret_is_in_no_page_and_no_cookie(self, app: FastAPI) -> None:
         operator = Visitor(app)
         answers = [operator.get("/"), operator.post("/auth/operator", data={"secret": SECRET})]
-        self.enter(operator)
+        self.unlock(operator)
         answers.append(operator.get("/"))
         assert all(SECRET not in answer.text + str(answer.headers) for answer in answers)
         assert SECRET not in operator.cookies[COOKIE]
 
     def test_unlock_starts_a_new_session(self, app: FastAPI) -> None:
-        """Fixation: a session that was planted before gives its owner nothing afterwards."""
+        """Session fixation: an attacker who planted the session gets no access."""
         operator, attacker = Visitor(app), Visitor(app)
         form = operator.csrf_token()
         attacker.cookies.update(operator.cookies)
-        assert self.enter(operator) == 303
+        assert self.unlock(operator) == 303
         assert attacker.get("/").status_code == 401
         operator.sign_in()
         assert operator.post("/auth/logout", data={"csrf_token": form}).status_code == 403
@@ -549,7 +553,7 @@ class TestOperator:
         self, app: FastAPI, operated: Settings, changed: dict[str, SecretStr]
     ) -> None:
         operator = Visitor(app)
-        self.enter(operator)
+        self.unlock(operator)
         later = Visitor(create_app(operated.model_copy(update=changed)))
         later.cookies.update(operator.cookies)
         assert later.get("/").status_code == 401
@@ -557,7 +561,7 @@ class TestOperator:
     def test_session_ends_after_eight_hours_of_use(self, operated: Settings) -> None:
         late = [timedelta()]
         operator = Visitor(create_app(oauth=NotionOAuth(operated, clock=lambda: utc_now() + late[0])))
-        self.enter(operator)
+        self.unlock(operator)
         late[0] = timedelta(hours=7, minutes=59)
         assert operator.get("/").status_code == 200
         late[0] = timedelta(hours=8, minutes=1)
@@ -572,26 +576,26 @@ class TestOperator:
 
     def test_lock_ends_the_session_but_not_the_login(self, app: FastAPI, sandbox: Sandbox) -> None:
         operator = Visitor(app)
-        self.enter(operator)
+        self.unlock(operator)
         operator.sign_in()
         page = operator.get("/").text
         assert 'action="/auth/lock"' in page
         pending = operator.consent()
         before = operator.cookies[COOKIE]
-        left = operator.post("/auth/lock", data={"csrf_token": operator.csrf_token()})
-        assert (left.status_code, left.headers["location"]) == (303, "/auth/status")
+        locked = operator.post("/auth/lock", data={"csrf_token": operator.csrf_token()})
+        assert (locked.status_code, locked.headers["location"]) == (303, "/auth/status")
         for path in ("/", "/auth/status", "/auth/login"):
             assert operator.get(path).status_code == 401
         assert operator.cookies[COOKIE] != before
-        assert operator.get(pending).status_code == 400, "what was begun has gone with it"
+        assert operator.get(pending).status_code == 400, "pending sign-ins are removed too"
         assert sandbox.live_grants == 1
-        self.enter(operator)
+        self.unlock(operator)
         assert operator.status()["status"] == "authenticated"
 
     @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, None])
     def test_other_sites_cannot_lock(self, app: FastAPI, headers: dict[str, str] | None) -> None:
         operator = Visitor(app)
-        self.enter(operator)
+        self.unlock(operator)
         data = {"csrf_token": operator.csrf_token() if headers else "another"}
         assert operator.post("/auth/lock", data=data, headers=headers).status_code == 403
         assert operator.get("/auth/lock").status_code == 405
@@ -608,7 +612,7 @@ class TestOperator:
 
 
 def test_error_of_profile_function_is_shown(public: Settings) -> None:
-    """An error of ours that its function raises is told as such."""
+    """If it is a NotionOAuthError."""
 
     def closed(request: Request) -> str:
         raise ConfigurationError("The directory of users is not set up.")

@@ -1,4 +1,4 @@
-"""How often one client may ask, and what happens then; what counts for whom, and where."""
+"""Rate limits: what is counted, for which clients, and where the counters are stored."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def statuses(visitor: Visitor, times: int, path: str = "/auth/callback", **heade
     return [visitor.get(path, headers=headers).status_code for _ in range(times)]
 
 
-def at_home(settings: Settings) -> Visitor:
+def local_browser(settings: Settings) -> Visitor:
     return Visitor(create_app(settings), "http://localhost", client="127.0.0.1")
 
 
 def test_too_many_requests_get_retry_after(local: Settings, sandbox: Sandbox) -> None:
-    visitor = at_home(local)
+    visitor = local_browser(local)
     for _ in range(3):
         assert visitor.get("/auth/login").status_code == 303
-    asked = len(sandbox.requests)
+    before = len(sandbox.requests)
     page, answer = visitor.get("/auth/login"), visitor.get("/auth/login", headers=JSON)
     for refused in (page, answer):
         assert refused.status_code == 429
@@ -53,7 +53,7 @@ def test_too_many_requests_get_retry_after(local: Settings, sandbox: Sandbox) ->
         assert refused.headers["x-frame-options"] == "DENY"
     assert "Too many requests" in page.text
     assert answer.json()["error"] == "TooManyRequests"
-    assert len(sandbox.requests) == asked, "the server is left alone"
+    assert len(sandbox.requests) == before, "no request to the server"
 
 
 @pytest.mark.parametrize("method", ["GET /auth/login", "GET /auth/callback", "POST /auth/refresh", "POST /auth/logout"])
@@ -80,9 +80,9 @@ def test_clients_of_a_trusted_proxy_have_separate_limits(public: Settings) -> No
     named = public.model_copy(update={"trusted_proxies": "10.0.0.1"})
     visitor = Visitor(create_app(named), "http://notion.example", client="10.0.0.1")
     passed_on = {"X-Forwarded-Proto": "https"}
-    invented = [f"192.0.2.{number}, 198.51.100.7" for number in range(4)]
-    found = [statuses(visitor, 1, **passed_on, **{"X-Forwarded-For": said})[0] for said in invented]
-    assert found[-1] == 429, "what the client has put before its own address is not believed"
+    forged = [f"192.0.2.{number}, 198.51.100.7" for number in range(4)]
+    found = [statuses(visitor, 1, **passed_on, **{"X-Forwarded-For": hops})[0] for hops in forged]
+    assert found[-1] == 429, "hops before the client's address are ignored"
     assert statuses(visitor, 1, **passed_on, **{"X-Forwarded-For": "198.51.100.8"}) == [400]
 
 
@@ -99,14 +99,16 @@ def test_limit_can_be_disabled(public: Settings, off: str) -> None:
 
 
 def test_default_limit(settings: Settings) -> None:
-    assert statuses(at_home(settings), 31) == [400] * 30 + [429]
+    assert statuses(local_browser(settings), 31) == [400] * 30 + [429]
 
 
 def test_status_has_a_separate_limit_on_a_public_url(public: Settings) -> None:
     visitor = Visitor(create_app(public.model_copy(update={"status_rate_limit": "5/minute"})))
     assert statuses(visitor, 6, "/auth/status", **JSON) == [200] * 5 + [429]
     assert statuses(visitor, 3) == [400] * 3
-    assert 429 not in statuses(at_home(public.model_copy(update={"public_url": None})), 400, "/auth/status", **JSON)
+    assert 429 not in statuses(
+        local_browser(public.model_copy(update={"public_url": None})), 400, "/auth/status", **JSON
+    )
 
 
 def test_operator_secret_allows_five_tries_a_minute(public: Settings) -> None:
@@ -121,7 +123,7 @@ def test_operator_secret_allows_five_tries_a_minute(public: Settings) -> None:
 
 
 def test_requests_of_other_sites_do_not_count(local: Settings) -> None:
-    visitor = at_home(local)
+    visitor = local_browser(local)
     part = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "empty"}
     assert statuses(visitor, 10, "/auth/login", **part) == [403] * 10
     assert {visitor.post("/auth/logout", headers=part).status_code for _ in range(10)} == {403}
@@ -129,7 +131,7 @@ def test_requests_of_other_sites_do_not_count(local: Settings) -> None:
 
 
 def test_refresh_floor_limits_refreshes(settings: Settings, grants_asked: Posted) -> None:
-    visitor = at_home(settings)
+    visitor = local_browser(settings)
     visitor.sign_in()
     data = {"csrf_token": visitor.csrf_token()}
     answers = [visitor.post("/auth/refresh", data=data, headers=JSON) for _ in range(10)]
@@ -143,7 +145,7 @@ def test_refresh_floor_limits_refreshes(settings: Settings, grants_asked: Posted
 
 def test_expired_token_is_refreshed_at_once(settings: Settings, sandbox: Sandbox, grants_asked: Posted) -> None:
     sandbox.options.access_token_lifetime = 1
-    visitor = at_home(settings)
+    visitor = local_browser(settings)
     visitor.sign_in()
     data = {"csrf_token": visitor.csrf_token()}
     for _ in range(2):
@@ -153,11 +155,11 @@ def test_expired_token_is_refreshed_at_once(settings: Settings, sandbox: Sandbox
 
 
 class TestRedis:
-    """Counted for all workers together."""
+    """With Redis, all workers share the counters."""
 
     @pytest.fixture
     def redis_url(self, monkeypatch: pytest.MonkeyPatch) -> str:
-        """A Redis within this process, behind the client library's own door."""
+        """A Redis in this process, for the real client library."""
         server = FakeServer()
 
         def connected(url: str, **options: object) -> FakeStrictRedis:
@@ -179,20 +181,20 @@ class TestRedis:
         down = public.model_copy(update={"rate_limit_storage": SecretStr("redis://:canary-password@127.0.0.1:9/0")})
         with caplog.at_level(logging.WARNING):
             assert statuses(Visitor(create_app(down)), 5) == [400, 400, 400, 429, 429]
-        said = [record.getMessage() for record in caplog.records if record.name == "notion_oauth.web.rate_limits"]
-        assert said == ["The rate limit storage cannot be used (ConnectionError). Each worker counts for itself."]
+        messages = [record.getMessage() for record in caplog.records if record.name == "notion_oauth.web.rate_limits"]
+        assert messages == ["The rate limit storage cannot be used (ConnectionError). Each worker counts for itself."]
         assert "canary" not in caplog.text
 
     @pytest.mark.anyio
     async def test_ipv6_network_is_counted_across_workers(self, public: Settings, redis_url: str) -> None:
-        """Among all workers: ten times what a client has, and a client that is refused uses up nothing of it."""
+        """The /48 has ten times the limit of a client, and refused clients do not count towards it."""
         shared = public.model_copy(update={"rate_limit_storage": SecretStr(redis_url)})
         one, other = limits_of(shared), limits_of(shared)
-        assert (await let_in(one, *["2001:db8:1:2::1"] * 40)).count(True) == 3
-        found = await let_in(other, *(f"2001:db8:1:{number:x}::1" for number in range(100, 130)))
+        assert (await allowed(one, *["2001:db8:1:2::1"] * 40)).count(True) == 3
+        found = await allowed(other, *(f"2001:db8:1:{number:x}::1" for number in range(100, 130)))
         assert found == [True] * 27 + [False] * 3
-        assert await let_in(one, "2001:db8:1:3::1") == [False]
-        assert await let_in(one, "::ffff:198.51.100.7") == [True]
+        assert await allowed(one, "2001:db8:1:3::1") == [False]
+        assert await allowed(one, "::ffff:198.51.100.7") == [True]
 
     @pytest.mark.anyio
     async def test_redis_is_retried(
@@ -208,8 +210,8 @@ class TestRedis:
             raise ConnectionError
 
         caplog.set_level(logging.WARNING)
-        with monkeypatch.context() as broken:
-            broken.setattr(RedisStorage, "incr", failing)
+        with monkeypatch.context() as patch:
+            patch.setattr(RedisStorage, "incr", failing)
             for _ in range(3):
                 await limits.count("auth", "198.51.100.7")
             assert len(tried) == 1
@@ -253,7 +255,7 @@ class Counters:
         return sum(len(storage.storage) for storage in self.storages)
 
     def remove_oldest(self) -> None:
-        """As when the time of a limit is over."""
+        """As when its time window has passed."""
         storage = next(storage for storage in self.storages if storage.storage)
         storage.clear(next(iter(storage.storage)))
 
@@ -268,8 +270,8 @@ def limits_of(settings: Settings, counters: Counters | None = None, **bounds: An
     return RateLimits(settings.model_copy(update={"rate_limit": "3/minute"}), memory_storage=new_storage, **bounds)
 
 
-async def let_in(limits: RateLimits, *clients: str, budget: str = "auth") -> list[bool]:
-    """Whether each of those who ask, one after the other, may."""
+async def allowed(limits: RateLimits, *clients: str, budget: str = "auth") -> list[bool]:
+    """Whether each of these requests is allowed."""
     found = []
     for client in clients:
         try:
@@ -282,39 +284,39 @@ async def let_in(limits: RateLimits, *clients: str, budget: str = "auth") -> lis
 
 @pytest.mark.anyio
 async def test_ipv6_48_has_ten_times_the_limit_of_a_client(public: Settings) -> None:
-    """Whoever has 48 bits has 65536 networks of 64."""
+    """The owner of an IPv6 /48 has 65536 /64 networks."""
     limits = limits_of(public)
-    assert await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(31))) == [True] * 30 + [False]
-    assert await let_in(limits, "2001:db8:1:ffff::1") == [False]
-    assert await let_in(limits, "2001:db8:2::1") == [True], "a neighbour's count for themselves"
+    assert await allowed(limits, *(f"2001:db8:1:{number:x}::1" for number in range(31))) == [True] * 30 + [False]
+    assert await allowed(limits, "2001:db8:1:ffff::1") == [False]
+    assert await allowed(limits, "2001:db8:2::1") == [True], "another /48 has its own limit"
 
 
 @pytest.mark.anyio
 async def test_refused_network_uses_no_memory(public: Settings, counters: Counters) -> None:
     limits = limits_of(public, counters)
-    await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(30)))
+    await allowed(limits, *(f"2001:db8:1:{number:x}::1" for number in range(30)))
     before = len(counters)
-    await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(100, 400)))
+    await allowed(limits, *(f"2001:db8:1:{number:x}::1" for number in range(100, 400)))
     assert len(counters) == before == 31
 
 
 @pytest.mark.anyio
 async def test_refused_client_does_not_count_towards_its_network(public: Settings) -> None:
     limits = limits_of(public)
-    assert (await let_in(limits, *["2001:db8:1:2::1"] * 100)).count(True) == 3
-    assert await let_in(limits, "2001:db8:1:3::1") == [True]
+    assert (await allowed(limits, *["2001:db8:1:2::1"] * 100)).count(True) == 3
+    assert await allowed(limits, "2001:db8:1:3::1") == [True]
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("clothed", ["::ffff:198.51.100.7", "::ffff:c633:6407", "0:0:0:0:0:ffff:c633:6407"])
 async def test_ipv4_mapped_address_counts_as_ipv4(public: Settings, clothed: str) -> None:
     limits = limits_of(public)
-    assert await let_in(limits, "198.51.100.7", clothed, "198.51.100.7", clothed) == [True] * 3 + [False]
-    assert await let_in(limits, "::ffff:198.51.100.8", "::ffff:c633:6409") == [True] * 2, "and not one network"
+    assert await allowed(limits, "198.51.100.7", clothed, "198.51.100.7", clothed) == [True] * 3 + [False]
+    assert await allowed(limits, "::ffff:198.51.100.8", "::ffff:c633:6409") == [True] * 2, "they are not one network"
 
 
 class TestCountersUsedUp:
-    """What is counted in memory is bounded: newcomers share counts, neither let in without nor kept out by others."""
+    """The counters in memory are bounded: new clients share counters, and stay limited without locking out others."""
 
     @pytest.fixture
     def limits(self, public: Settings, counters: Counters, request: pytest.FixtureRequest) -> RateLimits:
@@ -326,59 +328,60 @@ class TestCountersUsedUp:
     @pytest.mark.parametrize(("budget", "times"), [("auth", 3), ("operator", 5)])
     @pytest.mark.parametrize("late", ["198.51.100.9", "2001:db8:9:9::1", "no address"])
     async def test_new_client_has_the_usual_limit(self, limits: RateLimits, budget: str, times: int, late: str) -> None:
-        await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)), budget=budget)
-        assert await let_in(limits, *[late] * 60, budget=budget) == [True] * times + [False] * (60 - times)
+        await allowed(limits, *(f"198.51.100.{number}" for number in range(1, 5)), budget=budget)
+        assert await allowed(limits, *[late] * 60, budget=budget) == [True] * times + [False] * (60 - times)
         others = "198.51.200.9", "2001:db8:9:a::1", "another"
-        assert await let_in(limits, *others, budget=budget) == [True] * 3, "and keeps out nobody of its part"
+        assert await allowed(limits, *others, budget=budget) == [True] * 3, (
+            "other clients of its address block are allowed"
+        )
 
     @pytest.mark.anyio
     async def test_removed_counters_do_not_reset_a_shared_one(self, limits: RateLimits, counters: Counters) -> None:
-        await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
-        assert await let_in(limits, *["203.0.113.1"] * 4) == [True] * 3 + [False]
+        await allowed(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
+        assert await allowed(limits, *["203.0.113.1"] * 4) == [True] * 3 + [False]
         counters.remove_oldest()
         counters.remove_oldest()
-        assert await let_in(limits, "203.0.113.1") == [False]
+        assert await allowed(limits, "203.0.113.1") == [False]
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("limits", [{"shared_counters": 1}], indirect=True)
     async def test_earlier_clients_have_their_own_counter(self, limits: RateLimits) -> None:
-        await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
-        late = await let_in(limits, *(f"198.51.{number}.9" for number in range(1, 10)))
+        await allowed(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
+        late = await allowed(limits, *(f"198.51.{number}.9" for number in range(1, 10)))
         assert late == [True] * 3 + [False] * 6
-        assert await let_in(limits, "198.51.100.1", "192.0.2.1") == [True] * 2, "nor is another part kept out"
+        assert await allowed(limits, "198.51.100.1", "192.0.2.1") == [True] * 2, "another address block is allowed"
 
     @pytest.mark.anyio
     async def test_ipv6_48_still_has_ten_times_the_limit(self, limits: RateLimits) -> None:
-        await let_in(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
-        assert await let_in(limits, *(f"2001:db8:1:{number:x}::1" for number in range(31))) == [True] * 30 + [False]
-        assert await let_in(limits, "2001:db8:2::1") == [True]
+        await allowed(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
+        assert await allowed(limits, *(f"2001:db8:1:{number:x}::1" for number in range(31))) == [True] * 30 + [False]
+        assert await allowed(limits, "2001:db8:2::1") == [True]
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("limits", [{"shared_counters": 1}], indirect=True)
     async def test_budgets_have_separate_memory(self, limits: RateLimits) -> None:
         """Status requests are cheap and frequent."""
-        await let_in(limits, *(f"198.51.{number}.1" for number in range(20)), budget="status")
+        await allowed(limits, *(f"198.51.{number}.1" for number in range(20)), budget="status")
         for budget in ("auth", "operator"):
-            assert await let_in(limits, *(f"198.51.100.{number}" for number in range(4)), budget=budget) == [True] * 4
-            assert await let_in(limits, *["198.51.100.0"] * 2, budget=budget) == [True] * 2
+            assert await allowed(limits, *(f"198.51.100.{number}" for number in range(4)), budget=budget) == [True] * 4
+            assert await allowed(limits, *["198.51.100.0"] * 2, budget=budget) == [True] * 2
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("limits", [{"shared_counters": 2}], indirect=True)
     async def test_client_that_fills_the_memory_locks_out_no_other_block(self, limits: RateLimits) -> None:
-        """The owner of an IPv6 /32 has 65536 networks of 48 bits."""
-        await let_in(limits, *(f"2001:db8:{number:x}::1" for number in range(200)))
-        assert await let_in(limits, "198.51.100.7", "192.0.2.1", "2a00:1450::1", "no address") == [True] * 4
+        """The owner of an IPv6 /32 has 65536 /48 networks."""
+        await allowed(limits, *(f"2001:db8:{number:x}::1" for number in range(200)))
+        assert await allowed(limits, "198.51.100.7", "192.0.2.1", "2a00:1450::1", "no address") == [True] * 4
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("limits", [{"ipv6_blocks": 8, "shared_counters": 2}], indirect=True)
     async def test_number_of_counters_is_bounded(self, limits: RateLimits, counters: Counters) -> None:
-        await let_in(limits, *(f"{number % 256}.1.2.{number % 7}" for number in range(600)))
-        await let_in(limits, *(f"2a{number:02x}:{number:x}::1" for number in range(256)))
-        assert len(counters) <= 4 + 2 * 256 + 2 * 2 * 8  # networks of 64 bits and of 48
+        await allowed(limits, *(f"{number % 256}.1.2.{number % 7}" for number in range(600)))
+        await allowed(limits, *(f"2a{number:02x}:{number:x}::1" for number in range(256)))
+        assert len(counters) <= 4 + 2 * 256 + 2 * 2 * 8  # /64 and /48 networks
 
 
 def test_home_page_and_status_share_a_limit(public: Settings) -> None:
-    """The home page and the status have one between them."""
     visitor = Visitor(create_app(public.model_copy(update={"status_rate_limit": "4/minute"})))
     found = [visitor.get(path).status_code for path in ("/", "/auth/status") * 3]
     assert found == [200] * 4 + [429] * 2

@@ -1,4 +1,4 @@
-"""Sessions: keys that rotate, cookies that nobody plants, sign-ins that work once and for one browser."""
+"""Sessions: key rotation, protection against planted cookies, and sign-ins that work once in one browser."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def with_keys(settings: Settings, *keys: str) -> Settings:
     return settings.model_copy(update={"secret_key": SecretStr(",".join(keys))})
 
 
-def carried_to(settings: Settings, visitor: Visitor) -> Visitor:
-    """The same browser, after the service was started again with other settings."""
+def restarted(settings: Settings, visitor: Visitor) -> Visitor:
+    """The same browser, after a restart of the service with other settings."""
     other = Visitor(create_app(settings))
     other.cookies.update(visitor.cookies)
     return other
@@ -57,7 +57,7 @@ def test_cookie_is_bound_to_the_host_over_https(public: Settings) -> None:
 
 
 def test_cookie_without_host_prefix_is_ignored(public: Settings) -> None:
-    """Cookie tossing: a sibling host sets our cookie for the whole domain, with a sign-in that is the attacker's."""
+    """Cookie tossing: a sibling host sets our cookie for the whole domain, with the attacker's sign-in."""
     app = create_app(public)
     attacker, victim = Visitor(app), Visitor(app)
     back = attacker.consent()
@@ -69,7 +69,7 @@ def test_cookie_without_host_prefix_is_ignored(public: Settings) -> None:
 def test_rotated_key_decrypts_older_sign_ins(public: Settings) -> None:
     visitor = Visitor(create_app(public))
     back = visitor.consent()
-    rotated = carried_to(with_keys(public, NEW, OLD), visitor)
+    rotated = restarted(with_keys(public, NEW, OLD), visitor)
     assert rotated.get(back).status_code == 303
     assert rotated.status()["status"] == "authenticated"
 
@@ -78,14 +78,14 @@ def test_first_key_signs_and_encrypts(public: Settings) -> None:
     rotated = Visitor(create_app(with_keys(public, NEW, OLD)))
     back = rotated.consent()
     assert TimestampSigner(NEW).validate(rotated.cookies[COOKIE])
-    assert carried_to(with_keys(public, OLD), rotated).get(back).status_code == 400
-    assert carried_to(with_keys(public, NEW), rotated).get(back).status_code == 303
+    assert restarted(with_keys(public, OLD), rotated).get(back).status_code == 400
+    assert restarted(with_keys(public, NEW), rotated).get(back).status_code == 303
 
 
 def test_removed_key_is_no_longer_accepted(public: Settings) -> None:
     visitor = Visitor(create_app(public))
     visitor.sign_in()
-    assert carried_to(with_keys(public, NEW), visitor).status() == {"status": "unauthenticated"}
+    assert restarted(with_keys(public, NEW), visitor).status() == {"status": "unauthenticated"}
 
 
 @pytest.mark.parametrize("change", [lambda value: value[:-2], lambda value: "x" + value, lambda value: "e30=.x.y"])
@@ -107,25 +107,25 @@ def test_session_expires(public: Settings, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_sign_in_cannot_be_replayed_with_a_copied_cookie(public: Settings, sandbox: Sandbox) -> None:
-    """Replay: the cookie from before the callback, and the same redirect."""
+    """Replay of the cookie from before the callback, with the same redirect."""
     visitor = Visitor(create_app(public))
     back = visitor.consent()
     before = visitor.cookies[COOKIE]
     assert visitor.get(back).status_code == 303
-    asked = len(sandbox.requests)
+    before_replay = len(sandbox.requests)
     visitor.cookies.clear()
     visitor.cookies.set(COOKIE, before)
     replayed = visitor.get(back)
     assert replayed.status_code == 400
     assert "has completed it already" in replayed.text
-    assert len(sandbox.requests) == asked, "the server was not asked"
+    assert len(sandbox.requests) == before_replay, "no request to the server"
 
 
 def test_replay_on_another_worker_is_refused_by_the_server(public: Settings) -> None:
-    """What holds across workers: the grant of a code that is used twice ends, and nobody is signed in by it."""
+    """Across workers: the server accepts a code once, and the replay signs no browser in."""
     visitor = Visitor(create_app(public))
     back = visitor.consent()
-    elsewhere = carried_to(public, visitor)
+    elsewhere = restarted(public, visitor)
     assert visitor.get(back).status_code == 303
     assert elsewhere.get(back).status_code == 502
     assert elsewhere.status() == {"status": "unauthenticated"}
@@ -135,28 +135,28 @@ def test_replay_on_another_worker_is_refused_by_the_server(public: Settings) -> 
 def test_replay_on_another_worker_does_not_end_the_login(public: Settings, instead: str) -> None:
     visitor = Visitor(create_app(public))
     back = visitor.consent()
-    copied = carried_to(public, visitor)
+    copied = restarted(public, visitor)
     assert visitor.get(back).status_code == 303
     path, _, query = back.partition("?")
     state, iss = (parse_qs(query)[name][0] for name in ("state", "iss"))
     assert copied.get(f"{path}?{urlencode({'state': state, 'iss': iss})}&{instead}").status_code >= 400
     assert copied.status() == {"status": "unauthenticated"}
     assert visitor.status()["status"] == "authenticated"
-    assert carried_to(public, visitor).status()["status"] == "authenticated"
+    assert restarted(public, visitor).status()["status"] == "authenticated"
 
 
 def test_sign_in_completed_on_two_workers_creates_two_logins(public: Settings) -> None:
-    """Fixation across workers: the victim finishes what the attacker has begun, planted and finished too."""
+    """Session fixation across workers: attacker and victim complete the same sign-in."""
     attacker = Visitor(create_app(public))
-    begun = attacker.get("/auth/login").headers["location"]
-    victim = carried_to(public, attacker)
+    url = attacker.get("/auth/login").headers["location"]
+    victim = restarted(public, attacker)
 
-    def agree() -> str:
-        back = urlsplit(httpx.get(begun, trust_env=False).headers["location"])
-        return back._replace(scheme="", netloc="").geturl()
+    def approve() -> str:
+        redirect = urlsplit(httpx.get(url, trust_env=False).headers["location"])
+        return redirect._replace(scheme="", netloc="").geturl()
 
-    assert attacker.get(agree()).status_code == 303
-    assert victim.get(agree()).status_code == 303
+    assert attacker.get(approve()).status_code == 303
+    assert victim.get(approve()).status_code == 303
     victim_s, attacker_s = (signed_session(visitor)["notion_oauth.profile"] for visitor in (victim, attacker))
     assert victim_s != attacker_s
 
@@ -168,8 +168,8 @@ def signed_session(visitor: Visitor) -> dict[str, Any]:
 
 
 def test_session_values_of_the_application_are_unchanged(settings: Settings, public: Settings) -> None:
-    """It may keep a `profile`, a `pending` or a `csrf` of its own: neither is ours, nor chooses a login."""
-    anyio.run(sign_in, NotionOAuth(settings))  # the operator's own, in the default profile
+    """Its values may be named `profile`, `pending` or `csrf`: they stay, and do not select a login."""
+    anyio.run(sign_in, NotionOAuth(settings))  # in the default profile
     app = FastAPI()
     app.include_router(create_router(NotionOAuth(public)))
     app.add_middleware(SessionMiddleware, secret_key="k" * 40, session_cookie=COOKIE, https_only=True)
@@ -178,7 +178,7 @@ def test_session_values_of_the_application_are_unchanged(settings: Settings, pub
     @app.get("/own")
     async def put(request: Request) -> dict[str, Any]:
         request.session.update(own)
-        request.session["notion_oauth.profile"] = "default"  # and not even this one names a login
+        request.session["notion_oauth.profile"] = "default"  # not a visitor's profile
         return {}
 
     visitor = Visitor(app)
@@ -190,7 +190,7 @@ def test_session_values_of_the_application_are_unchanged(settings: Settings, pub
 
 
 def test_injected_code_is_refused(public: Settings, grants_asked: Posted) -> None:
-    """Code injection: the attacker's code, in the victim's own redirect, fails at PKCE."""
+    """Code injection: the attacker's code in the victim's redirect fails at PKCE."""
     app = create_app(public)
     victim, attacker = Visitor(app), Visitor(app)
     own, stolen = parse_qs(urlsplit(victim.consent()).query), parse_qs(urlsplit(attacker.consent()).query)
@@ -202,16 +202,16 @@ def test_injected_code_is_refused(public: Settings, grants_asked: Posted) -> Non
 
 
 def test_planted_session_does_not_share_the_login(public: Settings) -> None:
-    """Session fixation: the attacker keeps a copy of the session that the victim then signs in with."""
+    """Session fixation: the attacker has a copy of the session that the victim signs in with."""
     app = create_app(public)
     attacker = Visitor(app)
     attacker.sign_in()
     form = attacker.csrf_token()
-    victim = carried_to(public, attacker)
+    victim = restarted(public, attacker)
     victim.sign_in()
     assert victim.status()["status"] == "authenticated"
-    assert attacker.status() == {"status": "unauthenticated"}, "the login that the session had before has ended"
-    assert victim.post("/auth/logout", data={"csrf_token": form}).status_code == 403, "its forms count no longer"
+    assert attacker.status() == {"status": "unauthenticated"}, "the previous login has ended"
+    assert victim.post("/auth/logout", data={"csrf_token": form}).status_code == 403, "older forms are invalid"
     assert victim.status()["status"] == "authenticated"
 
 
@@ -222,7 +222,7 @@ def test_callback_of_another_browser_is_refused(public: Settings) -> None:
     victim.get("/")
     assert victim.get(attacker.consent()).status_code == 400
     victim.consent()
-    assert victim.get(attacker.consent()).status_code == 400, "not even while it has begun one itself"
+    assert victim.get(attacker.consent()).status_code == 400, "also while the victim has a pending sign-in"
     assert victim.status() == {"status": "unauthenticated"}
 
 

@@ -1,4 +1,4 @@
-"""The sign-in through the service, from the first click to the page that says it worked."""
+"""The sign-in through the service, from the first click to the page that shows success."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.web_service import Browser
 
 
 def session_of(browser: Browser) -> dict[str, object]:
-    """What anybody can read in the session cookie."""
+    """The readable content of the session cookie."""
     decoded: dict[str, object] = json.loads(b64decode(browser.cookies["notion_oauth_session"].split(".")[0]))
     return decoded
 
@@ -124,7 +124,7 @@ def test_response_without_matching_state_is_ignored(browser: Browser, query: str
     back = browser.consent()
     assert browser.get(f"/auth/callback{query}").status_code == 400
     assert grants_asked() == []
-    assert "You are signed in" in browser.get(back).text, "the real answer still counts"
+    assert "You are signed in" in browser.get(back).text, "the real response still works"
 
 
 @pytest.mark.spec("RFC 6749 §3.1", "Accept no parameter twice")
@@ -159,7 +159,7 @@ def test_pending_sign_in_expires_after_ten_minutes(settings: Settings) -> None:
 
 
 def test_another_worker_can_complete_a_sign_in(browser: Browser, settings: Settings) -> None:
-    """Another process with the same settings, or the same one after a restart: nothing is kept in memory."""
+    """Another process with the same settings, or the same one after a restart."""
     back = urlsplit(browser.consent())
     with served(create_app(settings)) as other_url:
         page = browser.get(f"{other_url}{back.path}?{back.query}")
@@ -168,7 +168,7 @@ def test_another_worker_can_complete_a_sign_in(browser: Browser, settings: Setti
 
 
 def test_sign_in_encrypted_with_another_key_is_refused(sandbox: Sandbox, settings: Settings) -> None:
-    """The sessions' key is kept, the sealing key is not: the cookie is ours, and what is in it cannot be opened."""
+    """The cookie has a valid signature, but its content was encrypted with another key."""
     settings = settings.model_copy(update={"secret_key": SecretStr("a" * 40)})
     with served(create_app(settings)) as url, Browser(url) as browser:
         back = urlsplit(browser.consent())
@@ -214,7 +214,7 @@ def test_code_is_not_exchanged_if_tokens_cannot_be_stored(
     assert page.status_code == 500
     assert "not a regular file" in page.text
     assert "You are signed in" not in page.text
-    assert grants_asked() == [], "the code was not spent on tokens that could not be kept"
+    assert grants_asked() == [], "the code was not used"
 
 
 def test_program_gets_json(browser: Browser) -> None:
@@ -234,7 +234,7 @@ def test_misbehaving_server_is_named(sandbox: Sandbox, tmp_path: Path, kind: str
     settings = Settings(server_url=sandbox.mcp_url, token_file=tmp_path / "tokens.json", timeout=0.4)
     sandbox.misbehave_next(path, kind, location="http://127.0.0.1:9/")  # type: ignore[arg-type]
     with served(create_app(settings)) as url, Browser(url) as browser:
-        page = browser.get("/auth/login")  # a browser here waits for 20 seconds, and such a server longer
+        page = browser.get("/auth/login")  # the browser's timeout is 20 seconds; the server would take longer
     assert page.status_code == 502
     assert urlsplit(sandbox.base_url).netloc in page.text
     assert not settings.token_file.exists()

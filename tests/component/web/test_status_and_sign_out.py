@@ -1,4 +1,4 @@
-"""Status for people and programs, renewing and signing out by forms that no other site can send."""
+"""The status for browsers and programs, and the forms for refresh and sign-out, with CSRF protection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_status_of_a_login(signed_in: Browser, sandbox: Sandbox) -> None:
 
 
 def test_status_does_not_describe_the_storage(signed_in: Browser, settings: Settings) -> None:
-    """Whoever reaches the service may ask for its status; weaknesses and paths are for who runs it."""
+    """The status is visible to every client of the service; paths and storage warnings are for its operator."""
     settings.token_file.parent.chmod(0o777)
     status = signed_in.status()
     assert not [name for name in status if "storage" in name]
@@ -50,7 +50,7 @@ def test_status_shows_expired_token_without_refreshing(
     page = browser.get("/auth/status").text
     assert "Token expired" in page
     assert "Refresh token" in page
-    assert len(sandbox.requests) == before, "status asks nobody"
+    assert len(sandbox.requests) == before, "the status sends no request"
 
 
 def test_expired_token_without_refresh_token_is_no_login(
@@ -137,7 +137,7 @@ def test_forms_of_other_sites_are_refused(
 def test_csrf_token_of_another_browser_is_refused(signed_in: Browser, service_url: str) -> None:
     with Browser(service_url) as other:
         stolen = other.csrf_token() if "csrf_token" in other.get("/").text else ""
-    assert stolen, "the other browser is shown the form too"
+    assert stolen, "the other browser gets the form too"
     assert signed_in.post("/auth/logout", data={"csrf_token": stolen}).status_code == 403
 
 
@@ -170,7 +170,7 @@ def test_refresh_without_login_has_a_hint(browser: Browser, sandbox: Sandbox) ->
 
 
 def test_damaged_file_is_reported_and_not_changed(browser: Browser, settings: Settings) -> None:
-    settings.token_file.write_text('{"name": "somebody else\'s"}')
+    settings.token_file.write_text('{"name": "not a token file"}')
     page = browser.get("/")
     assert page.status_code == 500
     assert "holds no access_token" in page.text
@@ -178,7 +178,7 @@ def test_damaged_file_is_reported_and_not_changed(browser: Browser, settings: Se
     assert answer.status_code == 500
     assert answer.json()["error"] == "StoreDamaged"
     assert browser.get("/auth/login").status_code == 500
-    assert Path(settings.token_file).read_text() == '{"name": "somebody else\'s"}'
+    assert Path(settings.token_file).read_text() == '{"name": "not a token file"}'
 
 
 def test_retry_after_of_the_server_is_passed_on(signed_in: Browser, sandbox: Sandbox) -> None:

@@ -1,4 +1,4 @@
-"""What /auth/login may ask for beside a sign-in, and the document by which authorization servers know the service."""
+"""The parameters of /auth/login, and the client metadata document."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def public(settings: Settings) -> Settings:
     return settings.model_copy(update={"public_url": PUBLIC, "secret_key": SecretStr("k" * 40)})
 
 
-def asked(visitor: Visitor, query: str) -> dict[str, list[str]]:
-    """What the authorization endpoint is asked for."""
-    begun = visitor.get(f"/auth/login?{query}")
-    assert begun.is_redirect, begun.text
-    return parse_qs(urlsplit(begun.headers["location"]).query)
+def authorization_query(visitor: Visitor, query: str) -> dict[str, list[str]]:
+    """The query that is sent to the authorization endpoint."""
+    started = visitor.get(f"/auth/login?{query}")
+    assert started.is_redirect, started.text
+    return parse_qs(urlsplit(started.headers["location"]).query)
 
 
 @pytest.fixture(params=["on loopback", "on the internet"])
@@ -37,7 +37,7 @@ def visitor(request: pytest.FixtureRequest, settings: Settings, public: Settings
 def test_scopes_are_requested_in_addition_to_granted_ones(visitor: Visitor, sandbox: Sandbox) -> None:
     visitor.sign_in()
     sandbox.options.scopes = ("default", "read", "write")
-    assert asked(visitor, "scope=write+read")["scope"] == ["default write read"]
+    assert authorization_query(visitor, "scope=write+read")["scope"] == ["default write read"]
 
 
 def test_plain_sign_in_requests_scopes_granted_before(visitor: Visitor, sandbox: Sandbox) -> None:
@@ -45,11 +45,11 @@ def test_plain_sign_in_requests_scopes_granted_before(visitor: Visitor, sandbox:
     sandbox.options.resource_metadata_overrides = {"scopes_supported": ["default"]}
     visitor.sign_in()
     visitor.sign_in("?scope=write")
-    assert asked(visitor, "")["scope"] == ["default write"]
+    assert authorization_query(visitor, "")["scope"] == ["default write"]
 
 
 def test_acr_values_and_max_age_are_requested(visitor: Visitor) -> None:
-    query = asked(visitor, "acr_values=myACR&max_age=300")
+    query = authorization_query(visitor, "acr_values=myACR&max_age=300")
     assert (query["acr_values"], query["max_age"], query["scope"]) == (["myACR"], ["300"], ["default"])
 
 
@@ -63,7 +63,7 @@ def test_acr_values_and_max_age_are_requested(visitor: Visitor) -> None:
         ("max_age=canary", "max_age"),
         ("max_age=", "max_age"),
         ("max_age=12345678901", "max_age"),
-        ("max_age=%D9%A1", "max_age"),  # a digit, and none of ASCII's
+        ("max_age=%D9%A1", "max_age"),  # a digit outside of ASCII
         ("max_age=1.0", "max_age"),
         ("scope=canary&scope=read", "scope"),
         (f"scope={'canary+' * 72}", "scope"),
@@ -72,19 +72,19 @@ def test_acr_values_and_max_age_are_requested(visitor: Visitor) -> None:
 )
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
 def test_invalid_parameter_is_refused(visitor: Visitor, sandbox: Sandbox, query: str, name: str, accept: str) -> None:
-    """As everything else is: by name, in the same words for people and for programs, with nothing that was sent."""
+    """The error names the parameter, as HTML and as JSON, and does not echo its value."""
     answer = visitor.get(f"/auth/login?{query}", headers={"Accept": accept})
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (400, accept)
     assert name in answer.text
     assert "canary" not in answer.text
     assert "<script" not in answer.text
-    assert "--" not in answer.text.partition("<main")[2], "a parameter is no option of a command"
+    assert "--" not in answer.text.partition("<main")[2], "no command line options on a page"
     if accept == "application/json":
-        said = answer.json()
-        assert set(said) == {"error", "message", "next"}
-        assert said["error"] == "BadRequest"
-        assert said["message"].startswith(name)
-        assert said["next"]
+        problem = answer.json()
+        assert set(problem) == {"error", "message", "next"}
+        assert problem["error"] == "BadRequest"
+        assert problem["message"].startswith(name)
+        assert problem["next"]
     assert not sandbox.requests
 
 
@@ -96,7 +96,7 @@ def test_longest_parameters_fit_into_the_cookie(visitor: Visitor, sandbox: Sandb
 
 
 def test_other_parameters_are_ignored(visitor: Visitor) -> None:
-    assert asked(visitor, "max_age=7&other=1&other=2")["max_age"] == ["7"]
+    assert authorization_query(visitor, "max_age=7&other=1&other=2")["max_age"] == ["7"]
 
 
 def test_client_metadata_document(public: Settings, sandbox: Sandbox) -> None:

@@ -1,4 +1,4 @@
-"""Whom the service answers, over what, and what every answer carries."""
+"""The checks of host, sender and scheme, and the security headers of every response."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HARDENED = {
 
 @pytest.fixture
 def local(tmp_path: Path) -> Settings:
-    """For what must not get so far that a server is asked: there is none, and who asks it gets a 502."""
+    """Without an authorization server: a request that reaches it gets a 502."""
     return Settings(server_url="http://127.0.0.1:9/mcp", token_file=tmp_path / "tokens.json", timeout=1.0)
 
 
@@ -54,7 +54,7 @@ def live(settings: Settings) -> Settings:
 
 
 def failing(settings: Settings) -> FastAPI:
-    """The service with a route that fails, and one that needs a number."""
+    """The service with a route that fails, and one with a numeric parameter."""
     app = create_app(settings)
 
     @app.get("/fails")
@@ -126,7 +126,7 @@ def test_all_spellings_of_loopback_are_local(local: Settings, client: str) -> No
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_local_service_refuses_other_machines(local: Settings, path: str) -> None:
-    """Bound to every interface by mistake: a neighbour says Host: localhost."""
+    """The server listens on every interface by mistake, and another machine sends `Host: localhost`."""
     answer = Visitor(create_app(local), "http://localhost").get(path)
     assert answer.status_code == 403
     assert "NOTION_OAUTH_PUBLIC_URL" in answer.text
@@ -146,7 +146,7 @@ def test_tunnel_to_loopback_is_refused(local: Settings, header: str) -> None:
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_public_service_requires_https(public: Settings, path: str) -> None:
-    """A direct request over plain http, and one that claims https without being a proxy of ours."""
+    """Directly over plain http, and with a forged X-Forwarded-Proto."""
     for headers in ({}, {"X-Forwarded-Proto": "https"}):
         answer = Visitor(create_app(public), "http://notion.example").get(path, headers=headers)
         assert answer.status_code == 403
@@ -157,18 +157,18 @@ def test_public_service_requires_https(public: Settings, path: str) -> None:
 def test_trusted_proxy_reports_https(live: Settings, proxy: str) -> None:
     named = live.model_copy(update={"trusted_proxies": "10.1.0.0/16, fd00::/8"})
     visitor = Visitor(create_app(named), "http://notion.example", client=proxy)
-    begun = visitor.get("/auth/login", headers={"X-Forwarded-Proto": "https"})
-    assert begun.status_code == 303
-    assert "; secure" in begun.headers["set-cookie"].lower()
+    started = visitor.get("/auth/login", headers={"X-Forwarded-Proto": "https"})
+    assert started.status_code == 303
+    assert "; secure" in started.headers["set-cookie"].lower()
     assert visitor.get("/auth/status", headers={"X-Forwarded-Proto": "http"}).status_code == 403
     assert visitor.get("/auth/status", headers={"X-Forwarded-Proto": "https, http"}).status_code == 403
     assert visitor.get("/auth/status").status_code == 403
 
 
 @pytest.mark.parametrize(
-    ("peer", "said", "client"),
+    ("peer", "forwarded_for", "client"),
     [
-        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # nobody that we trust says it
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # not from a trusted proxy
         ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
         ("10.0.0.1", "spoofed, 127.0.0.1, 198.51.100.1", "198.51.100.1"),
         ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
@@ -180,9 +180,9 @@ def test_trusted_proxy_reports_https(live: Settings, proxy: str) -> None:
         ("10.0.0.1", "10.0.0.3", "10.0.0.3"),
     ],
 )
-def test_client_is_the_nearest_untrusted_hop(public: Settings, peer: str, said: str, client: str) -> None:
+def test_client_is_the_nearest_untrusted_hop(public: Settings, peer: str, forwarded_for: str, client: str) -> None:
     hosts = TrustedHosts(public.model_copy(update={"trusted_proxies": "10.0.0.0/8"}))
-    scope = {"client": (peer, 1), "headers": [(b"x-forwarded-for", said.encode())]}
+    scope = {"client": (peer, 1), "headers": [(b"x-forwarded-for", forwarded_for.encode())]}
     assert hosts.client(scope) == client
 
 
@@ -199,7 +199,7 @@ def test_unix_socket_is_trusted_if_configured(public: Settings) -> None:
 
 
 def test_server_ignores_proxy_headers_of_untrusted_proxies(public: Settings) -> None:
-    """uvicorn by itself believes whoever comes from 127.0.0.1."""
+    """By default, uvicorn trusts proxy headers from 127.0.0.1."""
     claims = {"Host": "notion.example", "X-Forwarded-Proto": "https", "X-Forwarded-For": "198.51.100.7"}
     for proxies, status in ((None, 403), ("127.0.0.1", 200)):
         with served(create_app(public.model_copy(update={"trusted_proxies": proxies}))) as url:
@@ -245,7 +245,7 @@ def test_refusals_have_security_headers(local: Settings, host: str) -> None:
     answer = Visitor(create_app(local), f"http://{host}").get("/")
     assert answer.status_code in (403, 421)
     assert {name: answer.headers.get(name) for name in HARDENED} == HARDENED
-    assert "strict-transport-security" not in answer.headers, "nobody can be told so over plain http"
+    assert "strict-transport-security" not in answer.headers, "HSTS is not valid over plain http"
 
 
 def test_unexpected_error_is_raised_for_the_log(local: Settings) -> None:
@@ -262,9 +262,9 @@ def test_no_path_redirects_to_another_site(public: Settings, path: str) -> None:
 @pytest.mark.parametrize("name", ["next", "redirect_uri", "return_to", "url", "continue", "state"])
 def test_no_parameter_redirects_to_another_site(live: Settings, sandbox: Sandbox, name: str) -> None:
     visitor = Visitor(create_app(live))
-    begun = visitor.get("/auth/login", params={name: "https://evil.example/"})
-    assert begun.headers["location"].startswith(f"{sandbox.base_url}/")
-    assert "evil" not in begun.headers["location"]
+    started = visitor.get("/auth/login", params={name: "https://evil.example/"})
+    assert started.headers["location"].startswith(f"{sandbox.base_url}/")
+    assert "evil" not in started.headers["location"]
     done = visitor.get(visitor.consent() + (f"&{name}=https://evil.example/" if name != "state" else ""))
     assert done.headers["location"] == "/auth/status"
 
@@ -280,13 +280,13 @@ def test_router_checks_the_host_in_another_application(local: Settings) -> None:
 
     visitor = Visitor(app, "http://localhost", client="127.0.0.1")
     assert visitor.get("/auth/status", headers={"Host": "evil.example"}).status_code == 421
-    assert visitor.get("/theirs", headers={"Host": "evil.example"}).status_code == 200, "what is theirs is theirs"
+    assert visitor.get("/theirs", headers={"Host": "evil.example"}).status_code == 200, "other routes are not checked"
     assert visitor.get("/auth/status").headers["x-frame-options"] == "DENY"
 
 
 @pytest.mark.parametrize("request_", [("http://rebound.example", "127.0.0.1"), ("http://localhost", "203.0.113.9")])
 def test_valid_token_checks_the_host(settings: Settings, request_: tuple[str, str]) -> None:
-    """DNS rebinding, and a neighbour who says localhost: neither reads what an endpoint gets for the local user."""
+    """With DNS rebinding, or from another machine, an endpoint with the local user's token cannot be reached."""
     anyio.run(sign_in, NotionOAuth(settings))
     app = FastAPI()
     valid = Depends(ValidToken(NotionOAuth(settings)))
@@ -352,7 +352,7 @@ def test_embedded_request_of_another_site_is_refused(local: Settings, path: str,
 
 
 def test_link_from_another_site_requires_a_click(settings: Settings, sandbox: Sandbox) -> None:
-    """Forced login: the page is shown, and nothing is begun."""
+    """Forced login: the page is shown, and no sign-in starts."""
     visitor = Visitor(create_app(settings), "http://localhost", client="127.0.0.1")
     led = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
     page = visitor.get("/auth/login", headers=led)

@@ -1,4 +1,4 @@
-"""What browser sessions that have gone leave behind, and when it is removed."""
+"""When the files of ended browser sessions are removed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.visiting import PUBLIC, Visitor, application
 
 pytestmark = pytest.mark.anyio
 DAY = timedelta(days=1)
-GONE = "web-" + "a" * 32
+VISITOR = "web-" + "a" * 32
 LIFETIMES = Lifetimes()
 
 
@@ -44,14 +44,14 @@ def store(public: Settings) -> JsonFileStore:
     return JsonFileStore(public.token_file)
 
 
-def of_visitors(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir() if GONE in file.name)
+def visitor_files(directory: Path) -> list[str]:
+    return sorted(file.name for file in directory.iterdir() if VISITOR in file.name)
 
 
-def untouched(folder: Path, *, since: timedelta) -> None:
-    """As if nothing had been written for so long."""
+def set_age(directory: Path, *, since: timedelta) -> None:
+    """Set the modification time of all files."""
     past = time.time() - since.total_seconds()
-    for file in folder.iterdir():
+    for file in directory.iterdir():
         os.utime(file, (past, past))
 
 
@@ -59,15 +59,15 @@ def at(later: timedelta) -> Callable[[], datetime]:
     return lambda: utc_now() + later
 
 
-async def swept(store: JsonFileStore, tmp_path: Path, *, later: timedelta) -> bool:
-    """Whether nothing of the session is there any more after two sweeps a day apart, by a clock so much later."""
-    assert of_visitors(tmp_path)
+async def removed(store: JsonFileStore, tmp_path: Path, *, later: timedelta) -> bool:
+    """Whether two checks, one day apart, remove all files of the visitor, if the clock shows this much later."""
+    assert visitor_files(tmp_path)
     uptime = [0.0]
-    sweeping = VisitorCleanup(store, LIFETIMES, at(later), uptime=lambda: uptime[0])
+    cleanup = VisitorCleanup(store, LIFETIMES, at(later), uptime=lambda: uptime[0])
     for uptime[0] in (0.0, DAY.total_seconds()):
-        assert of_visitors(tmp_path), "nothing goes that was found over once"
-        await sweeping.remove_ended()
-    return not of_visitors(tmp_path)
+        assert visitor_files(tmp_path), "not removed at the first check"
+        await cleanup.remove_ended()
+    return not visitor_files(tmp_path)
 
 
 def login(now: datetime, **changed: object) -> TokenSet:
@@ -83,31 +83,31 @@ def login(now: datetime, **changed: object) -> TokenSet:
 
 
 async def test_idle_login_is_removed_one_day_after_it_ended(store: JsonFileStore, tmp_path: Path) -> None:
-    await store.save(GONE, login(utc_now()))
-    assert not await swept(store, tmp_path, later=timedelta(days=30, hours=23))
-    assert await swept(store, tmp_path, later=timedelta(days=31, hours=1))
+    await store.save(VISITOR, login(utc_now()))
+    assert not await removed(store, tmp_path, later=timedelta(days=30, hours=23))
+    assert await removed(store, tmp_path, later=timedelta(days=31, hours=1))
 
 
 async def test_last_refresh_counts_not_file_age(store: JsonFileStore, tmp_path: Path) -> None:
-    """They may have been restored, or sealed anew, today or long ago."""
-    await store.save(GONE, login(utc_now() - 40 * DAY, refreshed_at=utc_now()))
-    untouched(tmp_path, since=40 * DAY)
-    assert not await swept(store, tmp_path, later=29 * DAY)
-    await store.save(GONE, login(utc_now() - 40 * DAY))
-    assert await swept(store, tmp_path, later=DAY + timedelta(minutes=1))
+    """Files may have been restored or encrypted again, today or long ago."""
+    await store.save(VISITOR, login(utc_now() - 40 * DAY, refreshed_at=utc_now()))
+    set_age(tmp_path, since=40 * DAY)
+    assert not await removed(store, tmp_path, later=29 * DAY)
+    await store.save(VISITOR, login(utc_now() - 40 * DAY))
+    assert await removed(store, tmp_path, later=DAY + timedelta(minutes=1))
 
 
 async def test_login_is_removed_after_its_grant_ended(store: JsonFileStore, tmp_path: Path) -> None:
-    await store.save(GONE, login(utc_now(), authorized_at=utc_now() - 175 * DAY, refreshed_at=utc_now()))
-    assert not await swept(store, tmp_path, later=5 * DAY)
-    assert await swept(store, tmp_path, later=6 * DAY + timedelta(minutes=1))
+    await store.save(VISITOR, login(utc_now(), authorized_at=utc_now() - 175 * DAY, refreshed_at=utc_now()))
+    assert not await removed(store, tmp_path, later=5 * DAY)
+    assert await removed(store, tmp_path, later=6 * DAY + timedelta(minutes=1))
 
 
 async def test_login_refreshed_after_its_grant_is_kept(store: JsonFileStore, tmp_path: Path) -> None:
-    """That server lets it live longer than the setting says."""
-    await store.save(GONE, login(utc_now(), authorized_at=utc_now() - 400 * DAY, refreshed_at=utc_now()))
-    assert not await swept(store, tmp_path, later=29 * DAY)
-    assert await swept(store, tmp_path, later=32 * DAY)
+    """The server allows a longer grant than the setting."""
+    await store.save(VISITOR, login(utc_now(), authorized_at=utc_now() - 400 * DAY, refreshed_at=utc_now()))
+    assert not await removed(store, tmp_path, later=29 * DAY)
+    assert await removed(store, tmp_path, later=32 * DAY)
 
 
 @pytest.mark.parametrize(("expires_in", "days"), [(3600, 0), (300 * 86400, 300), (None, 180)])
@@ -116,34 +116,34 @@ async def test_login_without_refresh_token_is_kept_until_its_token_expires(
 ) -> None:
     now = utc_now()
     expires_at = now + timedelta(seconds=expires_in) if expires_in else None
-    await store.save(GONE, login(now, refresh_token=None, expires_in=expires_in, expires_at=expires_at))
-    assert not await swept(store, tmp_path, later=days * DAY + timedelta(hours=23))
-    assert await swept(store, tmp_path, later=days * DAY + timedelta(hours=26))
+    await store.save(VISITOR, login(now, refresh_token=None, expires_in=expires_in, expires_at=expires_at))
+    assert not await removed(store, tmp_path, later=days * DAY + timedelta(hours=23))
+    assert await removed(store, tmp_path, later=days * DAY + timedelta(hours=26))
 
 
 async def test_reason_of_ended_login_is_kept_for_thirty_days(
     public: Settings, store: JsonFileStore, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    oauth = NotionOAuth(public, profile=GONE)
+    oauth = NotionOAuth(public, profile=VISITOR)
     await sign_in(oauth)
     sandbox.revoke_grants()
     with pytest.raises(SignInRequired):
         await oauth.refresh()
-    assert not await swept(store, tmp_path, later=29 * DAY)
-    assert await swept(store, tmp_path, later=31 * DAY)
+    assert not await removed(store, tmp_path, later=29 * DAY)
+    assert await removed(store, tmp_path, later=31 * DAY)
 
 
 async def test_files_of_an_interrupted_sign_out_are_removed_after_one_day(store: JsonFileStore, tmp_path: Path) -> None:
-    async with store.exclusive(GONE):
+    async with store.exclusive(VISITOR):
         pass
-    assert not await swept(store, tmp_path, later=timedelta(hours=23))
-    assert await swept(store, tmp_path, later=timedelta(hours=25))
+    assert not await removed(store, tmp_path, later=timedelta(hours=23))
+    assert await removed(store, tmp_path, later=timedelta(hours=25))
 
 
 async def test_unreadable_login_is_removed_by_age(store: JsonFileStore, tmp_path: Path) -> None:
-    store.path(GONE).write_text("not ours")
-    assert not await swept(store, tmp_path, later=29 * DAY)
-    assert await swept(store, tmp_path, later=31 * DAY)
+    store.path(VISITOR).write_text("not ours")
+    assert not await removed(store, tmp_path, later=29 * DAY)
+    assert await removed(store, tmp_path, later=31 * DAY)
 
 
 async def test_other_profiles_are_not_removed(public: Settings, store: JsonFileStore, tmp_path: Path) -> None:
@@ -152,39 +152,39 @@ async def test_other_profiles_are_not_removed(public: Settings, store: JsonFileS
     Visitor(create_app(public)).consent()
     before = sorted(tmp_path.iterdir())
     uptime = [0.0]
-    sweeping = VisitorCleanup(store, LIFETIMES, at(400 * DAY), uptime=lambda: uptime[0])
+    cleanup = VisitorCleanup(store, LIFETIMES, at(400 * DAY), uptime=lambda: uptime[0])
     for uptime[0] in (0.0, DAY.total_seconds()):
-        await sweeping.remove_ended()
-    assert sorted(tmp_path.iterdir()) == before, "names that we have not made for a browser session"
+        await cleanup.remove_ended()
+    assert sorted(tmp_path.iterdir()) == before, "they are not names of browser sessions"
 
 
 @pytest.mark.parametrize(("expires_in", "days"), [(None, 180), (90 * 86400, 90)])
 async def test_login_is_kept_while_its_token_is_valid(
     store: JsonFileStore, tmp_path: Path, expires_in: int | None, days: int
 ) -> None:
-    """Nothing ever refreshes such a one, however often it is used."""
+    """Such a token is never refreshed, however often it is used."""
     now = utc_now()
     expires_at = now + timedelta(seconds=expires_in) if expires_in else None
-    await store.save(GONE, login(now, expires_in=expires_in, expires_at=expires_at))
-    assert not await swept(store, tmp_path, later=days * DAY + timedelta(hours=23))
-    assert await swept(store, tmp_path, later=days * DAY + timedelta(hours=26))
+    await store.save(VISITOR, login(now, expires_in=expires_in, expires_at=expires_at))
+    assert not await removed(store, tmp_path, later=days * DAY + timedelta(hours=23))
+    assert await removed(store, tmp_path, later=days * DAY + timedelta(hours=26))
 
 
 async def test_temporarily_wrong_clock_removes_no_login(store: JsonFileStore, tmp_path: Path) -> None:
-    """As that of a machine that has just started, before it is set."""
-    await store.save(GONE, login(utc_now()))
+    """As the clock of a machine that has just started."""
+    await store.save(VISITOR, login(utc_now()))
     wrong, uptime = [400 * DAY], [0.0]
-    sweeping = VisitorCleanup(store, LIFETIMES, lambda: utc_now() + wrong[0], uptime=lambda: uptime[0])
-    for uptime[0] in (0.0, DAY.total_seconds() - 1):  # less than a day: another worker's start, say
-        await sweeping.remove_ended()
+    cleanup = VisitorCleanup(store, LIFETIMES, lambda: utc_now() + wrong[0], uptime=lambda: uptime[0])
+    for uptime[0] in (0.0, DAY.total_seconds() - 1):  # less than one day apart, as when another worker starts
+        await cleanup.remove_ended()
     wrong[0], uptime[0] = timedelta(), DAY.total_seconds()
-    await sweeping.remove_ended()
+    await cleanup.remove_ended()
     wrong[0], uptime[0] = 400 * DAY, 2 * DAY.total_seconds()
-    await sweeping.remove_ended()
-    assert of_visitors(tmp_path), "it was not over in between"
+    await cleanup.remove_ended()
+    assert visitor_files(tmp_path), "it had not ended in between"
     uptime[0] = 3 * DAY.total_seconds()
-    await sweeping.remove_ended()
-    assert not of_visitors(tmp_path)
+    await cleanup.remove_ended()
+    assert not visitor_files(tmp_path)
 
 
 async def test_failed_removal_does_not_block_others(
@@ -196,12 +196,12 @@ async def test_failed_removal_does_not_block_others(
     stuck = store.path(names[1]).with_name(store.path(names[1]).name + ".lock")
     stuck.mkdir()
     uptime = itertools.count()
-    sweeping = VisitorCleanup(
+    cleanup = VisitorCleanup(
         store, LIFETIMES, at(400 * DAY), uptime=lambda: next(uptime), interval=timedelta(seconds=0.01)
     )
     with caplog.at_level(logging.WARNING), anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(sweeping.run)
+            tasks.start_soon(cleanup.run)
             while next(uptime) < 100 or len(list(tmp_path.glob("*.profile"))) > 0:
                 await anyio.sleep(0.01)
             tasks.cancel_scope.cancel()
@@ -210,7 +210,7 @@ async def test_failed_removal_does_not_block_others(
 
 
 async def test_unreadable_directory_is_reported(tmp_path: Path) -> None:
-    path = tmp_path / "gone" / "tokens.json"
+    path = tmp_path / "missing" / "tokens.json"
     path.parent.touch()
     assert await VisitorCleanup(JsonFileStore(path), LIFETIMES, utc_now).remove_ended() is not None
 
@@ -221,8 +221,8 @@ async def test_service_removes_ended_logins_in_the_background(
 ) -> None:
     oauth = NotionOAuth(public.model_copy(update={"keep_fresh": keep_fresh}))
     logins = ProfileResolver(oauth, cleanup_interval=timedelta(seconds=0.05))
-    await store.save(GONE, login(utc_now() - 40 * DAY))
-    untouched(tmp_path, since=40 * DAY)
+    await store.save(VISITOR, login(utc_now() - 40 * DAY))
+    set_age(tmp_path, since=40 * DAY)
     with Visitor(application(logins)), anyio.fail_after(10):
-        while of_visitors(tmp_path):
+        while visitor_files(tmp_path):
             await anyio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The client that browser sessions begin with: one waits for all of them, and whoever finishes takes it along."""
+"""The client registrations of visitors: pending sign-ins share an unclaimed client, a completed one claims it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def public(settings: Settings) -> Settings:
 
 
 def client_of(visitor: Visitor, query: str = "") -> str:
-    """The client that a sign-in is begun with."""
-    begun = visitor.get(f"/auth/login?{query}")
-    assert begun.is_redirect, begun.text
-    return parse_qs(urlsplit(begun.headers["location"]).query)["client_id"][0]
+    """The client of a new sign-in."""
+    started = visitor.get(f"/auth/login?{query}")
+    assert started.is_redirect, started.text
+    return parse_qs(urlsplit(started.headers["location"]).query)["client_id"][0]
 
 
 def registrations(sandbox: Sandbox) -> int:
@@ -51,7 +51,7 @@ def registrations(sandbox: Sandbox) -> int:
 
 
 def test_pending_sign_ins_share_one_client(public: Settings, sandbox: Sandbox) -> None:
-    """By whichever worker, before and after a restart."""
+    """In all workers, before and after a restart."""
     apps = [create_app(public) for _ in range(3)]
     assert len({client_of(Visitor(app)) for app in apps * 4}) == 1
     assert registrations(sandbox) == 1
@@ -61,18 +61,18 @@ def test_concurrent_sign_ins_register_one_client(public: Settings, sandbox: Sand
     sandbox.misbehave_next("/register", "slow", seconds=0.3)
     named = public.model_copy(update={"trusted_proxies": "127.0.0.1"})
 
-    def begun(url: str) -> str:
+    def client_at(url: str) -> str:
         with Browser(url) as browser:
             browser.headers.update({"Host": "notion.example", "X-Forwarded-Proto": "https"})
             return parse_qs(urlsplit(browser.step("/auth/login")).query)["client_id"][0]
 
     with served(create_app(named)) as one, served(create_app(named)) as other, ThreadPoolExecutor(12) as pool:
-        assert len(set(pool.map(begun, [one, other] * 6))) == 1
+        assert len(set(pool.map(client_at, [one, other] * 6))) == 1
     assert registrations(sandbox) == 1
 
 
 def test_completed_sign_in_claims_its_client(public: Settings, sandbox: Sandbox) -> None:
-    """A person's logins in two browsers have a client each: Notion has one grant for a person and a client."""
+    """A user's logins in two browsers have a client each: Notion allows one grant for each user and client."""
     workers = [create_app(public) for _ in range(2)]
     laptop, phone = Visitor(workers[0]), Visitor(workers[1])
     laptop.sign_in()
@@ -107,7 +107,7 @@ def test_client_with_expired_secret_is_registered_again(public: Settings, sandbo
     expires = int((utc_now() + timedelta(days=1)).timestamp())
     made = f'{{"client_id": "short-lived", "client_secret": "s", "client_secret_expires_at": {expires}}}'
     sandbox.fail_next("/register", status=201, body=made, content_type="application/json")
-    sandbox.fail_next("/token", status=503)  # whether it knows the client: it cannot tell now
+    sandbox.fail_next("/token", status=503)  # to the check whether the server recognises the client
     assert [client_of(Visitor(app)) for _ in range(2)] == ["short-lived"] * 2
     late[0] = timedelta(days=1, seconds=1)
     assert client_of(Visitor(app)) != "short-lived"
@@ -115,7 +115,7 @@ def test_client_with_expired_secret_is_registered_again(public: Settings, sandbo
 
 @contextmanager
 def held(store: JsonFileStore, profile: str) -> Iterator[None]:
-    """As by another worker."""
+    """As another worker holds the lock."""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(store.exclusive(profile)):
         yield
 
@@ -137,100 +137,102 @@ def late(public: Settings) -> Late:
     return Late(public)
 
 
-def begun(app: FastAPI, query: str = "") -> int:
-    """How somebody fares who begins a sign-in."""
+def start(app: FastAPI, query: str = "") -> int:
+    """The status code of a new sign-in."""
     return Visitor(app).get(f"/auth/login?{query}", headers=JSON).status_code
 
 
 def test_invented_scopes_register_a_limited_number_of_clients(late: Late, sandbox: Sandbox) -> None:
     app = late.app(max_extended_scope=5)
-    assert [begun(app, f"scope=invented-{number}") for number in range(10)] == [303] * 6 + [429] * 4
+    assert [start(app, f"scope=invented-{number}") for number in range(10)] == [303] * 6 + [429] * 4
     answer = Visitor(app).get("/auth/login?scope=invented-again", headers=JSON)
     assert 0 < int(answer.headers["retry-after"]) <= 3600
     assert "without requesting a scope" in answer.json()["next"]
     assert registrations(sandbox) == 6
     visitor = Visitor(app)
-    for _ in range(3):  # and what it advises works, as often as somebody does it
+    for _ in range(3):  # the hint works, any number of times
         visitor.sign_in()
     client_of(Visitor(app))
-    assert begun(app, "scope=invented-5") == 303, "the one that waits serves whoever wants what it was made for"
-    assert begun(app, "scope=invented-again") == 429
+    assert start(app, "scope=invented-5") == 303, "the unclaimed client is reused for its scope"
+    assert start(app, "scope=invented-again") == 429
     late.by = timedelta(hours=1, seconds=1)
-    assert begun(app, "scope=invented-again") == 303
+    assert start(app, "scope=invented-again") == 303
 
 
 def test_returning_visitor_can_sign_in_without_the_additional_scope(late: Late, sandbox: Sandbox) -> None:
-    """What a sign-in asks for unasked, since the one before did, is no reason to turn anybody away."""
+    """A scope that is only requested because the previous login had it does not cause a refusal."""
     sandbox.options.resource_metadata_overrides = {"scopes_supported": ["default"]}
     sandbox.options.scopes = ("default", "write", "x0", "x1", "x2")
     app = late.app(max_extended_scope=1)
     visitor = Visitor(app)
 
-    def asked() -> str:
-        """What for, unasked."""
+    def requested() -> str:
+        """The scope of a plain sign-in."""
         return parse_qs(urlsplit(visitor.get("/auth/login").headers["location"]).query)["scope"][0]
 
     visitor.sign_in("?scope=write")
-    assert asked() == "write default"
-    assert [begun(app, f"scope=x{number}") for number in range(2)] == [303, 429]
-    assert asked() == "default"
-    assert visitor.get("/auth/login?scope=write").status_code == 429, "who asks for it is told"
+    assert requested() == "write default"
+    assert [start(app, f"scope=x{number}") for number in range(2)] == [303, 429]
+    assert requested() == "default"
+    assert visitor.get("/auth/login?scope=write").status_code == 429, "an explicit request is refused"
 
 
 def test_failed_registrations_do_not_count(late: Late, sandbox: Sandbox) -> None:
     app = late.app(max_extended_scope=1)
-    assert [begun(app), begun(app, "scope=some")] == [303, 303]
+    assert [start(app), start(app, "scope=some")] == [303, 303]
     sandbox.fail_next("/register", status=503, times=5)
-    assert [begun(app, "scope=other") for _ in range(5)] == [502] * 5
-    assert [begun(app, "scope=other"), begun(app, "scope=another")] == [303, 429]
+    assert [start(app, "scope=other") for _ in range(5)] == [502] * 5
+    assert [start(app, "scope=other"), start(app, "scope=another")] == [303, 429]
 
 
-@pytest.mark.parametrize("gone", ["forgotten", "expired", "a day old"])
-def test_expired_registration_is_replaced(late: Late, sandbox: Sandbox, gone: str) -> None:
+@pytest.mark.parametrize("reason", ["forgotten", "expired", "a day old"])
+def test_expired_registration_is_replaced(late: Late, sandbox: Sandbox, reason: str) -> None:
     app = late.app(max_extended_scope=1)
-    assert [begun(app), *(begun(app, f"scope=x{number}") for number in range(3))] == [303, 303, 303, 429]
-    if gone == "forgotten":
+    assert [start(app), *(start(app, f"scope=x{number}") for number in range(3))] == [303, 303, 303, 429]
+    if reason == "forgotten":
         sandbox.forget_clients()
     else:
-        sandbox.advance(90 * 86400 + 1 if gone == "expired" else 0)
-        late.by = timedelta(minutes=59) if gone == "expired" else timedelta(days=1)
+        sandbox.advance(90 * 86400 + 1 if reason == "expired" else 0)
+        late.by = timedelta(minutes=59) if reason == "expired" else timedelta(days=1)
     before = registrations(sandbox)
-    assert [begun(app), begun(app), begun(app, "scope=x1"), begun(app, "scope=x1")] == [303] * 4
-    assert registrations(sandbox) == before + 2, "the plain one and the wide one, once each"
-    assert begun(app, "scope=x9") == (303 if gone == "a day old" else 429), "nor was that counted, or forgotten"
+    assert [start(app), start(app), start(app, "scope=x1"), start(app, "scope=x1")] == [303] * 4
+    assert registrations(sandbox) == before + 2, "one for each of the two unclaimed clients"
+    assert start(app, "scope=x9") == (303 if reason == "a day old" else 429), (
+        "replacements do not count towards the limit"
+    )
 
 
 def test_plain_sign_in_does_not_use_client_with_extended_scope(late: Late, sandbox: Sandbox) -> None:
-    """A server that is asked for no scope could give all that the client was registered for."""
+    """Without a scope in the request, a server could grant all scopes that the client was registered with."""
     app = late.app()
-    extended_scope = client_of(Visitor(app), "scope=invented")
+    extended = client_of(Visitor(app), "scope=invented")
     plain = client_of(Visitor(app))
-    assert plain != extended_scope
-    assert client_of(Visitor(app), "scope=invented") == extended_scope
+    assert plain != extended
+    assert client_of(Visitor(app), "scope=invented") == extended
     Visitor(app).sign_in()
-    assert client_of(Visitor(app)) not in (plain, extended_scope)
+    assert client_of(Visitor(app)) not in (plain, extended)
     assert [sent.json["scope"] for sent in sandbox.requests_to("/register") if sent.json] == [
         *("invented default", "default", "default")
     ]
 
 
 def test_scope_of_the_challenge_is_not_extended(late: Late, sandbox: Sandbox) -> None:
-    """Where its challenge alone names it, whoever asks for another scope puts nobody else to work."""
+    """If only the challenge names a scope, requests for another scope register no clients for plain sign-ins."""
     sandbox.options.resource_metadata_overrides = sandbox.options.metadata_overrides = {"scopes_supported": None}
     where = f"{sandbox.base_url}/.well-known/oauth-protected-resource/mcp"
     asks = {"WWW-Authenticate": f'Bearer resource_metadata="{where}", scope="read"'}
     sandbox.fail_next("/mcp", status=401, headers=asks, body=b"", times=100)
     app = late.app()
-    extended_scope = client_of(Visitor(app), "scope=x")
+    extended = client_of(Visitor(app), "scope=x")
     plain = client_of(Visitor(app))
     assert [client_of(Visitor(app), query) for query in ("", "scope=read", "scope=x", "scope=x+read")] == [
-        *(plain, plain, extended_scope, extended_scope)
+        *(plain, plain, extended, extended)
     ]
     assert [sent.json["scope"] for sent in sandbox.requests_to("/register") if sent.json] == ["x read", "read"]
 
 
 def test_unclaimed_client_is_used_for_one_day(late: Late, sandbox: Sandbox) -> None:
-    """Notion forgets it ninety days after its registration, and with it the login."""
+    """Notion forgets a client ninety days after its registration, which ends the login."""
     app = late.app()
     old = client_of(Visitor(app))
     late.by = timedelta(hours=23, minutes=59)
@@ -244,23 +246,23 @@ def test_unclaimed_client_is_used_for_one_day(late: Late, sandbox: Sandbox) -> N
 def test_client_without_registration_time_is_not_used(public: Settings, late: Late) -> None:
     app = late.app()
     old = client_of(Visitor(app))
-    waiting = public.token_file.with_name(".notion-tokens.json.web-.profile.clients")
-    kept = json.loads(waiting.read_text())
-    assert kept["registrations"][0].pop("registered_at")
-    waiting.write_text(json.dumps(kept))
+    file = public.token_file.with_name(".notion-tokens.json.web-.profile.clients")
+    content = json.loads(file.read_text())
+    assert content["registrations"][0].pop("registered_at")
+    file.write_text(json.dumps(content))
     assert client_of(Visitor(app)) != old
 
 
 def test_completing_a_sign_in_does_not_wait_for_registrations(public: Settings, sandbox: Sandbox) -> None:
-    """In this worker and in another; and of those who invent scopes, one at a time is served."""
+    """In this worker and in another. Registrations for additional scopes run one at a time."""
     named = public.model_copy(update={"trusted_proxies": "127.0.0.1"})
     passed_on = {"Host": "notion.example", "X-Forwarded-Proto": "https", "Accept": "application/json"}
 
-    def finishing(url: str) -> tuple[str, str]:
-        """Where somebody finishes who is about to, and the cookies for it."""
-        begun = httpx.get(f"{url}/auth/login", headers=passed_on, trust_env=False)
-        back = httpx.get(begun.headers["location"], trust_env=False).headers["location"]
-        return back.replace(PUBLIC, url), "; ".join(f"{name}={value}" for name, value in begun.cookies.items())
+    def approved(url: str) -> tuple[str, str]:
+        """The redirect of an approved sign-in, and its cookies."""
+        started = httpx.get(f"{url}/auth/login", headers=passed_on, trust_env=False)
+        redirect = httpx.get(started.headers["location"], trust_env=False).headers["location"]
+        return redirect.replace(PUBLIC, url), "; ".join(f"{name}={value}" for name, value in started.cookies.items())
 
     registering = threading.Semaphore(0)
 
@@ -269,7 +271,7 @@ def test_completing_a_sign_in_does_not_wait_for_registrations(public: Settings, 
             registering.release()
 
     with served(create_app(named)) as one, served(create_app(named)) as other, ThreadPoolExecutor(8) as pool:
-        about_to = [finishing(url) for url in (one, other)]
+        sign_ins = [approved(url) for url in (one, other)]
         public.token_file.with_name(".notion-tokens.json.web-.profile.clients").unlink()
         sandbox.misbehave_next("/register", "hang", times=2)
         sandbox.observe(on_arrival=arrived)
@@ -278,13 +280,13 @@ def test_completing_a_sign_in_does_not_wait_for_registrations(public: Settings, 
         for query in ("", "scope=x"):
             slow.append(pool.submit(begin, f"{one}/auth/login?{query}"))
             assert registering.acquire(timeout=20)
-        assert begin(f"{one}/auth/login?scope=y").status_code == 429, "and not later"
-        for url, cookie in about_to:
+        assert begin(f"{one}/auth/login?scope=y").status_code == 429, "without waiting"
+        for url, cookie in sign_ins:
             assert begin(url, headers=passed_on | {"Cookie": cookie}).status_code == 200
         assert not any(answer.done() for answer in slow)
         sandbox.end_pending_responses()
         assert [answer.result().status_code for answer in slow] == [502, 502]
-    assert client_of(Visitor(create_app(named))), "and nothing is held for good"
+    assert client_of(Visitor(create_app(named))), "no lock is left"
 
 
 def test_long_wait_for_registrations_is_an_error(public: Settings, sandbox: Sandbox) -> None:
@@ -292,7 +294,7 @@ def test_long_wait_for_registrations_is_an_error(public: Settings, sandbox: Sand
     with held(JsonFileStore(public.token_file), REGISTERING):
         answer = Visitor(app).get("/auth/login", headers=JSON)
     assert (answer.status_code, answer.json()["error"]) == (502, "ServerUnavailable")
-    assert begun(app) == 303
+    assert start(app) == 303
 
 
 @pytest.mark.anyio
@@ -302,9 +304,9 @@ async def test_sign_in_succeeds_if_the_client_cannot_be_claimed(
     app = create_app(public)
     visitor = Visitor(app)
     back = await anyio.to_thread.run_sync(visitor.consent)
-    waiting = public.token_file.with_name(".notion-tokens.json.web-.profile.clients")
-    waiting.unlink()
-    waiting.mkdir()
+    file = public.token_file.with_name(".notion-tokens.json.web-.profile.clients")
+    file.unlink()
+    file.mkdir()
     assert (await anyio.to_thread.run_sync(partial(visitor.get, back))).status_code == 303
     assert visitor.status()["status"] == "authenticated"
     assert "The client of a completed sign-in could not be claimed" in caplog.text
