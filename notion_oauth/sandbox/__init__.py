@@ -1,7 +1,7 @@
 """A practice authorization server that behaves as Notion's does, with a protected `/mcp`.
 
-For tests, and for people who develop without a Notion workspace. It imports nothing of the rest of the
-package, so that one wrong constant cannot pass on both sides.
+For tests, and for development without a Notion workspace. It imports nothing from the rest of the package, so that
+a wrong constant cannot go unnoticed on both sides.
 """
 
 from notion_oauth.sandbox.options import SandboxOptions

@@ -34,7 +34,7 @@ class Routes:
         self._base_url, self._state = base_url, state
         self._resources = (f"{base_url}/mcp", base_url)
         self._server = Server(state, base_url, self._resources)
-        self._asked: dict[str, Message] = {}  # authorization requests that wait for consent, by their ticket
+        self._awaiting_consent: dict[str, Message] = {}  # authorization requests, by the ticket of the consent page
 
     @property
     def identity_provider(self) -> IdentityProvider:
@@ -78,7 +78,7 @@ class Routes:
         return JSONResponse(overridden(document, self._state.options.resource_metadata_overrides))
 
     async def _metadata(self, request: Request) -> Response:
-        """RFC 8414 §3.2; what is true of us is held by Authlib's own check before a test may bend it."""
+        """RFC 8414 §3.2. Authlib validates the document before the overrides of a test are applied."""
         options = self._state.options
         document: dict[str, Any] = {
             "issuer": self._base_url,
@@ -99,7 +99,7 @@ class Routes:
             document["introspection_endpoint"] = f"{self._base_url}/introspect"
         if options.announce_iss:
             document["authorization_response_iss_parameter_supported"] = True
-        https = {name: _as_https(value) for name, value in document.items()}  # Authlib takes https alone
+        https = {name: _as_https(value) for name, value in document.items()}  # Authlib accepts only https
         AuthorizationServerMetadata(https).validate()
         return JSONResponse(overridden(document, options.metadata_overrides))
 
@@ -111,34 +111,34 @@ class Routes:
     async def _authorize(self, request: Request) -> Response:
         message = await _message(request)
         with self._state.lock:
-            if self._state.options.auto_consent or not self._askable(message):
-                return self._authorized(message, USER)
+            if self._state.options.auto_consent or not self._is_valid(message):
+                return self._authorization_response(message, USER)
             ticket = secrets.token_urlsafe(24)
-            self._asked[ticket] = message
-            asked = dict(message.pairs)
-            client = self._state.find_client(asked["client_id"])
+            self._awaiting_consent[ticket] = message
+            parameters = dict(message.pairs)
+            client = self._state.find_client(parameters["client_id"])
             name = client.metadata.get("client_name", "A program without a name") if client else ""
-        host = urlsplit(asked["redirect_uri"]).netloc
-        return consent_page(client=name, scope=asked.get("scope") or "default", host=host, ticket=ticket)
+        host = urlsplit(parameters["redirect_uri"]).netloc
+        return consent_page(client=name, scope=parameters.get("scope") or "default", host=host, ticket=ticket)
 
     async def _decide(self, request: Request) -> Response:
-        """The person's answer. The ticket proves that it was this server's page that asked."""
+        """The user's decision. The ticket proves that it comes from this server's consent page."""
         form = dict(pairs_of(await request.body()))
-        message = self._asked.pop(form.get("ticket", ""), None)
+        message = self._awaiting_consent.pop(form.get("ticket", ""), None)
         if message is None:
-            return text_page("That page is too old", "Start the sign-in again.", status=400)
+            return text_page("This page has expired", "Start the sign-in again.", status=400)
         with self._state.lock:
-            return self._authorized(message, USER if form.get("decision") == "approve" else None)
+            return self._authorization_response(message, USER if form.get("decision") == "approve" else None)
 
-    def _askable(self, message: Message) -> bool:
-        """Whether the request is sound, so that a person may be asked."""
+    def _is_valid(self, message: Message) -> bool:
+        """Whether the authorization request is valid, so that the consent page may be shown."""
         try:
             self._server.get_consent_grant(message).validate_authorization_request()
         except OAuth2Error:
             return False
         return True
 
-    def _authorized(self, message: Message, user: str | None) -> Response:
+    def _authorization_response(self, message: Message, user: str | None) -> Response:
         try:
             grant = self._server.get_consent_grant(message)
             answer = self._server.create_authorization_response(grant.request, user, grant)
@@ -146,9 +146,9 @@ class Routes:
             answer = self._server.handle_error_response(message, error)
             if answer.location is not None and self._state.options.announce_iss:
                 answer.location += f"&iss={self._base_url}"
-        if answer.location is None:  # no redirect to a URI that nobody has registered (RFC 6749 §4.1.2.1)
+        if answer.location is None:  # no redirect to an unregistered URI (RFC 6749 §4.1.2.1)
             reason = answer.body.get("error_description") or answer.body["error"]
-            return text_page("This sign-in cannot go on", f"{reason}.", status=400)
+            return text_page("This sign-in cannot continue", f"{reason}.", status=400)
         return RedirectResponse(answer.location, 302, {**_NO_STORE, "Referrer-Policy": "no-referrer"})
 
     async def _token(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The identity-assertion grant: tokens for a JWT that the person's company has signed (RFC 7523 §2.1)."""
+"""The identity-assertion grant: tokens for a JWT that the user's company has signed (RFC 7523 §2.1)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIFETIME = 300  # seconds
 
 
 class IdentityProvider:
-    """Signs assertions, as the company's identity provider would: whose they are, and for which client and server."""
+    """Signs assertions like a company's identity provider: for one user, client and server."""
 
     def __init__(self, audience: str, clock: Callable[[], float]) -> None:
         self.key = OctKey.generate_key(256)
@@ -27,9 +27,9 @@ class IdentityProvider:
         self._clock = clock
 
     def assertion(self, client_id: str, **claims: Any) -> str:
-        """A JWT that is good for one use; `claims` go before the usual ones, and those that are None are left out."""
+        """A JWT for one use; `claims` replace the default ones, and None removes one."""
         now = int(self._clock())
-        usual = {
+        defaults = {
             "iss": IDENTITY_PROVIDER,
             "sub": "practice-user",
             "aud": self._audience,
@@ -38,12 +38,12 @@ class IdentityProvider:
             "iat": now,
             "exp": now + LIFETIME,
         }
-        said = {name: value for name, value in {**usual, **claims}.items() if value is not None}
-        return jwt.encode({"alg": "HS256", "typ": "oauth-id-jag+jwt"}, said, self.key)
+        payload = {name: value for name, value in {**defaults, **claims}.items() if value is not None}
+        return jwt.encode({"alg": "HS256", "typ": "oauth-id-jag+jwt"}, payload, self.key)
 
 
 class _Server(Protocol):
-    """What the grant needs of the authorization server."""
+    """The attributes of the authorization server that the grant needs."""
 
     state: State
     issuer: str
@@ -53,7 +53,7 @@ class _Server(Protocol):
 
 
 class AssertionGrant(JWTBearerGrant):
-    """The client authenticates itself, and the assertion must have been issued to it. There is no refresh token."""
+    """The client authenticates, and the assertion must be issued to it. It gets no refresh token."""
 
     TOKEN_ENDPOINT_AUTH_METHODS = AUTH_METHODS
     server: _Server

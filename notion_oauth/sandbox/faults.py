@@ -1,4 +1,4 @@
-"""What can go wrong on purpose: refusals, and answers that are lost, slow, endless, or none."""
+"""Injected faults: error responses, and responses that are lost, slow, endless or never sent."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Kind = Literal["hang", "drop", "lose_response", "slow", "drip", "oversize", "red
 App = Callable[[Any, Any, Any], Awaitable[None]]
 OnArrival = Callable[[RecordedRequest], None]
 OnAnswer = Callable[[RecordedRequest, int, bytes], None]
-PROMISED = b"1000000"  # bytes that a cut answer announces and never sends: its reader sees that it was cut
+CONTENT_LENGTH = b"1000000"  # bytes that a truncated response announces, so that its reader notices the truncation
 
 
 @dataclass
 class Fault:
-    """One thing that goes wrong, the next time its path is asked for."""
+    """A fault for the next request to its path."""
 
     path: str
     method: str | None
@@ -35,25 +35,25 @@ class Fault:
 
 
 class Faults:
-    """The faults that wait for their request, and the ASGI layer that carries them out and records what came."""
+    """ASGI middleware that records requests, and applies the pending faults to them."""
 
     def __init__(self, app: App, recorder: Recorder, now: Callable[[], float]) -> None:
         self._app, self._recorder, self._now = app, recorder, now
-        self._waiting: list[Fault] = []
+        self._pending: list[Fault] = []
         self._lock = threading.Lock()
-        self.stopping = False  # lets go of answers that hang or drip
+        self.stopping = False  # ends responses that hang or drip
         self.on_arrival: OnArrival | None = None
         self.on_answer: OnAnswer | None = None
 
     def add(self, fault: Fault, times: int) -> None:
         with self._lock:
-            self._waiting += [fault] * times
+            self._pending += [fault] * times
 
     def _take(self, request: RecordedRequest) -> Fault | None:
         with self._lock:
-            for index, fault in enumerate(self._waiting):
+            for index, fault in enumerate(self._pending):
                 if fault.path == request.path and fault.method in (None, request.method):
-                    return self._waiting.pop(index)
+                    return self._pending.pop(index)
         return None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -80,18 +80,18 @@ class Faults:
         if fault is None:
             await self._process(request, scope, replay, note_status)
         elif fault.kind in ("lose_response", "slow"):
-            held: list[Any] = []
-            await self._process(request, scope, replay, _keeper(held))
-            await _withhold(fault, held, send if fault.kind == "lose_response" else note_status)
+            messages: list[Any] = []
+            await self._process(request, scope, replay, _collector(messages))
+            await _withhold(fault, messages, send if fault.kind == "lose_response" else note_status)
         elif fault.kind == "hang":
-            await self._until_gone(receive)
+            await self._wait_for_disconnect(receive)
         elif fault.kind == "drip":
             await self._drip(fault, note_status)
         else:
-            await _misbehave(fault, note_status)
+            await _send_fault(fault, note_status)
 
     def _dated(self, send: Any) -> Any:
-        """Answers tell the server's time (RFC 9110 §6.6.1), unless a fault tells another."""
+        """Add a Date header with the server's clock (RFC 9110 §6.6.1), unless a fault has set one."""
 
         async def dated(message: Any) -> None:
             if message["type"] == "http.response.start" and b"date" not in dict(message["headers"]):
@@ -102,35 +102,35 @@ class Faults:
         return dated
 
     async def _process(self, request: RecordedRequest, scope: Any, receive: Any, send: Any) -> None:
-        """Let the server do what it is asked for, and tell who watches before the answer is whole."""
+        """Let the server process the request, and call `on_answer` before the response is complete."""
         status, body = 0, b""
 
-        async def seen(message: Any) -> None:
+        async def observed(message: Any) -> None:
             nonlocal status, body
             status, body = message.get("status", status), body + message.get("body", b"")
             if self.on_answer is not None and message["type"] == "http.response.body" and not message.get("more_body"):
                 self.on_answer(request, status, body)
             await send(message)
 
-        await self._app(scope, receive, seen)
+        await self._app(scope, receive, observed)
 
-    async def _until_gone(self, receive: Any) -> None:
-        gone = False
-        while not gone and not self.stopping:
+    async def _wait_for_disconnect(self, receive: Any) -> None:
+        disconnected = False
+        while not disconnected and not self.stopping:
             with anyio.move_on_after(0.05):
-                gone = (await receive())["type"] == "http.disconnect"
+                disconnected = (await receive())["type"] == "http.disconnect"
 
     async def _drip(self, fault: Fault, send: Any) -> None:
-        headers = [(b"content-type", b"application/json"), (b"content-length", PROMISED)]
+        headers = [(b"content-type", b"application/json"), (b"content-length", CONTENT_LENGTH)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         while not self.stopping:
             await send({"type": "http.response.body", "body": b" ", "more_body": True})
             await anyio.sleep(fault.seconds)
 
 
-async def _misbehave(fault: Fault, send: Any) -> None:
+async def _send_fault(fault: Fault, send: Any) -> None:
     if fault.kind == "drop":
-        await _cut(send)
+        await _truncate(send)
         return
     headers = [(name.lower().encode(), value.encode()) for name, value in fault.headers.items()]
     await send({"type": "http.response.start", "status": fault.status, "headers": headers})
@@ -149,27 +149,27 @@ async def _parts(fault: Fault) -> AsyncIterator[bytes]:
     yield b'"}'
 
 
-async def _cut(send: Any) -> None:
-    """Begin an answer and end it before what was promised: the server then closes the connection."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", PROMISED)]
+async def _truncate(send: Any) -> None:
+    """Start a response and end it before its announced length: uvicorn then closes the connection."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", CONTENT_LENGTH)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b'{"access_', "more_body": True})
 
 
-def _keeper(held: list[Any]) -> Callable[[Any], Awaitable[None]]:
-    async def keep(message: Any) -> None:
-        held.append(message)
+def _collector(messages: list[Any]) -> Callable[[Any], Awaitable[None]]:
+    async def collect(message: Any) -> None:
+        messages.append(message)
 
-    return keep
+    return collect
 
 
-async def _withhold(fault: Fault, held: list[Any], send: Any) -> None:
-    """The answer to what was done is lost, or comes late."""
+async def _withhold(fault: Fault, messages: list[Any], send: Any) -> None:
+    """Lose the response of a processed request, or send it late."""
     if fault.kind == "lose_response":
-        await _cut(send)
+        await _truncate(send)
         return
     await anyio.sleep(fault.seconds)
-    for message in held:
+    for message in messages:
         await send(message)
 
 
@@ -185,7 +185,7 @@ async def _read(receive: Any) -> bytes:
 def answer(
     status: int | None, error: str | None, description: str | None, body: bytes | str | None
 ) -> tuple[int, bytes]:
-    """The status and the body of a refusal."""
+    """The status and the body of an error response."""
     if body is None and error is not None:
         document = {"error": error, **({"error_description": description} if description else {})}
         body = json.dumps(document)

@@ -1,4 +1,4 @@
-"""Introspection: a client may ask about its own access tokens (RFC 7662)."""
+"""Introspection: a client may introspect its own access tokens (RFC 7662)."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from notion_oauth.sandbox.state import Client, Grant, State
 
 
 class _Server(Protocol):
-    """What introspection needs of the authorization server."""
+    """The attributes of the authorization server that introspection needs."""
 
     state: State
 
 
 class _Token:
-    """One access token of a grant, as Authlib wants to see it."""
+    """One access token of a grant, in the form that Authlib expects."""
 
     def __init__(self, grant: Grant, expires_at: float) -> None:
         self.grant, self.expires_at = grant, expires_at
 
     def is_expired(self) -> bool:
-        return False  # those that are over are not found
+        return False  # query_token does not return expired tokens
 
     def is_revoked(self) -> bool:
         return False
 
 
 class Introspection(IntrospectionEndpoint):
-    """Says what an access token is good for, and of everything else that it is not active."""
+    """Describes active access tokens; reports everything else as not active."""
 
     CLIENT_AUTH_METHODS = AUTH_METHODS
     server: _Server

@@ -1,4 +1,4 @@
-"""A small MCP server over Streamable HTTP: enough to sign in, look, and call one tool."""
+"""A small MCP server over Streamable HTTP: enough to initialize, list tools and call one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PERSON = {
 }
 TOOL = {
     "name": "notion-fetch",
-    "description": "Fetch an entity by its id; `self` tells who is signed in to which workspace.",
+    "description": "Fetch an entity by its id; `self` returns the signed-in user and the workspace.",
     "inputSchema": {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
 }
 
 
 def answer(message: Any) -> tuple[int, dict[str, Any] | None]:
-    """The HTTP status and the JSON-RPC answer to one message; None for a notification."""
+    """The HTTP status and the JSON-RPC response to one message; None for a notification."""
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or not isinstance(message.get("method"), str):
         return 400, _error(None, -32600, "Invalid Request")
     if "id" not in message:
@@ -39,9 +39,9 @@ def _error(request_id: Any, code: int, text: str) -> dict[str, Any]:
 
 def _result(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
     if method == "initialize":
-        asked = params.get("protocolVersion")
+        requested = params.get("protocolVersion")
         return {
-            "protocolVersion": asked if asked in VERSIONS else VERSIONS[0],
+            "protocolVersion": requested if requested in VERSIONS else VERSIONS[0],
             "capabilities": {"tools": {}},
             "serverInfo": {"name": "notion-oauth practice server", "version": "1"},
         }
@@ -54,9 +54,9 @@ def _result(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
 
 def _call(params: dict[str, Any]) -> dict[str, Any]:
     arguments = params.get("arguments")
-    wanted = arguments.get("id") if isinstance(arguments, dict) else None
-    if params.get("name") == TOOL["name"] and wanted == "self":
+    entity = arguments.get("id") if isinstance(arguments, dict) else None
+    if params.get("name") == TOOL["name"] and entity == "self":
         text, failed = json.dumps({"self": {"workspace": WORKSPACE, "user": PERSON}}), False
     else:
-        text, failed = "This practice server knows the tool notion-fetch with the id self, and nothing else.", True
+        text, failed = "This practice server supports only the tool notion-fetch with the id self.", True
     return {"content": [{"type": "text", "text": text}], "isError": failed}

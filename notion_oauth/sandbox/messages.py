@@ -1,4 +1,4 @@
-"""Requests and answers as Authlib wants them, whatever web framework they came through."""
+"""Requests and responses in the form that Authlib expects, independent of the web framework."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from authlib.oauth2.rfc6749 import JsonPayload, OAuth2Payload, OAuth2Request
 
 
 class Message:
-    """A request as Authlib wants it: form and query already read."""
+    """A request whose form and query are already parsed."""
 
     def __init__(
         self, method: str, url: str, headers: Mapping[str, str], pairs: list[tuple[str, str]], json: Any = None
@@ -19,7 +19,7 @@ class Message:
 
 
 class Answer:
-    """What Authlib answered; its extensions may still change `location`."""
+    """Authlib's response; its extensions may still change `location`."""
 
     def __init__(self, status: int, body: Any, headers: list[tuple[str, str]]) -> None:
         self.status, self.body = status, body
@@ -45,7 +45,7 @@ class _Payload(OAuth2Payload):
 
 class FormRequest(OAuth2Request):
     def __init__(self, message: Message) -> None:
-        # Authlib takes https alone for granted; this server is for loopback, where there is none
+        # Authlib accepts only https; this server uses http on loopback
         super().__init__(message.method, message.url.replace("http:", "https:", 1), headers=message.headers)
         self.payload = _Payload(message.pairs)
 

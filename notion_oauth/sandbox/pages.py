@@ -1,11 +1,11 @@
-"""The pages that a person sees: consent, and what cannot be answered by a redirect."""
+"""The pages for the user: consent, and errors that may not be sent by a redirect."""
 
 from __future__ import annotations
 
 import jinja2
 from starlette.responses import HTMLResponse
 
-# No form-action: browsers apply it to the redirect that follows the form as well, and that leads to the client
+# No form-action: browsers apply it also to the redirect after the form, which goes to the client
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
@@ -31,7 +31,7 @@ button { border-radius: .5rem; border: 1px solid; }
 </style>
 </head>
 <body>
-<p class="practice">This is a practice server on your own machine. It is not Notion, and knows nothing of yours.</p>
+<p class="practice">This is a practice server on your machine. It is not Notion, and cannot access your Notion data.</p>
 <h1>{{ title }}</h1>
 <!-- body -->
 </body>
@@ -55,12 +55,12 @@ def _page(title: str, body: str, status: int, **values: str) -> HTMLResponse:
 
 
 def consent_page(*, client: str, scope: str, host: str, ticket: str) -> HTMLResponse:
-    """Asks the person. `ticket` is good for one answer to this very request."""
+    """Ask the user for consent. `ticket` is valid for one decision on this request."""
     return _page(
         "Connect to the practice workspace?", _CONSENT, 200, client=client, scope=scope, host=host, ticket=ticket
     )
 
 
 def text_page(title: str, text: str, *, status: int = 200) -> HTMLResponse:
-    """One sentence."""
+    """A page with one sentence."""
     return _page(title, _TEXT, status, text=text)

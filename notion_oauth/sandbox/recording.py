@@ -1,4 +1,4 @@
-"""What arrived, request by request, for tests to look at."""
+"""A record of the requests, for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 @dataclass(repr=False)
 class RecordedRequest:
-    """One request. `status` is None until it was answered; `repr` shows names, never values: they are secrets."""
+    """One request. `status` is None until the response starts; `repr` shows names, never values: they are secrets."""
 
     method: str
     path: str
@@ -27,14 +27,14 @@ class RecordedRequest:
 
 
 class Recorder:
-    """Keeps requests in the order in which they arrived."""
+    """Records requests in the order of their arrival."""
 
     def __init__(self) -> None:
         self.requests: list[RecordedRequest] = []
         self._lock = threading.Lock()
 
     def record(self, scope: Any, body: bytes) -> RecordedRequest:
-        """Keep a request of an ASGI scope with its whole body."""
+        """Record the request of an ASGI scope with its whole body."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         kind = headers.get("content-type", "").partition(";")[0]
         request = RecordedRequest(
@@ -51,7 +51,7 @@ class Recorder:
 
 
 def pairs_of(body: bytes) -> list[tuple[str, str]]:
-    """The fields of a form, repeated ones too."""
+    """The fields of a form, including repeated ones."""
     return parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
 
 

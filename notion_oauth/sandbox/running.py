@@ -1,4 +1,4 @@
-"""The practice server as one object, and how to run it on a real port."""
+"""The practice server as an object, and served on a port."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Sandbox:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """Every request so far, in the order in which they arrived."""
+        """All requests so far, in the order of their arrival."""
         return list(self._recorder.requests)
 
     def requests_to(self, path: str, method: str | None = None) -> list[RecordedRequest]:
-        """Those for one path, and one method where it is given."""
+        """The requests for one path, and for one method unless that is None."""
         return [found for found in self.requests if found.path == path and method in (None, found.method)]
 
     def advance(self, seconds: float) -> None:
@@ -62,7 +62,7 @@ class Sandbox:
         times: int = 1,
         method: str | None = None,
     ) -> None:
-        """Answer the next requests for this path so, and do nothing else for them. `error` makes an OAuth error."""
+        """Answer the next requests for this path like this, without processing them. `error` makes an OAuth error."""
         code, raw = answer(status, error, description, body)
         kind = content_type or ("application/json" if body is None and error else "text/html")
         all_headers = {"Content-Type": kind, "Cache-Control": "no-store", **(headers or {})}
@@ -79,11 +79,11 @@ class Sandbox:
         size: int | None = None,
         location: str | None = None,
     ) -> None:
-        """Let the next answers for this path go wrong.
+        """Inject a fault into the next responses for this path.
 
-        hang: none ever comes. drop: cut before it is whole, nothing was done. lose_response: the same, all was done.
-        slow: all was done, and it comes `seconds` later. drip: a byte every `seconds`. oversize: `size` bytes of JSON.
-        redirect: to `location`. garble: a page for JSON.
+        hang: no response. drop: truncated, and the request is not processed. lose_response: truncated, and the request
+        is processed. slow: processed, and sent `seconds` later. drip: a byte every `seconds`, without end. oversize:
+        `size` bytes of JSON. redirect: to `location`. garble: HTML instead of JSON.
         """
         fault = Fault(path, method, kind, status=200, headers={"Content-Type": "application/json"})
         if kind == "redirect":
@@ -95,36 +95,36 @@ class Sandbox:
         self._faults.add(fault, times)
 
     def observe(self, *, on_arrival: OnArrival | None = None, on_answer: OnAnswer | None = None) -> None:
-        """Tell of each request when it arrives, when a fault may still be set for it, and when the server has done it.
+        """Set callbacks for each request: on its arrival, when a fault can still be set for it, and after processing.
 
-        The latter with its status and body, before they are sent, and also where they are lost. Called in the event
-        loop that serves the requests.
+        `on_answer` gets the status and the body before they are sent, also if a fault loses them. Both are called in
+        the event loop that serves the requests.
         """
         self._faults.on_arrival, self._faults.on_answer = on_arrival, on_answer
 
     def end_pending_responses(self) -> None:
-        """End the answers that hang or drip, for good."""
+        """End the responses that hang or drip, now and in future."""
         self._faults.stopping = True
 
     def forget_clients(self) -> None:
-        """Forget every registration: from now on `invalid_client`, "Client not found"."""
+        """Delete all client registrations: requests then fail with `invalid_client`, "Client not found"."""
         with self._state.lock:
             self._state.clients.clear()
 
     def revoke_grants(self) -> None:
-        """The person ends the connection in their settings: "OAuth grant revoked"."""
+        """End all grants, as a user does in Notion's settings: "OAuth grant revoked"."""
         with self._state.lock:
             for grant in self._state.grants.values():
                 self._state.end(grant, grant.ended or "OAuth grant revoked")
 
     def expire_access_tokens(self) -> None:
-        """End every access token, and no grant."""
+        """Expire all access tokens; the grants stay valid."""
         with self._state.lock:
             for grant in self._state.grants.values():
                 grant.access_tokens.clear()
 
     def is_access_token_live(self, token: str) -> bool:
-        """Whether /mcp would take this token."""
+        """Whether /mcp accepts this token."""
         with self._state.lock:
             return self._state.grant_of_access_token(token) is not None
 
@@ -140,7 +140,7 @@ class Sandbox:
 
 
 class RunningSandbox:
-    """A sandbox served by uvicorn in a thread of this process. Raises OSError where the port is taken."""
+    """A sandbox served by uvicorn in a thread of this process. Raises OSError if the port is in use."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class RunningSandbox:
         self._server = BackgroundServer(self.sandbox.app, self._listener, lifespan="off", date_header=False)
 
     def stop(self) -> None:
-        """End it, whatever is still being answered."""
+        """Stop the server, without waiting for pending responses."""
         self.sandbox.end_pending_responses()
         self._server.stop()
         self._listener.close()
@@ -171,7 +171,7 @@ def serve_sandbox(
     port: int = 0,
     clock: Callable[[], float] = time.time,
 ) -> Generator[Sandbox]:
-    """A sandbox on a real port for as long as the block runs; port 0 takes a free one. Raises OSError."""
+    """Serve a sandbox during the block; port 0 selects a free port. Raises OSError if the port is in use."""
     running = RunningSandbox(options, host=host, port=port, clock=clock)
     try:
         yield running.sandbox

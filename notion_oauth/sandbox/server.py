@@ -1,4 +1,4 @@
-"""The authorization server: Authlib's grants and endpoints over our state."""
+"""The authorization server: Authlib's grants and endpoints, on top of State."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ USER = "practice-user"
 
 
 class InvalidTargetError(OAuth2Error):
-    """The `resource` is none of ours (RFC 8707 §2)."""
+    """The `resource` is not one of this server's (RFC 8707 §2)."""
 
     error = "invalid_target"
     description = "The resource parameter does not match this server's resource"
 
 
 class _Tokens(dict[str, Any]):
-    """A token response that a log can hold: Authlib logs it."""
+    """A token response whose `repr` shows no secret: Authlib logs it."""
 
     def __repr__(self) -> str:
         return f"<token response with {', '.join(self)}>"
@@ -78,7 +78,7 @@ class _CodeGrant(AuthorizationCodeGrant):
         return found
 
     def delete_authorization_code(self, authorization_code: Code) -> None:
-        """It is kept: used a second time, it ends what it began (RFC 6749 §4.1.2)."""
+        """Do not delete it: a second use ends its grant (RFC 6749 §4.1.2)."""
 
     def authenticate_user(self, authorization_code: Code) -> str:
         return USER
@@ -97,7 +97,7 @@ class _RefreshGrant(RefreshTokenGrant):
         return USER
 
     def revoke_old_credential(self, refresh_token: Grant) -> None:
-        """Rotation is the state's own business."""
+        """Nothing to do: State rotates refresh tokens."""
 
 
 class _Revocation(RevocationEndpoint):
@@ -133,7 +133,7 @@ class _Registration(ClientRegistrationEndpoint):
         if (
             not isinstance(uris, list)
             or not uris
-            or not all(isinstance(uri, str) and _redirectable(uri) for uri in uris)
+            or not all(isinstance(uri, str) and _is_redirect_uri(uri) for uri in uris)
         ):
             raise InvalidRedirectURIError("Redirect URIs must be https, or http on loopback")
         metadata: dict[str, Any] = super().extract_client_metadata(request)
@@ -155,7 +155,7 @@ class _Registration(ClientRegistrationEndpoint):
         return client
 
 
-def _redirectable(uri: str) -> bool:
+def _is_redirect_uri(uri: str) -> bool:
     parts = urlsplit(uri)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
 
@@ -170,7 +170,7 @@ class _Issuer(IssuerParameter):
 
 
 class Server(AuthorizationServer):
-    """Authlib's authorization server, with grants that are rotated as Notion does it."""
+    """Authlib's authorization server, with refresh tokens that rotate as Notion's do."""
 
     def __init__(self, state: State, issuer: str, resources: tuple[str, ...]) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class Server(AuthorizationServer):
             raise InvalidScopeError
 
     def check_resource(self, resource: str | None, redirect_uri: str | None = None) -> None:
-        """Raise InvalidTargetError unless it was left out or is ours to the letter (RFC 8707 §2)."""
+        """Raise InvalidTargetError unless `resource` is omitted or identical to one of ours (RFC 8707 §2)."""
         if resource not in (None, *self._resources, *self.state.options.other_resources):
             raise InvalidTargetError(redirect_uri=redirect_uri)
 
@@ -210,14 +210,14 @@ class Server(AuthorizationServer):
         return _Tokens()  # filled in save_token, where the request is known
 
     def save_token(self, token: dict[str, Any], request: Any) -> None:
-        """Issue the tokens into the answer that Authlib is about to send."""
+        """Issue the tokens, and put them into the response that Authlib sends."""
         state = self.state
         code: Code | None = request.authorization_code
         if code is not None:
-            grant = state.begin_grant(request.client.client_id, code.scope)
+            grant = state.start_grant(request.client.client_id, code.scope)
             code.grant_id = grant.grant_id
         else:
-            grant = request.refresh_token or state.begin_grant(request.client.client_id, "default")
+            grant = request.refresh_token or state.start_grant(request.client.client_id, "default")
         access, refresh = state.issue(grant)
         lifetime = state.options.access_token_lifetime
         answer = {
@@ -237,12 +237,12 @@ class Server(AuthorizationServer):
         return FormRequest(request)
 
     def create_json_request(self, request: Message) -> JsonRequest:
-        made = JsonRequest(request.method, request.url, request.headers)
-        made.payload = JsonBody(request.json)
-        return made
+        result = JsonRequest(request.method, request.url, request.headers)
+        result.payload = JsonBody(request.json)
+        return result
 
     def handle_response(self, status: int, body: Any, headers: Any) -> Answer:
         return Answer(status, body, headers)
 
     def send_signal(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Nobody listens."""
+        """Nothing to do: there are no listeners."""

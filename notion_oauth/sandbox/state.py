@@ -1,4 +1,4 @@
-"""Clients, codes, grants and tokens, and the rules by which they live and die. All in memory, behind one lock."""
+"""Clients, codes, grants and tokens, and the rules for their lifetimes. All in memory, behind one lock."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Client(ClientMixin):
         return self.client_id
 
     def get_default_redirect_uri(self) -> str | None:
-        return None  # it has to be sent, always
+        return None  # a request must always contain it
 
     def get_allowed_scope(self, scope: str) -> str:
-        """The scope, where the client may ask for it: what it was registered with, if that was said (RFC 7591 §2)."""
+        """The part of the scope that the client may request: any, unless it registered a scope (RFC 7591 §2)."""
         registered = self.metadata.get("scope")
         allowed = set(registered.split()) if registered else None
-        asked = (scope or "default").split()
-        return " ".join(name for name in asked if allowed is None or name in allowed)
+        requested = (scope or "default").split()
+        return " ".join(name for name in requested if allowed is None or name in allowed)
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
-        return any(_without_port(redirect_uri) == _without_port(kept) for kept in self.metadata["redirect_uris"])
+        return any(_without_port(redirect_uri) == _without_port(uri) for uri in self.metadata["redirect_uris"])
 
     def check_client_secret(self, client_secret: str) -> bool:
         return self.client_secret is not None and secrets.compare_digest(self.client_secret, client_secret)
@@ -55,7 +55,7 @@ class Client(ClientMixin):
 
 
 def _without_port(uri: str) -> str:
-    """A loopback redirect URI may differ in its port at the authorization endpoint (RFC 8252 §7.3)."""
+    """The port of a loopback redirect URI may differ from the registered one (RFC 8252 §7.3)."""
     parts = urlsplit(uri)
     if parts.scheme != "http" or parts.hostname not in LOOPBACK:
         return uri
@@ -64,7 +64,7 @@ def _without_port(uri: str) -> str:
 
 @dataclass(repr=False)
 class Code(AuthorizationCodeMixin):
-    """An authorization code, good once."""
+    """An authorization code, valid once."""
 
     code: str
     client_id: str
@@ -74,7 +74,7 @@ class Code(AuthorizationCodeMixin):
     code_challenge: str | None
     code_challenge_method: str | None
     expires_at: float
-    grant_id: str | None = None  # what its first use began
+    grant_id: str | None = None  # started by its first use
 
     def get_redirect_uri(self) -> str:
         return self.redirect_uri
@@ -85,7 +85,7 @@ class Code(AuthorizationCodeMixin):
 
 @dataclass(repr=False)
 class Grant(TokenMixin):
-    """What the person agreed to. Of its refresh tokens two are good: the current one and the one before."""
+    """A user's grant to a client. Two of its refresh tokens are valid: the current and the previous one."""
 
     grant_id: str
     client_id: str
@@ -94,8 +94,8 @@ class Grant(TokenMixin):
     refreshed_at: float
     current: str = ""
     previous: str | None = None
-    access_tokens: dict[str, float] = field(default_factory=dict)  # and when each expires
-    ended: str | None = None  # why
+    access_tokens: dict[str, float] = field(default_factory=dict)  # token to expiry time
+    ended: str | None = None  # the reason
 
     def check_client(self, client: Client) -> bool:
         return self.client_id == client.client_id
@@ -105,7 +105,7 @@ class Grant(TokenMixin):
 
 
 class State:
-    """Everything the server remembers."""
+    """All state of the server."""
 
     def __init__(self, options: SandboxOptions, clock: Callable[[], float]) -> None:
         self.options = options
@@ -115,32 +115,32 @@ class State:
         self.codes: dict[str, Code] = {}
         self.grants: dict[str, Grant] = {}
         self._assertions: set[str] = set()  # the `jti` of each
-        self._rotated: dict[str, str] = {}  # every refresh token ever issued, and its grant
+        self._refresh_tokens: dict[str, str] = {}  # every refresh token ever issued, to its grant's id
 
     def find_client(self, client_id: str | None) -> Client | None:
-        """A client that is registered and whose registration has not expired."""
+        """The client, if it is registered and its registration has not expired."""
         if (document := self.options.client_metadata_documents.get(client_id or "")) is not None:
-            return self._by_document(client_id or "", document)
+            return self._client_of_document(client_id or "", document)
         client = self.clients.get(client_id or "")
         lifetime = self.options.registration_lifetime
         if client is not None and lifetime is not None and client.registered_at + lifetime <= self.clock():
             return None
         return client
 
-    def _by_document(self, client_id: str, document: dict[str, Any]) -> Client | None:
-        """A client whose id is the URL of its metadata: the document must say the same id."""
+    def _client_of_document(self, client_id: str, document: dict[str, Any]) -> Client | None:
+        """A client whose id is the URL of its metadata document; the document must contain the same id."""
         if document.get("client_id") != client_id:
             return None
         return Client(client_id, None, {"token_endpoint_auth_method": "none", **document}, self.clock())
 
     def use_assertion(self, jti: Any) -> None:
-        """Note that an assertion was used. Raises InvalidGrantError where it was before (RFC 7523 §3)."""
+        """Mark an assertion as used. Raises InvalidGrantError if it was used before (RFC 7523 §3)."""
         if not isinstance(jti, str) or jti in self._assertions:
             raise InvalidGrantError("The assertion was used before, or has no jti")
         self._assertions.add(jti)
 
     def find_code(self, code: str, client: Client) -> Code | None:
-        """The code, if it is this client's and still good. Used a second time, it ends what its first use began."""
+        """The code, if it is this client's and has not expired. A second use ends the grant of the first."""
         found = self.codes.get(code)
         if found is None or found.client_id != client.client_id or found.expires_at <= self.clock():
             return None
@@ -149,8 +149,8 @@ class State:
             return None
         return found
 
-    def begin_grant(self, client_id: str, scope: str) -> Grant:
-        """A new sign-in. It ends the earlier grant of the same person with the same client."""
+    def start_grant(self, client_id: str, scope: str) -> Grant:
+        """A new grant. It ends the earlier grant of the same user to the same client."""
         for grant in self.grants.values():
             if grant.client_id == client_id and grant.ended is None:
                 self.end(grant, "Grant not found")
@@ -160,22 +160,22 @@ class State:
         return grant
 
     def issue(self, grant: Grant) -> tuple[str, str]:
-        """A new access token and a new refresh token. The refresh token that was used stays good until this one is."""
+        """A new access and refresh token. The refresh token that was sent stays valid until the new one is used."""
         if not self.options.access_token_survives_refresh:
             grant.access_tokens.clear()
         access, refresh = (f"user:{grant.grant_id}:{secrets.token_urlsafe(24)}" for _ in range(2))
         grant.access_tokens[access] = self.clock() + self.options.access_token_lifetime
-        grant.current, self._rotated[refresh] = refresh, grant.grant_id
+        grant.current, self._refresh_tokens[refresh] = refresh, grant.grant_id
         grant.refreshed_at = self.clock()
         return access, refresh
 
     def use_refresh_token(self, token: str, client: Client) -> Grant:
-        """The grant of a refresh token that may be used now. Raises InvalidGrantError with Notion's words."""
+        """The grant of a valid refresh token. Raises InvalidGrantError with Notion's descriptions."""
         if token.count(":") != 2:
             raise InvalidGrantError("Invalid token format")
-        if token not in self._rotated:
+        if token not in self._refresh_tokens:
             raise InvalidGrantError("Invalid refresh token")
-        grant = self.grants[self._rotated[token]]
+        grant = self.grants[self._refresh_tokens[token]]
         if grant.ended is not None:
             raise InvalidGrantError(grant.ended)
         if not grant.check_client(client):
@@ -185,7 +185,7 @@ class State:
         if replayed:
             self.end(grant, "Refresh token reuse detected")
             raise InvalidGrantError("Refresh token reuse detected")
-        grant.previous = token  # used as the previous one, it kills the sibling that was issued in between
+        grant.previous = token  # if it was the previous one, the token issued after it becomes invalid
         return grant
 
     def _check_age(self, grant: Grant) -> None:
@@ -196,17 +196,17 @@ class State:
             raise InvalidGrantError("Refresh token has expired")
 
     def grant_of_refresh_token(self, token: str) -> Grant | None:
-        """The grant that a refresh token is or was of."""
-        return self.grants.get(self._rotated.get(token, ""))
+        """The grant that the refresh token was issued for, valid or not."""
+        return self.grants.get(self._refresh_tokens.get(token, ""))
 
     def grant_of_access_token(self, token: str) -> Grant | None:
-        """The living grant whose access token this is, if that has not expired."""
+        """The grant of an access token, if neither has ended."""
         for grant in self.grants.values():
             if grant.ended is None and grant.access_tokens.get(token, 0) > self.clock():
                 return grant
         return None
 
-    def end(self, grant: Grant, why: str) -> None:
-        """End a grant with all its tokens."""
-        grant.ended = why
+    def end(self, grant: Grant, reason: str) -> None:
+        """End a grant and all its tokens."""
+        grant.ended = reason
         grant.access_tokens.clear()

@@ -1,4 +1,4 @@
-"""Refresh, revocation, /mcp and faults: how the practice server treats grants, and how it fails on purpose."""
+"""The practice server's refresh, revocation, /mcp and injected faults."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def refusal(person: Person, client_id: str, token: str) -> str | None:
     return description
 
 
-def test_two_refresh_tokens_are_good_until_the_newer_is_used(person: Person) -> None:
+def test_two_refresh_tokens_are_valid_until_the_newer_is_used(person: Person) -> None:
     client_id = person.client_id()
     first = person.sign_in(client_id)["refresh_token"]
     second = refreshed(person, client_id, first)
-    third = refreshed(person, client_id, first)  # as after a lost answer
-    assert refusal(person, client_id, second) == "Refresh token reuse detected", "the sibling in between is dead"
-    assert refusal(person, client_id, third) == "Refresh token reuse detected", "and its use has ended the grant"
+    third = refreshed(person, client_id, first)  # as after a lost response
+    assert refusal(person, client_id, second) == "Refresh token reuse detected", "the token issued between is invalid"
+    assert refusal(person, client_id, third) == "Refresh token reuse detected", "its use ended the grant"
 
 
-def test_the_newer_retires_the_older(person: Person, sandbox: Sandbox) -> None:
+def test_using_the_newer_refresh_token_invalidates_the_older(person: Person, sandbox: Sandbox) -> None:
     client_id = person.client_id()
     first = person.sign_in(client_id)["refresh_token"]
     second = refreshed(person, client_id, first)
@@ -56,7 +56,7 @@ def test_the_newer_retires_the_older(person: Person, sandbox: Sandbox) -> None:
     assert sandbox.live_grants == 0
 
 
-def test_a_strict_server_forgives_no_replay(person: Person, sandbox: Sandbox) -> None:
+def test_strict_reuse_ends_the_grant_at_any_replay(person: Person, sandbox: Sandbox) -> None:
     sandbox.options.reuse = "strict"
     client_id = person.client_id()
     first = person.sign_in(client_id)["refresh_token"]
@@ -65,7 +65,7 @@ def test_a_strict_server_forgives_no_replay(person: Person, sandbox: Sandbox) ->
     assert refusal(person, client_id, second) == "Refresh token reuse detected"
 
 
-def test_of_parallel_refreshes_the_last_alone_stays(person: Person) -> None:
+def test_parallel_refreshes_all_succeed(person: Person) -> None:
     client_id = person.client_id()
     first = person.sign_in(client_id)["refresh_token"]
     answers: list[httpx.Response] = []
@@ -79,19 +79,19 @@ def test_of_parallel_refreshes_the_last_alone_stays(person: Person) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "words"), [("nonsense", "Invalid token format"), ("user:grant:secret", "Invalid refresh token")]
+    ("token", "description"), [("nonsense", "Invalid token format"), ("user:grant:secret", "Invalid refresh token")]
 )
-def test_tokens_that_never_were(person: Person, token: str, words: str) -> None:
-    assert refusal(person, person.client_id(), token) == words
+def test_an_unknown_refresh_token_is_refused(person: Person, token: str, description: str) -> None:
+    assert refusal(person, person.client_id(), token) == description
 
 
-def test_another_clients_token(person: Person) -> None:
+def test_a_refresh_token_of_another_client_is_refused(person: Person) -> None:
     token = person.sign_in(person.client_id())["refresh_token"]
     assert refusal(person, person.client_id(), token) == "Client ID mismatch"
 
 
 @pytest.mark.parametrize("steps", [[31 * DAY], [29 * DAY] * 6 + [7 * DAY]])
-def test_a_grant_dies_after_30_idle_days_and_after_180_in_all(
+def test_a_grant_ends_after_30_idle_days_and_after_180_days(
     person: Person, sandbox: Sandbox, steps: list[float]
 ) -> None:
     sandbox.options.registration_lifetime = None
@@ -115,7 +115,7 @@ def test_a_new_sign_in_with_the_same_client_ends_the_earlier_grant(person: Perso
     assert person.mcp(earlier["access_token"]).status_code == 401
 
 
-def test_a_refresh_with_a_foreign_resource_changes_nothing(person: Person) -> None:
+def test_a_refresh_for_another_resource_is_refused(person: Person) -> None:
     client_id = person.client_id()
     token = person.sign_in(client_id)["refresh_token"]
     assert error_of(person.refresh(client_id, token, resource="https://other.example/"))[1] == "invalid_target"
@@ -123,7 +123,9 @@ def test_a_refresh_with_a_foreign_resource_changes_nothing(person: Person) -> No
 
 
 @pytest.mark.parametrize("survives", [True, False])
-def test_whether_the_access_token_survives_a_refresh(person: Person, sandbox: Sandbox, survives: bool) -> None:
+def test_the_access_token_survives_a_refresh_if_the_option_is_set(
+    person: Person, sandbox: Sandbox, survives: bool
+) -> None:
     sandbox.options.access_token_survives_refresh = survives
     client_id = person.client_id()
     tokens = person.sign_in(client_id)
@@ -144,7 +146,7 @@ def test_revoking_the_refresh_token_ends_the_grant(person: Person, sandbox: Sand
     assert refusal(person, client_id, tokens["refresh_token"]) == "OAuth grant revoked"
 
 
-def test_revoking_an_access_token_ends_itself_alone(person: Person, sandbox: Sandbox) -> None:
+def test_revoking_an_access_token_keeps_the_grant(person: Person, sandbox: Sandbox) -> None:
     client_id = person.client_id()
     tokens = person.sign_in(client_id)
     assert revoke(person, client_id, tokens["access_token"]).status_code == 200
@@ -152,7 +154,7 @@ def test_revoking_an_access_token_ends_itself_alone(person: Person, sandbox: San
     assert refreshed(person, client_id, tokens["refresh_token"])
 
 
-def test_where_revocation_is_not_offered_it_does_not_happen(person: Person, sandbox: Sandbox) -> None:
+def test_revocation_can_be_disabled(person: Person, sandbox: Sandbox) -> None:
     sandbox.options.offer_revocation = False
     client_id = person.client_id()
     tokens = person.sign_in(client_id)
@@ -160,14 +162,14 @@ def test_where_revocation_is_not_offered_it_does_not_happen(person: Person, sand
     assert sandbox.live_grants == 1
 
 
-def test_the_person_can_end_the_connection(person: Person, sandbox: Sandbox) -> None:
+def test_revoke_grants_ends_the_grant(person: Person, sandbox: Sandbox) -> None:
     client_id = person.client_id()
     tokens = person.sign_in(client_id)
     sandbox.revoke_grants()
     assert refusal(person, client_id, tokens["refresh_token"]) == "OAuth grant revoked"
 
 
-def test_mcp_challenges_those_without_a_token(person: Person, sandbox: Sandbox) -> None:
+def test_mcp_challenges_requests_without_a_valid_token(person: Person, sandbox: Sandbox) -> None:
     tokens = person.sign_in(person.client_id())
     for token in (None, "wrong", tokens["refresh_token"]):
         answer = person.mcp(token)
@@ -180,7 +182,7 @@ def test_mcp_challenges_those_without_a_token(person: Person, sandbox: Sandbox) 
     assert person.mcp(tokens["access_token"]).status_code == 401
 
 
-def test_mcp_refuses_strange_origins(person: Person, sandbox: Sandbox) -> None:
+def test_mcp_refuses_other_origins(person: Person, sandbox: Sandbox) -> None:
     token = person.sign_in(person.client_id())["access_token"]
     assert person.mcp(token, Origin="https://evil.example").status_code == 403
     assert person.mcp(token, Origin=sandbox.base_url).status_code == 200
@@ -198,8 +200,8 @@ def test_mcp_speaks_json_rpc(person: Person) -> None:
     assert person.mcp(token, {"jsonrpc": "2.0", "method": "notifications/initialized"}).status_code == 202
     assert person.mcp(token, call("tools/list")).json()["result"]["tools"][0]["name"] == "notion-fetch"
     fetched = person.mcp(token, call("tools/call", name="notion-fetch", arguments={"id": "self"})).json()["result"]
-    known = json.loads(fetched["content"][0]["text"])["self"]
-    assert set(known) == {"workspace", "user"}
+    content = json.loads(fetched["content"][0]["text"])["self"]
+    assert set(content) == {"workspace", "user"}
     assert fetched["isError"] is False
     assert person.mcp(token, call("tools/call", name="other")).json()["result"]["isError"] is True
     assert person.mcp(token, call("nonsense")).json()["error"]["code"] == -32601
@@ -207,7 +209,7 @@ def test_mcp_speaks_json_rpc(person: Person) -> None:
     assert person.http.get("/mcp").status_code == 405
 
 
-def test_failures_are_answered_without_being_acted_on(person: Person, sandbox: Sandbox) -> None:
+def test_fail_next_does_not_process_the_request(person: Person, sandbox: Sandbox) -> None:
     sandbox.fail_next("/register", status=429, error="temporarily_unavailable", headers={"Retry-After": "30"}, times=2)
     for _ in range(2):
         refused = person.register()
@@ -216,11 +218,11 @@ def test_failures_are_answered_without_being_acted_on(person: Person, sandbox: S
     assert person.register().status_code == 201
     assert sandbox.registered_clients == 1
     sandbox.fail_next("/register", body="<html>", status=502, method="GET")
-    assert person.register().status_code == 201, "a fault for another method waits"
+    assert person.register().status_code == 201, "a fault for another method stays pending"
     assert [request.status for request in sandbox.requests_to("/register", "POST")] == [429, 429, 201, 201]
 
 
-def test_a_lost_answer_was_acted_on_and_a_dropped_one_was_not(person: Person, sandbox: Sandbox) -> None:
+def test_lose_response_processes_the_request_and_drop_does_not(person: Person, sandbox: Sandbox) -> None:
     for kind, clients in (("drop", 0), ("lose_response", 1)):
         sandbox.misbehave_next("/register", kind)  # type: ignore[arg-type]
         with pytest.raises(httpx.RemoteProtocolError):
@@ -228,7 +230,7 @@ def test_a_lost_answer_was_acted_on_and_a_dropped_one_was_not(person: Person, sa
         assert sandbox.registered_clients == clients
 
 
-def test_answers_can_be_too_long_elsewhere_or_nonsense(person: Person, sandbox: Sandbox) -> None:
+def test_responses_can_be_oversized_redirected_or_garbled(person: Person, sandbox: Sandbox) -> None:
     sandbox.misbehave_next("/", "oversize", size=200_000)
     assert len(person.http.get("/").content) > 190_000
     sandbox.misbehave_next("/", "redirect")
@@ -238,7 +240,7 @@ def test_answers_can_be_too_long_elsewhere_or_nonsense(person: Person, sandbox: 
 
 
 @pytest.mark.parametrize("kind", ["hang", "drip"])
-def test_a_server_that_never_ends_an_answer_can_still_be_stopped(kind: Any) -> None:
+def test_pending_responses_can_be_ended(kind: Any) -> None:
     with serve_sandbox() as sandbox:
         host, port = sandbox.base_url.removeprefix("http://").split(":")
         sandbox.misbehave_next("/", kind, seconds=0.05)
@@ -253,12 +255,12 @@ def test_a_server_that_never_ends_an_answer_can_still_be_stopped(kind: Any) -> N
                 pass
 
 
-def test_a_taken_port_is_said_at_once() -> None:
+def test_a_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         RunningSandbox(port=taken.getsockname()[1])
 
 
-def test_it_runs_as_an_asgi_application_with_a_clock_of_ones_own() -> None:
+def test_the_sandbox_is_an_asgi_application_with_an_injected_clock() -> None:
     now = [1000.0]
     sandbox = Sandbox("http://127.0.0.1:9000", SandboxOptions(access_token_lifetime=10), clock=lambda: now[0])
     assert sandbox.mcp_url == "http://127.0.0.1:9000/mcp"

@@ -1,4 +1,4 @@
-"""The practice server's documents, registration, authorization and code exchange."""
+"""The practice server's metadata, registration, authorization and code exchange."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def person(sandbox: Sandbox) -> Iterator[Person]:
         yield someone
 
 
-def test_the_documents_are_those_of_notion(person: Person, sandbox: Sandbox) -> None:
+def test_the_metadata_is_like_notions(person: Person, sandbox: Sandbox) -> None:
     path = person.http.get("/.well-known/oauth-protected-resource/mcp").json()
     root = person.http.get("/.well-known/oauth-protected-resource").json()
     assert (path["resource"], root["resource"]) == (sandbox.mcp_url, sandbox.base_url)
@@ -36,7 +36,7 @@ def test_the_documents_are_those_of_notion(person: Person, sandbox: Sandbox) -> 
     assert "practice server" in person.http.get("/").text
 
 
-def test_documents_can_be_missing_or_bent(person: Person, sandbox: Sandbox) -> None:
+def test_metadata_can_be_missing_or_overridden(person: Person, sandbox: Sandbox) -> None:
     sandbox.options.serve_path_metadata = sandbox.options.serve_root_metadata = False
     assert person.http.get("/.well-known/oauth-protected-resource/mcp").status_code == 404
     assert person.http.get("/.well-known/oauth-protected-resource").status_code == 404
@@ -48,7 +48,7 @@ def test_documents_can_be_missing_or_bent(person: Person, sandbox: Sandbox) -> N
     assert not absent & set(server)
 
 
-def test_a_public_client_gets_no_secret_and_others_do(person: Person) -> None:
+def test_only_confidential_clients_get_a_secret(person: Person) -> None:
     public, confidential = person.register().json(), person.register(token_endpoint_auth_method=None).json()
     assert "client_secret" not in public
     assert confidential["client_secret"]
@@ -65,11 +65,11 @@ def test_a_public_client_gets_no_secret_and_others_do(person: Person) -> None:
         ({"client_uri": "no url"}, "invalid_client_metadata"),
     ],
 )
-def test_a_registration_is_checked(person: Person, metadata: dict[str, Any], error: str) -> None:
+def test_an_invalid_registration_is_refused(person: Person, metadata: dict[str, Any], error: str) -> None:
     assert error_of(person.register(**metadata))[:2] == (400, error)
 
 
-def test_a_registration_that_is_no_json(person: Person) -> None:
+def test_a_registration_without_json_is_refused(person: Person) -> None:
     answer = person.http.post("/register", content=b"{", headers={"Content-Type": "application/json"})
     assert error_of(answer)[:2] == (400, "invalid_client_metadata")
 
@@ -92,7 +92,7 @@ def test_the_redirect_carries_code_state_and_issuer(person: Person, sandbox: San
         ({"response_type": "token"}, "unsupported_response_type"),
     ],
 )
-def test_a_wrong_request_goes_back_to_the_client(
+def test_an_invalid_authorization_request_is_redirected_with_its_error(
     person: Person, sandbox: Sandbox, changes: dict[str, str | None], error: str
 ) -> None:
     for sandbox.options.auto_consent in (True, False):
@@ -103,14 +103,14 @@ def test_a_wrong_request_goes_back_to_the_client(
 @pytest.mark.parametrize(
     "changes", [{"client_id": "unknown"}, {"redirect_uri": "https://evil.example/"}, {"redirect_uri": None}]
 )
-def test_nobody_is_sent_to_an_address_that_was_not_registered(person: Person, changes: dict[str, str | None]) -> None:
+def test_an_unregistered_redirect_uri_gets_no_redirect(person: Person, changes: dict[str, str | None]) -> None:
     client_id = person.client_id()
     answer = person.authorize(**{"client_id": client_id, **changes})  # type: ignore[arg-type]
     assert answer.status_code == 400
-    assert "This sign-in cannot go on" in answer.text
+    assert "This sign-in cannot continue" in answer.text
 
 
-def test_a_loopback_port_may_differ_at_authorization_alone(person: Person) -> None:
+def test_a_loopback_port_may_differ_only_at_authorization(person: Person) -> None:
     client_id, other = person.client_id(), "http://127.0.0.1:5555/callback"
     code = person.redirected(client_id, redirect_uri=other)["code"]
     assert error_of(person.exchange(client_id, code))[1] == "invalid_grant"
@@ -118,7 +118,7 @@ def test_a_loopback_port_may_differ_at_authorization_alone(person: Person) -> No
     assert person.authorize(client_id, redirect_uri="http://localhost:4321/callback").status_code == 400
 
 
-def test_consent_is_asked_for_by_a_page(person: Person, sandbox: Sandbox) -> None:
+def test_the_consent_page_asks_for_consent(person: Person, sandbox: Sandbox) -> None:
     sandbox.options.auto_consent = False
     page = person.authorize(person.client_id(client_name="<b>Bold</b>"))
     assert page.status_code == 200
@@ -129,11 +129,11 @@ def test_consent_is_asked_for_by_a_page(person: Person, sandbox: Sandbox) -> Non
     assert found
     data = {"ticket": found.group(1), "decision": "approve"}
     assert "code=" in person.http.post("/authorize", data=data).headers["location"]
-    assert person.http.post("/authorize", data=data).status_code == 400, "a ticket is good once"
+    assert person.http.post("/authorize", data=data).status_code == 400, "a ticket is valid once"
     assert person.http.post("/authorize", data={"decision": "approve"}).status_code == 400
 
 
-def test_a_person_can_decline(person: Person, sandbox: Sandbox) -> None:
+def test_a_user_can_decline(person: Person, sandbox: Sandbox) -> None:
     sandbox.options.auto_consent = False
     ticket = re.search(r'name="ticket" value="([^"]+)"', person.authorize(person.client_id()).text)
     assert ticket
@@ -142,7 +142,7 @@ def test_a_person_can_decline(person: Person, sandbox: Sandbox) -> None:
     assert "iss=" in answer.headers["location"]
 
 
-def test_the_token_answer(person: Person, sandbox: Sandbox) -> None:
+def test_the_token_response(person: Person, sandbox: Sandbox) -> None:
     client_id = person.client_id()
     answer = person.exchange(client_id, person.redirected(client_id)["code"])
     tokens = answer.json()
@@ -152,8 +152,8 @@ def test_the_token_answer(person: Person, sandbox: Sandbox) -> None:
     assert sandbox.is_access_token_live(tokens["access_token"])
     sandbox.options.access_token_lifetime = 0.5
     sandbox.options.token_response_overrides = {"scope": None, "extra": 1}
-    bent = person.sign_in(client_id)
-    assert (bent["expires_in"], bent["extra"], "scope" in bent) == (0.5, 1, False)
+    changed = person.sign_in(client_id)
+    assert (changed["expires_in"], changed["extra"], "scope" in changed) == (0.5, 1, False)
 
 
 def test_a_wrong_verifier_does_not_consume_the_code(person: Person) -> None:
@@ -163,7 +163,7 @@ def test_a_wrong_verifier_does_not_consume_the_code(person: Person) -> None:
     assert person.exchange(client_id, code).status_code == 200
 
 
-def test_a_code_used_twice_ends_what_it_began(person: Person, sandbox: Sandbox) -> None:
+def test_a_code_used_twice_ends_its_grant(person: Person, sandbox: Sandbox) -> None:
     client_id = person.client_id()
     code = person.redirected(client_id)["code"]
     tokens = person.exchange(client_id, code).json()
@@ -173,7 +173,7 @@ def test_a_code_used_twice_ends_what_it_began(person: Person, sandbox: Sandbox) 
     assert sandbox.live_grants == 0
 
 
-def test_a_code_is_for_its_client_and_for_ten_minutes(person: Person, sandbox: Sandbox) -> None:
+def test_a_code_is_valid_for_its_client_and_ten_minutes(person: Person, sandbox: Sandbox) -> None:
     first, second = person.client_id(), person.client_id()
     code = person.redirected(first)["code"]
     assert error_of(person.exchange(second, code))[1] == "invalid_grant"
@@ -181,24 +181,24 @@ def test_a_code_is_for_its_client_and_for_ten_minutes(person: Person, sandbox: S
     assert error_of(person.exchange(first, code))[1] == "invalid_grant"
 
 
-def test_clients_authenticate_by_one_method(person: Person) -> None:
-    made = person.register(token_endpoint_auth_method="client_secret_basic").json()
-    code = person.redirected(made["client_id"])["code"]
-    basic = base64.b64encode(f"{made['client_id']}:{made['client_secret']}".encode()).decode()
+def test_a_client_may_use_only_one_authentication_method(person: Person) -> None:
+    client = person.register(token_endpoint_auth_method="client_secret_basic").json()
+    code = person.redirected(client["client_id"])["code"]
+    basic = base64.b64encode(f"{client['client_id']}:{client['client_secret']}".encode()).decode()
     form = {
         "grant_type": "authorization_code",
         "code": code,
-        "redirect_uri": made["redirect_uris"][0],
+        "redirect_uri": client["redirect_uris"][0],
         "code_verifier": person.verifier,
     }
     headers = {"Authorization": f"Basic {basic}"}
-    both = person.http.post("/token", data={**form, "client_id": made["client_id"]}, headers=headers)
+    both = person.http.post("/token", data={**form, "client_id": client["client_id"]}, headers=headers)
     assert error_of(both) == (400, "invalid_request", "Client used multiple authentication methods")
-    assert error_of(person.http.post("/token", data={**form, "client_id": made["client_id"]}))[1] == "invalid_client"
+    assert error_of(person.http.post("/token", data={**form, "client_id": client["client_id"]}))[1] == "invalid_client"
     assert person.http.post("/token", data=form, headers=headers).status_code == 200
 
 
-def test_forgotten_and_expired_clients_are_not_found(person: Person, sandbox: Sandbox) -> None:
+def test_deleted_and_expired_clients_are_not_found(person: Person, sandbox: Sandbox) -> None:
     client_id = person.client_id()
     tokens = person.sign_in(client_id)
     sandbox.forget_clients()
@@ -216,7 +216,7 @@ def test_unknown_grant_types_are_refused(person: Person) -> None:
     assert error_of(answer)[:2] == (400, "unsupported_grant_type")
 
 
-def test_a_repr_of_a_request_shows_no_value(person: Person, sandbox: Sandbox) -> None:
+def test_the_repr_of_a_request_shows_no_values(person: Person, sandbox: Sandbox) -> None:
     client_id = person.client_id()
     person.sign_in(client_id)
     shown = repr(sandbox.requests)
