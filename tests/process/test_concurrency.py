@@ -1,4 +1,4 @@
-"""One refresh, however many ask at once: tasks, threads, event loops, processes; of a token that is over, or due."""
+"""One refresh for concurrent tasks, threads, event loops and processes, of an expired token or one that is due."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ oauth = NotionOAuth()
 
 PING = {{"jsonrpc": "2.0", "id": 1, "method": "ping"}}
 
-async def ask(client, statuses):
+async def post(client, statuses):
     statuses.append((await client.post(oauth.settings.server_url, json=PING)).status_code)
 
 async def work():
@@ -47,7 +47,7 @@ async def work():
     async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False, timeout=60) as client:
         async with anyio.create_task_group() as tasks:
             for _ in range({TASKS}):
-                tasks.start_soon(ask, client, statuses)
+                tasks.start_soon(post, client, statuses)
     print(*statuses)
 
 print("ready", flush=True)
@@ -58,7 +58,7 @@ anyio.run(work)
 
 @pytest.fixture
 def aged(sandbox: Sandbox, settings: Settings) -> Callable[[float], None]:
-    """A login at a server that ends it at any replay, so many minutes old."""
+    """Make a login of that age in minutes, at a server that ends the grant at any reuse."""
     sandbox.options.reuse = "strict"
 
     def make(minutes: float) -> None:
@@ -102,12 +102,12 @@ def test_processes_and_tasks_refresh_once(
         assert worker.stdin is not None
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    said = [worker.communicate(timeout=60)[0].split() for worker in workers]
-    assert said == [["200"] * TASKS] * PROCESSES
+    outputs = [worker.communicate(timeout=60)[0].split() for worker in workers]
+    assert outputs == [["200"] * TASKS] * PROCESSES
     assert grants_asked() == ONE_REFRESH
     assert sandbox.live_grants == 1
     anyio.run(NotionOAuth(settings).refresh)
-    assert sandbox.live_grants == 1, "what is stored is what the server takes"
+    assert sandbox.live_grants == 1, "the server accepts the stored refresh token"
 
 
 @AGES
@@ -116,11 +116,11 @@ def test_threads_refresh_once(
 ) -> None:
     aged(minutes)
     oauth = NotionOAuth(settings)
-    together = threading.Barrier(25)
+    barrier = threading.Barrier(25)
 
     def ask(_: int) -> int:
         with httpx.Client(auth=BearerAuth(oauth), trust_env=False, timeout=60) as client:
-            together.wait(10)
+            barrier.wait(10)
             return client.post(settings.server_url, json={"jsonrpc": "2.0", "id": 1, "method": "ping"}).status_code
 
     with ThreadPoolExecutor(25) as threads:
@@ -136,7 +136,7 @@ def test_event_loops_in_threads_refresh_once(
 ) -> None:
     aged(minutes)
     oauth = NotionOAuth(settings)
-    together = threading.Barrier(3)
+    barrier = threading.Barrier(3)
 
     def loop(backend: str) -> int:
         async def ask_all() -> int:
@@ -145,7 +145,7 @@ def test_event_loops_in_threads_refresh_once(
             async def ask() -> None:
                 found.add((await oauth.tokens.token()).get_secret_value())
 
-            together.wait(10)
+            barrier.wait(10)
             async with anyio.create_task_group() as tasks:
                 for _ in range(25):
                     tasks.start_soon(ask)
@@ -155,7 +155,7 @@ def test_event_loops_in_threads_refresh_once(
 
     with ThreadPoolExecutor(3) as threads:
         assert max(threads.map(loop, ["asyncio", "trio", "asyncio"])) <= 2, (
-            "the old one where it is good, or the new one"
+            "the old token if it is still valid, or the new one"
         )
     anyio.run(oauth.tokens.wait_until_idle)
     assert grants_asked() == ONE_REFRESH
@@ -165,7 +165,7 @@ def test_event_loops_in_threads_refresh_once(
 def test_several_sources_refresh_once(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
 ) -> None:
-    """As when each part of a program makes its own."""
+    """As when each part of a program creates its own source."""
     aged(120)
     sources = [NotionOAuth(settings).tokens for _ in range(5)]
 
@@ -179,33 +179,33 @@ def test_several_sources_refresh_once(
 def test_background_refresh_outlives_its_event_loop(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
 ) -> None:
-    """A script that ends at once: the process waits for the answer and stores it."""
+    """A script that ends at once: the process waits for the response and stores it."""
     aged(57)
     sandbox.misbehave_next("/token", "slow", seconds=0.5)
     code = (
-        "import asyncio; from notion_oauth import NotionOAuth; asyncio.run(NotionOAuth().tokens.token()); print('over')"
+        "import asyncio; from notion_oauth import NotionOAuth; asyncio.run(NotionOAuth().tokens.token()); print('done')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(settings), capture_output=True, text=True, check=True, timeout=60
     )
-    assert (done.stdout, done.stderr) == ("over\n", "")
+    assert (done.stdout, done.stderr) == ("done\n", "")
     assert grants_asked() == ONE_REFRESH
     anyio.run(NotionOAuth(settings).refresh)
     assert sandbox.live_grants == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_forked_child_refreshes_for_itself(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], tmp_path: Path, grants_asked: Posted
 ) -> None:
-    """Threads do not survive a fork: a child that waited for its parent's would wait for ever."""
+    """Threads do not survive a fork: a child that waited for the thread of its parent would never end."""
     aged(57)
     sandbox.misbehave_next("/token", "slow", seconds=1)
     code = """
 import os, sys, anyio
 from notion_oauth import NotionOAuth
 oauth = NotionOAuth()
-first = anyio.run(oauth.tokens.token)  # a refresh is under way now
+first = anyio.run(oauth.tokens.token)  # a background refresh runs now
 if (child := os.fork()) == 0:
     anyio.run(oauth.refresh)
     os._exit(0 if anyio.run(oauth.tokens.token) != first else 1)
@@ -219,7 +219,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 class Guarded(MemoryStore):
-    """Knows whether its lock is held, and lets nobody change anything without."""
+    """Refuses every change without its lock."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,29 +235,29 @@ class Guarded(MemoryStore):
             finally:
                 self.held = False
 
-    def change(self, what: str) -> None:
-        assert self.held, f"{what} without the lock"
-        self.changes.append(what)
+    def note_change(self, method: str) -> None:
+        assert self.held, f"{method} without the lock"
+        self.changes.append(method)
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
-        self.change("save")
+        self.note_change("save")
         await super().save(profile, tokens)
 
-    async def save_ended_login(self, profile: str, grave: EndedLogin) -> None:
-        self.change("save_tombstone")
-        await super().save_ended_login(profile, grave)
+    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
+        self.note_change("save_ended_login")
+        await super().save_ended_login(profile, ended)
 
     async def delete(self, profile: str) -> bool:
-        self.change("delete")
+        self.note_change("delete")
         return await super().delete(profile)
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
-        self.change("save_registration")
+        self.note_change("save_registration")
         await super().save_registration(profile, registration)
 
 
-class Asked(httpx.AsyncHTTPTransport):
-    """Notes for each request that changes something at the authorization server whether the lock is held."""
+class RecordingNetwork(httpx.AsyncHTTPTransport):
+    """Records whether the lock is held at each request that changes something at the authorization server."""
 
     def __init__(self, store: Guarded) -> None:
         super().__init__()
@@ -265,15 +265,15 @@ class Asked(httpx.AsyncHTTPTransport):
         self.under_lock: list[bool] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        asks_only = request.url.path == "/mcp" or PROBE_CODE.encode() in await request.aread()
-        if request.method == "POST" and not asks_only:
+        read_only = request.url.path == "/mcp" or PROBE_CODE.encode() in await request.aread()
+        if request.method == "POST" and not read_only:
             self.under_lock.append(self._store.held)
         return await super().handle_async_request(request)
 
 
 def test_requests_and_changes_need_the_lock(settings: Settings, sandbox: Sandbox) -> None:
     store, ahead = Guarded(), timedelta()
-    network = Asked(store)
+    network = RecordingNetwork(store)
 
     def clock() -> datetime:
         return datetime.now(UTC) + ahead
@@ -281,7 +281,7 @@ def test_requests_and_changes_need_the_lock(settings: Settings, sandbox: Sandbox
     client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=network), clock=clock)
     oauth = NotionOAuth(settings, store=store, client=client, clock=clock)
 
-    async def live() -> None:
+    async def use_all() -> None:
         nonlocal ahead
         rejected = (await sign_in(oauth)).access_token
         await oauth.tokens.token(rejected=rejected)
@@ -297,7 +297,7 @@ def test_requests_and_changes_need_the_lock(settings: Settings, sandbox: Sandbox
         await sign_in(oauth)
         await oauth.sign_out()
 
-    anyio.run(live)
+    anyio.run(use_all)
     assert network.under_lock == [True] * len(network.under_lock)
     assert len(network.under_lock) >= 10
-    assert set(store.changes) == {"save_registration", "save", "save_tombstone", "delete"}
+    assert set(store.changes) == {"save_registration", "save", "save_ended_login", "delete"}

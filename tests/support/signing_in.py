@@ -1,4 +1,4 @@
-"""A sign-in without a browser: the practice server agrees by itself."""
+"""Sign in without a browser: the practice server consents by itself."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ REDIRECT_URI = "http://127.0.0.1:4321/callback"
 async def begin(
     oauth: NotionOAuth, redirect_uri: str = REDIRECT_URI, *, challenge: BearerChallenge | None = None
 ) -> tuple[PendingAuthorization, httpx.QueryParams]:
-    """The pending sign-in, and the query that the browser would come back with."""
-    begun = await oauth.begin_authorization(redirect_uri, challenge=challenge)
+    """Start a sign-in. Returns it with the query of the redirect."""
+    started = await oauth.begin_authorization(redirect_uri, challenge=challenge)
     async with httpx.AsyncClient(trust_env=False) as browser:
-        answer = await browser.get(begun.url.get_secret_value())
-    location = httpx.URL(answer.headers["location"])
+        response = await browser.get(started.url.get_secret_value())
+    location = httpx.URL(response.headers["location"])
     assert str(location).startswith(redirect_uri)
-    return begun.pending, location.params
+    return started.pending, location.params
 
 
 async def sign_in(
     oauth: NotionOAuth, redirect_uri: str = REDIRECT_URI, *, challenge: BearerChallenge | None = None
 ) -> TokenSet:
-    """The login, stored."""
+    """Sign in. Returns the login, which is stored."""
     pending, query = await begin(oauth, redirect_uri, challenge=challenge)
     return await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
 
 
 def age(file: Path, **span: float) -> None:
-    """Let the login in a token file be older by that span, for every process that reads it."""
+    """Make the login in a token file older by that span, for every process that reads it."""
     document = json.loads(file.read_text())
     for name in ("updated_at", "expires_at", "authorized_at", "refreshed_at"):
         if document[name] is not None:

@@ -1,4 +1,4 @@
-"""Whatever a server answers, from discovery to sign-out, ends in a value or in our own error."""
+"""Any response of a server, from discovery to sign-out, gives a value or one of our errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.memory_store import MemoryStore
 from tests.support.signing_in import REDIRECT_URI
 
 HOST = "https://h.example"
-WHOLE: dict[str, dict[str, Any]] = {
+VALID: dict[str, dict[str, Any]] = {
     "/.well-known/oauth-protected-resource/mcp": {
         "resource": f"{HOST}/mcp",
         "authorization_servers": [HOST],
@@ -56,7 +56,7 @@ WHOLE: dict[str, dict[str, Any]] = {
     },
     "/revoke": {"error": None},
 }
-ODD = [
+UNUSUAL = [
     *(
         None,
         True,
@@ -79,26 +79,26 @@ ODD = [
     *("invalid_grant", "invalid_client", "none", "client_secret_post", "client_secret_basic"),
 ]
 VALUES = st.recursive(
-    st.sampled_from(ODD) | st.text(max_size=6),
+    st.sampled_from(UNUSUAL) | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
 CHANGES = st.lists(
-    st.sampled_from([(path, name) for path, document in WHOLE.items() for name in document]).flatmap(
+    st.sampled_from([(path, name) for path, document in VALID.items() for name in document]).flatmap(
         lambda place: VALUES.map(lambda value: (*place, value))
     ),
     max_size=3,
 )
 STATUS = st.dictionaries(
-    st.sampled_from(sorted(WHOLE)), st.sampled_from([201, 204, 301, 400, 401, 404, 429, 500]), max_size=1
+    st.sampled_from(sorted(VALID)), st.sampled_from([201, 204, 301, 400, 401, 404, 429, 500]), max_size=1
 )
 
 
-class OddServer(httpx.AsyncBaseTransport):
-    """Answers what a sound server would, apart from what was changed."""
+class ChangedServer(httpx.AsyncBaseTransport):
+    """Responds as a valid server, apart from the changes."""
 
     def __init__(self, changes: list[tuple[str, str, Any]], status: dict[str, int]) -> None:
-        self._documents = {path: dict(document) for path, document in WHOLE.items()}
+        self._documents = {path: dict(document) for path, document in VALID.items()}
         self._status = status
         for path, name, value in changes:
             self._documents[path][name] = value
@@ -110,18 +110,18 @@ class OddServer(httpx.AsyncBaseTransport):
         return httpx.Response(self._status.get(path, 200), content=json.dumps(self._documents[path]).encode())
 
 
-async def live_with(network: httpx.AsyncBaseTransport) -> None:
-    """Sign in, use, refresh and sign out, each as far as the server lets it."""
+async def use(network: httpx.AsyncBaseTransport) -> None:
+    """Sign in twice, use the token, refresh and sign out."""
     oauth = NotionOAuth(
         Settings(server_url=f"{HOST}/mcp", retry_for=0),
         store=MemoryStore(),
         client=OAuthClient(Transport(timeout=timedelta(seconds=5), network=network)),
     )
-    for _ in range(2):  # the second time with a registration that is kept
-        begun = await oauth.begin_authorization(REDIRECT_URI)
-        assert begun.url.get_secret_value().startswith("https://")
-        answer = AuthorizationResponse(state=begun.pending.state, code=SecretStr("c"), iss=begun.pending.issuer)
-        await oauth.complete_authorization(begun.pending, answer)
+    for _ in range(2):  # the second time with the stored registration
+        started = await oauth.begin_authorization(REDIRECT_URI)
+        assert started.url.get_secret_value().startswith("https://")
+        response = AuthorizationResponse(state=started.pending.state, code=SecretStr("c"), iss=started.pending.issuer)
+        await oauth.complete_authorization(started.pending, response)
     (await oauth.status()).as_json()
     await oauth.tokens.token()
     await oauth.refresh()
@@ -136,13 +136,13 @@ async def live_with(network: httpx.AsyncBaseTransport) -> None:
 def test_any_server_response_gives_a_value_or_our_error(
     changes: list[tuple[str, str, Any]], status: dict[str, int]
 ) -> None:
-    async def lives() -> None:
+    async def attempt() -> None:
         with suppress(NotionOAuthError):
-            await live_with(OddServer(changes, status))
+            await use(ChangedServer(changes, status))
 
-    anyio.run(lives)
+    anyio.run(attempt)
 
 
 def test_valid_server_works() -> None:
-    """Else the test above would prove nothing."""
-    anyio.run(live_with, OddServer([], {}))
+    """Otherwise the test above would prove nothing."""
+    anyio.run(use, ChangedServer([], {}))

@@ -1,4 +1,4 @@
-"""A sign-in by assertion (RFC 7523), and what the server itself says of a token (RFC 7662)."""
+"""Sign-in with an assertion (RFC 7523) and introspection of a token (RFC 7662)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLIENT = "https://me.example/enterprise.json"
 
 @pytest.fixture
 def enterprise(settings: Settings, sandbox: Sandbox) -> NotionOAuth:
-    """A client that the company's identity provider knows, too."""
+    """A client that is registered with the identity provider of the company, too."""
     sandbox.options.client_metadata_documents = {CLIENT: {"client_id": CLIENT, "redirect_uris": ["https://me.example"]}}
     return NotionOAuth(settings.model_copy(update={"client_id": CLIENT}))
 
@@ -40,14 +40,14 @@ def assertion(sandbox: Sandbox, client_id: str = CLIENT, **claims: Any) -> Secre
 class TestAssertions:
     @pytest.mark.spec("RFC 7523 §2.1", "Exchange an assertion with its grant type, and say who the client is")
     async def test_assertion_signs_in_without_a_browser(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
-        given = assertion(sandbox)
-        login = await enterprise.sign_in_with_assertion(given)
+        jwt = assertion(sandbox)
+        login = await enterprise.sign_in_with_assertion(jwt)
         assert await enterprise.tokens.token() == login.access_token
         assert sandbox.is_access_token_live(login.access_token.get_secret_value())
         [sent] = sandbox.requests_to("/token")
         assert sent.form == {
             "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
-            "assertion": given.get_secret_value(),
+            "assertion": jwt.get_secret_value(),
             "client_id": CLIENT,
             "scope": "default",
             "resource": sandbox.mcp_url,
@@ -84,10 +84,10 @@ class TestAssertions:
         assert await enterprise.tokens.token() == first.access_token
 
     async def test_used_assertion_is_refused(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
-        given = assertion(sandbox)
-        await enterprise.sign_in_with_assertion(given)
+        jwt = assertion(sandbox)
+        await enterprise.sign_in_with_assertion(jwt)
         with pytest.raises(TokenRefused, match="used before"):
-            await enterprise.sign_in_with_assertion(given)
+            await enterprise.sign_in_with_assertion(jwt)
 
     @pytest.mark.spec("RFC 7523 §3", "Send no assertion that was issued to another client")
     async def test_assertion_needs_a_configured_client(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:

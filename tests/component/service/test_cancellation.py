@@ -1,4 +1,4 @@
-"""A caller that gives up loses nothing: what a server has begun is finished and stored first."""
+"""A cancelled caller loses nothing: what the server has started is completed and stored."""
 
 from __future__ import annotations
 
@@ -27,77 +27,77 @@ from tests.support.signing_in import begin, sign_in
 pytestmark = pytest.mark.anyio
 
 Call = Callable[[], Coroutine[Any, Any, Any]]
-GiveUp = Callable[["Held", Call], Awaitable[None]]
+Cancel = Callable[["Held", Call], Awaitable[None]]
 
 
 class Held(httpx.AsyncHTTPTransport):
-    """A network that delivers the first answer of the token endpoint only when it is told to."""
+    """A network that holds the first response of the token endpoint until `deliver` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.answered, self.deliver = threading.Event(), threading.Event()  # a refresh has a thread of its own
+        self.arrived, self.deliver = threading.Event(), threading.Event()  # a refresh runs in another thread
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        answer = await super().handle_async_request(request)
-        if request.url.path == "/token" and not self.answered.is_set():
-            self.answered.set()
-            await happened(self.deliver)
-        return answer
+        response = await super().handle_async_request(request)
+        if request.url.path == "/token" and not self.arrived.is_set():
+            self.arrived.set()
+            await wait_for(self.deliver)
+        return response
 
 
-async def happened(event: threading.Event) -> None:
+async def wait_for(event: threading.Event) -> None:
     assert await anyio.to_thread.run_sync(event.wait, 10)
 
 
 async def scope_cancelled(network: Held, call: Call) -> None:
-    """As anyio's time-outs and task groups do it."""
+    """As the time-outs and task groups of anyio cancel."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)
-        await happened(network.answered)
+        await wait_for(network.arrived)
         tasks.cancel_scope.cancel()
-        await _let_it_be_delivered(network)
+        await _deliver(network)
 
 
 async def task_cancelled(network: Held, call: Call) -> None:
-    """As asyncio's time-outs do it, and Ctrl-C."""
+    """As the time-outs of asyncio and Ctrl-C cancel."""
     task = asyncio.create_task(call())
-    await happened(network.answered)
+    await wait_for(network.arrived)
     task.cancel()
-    await _let_it_be_delivered(network)
+    await _deliver(network)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def _let_it_be_delivered(network: Held) -> None:
+async def _deliver(network: Held) -> None:
     with anyio.CancelScope(shield=True):
         for _ in range(5):
             await asyncio.sleep(0)
         network.deliver.set()
 
 
-WAYS = pytest.mark.parametrize("give_up", [scope_cancelled, task_cancelled])
+WAYS = pytest.mark.parametrize("cancel", [scope_cancelled, task_cancelled])
 
 
 def later() -> datetime:
     return datetime.now(UTC) + timedelta(hours=2)
 
 
-def over(network: Held, settings: Settings) -> NotionOAuth:
-    """A profile that speaks over that network, at a time when its token has expired."""
+def on_network(network: Held, settings: Settings) -> NotionOAuth:
+    """A profile that uses the network, after its token has expired."""
     transport = Transport(timeout=timedelta(seconds=5), network=network)
     return NotionOAuth(settings, client=OAuthClient(transport), clock=later)
 
 
 @WAYS
 async def test_refresh_of_a_cancelled_caller_is_stored(
-    settings: Settings, sandbox: Sandbox, give_up: GiveUp, grants_asked: Posted
+    settings: Settings, sandbox: Sandbox, cancel: Cancel, grants_asked: Posted
 ) -> None:
     sandbox.options.reuse = "strict"  # the old refresh token, sent again, would end the login
     login = await sign_in(NotionOAuth(settings))
     network = Held()
-    oauth = over(network, settings)
-    await give_up(network, oauth.tokens.token)
+    oauth = on_network(network, settings)
+    await cancel(network, oauth.tokens.token)
     await oauth.tokens.wait_until_idle()
     stored = await oauth.store.load("default")
     assert stored is not None
@@ -109,53 +109,53 @@ async def test_refresh_of_a_cancelled_caller_is_stored(
 
 
 @WAYS
-async def test_sign_in_of_a_cancelled_caller_is_stored(settings: Settings, sandbox: Sandbox, give_up: GiveUp) -> None:
+async def test_sign_in_of_a_cancelled_caller_is_stored(settings: Settings, sandbox: Sandbox, cancel: Cancel) -> None:
     pending, query = await begin(NotionOAuth(settings))
     network = Held()
     transport = Transport(timeout=timedelta(seconds=5), network=network)
     oauth = NotionOAuth(settings, client=OAuthClient(transport))
     response = parse_authorization_response(query.multi_items())
-    await give_up(network, lambda: oauth.complete_authorization(pending, response))
+    await cancel(network, lambda: oauth.complete_authorization(pending, response))
     assert (await oauth.status()).status == "authenticated"
 
 
 @WAYS
 async def test_sign_out_of_a_cancelled_caller_is_completed(
-    settings: Settings, sandbox: Sandbox, give_up: GiveUp
+    settings: Settings, sandbox: Sandbox, cancel: Cancel
 ) -> None:
     await sign_in(NotionOAuth(settings))
     network = Held()
-    await give_up(network, over(network, settings).sign_out)
+    await cancel(network, on_network(network, settings).sign_out)
     assert sandbox.live_grants == 0
-    assert not settings.token_file.exists(), "a login that is over is not left behind"
+    assert not settings.token_file.exists(), "no ended login stays in the file"
 
 
 async def test_error_after_cancellation_is_not_reported_by_asyncio(settings: Settings, sandbox: Sandbox) -> None:
-    """With warnings as errors, an exception that was never looked at would fail this test."""
+    """Warnings are errors, so an exception that is never retrieved would fail this test."""
     await sign_in(NotionOAuth(settings))
     sandbox.fail_next("/token", error="invalid_grant")
     network = Held()
-    oauth = over(network, settings)
+    oauth = on_network(network, settings)
     await task_cancelled(network, oauth.tokens.token)
     await oauth.tokens.wait_until_idle()
     assert (await NotionOAuth(settings).status()).status == "unauthenticated"
 
 
 @WAYS
-async def test_lock_is_held_until_the_refresh_is_stored(settings: Settings, sandbox: Sandbox, give_up: GiveUp) -> None:
-    """Another who waited for it finds the new tokens, not the old ones that are spent."""
+async def test_lock_is_held_until_the_refresh_is_stored(settings: Settings, sandbox: Sandbox, cancel: Cancel) -> None:
+    """Another process that waits for the lock finds the new tokens, not the used ones."""
     sandbox.options.reuse = "strict"
     await sign_in(NotionOAuth(settings))
     network = Held()
     others: list[str] = []
 
     async def another() -> None:
-        await happened(network.answered)
+        await wait_for(network.arrived)
         others.append((await NotionOAuth(settings, clock=later).refresh()).access_token.get_secret_value())
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(another)
-        await give_up(network, over(network, settings).tokens.token)
+        await cancel(network, on_network(network, settings).tokens.token)
     assert sandbox.is_access_token_live(others[0])
     assert sandbox.live_grants == 1
 
@@ -171,14 +171,14 @@ async def test_waiting_for_the_lock_can_be_cancelled(settings: Settings) -> None
 
 async def test_error_of_shielded_work_reaches_the_caller() -> None:
     async def work() -> None:
-        raise SignInRequired("over")
+        raise SignInRequired("ended")
 
     with pytest.raises(SignInRequired):
         await run_shielded(work)
 
 
 async def test_cancelled_work_cancels_the_caller() -> None:
-    """A loop that is shut down cancels every task."""
+    """An event loop that shuts down cancels every task."""
 
     async def work() -> None:
         task = asyncio.current_task()

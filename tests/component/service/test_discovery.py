@@ -1,4 +1,4 @@
-"""Where a sign-in goes: to the server that the resource's own challenge leads to, or the first that can be used."""
+"""Which authorization server a sign-in uses: the one of the challenge, or the first usable one."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def challenge(sandbox: Sandbox, text: str, status: int = 401) -> None:
     sandbox.fail_next("/mcp", status=status, headers={"WWW-Authenticate": text})
 
 
-def names(sandbox: Sandbox, *issuers: str) -> None:
-    """Let the resource name these authorization servers."""
+def list_servers(sandbox: Sandbox, *issuers: str) -> None:
+    """Let the resource list these authorization servers."""
     sandbox.options.resource_metadata_overrides = {"authorization_servers": list(issuers)}
 
 
-def document(sandbox: Sandbox, path: str, **fields: object) -> str:
-    """Publish resource metadata at an odd place, once."""
+def publish(sandbox: Sandbox, path: str, **fields: object) -> str:
+    """Publish resource metadata at this path, once. Returns its URL."""
     content = {"resource": sandbox.mcp_url, "authorization_servers": [sandbox.base_url], **fields}
     sandbox.fail_next(path, status=200, body=json.dumps(content), content_type="application/json")
     return f"{sandbox.base_url}{path}"
 
 
 async def test_metadata_url_of_the_challenge_is_tried_first(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    url = document(sandbox, "/somewhere/else", scopes_supported=["odd"])
+    url = publish(sandbox, "/somewhere/else", scopes_supported=["odd"])
     challenge(sandbox, f'Basic realm="x, y", Bearer realm="OAuth", resource_metadata="{url}"')
     pending, _ = await begin(oauth)
     assert pending.scope == "odd"
@@ -68,7 +68,7 @@ async def test_forbidden_metadata_url_is_ignored(oauth: NotionOAuth, sandbox: Sa
 
 
 async def test_metadata_for_another_resource_is_refused(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    url = document(sandbox, "/elsewhere", resource="https://another.example/mcp")
+    url = publish(sandbox, "/elsewhere", resource="https://another.example/mcp")
     challenge(sandbox, f'Bearer resource_metadata="{url}"')
     with pytest.raises(MetadataError, match="describes another resource"):
         await begin(oauth)
@@ -82,7 +82,7 @@ async def test_scope_of_the_challenge_takes_precedence(oauth: NotionOAuth, sandb
 
 
 async def test_passed_challenge_needs_no_probe(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    url = document(sandbox, "/at-hand")
+    url = publish(sandbox, "/passed")
     await oauth.begin_authorization(
         "http://127.0.0.1:4321/callback", challenge=BearerChallenge(resource_metadata=url, scope="a")
     )
@@ -97,7 +97,7 @@ async def test_scopes_are_those_of_the_resource(oauth: NotionOAuth, sandbox: San
 
 
 @pytest.mark.parametrize(
-    ("listed", "supported", "asked"),
+    ("listed", "supported", "requested"),
     [
         (["x"], ["x", "offline_access"], "x offline_access"),
         (["x"], ["x"], "x"),
@@ -106,25 +106,25 @@ async def test_scopes_are_those_of_the_resource(oauth: NotionOAuth, sandbox: San
     ],
 )
 async def test_offline_access_is_requested_only_if_listed(
-    oauth: NotionOAuth, sandbox: Sandbox, listed: list[str] | None, supported: list[str], asked: str | None
+    oauth: NotionOAuth, sandbox: Sandbox, listed: list[str] | None, supported: list[str], requested: str | None
 ) -> None:
     sandbox.options.resource_metadata_overrides = {"scopes_supported": listed}
     sandbox.options.metadata_overrides = {"scopes_supported": supported}
     pending, _ = await begin(oauth)
-    assert pending.scope == asked
+    assert pending.scope == requested
 
 
 @pytest.mark.spec("RFC 9728 §7.6", "Choose among several authorization servers")
 async def test_first_usable_server_is_chosen(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
-    names(sandbox, "http://plain.example", f"{sandbox.base_url}/none-here", other.issuer, sandbox.issuer)
+    list_servers(sandbox, "http://plain.example", f"{sandbox.base_url}/none-here", other.issuer, sandbox.issuer)
     login = await sign_in(oauth)
     assert login.issuer == other.issuer
     assert not sandbox.requests_to("/register")
 
 
 async def test_unavailable_server_is_not_skipped(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
-    """It may be the one that the person has an account with: another is no stand-in for a moment's failure."""
-    names(sandbox, sandbox.issuer, other.issuer)
+    """The user may have an account at this server only: a transient failure does not select another one."""
+    list_servers(sandbox, sandbox.issuer, other.issuer)
     sandbox.fail_next(SERVER, status=503)
     with pytest.raises(TransientError):
         await begin(oauth)
@@ -132,7 +132,7 @@ async def test_unavailable_server_is_not_skipped(oauth: NotionOAuth, sandbox: Sa
 
 
 async def test_configured_issuer_is_used(settings: Settings, sandbox: Sandbox, other: Sandbox) -> None:
-    names(sandbox, sandbox.issuer, other.issuer)
+    list_servers(sandbox, sandbox.issuer, other.issuer)
     oauth = NotionOAuth(settings.model_copy(update={"issuer": other.issuer}))
     assert (await sign_in(oauth)).issuer == other.issuer
 
@@ -147,24 +147,24 @@ async def test_configured_issuer_must_be_listed(settings: Settings, sandbox: San
 @pytest.mark.spec("MCP §Authorization Server Binding", "Keep clients and tokens apart for each issuer")
 async def test_each_issuer_has_its_own_client(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     first = await sign_in(oauth)
-    names(sandbox, other.issuer)
+    list_servers(sandbox, other.issuer)
     second = await sign_in(oauth)
     assert first.client is not None
     assert second.client is not None
-    shown = str([(request.query, request.form) for request in other.requests])
-    assert first.client.client_id not in shown
+    sent = str([(request.query, request.form) for request in other.requests])
+    assert first.client.client_id not in sent
     assert (second.issuer, len(other.requests_to("/register"))) == (other.issuer, 1)
 
 
 async def test_login_is_refreshed_at_its_issuer(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     login = await sign_in(oauth)
-    names(sandbox, other.issuer)
+    list_servers(sandbox, other.issuer)
     await oauth.tokens.token(rejected=login.access_token)
     assert not other.requests
 
 
 class TestLoginWithoutIssuer:
-    """One that another program has stored: the seven fields alone."""
+    """Another program has stored it, with seven fields only."""
 
     @pytest.fixture
     async def stored(self, oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, other: Sandbox) -> None:
@@ -172,7 +172,7 @@ class TestLoginWithoutIssuer:
         known = json.loads(settings.token_file.read_text())
         seven = ("access_token", "token_type", "expires_in", "refresh_token", "client_id", "client_secret")
         settings.token_file.write_text(json.dumps({**{name: known[name] for name in seven}, "updated_at": 1}))
-        names(sandbox, other.issuer, sandbox.issuer)
+        list_servers(sandbox, other.issuer, sandbox.issuer)
 
     @pytest.mark.usefixtures("stored")
     async def test_tokens_are_sent_to_no_guessed_server(
@@ -196,7 +196,7 @@ class TestLoginWithoutIssuer:
 
 async def test_step_up_uses_the_issuer_of_the_login(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     await sign_in(oauth)
-    names(sandbox, other.issuer, sandbox.issuer)
+    list_servers(sandbox, other.issuer, sandbox.issuer)
     pending, _ = await begin(oauth, challenge=BearerChallenge(error="insufficient_scope", scope="default"))
     assert pending.issuer == sandbox.issuer
     assert not other.requests
@@ -221,7 +221,7 @@ class TestWithoutResourceMetadata:
     async def test_origin_may_spell_its_issuer_with_a_slash(
         self, oauth: NotionOAuth, settings: Settings, sandbox: Sandbox
     ) -> None:
-        """As the MCP SDK's servers do; no document has said how it is spelled."""
+        """As servers of the MCP SDK do; no other document says how it is spelled."""
         issuer = f"{sandbox.base_url}/"
         sandbox.options.metadata_overrides = {"issuer": issuer, "authorization_response_iss_parameter_supported": None}
         pending, _ = await begin(oauth)
@@ -264,27 +264,27 @@ PAGE = "<!doctype html><title>Welcome</title>"
 NESTED = "/tenant"
 
 
-def shows_pages(sandbox: Sandbox) -> None:
-    """Once, wherever the resource's metadata may stand."""
+def serve_pages(sandbox: Sandbox) -> None:
+    """Serve a page once at each well-known URL of the resource metadata."""
     for path in (f"{RESOURCE}/mcp", RESOURCE):
         sandbox.fail_next(path, status=200, body=PAGE, content_type="text/html")
 
 
-@pytest.mark.parametrize("odd", ["page", "redirect", "another resource", "another shape"])
+@pytest.mark.parametrize("invalid", ["page", "redirect", "another resource", "another shape"])
 @pytest.mark.spec(
     "MCP §Authorization Server Discovery", "Try one well-known URL after the other until a document is right"
 )
 async def test_next_well_known_url_is_tried_after_an_invalid_document(
-    oauth: NotionOAuth, sandbox: Sandbox, odd: str
+    oauth: NotionOAuth, sandbox: Sandbox, invalid: str
 ) -> None:
     challenge(sandbox, "Bearer")
-    if odd == "page":
+    if invalid == "page":
         sandbox.fail_next(f"{RESOURCE}/mcp", status=200, body=PAGE, content_type="text/html")
-    elif odd == "redirect":
+    elif invalid == "redirect":
         sandbox.misbehave_next(f"{RESOURCE}/mcp", "redirect", location="https://example.com/")
     else:
-        wrong = {"resource": "https://another.example/mcp"} if odd == "another resource" else {"resource": 7}
-        document(sandbox, f"{RESOURCE}/mcp", **wrong)
+        wrong = {"resource": "https://another.example/mcp"} if invalid == "another resource" else {"resource": 7}
+        publish(sandbox, f"{RESOURCE}/mcp", **wrong)
     await sign_in(oauth)
     assert sandbox.requests_to(RESOURCE)
 
@@ -293,9 +293,9 @@ async def test_next_well_known_url_is_tried_after_an_invalid_document(
     "MCP §Authorization Server Discovery", "Try one well-known URL after the other until a document is right"
 )
 async def test_next_url_is_tried_after_metadata_of_another_issuer(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    """As where many tenants share a host, and its root answers for all of them at the first kind of URL."""
+    """As on a host with many tenants whose root answers the first kind of URL for all of them."""
     issuer = f"{sandbox.base_url}{NESTED}"
-    names(sandbox, issuer)
+    list_servers(sandbox, issuer)
     served: dict[str, object] = {
         "token_endpoint": f"{sandbox.base_url}/token",
         "authorization_endpoint": f"{sandbox.base_url}/authorize",
@@ -323,7 +323,7 @@ async def test_only_invalid_documents_raise_the_first_error(oauth: NotionOAuth, 
 
 async def test_no_endpoints_are_assumed_for_a_site_of_pages(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     challenge(sandbox, "Bearer")
-    shows_pages(sandbox)
+    serve_pages(sandbox)
     sandbox.fail_next(SERVER, status=404)
     with pytest.raises(MetadataNotFound, match="not a JSON object"):
         await begin(oauth)
@@ -334,13 +334,13 @@ async def test_server_is_found_at_its_origin_if_resource_metadata_are_pages(
     oauth: NotionOAuth, sandbox: Sandbox
 ) -> None:
     challenge(sandbox, "Bearer")
-    shows_pages(sandbox)
+    serve_pages(sandbox)
     await sign_in(oauth)
 
 
 async def test_page_at_the_challenge_url_does_not_select_the_origin(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    """Else a maintenance page would send the person to another authorization server than theirs."""
-    shows_pages(sandbox)
+    """Otherwise a maintenance page would send the user to another authorization server."""
+    serve_pages(sandbox)
     with pytest.raises(MetadataNotFound):
         await begin(oauth)
     assert not sandbox.requests_to("/register")
@@ -358,21 +358,21 @@ async def test_redirects_at_all_urls_are_a_transient_failure(oauth: NotionOAuth,
 
 async def test_server_without_registration_is_skipped(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     other.options.metadata_overrides = {"registration_endpoint": None, "client_id_metadata_document_supported": None}
-    names(sandbox, other.issuer, sandbox.issuer)
+    list_servers(sandbox, other.issuer, sandbox.issuer)
     assert (await sign_in(oauth)).issuer == sandbox.issuer
     assert not other.requests_to("/register")
 
 
 async def test_at_most_five_servers_are_tried(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    names(sandbox, *(f"{sandbox.base_url}/{number}" for number in range(300)))
+    list_servers(sandbox, *(f"{sandbox.base_url}/{number}" for number in range(300)))
     with pytest.raises(MetadataError):
         await begin(oauth)
-    asked = [sent for sent in sandbox.requests if sent.path.startswith("/.well-known/oauth-authorization-server")]
-    assert len(asked) == 5
+    requests = [sent for sent in sandbox.requests if sent.path.startswith("/.well-known/oauth-authorization-server")]
+    assert len(requests) == 5
 
 
 async def test_challenge_headers_are_parsed_separately() -> None:
-    """A gateway's own challenge, with a quote that nothing closes, does not swallow the one after it."""
+    """An unclosed quote in the challenge of a gateway does not hide the next challenge."""
     values = [b'Negotiate realm="gateway', b'Bearer resource_metadata="https://h.example/metadata", scope="a"']
 
     def answer(_: httpx.Request) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Corners of the core that no ordinary day leads to."""
+"""Rare cases of tokens, status, stores and files."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ async def test_client_with_an_expired_secret_is_replaced(oauth: NotionOAuth, san
     )
     pending, _ = await begin(oauth)
     assert pending.client.client_id != "old"
-    assert [kept.client for kept in await oauth.store.load_registrations("default")] == [pending.client]
-    assert sandbox.requests_to("/token") == [], "a secret that has expired is not shown around"
+    assert [each.client for each in await oauth.store.load_registrations("default")] == [pending.client]
+    assert sandbox.requests_to("/token") == [], "an expired secret is not sent"
 
 
 async def test_expired_login_without_refresh_token_is_unauthenticated(settings: Settings) -> None:
@@ -81,14 +81,14 @@ async def test_status_times_are_in_utc(settings: Settings) -> None:
 
 
 async def test_other_files_are_not_listed_as_profiles(tmp_path: Path) -> None:
-    store = JsonFileStore(tmp_path / "folder" / "t.json")
+    store = JsonFileStore(tmp_path / "directory" / "t.json")
     assert await store.profiles() == ()
     for profile in ("work", "default", "home"):
         await store.save(profile, tokens())
         async with store.exclusive(profile):
             pass
-    for stranger in ("t.json.a b.profile", "t.json.-x.profile", "t.json.a.b.profile", "u.json.x.profile"):
-        (tmp_path / "folder" / stranger).touch()
+    for other in ("t.json.a b.profile", "t.json.-x.profile", "t.json.a.b.profile", "u.json.x.profile"):
+        (tmp_path / "directory" / other).touch()
     assert await store.profiles() == ("default", "home", "work")
 
 
@@ -120,11 +120,11 @@ async def test_unreadable_file_is_not_taken_as_empty() -> None:
 
 
 def test_directory_at_the_file_path_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "directory").mkdir()
     for attempt in (lambda path: atomic.write_file(path, b"x"), atomic.delete_file):
         with pytest.raises((StoreDamaged, StorageError)):
-            attempt(tmp_path / "folder")
-    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+            attempt(tmp_path / "directory")
+    assert [file.name for file in tmp_path.iterdir()] == ["directory"]
 
 
 def test_file_is_created_once_with_mode_0600(tmp_path: Path) -> None:

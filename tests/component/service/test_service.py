@@ -1,4 +1,4 @@
-"""NotionOAuth and BearerAuth: sign-in to sign-out, without a browser and without pages."""
+"""NotionOAuth and BearerAuth from sign-in to sign-out, without a browser and without pages."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def test_missing_server_metadata_is_reported(oauth: NotionOAuth, sandbox: 
 )
 @pytest.mark.spec("RFC 9728 §3.3", "Use no document of another resource")
 @pytest.mark.parametrize(
-    ("resource", "server", "said"),
+    ("resource", "server", "message"),
     [
         ({"resource": "https://evil.example/mcp"}, {}, "another resource"),
         ({}, {"issuer": "https://evil.example"}, "another issuer"),
@@ -94,10 +94,10 @@ async def test_missing_server_metadata_is_reported(oauth: NotionOAuth, sandbox: 
     ],
 )
 async def test_invalid_metadata_prevents_registration(
-    oauth: NotionOAuth, sandbox: Sandbox, resource: dict[str, Any], server: dict[str, Any], said: str
+    oauth: NotionOAuth, sandbox: Sandbox, resource: dict[str, Any], server: dict[str, Any], message: str
 ) -> None:
     sandbox.options.resource_metadata_overrides, sandbox.options.metadata_overrides = resource, server
-    with pytest.raises(MetadataError, match=said):
+    with pytest.raises(MetadataError, match=message):
         await begin(oauth)
     assert sandbox.registered_clients == 0
 
@@ -126,9 +126,9 @@ async def test_registration_of_another_issuer_is_not_used(oauth: NotionOAuth, sa
     pending, _ = await begin(oauth)
     assert sandbox.registered_clients == 1
     assert pending.client.client_id != "foreign"
-    assert sandbox.requests_to("/token") == [], "nor is this server asked about it"
-    kept = {each.issuer: each.client.client_id for each in await oauth.store.load_registrations("default")}
-    assert kept["https://another.example"] == kept[f"{sandbox.issuer}/"] == "foreign", "good for its own issuer still"
+    assert sandbox.requests_to("/token") == [], "this server is not asked about the foreign client"
+    stored = {each.issuer: each.client.client_id for each in await oauth.store.load_registrations("default")}
+    assert stored["https://another.example"] == stored[f"{sandbox.issuer}/"] == "foreign", "it stays for its own issuer"
 
 
 async def test_concurrent_sign_ins_register_once(oauth: NotionOAuth, sandbox: Sandbox) -> None:
@@ -145,7 +145,7 @@ async def test_forgotten_registration_is_replaced(oauth: NotionOAuth, sandbox: S
     assert first.client != second.client
     assert len(sandbox.requests_to("/register")) == 2
     await sign_in(oauth)
-    assert len(sandbox.requests_to("/register")) == 2, "the new one is kept in the place of the old"
+    assert len(sandbox.requests_to("/register")) == 2, "the new registration replaces the old one"
     assert len(await oauth.store.load_registrations("default")) == 1
 
 
@@ -158,7 +158,7 @@ async def test_registration_survives_a_transient_failure(oauth: NotionOAuth, san
 
 
 async def test_confidential_client_authenticates_with_its_secret(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    """A server that makes every client confidential: its secret is kept and used, by one method."""
+    """A server that makes every client confidential: the secret is stored and sent by one method."""
     sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
     login = await sign_in(oauth)
     assert login.client is not None
@@ -234,9 +234,9 @@ async def test_sign_out_ends_the_grant_and_keeps_the_registration(
 async def test_sign_out_works_without_the_server(settings: Settings, sandbox: Sandbox, fault: Any) -> None:
     await sign_in(NotionOAuth(settings))
     sandbox.misbehave_next("/token", fault)
-    patience = 0.4 if fault == "hang" else 10.0
-    outcome = await NotionOAuth(settings.model_copy(update={"timeout": patience})).sign_out()
-    # A page for an answer is a 200 all the same, and RFC 7009 says no more about it
+    timeout = 0.4 if fault == "hang" else 10.0
+    outcome = await NotionOAuth(settings.model_copy(update={"timeout": timeout})).sign_out()
+    # A page is a 200, too, and RFC 7009 asks for nothing else
     assert outcome is (SignOut.REVOKED if fault == "garble" else SignOut.NOT_REACHED)
     assert not settings.token_file.exists()
 
@@ -289,21 +289,21 @@ async def test_custom_store_is_used(settings: Settings, sandbox: Sandbox) -> Non
 
 
 class TestBearerAuth:
-    """The token on requests: to the resource's own origin, renewed once."""
+    """Sends the token to the origin of the resource only, and renews it once."""
 
     @pytest.fixture
     def elsewhere(self, sandbox: Sandbox) -> Iterator[tuple[str, list[dict[str, str]]]]:
-        """Another origin that notes the headers it is sent, and one path of it that redirects to the resource."""
-        seen: list[dict[str, str]] = []
+        """Another origin, which records the headers it receives; one path redirects to the resource."""
+        received: list[dict[str, str]] = []
 
-        async def note(request: Request) -> Response:
-            seen.append(dict(request.headers))
+        async def record(request: Request) -> Response:
+            received.append(dict(request.headers))
             if request.url.path == "/to-resource":
                 return RedirectResponse(sandbox.mcp_url, 307)
-            return PlainTextResponse("noted")
+            return PlainTextResponse("recorded")
 
-        with served(Starlette(routes=[Route("/{path:path}", note, methods=["GET", "POST"])])) as url:
-            yield url, seen
+        with served(Starlette(routes=[Route("/{path:path}", record, methods=["GET", "POST"])])) as url:
+            yield url, received
 
     @pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
     async def test_async_client_retries_with_a_new_token(
@@ -314,8 +314,8 @@ class TestBearerAuth:
             ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
             assert (await client.post(sandbox.mcp_url, json=ping)).json()["result"] == {}
             sandbox.expire_access_tokens()
-            answer = await client.post(sandbox.mcp_url, json=ping)
-        assert answer.status_code == 200, "a 401 is answered with another token, and the body is sent again"
+            response = await client.post(sandbox.mcp_url, json=ping)
+        assert response.status_code == 200, "after a 401, the request is sent again with another token"
         assert grants_asked() == ["authorization_code", "refresh_token"]
 
     @pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
@@ -338,8 +338,8 @@ class TestBearerAuth:
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
             for _ in range(2):
                 await client.post(f"{sandbox.mcp_url}?a=b", json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
-        unsigned, first, second = sandbox.requests_to("/mcp")
-        assert "authorization" not in unsigned.headers, "the question before the sign-in"
+        probe, first, second = sandbox.requests_to("/mcp")
+        assert "authorization" not in probe.headers, "the probe before the sign-in"
         assert first.headers["authorization"] == second.headers["authorization"] == f"Bearer {token}"
         assert first.query == second.query == {"a": "b"}
         assert token not in json.dumps(first.json)
@@ -349,33 +349,33 @@ class TestBearerAuth:
         sandbox.fail_next("/mcp", status=401, times=2)
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
             assert (await client.post(sandbox.mcp_url, json={})).status_code == 401
-        assert len(sandbox.requests_to("/mcp")) == 3, "one of them asked for the challenge, before the sign-in"
+        assert len(sandbox.requests_to("/mcp")) == 3, "one of them is the probe before the sign-in"
 
     @pytest.mark.spec("MCP §Token Handling", "Send a token to the server that it was issued for alone")
     async def test_token_is_not_sent_to_another_origin(
         self, oauth: NotionOAuth, elsewhere: tuple[str, list[dict[str, str]]]
     ) -> None:
-        url, seen = elsewhere
+        url, received = elsewhere
         await sign_in(oauth)
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
             await client.get(url)
         with httpx.Client(auth=BearerAuth(oauth), trust_env=False) as sync_client:
             sync_client.get(url)
-        assert len(seen) == 2
-        assert not [headers for headers in seen if "authorization" in headers]
+        assert len(received) == 2
+        assert not [headers for headers in received if "authorization" in headers]
 
     @pytest.mark.spec("MCP §Token Handling", "Send a token to the server that it was issued for alone")
     async def test_token_does_not_follow_a_redirect(
         self, oauth: NotionOAuth, sandbox: Sandbox, elsewhere: tuple[str, list[dict[str, str]]]
     ) -> None:
-        url, seen = elsewhere
+        url, received = elsewhere
         await sign_in(oauth)
         sandbox.misbehave_next("/mcp", "redirect", location=url)
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False, follow_redirects=True) as client:
-            answer = await client.post(sandbox.mcp_url, json={})
-        assert answer.text == "noted"
+            response = await client.post(sandbox.mcp_url, json={})
+        assert response.text == "recorded"
         assert "authorization" in sandbox.requests_to("/mcp")[-1].headers
-        assert "authorization" not in seen[0]
+        assert "authorization" not in received[0]
 
     async def test_without_a_login_no_request_is_sent(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
@@ -392,14 +392,22 @@ class TestBearerAuth:
 async def test_no_secret_is_shown(
     oauth: NotionOAuth, sandbox: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything that can be printed along the way, searched for every secret that was sent or received."""
+    """Search everything that can be printed for every secret that was sent or received."""
     caplog.set_level(logging.DEBUG)
     shown = []
-    begun = await oauth.begin_authorization("http://127.0.0.1:4321/callback")
+    started = await oauth.begin_authorization("http://127.0.0.1:4321/callback")
     _, query = await begin(oauth)
-    pending = begun.pending
+    pending = started.pending
     login = await sign_in(oauth)
-    shown += [repr(begun), str(begun), repr(pending), repr(login), str(login), f"{login!r:>5}", repr(oauth.settings)]
+    shown += [
+        repr(started),
+        str(started),
+        repr(pending),
+        repr(login),
+        str(login),
+        f"{login!r:>5}",
+        repr(oauth.settings),
+    ]
     shown.append(repr(parse_authorization_response(query.multi_items())))
     shown.append(repr(sandbox.requests))
     for error in ("invalid_grant", "temporarily_unavailable"):
@@ -447,14 +455,14 @@ def test_public_names_can_be_imported() -> None:
 
 
 class TestBusyServer:
-    """At the exchange of a code, which a person has agreed to: 429 and 503 say that it was not looked at."""
+    """At the exchange of a code, 429 and 503 mean that the server did not process it."""
 
     @pytest.fixture
     def slept(self) -> list[float]:
         return []
 
     @pytest.fixture
-    def patient(self, settings: Settings, slept: list[float]) -> NotionOAuth:
+    def retrying(self, settings: Settings, slept: list[float]) -> NotionOAuth:
         async def sleep(seconds: float) -> None:
             slept.append(seconds)
 
@@ -463,52 +471,52 @@ class TestBusyServer:
     @pytest.mark.spec("RFC 9110 §10.2.3", "Wait as long as Retry-After says")
     @pytest.mark.parametrize("status", [429, 503])
     async def test_code_is_sent_again(
-        self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float], status: int
+        self, retrying: NotionOAuth, sandbox: Sandbox, slept: list[float], status: int
     ) -> None:
-        pending, query = await begin(patient)
+        pending, query = await begin(retrying)
         sandbox.fail_next("/token", status=status, headers={"Retry-After": "7"}, times=2)
-        await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
-        assert (await patient.status()).status == "authenticated"
+        await retrying.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+        assert (await retrying.status()).status == "authenticated"
         assert [6 < seconds <= 7 for seconds in slept] == [True, True]
 
     async def test_retry_after_of_30_seconds_is_honoured(
-        self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float]
+        self, retrying: NotionOAuth, sandbox: Sandbox, slept: list[float]
     ) -> None:
-        pending, query = await begin(patient)
+        pending, query = await begin(retrying)
         sandbox.fail_next("/token", status=429, error="temporarily_unavailable", headers={"Retry-After": "30"})
-        await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+        await retrying.complete_authorization(pending, parse_authorization_response(query.multi_items()))
         assert [29 < seconds <= 30 for seconds in slept] == [True]
 
     async def test_too_long_retry_after_ends_the_sign_in(
-        self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float]
+        self, retrying: NotionOAuth, sandbox: Sandbox, slept: list[float]
     ) -> None:
-        pending, query = await begin(patient)
+        pending, query = await begin(retrying)
         sandbox.fail_next("/token", status=503, headers={"Retry-After": "60"})
         with pytest.raises(ServerUnavailable) as caught:
-            await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+            await retrying.complete_authorization(pending, parse_authorization_response(query.multi_items()))
         assert not slept
         assert "Start the sign-in again" in caught.value.hint
 
     @pytest.mark.parametrize("kind", ["lose_response", "garble", "drop"])
     async def test_code_is_not_sent_again_after_a_lost_response(
-        self, patient: NotionOAuth, sandbox: Sandbox, slept: list[float], kind: Any
+        self, retrying: NotionOAuth, sandbox: Sandbox, slept: list[float], kind: Any
     ) -> None:
-        pending, query = await begin(patient)
+        pending, query = await begin(retrying)
         sandbox.misbehave_next("/token", kind)
         with pytest.raises(TransientError):
-            await patient.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+            await retrying.complete_authorization(pending, parse_authorization_response(query.multi_items()))
         assert not slept
 
     async def test_lock_is_free_between_attempts(self, settings: Settings, sandbox: Sandbox) -> None:
-        seen: list[str] = []
+        states: list[str] = []
 
         async def sleep(_: float) -> None:
             with anyio.fail_after(5):
                 async with NotionOAuth(settings).store.exclusive("default"):
-                    seen.append("free")
+                    states.append("free")
 
         oauth = NotionOAuth(settings.model_copy(update={"retry_for": 20.0}), sleep=sleep)
         pending, query = await begin(oauth)
         sandbox.fail_next("/token", status=503)
         await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
-        assert seen == ["free"]
+        assert states == ["free"]

@@ -1,4 +1,4 @@
-"""Passing failures: tried again, later and later, as the server asks, and never for longer than a caller will wait."""
+"""Retries after transient failures: with growing delays, Retry-After, and a limit on how long a caller waits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Time:
-    """A clock that only sleepers move."""
+    """A clock that only `sleep` moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -44,7 +44,7 @@ def time() -> Time:
     return Time()
 
 
-def patient(
+def retrying_source(
     oauth: NotionOAuth, time: Time, retry_for: float = 20, sleep: Callable[[float], Awaitable[None]] | None = None
 ) -> TokenSource:
     return TokenSource(
@@ -75,7 +75,7 @@ async def test_transient_failures_are_retried(
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", times=3, **failure)
-    token = await patient(oauth, time).token()
+    token = await retrying_source(oauth, time).token()
     assert sandbox.is_access_token_live(token.get_secret_value())
     assert len(time.slept) == 3
     assert 0.5 <= time.slept[0] <= 1 <= time.slept[1] <= 2 <= time.slept[2] <= 4, "longer each time, with jitter"
@@ -88,7 +88,7 @@ async def test_lost_and_garbled_responses_are_retried(
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.misbehave_next("/token", kind, times=2)
-    token = await patient(oauth, time).token()
+    token = await retrying_source(oauth, time).token()
     assert sandbox.is_access_token_live(token.get_secret_value())
     assert sandbox.live_grants == 1
 
@@ -101,12 +101,12 @@ async def test_retries_end_after_retry_for(
     sandbox.fail_next("/token", times=100, status=503)
     before = time.now
     with pytest.raises(ServerUnavailable):
-        await patient(oauth, time).token()
+        await retrying_source(oauth, time).token()
     assert time.now - before == pytest.approx(20)
     assert 4 <= len(time.slept) <= 8
-    kept = await oauth.store.load("default")
-    assert kept is not None
-    assert kept.refresh_token == login.refresh_token
+    stored = await oauth.store.load("default")
+    assert stored is not None
+    assert stored.refresh_token == login.refresh_token
 
 
 @pytest.mark.spec("RFC 9110 §10.2.3", "Wait as long as Retry-After says")
@@ -114,7 +114,7 @@ async def test_retry_after_is_honoured(oauth: NotionOAuth, sandbox: Sandbox, set
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", status=429, headers={"Retry-After": "15"})
-    await patient(oauth, time).token()
+    await retrying_source(oauth, time).token()
     assert time.slept == [15]
 
 
@@ -124,7 +124,7 @@ async def test_no_request_is_sent_before_a_long_retry_after(
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", status=429, headers={"Retry-After": "30"})
-    source = patient(oauth, time)
+    source = retrying_source(oauth, time)
     for _ in range(3):
         with pytest.raises(ServerUnavailable) as caught:
             await source.token()
@@ -143,7 +143,7 @@ async def test_permanent_failure_is_not_retried(
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", error="invalid_target")
     with pytest.raises(TokenRefused):
-        await patient(oauth, time).token()
+        await retrying_source(oauth, time).token()
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
@@ -153,29 +153,29 @@ async def test_valid_token_is_served_during_an_outage_with_few_requests(
     login = await sign_in(oauth)
     age(settings.token_file, minutes=57)
     sandbox.fail_next("/token", times=100, status=503)
-    source = patient(oauth, time)
+    source = retrying_source(oauth, time)
     for second in range(60):
         time.now = 1000.0 + second
         assert await source.token() == login.access_token
         await source.wait_until_idle()
-    tries = grants_asked().count("refresh_token")
-    assert 4 <= tries <= 7, "backing off doubles: it is not tried at every request"
-    assert time.slept == [], "and nobody waits"
+    attempts = grants_asked().count("refresh_token")
+    assert 4 <= attempts <= 7, "the delay doubles"
+    assert time.slept == [], "no caller waits"
 
 
-async def test_all_waiting_callers_get_the_error_after_one_wait(
+async def test_all_waitinging_callers_get_the_error_after_one_wait(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", times=1000, status=503)
-    all_wait = threading.Event()
+    all_waiting = threading.Event()
 
     async def sleep(seconds: float) -> None:
-        assert await anyio.to_thread.run_sync(all_wait.wait, 30)
+        assert await anyio.to_thread.run_sync(all_waiting.wait, 30)
         await time.sleep(seconds)
 
-    source = patient(oauth, time, retry_for=3, sleep=sleep)
+    source = retrying_source(oauth, time, retry_for=3, sleep=sleep)
     failed: list[TransientError] = []
 
     async def ask() -> None:
@@ -184,22 +184,22 @@ async def test_all_waiting_callers_get_the_error_after_one_wait(
         except TransientError as error:
             failed.append(error)
 
-    began = time.now
+    started = time.now
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
             tasks.start_soon(ask)
         await anyio.wait_all_tasks_blocked()
-        all_wait.set()
+        all_waiting.set()
     assert len(failed) == 50
-    assert len({id(error) for error in failed}) == 50, "each has a traceback of its own"
-    assert time.now - began == pytest.approx(3), "whoever waited a second time would have waited for longer"
-    assert grants_asked().count("refresh_token") == len(time.slept) + 1, "one who tries, for all"
+    assert len({id(error) for error in failed}) == 50, "each error has its own traceback"
+    assert time.now - started == pytest.approx(3), "a caller that waited twice would wait longer"
+    assert grants_asked().count("refresh_token") == len(time.slept) + 1, "one attempt serves all callers"
 
 
 async def test_retries_stop_when_the_last_caller_is_cancelled(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
-    """Backing off is for those who wait: it ends with the last of them, and the program with it."""
+    """Retries serve waiting callers: they end with the last one, and the program can exit."""
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", times=1000, status=503)
@@ -210,7 +210,7 @@ async def test_retries_stop_when_the_last_caller_is_cancelled(
             backing_off.set()
             await anyio.to_thread.run_sync(over.wait, abandon_on_cancel=True)
 
-    source = patient(oauth, time, retry_for=300, sleep=sleep)
+    source = retrying_source(oauth, time, retry_for=300, sleep=sleep)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(source.token)
@@ -229,16 +229,16 @@ async def test_retries_stop_when_the_last_caller_is_cancelled(
 def test_delay_grows_to_a_limit_and_resets_after_success() -> None:
     time = Time()
     backoff = Backoff(timedelta(seconds=20), uptime=time, random=lambda: 1.0)
-    pauses = []
+    delays = []
     for _ in range(8):
         backoff.record_failure(NetworkError("down"))
-        pauses.append(backoff.next_delay(time.now + 1000))
-    assert pauses == [1, 2, 4, 8, 8, 8, 8, 8]
+        delays.append(backoff.next_delay(time.now + 1000))
+    assert delays == [1, 2, 4, 8, 8, 8, 8, 8]
     time.now += 59
     in_cooldown = [backoff.in_cooldown]
     time.now += 1
     in_cooldown.append(backoff.in_cooldown)
-    assert in_cooldown == [True, False], "who is not waited for is tried once a minute"
+    assert in_cooldown == [True, False], "background attempts happen once a minute"
     backoff.record_success()
     backoff.record_failure(NetworkError("down"))
     assert backoff.next_delay(time.now + 1000) == 1

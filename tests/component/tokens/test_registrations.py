@@ -1,4 +1,4 @@
-"""Which client a sign-in is made with: by hand, by document, by registration; and how it says who it is."""
+"""The client of a sign-in: preregistered, metadata document or registration; and how it authenticates."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.support.signing_in import REDIRECT_URI, begin, sign_in
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = "https://me.example/client.json"
-TRICKY = "canary: 100% +/&=ü \"'"  # a secret with all that form-encoding changes
+TRICKY = "canary: 100% +/&=ü \"'"  # all characters that form-encoding changes
 
 
-async def register_by_hand(sandbox: Sandbox, method: str) -> tuple[str, str | None]:
-    """A client that an operator has made, as their registration page would."""
-    metadata = {"redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": method, "client_name": "By hand"}
+async def preregister(sandbox: Sandbox, method: str) -> tuple[str, str | None]:
+    """Register a client as an operator would on a registration page. Returns its id and secret."""
+    metadata = {"redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": method, "client_name": "Preregistered"}
     async with httpx.AsyncClient(trust_env=False) as client:
-        made = (await client.post(f"{sandbox.base_url}/register", json=metadata)).json()
-    return made["client_id"], made.get("client_secret")
+        registered = (await client.post(f"{sandbox.base_url}/register", json=metadata)).json()
+    return registered["client_id"], registered.get("client_secret")
 
 
 def exchanges(sandbox: Sandbox) -> list[RecordedRequest]:
@@ -38,12 +38,12 @@ def exchanges(sandbox: Sandbox) -> list[RecordedRequest]:
 
 
 def with_client(settings: Settings, client_id: str, secret: str | None) -> NotionOAuth:
-    given = SecretStr(secret) if secret else None
-    return NotionOAuth(settings.model_copy(update={"client_id": client_id, "client_secret": given}))
+    client_secret = SecretStr(secret) if secret else None
+    return NotionOAuth(settings.model_copy(update={"client_id": client_id, "client_secret": client_secret}))
 
 
 async def exchange_anything(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    """Begin a sign-in, and come back with a code that the server refuses."""
+    """Start a sign-in and return with a code that the server refuses."""
     pending = (await oauth.begin_authorization(REDIRECT_URI)).pending
     sandbox.fail_next("/token", status=400, error="invalid_grant")
     response = AuthorizationResponse(state=pending.state, code=SecretStr("some-code"), iss=pending.issuer)
@@ -51,11 +51,11 @@ async def exchange_anything(oauth: NotionOAuth, sandbox: Sandbox) -> None:
         await oauth.complete_authorization(pending, response)
 
 
-async def sign_in_without_it(settings: Settings, sandbox: Sandbox) -> None:
-    """One sign-in at the first server with the same redirect URI and no client by hand."""
-    named, sandbox.options.resource_metadata_overrides = sandbox.options.resource_metadata_overrides, {}
+async def sign_in_with_registration(settings: Settings, sandbox: Sandbox) -> None:
+    """One sign-in at the first server with the same redirect URI and a dynamic registration."""
+    overrides, sandbox.options.resource_metadata_overrides = sandbox.options.resource_metadata_overrides, {}
     await sign_in(NotionOAuth(settings))
-    sandbox.options.resource_metadata_overrides = named
+    sandbox.options.resource_metadata_overrides = overrides
 
 
 class TestPreregistered:
@@ -64,27 +64,27 @@ class TestPreregistered:
     @pytest.mark.parametrize("method", ["none", "client_secret_basic", "client_secret_post"])
     @pytest.mark.spec("MCP §Client Registration Approaches", "Use a client that was registered by hand first")
     async def test_preregistered_client_is_used(self, settings: Settings, sandbox: Sandbox, method: str) -> None:
-        client_id, secret = await register_by_hand(sandbox, method)
+        client_id, secret = await preregister(sandbox, method)
         sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": [method]}
         oauth = with_client(settings, client_id, secret)
         await sign_in(oauth)
         await oauth.refresh()
         await oauth.sign_out()
-        assert len(sandbox.requests_to("/register")) == 1, "the operator's own"
+        assert len(sandbox.requests_to("/register")) == 1, "the one of the operator"
         for sent in exchanges(sandbox):
             basic, posted = "authorization" in sent.headers, "client_secret" in sent.form
             assert (basic, posted) == (method == "client_secret_basic", method == "client_secret_post")
             assert ("client_id" in sent.form) is not basic, "never by two methods at once"
 
-    @pytest.mark.parametrize("given", [None, "canary-secret-of-another-server"])
+    @pytest.mark.parametrize("configured", [None, "canary-secret-of-another-server"])
     async def test_login_keeps_the_secret_of_its_sign_in(
-        self, settings: Settings, sandbox: Sandbox, given: str | None
+        self, settings: Settings, sandbox: Sandbox, configured: str | None
     ) -> None:
-        """Settings that lack the secret, or hold another server's, end no login and are shown to nobody."""
-        client_id, secret = await register_by_hand(sandbox, "client_secret_post")
+        """Settings without the secret, or with another server's, end no login; that secret is sent to no server."""
+        client_id, secret = await preregister(sandbox, "client_secret_post")
         settings = settings.model_copy(update={"client_auth_method": "client_secret_post"})
         await sign_in(with_client(settings, client_id, secret))
-        other = with_client(settings, client_id, given)
+        other = with_client(settings, client_id, configured)
         await other.refresh()
         await other.introspect()
         assert await other.sign_out() is SignOut.REVOKED
@@ -93,17 +93,17 @@ class TestPreregistered:
 
     @pytest.mark.spec("MCP §Authorization Server Binding", "Refuse to show a client by hand to another issuer")
     async def test_preregistered_client_is_sent_to_no_other_issuer(self, settings: Settings, sandbox: Sandbox) -> None:
-        client_id, secret = await register_by_hand(sandbox, "none")
+        client_id, secret = await preregister(sandbox, "none")
         oauth = with_client(settings, client_id, secret)
         await sign_in(oauth)
         with serve_sandbox() as other:
             sandbox.options.resource_metadata_overrides = {"authorization_servers": [other.issuer]}
             with pytest.raises(ConfigurationError, match="was registered with") as caught:
                 await begin(oauth)
-            assert other.issuer not in caught.value.hint, "nobody is told to trust it"
+            assert other.issuer not in caught.value.hint, "the hint does not suggest to trust it"
             with pytest.raises(ConfigurationError, match="was registered with"):
                 await begin(NotionOAuth(oauth.settings, profile="work"))
-            await sign_in_without_it(settings, sandbox)
+            await sign_in_with_registration(settings, sandbox)
             with pytest.raises(ConfigurationError, match="was registered with"):
                 await begin(oauth)
             assert client_id not in str([(sent.query, sent.form) for sent in other.requests])
@@ -111,7 +111,7 @@ class TestPreregistered:
             assert (await there.begin_authorization(REDIRECT_URI)).pending.client.client_id == client_id
 
     async def test_issuer_of_the_client_is_preferred(self, settings: Settings, sandbox: Sandbox) -> None:
-        client_id, secret = await register_by_hand(sandbox, "none")
+        client_id, secret = await preregister(sandbox, "none")
         oauth = with_client(settings, client_id, secret)
         await sign_in(oauth)
         with serve_sandbox() as other:
@@ -121,26 +121,26 @@ class TestPreregistered:
             assert not other.requests
 
     async def test_secret_is_not_stored_with_the_registrations(self, settings: Settings, sandbox: Sandbox) -> None:
-        client_id, secret = await register_by_hand(sandbox, "client_secret_basic")
+        client_id, secret = await preregister(sandbox, "client_secret_basic")
         await sign_in(with_client(settings, client_id, secret))
-        kept = settings.token_file.with_name(settings.token_file.name + ".clients").read_text()
-        assert client_id in kept
+        stored = settings.token_file.with_name(settings.token_file.name + ".clients").read_text()
+        assert client_id in stored
         assert secret is not None
-        assert secret not in kept
+        assert secret not in stored
 
     async def test_last_used_port_is_used_again(self, settings: Settings, sandbox: Sandbox) -> None:
-        """As where the server wants the very port: one that was begun with and led to nothing is not gone back to."""
-        client_id, secret = await register_by_hand(sandbox, "none")
+        """Some servers require the exact port. The port of a sign-in that was not completed is not used again."""
+        client_id, secret = await preregister(sandbox, "none")
         oauth = with_client(settings, client_id, secret)
         for port in (40001, 40002, 40001):
             redirect_uri = f"http://127.0.0.1:{port}/callback"
             await sign_in(oauth, redirect_uri)
             await oauth.begin_authorization("http://127.0.0.1:40003/callback")
             assert list(await oauth.registered_redirect_uris()) == [redirect_uri]
-        assert len(await oauth.store.load_registrations("default")) == 2, "nothing grows with each sign-in"
+        assert len(await oauth.store.load_registrations("default")) == 2, "the number of registrations stays the same"
 
     async def test_without_the_setting_a_client_is_registered(self, settings: Settings, sandbox: Sandbox) -> None:
-        client_id, secret = await register_by_hand(sandbox, "none")
+        client_id, secret = await preregister(sandbox, "none")
         await sign_in(with_client(settings, client_id, secret))
         login = await sign_in(NotionOAuth(settings))
         assert login.client is not None
@@ -160,7 +160,7 @@ class TestPreregistered:
 
 
 class TestMetadataDocument:
-    """NOTION_OAUTH_CLIENT_METADATA_URL, where the server takes such ids."""
+    """NOTION_OAUTH_CLIENT_METADATA_URL, if the server supports such ids."""
 
     @pytest.fixture
     def published(self, settings: Settings, sandbox: Sandbox) -> NotionOAuth:
@@ -193,7 +193,7 @@ class TestMetadataDocument:
 
     @pytest.mark.spec("MCP §Client Registration Approaches", "Use a client that was registered by hand first")
     async def test_preregistered_client_takes_precedence(self, settings: Settings, sandbox: Sandbox) -> None:
-        client_id, _ = await register_by_hand(sandbox, "none")
+        client_id, _ = await preregister(sandbox, "none")
         both = settings.model_copy(update={"client_id": client_id, "client_metadata_url": DOCUMENT})
         pending, _ = await begin(NotionOAuth(both))
         assert pending.client.client_id == client_id
@@ -206,7 +206,7 @@ class TestMetadataDocument:
 
 
 class TestDynamicRegistration:
-    """RFC 7591, by what the server lists."""
+    """RFC 7591, with the methods that the server lists."""
 
     @pytest.mark.parametrize(
         ("listed", "method"),
@@ -230,22 +230,22 @@ class TestDynamicRegistration:
         assert ("authorization" in exchange.headers) is (method == "client_secret_basic")
 
     async def test_unrequested_secret_follows_the_listed_methods(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
-        """Some servers give every client a secret and do not say how it is to be sent; this one takes none."""
+        """Some servers give every client a secret without a method; this server accepts no secret."""
         sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["none"]}
-        made = {"client_id": "odd", "client_secret": "canary-unasked"}
-        sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
+        registered = {"client_id": "odd", "client_secret": "canary-unasked"}
+        sandbox.fail_next("/register", status=201, body=json.dumps(registered), content_type="application/json")
         await exchange_anything(oauth, sandbox)
         assert exchanges(sandbox)[-1].form["client_id"] == "odd"
         assert "client_secret" not in exchanges(sandbox)[-1].form
 
     async def test_secret_is_form_encoded_for_basic(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": ["client_secret_basic"]}
-        made = {
+        registered = {
             "client_id": "a:b c",
             "client_secret": TRICKY,
             "token_endpoint_auth_method": "client_secret_basic",
         }
-        sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
+        sandbox.fail_next("/register", status=201, body=json.dumps(registered), content_type="application/json")
         await exchange_anything(oauth, sandbox)
         sent = exchanges(sandbox)[-1].headers["authorization"].removeprefix("Basic ")
         user, _, secret = base64.b64decode(sent).decode("ascii").partition(":")
@@ -258,16 +258,16 @@ class TestDynamicRegistration:
         second = await sign_in(oauth, challenge=more)
         assert (second.scope, second.client != first.client) == ("default write", True)
         third = await sign_in(oauth, challenge=more)
-        assert third.client == second.client, "and then it is used again"
+        assert third.client == second.client, "it is used again"
 
-    @pytest.mark.parametrize("asked_by", ["a person", "the resource"])
+    @pytest.mark.parametrize("source", ["user", "resource"])
     async def test_forgotten_client_is_replaced_in_a_step_up(
-        self, oauth: NotionOAuth, sandbox: Sandbox, asked_by: str
+        self, oauth: NotionOAuth, sandbox: Sandbox, source: str
     ) -> None:
-        """The resource's own word is believed once, without asking the authorization server."""
+        """A challenge of the resource is trusted once, without a check at the authorization server."""
         first = await sign_in(oauth)
         sandbox.forget_clients()
-        url = f"{sandbox.base_url}/.well-known/oauth-protected-resource/mcp" if asked_by == "the resource" else None
+        url = f"{sandbox.base_url}/.well-known/oauth-protected-resource/mcp" if source == "resource" else None
         more = BearerChallenge(error="insufficient_scope", scope="default", resource_metadata=url)
         if url:
             await oauth.begin_authorization(REDIRECT_URI, challenge=more)
@@ -282,16 +282,16 @@ class TestDynamicRegistration:
 
     async def test_client_requests_only_its_registered_scopes(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.scopes = ("default", "read", "write")
-        made = {"client_id": (await register_by_hand(sandbox, "none"))[0], "scope": "write default unheard-of"}
-        sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
-        for _ in range(2):  # the second time with the registration that is kept
+        registered = {"client_id": (await preregister(sandbox, "none"))[0], "scope": "write default unheard-of"}
+        sandbox.fail_next("/register", status=201, body=json.dumps(registered), content_type="application/json")
+        for _ in range(2):  # the second time with the stored registration
             login = await sign_in(oauth)
             assert login.requested_scope == "default write"
-        assert len(sandbox.requests_to("/register")) == 2, "by hand, and once by itself"
+        assert len(sandbox.requests_to("/register")) == 2, "the operator's and one dynamic registration"
 
     async def test_unsupported_auth_method_is_reported(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
-        made = {"client_id": "some-client", "token_endpoint_auth_method": "private_key_jwt"}
-        sandbox.fail_next("/register", status=201, body=json.dumps(made), content_type="application/json")
+        registered = {"client_id": "some-client", "token_endpoint_auth_method": "private_key_jwt"}
+        sandbox.fail_next("/register", status=201, body=json.dumps(registered), content_type="application/json")
         with pytest.raises(RegistrationRefused, match="private_key_jwt, which is not supported") as caught:
             await begin(oauth)
         assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint

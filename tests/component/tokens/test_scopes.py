@@ -1,4 +1,4 @@
-"""What a person has agreed to once is asked for again at their next sign-in, for as long as it is on offer."""
+"""Scopes that the user has granted are requested again at the next sign-in, while the server lists them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MORE = BearerChallenge(error="insufficient_scope", scope="write")
 
 @pytest.fixture(autouse=True)
 def offers_more(sandbox: Sandbox) -> None:
-    """The server has more scopes than the resource asks everybody for."""
+    """The server has more scopes than the resource requests by default."""
     sandbox.options.scopes = ("default", "read", "write")
     sandbox.options.resource_metadata_overrides = {"scopes_supported": ["default"]}
 
 
-async def asked_next(oauth: NotionOAuth, challenge: BearerChallenge | None = None) -> str | None:
-    """The scope that the next sign-in asks for."""
+async def next_scope(oauth: NotionOAuth, challenge: BearerChallenge | None = None) -> str | None:
+    """The scope that the next sign-in requests."""
     pending, _ = await begin(oauth, challenge=challenge)
     return pending.scope
 
@@ -35,7 +35,7 @@ async def asked_next(oauth: NotionOAuth, challenge: BearerChallenge | None = Non
 async def test_sign_in_requests_the_scopes_of_the_last_login(oauth: NotionOAuth, settings: Settings) -> None:
     await sign_in(oauth)
     await sign_in(oauth, challenge=MORE)
-    assert await asked_next(oauth) == "default write"
+    assert await next_scope(oauth) == "default write"
     assert (await sign_in(NotionOAuth(settings))).scope == "default write"
 
 
@@ -46,28 +46,28 @@ async def test_scopes_are_requested_again_after_the_server_ended_the_login(
     sandbox.revoke_grants()
     with pytest.raises(SignInRequired):
         await oauth.refresh()
-    assert await asked_next(NotionOAuth(settings)) == "write default"
+    assert await next_scope(NotionOAuth(settings)) == "write default"
     read = BearerChallenge(error="insufficient_scope", scope="read")
-    assert await asked_next(NotionOAuth(settings), read) == "write read"
+    assert await next_scope(NotionOAuth(settings), read) == "write read"
 
 
 async def test_scopes_are_requested_again_after_a_refresh(oauth: NotionOAuth, settings: Settings) -> None:
     await sign_in(oauth, challenge=MORE)
     age(settings.token_file, hours=2)
     await NotionOAuth(settings).tokens.token()
-    assert await asked_next(NotionOAuth(settings)) == "write default"
+    assert await next_scope(NotionOAuth(settings)) == "write default"
 
 
 async def test_sign_out_forgets_the_scopes(oauth: NotionOAuth) -> None:
     await sign_in(oauth, challenge=MORE)
     await oauth.sign_out()
-    assert await asked_next(oauth) == "default"
+    assert await next_scope(oauth) == "default"
 
 
 async def test_scope_that_the_server_no_longer_lists_is_not_requested(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     await sign_in(oauth, challenge=MORE)
     sandbox.options.scopes = ("default", "read")
-    assert await asked_next(oauth) == "default"
+    assert await next_scope(oauth) == "default"
     await sign_in(oauth)
 
 
@@ -103,11 +103,11 @@ async def test_scope_hint_names_the_profile(settings: Settings, sandbox: Sandbox
 
 
 async def test_scope_that_was_granted_without_a_request_is_not_requested(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    """A server that names scopes of its own in its answers need not take them in a request."""
+    """A server that returns other scopes than requested may not accept them in a request."""
     sandbox.options.resource_metadata_overrides = {"scopes_supported": []}
     sandbox.options.token_response_overrides = {"scope": "workspace:all"}
     assert (await sign_in(oauth)).scope == "workspace:all"
-    assert await asked_next(oauth) is None
+    assert await next_scope(oauth) is None
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ async def test_scopes_are_not_requested_at_another_server(oauth: NotionOAuth, sa
         "authorization_servers": [other.issuer],
     }
     other.options.scopes = ("default", "write")
-    assert await asked_next(oauth) == "default"
+    assert await next_scope(oauth) == "default"
 
 
 async def test_scopes_are_not_requested_for_another_resource(
@@ -135,4 +135,4 @@ async def test_scopes_are_not_requested_for_another_resource(
         await oauth.refresh()
     other.options.resource_metadata_overrides = {"authorization_servers": [sandbox.issuer]}
     sandbox.options.other_resources = (other.mcp_url,)
-    assert await asked_next(NotionOAuth(settings.model_copy(update={"server_url": other.mcp_url}))) == "default"
+    assert await next_scope(NotionOAuth(settings.model_copy(update={"server_url": other.mcp_url}))) == "default"

@@ -1,4 +1,4 @@
-"""A valid token: refreshed once whoever asks, kept through passing failures, ended by the server alone."""
+"""A valid token: refreshed once for all callers, kept through transient failures, ended only by the server."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ async def test_many_tasks_refresh_once(
     clock.ahead = timedelta(hours=2)
     got: list[SecretStr] = []
 
-    async def ask() -> None:
+    async def request() -> None:
         got.append(await oauth.tokens.token())
 
     async with anyio.create_task_group() as tasks:
         for _ in range(25):
-            tasks.start_soon(ask)
+            tasks.start_soon(request)
     assert len(got) == 25
     assert len({token.get_secret_value() for token in got}) == 1
     assert grants_asked() == ["authorization_code", "refresh_token"]
@@ -133,22 +133,22 @@ async def test_many_tasks_refresh_once(
 async def test_refresh_of_another_process_is_adopted(
     oauth: NotionOAuth, settings: Settings, grants_asked: Posted
 ) -> None:
-    refused = (await sign_in(oauth)).access_token
+    rejected = (await sign_in(oauth)).access_token
     newer = (await NotionOAuth(settings).refresh()).access_token
-    assert await oauth.tokens.token(rejected=refused) == newer
+    assert await oauth.tokens.token(rejected=rejected) == newer
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
 @pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
 async def test_rejected_token_is_replaced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    refused = (await sign_in(oauth)).access_token
+    rejected = (await sign_in(oauth)).access_token
     sandbox.expire_access_tokens()
-    token = await oauth.tokens.token(rejected=refused)
-    assert token != refused
+    token = await oauth.tokens.token(rejected=rejected)
+    assert token != rejected
     assert sandbox.is_access_token_live(token.get_secret_value())
 
 
-PASSING: list[dict[str, Any]] = [
+TRANSIENT: list[dict[str, Any]] = [
     {"status": 429, "error": "temporarily_unavailable"},
     {"status": 500},
     {"status": 503, "body": "<html>"},
@@ -159,7 +159,7 @@ PASSING: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("failure", PASSING, ids=lambda failure: str(failure["status"]))
+@pytest.mark.parametrize("failure", TRANSIENT, ids=lambda failure: str(failure["status"]))
 async def test_transient_failure_keeps_the_login(
     oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, failure: dict[str, Any]
 ) -> None:
@@ -169,7 +169,7 @@ async def test_transient_failure_keeps_the_login(
     with pytest.raises(TransientError):
         await oauth.tokens.token()
     assert await stored(oauth) == login
-    assert await oauth.tokens.token() != login.access_token, "the next try succeeds"
+    assert await oauth.tokens.token() != login.access_token, "the next attempt succeeds"
 
 
 @pytest.mark.parametrize("kind", ["drop", "lose_response", "garble", "oversize"])
@@ -227,9 +227,9 @@ async def test_no_refresh_is_requested_if_the_store_is_not_writable(
 ) -> None:
     await sign_in(oauth)
     clock.ahead = timedelta(hours=2)
-    kept = settings.token_file.with_name("moved.json")
-    settings.token_file.rename(kept)
-    settings.token_file.symlink_to(kept)
+    moved = settings.token_file.with_name("moved.json")
+    settings.token_file.rename(moved)
+    settings.token_file.symlink_to(moved)
     with pytest.raises(StorageError, match="symbolic link"):
         await oauth.tokens.token()
     assert grants_asked() == ["authorization_code"]
@@ -257,19 +257,19 @@ async def test_new_tokens_are_stored_before_they_are_returned(
     login = await sign_in(oauth)
     clock.ahead = timedelta(hours=2)
 
-    async def cannot(profile: str, tokens: TokenSet) -> None:
+    async def fail(profile: str, tokens: TokenSet) -> None:
         raise StorageError("The disk is full.")
 
-    monkeypatch.setattr(oauth.store, "save", cannot)
+    monkeypatch.setattr(oauth.store, "save", fail)
     with pytest.raises(StorageError):
         await oauth.tokens.token()
     monkeypatch.undo()
     assert await stored(oauth) == login
-    assert await oauth.tokens.token() != login.access_token, "the refresh token that is stored is good once more"
+    assert await oauth.tokens.token() != login.access_token, "the server accepts the stored refresh token once more"
 
 
 async def test_sign_out_during_a_refresh_is_not_undone(oauth: NotionOAuth, settings: Settings, clock: Clock) -> None:
-    """Whoever holds the lock first wins, and no order of the two brings the login back."""
+    """Neither order of the two brings the login back."""
     await sign_in(oauth)
     clock.ahead = timedelta(hours=2)
     async with anyio.create_task_group() as tasks:
@@ -311,11 +311,11 @@ async def test_sign_in_of_another_process_replaces_a_running_refresh(
 async def _during_a_slow_refresh(
     oauth: NotionOAuth, sandbox: Sandbox, act: Callable[[], Coroutine[Any, Any, object]]
 ) -> None:
-    """Do something elsewhere after the server has refreshed, and before its answer arrives."""
+    """Act in another process after the server has refreshed, and before its response arrives."""
     sandbox.misbehave_next("/token", "slow", seconds=0.4)
-    asked = len(sandbox.requests_to("/token"))
+    requests = len(sandbox.requests_to("/token"))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(oauth.tokens.token)
-        while len(sandbox.requests_to("/token")) == asked:
+        while len(sandbox.requests_to("/token")) == requests:
             await anyio.sleep(0.005)
         await act()

@@ -1,4 +1,4 @@
-"""Clocks that are wrong, jump or stand still, and how long tokens and logins live."""
+"""Clocks that are wrong, jump or stop, and the lifetimes of tokens and logins."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WINDOW = timedelta(minutes=5)
 
 
 class Machine:
-    """A machine's two clocks: the one on the wall can be set, the other goes on."""
+    """A machine's two clocks: the wall clock can be set, `uptime` only increases."""
 
     def __init__(self) -> None:
         self.wall, self.uptime = datetime.now(UTC), 5000.0
@@ -41,7 +41,7 @@ class Machine:
     def clock(self) -> datetime:
         return self.wall
 
-    def pass_by(self, **span: float) -> None:
+    def advance(self, **span: float) -> None:
         self.wall += timedelta(**span)
         self.uptime += timedelta(**span).total_seconds()
 
@@ -71,7 +71,7 @@ async def test_clock_set_back_does_not_extend_a_token(
     login = await sign_in(oauth)
     assert await oauth.tokens.token() == login.access_token
     machine.wall -= timedelta(hours=3)
-    machine.pass_by(minutes=61)
+    machine.advance(minutes=61)
     assert await oauth.tokens.token() != login.access_token
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
@@ -94,7 +94,7 @@ async def test_clock_ahead_at_sign_in_causes_one_refresh(
     machine.wall += timedelta(days=400)
     login = await sign_in(oauth)
     machine.wall -= timedelta(days=400)
-    assert await oauth.tokens.token() == login.access_token, "it may well be good"
+    assert await oauth.tokens.token() == login.access_token, "it may still be valid"
     await oauth.tokens.wait_until_idle()
     for _ in range(3):
         assert await oauth.tokens.token() != login.access_token
@@ -129,7 +129,7 @@ async def test_small_clock_step_back_causes_no_refresh(
 async def test_token_expires_while_the_machine_is_suspended(
     oauth: NotionOAuth, machine: Machine, grants_asked: Posted
 ) -> None:
-    """Also where the clock that only goes on did not count the sleep."""
+    """Also if `uptime` does not count the time of the suspend."""
     login = await sign_in(oauth)
     assert await oauth.tokens.token() == login.access_token
     machine.wall += timedelta(hours=9)
@@ -138,14 +138,14 @@ async def test_token_expires_while_the_machine_is_suspended(
 
 
 async def test_lifetime_counts_from_before_the_request(settings: Settings, sandbox: Sandbox, machine: Machine) -> None:
-    class Asleep(httpx.AsyncHTTPTransport):
+    class SuspendedNetwork(httpx.AsyncHTTPTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            answer = await super().handle_async_request(request)
+            response = await super().handle_async_request(request)
             if request.url.path == "/token":
                 machine.wall += timedelta(hours=9)
-            return answer
+            return response
 
-    client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=Asleep()), clock=machine.clock)
+    client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=SuspendedNetwork()), clock=machine.clock)
     oauth = NotionOAuth(settings, client=client, clock=machine.clock)
     await sign_in(oauth)
     assert (await oauth.status()).status == "expired"
@@ -155,10 +155,10 @@ async def test_lifetime_counts_from_before_the_request(settings: Settings, sandb
 async def test_token_of_unknown_lifetime_is_used_until_rejected(
     oauth: NotionOAuth, sandbox: Sandbox, machine: Machine, sent: Any, grants_asked: Posted
 ) -> None:
-    """And is not refreshed at every use."""
+    """It is not refreshed at every use."""
     sandbox.options.token_response_overrides = {"expires_in": sent}
     login = await sign_in(oauth)
-    machine.pass_by(hours=7)
+    machine.advance(hours=7)
     for _ in range(3):
         assert await oauth.tokens.token() == login.access_token
         await oauth.tokens.wait_until_idle()
@@ -192,7 +192,7 @@ def test_refresh_window_is_at_most_a_third_of_the_lifetime(lifetime: int, due_af
 
 
 def at(days: float, **changes: Any) -> TokenSet:
-    """A login of that age, refreshed just now unless told otherwise."""
+    """A login of that age in days, refreshed now unless `changes` say otherwise."""
     then = NOW - timedelta(days=days)
     return tokens(**{"authorized_at": then, "refreshed_at": NOW, "updated_at": NOW, **changes})
 
@@ -222,7 +222,7 @@ def test_end_of_a_login_and_its_warning(login: TokenSet, ends_in: float, warned:
 async def test_sign_in_and_refresh_times_are_stored(oauth: NotionOAuth, settings: Settings, machine: Machine) -> None:
     signed_in = machine.wall
     await sign_in(oauth)
-    machine.pass_by(days=1)
+    machine.advance(days=1)
     await oauth.refresh()
     status = await oauth.status()
     assert status.authorized_at is not None
@@ -244,7 +244,7 @@ async def test_cache_notices_changes_of_other_processes(
     assert await oauth.tokens.token() == login.access_token
     for change in (other.refresh, partial(sign_in, other)):
         with anyio.fail_after(5):
-            while oauth.tokens.get_fresh() is None:  # it is in memory, and believed
+            while oauth.tokens.get_fresh() is None:  # until the cache is used
                 await oauth.tokens.token()
         changed = await change()
         machine.uptime += RECHECK_INTERVAL
@@ -258,10 +258,10 @@ async def test_cache_notices_changes_of_other_processes(
 class Counting(JsonFileStore):
     """Counts how often the file is read."""
 
-    read = 0
+    reads = 0
 
     async def load(self, profile: str) -> TokenSet | None:
-        self.read += 1
+        self.reads += 1
         return await super().load(profile)
 
 
@@ -270,10 +270,10 @@ async def test_cached_token_is_not_read_from_the_file_again(settings: Settings) 
     oauth = NotionOAuth(settings, store=store)
     login = await sign_in(oauth)
     with anyio.fail_after(5):
-        while oauth.tokens.get_fresh() is None:  # a file that was changed a moment ago is not trusted to be the same
+        while oauth.tokens.get_fresh() is None:  # until the file is old enough for the cache
             await oauth.tokens.token()
-    read = store.read
+    reads = store.reads
     for _ in range(10):
         assert await oauth.tokens.token() == login.access_token
         assert oauth.tokens.get_fresh() == login.access_token
-    assert store.read == read
+    assert store.reads == reads

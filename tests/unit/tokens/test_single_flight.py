@@ -1,4 +1,4 @@
-"""Work that is done once: those who wait for it come and go, in any thread and event loop, and leave nothing behind."""
+"""SingleFlight: callers in any thread and event loop share one call, and leave no reference behind."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ MORE_THAN_WORKERS = 60  # anyio has forty worker threads
 
 
 class Work:
-    """Takes until it is told to end."""
+    """A shared call that runs until `release` is set."""
 
     def __init__(self) -> None:
-        self.over = threading.Event()
-        self.flight, _ = SingleFlight[str]().join_or_start(self._fly)
+        self.release = threading.Event()
+        self.call, _ = SingleFlight[str]().join_or_start(self._run)
 
-    async def _fly(self, flight: SharedCall[str]) -> str:
-        with flight.abandonable():
-            while not self.over.is_set():
+    async def _run(self, call: SharedCall[str]) -> str:
+        with call.abandonable():
+            while not self.release.is_set():
                 await anyio.sleep(0.01)
             return "done"
-        raise AssertionError("an interrupted flight has raised")
+        raise AssertionError("an abandoned call has raised")
 
-    async def awaited_by(self, number: int) -> None:
-        """Until exactly so many wait for it."""
-        while self.flight.waiting != number:
+    async def wait_for_callers(self, number: int) -> None:
+        """Wait until exactly this number of callers wait."""
+        while self.call.waiting != number:
             await anyio.sleep(0.01)
 
 
@@ -48,25 +48,25 @@ class Work:
 def work() -> Iterator[Work]:
     work = Work()
     yield work
-    work.over.set()
+    work.release.set()
 
 
 @BACKENDS
 async def test_waiting_uses_no_worker_thread(work: Work) -> None:
-    """Of which a program has few: whatever it does in them itself would wait as long."""
+    """A program has few worker threads: a waiting caller must not occupy one."""
     outcomes: list[str] = []
 
     async def wait() -> None:
-        outcomes.append(await work.flight.result())
+        outcomes.append(await work.call.result())
 
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             for _ in range(MORE_THAN_WORKERS):
                 tasks.start_soon(wait)
             await anyio.wait_all_tasks_blocked()
-            assert work.flight.waiting == MORE_THAN_WORKERS
+            assert work.call.waiting == MORE_THAN_WORKERS
             assert anyio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
-            work.over.set()
+            work.release.set()
     assert outcomes == ["done"] * MORE_THAN_WORKERS
 
 
@@ -74,98 +74,98 @@ async def test_waiting_uses_no_worker_thread(work: Work) -> None:
 async def test_work_continues_until_the_last_caller_leaves(work: Work) -> None:
     async def wait(scope: anyio.CancelScope) -> None:
         with scope:
-            await work.flight.result()
+            await work.call.result()
 
     first, last = anyio.CancelScope(), anyio.CancelScope()
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             for scope in (first, last):
                 tasks.start_soon(wait, scope)
-            await work.awaited_by(2)
+            await work.wait_for_callers(2)
             first.cancel()
-            await work.awaited_by(1)
-            assert not work.flight.done
+            await work.wait_for_callers(1)
+            assert not work.call.done
             last.cancel()
-        await work.flight.wait_until_done()
+        await work.call.wait_until_done()
         with pytest.raises(Abandoned):
-            await work.flight.result()
+            await work.call.result()
 
 
 async def test_work_without_callers_is_not_started() -> None:
     done: list[str] = []
 
-    async def work(flight: SharedCall[None]) -> None:
-        with flight.abandonable():
+    async def work(call: SharedCall[None]) -> None:
+        with call.abandonable():
             await anyio.sleep(0)
             done.append("opened a browser")
 
-    flight = SharedCall(work)
+    call = SharedCall(work)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(flight.result)
+        tasks.start_soon(call.result)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
-    flight.start()
+    call.start()
     with anyio.fail_after(60):
-        await flight.wait_until_done()
+        await call.wait_until_done()
     assert not done
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_cancelled_caller_leaves_no_reference(work: Work, backend: str) -> None:
-    """It may last for minutes, and those who wait in it may be many."""
+    """The call may last for minutes and have many callers."""
 
-    async def leave() -> weakref.ref[object]:
+    async def cancel() -> weakref.ref[object]:
         with anyio.move_on_after(0.01):
-            await work.flight.wait_until_done()
+            await work.call.wait_until_done()
         here = trio.lowlevel.current_trio_token() if backend == "trio" else asyncio.get_running_loop()
         return weakref.ref(here)
 
-    left = anyio.run(leave, backend=backend)
+    left = anyio.run(cancel, backend=backend)
     gc.collect()
-    assert not work.flight.done
-    assert left() is None, "the event loop that was to be told"
+    assert not work.call.done
+    assert left() is None, "the event loop of the cancelled caller"
 
 
 async def test_closed_event_loop_does_not_block_other_callers(work: Work) -> None:
     outcomes: list[str] = []
 
-    def end_in_the_middle() -> asyncio.Task[None]:
+    def close_while_waiting() -> asyncio.Task[None]:
         loop = asyncio.new_event_loop()
-        loop.set_exception_handler(lambda *_: None)  # it would log that the task never ends
-        task = loop.create_task(work.flight.wait_until_done())
+        loop.set_exception_handler(lambda *_: None)  # it would log a task that never ends
+        task = loop.create_task(work.call.wait_until_done())
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
         return task
 
     async def wait() -> None:
-        outcomes.append(await work.flight.result())
+        outcomes.append(await work.call.result())
 
-    abandoned = await anyio.to_thread.run_sync(end_in_the_middle)
+    abandoned = await anyio.to_thread.run_sync(close_while_waiting)
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(wait)
-            await work.awaited_by(5)
-            work.over.set()
+            await work.wait_for_callers(5)
+            work.release.set()
     assert outcomes == ["done"] * 5
     assert not abandoned.done()
 
 
 def raised(again: Callable[[], object]) -> Exception:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - the tests tell which
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the tests check which
         again()
     return caught.value
 
 
 def test_own_error_is_copied_for_each_caller() -> None:
     again = reraiser(NetworkError("No answer."))
-    one, other = raised(again), raised(again)
-    assert one is not other
-    assert str(one) == str(other) == str(NetworkError("No answer."))
+    first, second = raised(again), raised(again)
+    assert first is not second
+    assert str(first) == str(second) == str(NetworkError("No answer."))
 
 
 def test_traceback_of_another_error_does_not_grow() -> None:
-    """However often it is raised: each entry of it would keep a caller's variables alive."""
+    """Each entry of the traceback would keep the variables of a caller alive."""
     again = reraiser(raised(partial(os.stat, "/nowhere")))
     first, *_, last = [len(traceback.extract_tb(raised(again).__traceback__)) for _ in range(9)]
     assert first == last
