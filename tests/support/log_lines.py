@@ -1,4 +1,4 @@
-"""What tests of the logs share: the lines of the audit log, and lines as our own programs write them."""
+"""Fixtures for tests of the logs: the events of the audit log, and the text of all log lines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from notion_oauth.observability.log_format import TextLines
 
-Told = Callable[[], list[tuple[str, dict[str, str]]]]
+AuditEvents = Callable[[], list[tuple[str, dict[str, str]]]]
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Told:
+def audit_events(caplog: pytest.LogCaptureFixture) -> AuditEvents:
     """The events of the audit log and their facts, in order."""
     caplog.set_level(logging.INFO, "notion_oauth.audit")
     return lambda: [
@@ -25,8 +25,8 @@ def told(caplog: pytest.LogCaptureFixture) -> Told:
 
 
 @pytest.fixture
-def written() -> Iterator[io.StringIO]:
-    """All that the package logs, as lines for people."""
+def log_output() -> Iterator[io.StringIO]:
+    """All log lines of the package, in text format."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextLines())

@@ -36,7 +36,7 @@ def issued(**fields: Any) -> TokenResponse:
 
 
 @pytest.mark.parametrize("name", ["refresh_token", "scope", "unknown"])
-def test_text_that_could_be_sent_nowhere_is_no_json(name: str) -> None:
+def test_text_that_cannot_be_encoded_is_invalid_json(name: str) -> None:
     """RFC 8259 §8.2: half a surrogate pair; kept, it would fail when the next refresh is encoded."""
     with pytest.raises(ServerUnavailable):
         issued(**{name: f"x{HALF}"})
@@ -50,34 +50,34 @@ def test_text_that_could_be_sent_nowhere_is_no_json(name: str) -> None:
         decode_registrations(json.dumps({"registrations": [{"client_id": HALF}]}).encode(), Path("t"))
 
 
-def test_whole_pairs_and_all_other_text_are_json() -> None:
+def test_surrogate_pairs_are_valid_json() -> None:
     parsed = issued(refresh_token="\U0001f511 ü", scope="日本")
     assert parsed.refresh_token is not None
     assert parsed.refresh_token.get_secret_value() == "\U0001f511 ü"
     assert refresh_request(tokens(refresh_token=parsed.refresh_token)).content()
 
 
-def test_a_code_that_could_not_be_encoded_is_refused_by_the_server_and_not_by_python() -> None:
+def test_a_code_that_cannot_be_encoded_is_refused_by_the_server() -> None:
     response = parse_authorization_response([("state", "canary-state"), ("code", f"x{HALF}")])
     code = check_authorization_response(response, pending(), now=NOW)
     assert b"code=x%3F" in (code_request(pending(), code).content() or b"")
 
 
 @pytest.mark.parametrize("scope", [["default"], {"a": 1}, 7, None, True])
-def test_a_scope_of_the_wrong_kind_loses_no_tokens(scope: object) -> None:
+def test_a_scope_of_the_wrong_type_loses_no_tokens(scope: object) -> None:
     """The refresh token that was sent is spent: what comes back is all there is."""
     parsed = issued(scope=scope, refresh_token="r")
     assert parsed.scope is None
     assert parsed.refresh_token == SecretStr("r")
 
 
-def test_an_empty_refresh_token_is_none() -> None:
+def test_an_empty_refresh_token_counts_as_missing() -> None:
     assert token_set(issued(refresh_token=""), pending(), requested_at=NOW).refresh_token is None
 
 
 @pytest.mark.parametrize("client_id", ["c", "an-id-that-is-long-enough"])
 @pytest.mark.parametrize("echoed", ["canary secret: 100%", "canary%20secret%3A%20100%25", "the pair", "the header"])
-def test_a_client_secret_that_is_echoed_is_not_shown(echoed: str, client_id: str) -> None:
+def test_an_echoed_client_secret_is_not_shown(echoed: str, client_id: str) -> None:
     client = ClientInformation(
         client_id=client_id,
         client_secret=SecretStr("canary secret: 100%"),
@@ -104,13 +104,13 @@ def test_a_client_secret_that_is_echoed_is_not_shown(echoed: str, client_id: str
         "https://mcp.notion.com/\x7f",
     ],
 )
-def test_a_url_with_characters_that_no_url_has_is_not_used(url: str) -> None:
+def test_a_url_with_invalid_characters_is_not_used(url: str) -> None:
     """RFC 3986 §2, Appendix A."""
     assert url_problem(url) == "contains a character that is not allowed in a URL"
 
 
 @pytest.mark.parametrize("resource", ["https://[::1", "https://h:99999", "nonsense", "", HALF, "https://h.example#x"])
-def test_what_is_no_url_covers_nothing(resource: str) -> None:
+def test_an_invalid_url_covers_nothing(resource: str) -> None:
     assert resource_covers(resource, "https://h.example/mcp") is False
     assert resource_covers("https://h.example", resource) is False
 
@@ -119,7 +119,7 @@ LOOPBACK = "http://127.0.0.1:8080"
 
 
 @pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
-def test_an_https_resource_names_no_authorization_server_on_this_machine() -> None:
+def test_an_https_resource_cannot_name_a_loopback_authorization_server() -> None:
     """Plain http is for loopback; a remote server that points there makes us knock on local doors."""
     document = {"resource": DISCOVERY.resource, "authorization_servers": [LOOPBACK]}
     with pytest.raises(MetadataError, match="not https"):
@@ -130,7 +130,7 @@ def test_an_https_resource_names_no_authorization_server_on_this_machine() -> No
 
 @pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
 @pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "registration_endpoint"])
-def test_an_https_issuer_has_no_endpoint_on_this_machine(name: str) -> None:
+def test_an_https_issuer_cannot_have_a_loopback_endpoint(name: str) -> None:
     document = {**SERVER.model_dump(mode="json"), name: f"{LOOPBACK}/x"}
     with pytest.raises(MetadataError, match=f"{name} .* not https"):
         parse_authorization_server_metadata(answer(document), issuer=ISSUER)
@@ -154,7 +154,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_errors_pass_between_processes(error: NotionOAuthError) -> None:
+def test_errors_can_be_pickled(error: NotionOAuthError) -> None:
     """A pool of processes pickles what its workers raise; what cannot be unpickled hangs or breaks the pool."""
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert type(again) is type(error)

@@ -1,4 +1,4 @@
-"""What web servers log of a callback, whichever server, and however the address is written."""
+"""Access logs of web servers contain no query of a callback, in any spelling of its path."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ CALLBACKS = [
 OTHERS = ["/search?q=kept", "/issues?state=kept", "/redeem?code=kept", "/callbacks?list=kept", "/callback/kept?x=kept"]
 
 
-def uvicorns(path: str) -> logging.LogRecord:
+def uvicorn_record(path: str) -> logging.LogRecord:
     args = ("127.0.0.1:5", "GET", path, "1.1", 303)
     return logging.LogRecord("uvicorn.access", logging.INFO, "", 1, '%s - "%s %s HTTP/%s" %d', args, None)
 
 
-def gunicorns(target: str) -> logging.LogRecord:
-    """The atoms of Gunicorn, which Hypercorn has too."""
+def gunicorn_record(target: str) -> logging.LogRecord:
+    """The fields of Gunicorn, which Hypercorn uses too."""
     path, _, query = target.partition("?")
     atoms = {"h": "127.0.0.1", "r": f"GET {target} HTTP/1.1", "U": path, "q": query, "s": "303", "f": "-", "B": 5}
     return logging.LogRecord("gunicorn.access", logging.INFO, "", 1, '%(r)s %(U)s %(q)s "%(f)s"', (atoms,), None)
 
 
-def asgis(target: str) -> logging.LogRecord:
+def asgi_record(target: str) -> logging.LogRecord:
     path, _, query = target.partition("?")
     scope = {"type": "http", "path": path, "query_string": query.encode(), "headers": "<...>"}
     return logging.LogRecord("uvicorn.asgi", 5, "", 1, "%s [%d] Started scope=%s", ("ASGI", 1, scope), None)
 
 
 @pytest.mark.parametrize("target", CALLBACKS)
-@pytest.mark.parametrize("server", [uvicorns, gunicorns, asgis])
-def test_the_query_of_a_callback_is_cut(server: object, target: str) -> None:
+@pytest.mark.parametrize("server", [uvicorn_record, gunicorn_record, asgi_record])
+def test_the_query_of_a_callback_is_removed(server: object, target: str) -> None:
     record = server(target)  # type: ignore[operator]
     assert "canary" in record.getMessage()
     assert without_callback_query(record)
@@ -61,31 +61,31 @@ def test_the_query_of_a_callback_is_cut(server: object, target: str) -> None:
 
 
 @pytest.mark.parametrize("target", OTHERS)
-@pytest.mark.parametrize("server", [uvicorns, gunicorns, asgis])
-def test_the_queries_of_others_are_their_own_business(server: object, target: str) -> None:
+@pytest.mark.parametrize("server", [uvicorn_record, gunicorn_record, asgi_record])
+def test_the_query_of_other_routes_is_kept(server: object, target: str) -> None:
     record = server(target)  # type: ignore[operator]
     before = record.getMessage()
     assert without_callback_query(record)
     assert record.getMessage() == before
 
 
-def test_a_referrer_is_cut_too() -> None:
-    record = gunicorns("/auth/status")
+def test_the_query_of_a_referrer_is_removed() -> None:
+    record = gunicorn_record("/auth/status")
     assert isinstance(record.args, dict)
     record.args["f"] = "http://localhost/auth/callback?code=canary"
     without_callback_query(record)
     assert record.getMessage().endswith('"http://localhost/auth/callback"')
 
 
-def test_what_the_application_works_with_is_not_changed() -> None:
-    record = asgis("/auth/callback?code=canary")
+def test_the_scope_of_the_application_is_not_changed() -> None:
+    record = asgi_record("/auth/callback?code=canary")
     assert isinstance(record.args, tuple)
     scope = record.args[2]
     without_callback_query(record)
     assert scope["query_string"] == b"code=canary"  # type: ignore[index]
 
 
-def test_lines_of_other_kinds_are_left_alone() -> None:
+def test_other_log_records_are_unchanged() -> None:
     record = logging.LogRecord("uvicorn.access", logging.INFO, "", 1, "no arguments?", None, None)
     assert without_callback_query(record)
     assert record.getMessage() == "no arguments?"
@@ -104,7 +104,7 @@ app.add_middleware(SessionMiddleware, secret_key="k" * 32)
 
 
 def test_any_application_with_the_router_is_protected(tmp_path: Path) -> None:
-    """Under uvicorn, with all the logging that there is."""
+    """Under uvicorn, at its most verbose log level."""
     (tmp_path / "theirs.py").write_text(APPLICATION)
     command = [sys.executable, "-m", "uvicorn", "theirs:app", "--port", "0", "--log-level", "trace"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -122,12 +122,12 @@ def test_any_application_with_the_router_is_protected(tmp_path: Path) -> None:
         finally:
             process.terminate()
             out, log = process.communicate(timeout=10)
-    assert out.count("HTTP/1.1") == 15, "this test listens"
-    assert log.count("query_string") >= 15, "and to all of it"
+    assert out.count("HTTP/1.1") == 15, "the access log is captured"
+    assert log.count("query_string") >= 15, "the trace log is captured"
     assert "canary" not in out + log
 
 
-def test_protecting_twice_is_protecting_once() -> None:
+def test_protect_access_logs_is_idempotent() -> None:
     protect_access_logs()
     protect_access_logs()
     for name in LOGGERS:

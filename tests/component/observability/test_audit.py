@@ -1,4 +1,4 @@
-"""The audit log: one line for what happened to a login, and none for what did not."""
+"""The audit log: one line for each event of a login, and no other lines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import io
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import anyio
 import httpx
@@ -28,11 +32,12 @@ from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.storage import JsonFileStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.tokens.revocation import SignOut
 from notion_oauth.transport.client import Transport
 from tests.component.service.test_cancellation import Held, task_cancelled
-from tests.support.log_lines import Told
+from tests.support.log_lines import AuditEvents
 from tests.support.signing_in import age, begin, sign_in
 from tests.support.visiting import PUBLIC, SOMEWHERE, Visitor
 from tests.support.web_service import Browser
@@ -41,17 +46,19 @@ pytestmark = pytest.mark.anyio
 
 
 def sha256(token: SecretStr | None) -> str:
-    """As `printf %s "$TOKEN" | sha256sum | cut -c1-8` says it."""
+    """As `printf %s "$TOKEN" | sha256sum | cut -c1-8` prints it."""
     assert token is not None
     return hashlib.sha256(token.get_secret_value().encode()).hexdigest()[:8]
 
 
-async def test_a_rotation_can_be_followed_from_line_to_line(oauth: NotionOAuth, sandbox: Sandbox, told: Told) -> None:
+async def test_a_rotation_can_be_followed_across_lines(
+    oauth: NotionOAuth, sandbox: Sandbox, audit_events: AuditEvents
+) -> None:
     first = await sign_in(oauth)
     second = await oauth.refresh()
     await oauth.sign_out()
-    assert [event for event, _ in told()] == ["registration", "sign_in", "refresh", "revocation", "sign_out"]
-    facts = dict(told())
+    assert [event for event, _ in audit_events()] == ["registration", "sign_in", "refresh", "revocation", "sign_out"]
+    facts = dict(audit_events())
     assert {each["outcome"] for each in facts.values()} == {"success"}
     assert {each["profile"] for each in facts.values()} == {"default"}
     assert {each["issuer"] for each in facts.values()} == {sandbox.issuer}
@@ -64,32 +71,32 @@ async def test_a_rotation_can_be_followed_from_line_to_line(oauth: NotionOAuth, 
     assert facts["sign_out"]["revocation"] == "revoked"
 
 
-async def test_a_token_that_another_process_has_fetched_is_no_refresh_of_ours(settings: Settings, told: Told) -> None:
+async def test_adopting_a_token_writes_no_line(settings: Settings, audit_events: AuditEvents) -> None:
     one, other = NotionOAuth(settings), NotionOAuth(settings)
     old = await sign_in(one)
     new = await other.refresh()
     assert await one.tokens.token(rejected=old.access_token) == new.access_token
-    assert [event for event, _ in told()] == ["registration", "sign_in", "refresh"]
+    assert [event for event, _ in audit_events()] == ["registration", "sign_in", "refresh"]
 
 
-async def test_each_try_that_fails_is_told_with_its_reason(
-    settings: Settings, sandbox: Sandbox, told: Told, written: io.StringIO
+async def test_a_failed_refresh_is_logged_with_its_reason(
+    settings: Settings, sandbox: Sandbox, audit_events: AuditEvents, log_output: io.StringIO
 ) -> None:
     oauth = NotionOAuth(settings)
     login = await sign_in(oauth)
     sandbox.fail_next("/token", status=503)
     with pytest.raises(TransientError):
         await oauth.refresh()
-    event, facts = told()[-1]
+    event, facts = audit_events()[-1]
     assert (event, facts["outcome"], facts["reason"]) == ("refresh", "failure", "ServerUnavailable")
     assert "HTTP 503" in facts["detail"]
     assert facts["refresh_sha256"] == sha256(login.refresh_token)
-    assert len(told()) == 3
-    assert written.getvalue().count("HTTP 503") == 1, "once, by whoever knows it"
+    assert len(audit_events()) == 3
+    assert log_output.getvalue().count("HTTP 503") == 1, "only the audit log reports it"
 
 
-async def test_a_refresh_ahead_that_fails_is_told_once(
-    settings: Settings, sandbox: Sandbox, told: Told, written: io.StringIO
+async def test_a_failed_background_refresh_is_logged_once(
+    settings: Settings, sandbox: Sandbox, audit_events: AuditEvents, log_output: io.StringIO
 ) -> None:
     oauth = NotionOAuth(settings)
     await sign_in(oauth)
@@ -98,23 +105,25 @@ async def test_a_refresh_ahead_that_fails_is_told_once(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(oauth.tokens.keep_fresh)
         with anyio.fail_after(30):
-            while len(told()) < 3:
+            while len(audit_events()) < 3:
                 await anyio.sleep(0.01)
         await oauth.tokens.wait_until_idle()
         tasks.cancel_scope.cancel()
-    assert written.getvalue().count("HTTP 503") == 1
+    assert log_output.getvalue().count("HTTP 503") == 1
 
 
-async def test_the_end_of_a_login_is_told_once(oauth: NotionOAuth, sandbox: Sandbox, told: Told) -> None:
+async def test_the_end_of_a_login_is_logged_once(
+    oauth: NotionOAuth, sandbox: Sandbox, audit_events: AuditEvents
+) -> None:
     await sign_in(oauth)
     sandbox.revoke_grants()
     for _ in range(2):
         with pytest.raises(SignInRequired):
             await oauth.refresh()
-    event, facts = told()[-1]
+    event, facts = audit_events()[-1]
     assert (event, facts["outcome"], facts["reason"]) == ("refresh", "login_ended", "revoked")
     assert facts["error"] == "invalid_grant"
-    assert len(told()) == 3
+    assert len(audit_events()) == 3
 
 
 @pytest.mark.parametrize(
@@ -126,52 +135,68 @@ async def test_the_end_of_a_login_is_told_once(oauth: NotionOAuth, sandbox: Sand
         ({"code": SecretStr("not-the-one")}, "TokenRefused", "invalid_grant"),
     ],
 )
-async def test_a_sign_in_that_fails_is_told_once(
-    oauth: NotionOAuth, told: Told, change: dict[str, object], reason: str, error: str | None
+async def test_a_failed_sign_in_is_logged_once(
+    oauth: NotionOAuth, audit_events: AuditEvents, change: dict[str, object], reason: str, error: str | None
 ) -> None:
     pending, query = await begin(oauth)
     answer = parse_authorization_response(query.multi_items()).model_copy(update=change)
     with pytest.raises(NotionOAuthError):
         await oauth.complete_authorization(pending, answer)
-    assert [event for event, _ in told()] == ["registration", "sign_in"]
-    facts = told()[-1][1]
+    assert [event for event, _ in audit_events()] == ["registration", "sign_in"]
+    facts = audit_events()[-1][1]
     assert (facts["outcome"], facts["reason"], facts.get("error")) == ("failure", reason, error)
 
 
-async def test_no_error_of_a_callback_leaves_out_what_else_is_told(oauth: NotionOAuth, written: io.StringIO) -> None:
-    """A visitor can send whatever a server might, a word that looks like a header among it."""
+async def test_redaction_of_a_callback_error_keeps_the_other_facts(oauth: NotionOAuth, log_output: io.StringIO) -> None:
+    """A visitor can send any `error`, for example one that looks like a header."""
     pending, query = await begin(oauth)
     answer = parse_authorization_response(query.multi_items()).model_copy(update={"code": None, "error": "cookie:x"})
     with pytest.raises(NotionOAuthError):
         await oauth.complete_authorization(pending, answer)
-    [line] = [line for line in written.getvalue().splitlines() if " sign_in " in line]
+    [line] = [line for line in log_output.getvalue().splitlines() if " sign_in " in line]
     assert " reason=AuthorizationRefused error=cookie:[redacted] detail=" in line
     assert "refused the sign-in" in line
 
 
-async def test_a_sign_in_that_cannot_begin_is_told(settings: Settings, told: Told) -> None:
+async def test_a_sign_in_that_cannot_start_is_logged(settings: Settings, audit_events: AuditEvents) -> None:
     oauth = NotionOAuth(settings.model_copy(update={"server_url": "http://127.0.0.1:9/mcp"}))
     with pytest.raises(NotionOAuthError):
         await oauth.begin_authorization("http://127.0.0.1:4321/callback")
-    [(event, facts)] = told()
+    [(event, facts)] = audit_events()
     assert (event, facts["outcome"], facts["reason"]) == ("sign_in", "failure", "NetworkError")
 
 
-async def test_a_token_that_another_has_fetched_while_we_waited_is_none_either(settings: Settings, told: Told) -> None:
-    one, other = NotionOAuth(settings), NotionOAuth(settings)
+async def test_adopting_a_token_after_waiting_for_the_lock_writes_no_line(
+    settings: Settings, audit_events: AuditEvents
+) -> None:
+    store = SignallingStore(settings.token_file)
+    one, other = NotionOAuth(settings, store=store), NotionOAuth(settings)
     login = await sign_in(one)
+    store.waiting.clear()
     async with anyio.create_task_group() as tasks, other.store.exclusive("default"):
         tasks.start_soon(one.refresh)
-        with anyio.fail_after(30):
-            while one.tokens._single_flight.current() is None:
-                await anyio.sleep(0.01)
+        assert await anyio.to_thread.run_sync(store.waiting.wait, 30)
         await other.store.save("default", await other.client.refresh(login))
-    assert [event for event, _ in told()] == ["registration", "sign_in"]
+    assert [event for event, _ in audit_events()] == ["registration", "sign_in"]
+
+
+class SignallingStore(JsonFileStore):
+    """Sets `waiting` when a caller is about to wait for the lock."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.waiting = threading.Event()
+
+    @asynccontextmanager
+    async def exclusive(self, profile: str) -> AsyncGenerator[None]:
+        self.waiting.set()
+        async with super().exclusive(profile):
+            yield
 
 
 @pytest.mark.parametrize("refused", [False, True])
-async def test_what_is_finished_for_a_caller_who_has_gone_is_told(
-    settings: Settings, sandbox: Sandbox, told: Told, refused: bool
+async def test_a_sign_in_completed_after_cancellation_is_logged(
+    settings: Settings, sandbox: Sandbox, audit_events: AuditEvents, refused: bool
 ) -> None:
     network = Held()
     client = OAuthClient(Transport(timeout=timedelta(seconds=10), network=network))
@@ -181,98 +206,96 @@ async def test_what_is_finished_for_a_caller_who_has_gone_is_told(
     if refused:
         sandbox.fail_next("/token", status=400, error="invalid_request")
     await task_cancelled(network, partial(oauth.complete_authorization, pending, answer))
-    assert [(event, facts["outcome"]) for event, facts in told()][1:] == [
+    assert [(event, facts["outcome"]) for event, facts in audit_events()][1:] == [
         ("sign_in", "failure" if refused else "success")
     ]
 
 
-async def test_a_sign_out_that_the_server_does_not_hear_of_says_so(
-    oauth: NotionOAuth, sandbox: Sandbox, told: Told
+async def test_a_sign_out_logs_a_failed_revocation(
+    oauth: NotionOAuth, sandbox: Sandbox, audit_events: AuditEvents
 ) -> None:
     await sign_in(oauth)
     sandbox.fail_next("/token", status=503)
     assert await oauth.sign_out() is SignOut.NOT_REACHED
-    (revocation, why), (sign_out, facts) = told()[-2:]
+    (revocation, why), (sign_out, facts) = audit_events()[-2:]
     assert (revocation, why["outcome"], why["reason"]) == ("revocation", "failure", "ServerUnavailable")
     assert (sign_out, facts["outcome"], facts["revocation"]) == ("sign_out", "success", "not_reached")
 
 
-async def test_a_callback_of_no_sign_in_is_told(settings: Settings, told: Told) -> None:
+async def test_a_callback_without_a_sign_in_is_logged(settings: Settings, audit_events: AuditEvents) -> None:
     with served(create_app(settings)) as url, Browser(url) as browser:
         browser.get("/auth/callback?state=wrong&code=x")
-    [(event, facts)] = told()
+    [(event, facts)] = audit_events()
     assert (event, facts["outcome"], facts["reason"]) == ("sign_in", "failure", "StateMismatch")
 
 
 @pytest.mark.parametrize("query", ["state=wrong&code=x", "code=x", "state=a&state=b"])
-async def test_a_callback_of_no_sign_in_concerns_no_visitors_profile(
-    settings: Settings, told: Told, query: str
+async def test_a_visitors_callback_without_a_sign_in_is_logged_without_profile(
+    settings: Settings, audit_events: AuditEvents, query: str
 ) -> None:
-    """Least of all the default one, which is the commands' own."""
+    """In particular not with the default profile, which is that of the commands."""
     visitor = Visitor(create_app(settings.model_copy(update={"public_url": PUBLIC})))
     assert visitor.get(f"/auth/callback?{query}").status_code == 400
-    [(event, facts)] = told()
+    [(event, facts)] = audit_events()
     assert (event, facts["outcome"]) == ("sign_in", "failure")
     assert "profile" not in facts
 
 
-async def test_what_a_visitor_begins_is_told_of_no_profile_and_what_they_finish_of_theirs(
-    settings: Settings, told: Told
-) -> None:
+async def test_a_visitors_sign_in_is_logged_with_the_new_profile(settings: Settings, audit_events: AuditEvents) -> None:
     visitor = Visitor(create_app(settings.model_copy(update={"public_url": PUBLIC})))
     visitor.sign_in()
-    (registration, begun), (sign_in, done) = told()
+    (registration, registered), (sign_in, completed) = audit_events()
     assert (registration, sign_in) == ("registration", "sign_in")
-    assert "profile" not in begun
-    assert re.fullmatch(r"web-[0-9a-f]{32}", done["profile"])
+    assert "profile" not in registered
+    assert re.fullmatch(r"web-[0-9a-f]{32}", completed["profile"])
 
 
-async def test_a_sign_in_that_somebody_else_would_finish_is_told(settings: Settings, told: Told) -> None:
-    """Of an application's users: who has begun it is not who asks now."""
-    asking = ["user-1"]
+async def test_completing_the_sign_in_of_another_user_is_logged(settings: Settings, audit_events: AuditEvents) -> None:
+    """In an application with users: another user started the sign-in."""
+    current = ["user-1"]
     app = FastAPI()
     app.add_middleware(SessionMiddleware, secret_key="k" * 32)
-    app.include_router(create_router(NotionOAuth(settings), profile=lambda _: asking[0]))
+    app.include_router(create_router(NotionOAuth(settings), profile=lambda _: current[0]))
     visitor = Visitor(app, "http://localhost", client="127.0.0.1")
     back = visitor.consent()
-    asking[0] = "user-2"
+    current[0] = "user-2"
     assert visitor.get(back).status_code == 400
-    event, facts = told()[-1]
+    event, facts = audit_events()[-1]
     assert (event, facts["outcome"], facts["reason"]) == ("sign_in", "failure", "StateMismatch")
 
 
-class TestAtTheGate:
-    """Who has given the operator's secret, who has tried, and who has left."""
+class TestOperator:
+    """Unlocking with the operator's secret, failed attempts, and locking."""
 
     @pytest.fixture
     def operator(self, settings: Settings) -> Visitor:
         keys = {"operator_secret": SecretStr("canary-of-the-operator"), "secret_key": SecretStr("k" * 40)}
         return Visitor(create_app(settings.model_copy(update={"public_url": PUBLIC, **keys})))
 
-    async def test_each_step_is_told_with_the_address(
-        self, operator: Visitor, told: Told, caplog: pytest.LogCaptureFixture
+    async def test_each_unlock_and_lock_is_logged_with_the_address(
+        self, operator: Visitor, audit_events: AuditEvents, caplog: pytest.LogCaptureFixture
     ) -> None:
         for secret in ("canary-that-is-wrong", "canary-of-the-operator"):
             operator.post("/auth/operator", data={"csrf_token": operator.csrf_token(), "secret": secret})
         operator.post("/auth/lock", data={"csrf_token": operator.csrf_token()})
         common = {"profile": "default", "client": SOMEWHERE}
-        failed, entered, left = told()
+        failed, unlocked, locked = audit_events()
         assert failed[0] == "operator_unlock"
         assert failed[1].items() >= {**common, "outcome": "failure", "reason": "RequestForbidden"}.items()
-        assert entered == ("operator_unlock", {"outcome": "success", **common})
-        assert left == ("operator_lock", {"outcome": "success", **common})
+        assert unlocked == ("operator_unlock", {"outcome": "success", **common})
+        assert locked == ("operator_lock", {"outcome": "success", **common})
         assert "canary" not in caplog.text
 
-    async def test_a_form_that_is_not_ours_and_a_stranger_who_leaves_are_none(
-        self, operator: Visitor, told: Told
+    async def test_an_invalid_form_and_a_lock_without_unlock_write_no_line(
+        self, operator: Visitor, audit_events: AuditEvents
     ) -> None:
         operator.post("/auth/operator", data={"secret": "canary-of-the-operator"})
         operator.post("/auth/lock", data={"csrf_token": operator.csrf_token()})
-        assert told() == []
+        assert audit_events() == []
 
 
-async def test_the_request_and_the_profile_go_along_into_the_refresh(settings: Settings, written: io.StringIO) -> None:
-    """Which runs in a thread and an event loop of its own."""
+async def test_the_request_id_and_profile_reach_the_refresh(settings: Settings, log_output: io.StringIO) -> None:
+    """A refresh runs in another thread and event loop."""
     oauth = NotionOAuth(settings, profile="work")
     await sign_in(oauth)
 
@@ -283,25 +306,25 @@ async def test_the_request_and_the_profile_go_along_into_the_refresh(settings: S
     for request_id in ("first", "second"):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(answer, request_id)
-    first, second = [line for line in written.getvalue().splitlines() if "audit refresh outcome=success" in line]
+    first, second = [line for line in log_output.getvalue().splitlines() if "audit refresh outcome=success" in line]
     assert "request_id=first" in first
     assert "request_id=second" in second
     assert "profile=work" in first
 
 
-async def test_they_go_along_from_code_that_cannot_wait(settings: Settings, written: io.StringIO) -> None:
+async def test_the_request_id_reaches_a_blocking_refresh(settings: Settings, log_output: io.StringIO) -> None:
     oauth = NotionOAuth(settings)
     await sign_in(oauth)
     age(settings.token_file, hours=2)
     REQUEST_ID.set("blocking")
     with httpx.Client(auth=BearerAuth(NotionOAuth(settings)), trust_env=False) as client:
         client.post(settings.server_url, json={})
-    [line] = [line for line in written.getvalue().splitlines() if "audit refresh" in line]
+    [line] = [line for line in log_output.getvalue().splitlines() if "audit refresh" in line]
     assert "request_id=blocking" in line
 
 
-def test_a_library_writes_nothing_by_itself(settings: Settings) -> None:
-    """Where nobody has configured logging, Python would print warnings to standard error."""
+def test_the_library_writes_nothing_without_logging_configuration(settings: Settings) -> None:
+    """Without logging configuration, Python prints warnings to standard error."""
     code = f"""
 import anyio
 from notion_oauth import NotionOAuth, NotionOAuthError, Settings

@@ -1,4 +1,4 @@
-"""What hangs on an error: its text, its pickle, its causes, and the local variables that error reporters send along."""
+"""Errors hold no secret: in their text, pickle, causes, and the local variables that error reporters send."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.signing_in import REDIRECT_URI, begin, sign_in
 pytestmark = pytest.mark.anyio
 
 PACKAGE = str(Path(notion_oauth.__file__).parent)
-ISSUED = "canary-token-of-some-length"  # in answers that are no use
+ISSUED = "canary-token-of-some-length"  # in unusable responses
 Break = Callable[[Sandbox], None]
 
 
@@ -55,7 +55,7 @@ BREAKS: dict[str, Break] = {
 
 @pytest.fixture
 async def oauth(settings: Settings, sandbox: Sandbox) -> NotionOAuth:
-    """Of a client with a secret, which goes out as HTTP Basic."""
+    """With a client that has a secret, which is sent as HTTP Basic."""
     registered = confidential_client(sandbox, REDIRECT_URI)
     sandbox.fail_next("/register", status=201, body=registered, content_type="application/json")
     return NotionOAuth(settings.model_copy(update={"timeout": 0.5}))
@@ -68,7 +68,7 @@ async def raised(call: Callable[[], Awaitable[Any]]) -> NotionOAuthError:
 
 
 def frames(error: BaseException) -> Iterator[FrameType]:
-    """Those of ours: what other libraries have in their variables is theirs."""
+    """The frames of this package; those of other libraries are not our concern."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_filename.startswith(PACKAGE):
             yield frame
@@ -81,7 +81,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def shown_by(error: NotionOAuthError) -> str:
-    """All that a log, a pool of processes, or a reporter of errors makes of it."""
+    """All that a log, a process pool or an error reporter could output."""
     parts = [str(error), repr(error), repr(vars(error)), pickle.dumps(error).decode("latin-1")]
     parts += traceback.format_exception(error)
     for each in causes(error):
@@ -91,7 +91,7 @@ def shown_by(error: NotionOAuthError) -> str:
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-async def test_nothing_that_hangs_on_an_error_holds_a_secret(oauth: NotionOAuth, sandbox: Sandbox, broken: str) -> None:
+async def test_errors_and_their_frames_hold_no_secret(oauth: NotionOAuth, sandbox: Sandbox, broken: str) -> None:
     canaries = Canaries(sandbox)
     canaries.add(access_token=ISSUED)
     await sign_in(oauth)
@@ -110,7 +110,7 @@ async def test_nothing_that_hangs_on_an_error_holds_a_secret(oauth: NotionOAuth,
         assert not [each for each in causes(error) if isinstance(each, httpx.RequestError)], "it holds the request"
 
 
-async def test_what_can_be_looked_at_shows_no_secret(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_the_repr_of_objects_shows_no_secret(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     canaries = Canaries(sandbox)
     login = await sign_in(oauth)
     await oauth.refresh()

@@ -1,4 +1,4 @@
-"""The log of our own programs: a line for each event, for people or as JSON; and no library's own business."""
+"""The log of the service and the commands: one line for each event, as text or JSON."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 def record(message: str, *args: object, error: BaseException | None = None, **extra: Any) -> logging.LogRecord:
     trace = None if error is None else (type(error), error, error.__traceback__)
-    made = logging.LogRecord("a.name", logging.INFO, __file__, 1, message, args, trace)
-    made.__dict__.update(extra)
-    return made
+    result = logging.LogRecord("a.name", logging.INFO, __file__, 1, message, args, trace)
+    result.__dict__.update(extra)
+    return result
 
 
 def crash() -> Exception:
@@ -36,17 +36,17 @@ def crash() -> Exception:
     except ValueError as error:
         error.args = (message,)
         return error
-    raise AssertionError("that is no number")
+    raise AssertionError("int() must fail")
 
 
-def test_a_line_for_people() -> None:
+def test_the_text_format() -> None:
     assert re.fullmatch(rf"{TIME} INFO a\.name said 7", TextLines().format(record("said %d", 7)))
     facts = Facts(outcome="success", detail='He said "no" = never', empty="")
     line = TextLines().format(record("%s %s", "refresh", facts, event="refresh", facts=facts))
     assert line.endswith(r'a.name refresh outcome=success detail="He said \"no\" = never" empty=""')
 
 
-def test_a_line_for_programs() -> None:
+def test_the_json_format() -> None:
     facts = Facts(outcome="success")
     line = json.loads(JsonLines().format(record("%s %s", "refresh", facts, event="refresh", facts=facts)))
     assert re.fullmatch(TIME, line.pop("time"))
@@ -54,7 +54,7 @@ def test_a_line_for_programs() -> None:
 
 
 @pytest.mark.parametrize("formatter", [TextLines(), JsonLines()], ids=["text", "json"])
-def test_what_a_line_belongs_to_stands_in_it(formatter: logging.Formatter) -> None:
+def test_a_line_contains_its_context(formatter: logging.Formatter) -> None:
     context = copy_context()
     context.run(REQUEST_ID.set, "from-the-proxy")
     context.run(PROFILE.set, "work")
@@ -68,14 +68,14 @@ def test_what_a_line_belongs_to_stands_in_it(formatter: logging.Formatter) -> No
 
 @pytest.mark.parametrize("formatter", [TextLines(), JsonLines()], ids=["text", "json"])
 @pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\x85", "\u2028", "\u202e", "\0"])
-def test_nobody_can_begin_a_line_or_steer_a_terminal(formatter: logging.Formatter, character: str) -> None:
+def test_control_characters_are_escaped(formatter: logging.Formatter, character: str) -> None:
     line = formatter.format(record("path %s", f"/a{character}b", facts=Facts(path=f"/c{character}d")))
     assert character not in line
     assert "b" in line
     assert "d" in line
 
 
-def test_no_line_of_a_traceback_can_pass_for_an_event() -> None:
+def test_a_traceback_is_indented() -> None:
     first, *rest = TextLines().format(record("It crashed.", error=crash())).splitlines()
     assert first.endswith("It crashed.")
     assert any("ValueError" in line for line in rest)
@@ -84,7 +84,7 @@ def test_no_line_of_a_traceback_can_pass_for_an_event() -> None:
 
 
 @pytest.mark.parametrize("formatter", [TextLines(), JsonLines()], ids=["text", "json"])
-def test_what_looks_like_a_secret_is_taken_out_of_every_part(formatter: logging.Formatter) -> None:
+def test_secrets_are_redacted_in_every_part(formatter: logging.Formatter) -> None:
     facts = Facts(detail=f"code={CANARY}")
     line = formatter.format(record("Authorization: Bearer %s", CANARY, facts=facts, error=crash()))
     assert line.count("[redacted]") == 3
@@ -102,8 +102,8 @@ def test_what_looks_like_a_secret_is_taken_out_of_every_part(formatter: logging.
         f"c\N{LATIN SMALL LETTER LONG S}rf_token={CANARY}",
     ],
 )
-def test_what_looks_like_a_secret_takes_nothing_else_along(formatter: logging.Formatter, value: str) -> None:
-    """Whoever sends it must not be able to leave out who they are."""
+def test_redacting_one_fact_keeps_the_others(formatter: logging.Formatter, value: str) -> None:
+    """A sender must not be able to hide its address."""
     facts = Facts(method="GET", path=value, status="404", client="203.0.113.9", request_id="7c1e0f9d2b34a6e8")
     line = formatter.format(record("%s %s", "request", facts, event="request", facts=facts))
     assert CANARY not in line
@@ -112,7 +112,7 @@ def test_what_looks_like_a_secret_takes_nothing_else_along(formatter: logging.Fo
         assert re.search(rf'\b{name}(=|": "){re.escape(facts[name])}\b', line), name
 
 
-def test_what_a_fact_is_called_says_what_it_is() -> None:
+def test_the_name_of_a_fact_is_used_for_redaction() -> None:
     for formatter in (TextLines(), JsonLines()):
         line = formatter.format(record("said", facts=Facts(code=CANARY, cookie=f"a={CANARY}", outcome="success")))
         assert CANARY not in line
@@ -125,48 +125,48 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-SETS_UP = (
+SETUP = (
     "import logging, warnings\n"
     "from notion_oauth.observability.log_format import configure\n"
     "configure({level!r}, {style!r})\n"
 )
 
 
-def test_the_level_and_the_format_are_what_is_set() -> None:
-    says = "log = logging.getLogger('x')\nlog.debug('one'); log.info('two'); log.warning('three')\n"
-    says += "logging.getLogger('httpx').info('chatter')"
-    told = python(SETS_UP.format(level="info", style="text") + says)
-    assert [line.split()[-1] for line in told.stderr.splitlines()] == ["two", "three"]
-    assert told.stdout == ""
-    told = python(SETS_UP.format(level="debug", style="json") + says)
-    assert [json.loads(line)["message"] for line in told.stderr.splitlines()] == ["one", "two", "three", "chatter"]
+def test_the_configured_level_and_format_are_used() -> None:
+    code = "log = logging.getLogger('x')\nlog.debug('one'); log.info('two'); log.warning('three')\n"
+    code += "logging.getLogger('httpx').info('chatter')"
+    done = python(SETUP.format(level="info", style="text") + code)
+    assert [line.split()[-1] for line in done.stderr.splitlines()] == ["two", "three"]
+    assert done.stdout == ""
+    done = python(SETUP.format(level="debug", style="json") + code)
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["one", "two", "three", "chatter"]
 
 
-def test_warnings_of_python_are_lines_too() -> None:
-    told = python(SETS_UP.format(level="info", style="json") + "warnings.warn('deprecated')")
-    assert json.loads(told.stderr)["logger"] == "py.warnings"
+def test_python_warnings_are_logged() -> None:
+    done = python(SETUP.format(level="info", style="json") + "warnings.warn('deprecated')")
+    assert json.loads(done.stderr)["logger"] == "py.warnings"
 
 
-def test_a_log_that_somebody_else_has_configured_is_left_alone() -> None:
+def test_existing_logging_configuration_is_kept() -> None:
     before = "import logging, sys; logging.basicConfig(stream=sys.stdout, format='theirs %(message)s')\n"
-    told = python(before + SETS_UP.format(level="debug", style="json") + "logging.getLogger('x').warning('said')")
-    assert (told.stdout, told.stderr) == ("theirs said\n", "")
+    done = python(before + SETUP.format(level="debug", style="json") + "logging.getLogger('x').warning('said')")
+    assert (done.stdout, done.stderr) == ("theirs said\n", "")
 
 
-def test_a_line_that_cannot_be_written_is_not_shown_in_another_way() -> None:
-    """logging prints the arguments of a line that it cannot format."""
-    says = f"logging.getLogger('x').warning('%d', {CANARY!r})"
-    told = python(SETS_UP.format(level="info", style="text") + says)
-    assert told.stderr == "A log line of x could not be written.\n"
+def test_a_line_that_cannot_be_formatted_does_not_show_its_arguments() -> None:
+    """By default, logging prints the arguments of a line that it cannot format."""
+    code = f"logging.getLogger('x').warning('%d', {CANARY!r})"
+    done = python(SETUP.format(level="info", style="text") + code)
+    assert done.stderr == "A log line of x could not be written.\n"
 
 
-def test_commands_are_quiet_unless_asked(cli: CommandLine) -> None:
+def test_commands_log_only_with_verbose(cli: CommandLine) -> None:
     cli.run("login")
     assert "notion_oauth.audit" not in cli.process("refresh").stderr
     verbose = cli.process("-v", "refresh", NOTION_OAUTH_LOG_FORMAT="json")
     line = json.loads(verbose.stderr.splitlines()[0])
     assert (line["message"], line["outcome"], len(line["request_id"])) == ("refresh", "success", 16)
-    all_there_is = cli.process("-vv", "token", "--min-ttl", "59m")
-    assert "httpcore" not in all_there_is.stdout
-    assert len(all_there_is.stdout.splitlines()) == 1, "the token and nothing else"
+    debug = cli.process("-vv", "token", "--min-ttl", "59m")
+    assert "httpcore" not in debug.stdout
+    assert len(debug.stdout.splitlines()) == 1, "only the token"
     assert cli.process("-v", "status", NOTION_OAUTH_LOG_LEVEL="loud").returncode == 2

@@ -1,4 +1,4 @@
-"""OpenTelemetry: spans and counters where they are asked for, and not a trace of it elsewhere."""
+"""OpenTelemetry: spans and counters if telemetry is enabled, and no import of it otherwise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.anyio
 
 @cache
 def collectors() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
-    """What a process has once: OpenTelemetry's providers cannot be set again."""
+    """One for each process: OpenTelemetry's providers can be set only once."""
     exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -52,14 +52,14 @@ def spans() -> Iterator[InMemorySpanExporter]:
     exporter, _ = collectors()
     exporter.clear()
     for seen in LABEL_VALUES.values():
-        seen.clear()  # each test has a server and a profile of its own
+        seen.clear()  # each test uses another server and profile
     yield exporter
     exporter.clear()
 
 
 @pytest.fixture
-def watched(settings: Settings, spans: InMemorySpanExporter, request: pytest.FixtureRequest) -> NotionOAuth:
-    """Under a profile of its own: counters are the process's, and go on counting from test to test."""
+def traced(settings: Settings, spans: InMemorySpanExporter, request: pytest.FixtureRequest) -> NotionOAuth:
+    """With a separate profile: counters belong to the process, and are not reset between tests."""
     name = f"p{abs(hash(request.node.name))}"
     return NotionOAuth(settings.model_copy(update={"telemetry": True}), profile=name)
 
@@ -88,20 +88,18 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-async def test_a_span_for_each_conversation(
-    watched: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter
-) -> None:
-    await sign_in(watched)
-    await watched.refresh()
-    await watched.sign_out()
+async def test_each_exchange_has_a_span(traced: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter) -> None:
+    await sign_in(traced)
+    await traced.refresh()
+    await traced.sign_out()
     names = [span.name for span in spans.get_finished_spans()]
     assert names == [
         f"notion_oauth.{name}" for name in ("challenge", "discover", "register", "exchange", "refresh", "revoke")
     ]
     port = int(sandbox.base_url.rpartition(":")[2])
-    asked, *conversations = spans.get_finished_spans()
-    assert attributes(asked)["http.response.status_code"] == 401
-    for span in conversations:
+    challenge, *exchanges = spans.get_finished_spans()
+    assert attributes(challenge)["http.response.status_code"] == 401
+    for span in exchanges:
         assert span.kind is SpanKind.CLIENT
         assert span.status.status_code is StatusCode.UNSET
         assert attributes(span) == {
@@ -113,20 +111,20 @@ async def test_a_span_for_each_conversation(
         }
 
 
-async def test_a_refusal_is_told_by_its_code(
-    watched: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter
+async def test_a_refusal_is_reported_by_its_error_code(
+    traced: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter
 ) -> None:
-    await sign_in(watched)
+    await sign_in(traced)
     sandbox.revoke_grants()
     with pytest.raises(SignInRequired):
-        await watched.refresh()
+        await traced.refresh()
     span = named(spans, "refresh")
     assert span.status.status_code is StatusCode.ERROR
     assert attributes(span)["error.type"] == "invalid_grant"
     assert attributes(span)["notion_oauth.outcome"] == "failure"
     assert attributes(span)["http.response.status_code"] == 400
-    assert span.events == (), "a traceback is not told"
-    assert counted(watched.profile)["notion_oauth.failures"] == [
+    assert span.events == (), "a traceback is not exported"
+    assert counted(traced.profile)["notion_oauth.failures"] == [
         (
             1,
             {
@@ -139,22 +137,22 @@ async def test_a_refusal_is_told_by_its_code(
     ]
 
 
-async def test_a_passing_failure_is_told_by_its_kind(
-    watched: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter
+async def test_a_transient_failure_is_reported_by_its_type(
+    traced: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter
 ) -> None:
-    await sign_in(watched)
+    await sign_in(traced)
     sandbox.misbehave_next("/token", "drop")
     with pytest.raises(TransientError):
-        await watched.refresh()
+        await traced.refresh()
     assert attributes(named(spans, "refresh"))["error.type"] == "NetworkError"
     assert "http.response.status_code" not in attributes(named(spans, "refresh"))
-    [(count, about)] = counted(watched.profile)["notion_oauth.failures"]
+    [(count, about)] = counted(traced.profile)["notion_oauth.failures"]
     assert (count, about["error.type"], about["notion_oauth.event"]) == (1, "NetworkError", "refresh")
 
 
 @pytest.mark.usefixtures("spans")
-async def test_browser_sessions_are_counted_without_their_names(settings: Settings, sandbox: Sandbox) -> None:
-    """Each label is kept in memory for as long as the process lives, and they are never the same."""
+async def test_browser_profiles_are_counted_without_a_label(settings: Settings, sandbox: Sandbox) -> None:
+    """Each label value stays in memory until the process ends, and each browser has another profile."""
     traced = NotionOAuth(settings.model_copy(update={"telemetry": True}))
     for letter in "ab":
         await sign_in(traced.for_profile("web-" + letter * 32))
@@ -164,7 +162,7 @@ async def test_browser_sessions_are_counted_without_their_names(settings: Settin
 
 
 @pytest.mark.parametrize(
-    ("sent", "told"),
+    ("sent", "reported"),
     [
         ("access_denied", "access_denied"),
         ("unmet_authentication_requirements", "unmet_authentication_requirements"),
@@ -173,153 +171,152 @@ async def test_browser_sessions_are_counted_without_their_names(settings: Settin
         ("access_denied2", "_OTHER"),
     ],
 )
-async def test_whoever_comes_to_a_callback_chooses_no_label(
-    watched: NotionOAuth, sandbox: Sandbox, sent: str, told: str
+async def test_a_callback_cannot_add_a_label_value(
+    traced: NotionOAuth, sandbox: Sandbox, sent: str, reported: str
 ) -> None:
-    pending, _ = await begin(watched)
+    pending, _ = await begin(traced)
     response = AuthorizationResponse(state=pending.state, error=sent, iss=sandbox.issuer)
     with pytest.raises(AuthorizationRefused) as refused:
-        await watched.complete_authorization(pending, response)
+        await traced.complete_authorization(pending, response)
     assert refused.value.error == sent
-    [(count, about)] = counted(watched.profile)["notion_oauth.failures"]
-    assert (count, about["error.type"]) == (1, told)
+    [(count, about)] = counted(traced.profile)["notion_oauth.failures"]
+    assert (count, about["error.type"]) == (1, reported)
 
 
-async def test_nor_does_a_server(watched: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter) -> None:
-    await sign_in(watched)
+async def test_a_server_cannot_add_a_label_value(
+    traced: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter
+) -> None:
+    await sign_in(traced)
     sandbox.fail_next("/token", error="invalid_made_up", status=400)
     with pytest.raises(NotionOAuthError):
-        await watched.refresh()
+        await traced.refresh()
     assert attributes(named(spans, "refresh"))["error.type"] == "_OTHER"
-    [(_, about)] = counted(watched.profile)["notion_oauth.failures"]
+    [(_, about)] = counted(traced.profile)["notion_oauth.failures"]
     assert about["error.type"] == "_OTHER"
 
 
-def test_issuers_without_end_are_a_few_labels(watched: NotionOAuth) -> None:
-    """An MCP server can name another at each sign-in."""
+def test_the_number_of_issuer_labels_is_limited(traced: NotionOAuth) -> None:
+    """An MCP server can name another issuer at each sign-in."""
     for number in range(MAX_LABEL_VALUES[ISSUER] + 5):
-        watched.audit.failed("sign_in", NotionOAuthError("It failed."), issuer=f"https://{number}.example")
-    told = counted(watched.profile)["notion_oauth.failures"]
-    issuers = {about["notion_oauth.issuer"] for _, about in told}
+        traced.audit.failed("sign_in", NotionOAuthError("It failed."), issuer=f"https://{number}.example")
+    failures = counted(traced.profile)["notion_oauth.failures"]
+    issuers = {about["notion_oauth.issuer"] for _, about in failures}
     assert "_OTHER" in issuers
     assert len(issuers) <= MAX_LABEL_VALUES[ISSUER] + 1
-    assert sum(count for count, _ in told) == MAX_LABEL_VALUES[ISSUER] + 5
+    assert sum(count for count, _ in failures) == MAX_LABEL_VALUES[ISSUER] + 5
 
 
 @pytest.mark.usefixtures("spans")
-def test_an_applications_users_without_end_are_a_few_labels_too(settings: Settings) -> None:
+def test_the_number_of_profile_labels_is_limited(settings: Settings) -> None:
     oauth = NotionOAuth(settings.model_copy(update={"telemetry": True}))
     for number in range(MAX_LABEL_VALUES[PROFILE] + 5):
         oauth.for_profile(f"user-{number}").audit.succeeded("refresh", issuer="https://of-many.example")
-    told = [
+    counts = [
         point for profile in ("user-0", f"user-{MAX_LABEL_VALUES[PROFILE] - 1}", "_OTHER") for point in points(profile)
     ]
-    assert told == [1, 1, 5]
+    assert counts == [1, 1, 5]
     assert points(f"user-{MAX_LABEL_VALUES[PROFILE]}") == []
 
 
 def points(profile: str) -> list[float]:
-    """How often that profile's tokens were refreshed at the issuer of the test above."""
+    """The number of refreshes of this profile with the issuer of the test above."""
     here = {"notion_oauth.issuer": "https://of-many.example"}
     return [count for count, about in counted(profile).get("notion_oauth.refreshes", []) if about == here]
 
 
-async def test_what_is_done_is_counted(watched: NotionOAuth, sandbox: Sandbox) -> None:
-    login = await sign_in(watched)
+async def test_sign_ins_and_refreshes_are_counted(traced: NotionOAuth, sandbox: Sandbox) -> None:
+    login = await sign_in(traced)
     for _ in range(3):
-        login = await watched.refresh()
-    await NotionOAuth(watched.settings, profile=watched.profile).tokens.token(rejected=SecretStr("another"))
-    assert counted(watched.profile) == {
+        login = await traced.refresh()
+    await NotionOAuth(traced.settings, profile=traced.profile).tokens.token(rejected=SecretStr("another"))
+    assert counted(traced.profile) == {
         "notion_oauth.sign_ins": [(1, {"notion_oauth.issuer": sandbox.issuer})],
         "notion_oauth.refreshes": [(3, {"notion_oauth.issuer": sandbox.issuer})],
     }
     assert login.refresh_token is not None
 
 
-async def test_a_refresh_is_a_child_of_what_asked_for_it(watched: NotionOAuth, spans: InMemorySpanExporter) -> None:
-    """Although it has a thread of its own."""
-    await sign_in(watched)
-    with trace.get_tracer("tests").start_as_current_span("asking") as asking:
-        await watched.refresh()
+async def test_a_refresh_span_is_a_child_of_the_callers_span(traced: NotionOAuth, spans: InMemorySpanExporter) -> None:
+    """Although it runs in another thread."""
+    await sign_in(traced)
+    with trace.get_tracer("tests").start_as_current_span("caller") as caller:
+        await traced.refresh()
     parent = named(spans, "refresh").parent
     assert parent is not None
-    assert parent.span_id == asking.get_span_context().span_id
+    assert parent.span_id == caller.get_span_context().span_id
 
 
-async def test_no_secret_is_told(watched: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter) -> None:
-    login = await sign_in(watched)
+async def test_telemetry_contains_no_secret(traced: NotionOAuth, sandbox: Sandbox, spans: InMemorySpanExporter) -> None:
+    login = await sign_in(traced)
     assert login.refresh_token is not None
     echo = login.refresh_token.get_secret_value()
     sandbox.fail_next("/token", error="invalid_request", description=f"{echo} is bad", status=400)
     with pytest.raises(NotionOAuthError):
-        await watched.refresh()
-    renewed = await watched.refresh()
-    await watched.sign_out()
-    told = "".join(span.to_json() for span in spans.get_finished_spans()) + repr(counted(watched.profile))
-    sent = {value for asked in sandbox.requests for value in asked.form.values() if len(value) > 20}
+        await traced.refresh()
+    renewed = await traced.refresh()
+    await traced.sign_out()
+    exported = "".join(span.to_json() for span in spans.get_finished_spans()) + repr(counted(traced.profile))
+    sent = {value for request in sandbox.requests for value in request.form.values() if len(value) > 20}
     hidden = {each.access_token.get_secret_value() for each in (login, renewed)} | sent - {sandbox.mcp_url}
     hidden -= {value for value in sent if value.startswith("http")}
     assert len(hidden) >= 4
-    assert not [secret for secret in hidden if secret in told]
+    assert not [secret for secret in hidden if secret in exported]
 
 
 @pytest.mark.parametrize("endpoint", ["https://[::1", "https://h:99999/", "not a URL"])
-async def test_an_address_that_is_none_is_left_out(
-    watched: NotionOAuth, spans: InMemorySpanExporter, endpoint: str
-) -> None:
+async def test_an_invalid_address_is_omitted(traced: NotionOAuth, spans: InMemorySpanExporter, endpoint: str) -> None:
     with pytest.raises(NotionOAuthError):
-        await watched.client.refresh(tokens(token_endpoint=endpoint))
+        await traced.client.refresh(tokens(token_endpoint=endpoint))
     assert attributes(named(spans, "refresh"))["notion_oauth.outcome"] == "failure"
 
 
-def its_own_router(oauth: NotionOAuth) -> FastAPI:
+def app_with_router(oauth: NotionOAuth) -> FastAPI:
     app = FastAPI()
     app.include_router(create_router(oauth))
     app.add_middleware(SessionMiddleware, secret_key="k" * 32)
     return app
 
 
-@pytest.mark.parametrize("make_app", [lambda oauth: create_app(oauth=oauth), its_own_router], ids=["ours", "theirs"])
-async def test_what_fastapi_traces_of_a_callback_is_not_its_query(
-    watched: NotionOAuth, spans: InMemorySpanExporter, make_app: Callable[[NotionOAuth], FastAPI]
+@pytest.mark.parametrize("make_app", [lambda oauth: create_app(oauth=oauth), app_with_router], ids=["ours", "theirs"])
+async def test_the_fastapi_span_of_a_callback_has_no_query(
+    traced: NotionOAuth, spans: InMemorySpanExporter, make_app: Callable[[NotionOAuth], FastAPI]
 ) -> None:
-    app = make_app(watched)
+    app = make_app(traced)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as browser:
         await browser.get("/auth/status?x=1")
         assert [span.name for span in spans.get_finished_spans()][-1:] == ["GET /auth/status"], "FastAPI traces"
         refused = await browser.get("/auth/callback?code=canary-code&state=canary-state")
     assert refused.status_code == 400
-    told = "".join(span.to_json() for span in spans.get_finished_spans())
-    assert "canary" not in told
+    assert "canary" not in "".join(span.to_json() for span in spans.get_finished_spans())
 
 
 @pytest.mark.parametrize("path", ["/auth/callback/", "/AUTH/CALLBACK", "/auth/callbak"])
-async def test_in_our_own_application_not_of_a_callback_that_is_misspelt_either(
-    watched: NotionOAuth, spans: InMemorySpanExporter, path: str
+async def test_the_fastapi_span_of_a_misspelt_callback_has_no_query(
+    traced: NotionOAuth, spans: InMemorySpanExporter, path: str
 ) -> None:
-    network = httpx.ASGITransport(create_app(oauth=watched))
+    network = httpx.ASGITransport(create_app(oauth=traced))
     async with httpx.AsyncClient(transport=network, base_url="http://127.0.0.1") as browser:
         await browser.get(f"{path}?code=canary-code&state=canary-state")
     assert "canary" not in "".join(span.to_json() for span in spans.get_finished_spans())
 
 
-def test_spans_of_other_instrumentations_are_cut_too(spans: InMemorySpanExporter) -> None:
+def test_the_query_is_removed_from_other_spans(spans: InMemorySpanExporter) -> None:
     url = "http://127.0.0.1/auth/callback"
-    told = {"url.full": f"{url}?code=x", "http.url": f"{url}?code=x", "http.target": "/auth/callback?code=x"}
-    with trace.get_tracer("tests").start_as_current_span("GET", attributes=told):
+    urls = {"url.full": f"{url}?code=x", "http.url": f"{url}?code=x", "http.target": "/auth/callback?code=x"}
+    with trace.get_tracer("tests").start_as_current_span("GET", attributes=urls):
         protect_span()
     [span] = spans.get_finished_spans()
     assert attributes(span) == {"url.full": url, "http.url": url, "http.target": "/auth/callback"}
 
 
-async def test_off_fastapi_is_silent_too(oauth: NotionOAuth, spans: InMemorySpanExporter) -> None:
+async def test_without_telemetry_fastapi_writes_no_span(oauth: NotionOAuth, spans: InMemorySpanExporter) -> None:
     network = httpx.ASGITransport(create_app(oauth=oauth))
     async with httpx.AsyncClient(transport=network, base_url="http://127.0.0.1") as browser:
         await browser.get("/auth/status")
     assert spans.get_finished_spans() == ()
 
 
-def test_off_it_is_never_imported() -> None:
+def test_without_telemetry_opentelemetry_is_not_imported() -> None:
     code = """
 import sys
 from notion_oauth import BearerAuth
@@ -328,12 +325,12 @@ BearerAuth()
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 from notion_oauth import create_app
 create_app()  # FastAPI imports the API by itself
-assert "notion_oauth.telemetry" not in sys.modules
+assert "notion_oauth.tokens.telemetry" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_where_it_is_not_installed_it_says_what_to_do() -> None:
+def test_telemetry_without_its_package_has_an_install_hint() -> None:
     code = """
 import sys
 sys.modules["opentelemetry"] = None
@@ -344,5 +341,5 @@ try:
 except ConfigurationError as error:
     print(error)
 """
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert "uv pip install 'notion-oauth[otel]'" in said
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "uv pip install 'notion-oauth[otel]'" in output

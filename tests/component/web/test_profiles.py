@@ -29,7 +29,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver
 from tests.conftest import Posted
-from tests.support.log_lines import Told
+from tests.support.log_lines import AuditEvents
 from tests.support.signing_in import age, sign_in
 from tests.support.visiting import PUBLIC, Visitor
 
@@ -171,7 +171,7 @@ class TestBrowserSessions:
 
     @pytest.mark.parametrize("preregistered", [True, False], ids=["preregistered", "two sign-ins at a time"])
     def test_new_sign_in_with_same_client_does_not_revoke(
-        self, public: Settings, sandbox: Sandbox, told: Told, preregistered: bool
+        self, public: Settings, sandbox: Sandbox, audit_events: AuditEvents, preregistered: bool
     ) -> None:
         """Notion ends the previous login itself. Other servers end all logins of a user and a client on revocation."""
         client = {"client_id": registered(sandbox)} if preregistered else {}
@@ -185,7 +185,7 @@ class TestBrowserSessions:
         assert visitor.status()["status"] == "authenticated"
         assert can_refresh(visitor)
         assert len([name for name in files_of(public) if name.endswith(".profile")]) == 1
-        assert [facts["revocation"] for event, facts in told() if event == "sign_out"] == ["superseded"]
+        assert [facts["revocation"] for event, facts in audit_events() if event == "sign_out"] == ["superseded"]
 
     def test_lost_cookie_loses_login(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))

@@ -94,7 +94,7 @@ async def test_sign_in_and_use(oauth: NotionOAuth, peer: Peer, which: str) -> No
     assert 3500 < (status.expires_in_seconds or 0) <= 3600
 
 
-async def test_an_issuer_may_end_with_a_slash(tmp_path: Path) -> None:
+async def test_an_issuer_may_have_a_trailing_slash(tmp_path: Path) -> None:
     """As those of the SDK do where they are given as its examples do it; it is compared to the letter all the same."""
     with serve_mcp_sdk(issuer_path="/") as peer:
         oauth = NotionOAuth(Settings(server_url=peer.mcp_url, token_file=tmp_path / "tokens.json", retry_for=0))
@@ -103,9 +103,7 @@ async def test_an_issuer_may_end_with_a_slash(tmp_path: Path) -> None:
         assert await oauth.sign_out() is SignOut.REVOKED
 
 
-async def test_a_token_that_has_expired_is_refreshed_for_its_user(
-    oauth: NotionOAuth, settings: Settings, peer: Peer
-) -> None:
+async def test_an_expired_token_is_refreshed(oauth: NotionOAuth, settings: Settings, peer: Peer) -> None:
     await sign_in(oauth)
     for times in (1, 2):  # each time with the refresh token that came last
         age(settings.token_file, minutes=120)
@@ -113,14 +111,14 @@ async def test_a_token_that_has_expired_is_refreshed_for_its_user(
         assert peer.issued == ["authorization_code", *["refresh_token"] * times]
 
 
-async def test_a_token_that_is_refused_is_refreshed_for_its_user(oauth: NotionOAuth, peer: Peer) -> None:
+async def test_a_rejected_token_is_refreshed(oauth: NotionOAuth, peer: Peer) -> None:
     await sign_in(oauth)
     peer.expire_access_tokens()
     assert await whoami(oauth) == PERSON
     assert peer.issued == ONE_REFRESH
 
 
-async def test_sources_that_ask_at_once_refresh_once(oauth: NotionOAuth, settings: Settings, peer: Peer) -> None:
+async def test_concurrent_sources_refresh_once(oauth: NotionOAuth, settings: Settings, peer: Peer) -> None:
     await sign_in(oauth)
     age(settings.token_file, minutes=120)
     found = await asyncio.gather(*(NotionOAuth(settings).tokens.token() for _ in range(5)))
@@ -129,7 +127,7 @@ async def test_sources_that_ask_at_once_refresh_once(oauth: NotionOAuth, setting
     assert peer.live_grants == 1
 
 
-async def test_processes_that_ask_at_once_refresh_once(oauth: NotionOAuth, settings: Settings, peer: Peer) -> None:
+async def test_concurrent_processes_refresh_once(oauth: NotionOAuth, settings: Settings, peer: Peer) -> None:
     await sign_in(oauth)
     age(settings.token_file, minutes=120)
     environment = {
@@ -160,7 +158,7 @@ async def test_processes_that_ask_at_once_refresh_once(oauth: NotionOAuth, setti
     assert await whoami(oauth) == PERSON
 
 
-async def test_a_copy_of_the_tokens_that_is_used_elsewhere_ends_the_login(
+async def test_using_a_copy_of_the_tokens_ends_the_login(
     oauth: NotionOAuth, settings: Settings, peer: Peer, tmp_path: Path
 ) -> None:
     """These servers forgive no second use of a refresh token: what the tests above avoid is real."""
@@ -176,7 +174,7 @@ async def test_a_copy_of_the_tokens_that_is_used_elsewhere_ends_the_login(
         await oauth.refresh()
 
 
-async def test_signing_out_ends_the_grant(oauth: NotionOAuth, settings: Settings, peer: Peer) -> None:
+async def test_sign_out_ends_the_grant(oauth: NotionOAuth, settings: Settings, peer: Peer) -> None:
     login = await sign_in(oauth)
     token = login.access_token.get_secret_value()
     assert await taken(peer, token) == 200
@@ -186,7 +184,7 @@ async def test_signing_out_ends_the_grant(oauth: NotionOAuth, settings: Settings
     assert not settings.token_file.exists()
 
 
-async def test_a_new_sign_in_uses_the_client_again(oauth: NotionOAuth, peer: Peer) -> None:
+async def test_a_new_sign_in_reuses_the_client(oauth: NotionOAuth, peer: Peer) -> None:
     first = await sign_in(oauth)
     await oauth.sign_out()
     second = await sign_in(oauth)
@@ -195,7 +193,7 @@ async def test_a_new_sign_in_uses_the_client_again(oauth: NotionOAuth, peer: Pee
     assert await whoami(oauth) == PERSON
 
 
-async def test_a_client_that_the_server_has_forgotten_is_registered_anew(oauth: NotionOAuth, peer: Peer) -> None:
+async def test_an_unknown_client_is_registered_again(oauth: NotionOAuth, peer: Peer) -> None:
     first = await sign_in(oauth)
     peer.clients.clear()
     with pytest.raises(SignInRequired) as caught:
@@ -208,9 +206,7 @@ async def test_a_client_that_the_server_has_forgotten_is_registered_anew(oauth: 
     assert (await oauth.refresh()).refresh_token not in (first.refresh_token, second.refresh_token)
 
 
-async def test_of_a_login_that_the_server_has_ended_a_tombstone_is_kept(
-    oauth: NotionOAuth, settings: Settings, peer: Peer
-) -> None:
+async def test_an_ended_login_is_stored_without_tokens(oauth: NotionOAuth, settings: Settings, peer: Peer) -> None:
     login = await sign_in(oauth)
     peer.end_grants()
     with pytest.RaisesGroup(SignInRequired, flatten_subgroups=True, allow_unwrapped=True):
@@ -224,7 +220,7 @@ async def test_of_a_login_that_the_server_has_ended_a_tombstone_is_kept(
     assert await whoami(oauth) == PERSON
 
 
-async def test_a_person_who_declines_is_not_signed_in(oauth: NotionOAuth, peer: Peer) -> None:
+async def test_a_declined_sign_in_stores_nothing(oauth: NotionOAuth, peer: Peer) -> None:
     peer.consents = False
     with pytest.raises(AuthorizationRefused) as caught:
         await sign_in(oauth)
@@ -234,7 +230,7 @@ async def test_a_person_who_declines_is_not_signed_in(oauth: NotionOAuth, peer: 
 
 
 @pytest.mark.parametrize("which", ["authlib"])
-async def test_every_answer_says_whose_it_is(oauth: NotionOAuth, peer: Peer) -> None:
+async def test_every_authorization_response_contains_iss(oauth: NotionOAuth, peer: Peer) -> None:
     """RFC 9207: on success, on error, and refused where it is missing."""
     pending, query = await begin(oauth)
     assert query["iss"] == peer.issuer

@@ -1,4 +1,4 @@
-"""What is taken out of our own logs, and what must stay in them."""
+"""What is redacted in our logs, and what must stay in them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NOTION_SHAPE = "8f14e45f-ceea-4671:Zk3QmPp0aLr7tUwX:abcdefghijklmnopqrstuvwxyz01
         f'{{"cookie": "session={SECRET}"}}',
     ],
 )
-def test_what_looks_like_a_secret_is_taken_out(text: str) -> None:
+def test_secrets_are_redacted(text: str) -> None:
     assert SECRET not in redact(text)
     assert HIDDEN in redact(text)
 
@@ -46,7 +46,7 @@ def test_what_looks_like_a_secret_is_taken_out(text: str) -> None:
 @pytest.mark.parametrize(
     "token", [NOTION_SHAPE, "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJlLWJ5dGVz"]
 )
-def test_a_token_is_known_by_its_shape(token: str) -> None:
+def test_tokens_are_recognised_by_their_form(token: str) -> None:
     assert redact(f"it was {token}.") in (f"it was {HIDDEN}.", f"it was {HIDDEN}")
 
 
@@ -64,11 +64,11 @@ def test_a_token_is_known_by_its_shape(token: str) -> None:
         "2026-11-25T09:58:15.795Z INFO uvicorn.error Uvicorn running on http://127.0.0.1:8000 (Press CTRL+C to quit)",
     ],
 )
-def test_what_an_operator_needs_stays(text: str) -> None:
+def test_facts_are_not_redacted(text: str) -> None:
     assert redact(text) == text
 
 
-def test_much_text_takes_little_time() -> None:
-    """A pattern that goes back over what it has seen would take minutes here."""
+def test_redaction_takes_linear_time() -> None:
+    """A pattern that backtracks would take minutes here."""
     for piece in ("a", "a:", "a" * 16 + ":", "eyJ", "code=", "code: '", "Bearer ", "cookie:", "\\", "-._~"):
         redact(piece * (300_000 // len(piece)))

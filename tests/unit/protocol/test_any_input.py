@@ -115,7 +115,7 @@ def test_a_server_document(body: bytes, issuer: str) -> None:
 
 @FEW
 @given(body=CLIENT, status=st.sampled_from([200, 201, 400, 500]))
-def test_a_registration_answer_and_all_that_is_done_with_it(body: bytes, status: int) -> None:
+def test_a_registration_response(body: bytes, status: int) -> None:
     response = Response(status, "https://h.example/register", {}, body)
     client = tolerated(lambda: parse_registration_response(response, request=REQUEST))
     if client is not None:
@@ -130,7 +130,7 @@ def test_a_registration_answer_and_all_that_is_done_with_it(body: bytes, status:
 
 @FEW
 @given(body=TOKEN, status=st.sampled_from([200, 400, 401, 429, 500]), header=st.text(max_size=12))
-def test_a_token_answer_and_all_that_is_done_with_it(body: bytes, status: int, header: str) -> None:
+def test_any_token_response(body: bytes, status: int, header: str) -> None:
     response = Response(status, "https://h.example/token", {"retry-after": header}, body)
     parsed = tolerated(lambda: parse_token_response(response, request=REQUEST))
     if parsed is not None:
@@ -146,14 +146,14 @@ def test_a_token_answer_and_all_that_is_done_with_it(body: bytes, status: int, h
 @given(
     body=document_of("active", "exp", "scope", "username", "sub", "error"), status=st.sampled_from([200, 400, 401, 503])
 )
-def test_an_introspection_answer(body: bytes, status: int) -> None:
+def test_an_introspection_response(body: bytes, status: int) -> None:
     response = Response(status, "https://h.example/introspect", {}, body)
     tolerated(lambda: parse_introspection_response(response, request=REQUEST))
 
 
 @FEW
 @given(body=FILE)
-def test_a_token_file_and_all_that_is_done_with_it(body: bytes) -> None:
+def test_a_token_file(body: bytes) -> None:
     login = tolerated(lambda: decode_login(body, PATH))
     if isinstance(login, TokenSet):
         describe(login_status(login, now=NOW, lifetimes=Lifetimes()))
@@ -195,7 +195,7 @@ def test_a_url(url: str) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 1_000_000])
-def test_nesting_is_no_way_in(size: int) -> None:
+def test_deep_nesting_is_refused(size: int) -> None:
     body = b'{"access_token":' + b"[" * size
     tolerated(lambda: parse_token_response(Response(200, "https://h.example/", {}, body), request=REQUEST))
     tolerated(lambda: decode_login(body, PATH))
@@ -250,7 +250,7 @@ def test_a_challenge(values: list[str]) -> None:
 
 @FEW
 @given(values=FIELDS, times=st.integers(1, 400))
-def test_a_challenge_costs_a_few_looks_at_each_character(values: list[str], times: int) -> None:
+def test_a_challenge_is_parsed_in_linear_time(values: list[str], times: int) -> None:
     value = counted(",".join(values) * times)
     parse_challenges([value])
     assert value.seen <= 8 * min(len(value), MAX_FIELD)
@@ -281,7 +281,7 @@ def written(draw: st.DrawFn) -> tuple[Challenge, str]:
 
 @FEW
 @given(challenges=st.lists(written(), max_size=4), comma=st.sampled_from([", ", ",", " , ", ",,", " ,\t, "]))
-def test_a_challenge_is_read_as_it_was_meant(challenges: list[tuple[Challenge, str]], comma: str) -> None:
+def test_a_formatted_challenge_is_parsed_back(challenges: list[tuple[Challenge, str]], comma: str) -> None:
     meant = tuple(challenge for challenge, _ in challenges)
     texts = [text for _, text in challenges]
     assert parse_challenges(texts) == meant

@@ -49,7 +49,7 @@ def request_query(
 
 @pytest.mark.spec("RFC 7636 §B", "Compute the example")
 @pytest.mark.spec("MCP §Authorization Code Protection", "Use S256")
-def test_the_challenge_is_that_of_rfc_7636_appendix_b() -> None:
+def test_the_code_challenge_of_rfc_7636_appendix_b() -> None:
     query = request_query("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
     assert query["code_challenge"] == ["E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"]
     assert query["code_challenge_method"] == ["S256"]
@@ -58,7 +58,7 @@ def test_the_challenge_is_that_of_rfc_7636_appendix_b() -> None:
 @pytest.mark.spec("RFC 6749 §4.1.1", "Ask with response_type, client_id, redirect_uri, scope and state")
 @pytest.mark.spec("MCP §Resource Parameter Implementation", "Send resource in every authorization and token request")
 @pytest.mark.spec("RFC 8707 §2.1", "Name the resource in the authorization request")
-def test_the_request_carries_all_it_must() -> None:
+def test_the_authorization_request_contains_all_parameters() -> None:
     query = request_query("v" * 43)
     assert query["response_type"] == ["code"]
     assert query["client_id"] == ["public-client"]
@@ -68,7 +68,7 @@ def test_the_request_carries_all_it_must() -> None:
     assert query["prompt"] == ["consent"]
 
 
-def test_no_scope_is_asked_for_where_the_resource_lists_none() -> None:
+def test_no_scope_is_requested_if_the_resource_lists_none() -> None:
     assert "scope" not in request_query("v" * 43, scope=None)
 
 
@@ -86,7 +86,7 @@ def check(query: dict[str, str], waiting: PendingAuthorization, *, later: timede
 
 
 @pytest.mark.spec("RFC 6749 §4.1.2", "Take the code of the answer, and ignore unknown parameters")
-def test_the_code_comes_back() -> None:
+def test_a_valid_response_returns_the_code() -> None:
     assert check({"state": "canary-state", "code": "c", "unknown": "ignored"}, SILENT) == "c"
 
 
@@ -121,7 +121,7 @@ def test_another_state_is_refused(state: str) -> None:
         (SILENT, "https://evil.example", False),
     ],
 )
-def test_the_issuer_is_compared_in_success_and_in_error(
+def test_the_issuer_is_checked_in_success_and_error_responses(
     waiting: PendingAuthorization, iss: str | None, accepted: bool
 ) -> None:
     query = {"state": "canary-state", **({"iss": iss} if iss else {})}
@@ -136,7 +136,7 @@ def test_the_issuer_is_compared_in_success_and_in_error(
             assert "555" not in str(caught.value), "what a stranger says is not shown"
 
 
-def test_an_error_is_shown_only_after_the_state_fits() -> None:
+def test_an_error_is_reported_only_after_the_state_is_checked() -> None:
     with pytest.raises(StateMismatch) as caught:
         check({"state": "wrong", "error": "access_denied", "error_description": "call +1 555"}, SILENT)
     assert "555" not in str(caught.value)
@@ -158,7 +158,7 @@ def test_an_error_is_shown_only_after_the_state_fits() -> None:
         "consent_required",
     ],
 )
-def test_every_error_code_is_kept(error: str) -> None:
+def test_every_error_code_is_reported(error: str) -> None:
     with pytest.raises(AuthorizationRefused) as caught:
         check({"state": "canary-state", "error": error, "error_description": "why\x1b[2J not"}, SILENT)
     assert caught.value.error == error
@@ -166,7 +166,7 @@ def test_every_error_code_is_kept(error: str) -> None:
     assert error in str(caught.value)
 
 
-def test_an_error_code_that_is_none_is_not_repeated() -> None:
+def test_an_invalid_error_code_is_not_repeated() -> None:
     with pytest.raises(AuthorizationRefused) as caught:
         check({"state": "canary-state", "error": "<b>call me</b> now"}, SILENT)
     assert "call me" not in str(caught.value)
@@ -184,7 +184,7 @@ def test_a_repeated_parameter_is_refused(name: str) -> None:
         parse_authorization_response([(name, "a"), (name, "a")])
 
 
-def test_a_sign_in_lives_ten_minutes() -> None:
+def test_a_sign_in_expires_after_ten_minutes() -> None:
     query = {"state": "canary-state", "code": "c"}
     assert check(query, SILENT, later=timedelta(minutes=9, seconds=59)) == "c"
     with pytest.raises(AuthorizationExpired):
@@ -206,7 +206,7 @@ def test_a_sign_in_lives_ten_minutes() -> None:
         ("https://notion.example/auth/callback", "web"),
     ],
 )
-def test_a_public_client_asks_for_what_it_uses(redirect_uri: str, kind: str) -> None:
+def test_the_metadata_of_a_public_client(redirect_uri: str, kind: str) -> None:
     metadata = client_metadata(client_name="mine", redirect_uri=redirect_uri, scope="a b")
     sent = registration_request(SERVER, metadata).json
     assert sent == {
@@ -220,7 +220,7 @@ def test_a_public_client_asks_for_what_it_uses(redirect_uri: str, kind: str) -> 
     }
 
 
-def test_a_server_without_registration_is_said_to_be_one() -> None:
+def test_a_server_without_registration_is_reported() -> None:
     metadata = client_metadata(client_name="mine", redirect_uri=REDIRECT_URI, scope=None)
     with pytest.raises(MetadataError, match="offers no client registration"):
         registration_request(SERVER.model_copy(update={"registration_endpoint": None}), metadata)
@@ -238,7 +238,7 @@ REGISTRATION = registration_request(SERVER, client_metadata(client_name="m", red
         (b'{"client_id": "c", "client_secret": "s", "client_secret_expires_at": 0}', "s"),
     ],
 )
-def test_the_client_that_the_server_made(body: bytes, secret: str | None) -> None:
+def test_a_registered_client_is_parsed(body: bytes, secret: str | None) -> None:
     client = parse_registration_response(Response(201, f"{ISSUER}/register", {}, body), request=REGISTRATION)
     assert client.client_id == "c"
     assert (client.client_secret.get_secret_value() if client.client_secret else None) == secret
@@ -246,7 +246,7 @@ def test_the_client_that_the_server_made(body: bytes, secret: str | None) -> Non
 
 
 @pytest.mark.spec("RFC 7591 §3.2.1", "Read the client's id, its secret and until when that is good, 0 being forever")
-def test_a_secret_that_has_expired_is_known_to_have() -> None:
+def test_an_expired_client_secret_is_recognised() -> None:
     body = f'{{"client_id": "c", "client_secret": "s", "client_secret_expires_at": {int(NOW.timestamp())}}}'.encode()
     client = parse_registration_response(Response(201, f"{ISSUER}/register", {}, body), request=REGISTRATION)
     assert client.expired(NOW)
@@ -254,7 +254,7 @@ def test_a_secret_that_has_expired_is_known_to_have() -> None:
 
 
 @pytest.mark.spec("RFC 7591 §3.2.2", "Report the error code and the server's words")
-def test_a_refused_registration_says_why() -> None:
+def test_a_refused_registration_reports_the_reason() -> None:
     body = b'{"error": "invalid_redirect_uri", "error_description": "not that one"}'
     with pytest.raises(RegistrationRefused, match="not that one") as caught:
         parse_registration_response(Response(400, f"{ISSUER}/register", {}, body), request=REGISTRATION)
@@ -262,6 +262,6 @@ def test_a_refused_registration_says_why() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"client_id": ""}', b'{"client_id": 7}', b"<html>"])
-def test_an_answer_that_is_no_client_is_passing(body: bytes) -> None:
+def test_an_invalid_registration_response_is_transient(body: bytes) -> None:
     with pytest.raises(ServerUnavailable):
         parse_registration_response(Response(201, f"{ISSUER}/register", {}, body), request=REGISTRATION)

@@ -57,7 +57,7 @@ def parameters_of(value: str) -> Mapping[str, str]:
         (" \t,, ", ()),
     ],
 )
-def test_the_grammar_is_read(value: str, expected: tuple[Challenge, ...]) -> None:
+def test_valid_challenges_are_parsed(value: str, expected: tuple[Challenge, ...]) -> None:
     assert parse_challenges([value]) == expected
 
 
@@ -78,7 +78,7 @@ def test_the_grammar_is_read(value: str, expected: tuple[Challenge, ...]) -> Non
         ("Bearer a=b=c", {"a": "b=c"}),
     ],
 )
-def test_a_value_is_read_however_it_is_spaced_and_quoted(value: str, expected: dict[str, str]) -> None:
+def test_values_are_parsed_with_any_spacing_and_quoting(value: str, expected: dict[str, str]) -> None:
     assert parameters_of(value) == expected
 
 
@@ -101,18 +101,18 @@ def test_a_value_is_read_however_it_is_spaced_and_quoted(value: str, expected: d
         ('Bearer @"a, b=c, d", error=x', {"error": "x"}),
     ],
 )
-def test_what_can_be_read_in_two_ways_is_left_out(value: str, expected: dict[str, str]) -> None:
+def test_ambiguous_values_are_dropped(value: str, expected: dict[str, str]) -> None:
     assert parameters_of(value) == expected
 
 
 @pytest.mark.parametrize(
     "value", ["error=x", '"Bearer error=x"', "é, error=x", "=", '"', "Bearer/1 error=x", "Bearer = a, error=x", "\\"]
 )
-def test_parameters_without_a_scheme_are_nobodys(value: str) -> None:
+def test_parameters_without_a_scheme_are_dropped(value: str) -> None:
     assert parse_challenges([value]) == ()
 
 
-def test_what_is_no_challenge_does_not_lend_its_parameters_to_the_one_before() -> None:
+def test_parameters_of_a_malformed_challenge_are_dropped() -> None:
     assert parse_challenges(['Bearer error=x, Odd/1 realm="a", scope="b", Basic realm="c"']) == (
         Challenge("bearer", {"error": "x"}),
         Challenge("basic", {"realm": "c"}),
@@ -120,18 +120,18 @@ def test_what_is_no_challenge_does_not_lend_its_parameters_to_the_one_before() -
 
 
 @pytest.mark.spec("RFC 9110 §11.6.1", "Read several challenges, in one field or in several")
-def test_several_fields_are_read_apart_and_joined_ones_together() -> None:
+def test_separate_and_joined_fields_are_parsed() -> None:
     values = ['Basic realm="a"', f'Bearer error="x", resource_metadata="{METADATA}"', "Negotiate"]
     apart = parse_challenges(values)
     assert [one.scheme for one in apart] == ["basic", "bearer", "negotiate"]
     assert apart == parse_challenges([", ".join(values)])
 
 
-def test_what_parameters_follow_was_no_token68() -> None:
+def test_a_token68_has_no_parameters() -> None:
     assert parse_challenges(["Bearer a==, b=1"]) == (Challenge("bearer", {"b": "1"}),)
 
 
-def test_an_unclosed_quote_ends_with_its_field() -> None:
+def test_an_unclosed_quote_ends_at_the_end_of_its_field() -> None:
     assert parse_challenges(['Basic realm="a', "Bearer error=x"]) == (
         Challenge("basic"),
         Challenge("bearer", {"error": "x"}),
@@ -139,7 +139,7 @@ def test_an_unclosed_quote_ends_with_its_field() -> None:
 
 
 @pytest.mark.parametrize("end", ['scope="abcdef"', "scope=abcdef", "scope=abc,", "scope"])
-def test_what_lies_behind_the_limit_is_ignored_and_what_lies_across_it_is_dropped(end: str) -> None:
+def test_text_beyond_the_limit_is_ignored(end: str) -> None:
     start = 'Bearer error=x, pad="' + "a" * (MAX_FIELD - 40) + '", '
     value = (start + " " * (MAX_FIELD - len(start) - 8) + end).ljust(MAX_FIELD + 9, "z")
     (challenge,) = parse_challenges([value, "Basic realm=late"])
@@ -147,16 +147,16 @@ def test_what_lies_behind_the_limit_is_ignored_and_what_lies_across_it_is_droppe
     assert "scope" not in challenge.parameters
 
 
-def test_exactly_the_limit_is_read_whole() -> None:
+def test_a_field_of_exactly_the_limit_is_complete() -> None:
     value = "Bearer error=x, scope=".ljust(MAX_FIELD, "a")
     assert len(parameters_of(value)["scope"]) == MAX_FIELD - len("Bearer error=x, scope=")
 
 
-def test_a_token68_that_is_cut_off_is_none() -> None:
+def test_a_token68_that_is_cut_off_is_dropped() -> None:
     assert parse_challenges(["Basic ".ljust(MAX_FIELD + 1, "a")]) == (Challenge("basic"),)
 
 
-def test_a_scheme_that_is_cut_off_is_no_scheme() -> None:
+def test_a_scheme_that_is_cut_off_is_dropped() -> None:
     assert [one.scheme for one in parse_challenges(["Basic,".ljust(MAX_FIELD - 6) + "Bearerish"])] == ["basic"]
 
 
@@ -164,7 +164,7 @@ def test_a_scheme_that_is_cut_off_is_no_scheme() -> None:
     "piece",
     ["a", " ", ",", '"', "\\", "=", "a ", "a,", "a=", 'a="', 'a="b" ', '"\\', "a = ", "Bearer a", "a==,", "é", "= "],
 )
-def test_every_character_is_looked_at_a_few_times_at_most(piece: str) -> None:
+def test_every_character_is_read_a_few_times_at_most(piece: str) -> None:
     for opening in ("", "Bearer ", 'Bearer a="'):
         value = counted((opening + piece * MAX_FIELD)[:MAX_FIELD])
         parse_challenges([value])
@@ -199,7 +199,7 @@ def test_the_bearer_challenge(values: list[str], expected: BearerChallenge | Non
         (['Basic realm="0", error=x', 'Bearer realm="1"', 'Bearer realm="2"'], "1"),
     ],
 )
-def test_of_several_the_one_with_metadata_goes_first_then_the_one_with_an_error(values: list[str], realm: str) -> None:
+def test_challenges_with_metadata_then_with_an_error_are_preferred(values: list[str], realm: str) -> None:
     for written in (values, [", ".join(values)]):
         chosen = bearer_challenge(written)
         assert chosen is not None
@@ -223,7 +223,7 @@ def test_of_several_the_one_with_metadata_goes_first_then_the_one_with_an_error(
         ('scope="a\x7f"', None),
     ],
 )
-def test_a_scope_of_other_characters_than_scopes_have_is_ignored(said: str, expected: str | None) -> None:
+def test_a_scope_with_invalid_characters_is_ignored(said: str, expected: str | None) -> None:
     """RFC 6749 §3.3."""
     chosen = bearer_challenge([f"Bearer {said}, error=x"])
     assert chosen == BearerChallenge(error="x", scope=expected)
@@ -246,7 +246,7 @@ def test_a_scope_of_other_characters_than_scopes_have_is_ignored(said: str, expe
         ('max_age=""', None),
     ],
 )
-def test_a_maximum_age_is_a_number_of_seconds_or_nothing(said: str, expected: int | None) -> None:
+def test_max_age_is_a_number_of_seconds(said: str, expected: int | None) -> None:
     """RFC 9470 §3."""
     chosen = bearer_challenge([f"Bearer {said}"])
     assert chosen == BearerChallenge(max_age=expected)

@@ -126,7 +126,7 @@ def test_well_known_urls_of_an_issuer(issuer: str, expected: list[str]) -> None:
         ("https://h.example/mcp", "https://h.example/mcp-other", False),
     ],
 )
-def test_which_resource_covers_which_url(resource: str, url: str, covered: bool) -> None:
+def test_resource_covers(resource: str, url: str, covered: bool) -> None:
     assert resource_covers(resource, url) is covered
 
 
@@ -161,11 +161,11 @@ def test_which_resource_covers_which_url(resource: str, url: str, covered: bool)
         ("", False),
     ],
 )
-def test_which_urls_may_be_talked_to(url: str, usable: bool) -> None:
+def test_url_problem(url: str, usable: bool) -> None:
     assert (url_problem(url) is None) is usable
 
 
-def test_a_resource_speaks_for_itself() -> None:
+def test_a_resource_document_is_parsed() -> None:
     metadata = parse_protected_resource_metadata(answer(RESOURCE), server_url=SERVER)
     assert metadata is not None
     assert metadata.resource == SERVER
@@ -174,7 +174,7 @@ def test_a_resource_speaks_for_itself() -> None:
 
 
 @pytest.mark.spec("MCP §Canonical Server URI", "Name the server as its metadata spells it, no slash added")
-def test_the_resource_is_kept_to_the_letter() -> None:
+def test_the_spelling_of_the_resource_is_kept() -> None:
     document = {**RESOURCE, "resource": "https://mcp.notion.com"}
     metadata = parse_protected_resource_metadata(answer(document), server_url=SERVER)
     assert metadata is not None
@@ -182,13 +182,13 @@ def test_the_resource_is_kept_to_the_letter() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410])
-def test_a_4xx_means_that_there_is_none(status: int) -> None:
+def test_a_4xx_means_that_there_is_no_document(status: int) -> None:
     assert parse_protected_resource_metadata(answer({}, status), server_url=SERVER) is None
     assert parse_authorization_server_metadata(answer({}, status), issuer=ISSUER) is None
 
 
 @pytest.mark.parametrize("status", [204, 408, 429, 500, 502, 503])
-def test_a_passing_failure_is_not_taken_for_absence(status: int) -> None:
+def test_a_transient_failure_does_not_count_as_a_missing_document(status: int) -> None:
     with pytest.raises(ServerUnavailable, match=str(status)):
         parse_protected_resource_metadata(answer(RESOURCE, status), server_url=SERVER)
 
@@ -210,13 +210,13 @@ def test_a_passing_failure_is_not_taken_for_absence(status: int) -> None:
         ({"authorization_servers": ["https://mcp.notion.com?x=1"]}, "query"),  # RFC 8414 §2
     ],
 )
-def test_a_resource_document_that_must_not_be_used(changes: dict[str, Any], said: str) -> None:
+def test_an_invalid_resource_document_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(MetadataError, match=said):
         parse_protected_resource_metadata(answer({**RESOURCE, **changes}), server_url=SERVER)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"null", b"\xff\xfe", b"[" * 100_000])
-def test_a_document_that_is_none(body: bytes) -> None:
+def test_a_body_that_is_no_json_object(body: bytes) -> None:
     with pytest.raises(MetadataNotFound, match="not a JSON object"):
         parse_protected_resource_metadata(answer(body), server_url=SERVER)
     with pytest.raises(MetadataNotFound, match="not a JSON object"):
@@ -224,13 +224,13 @@ def test_a_document_that_is_none(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_a_passing_failure_of_its_own_kind(status: int) -> None:
+def test_a_redirect_is_an_unexpected_redirect(status: int) -> None:
     with pytest.raises(UnexpectedRedirect, match="redirect"):
         parse_protected_resource_metadata(answer(RESOURCE, status), server_url=SERVER)
 
 
 @pytest.mark.spec("RFC 9207 §2.3", "A server that does not announce iss may send none")
-def test_a_server_speaks_for_itself() -> None:
+def test_a_server_document_is_parsed() -> None:
     metadata = parse_authorization_server_metadata(answer(METADATA), issuer=ISSUER)
     assert metadata is not None
     assert metadata.token_endpoint == f"{ISSUER}/token"
@@ -258,7 +258,7 @@ def test_a_server_speaks_for_itself() -> None:
         ({"token_endpoint": 7}, "token_endpoint"),
     ],
 )
-def test_a_server_document_that_must_not_be_used(changes: dict[str, Any], said: str) -> None:
+def test_an_invalid_server_document_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(MetadataError, match=said):
         parse_authorization_server_metadata(answer({**METADATA, **changes}), issuer=ISSUER)
 
@@ -277,7 +277,7 @@ def test_pkce_must_be_listed(listed: list[str] | None) -> None:
 
 
 @pytest.mark.spec("RFC 8414 §2", "An authorization endpoint is left out where no grant needs it")
-def test_a_server_for_assertions_alone_can_be_read() -> None:
+def test_a_server_without_authorization_endpoint_is_valid() -> None:
     changes = {"authorization_endpoint": None, "grant_types_supported": [JWT_BEARER]}
     found = parse_authorization_server_metadata(answer({**METADATA, **changes}), issuer=ISSUER)
     assert found is not None
@@ -305,7 +305,7 @@ def test_assertions_must_be_listed(listed: list[str] | None) -> None:
         "introspection_endpoint_auth_methods_supported",
     ],
 )
-def test_a_list_that_is_none_says_nothing(name: str, value: object) -> None:
+def test_an_invalid_list_counts_as_missing(name: str, value: object) -> None:
     found = parse_authorization_server_metadata(answer({**METADATA, name: value}), issuer=ISSUER)
     assert found is not None
     assert getattr(found, name) is None
@@ -315,7 +315,7 @@ OPTIONAL = sorted(set(AuthorizationServerMetadata.model_fields) - {"issuer", "to
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-def test_null_counts_as_left_out(name: str) -> None:
+def test_null_counts_as_missing(name: str) -> None:
     without = {key: value for key, value in METADATA.items() if key != name}
     found = parse_authorization_server_metadata(answer({**without, name: None}), issuer=ISSUER)
     assert found == parse_authorization_server_metadata(answer(without), issuer=ISSUER)

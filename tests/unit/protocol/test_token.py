@@ -43,7 +43,7 @@ def answer(document: Any, status: int = 200, headers: dict[str, str] | None = No
 @pytest.mark.spec("RFC 7636 §4.5", "Send the verifier with the code")
 @pytest.mark.spec("RFC 8707 §2.2", "Name the resource in the token request")
 @pytest.mark.spec("MCP §Resource Parameter Implementation", "Send resource in every authorization and token request")
-def test_the_code_is_exchanged_with_all_that_binds_it() -> None:
+def test_the_code_request_contains_all_parameters() -> None:
     request = code_request(pending(), SecretStr("canary-code"))
     assert request.form == {
         "grant_type": "authorization_code",
@@ -59,7 +59,7 @@ def test_the_code_is_exchanged_with_all_that_binds_it() -> None:
 @pytest.mark.spec("RFC 6749 §6", "Refresh with grant_type=refresh_token, as the client that got the token")
 @pytest.mark.spec("RFC 6749 §3.2", "Send no parameter without a value")
 @pytest.mark.spec("MCP §Resource Parameter Implementation", "Send resource in every authorization and token request")
-def test_a_refresh_names_the_resource() -> None:
+def test_a_refresh_contains_the_resource() -> None:
     assert refresh_request(tokens()).form == {
         "grant_type": "refresh_token",
         "refresh_token": "canary-refresh-token",
@@ -72,7 +72,7 @@ def test_a_refresh_names_the_resource() -> None:
 
 
 @pytest.mark.parametrize("lacking", ["refresh_token", "client", "token_endpoint"])
-def test_a_login_that_cannot_be_refreshed_says_so(lacking: str) -> None:
+def test_a_login_that_cannot_be_refreshed_requires_a_sign_in(lacking: str) -> None:
     with pytest.raises(SignInRequired):
         refresh_request(tokens(**{lacking: None}))
 
@@ -93,7 +93,7 @@ def test_a_login_that_cannot_be_refreshed_says_so(lacking: str) -> None:
         (confidential(), ("none",), "none"),
     ],
 )
-def test_a_client_authenticates_by_one_method(
+def test_a_client_authenticates_with_one_method(
     client: ClientInformation, supported: tuple[str, ...], method: str
 ) -> None:
     request = refresh_request(tokens(client=client, token_endpoint_auth_methods_supported=supported))
@@ -113,7 +113,7 @@ def test_a_client_authenticates_by_one_method(
         ("https://app.example/client", "x", "https%3A%2F%2Fapp.example%2Fclient:x"),
     ],
 )
-def test_basic_is_form_encoded_first(client_id: str, secret: str, pair: str) -> None:
+def test_basic_credentials_are_form_encoded(client_id: str, secret: str, pair: str) -> None:
     client = confidential("client_secret_basic", secret, client_id)
     header = refresh_request(tokens(client=client)).headers["Authorization"]
     assert base64.b64decode(header.removeprefix("Basic ")).decode() == pair
@@ -142,7 +142,7 @@ def test_basic_is_form_encoded_first(client_id: str, secret: str, pair: str) -> 
         (float("inf"), 315_360_000),
     ],
 )
-def test_every_expires_in_is_understood_or_left(sent: Any, understood: int | None) -> None:
+def test_any_expires_in_is_parsed_or_ignored(sent: Any, understood: int | None) -> None:
     parsed = parse_token_response(
         answer({"access_token": "a", "token_type": "bearer", "expires_in": sent}), request=REQUEST
     )
@@ -152,7 +152,7 @@ def test_every_expires_in_is_understood_or_left(sent: Any, understood: int | Non
 
 
 @pytest.mark.spec("RFC 6749 §5.1", "A scope that is left out is the one that was asked for")
-def test_a_login_remembers_all_it_needs() -> None:
+def test_a_login_contains_all_it_needs() -> None:
     parsed = parse_token_response(
         answer({"access_token": "a", "token_type": "bearer", "expires_in": 60, "refresh_token": "r"}), request=REQUEST
     )
@@ -164,7 +164,7 @@ def test_a_login_remembers_all_it_needs() -> None:
 
 
 @pytest.mark.spec("RFC 6749 §6", "Keep the old refresh token where no new one comes")
-def test_a_refresh_keeps_what_the_answer_leaves_out() -> None:
+def test_a_refresh_keeps_what_the_response_omits() -> None:
     parsed = parse_token_response(answer({"access_token": "new", "token_type": "Bearer"}), request=REQUEST)
     login = refreshed(tokens(), parsed, requested_at=NOW + timedelta(hours=2))
     assert login.access_token.get_secret_value() == "new"
@@ -179,7 +179,7 @@ def test_a_refresh_keeps_what_the_answer_leaves_out() -> None:
 @pytest.mark.parametrize(
     "code", ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_target", "slow_down"]
 )
-def test_an_error_code_is_a_refusal(status: int, code: str) -> None:
+def test_a_final_error_code_is_a_refusal(status: int, code: str) -> None:
     with pytest.raises(TokenRefused) as caught:
         parse_token_response(answer({"error": code, "error_description": "Grant not found"}, status), request=REQUEST)
     assert (caught.value.error, caught.value.description) == (code, "Grant not found")
@@ -213,12 +213,12 @@ def test_an_error_code_is_a_refusal(status: int, code: str) -> None:
         ({"access_token": "a", "token_type": "bearer", "refresh_token": 7}, 200),
     ],
 )
-def test_everything_else_is_passing(document: Any, status: int) -> None:
+def test_every_other_failure_is_transient(document: Any, status: int) -> None:
     with pytest.raises(ServerUnavailable):
         parse_token_response(answer(document, status), request=REQUEST)
 
 
-def test_an_error_in_a_200_is_still_an_error() -> None:
+def test_an_error_in_a_200_is_an_error() -> None:
     """Some servers answer so; which it is, final or passing, the status cannot say: it is not final."""
     with pytest.raises(ServerUnavailable, match="bad_refresh"):
         parse_token_response(answer({"error": "bad_refresh"}), request=REQUEST)
@@ -227,14 +227,14 @@ def test_an_error_in_a_200_is_still_an_error() -> None:
 @pytest.mark.parametrize(
     ("header", "seconds"), [("30", 30.0), (" 0 ", 0.0), ("-1", None), ("soon", None), ("9" * 30, None), ("", None)]
 )
-def test_retry_after_is_read(header: str, seconds: float | None) -> None:
+def test_retry_after_is_parsed(header: str, seconds: float | None) -> None:
     with pytest.raises(ServerUnavailable) as caught:
         parse_token_response(answer({}, 429, {"retry-after": header}), request=REQUEST)
     assert caught.value.retry_after == seconds
 
 
 @pytest.mark.parametrize("where", ["error", "error_description"])
-def test_a_server_that_echoes_a_secret_does_not_make_us_print_it(where: str) -> None:
+def test_an_echoed_secret_is_not_repeated(where: str) -> None:
     document = {"error": "invalid_grant", "error_description": "no", where: "canary-refresh-token"}
     with pytest.raises(NotionOAuthError) as caught:
         parse_token_response(answer(document, 400), request=REQUEST)
@@ -242,7 +242,7 @@ def test_a_server_that_echoes_a_secret_does_not_make_us_print_it(where: str) -> 
 
 
 @pytest.mark.spec("RFC 7009 §2.1", "Send token, token_type_hint and who the client is")
-def test_revocation_names_the_refresh_token() -> None:
+def test_revocation_sends_the_refresh_token() -> None:
     request = revocation_request(tokens())
     assert request is not None
     assert request.form == {

@@ -79,7 +79,7 @@ def test_the_example_of_an_authorization_request() -> None:
 
 @pytest.mark.spec("RFC 6749 §4.1.2", "Take the code of the answer, and ignore unknown parameters")
 @pytest.mark.parametrize("more", ["", "&example=1", "&example=1&example=2"])
-def test_the_example_of_an_answer(more: str) -> None:
+def test_the_example_of_an_authorization_response(more: str) -> None:
     location = f"https://client.example.com/cb?code=SplxlOBeZQQYbYS6WxSbIA&state=xyz{more}"
     assert answered(location, state=SecretStr("xyz")) == "SplxlOBeZQQYbYS6WxSbIA"
     with pytest.raises(StateMismatch):
@@ -87,14 +87,14 @@ def test_the_example_of_an_answer(more: str) -> None:
 
 
 @pytest.mark.spec("RFC 6749 §4.1.2.1", "Report the error that came in the place of a code")
-def test_the_example_of_an_error() -> None:
+def test_the_example_of_an_error_response() -> None:
     with pytest.raises(AuthorizationRefused) as caught:
         answered("https://client.example.com/cb?error=access_denied&state=xyz", state=SecretStr("xyz"))
     assert caught.value.error == "access_denied"
 
 
 @pytest.mark.spec("RFC 6749 §3.1", "Treat a parameter without a value as left out")
-def test_a_parameter_without_a_value_is_none() -> None:
+def test_a_parameter_without_a_value_counts_as_missing() -> None:
     location = "https://client.example.com/cb?code=c&state=xyz&error=&iss="
     assert answered(location, state=SecretStr("xyz")) == "c"
     with pytest.raises(AuthorizationResponseError, match="neither"):
@@ -113,7 +113,7 @@ def test_the_example_of_appendix_b() -> None:
 
 @pytest.mark.spec("RFC 7636 §4.2", "Make the challenge of the verifier's SHA-256, base64url without padding")
 @pytest.mark.parametrize("verifier", ["a" * 43, "Z" * 128, "-._~" * 12, "0123456789" * 5])
-def test_a_challenge_has_the_alphabet_of_urls_and_no_padding(verifier: str) -> None:
+def test_a_code_challenge_is_base64url_without_padding(verifier: str) -> None:
     """RFC 7636 appendix A: `+` and `/` become `-` and `_`, and `=` goes."""
     digest = base64.b64encode(hashlib.sha256(verifier.encode()).digest()).decode()
     (challenge,) = query_of(request(verifier=verifier))["code_challenge"]
@@ -123,7 +123,7 @@ def test_a_challenge_has_the_alphabet_of_urls_and_no_padding(verifier: str) -> N
 
 @pytest.mark.anyio
 @pytest.mark.spec("RFC 7636 §4.1", "Make a verifier of 43 to 128 unreserved characters, a new one each time")
-async def test_a_verifier_is_long_unreserved_and_new(oauth: NotionOAuth) -> None:
+async def test_a_verifier_is_long_and_unique(oauth: NotionOAuth) -> None:
     begun = [(await oauth.begin_authorization(REDIRECT_URI)).pending for _ in range(3)]
     verifiers = {each.code_verifier.get_secret_value() for each in begun}
     assert len(verifiers) == 3
@@ -173,7 +173,7 @@ HONEST = "https://honest.as.example"
 
 @pytest.mark.spec("RFC 9207 §2.1", "Read the iss of the example")
 @pytest.mark.parametrize("announced", [True, False])
-def test_the_example_of_an_answer_with_iss(announced: bool) -> None:
+def test_the_example_of_a_response_with_iss(announced: bool) -> None:
     state = "ZWVlNDBlYzA1NjdkMDNhYjg3ZjUxZjAyNGQzMTM2NzI"
     code = "x1848ZT64p4IirMPT0R-X3141MFPTuBX-VFL_cvaplMH58"
     location = f"https://client.example/cb?code={code}&state={state}&iss=https%3A%2F%2Fhonest.as.example"
@@ -204,7 +204,7 @@ def test_the_example_of_an_error_with_iss() -> None:
         ("max_age=soon", {}),
     ],
 )
-def test_what_a_challenge_wants_of_the_person_is_asked_for(challenge: str, asked: dict[str, list[str]]) -> None:
+def test_acr_values_and_max_age_of_a_challenge_are_requested(challenge: str, asked: dict[str, list[str]]) -> None:
     value = f'Bearer error="insufficient_user_authentication", {challenge}'
     query = query_of(request(challenge=bearer_challenge([value])))
     assert {name: query[name] for name in ("acr_values", "max_age") if name in query} == asked

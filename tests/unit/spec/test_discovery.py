@@ -73,13 +73,13 @@ def answer(document: object, status: int = 200) -> Response:
         ("https://example.com:8443/a/b", "https://example.com:8443/.well-known/oauth-authorization-server/a/b"),
     ],
 )
-def test_where_the_metadata_of_a_server_lies(issuer: str, url: str) -> None:
+def test_the_metadata_urls_of_a_server(issuer: str, url: str) -> None:
     assert authorization_server_metadata_urls(issuer)[0] == url
 
 
 @pytest.mark.spec("RFC 8414 §3.1", "Remove a slash that ends the issuer before the path is appended")
 @pytest.mark.parametrize("issuer", ["https://example.com", "https://example.com/issuer1"])
-def test_a_slash_that_ends_an_issuer_goes(issuer: str) -> None:
+def test_a_trailing_slash_of_an_issuer_is_removed(issuer: str) -> None:
     assert authorization_server_metadata_urls(f"{issuer}/") == authorization_server_metadata_urls(issuer)
 
 
@@ -100,7 +100,7 @@ def test_the_example_of_a_server() -> None:
 @pytest.mark.spec(
     "MCP §Authorization Code Protection", "Refuse a server that lists no code_challenge_methods_supported"
 )
-def test_the_example_lists_no_pkce_and_is_refused() -> None:
+def test_the_example_without_pkce_is_refused() -> None:
     found = parse_authorization_server_metadata(answer(SERVER), issuer=SERVER["issuer"])
     assert found is not None
     with pytest.raises(MetadataError, match="PKCE"):
@@ -109,7 +109,7 @@ def test_the_example_lists_no_pkce_and_is_refused() -> None:
 
 @pytest.mark.spec("RFC 8414 §3.3", "Use no document of another issuer")
 @pytest.mark.parametrize("issuer", ["https://server.example.com/", "https://server.example.com/issuer1"])
-def test_the_example_does_not_speak_for_another_issuer(issuer: str) -> None:
+def test_the_example_is_refused_for_another_issuer(issuer: str) -> None:
     with pytest.raises(MetadataError, match="another issuer"):
         parse_authorization_server_metadata(answer({**SERVER, **PKCE}), issuer=issuer)
 
@@ -134,7 +134,7 @@ def test_the_default_method_is_basic() -> None:
         ("server.example.com", False),
     ],
 )
-def test_what_an_issuer_is(issuer: str, believed: bool) -> None:
+def test_a_valid_issuer(issuer: str, believed: bool) -> None:
     response = answer({**RESOURCE, "authorization_servers": [issuer]})
     if believed:
         metadata = parse_protected_resource_metadata(response, server_url=RESOURCE["resource"])
@@ -160,7 +160,7 @@ def test_what_an_issuer_is(issuer: str, believed: bool) -> None:
         ),
     ],
 )
-def test_where_the_metadata_of_a_resource_lies(resource: str, url: str) -> None:
+def test_the_metadata_urls_of_a_resource(resource: str, url: str) -> None:
     assert protected_resource_metadata_urls(resource)[0] == url
 
 
@@ -179,7 +179,7 @@ def test_the_example_of_a_resource() -> None:
 @pytest.mark.parametrize(
     "server_url", ["https://resource.example.net", "https://resource.example.com:8443", "http://resource.example.com"]
 )
-def test_the_example_does_not_speak_for_another_resource(server_url: str) -> None:
+def test_the_example_is_refused_for_another_resource(server_url: str) -> None:
     with pytest.raises(MetadataError, match="another resource"):
         parse_protected_resource_metadata(answer(RESOURCE), server_url=server_url)
 
@@ -207,7 +207,7 @@ def test_the_example_of_a_registration() -> None:
 
 
 @pytest.mark.spec("RFC 7591 §3.2.1", "Use the client as the server made it, not as it was asked for")
-def test_the_example_authenticates_as_the_server_wants_it_to() -> None:
+def test_the_example_uses_the_registered_method() -> None:
     assert ASKED.token_endpoint_auth_method == "none"
     made = parse_registration_response(answer(REGISTERED, 201), request=REGISTRATION)
     headers, form = client_authentication(made, ("none", "client_secret_post"))

@@ -33,7 +33,7 @@ WELL_KNOWN = (
         ("https://user:pass@metadata.example.com/", WELL_KNOWN),
     ],
 )
-def test_the_challenge_goes_first(named: str | None, asked: tuple[str, ...]) -> None:
+def test_the_url_of_the_challenge_comes_first(named: str | None, asked: tuple[str, ...]) -> None:
     assert protected_resource_metadata_urls(SERVER, named) == asked
 
 
@@ -76,7 +76,7 @@ def test_the_endpoints_of_a_server_without_metadata() -> None:
         (None, None, None),
     ],
 )
-def test_which_scope_is_asked_for(challenged: str | None, listed: tuple[str, ...] | None, asked: str | None) -> None:
+def test_the_selected_scope(challenged: str | None, listed: tuple[str, ...] | None, asked: str | None) -> None:
     assert scopes.select_scope(challenged=challenged, resource=listed, server=None) == asked
 
 
@@ -85,7 +85,7 @@ def test_which_scope_is_asked_for(challenged: str | None, listed: tuple[str, ...
     ("server", "asked"),
     [(("openid", "offline_access"), "files:read offline_access"), (("openid",), "files:read"), (None, "files:read")],
 )
-def test_offline_access_is_asked_of_who_offers_it(server: tuple[str, ...] | None, asked: str) -> None:
+def test_offline_access_is_requested_if_listed(server: tuple[str, ...] | None, asked: str) -> None:
     assert scopes.select_scope(challenged="files:read", resource=None, server=server) == asked
 
 
@@ -100,12 +100,12 @@ def test_offline_access_is_asked_of_who_offers_it(server: tuple[str, ...] | None
         (None, None, None),
     ],
 )
-def test_a_step_up_loses_no_scope(before: str | None, challenged: str | None, asked: str | None) -> None:
+def test_a_step_up_keeps_the_previous_scope(before: str | None, challenged: str | None, asked: str | None) -> None:
     assert scopes.union(before, challenged) == asked
 
 
 @pytest.mark.spec("MCP §Client ID Metadata Documents", "Hold client_id (its own URL), client_name and redirect_uris")
-def test_the_document_of_a_client() -> None:
+def test_a_client_metadata_document() -> None:
     url = "https://app.example.com/oauth/client-metadata.json"
     document = client_metadata_document(
         client_id=url, client_name="Example MCP Client", redirect_uri="http://127.0.0.1:3000/callback"

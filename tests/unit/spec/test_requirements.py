@@ -30,7 +30,7 @@ def marked(source: str) -> set[Requirement]:
     }
 
 
-def test_every_requirement_is_held_by_a_test() -> None:
+def test_every_requirement_has_a_test() -> None:
     """Read from the sources, so that it holds whichever tests are run."""
     held = set().union(*(marked(file.read_text()) for file in TESTS.rglob("test_*.py")))
     assert [requirement for requirement in REQUIREMENTS if requirement not in held] == []
@@ -59,7 +59,7 @@ def run(folder: Path, requirement: Requirement, *options: str) -> subprocess.Com
     )
 
 
-def test_the_table_is_printed_and_nothing_is_run(tmp_path: Path) -> None:
+def test_spec_prints_the_table_and_runs_nothing(tmp_path: Path) -> None:
     printed = run(tmp_path, FIRST, "--spec", "-p", "xdist", "-n", "2")
     assert printed.returncode == 0
     lines = [row for row in printed.stdout.splitlines() if row]
@@ -78,7 +78,7 @@ def test_the_table_is_printed_and_nothing_is_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "code"), [("-q", pytest.ExitCode.TESTS_FAILED), ("--spec", pytest.ExitCode.USAGE_ERROR)]
 )
-def test_a_mark_that_names_no_requirement_fails_the_run(tmp_path: Path, option: str, code: int) -> None:
+def test_a_mark_with_an_unknown_requirement_fails_the_run(tmp_path: Path, option: str, code: int) -> None:
     refused = run(tmp_path, Requirement(FIRST.section, "Be kind"), option)
     assert refused.returncode == code
     assert "'Be kind') is not in tests/unit/spec/requirements.py" in refused.stdout + refused.stderr
@@ -86,7 +86,7 @@ def test_a_mark_that_names_no_requirement_fails_the_run(tmp_path: Path, option: 
 
 
 @pytest.mark.parametrize("arguments", [(FIRST.section,), (), (*FIRST, "more"), ([FIRST.section], FIRST.line)])
-def test_a_mark_that_is_no_requirement_is_an_error(request: pytest.FixtureRequest, arguments: tuple[Any, ...]) -> None:
+def test_an_invalid_mark_is_an_error(request: pytest.FixtureRequest, arguments: tuple[Any, ...]) -> None:
     request.node.add_marker(pytest.mark.spec(*arguments))  # the test has been set up: its own mark counts no more
     with pytest.raises(pytest.UsageError, match="is not in"):
         held_by(request.node)

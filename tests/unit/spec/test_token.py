@@ -48,7 +48,7 @@ def body_of(request: Request | None) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("listed", "basic"), [(None, True), (("client_secret_post",), False), (("tls_client_auth",), True)]
 )
-def test_other_endpoints_may_list_other_methods(listed: tuple[str, ...] | None, basic: bool) -> None:
+def test_an_endpoint_may_list_other_methods(listed: tuple[str, ...] | None, basic: bool) -> None:
     methods = {
         "revocation_endpoint_auth_methods_supported": listed,
         "introspection_endpoint_auth_methods_supported": listed,
@@ -130,7 +130,7 @@ def test_the_example_of_a_token_response() -> None:
 
 
 @pytest.mark.spec("RFC 6749 §7.1", "Use no token of a type that is not understood")
-def test_the_token_type_of_the_example_is_not_understood() -> None:
+def test_the_token_type_of_the_example_is_unsupported() -> None:
     with pytest.raises(ServerUnavailable, match="bearer"):
         parse_token_response(answer({**TOKEN, "token_type": "example"}), request=REQUEST)
 
@@ -176,7 +176,7 @@ def test_the_example_of_a_revocation() -> None:
 
 @pytest.mark.spec("RFC 7009 §2.2", "Take any success for done, the token known or not")
 @pytest.mark.parametrize("body", [b"", b"{}", b"<html>", b'{"error": "invalid_request"}'])
-def test_the_body_of_a_revocation_means_nothing(body: bytes) -> None:
+def test_the_body_of_a_revocation_is_ignored(body: bytes) -> None:
     check_revocation_response(Response(200, REQUEST.url, {}, body), request=REQUEST)
 
 
