@@ -154,7 +154,7 @@ def test_an_expired_token_is_refreshed_on_the_way(cli: CommandLine, sandbox: San
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-@pytest.mark.spec("RFC 8252 §7.3", "Be redirected to a loopback address and any port")
+@pytest.mark.spec("RFC 8252 §7.3", "Use a loopback address and any port as redirect URI")
 def test_the_same_port_and_registration_serve_again(
     cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]
 ) -> None:
@@ -181,8 +181,8 @@ def test_without_a_browser_the_address_is_there(cli: CommandLine) -> None:
     assert "Traceback" not in rest
 
 
-@pytest.mark.spec("RFC 8252 §8.3", "Name the loopback address, not localhost")
-@pytest.mark.spec("MCP §Open Redirection", "Drop an answer without the state of its sign-in, or with another")
+@pytest.mark.spec("RFC 8252 §8.3", "Use the loopback address, not localhost")
+@pytest.mark.spec("MCP §Open Redirection", "Reject a response without the state of its sign-in, or with another")
 def test_a_stranger_cannot_end_the_sign_in(cli: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Wrong states, repeated parameters and other paths are answered, and the wait goes on."""
     with cli.start("login", BROWSER="true %s") as process:

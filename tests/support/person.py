@@ -1,4 +1,4 @@
-"""A client of the practice server that is written with httpx alone, and knows nothing of the package's own."""
+"""A client of the practice server that uses httpx only, and none of the package's client code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REDIRECT_URI = "http://127.0.0.1:4321/callback"
 
 
 class Person:
-    """Registers, authorizes and asks for tokens, step by step."""
+    """A user with a client: registers, authorizes and requests tokens, step by step."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -48,7 +48,7 @@ class Person:
         return self.http.get("/authorize", params={name: value for name, value in query.items() if value is not None})
 
     def redirected(self, client_id: str, **changes: str | None) -> dict[str, str]:
-        """The query that the browser comes back with."""
+        """The query of the redirect."""
         answer = self.authorize(client_id, **changes)
         assert answer.status_code == 302, answer.text
         return {name: values[0] for name, values in parse_qs(urlsplit(answer.headers["location"]).query).items()}
@@ -81,5 +81,5 @@ class Person:
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str, str | None]:
-    """Status, code and description of a refusal."""
+    """Status, error code and description of an error response."""
     return answer.status_code, answer.json()["error"], answer.json().get("error_description")

@@ -1,4 +1,4 @@
-"""Servers and proxies on loopback that remember who came: real sockets, real TLS, an authority of the test's own."""
+"""Servers and proxies on loopback that record their connections: real sockets, real TLS, the authority of the tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
 
 class Visitors:
-    """What a server has seen: connections, heads of requests, names asked for in TLS."""
+    """What a server has received: connections, heads of requests, names from TLS (SNI)."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -30,7 +30,7 @@ class Visitors:
 def listening(
     serve: Callable[[Visitors, socket.socket], None], *, address: str = "127.0.0.1", port: int = 0
 ) -> Iterator[Visitors]:
-    """Accept whoever comes until the block ends, each in a thread of its own."""
+    """Accept connections until the block ends, each in a separate thread."""
     seen = Visitors()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, port), family=family) as listener:
@@ -51,7 +51,7 @@ def listening(
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
         yield seen
-        with contextlib.suppress(OSError):  # wakes the accept
+        with contextlib.suppress(OSError):  # ends accept()
             listener.shutdown(socket.SHUT_RDWR)
         thread.join(5)
 
@@ -70,7 +70,7 @@ def head_of(connection: socket.socket) -> str:
 def secure_server(
     authority: trustme.CA, *names: str, address: str = "127.0.0.1", port: int = 0
 ) -> contextlib.AbstractContextManager[Visitors]:
-    """An https server with a certificate for these names that answers {} to everything."""
+    """An https server with a certificate for these names that answers every request with {}."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names).configure_cert(context)
 
@@ -84,7 +84,7 @@ def secure_server(
 
 
 def refusing_proxy(answer: bytes) -> contextlib.AbstractContextManager[Visitors]:
-    """A proxy that says only this."""
+    """A proxy that answers every request with these bytes."""
 
     def serve(seen: Visitors, connection: socket.socket) -> None:
         seen.heads.append(head_of(connection))
@@ -94,7 +94,7 @@ def refusing_proxy(answer: bytes) -> contextlib.AbstractContextManager[Visitors]
 
 
 def speaking_at_once(answer: bytes) -> contextlib.AbstractContextManager[Visitors]:
-    """A server that answers the first bytes, whatever they are, and then waits for the other side to close."""
+    """A server that answers any first bytes, and then waits until the client closes the connection."""
 
     def serve(seen: Visitors, connection: socket.socket) -> None:
         connection.recv(65536)
@@ -107,48 +107,48 @@ def speaking_at_once(answer: bytes) -> contextlib.AbstractContextManager[Visitor
 
 
 def connect_proxy(port: int, *, secure: ssl.SSLContext | None = None) -> contextlib.AbstractContextManager[Visitors]:
-    """A proxy (RFC 9110 §9.3.6) by which every name leads to this port of loopback."""
+    """A proxy (RFC 9110 §9.3.6) that connects every name to this port of loopback."""
 
     def serve(seen: Visitors, connection: socket.socket) -> None:
         inner = secure.wrap_socket(connection, server_side=True) if secure else connection
         with inner, socket.create_connection(("127.0.0.1", port)) as onward:
             seen.heads.append(head_of(inner))
             inner.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            carry(inner, onward)
+            forward(inner, onward)
 
     return listening(serve)
 
 
 def socks_proxy(port: int, *, user: bytes, password: bytes) -> contextlib.AbstractContextManager[Visitors]:
-    """A SOCKS 5 proxy with a password (RFC 1928, RFC 1929) by which every name leads to this port of loopback."""
+    """A SOCKS 5 proxy with a password (RFC 1928, RFC 1929) that connects every name to this port of loopback."""
 
     def serve(seen: Visitors, connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"\x05\x02")
-        given = connection.recv(65536)
-        good = given == bytes([1, len(user)]) + user + bytes([len(password)]) + password
-        connection.sendall(b"\x01\x00" if good else b"\x01\x01")
-        if not good:
+        credentials = connection.recv(65536)
+        valid = credentials == bytes([1, len(user)]) + user + bytes([len(password)]) + password
+        connection.sendall(b"\x01\x00" if valid else b"\x01\x01")
+        if not valid:
             return
-        asked = connection.recv(65536)
-        seen.heads.append(asked[5 : 5 + asked[4]].decode())
+        request = connection.recv(65536)
+        seen.heads.append(request[5 : 5 + request[4]].decode())
         with socket.create_connection(("127.0.0.1", port)) as onward:
             connection.sendall(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
-            carry(connection, onward)
+            forward(connection, onward)
 
     return listening(serve)
 
 
-def carry(one: socket.socket, other: socket.socket) -> None:
-    """Hand bytes over in both directions until either side ends."""
-    across = {one: other, other: one}
+def forward(one: socket.socket, other: socket.socket) -> None:
+    """Forward bytes in both directions until one side closes."""
+    opposite = {one: other, other: one}
     while True:
         decrypted = isinstance(one, ssl.SSLSocket) and one.pending()
         for source in [one] if decrypted else select.select([one, other], [], [], 10)[0]:
             part = source.recv(65536)
             if not part:
                 return
-            across[source].sendall(part)
+            opposite[source].sendall(part)
 
 
 def basic(user: str, password: str) -> str:

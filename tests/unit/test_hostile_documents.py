@@ -1,4 +1,4 @@
-"""Documents that a careless or hostile server sends, and what must not come of them."""
+"""Documents from careless or hostile servers, and what must not result from them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def issued(**fields: Any) -> TokenResponse:
 
 @pytest.mark.parametrize("name", ["refresh_token", "scope", "unknown"])
 def test_text_that_cannot_be_encoded_is_invalid_json(name: str) -> None:
-    """RFC 8259 §8.2: half a surrogate pair; kept, it would fail when the next refresh is encoded."""
+    """RFC 8259 §8.2: half a surrogate pair; if stored, it would fail when the next refresh is encoded."""
     with pytest.raises(ServerUnavailable):
         issued(**{name: f"x{HALF}"})
     with pytest.raises(ServerUnavailable):
@@ -65,7 +65,7 @@ def test_a_code_that_cannot_be_encoded_is_refused_by_the_server() -> None:
 
 @pytest.mark.parametrize("scope", [["default"], {"a": 1}, 7, None, True])
 def test_a_scope_of_the_wrong_type_loses_no_tokens(scope: object) -> None:
-    """The refresh token that was sent is spent: what comes back is all there is."""
+    """The refresh token that was sent is used up: the response must not be lost."""
     parsed = issued(scope=scope, refresh_token="r")
     assert parsed.scope is None
     assert parsed.refresh_token == SecretStr("r")
@@ -96,7 +96,7 @@ def test_an_echoed_client_secret_is_not_shown(echoed: str, client_id: str) -> No
 @pytest.mark.parametrize(
     "url",
     [
-        "https://evil.example\\.notion.com/",  # a browser goes to evil.example
+        "https://evil.example\\.notion.com/",  # a browser opens evil.example
         "https://mcp.notion.com\\@evil.example/",
         "https://mcp.notion.com/<script>",
         'https://mcp.notion.com/"onload="x',
@@ -118,9 +118,9 @@ def test_an_invalid_url_covers_nothing(resource: str) -> None:
 LOOPBACK = "http://127.0.0.1:8080"
 
 
-@pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
+@pytest.mark.spec("MCP §Communication Security", "Use only https endpoints, and http on loopback")
 def test_an_https_resource_cannot_name_a_loopback_authorization_server() -> None:
-    """Plain http is for loopback; a remote server that points there makes us knock on local doors."""
+    """Plain http is only for loopback; a remote server must not direct us to ports of this machine."""
     document = {"resource": DISCOVERY.resource, "authorization_servers": [LOOPBACK]}
     with pytest.raises(MetadataError, match="not https"):
         parse_protected_resource_metadata(answer(document), server_url=DISCOVERY.resource)
@@ -128,7 +128,7 @@ def test_an_https_resource_cannot_name_a_loopback_authorization_server() -> None
     assert parse_protected_resource_metadata(answer(local), server_url=f"{LOOPBACK}/mcp") is not None
 
 
-@pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
+@pytest.mark.spec("MCP §Communication Security", "Use only https endpoints, and http on loopback")
 @pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "registration_endpoint"])
 def test_an_https_issuer_cannot_have_a_loopback_endpoint(name: str) -> None:
     document = {**SERVER.model_dump(mode="json"), name: f"{LOOPBACK}/x"}
@@ -155,7 +155,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_can_be_pickled(error: NotionOAuthError) -> None:
-    """A pool of processes pickles what its workers raise; what cannot be unpickled hangs or breaks the pool."""
+    """A process pool pickles the errors of its workers; one that cannot be unpickled hangs or breaks the pool."""
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert type(again) is type(error)
     assert (vars(again), str(again), repr(again)) == (vars(error), str(error), repr(error))

@@ -94,7 +94,7 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
     )
 
 
-@pytest.mark.spec("MCP §Communication Security", "Be redirected to https or loopback alone")
+@pytest.mark.spec("MCP §Communication Security", "Use only redirect URIs with https or on loopback")
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

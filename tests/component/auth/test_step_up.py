@@ -131,7 +131,7 @@ def authorizations(sandbox: Sandbox) -> Iterator[list[dict[str, str]]]:
 class TestWithoutAPerson:
     """A program in the background: an error that says what to run, and never a browser."""
 
-    @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Without a person, give up at once and say what to run")
+    @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Without a user, fail at once and name the command to run")
     async def test_a_scope_that_is_missing(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
         await sign_in(oauth)
         refuse(sandbox, 'Bearer error="insufficient_scope", scope="files:write x\'$(id)"')
@@ -228,7 +228,7 @@ class TestWithAPerson:
         assert answer.status_code == 200
         assert [(query["acr_values"], query["max_age"]) for query in asked] == [("myACR other", "300")]
 
-    @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Remember what was asked for in vain")
+    @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Remember step-ups that did not help")
     async def test_the_same_thing_is_not_asked_twice(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:
@@ -240,7 +240,7 @@ class TestWithAPerson:
                 await post(kind, bearer, sandbox, json=PING)
         assert len(person.asked) == 1
 
-    @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Ask a few times at most for one request")
+    @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Limit the number of step-ups for one request")
     async def test_a_resource_that_always_wants_more_gets_three_sign_ins(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:

@@ -38,7 +38,7 @@ def assertion(sandbox: Sandbox, client_id: str = CLIENT, **claims: Any) -> Secre
 
 
 class TestAssertions:
-    @pytest.mark.spec("RFC 7523 §2.1", "Exchange an assertion with its grant type, and say who the client is")
+    @pytest.mark.spec("RFC 7523 §2.1", "Exchange an assertion with its grant type and client authentication")
     async def test_assertion_signs_in_without_a_browser(self, enterprise: NotionOAuth, sandbox: Sandbox) -> None:
         jwt = assertion(sandbox)
         login = await enterprise.sign_in_with_assertion(jwt)
@@ -72,7 +72,7 @@ class TestAssertions:
         [{"aud": "https://elsewhere.example"}, {"exp": 1}, {"iss": "https://evil.example"}, {"client_id": "other"}],
         ids=str,
     )
-    @pytest.mark.spec("RFC 7523 §3.1", "Report the error of an assertion that was refused")
+    @pytest.mark.spec("RFC 7523 §3.1", "Report the error of a refused assertion")
     async def test_refused_assertion_keeps_the_login(
         self, enterprise: NotionOAuth, sandbox: Sandbox, claims: dict[str, Any]
     ) -> None:

@@ -114,7 +114,7 @@ async def test_offline_access_is_requested_only_if_listed(
     assert pending.scope == requested
 
 
-@pytest.mark.spec("RFC 9728 §7.6", "Choose among several authorization servers")
+@pytest.mark.spec("RFC 9728 §7.6", "Choose one of several authorization servers")
 async def test_first_usable_server_is_chosen(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     list_servers(sandbox, "http://plain.example", f"{sandbox.base_url}/none-here", other.issuer, sandbox.issuer)
     login = await sign_in(oauth)
@@ -144,7 +144,7 @@ async def test_configured_issuer_must_be_listed(settings: Settings, sandbox: San
     assert "NOTION_OAUTH_ISSUER" in caught.value.hint
 
 
-@pytest.mark.spec("MCP §Authorization Server Binding", "Keep clients and tokens apart for each issuer")
+@pytest.mark.spec("MCP §Authorization Server Binding", "Store clients and tokens separately for each issuer")
 async def test_each_issuer_has_its_own_client(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
     first = await sign_in(oauth)
     list_servers(sandbox, other.issuer)
@@ -271,9 +271,7 @@ def serve_pages(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("invalid", ["page", "redirect", "another resource", "another shape"])
-@pytest.mark.spec(
-    "MCP §Authorization Server Discovery", "Try one well-known URL after the other until a document is right"
-)
+@pytest.mark.spec("MCP §Authorization Server Discovery", "Try the well-known URLs in turn until a document is valid")
 async def test_next_well_known_url_is_tried_after_an_invalid_document(
     oauth: NotionOAuth, sandbox: Sandbox, invalid: str
 ) -> None:
@@ -289,9 +287,7 @@ async def test_next_well_known_url_is_tried_after_an_invalid_document(
     assert sandbox.requests_to(RESOURCE)
 
 
-@pytest.mark.spec(
-    "MCP §Authorization Server Discovery", "Try one well-known URL after the other until a document is right"
-)
+@pytest.mark.spec("MCP §Authorization Server Discovery", "Try the well-known URLs in turn until a document is valid")
 async def test_next_url_is_tried_after_metadata_of_another_issuer(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     """As on a host with many tenants whose root answers the first kind of URL for all of them."""
     issuer = f"{sandbox.base_url}{NESTED}"

@@ -54,7 +54,7 @@ async def test_token_of_unknown_lifetime_is_not_refreshed(settings: Settings, sa
     assert (await later.status()).expires_in_seconds is None
 
 
-@pytest.mark.spec("RFC 7591 §3.2.1", "Register anew once the secret has expired")
+@pytest.mark.spec("RFC 7591 §3.2.1", "Register again after the secret has expired")
 async def test_client_with_an_expired_secret_is_replaced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     old = ClientInformation(client_id="old", client_secret=SecretStr("s"), client_secret_expires_at=1)
     await oauth.store.save_registration(

@@ -51,7 +51,7 @@ def redirected_to(url: str) -> list[tuple[str, str]]:
     return parse_qsl(urlsplit(response.headers["location"]).query)
 
 
-@pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential on their way and where they lie")
+@pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential in transit and in storage")
 @pytest.mark.anyio
 async def test_library_logs_hold_no_secret(
     settings: Settings, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
@@ -101,7 +101,7 @@ HELD: list[Any] = [
 ]
 
 
-@pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential on their way and where they lie")
+@pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential in transit and in storage")
 @pytest.mark.parametrize("thing", HELD, ids=lambda thing: type(thing).__name__)
 def test_repr_hides_secrets(thing: Any) -> None:
     for shown in (repr(thing), str(thing), f"{thing}", f"{thing!a}"):

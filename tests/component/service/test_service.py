@@ -50,9 +50,10 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.spec("MCP §Overview", "Take the authorization server from protected resource metadata")
 @pytest.mark.spec(
-    "MCP §Authorization Server Discovery", "Else ask the well-known URL with the endpoint's path, then the root one"
+    "MCP §Authorization Server Discovery",
+    "Otherwise request the well-known URL with the endpoint's path, then the one at the root",
 )
-@pytest.mark.spec("MCP §Canonical Server URI", "Name the server as its metadata spells it, no slash added")
+@pytest.mark.spec("MCP §Canonical Server URI", "Name the server as its metadata spells it, without an added slash")
 async def test_discovery_tries_the_path_before_the_root(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     await begin(oauth)
     assert [request.path for request in sandbox.requests][:3] == [
@@ -81,7 +82,7 @@ async def test_missing_server_metadata_is_reported(oauth: NotionOAuth, sandbox: 
 
 @pytest.mark.spec(
     "MCP §Authorization Server Discovery",
-    "Use no document whose issuer is not, to the letter, the one it was asked for",
+    "Use no document whose issuer is not identical to the requested one",
 )
 @pytest.mark.spec("RFC 9728 §3.3", "Use no document of another resource")
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ async def test_registration_is_bound_to_issuer_redirect_uri_and_profile(
     ]
 
 
-@pytest.mark.spec("MCP §Authorization Server Binding", "Use a client with the issuer that registered it alone")
+@pytest.mark.spec("MCP §Authorization Server Binding", "Use a client only with the issuer that registered it")
 async def test_registration_of_another_issuer_is_not_used(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     for issuer in ("https://another.example", f"{sandbox.issuer}/"):
         foreign = Registration(issuer=issuer, redirect_uri=REDIRECT_URI, client=ClientInformation(client_id="foreign"))
@@ -177,14 +178,14 @@ async def test_two_profiles_have_separate_logins(settings: Settings, sandbox: Sa
         assert sandbox.is_access_token_live((await each.refresh()).access_token.get_secret_value())
 
 
-@pytest.mark.spec("MCP §Dynamic Client Registration", "Say why a registration was refused over its redirect URIs")
+@pytest.mark.spec("MCP §Dynamic Client Registration", "Report why the redirect URIs of a registration were refused")
 async def test_refused_registration_reports_the_reason(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     with pytest.raises(RegistrationRefused, match="invalid_redirect_uri"):
         await begin(oauth, "http://not-loopback.example/callback")
     assert await oauth.store.load_registrations("default") == ()
 
 
-@pytest.mark.spec("MCP §Authorization Response Validation", "Check iss before the code goes to any token endpoint")
+@pytest.mark.spec("MCP §Authorization Response Validation", "Check iss before the code is sent to a token endpoint")
 async def test_response_of_another_issuer_reaches_no_token_endpoint(oauth: NotionOAuth, grants_asked: Posted) -> None:
     pending, query = await begin(oauth)
     assert query["iss"]
@@ -202,7 +203,7 @@ async def test_iss_is_optional_if_not_announced(oauth: NotionOAuth, sandbox: San
     assert (await sign_in(oauth)).refresh_token is not None
 
 
-@pytest.mark.spec("MCP §Open Redirection", "Drop an answer without the state of its sign-in, or with another")
+@pytest.mark.spec("MCP §Open Redirection", "Reject a response without the state of its sign-in, or with another")
 async def test_wrong_state_and_refusal_keep_the_login(oauth: NotionOAuth, grants_asked: Posted) -> None:
     before = await sign_in(oauth)
     pending, query = await begin(oauth)
@@ -305,7 +306,7 @@ class TestBearerAuth:
         with served(Starlette(routes=[Route("/{path:path}", record, methods=["GET", "POST"])])) as url:
             yield url, received
 
-    @pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
+    @pytest.mark.spec("RFC 6750 §3.1", "Retry once with another token after a rejection")
     async def test_async_client_retries_with_a_new_token(
         self, oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted
     ) -> None:
@@ -318,7 +319,7 @@ class TestBearerAuth:
         assert response.status_code == 200, "after a 401, the request is sent again with another token"
         assert grants_asked() == ["authorization_code", "refresh_token"]
 
-    @pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
+    @pytest.mark.spec("RFC 6750 §3.1", "Retry once with another token after a rejection")
     async def test_sync_client_works_inside_an_event_loop(
         self, oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted
     ) -> None:
@@ -331,7 +332,7 @@ class TestBearerAuth:
         assert grants_asked() == ["authorization_code", "refresh_token"]
 
     @pytest.mark.spec("MCP §Token Requirements", "Send the token in the Authorization header of every request")
-    @pytest.mark.spec("MCP §Token Requirements", "Put no token into a URL")
+    @pytest.mark.spec("MCP §Token Requirements", "Send no token in a URL")
     @pytest.mark.spec("RFC 6750 §2.1", "Send the token as Authorization: Bearer")
     async def test_token_is_sent_only_in_the_header(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         token = (await sign_in(oauth)).access_token.get_secret_value()
@@ -351,7 +352,7 @@ class TestBearerAuth:
             assert (await client.post(sandbox.mcp_url, json={})).status_code == 401
         assert len(sandbox.requests_to("/mcp")) == 3, "one of them is the probe before the sign-in"
 
-    @pytest.mark.spec("MCP §Token Handling", "Send a token to the server that it was issued for alone")
+    @pytest.mark.spec("MCP §Token Handling", "Send a token only to the server that it was issued for")
     async def test_token_is_not_sent_to_another_origin(
         self, oauth: NotionOAuth, elsewhere: tuple[str, list[dict[str, str]]]
     ) -> None:
@@ -364,7 +365,7 @@ class TestBearerAuth:
         assert len(received) == 2
         assert not [headers for headers in received if "authorization" in headers]
 
-    @pytest.mark.spec("MCP §Token Handling", "Send a token to the server that it was issued for alone")
+    @pytest.mark.spec("MCP §Token Handling", "Send a token only to the server that it was issued for")
     async def test_token_does_not_follow_a_redirect(
         self, oauth: NotionOAuth, sandbox: Sandbox, elsewhere: tuple[str, list[dict[str, str]]]
     ) -> None:
@@ -468,7 +469,7 @@ class TestBusyServer:
 
         return NotionOAuth(settings.model_copy(update={"retry_for": 20.0}), sleep=sleep)
 
-    @pytest.mark.spec("RFC 9110 §10.2.3", "Wait as long as Retry-After says")
+    @pytest.mark.spec("RFC 9110 §10.2.3", "Wait for the time of Retry-After")
     @pytest.mark.parametrize("status", [429, 503])
     async def test_code_is_sent_again(
         self, retrying: NotionOAuth, sandbox: Sandbox, slept: list[float], status: int

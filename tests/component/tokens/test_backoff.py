@@ -109,7 +109,7 @@ async def test_retries_end_after_retry_for(
     assert stored.refresh_token == login.refresh_token
 
 
-@pytest.mark.spec("RFC 9110 §10.2.3", "Wait as long as Retry-After says")
+@pytest.mark.spec("RFC 9110 §10.2.3", "Wait for the time of Retry-After")
 async def test_retry_after_is_honoured(oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time) -> None:
     await sign_in(oauth)
     age(settings.token_file, hours=2)

@@ -62,7 +62,7 @@ class TestPreregistered:
     """NOTION_OAUTH_CLIENT_ID and NOTION_OAUTH_CLIENT_SECRET."""
 
     @pytest.mark.parametrize("method", ["none", "client_secret_basic", "client_secret_post"])
-    @pytest.mark.spec("MCP §Client Registration Approaches", "Use a client that was registered by hand first")
+    @pytest.mark.spec("MCP §Client Registration Approaches", "Use a preregistered client first")
     async def test_preregistered_client_is_used(self, settings: Settings, sandbox: Sandbox, method: str) -> None:
         client_id, secret = await preregister(sandbox, method)
         sandbox.options.metadata_overrides = {"token_endpoint_auth_methods_supported": [method]}
@@ -91,7 +91,7 @@ class TestPreregistered:
         sent = [*exchanges(sandbox), *sandbox.requests_to("/introspect")]
         assert {request.form["client_secret"] for request in sent} == {secret}
 
-    @pytest.mark.spec("MCP §Authorization Server Binding", "Refuse to show a client by hand to another issuer")
+    @pytest.mark.spec("MCP §Authorization Server Binding", "Send a preregistered client to no other issuer")
     async def test_preregistered_client_is_sent_to_no_other_issuer(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await preregister(sandbox, "none")
         oauth = with_client(settings, client_id, secret)
@@ -170,7 +170,8 @@ class TestMetadataDocument:
         return NotionOAuth(settings.model_copy(update={"client_metadata_url": DOCUMENT}))
 
     @pytest.mark.spec(
-        "MCP §Client Registration Approaches", "Else a metadata document where the server takes those, else register"
+        "MCP §Client Registration Approaches",
+        "Otherwise use a metadata document if the server supports them, otherwise register",
     )
     async def test_document_url_is_the_client_id(self, published: NotionOAuth, sandbox: Sandbox) -> None:
         login = await sign_in(published)
@@ -181,7 +182,8 @@ class TestMetadataDocument:
         assert {sent.form["client_id"] for sent in exchanges(sandbox)} == {DOCUMENT}
 
     @pytest.mark.spec(
-        "MCP §Client Registration Approaches", "Else a metadata document where the server takes those, else register"
+        "MCP §Client Registration Approaches",
+        "Otherwise use a metadata document if the server supports them, otherwise register",
     )
     async def test_server_without_document_support_gets_a_registration(
         self, published: NotionOAuth, sandbox: Sandbox
@@ -191,7 +193,7 @@ class TestMetadataDocument:
         assert login.client is not None
         assert login.client.client_id != DOCUMENT
 
-    @pytest.mark.spec("MCP §Client Registration Approaches", "Use a client that was registered by hand first")
+    @pytest.mark.spec("MCP §Client Registration Approaches", "Use a preregistered client first")
     async def test_preregistered_client_takes_precedence(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, _ = await preregister(sandbox, "none")
         both = settings.model_copy(update={"client_id": client_id, "client_metadata_url": DOCUMENT})

@@ -97,7 +97,7 @@ async def test_short_lived_token_is_not_refreshed_at_every_use(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-@pytest.mark.spec("MCP §Refresh Tokens", "Do not count on getting a refresh token")
+@pytest.mark.spec("MCP §Refresh Tokens", "Do not rely on getting a refresh token")
 async def test_token_without_refresh_token_is_used_until_it_expires(
     oauth: NotionOAuth, sandbox: Sandbox, clock: Clock
 ) -> None:
@@ -139,7 +139,7 @@ async def test_refresh_of_another_process_is_adopted(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-@pytest.mark.spec("RFC 6750 §3.1", "Try once more with another token where one was refused")
+@pytest.mark.spec("RFC 6750 §3.1", "Retry once with another token after a rejection")
 async def test_rejected_token_is_replaced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     rejected = (await sign_in(oauth)).access_token
     sandbox.expire_access_tokens()

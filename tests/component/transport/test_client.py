@@ -151,7 +151,7 @@ async def test_an_unknown_name_is_a_network_error() -> None:
         await send("https://unknown.invalid/")
 
 
-@pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
+@pytest.mark.spec("MCP §Communication Security", "Use only https endpoints, and http on loopback")
 @pytest.mark.parametrize("url", ["http://mcp.notion.com/", "ftp://h.example/", "https://u:p@h.example/", "nonsense"])
 async def test_nothing_is_sent_to_a_url_that_is_not_allowed(url: str) -> None:
     with pytest.raises(MetadataError, match="nothing was sent") as caught:

@@ -119,7 +119,7 @@ def test_public_url_with_path(sandbox: Sandbox, settings: Settings) -> None:
     assert registration["application_type"] == "web"
 
 
-@pytest.mark.spec("MCP §Communication Security", "Be redirected to https or loopback alone")
+@pytest.mark.spec("MCP §Communication Security", "Use only redirect URIs with https or on loopback")
 def test_host_of_request_is_not_used_as_redirect_uri(browser: Browser, sandbox: Sandbox) -> None:
     answer = browser.get("/auth/login", headers={"Host": "evil.example"})
     assert answer.status_code == 421

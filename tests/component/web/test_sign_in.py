@@ -109,7 +109,7 @@ def test_callback_works_once(browser: Browser, grants_asked: Posted) -> None:
     assert browser.status()["status"] == "authenticated"
 
 
-@pytest.mark.spec("RFC 6749 §10.12", "Bind the answer to the browser that began the sign-in")
+@pytest.mark.spec("RFC 6749 §10.12", "Bind the response to the browser that started the sign-in")
 def test_another_browser_cannot_complete_a_sign_in(browser: Browser, service_url: str, grants_asked: Posted) -> None:
     back = browser.consent()
     with Browser(service_url) as other:
@@ -118,7 +118,7 @@ def test_another_browser_cannot_complete_a_sign_in(browser: Browser, service_url
     assert browser.get(back).status_code == 200
 
 
-@pytest.mark.spec("MCP §Open Redirection", "Drop an answer without the state of its sign-in, or with another")
+@pytest.mark.spec("MCP §Open Redirection", "Reject a response without the state of its sign-in, or with another")
 @pytest.mark.parametrize("query", ["", "?code=x", "?code=x&state=", "?code=x&state=wrong", "?error=access_denied"])
 def test_response_without_matching_state_is_ignored(browser: Browser, query: str, grants_asked: Posted) -> None:
     back = browser.consent()
@@ -127,7 +127,7 @@ def test_response_without_matching_state_is_ignored(browser: Browser, query: str
     assert "You are signed in" in browser.get(back).text, "the real response still works"
 
 
-@pytest.mark.spec("RFC 6749 §3.1", "Accept no parameter twice")
+@pytest.mark.spec("RFC 6749 §3.1", "Accept no repeated parameter")
 def test_repeated_parameter_is_refused(browser: Browser, grants_asked: Posted) -> None:
     back = browser.consent()
     answer = browser.get(f"{back}&code=another")
@@ -136,7 +136,7 @@ def test_repeated_parameter_is_refused(browser: Browser, grants_asked: Posted) -
     assert grants_asked() == []
 
 
-@pytest.mark.spec("MCP §Authorization Response Validation", "Check iss before the code goes to any token endpoint")
+@pytest.mark.spec("MCP §Authorization Response Validation", "Check iss before the code is sent to a token endpoint")
 def test_response_of_another_issuer_is_refused(browser: Browser, grants_asked: Posted) -> None:
     back = httpx.URL(browser.consent())
     answer = browser.get(back.copy_set_param("iss", "https://evil.example"))

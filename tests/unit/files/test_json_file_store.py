@@ -223,7 +223,7 @@ async def test_a_folder_is_made_for_the_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
 
 
-@pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential on their way and where they lie")
+@pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential in transit and in storage")
 async def test_everything_is_0600_whatever_the_umask(store: JsonFileStore, path: Path) -> None:
     before = os.umask(0)
     try:

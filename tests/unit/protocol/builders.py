@@ -1,4 +1,4 @@
-"""The objects that protocol tests start from."""
+"""Objects for protocol tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PUBLIC = ClientInformation(client_id="public-client", token_endpoint_auth_method
 
 
 def pending(**changes: Any) -> PendingAuthorization:
-    """A sign-in that was begun at NOW."""
+    """A sign-in that was started at NOW."""
     fields: dict[str, Any] = {
         "state": SecretStr("canary-state"),
         "code_verifier": SecretStr("canary-verifier-" + "v" * 30),
@@ -52,7 +52,7 @@ def pending(**changes: Any) -> PendingAuthorization:
 
 
 def tokens(**changes: Any) -> TokenSet:
-    """A login whose token is good for an hour from NOW."""
+    """A login whose access token is valid for one hour from NOW."""
     fields: dict[str, Any] = {
         "access_token": SecretStr("canary-access-token"),
         "expires_in": 3600,

@@ -1,4 +1,4 @@
-"""Any bytes give a value or our own error, never another exception."""
+"""Any input gives a value or one of our errors, never another exception."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ VALUES = st.recursive(
 
 
 def document_of(*names: str) -> st.SearchStrategy[bytes]:
-    """JSON with those fields, each of them anything; and bytes that are no JSON at all."""
+    """JSON with those fields and any values; and bytes that are no JSON."""
     fields = st.fixed_dictionaries({}, optional=dict.fromkeys(names, VALUES))
     return fields.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60)
 
@@ -229,7 +229,7 @@ FIELDS = st.lists(st.lists(PIECES, max_size=40).map("".join) | st.text(max_size=
 @FEW
 @given(values=FIELDS)
 def test_a_challenge(values: list[str]) -> None:
-    """Any text is a value, each field for itself, and what is believed of it is well-formed."""
+    """Any text can be parsed, each field separately, and the result is well-formed."""
     parsed = parse_challenges(values)
     assert parsed == tuple(one for value in values for one in parse_challenges([value]))
     for one in parsed:
@@ -253,7 +253,7 @@ def test_a_challenge(values: list[str]) -> None:
 def test_a_challenge_is_parsed_in_linear_time(values: list[str], times: int) -> None:
     value = counted(",".join(values) * times)
     parse_challenges([value])
-    assert value.seen <= 8 * min(len(value), MAX_FIELD)
+    assert value.reads <= 8 * min(len(value), MAX_FIELD)
 
 
 TOKENS = st.text("abcXYZ019!#$%&'*+-.^_`|~", min_size=1, max_size=8)
@@ -261,8 +261,8 @@ SPACE = st.text(" \t", max_size=2)
 
 
 @st.composite
-def written(draw: st.DrawFn) -> tuple[Challenge, str]:
-    """A challenge, and one of the ways to write it."""
+def spelled(draw: st.DrawFn) -> tuple[Challenge, str]:
+    """A challenge, and one of its spellings."""
     scheme = draw(TOKENS)
     if token68 := draw(st.none() | st.from_regex(r"[a-zA-Z0-9._~+/-]{1,9}={0,2}", fullmatch=True)):
         return Challenge(scheme.lower(), {}, token68), f"{scheme} {token68}"
@@ -280,7 +280,7 @@ def written(draw: st.DrawFn) -> tuple[Challenge, str]:
 
 
 @FEW
-@given(challenges=st.lists(written(), max_size=4), comma=st.sampled_from([", ", ",", " , ", ",,", " ,\t, "]))
+@given(challenges=st.lists(spelled(), max_size=4), comma=st.sampled_from([", ", ",", " , ", ",,", " ,\t, "]))
 def test_a_formatted_challenge_is_parsed_back(challenges: list[tuple[Challenge, str]], comma: str) -> None:
     meant = tuple(challenge for challenge, _ in challenges)
     texts = [text for _, text in challenges]

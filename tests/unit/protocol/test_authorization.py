@@ -1,4 +1,4 @@
-"""The authorization request, and the redirect that answers it (RFC 6749 §4.1, 7636, 8707, 9207)."""
+"""The authorization request and response (RFC 6749 §4.1, RFC 7636, RFC 8707, RFC 9207), and registration."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_code_challenge_of_rfc_7636_appendix_b() -> None:
     assert query["code_challenge_method"] == ["S256"]
 
 
-@pytest.mark.spec("RFC 6749 §4.1.1", "Ask with response_type, client_id, redirect_uri, scope and state")
+@pytest.mark.spec("RFC 6749 §4.1.1", "Send response_type, client_id, redirect_uri, scope and state")
 @pytest.mark.spec("MCP §Resource Parameter Implementation", "Send resource in every authorization and token request")
 @pytest.mark.spec("RFC 8707 §2.1", "Name the resource in the authorization request")
 def test_the_authorization_request_contains_all_parameters() -> None:
@@ -72,7 +72,7 @@ def test_no_scope_is_requested_if_the_resource_lists_none() -> None:
     assert "scope" not in request_query("v" * 43, scope=None)
 
 
-@pytest.mark.spec("RFC 6749 §3.1", "Keep the query that the authorization endpoint has")
+@pytest.mark.spec("RFC 6749 §3.1", "Keep the query of the authorization endpoint")
 def test_an_endpoint_with_a_query_keeps_it() -> None:
     server = SERVER.model_copy(update={"authorization_endpoint": f"{ISSUER}/authorize?tenant=1"})
     query = request_query("v" * 43, DISCOVERY.model_copy(update={"server": server}))
@@ -85,12 +85,12 @@ def check(query: dict[str, str], waiting: PendingAuthorization, *, later: timede
     return check_authorization_response(response, waiting, now=NOW + later).get_secret_value()
 
 
-@pytest.mark.spec("RFC 6749 §4.1.2", "Take the code of the answer, and ignore unknown parameters")
+@pytest.mark.spec("RFC 6749 §4.1.2", "Read the code of the response, and ignore unknown parameters")
 def test_a_valid_response_returns_the_code() -> None:
     assert check({"state": "canary-state", "code": "c", "unknown": "ignored"}, SILENT) == "c"
 
 
-@pytest.mark.spec("MCP §Open Redirection", "Drop an answer without the state of its sign-in, or with another")
+@pytest.mark.spec("MCP §Open Redirection", "Reject a response without the state of its sign-in, or with another")
 @pytest.mark.parametrize("state", ["", "canary-statf", "canary-state ", "CANARY-STATE", "ünïcode", "\ud800"])
 def test_another_state_is_refused(state: str) -> None:
     with pytest.raises(StateMismatch):
@@ -98,13 +98,15 @@ def test_another_state_is_refused(state: str) -> None:
 
 
 @pytest.mark.spec(
-    "MCP §Authorization Response Validation", "Compare or miss iss as the table of what is announced and what came says"
+    "MCP §Authorization Response Validation", "Accept or reject by the table of announced and received iss"
 )
-@pytest.mark.spec("MCP §Authorization Response Validation", "Compare the decoded iss as a string, nothing normalised")
 @pytest.mark.spec(
-    "MCP §Authorization Response Validation", "Neither act on nor show the error of an answer with another iss"
+    "MCP §Authorization Response Validation", "Compare the decoded iss as a string, without normalisation"
 )
-@pytest.mark.spec("RFC 9207 §2.4", "Refuse the answer of another issuer, or one without an announced iss")
+@pytest.mark.spec(
+    "MCP §Authorization Response Validation", "Neither act on nor show the error of a response with another iss"
+)
+@pytest.mark.spec("RFC 9207 §2.4", "Reject a response of another issuer, or one without an announced iss")
 @pytest.mark.parametrize(
     ("waiting", "iss", "accepted"),
     [
@@ -113,7 +115,7 @@ def test_another_state_is_refused(state: str) -> None:
         (ANNOUNCED, None, False),
         (SILENT, ISSUER, True),
         (SILENT, None, True),
-        # Strings: nothing is normalised
+        # Compared as strings, without normalisation
         (ANNOUNCED, f"{ISSUER}/", False),
         (ANNOUNCED, "https://mcp.notion.com:443", False),
         (ANNOUNCED, "https://MCP.notion.com", False),
@@ -142,7 +144,7 @@ def test_an_error_is_reported_only_after_the_state_is_checked() -> None:
     assert "555" not in str(caught.value)
 
 
-@pytest.mark.spec("RFC 6749 §4.1.2.1", "Report the error that came in the place of a code")
+@pytest.mark.spec("RFC 6749 §4.1.2.1", "Report the error of a response without a code")
 @pytest.mark.parametrize(
     "error",
     [  # RFC 6749 §4.1.2.1, RFC 8707 §2, OpenID
@@ -177,7 +179,7 @@ def test_neither_code_nor_error_is_refused() -> None:
         check({"state": "canary-state", "code": ""}, SILENT)
 
 
-@pytest.mark.spec("RFC 6749 §3.1", "Accept no parameter twice")
+@pytest.mark.spec("RFC 6749 §3.1", "Accept no repeated parameter")
 @pytest.mark.parametrize("name", ["state", "code", "iss", "error", "error_description"])
 def test_a_repeated_parameter_is_refused(name: str) -> None:
     with pytest.raises(AuthorizationResponseError, match=f"{name} twice"):
@@ -194,10 +196,8 @@ def test_a_sign_in_expires_after_ten_minutes() -> None:
 
 
 @pytest.mark.spec("MCP §Refresh Tokens", "List refresh_token among the grant types")
-@pytest.mark.spec(
-    "MCP §Dynamic Client Registration", "Send application_type: native for loopback, web for another host"
-)
-@pytest.mark.spec("RFC 7591 §2", "Register what is used: redirect URIs, grant and response types, no secret")
+@pytest.mark.spec("MCP §Dynamic Client Registration", "Send application_type: native for loopback, web for other hosts")
+@pytest.mark.spec("RFC 7591 §2", "Register only what is used: redirect URIs, grant and response types, no secret")
 @pytest.mark.parametrize(
     ("redirect_uri", "kind"),
     [
@@ -229,7 +229,9 @@ def test_a_server_without_registration_is_reported() -> None:
 REGISTRATION = registration_request(SERVER, client_metadata(client_name="m", redirect_uri=REDIRECT_URI, scope=None))
 
 
-@pytest.mark.spec("RFC 7591 §3.2.1", "Read the client's id, its secret and until when that is good, 0 being forever")
+@pytest.mark.spec(
+    "RFC 7591 §3.2.1", "Read the client's id, its secret and the expiry of the secret, where 0 means never"
+)
 @pytest.mark.parametrize(
     ("body", "secret"),
     [
@@ -245,7 +247,9 @@ def test_a_registered_client_is_parsed(body: bytes, secret: str | None) -> None:
     assert not client.expired(NOW)
 
 
-@pytest.mark.spec("RFC 7591 §3.2.1", "Read the client's id, its secret and until when that is good, 0 being forever")
+@pytest.mark.spec(
+    "RFC 7591 §3.2.1", "Read the client's id, its secret and the expiry of the secret, where 0 means never"
+)
 def test_an_expired_client_secret_is_recognised() -> None:
     body = f'{{"client_id": "c", "client_secret": "s", "client_secret_expires_at": {int(NOW.timestamp())}}}'.encode()
     client = parse_registration_response(Response(201, f"{ISSUER}/register", {}, body), request=REGISTRATION)
@@ -253,7 +257,7 @@ def test_an_expired_client_secret_is_recognised() -> None:
     assert not client.expired(NOW - timedelta(seconds=1))
 
 
-@pytest.mark.spec("RFC 7591 §3.2.2", "Report the error code and the server's words")
+@pytest.mark.spec("RFC 7591 §3.2.2", "Report the error code and description")
 def test_a_refused_registration_reports_the_reason() -> None:
     body = b'{"error": "invalid_redirect_uri", "error_description": "not that one"}'
     with pytest.raises(RegistrationRefused, match="not that one") as caught:

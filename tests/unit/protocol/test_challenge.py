@@ -1,4 +1,4 @@
-"""What a WWW-Authenticate field says, however it is written (RFC 9110 §11, RFC 6750 §3, RFC 9728 §5.1, RFC 9470 §3)."""
+"""Parsing of WWW-Authenticate (RFC 9110 §11, RFC 6750 §3, RFC 9728 §5.1, RFC 9470 §3)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ METADATA = "https://mcp.notion.com/.well-known/oauth-protected-resource/mcp"
 
 
 def parameters_of(value: str) -> Mapping[str, str]:
-    """The parameters of the one challenge that the value holds."""
+    """The parameters of the only challenge in the value."""
     (challenge,) = parse_challenges([value])
     return challenge.parameters
 
 
-@pytest.mark.spec("RFC 9110 §11.2", "Read schemes, parameters and token68 whatever their case and spacing")
+@pytest.mark.spec("RFC 9110 §11.2", "Read schemes, parameters and token68 in any case and spacing")
 @pytest.mark.spec("RFC 9110 §11.6.1", "Read several challenges, in one field or in several")
 @pytest.mark.parametrize(
     ("value", "expected"),
@@ -44,14 +44,14 @@ def parameters_of(value: str) -> Mapping[str, str]:
                 Challenge("basic", {"realm": "simple"}),
             ),
         ),
-        # RFC 9110 §11.2: a scheme alone, a token68, both beside others
+        # RFC 9110 §11.2: only a scheme, a token68, both next to others
         ("Negotiate", (Challenge("negotiate"),)),
         ("Negotiate, Bearer", (Challenge("negotiate"), Challenge("bearer"))),
         ("Negotiate oYG2+/~._-==", (Challenge("negotiate", token68="oYG2+/~._-=="),)),
         ("NTLM abc , Bearer error=x", (Challenge("ntlm", token68="abc"), Challenge("bearer", {"error": "x"}))),
         # RFC 9110 §11.1, §11.2: schemes and names in any case
         ('bEARER Realm="A"', (Challenge("bearer", {"realm": "A"}),)),
-        # RFC 9110 §5.6.1.2: empty list elements are passed over
+        # RFC 9110 §5.6.1.2: empty list elements are skipped
         (' , ,Bearer ,, error=x,, scope="y",,', (Challenge("bearer", {"error": "x", "scope": "y"}),)),
         ("", ()),
         (" \t,, ", ()),
@@ -61,8 +61,8 @@ def test_valid_challenges_are_parsed(value: str, expected: tuple[Challenge, ...]
     assert parse_challenges([value]) == expected
 
 
-@pytest.mark.spec("RFC 9110 §11.2", "Read schemes, parameters and token68 whatever their case and spacing")
-@pytest.mark.spec("RFC 9110 §5.5", "Take CR, LF and NUL for spaces")
+@pytest.mark.spec("RFC 9110 §11.2", "Read schemes, parameters and token68 in any case and spacing")
+@pytest.mark.spec("RFC 9110 §5.5", "Read CR, LF and NUL as spaces")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -82,7 +82,7 @@ def test_values_are_parsed_with_any_spacing_and_quoting(value: str, expected: di
     assert parameters_of(value) == expected
 
 
-@pytest.mark.spec("RFC 6750 §3", "Take no attribute that a challenge repeats")
+@pytest.mark.spec("RFC 6750 §3", "Use no attribute that a challenge repeats")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -168,7 +168,7 @@ def test_every_character_is_read_a_few_times_at_most(piece: str) -> None:
     for opening in ("", "Bearer ", 'Bearer a="'):
         value = counted((opening + piece * MAX_FIELD)[:MAX_FIELD])
         parse_challenges([value])
-        assert MAX_FIELD <= value.seen <= 8 * MAX_FIELD
+        assert MAX_FIELD <= value.reads <= 8 * MAX_FIELD
 
 
 @pytest.mark.spec("RFC 9728 §5.1", "Read resource_metadata of a challenge")
@@ -200,13 +200,13 @@ def test_the_bearer_challenge(values: list[str], expected: BearerChallenge | Non
     ],
 )
 def test_challenges_with_metadata_then_with_an_error_are_preferred(values: list[str], realm: str) -> None:
-    for written in (values, [", ".join(values)]):
-        chosen = bearer_challenge(written)
+    for fields in (values, [", ".join(values)]):
+        chosen = bearer_challenge(fields)
         assert chosen is not None
         assert chosen.realm == realm
 
 
-@pytest.mark.spec("RFC 6749 §3.3", "Believe a scope of well-formed scope tokens alone")
+@pytest.mark.spec("RFC 6749 §3.3", "Accept only a scope of valid scope tokens")
 @pytest.mark.parametrize(
     ("said", "expected"),
     [

@@ -1,4 +1,4 @@
-"""Where metadata lies, and what makes it usable (RFC 9728, RFC 8414, MCP)."""
+"""Metadata URLs and validation (RFC 9728, RFC 8414, MCP)."""
 
 from __future__ import annotations
 
@@ -47,14 +47,15 @@ def answer(document: object, status: int = 200) -> Response:
     return Response(status, "https://mcp.notion.com/.well-known/x", {}, body)
 
 
-@pytest.mark.spec("RFC 9728 §3.1", "The well-known string lies between host and path, a query behind it")
+@pytest.mark.spec("RFC 9728 §3.1", "Insert the well-known string between host and path, and keep a query")
 @pytest.mark.spec(
-    "MCP §Authorization Server Discovery", "Else ask the well-known URL with the endpoint's path, then the root one"
+    "MCP §Authorization Server Discovery",
+    "Otherwise request the well-known URL with the endpoint's path, then the one at the root",
 )
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        # RFC 9728 §3.1: the well-known string goes between host and path
+        # RFC 9728 §3.1: the well-known string is inserted between host and path
         (
             "https://resource.example.com/resource1",
             [
@@ -77,16 +78,16 @@ def test_well_known_urls_of_a_resource(url: str, expected: list[str]) -> None:
     assert list(protected_resource_metadata_urls(url)) == expected
 
 
-@pytest.mark.spec("RFC 8414 §3", "The well-known string lies between host and path")
+@pytest.mark.spec("RFC 8414 §3", "Insert the well-known string between host and path")
 @pytest.mark.spec(
     "MCP §Authorization Server Discovery",
-    "Ask for a server's metadata at its two or three well-known URLs, in their order",
+    "Request a server's metadata at its two or three well-known URLs, in this order",
 )
 @pytest.mark.spec("MCP §Overview", "Read the metadata of RFC 8414 and of OpenID Connect Discovery")
 @pytest.mark.parametrize(
     ("issuer", "expected"),
     [
-        # RFC 8414 §3.1, and the order that MCP asks for
+        # RFC 8414 §3.1, in the order of MCP
         (
             "https://example.com",
             [
@@ -130,7 +131,7 @@ def test_resource_covers(resource: str, url: str, covered: bool) -> None:
     assert resource_covers(resource, url) is covered
 
 
-@pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
+@pytest.mark.spec("MCP §Communication Security", "Use only https endpoints, and http on loopback")
 @pytest.mark.parametrize(
     ("url", "usable"),
     [
@@ -173,7 +174,7 @@ def test_a_resource_document_is_parsed() -> None:
     assert metadata.scopes_supported == ("default",)
 
 
-@pytest.mark.spec("MCP §Canonical Server URI", "Name the server as its metadata spells it, no slash added")
+@pytest.mark.spec("MCP §Canonical Server URI", "Name the server as its metadata spells it, without an added slash")
 def test_the_spelling_of_the_resource_is_kept() -> None:
     document = {**RESOURCE, "resource": "https://mcp.notion.com"}
     metadata = parse_protected_resource_metadata(answer(document), server_url=SERVER)
@@ -194,8 +195,8 @@ def test_a_transient_failure_does_not_count_as_a_missing_document(status: int) -
 
 
 @pytest.mark.spec("RFC 9728 §3.3", "Use no document of another resource")
-@pytest.mark.spec("RFC 8414 §2", "Believe an issuer that is an https URL without query and fragment alone")
-@pytest.mark.spec("MCP §Canonical Server URI", "Name no server by a URI with a fragment")
+@pytest.mark.spec("RFC 8414 §2", "Accept only an issuer that is an https URL without query and fragment")
+@pytest.mark.spec("MCP §Canonical Server URI", "Use no URI with a fragment")
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -240,13 +241,13 @@ def test_a_server_document_is_parsed() -> None:
 @pytest.mark.spec("RFC 8414 §3.3", "Use no document of another issuer")
 @pytest.mark.spec(
     "MCP §Authorization Server Discovery",
-    "Use no document whose issuer is not, to the letter, the one it was asked for",
+    "Use no document whose issuer is not identical to the requested one",
 )
-@pytest.mark.spec("MCP §Communication Security", "Talk to https endpoints alone, and to http on loopback")
+@pytest.mark.spec("MCP §Communication Security", "Use only https endpoints, and http on loopback")
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"issuer": f"{ISSUER}/"}, "another issuer"),  # RFC 8414 §3.3: to the letter
+        ({"issuer": f"{ISSUER}/"}, "another issuer"),  # RFC 8414 §3.3: must be identical
         ({"issuer": "https://MCP.notion.com"}, "another issuer"),
         ({"issuer": "https://mcp.notion.com:443"}, "another issuer"),
         ({"issuer": None}, "issuer"),
@@ -276,7 +277,7 @@ def test_pkce_must_be_listed(listed: list[str] | None) -> None:
         require_sign_in(found)
 
 
-@pytest.mark.spec("RFC 8414 §2", "An authorization endpoint is left out where no grant needs it")
+@pytest.mark.spec("RFC 8414 §2", "The authorization endpoint may be missing if no grant needs it")
 def test_a_server_without_authorization_endpoint_is_valid() -> None:
     changes = {"authorization_endpoint": None, "grant_types_supported": [JWT_BEARER]}
     found = parse_authorization_server_metadata(answer({**METADATA, **changes}), issuer=ISSUER)
@@ -286,7 +287,7 @@ def test_a_server_without_authorization_endpoint_is_valid() -> None:
         require_sign_in(found)
 
 
-@pytest.mark.spec("RFC 8414 §2", "Without a list of grant types, the one of RFC 7523 is not among them")
+@pytest.mark.spec("RFC 8414 §2", "Without a list of grant types, that of RFC 7523 is not supported")
 @pytest.mark.parametrize("listed", [None, [], ["authorization_code"]])
 def test_assertions_must_be_listed(listed: list[str] | None) -> None:
     found = parse_authorization_server_metadata(answer({**METADATA, "grant_types_supported": listed}), issuer=ISSUER)

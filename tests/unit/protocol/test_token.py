@@ -1,4 +1,4 @@
-"""The token endpoint: requests, answers and errors (RFC 6749 §2.3, §4.1.3, §5, §6; RFC 7009)."""
+"""The token endpoint: requests, responses and errors (RFC 6749 §2.3, §4.1.3, §5, §6; RFC 7009)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_login_that_cannot_be_refreshed_requires_a_sign_in(lacking: str) -> No
         refresh_request(tokens(**{lacking: None}))
 
 
-@pytest.mark.spec("RFC 6749 §2.3", "Authenticate by one method in each request")
+@pytest.mark.spec("RFC 6749 §2.3", "Use one authentication method in each request")
 @pytest.mark.spec("RFC 6749 §2.3.1", "Credentials in the body are client_id and client_secret")
 @pytest.mark.parametrize(
     ("client", "supported", "method"),
@@ -106,7 +106,7 @@ def test_a_client_authenticates_with_one_method(
 @pytest.mark.spec("RFC 6749 §2.3.1", "HTTP Basic carries client_id and secret, each form-encoded first")
 @pytest.mark.parametrize(
     ("client_id", "secret", "pair"),
-    [  # RFC 6749 §2.3.1: form-encoded before base64; Authlib and the MCP SDK take a plus for a plus
+    [  # RFC 6749 §2.3.1: form-encoded before base64; Authlib and the MCP SDK do not decode a plus
         ("s6BhdRkqt3", "7Fjfp0ZBr1KtDRbnfVdmIw", "s6BhdRkqt3:7Fjfp0ZBr1KtDRbnfVdmIw"),
         ("a:b", "c:d", "a%3Ab:c%3Ad"),
         ("id", "100% & + ü/=", "id:100%25%20%26%20%2B%20%C3%BC%2F%3D"),
@@ -151,7 +151,7 @@ def test_any_expires_in_is_parsed_or_ignored(sent: Any, understood: int | None) 
     assert absolute == (None if understood is None else NOW + timedelta(seconds=understood))
 
 
-@pytest.mark.spec("RFC 6749 §5.1", "A scope that is left out is the one that was asked for")
+@pytest.mark.spec("RFC 6749 §5.1", "An omitted scope is the requested one")
 def test_a_login_contains_all_it_needs() -> None:
     parsed = parse_token_response(
         answer({"access_token": "a", "token_type": "bearer", "expires_in": 60, "refresh_token": "r"}), request=REQUEST
@@ -163,7 +163,7 @@ def test_a_login_contains_all_it_needs() -> None:
     assert login.authorized_at == login.updated_at == NOW
 
 
-@pytest.mark.spec("RFC 6749 §6", "Keep the old refresh token where no new one comes")
+@pytest.mark.spec("RFC 6749 §6", "Keep the old refresh token if there is no new one")
 def test_a_refresh_keeps_what_the_response_omits() -> None:
     parsed = parse_token_response(answer({"access_token": "new", "token_type": "Bearer"}), request=REQUEST)
     login = refreshed(tokens(), parsed, requested_at=NOW + timedelta(hours=2))
@@ -174,7 +174,7 @@ def test_a_refresh_keeps_what_the_response_omits() -> None:
     assert login.updated_at == NOW + timedelta(hours=2)
 
 
-@pytest.mark.spec("RFC 6749 §5.2", "Tell an error by its code, be the status 400 or 401")
+@pytest.mark.spec("RFC 6749 §5.2", "Identify an error by its code, with status 400 or 401")
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 @pytest.mark.parametrize(
     "code", ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_target", "slow_down"]
@@ -185,8 +185,8 @@ def test_a_final_error_code_is_a_refusal(status: int, code: str) -> None:
     assert (caught.value.error, caught.value.description) == (code, "Grant not found")
 
 
-@pytest.mark.spec("RFC 6749 §7.1", "Use no token of a type that is not understood")
-@pytest.mark.spec("RFC 6750 §2.1", "Use no token that fits into no header")
+@pytest.mark.spec("RFC 6749 §7.1", "Use no token of an unknown type")
+@pytest.mark.spec("RFC 6750 §2.1", "Use no token that is not valid in a header")
 @pytest.mark.parametrize(
     ("document", "status"),
     [
@@ -219,7 +219,7 @@ def test_every_other_failure_is_transient(document: Any, status: int) -> None:
 
 
 def test_an_error_in_a_200_is_an_error() -> None:
-    """Some servers answer so; which it is, final or passing, the status cannot say: it is not final."""
+    """Some servers do this. The status does not show whether the error is final, so it counts as transient."""
     with pytest.raises(ServerUnavailable, match="bad_refresh"):
         parse_token_response(answer({"error": "bad_refresh"}), request=REQUEST)
 
@@ -241,7 +241,7 @@ def test_an_echoed_secret_is_not_repeated(where: str) -> None:
     assert "canary" not in str(caught.value)
 
 
-@pytest.mark.spec("RFC 7009 §2.1", "Send token, token_type_hint and who the client is")
+@pytest.mark.spec("RFC 7009 §2.1", "Send token, token_type_hint and client authentication")
 def test_revocation_sends_the_refresh_token() -> None:
     request = revocation_request(tokens())
     assert request is not None
@@ -256,8 +256,8 @@ def test_revocation_sends_the_refresh_token() -> None:
     assert revocation_request(tokens(revocation_endpoint=None)) is None
 
 
-@pytest.mark.spec("RFC 7009 §2.2", "Take any success for done, the token known or not")
-@pytest.mark.spec("RFC 7009 §2.2.1", "Take the token for alive after an error or a 503")
+@pytest.mark.spec("RFC 7009 §2.2", "Treat any success as revoked, even for an unknown token")
+@pytest.mark.spec("RFC 7009 §2.2.1", "Treat the token as valid after an error or a 503")
 def test_any_2xx_means_revoked() -> None:
     check_revocation_response(answer(b"", 200), request=REQUEST)
     with pytest.raises(TokenRefused):

@@ -62,12 +62,12 @@ def query_of(begun: AuthorizationRequest) -> dict[str, list[str]]:
 
 
 def answered(location: str, **known: Any) -> str:
-    """The code that the redirect to `location` brings to the sign-in with these fields."""
+    """The code that the redirect to `location` returns to a sign-in with these fields."""
     response = parse_authorization_response(parse_qsl(urlsplit(location).query, keep_blank_values=True))
     return check_authorization_response(response, pending(**known), now=NOW).get_secret_value()
 
 
-@pytest.mark.spec("RFC 6749 §4.1.1", "Ask with response_type, client_id, redirect_uri, scope and state")
+@pytest.mark.spec("RFC 6749 §4.1.1", "Send response_type, client_id, redirect_uri, scope and state")
 def test_the_example_of_an_authorization_request() -> None:
     query = query_of(request(scope="calendar contacts"))
     assert query["response_type"] == ["code"]
@@ -77,7 +77,7 @@ def test_the_example_of_an_authorization_request() -> None:
     assert query["scope"] == ["calendar contacts"]  # RFC 6749 §3.3: a space between them
 
 
-@pytest.mark.spec("RFC 6749 §4.1.2", "Take the code of the answer, and ignore unknown parameters")
+@pytest.mark.spec("RFC 6749 §4.1.2", "Read the code of the response, and ignore unknown parameters")
 @pytest.mark.parametrize("more", ["", "&example=1", "&example=1&example=2"])
 def test_the_example_of_an_authorization_response(more: str) -> None:
     location = f"https://client.example.com/cb?code=SplxlOBeZQQYbYS6WxSbIA&state=xyz{more}"
@@ -86,14 +86,14 @@ def test_the_example_of_an_authorization_response(more: str) -> None:
         answered(location, state=SecretStr("xyZ"))
 
 
-@pytest.mark.spec("RFC 6749 §4.1.2.1", "Report the error that came in the place of a code")
+@pytest.mark.spec("RFC 6749 §4.1.2.1", "Report the error of a response without a code")
 def test_the_example_of_an_error_response() -> None:
     with pytest.raises(AuthorizationRefused) as caught:
         answered("https://client.example.com/cb?error=access_denied&state=xyz", state=SecretStr("xyz"))
     assert caught.value.error == "access_denied"
 
 
-@pytest.mark.spec("RFC 6749 §3.1", "Treat a parameter without a value as left out")
+@pytest.mark.spec("RFC 6749 §3.1", "Treat a parameter without a value as omitted")
 def test_a_parameter_without_a_value_counts_as_missing() -> None:
     location = "https://client.example.com/cb?code=c&state=xyz&error=&iss="
     assert answered(location, state=SecretStr("xyz")) == "c"
@@ -111,10 +111,10 @@ def test_the_example_of_appendix_b() -> None:
     assert query["code_challenge_method"] == ["S256"]
 
 
-@pytest.mark.spec("RFC 7636 §4.2", "Make the challenge of the verifier's SHA-256, base64url without padding")
+@pytest.mark.spec("RFC 7636 §4.2", "Compute the challenge from the verifier's SHA-256, base64url without padding")
 @pytest.mark.parametrize("verifier", ["a" * 43, "Z" * 128, "-._~" * 12, "0123456789" * 5])
 def test_a_code_challenge_is_base64url_without_padding(verifier: str) -> None:
-    """RFC 7636 appendix A: `+` and `/` become `-` and `_`, and `=` goes."""
+    """RFC 7636 appendix A: `+` and `/` become `-` and `_`, and `=` is removed."""
     digest = base64.b64encode(hashlib.sha256(verifier.encode()).digest()).decode()
     (challenge,) = query_of(request(verifier=verifier))["code_challenge"]
     assert challenge == digest.replace("+", "-").replace("/", "_").rstrip("=")
@@ -122,7 +122,7 @@ def test_a_code_challenge_is_base64url_without_padding(verifier: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.spec("RFC 7636 §4.1", "Make a verifier of 43 to 128 unreserved characters, a new one each time")
+@pytest.mark.spec("RFC 7636 §4.1", "Generate a verifier of 43 to 128 unreserved characters, a new one each time")
 async def test_a_verifier_is_long_and_unique(oauth: NotionOAuth) -> None:
     begun = [(await oauth.begin_authorization(REDIRECT_URI)).pending for _ in range(3)]
     verifiers = {each.code_verifier.get_secret_value() for each in begun}
@@ -130,7 +130,7 @@ async def test_a_verifier_is_long_and_unique(oauth: NotionOAuth) -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9._~-]{43,128}", verifier) for verifier in verifiers)
 
 
-@pytest.mark.spec("RFC 8252 §7.3", "Know both loopback addresses, whatever the port")
+@pytest.mark.spec("RFC 8252 §7.3", "Recognise both loopback addresses, with any port")
 @pytest.mark.parametrize(
     "redirect_uri",
     ["http://127.0.0.1:51004/oauth2redirect/example-provider", "http://[::1]:61023/oauth2redirect/example-provider"],
@@ -160,7 +160,7 @@ def test_the_example_of_a_resource() -> None:
 
 @pytest.mark.spec(
     "MCP §Authorization Response Validation",
-    "Record the issuer with the verifier and the state, before the browser leaves",
+    "Record the issuer with the verifier and the state, before the redirect",
 )
 def test_the_issuer_is_recorded_with_verifier_and_state() -> None:
     kept = request(state="xyz", verifier=VERIFIER).pending
@@ -194,13 +194,13 @@ def test_the_example_of_an_error_with_iss() -> None:
         answered(location, issuer="https://another.as.example", **known)
 
 
-@pytest.mark.spec("RFC 9470 §4", "Ask for the acr_values and max_age of the challenge")
+@pytest.mark.spec("RFC 9470 §4", "Request the acr_values and max_age of the challenge")
 @pytest.mark.parametrize(
     ("challenge", "asked"),
     [
         ('acr_values="myACR"', {"acr_values": ["myACR"]}),
         ('acr_values="one two", max_age="5"', {"acr_values": ["one two"], "max_age": ["5"]}),
-        ("max_age=0", {"max_age": ["0"]}),  # sign in now, whenever that was before
+        ("max_age=0", {"max_age": ["0"]}),  # sign in again, however recent the last sign-in is
         ("max_age=soon", {}),
     ],
 )

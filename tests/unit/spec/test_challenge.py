@@ -8,7 +8,7 @@ from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 
 
 def said(*values: str) -> BearerChallenge | None:
-    """The challenge, whether its lines come folded, or as the one line that HTTP/1.1 asks for."""
+    """The challenge, with its lines folded and as the single line that HTTP/1.1 requires."""
     folded = bearer_challenge("\r\n ".join(value.splitlines()) for value in values)
     assert folded == bearer_challenge(" ".join(value.split()) for value in values)
     return folded

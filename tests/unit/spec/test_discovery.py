@@ -64,7 +64,7 @@ def answer(document: object, status: int = 200) -> Response:
     return Response(status, "https://server.example.com/x", {}, json.dumps(document).encode())
 
 
-@pytest.mark.spec("RFC 8414 §3", "The well-known string lies between host and path")
+@pytest.mark.spec("RFC 8414 §3", "Insert the well-known string between host and path")
 @pytest.mark.parametrize(
     ("issuer", "url"),
     [
@@ -77,13 +77,13 @@ def test_the_metadata_urls_of_a_server(issuer: str, url: str) -> None:
     assert authorization_server_metadata_urls(issuer)[0] == url
 
 
-@pytest.mark.spec("RFC 8414 §3.1", "Remove a slash that ends the issuer before the path is appended")
+@pytest.mark.spec("RFC 8414 §3.1", "Remove a trailing slash of the issuer before the path is appended")
 @pytest.mark.parametrize("issuer", ["https://example.com", "https://example.com/issuer1"])
 def test_a_trailing_slash_of_an_issuer_is_removed(issuer: str) -> None:
     assert authorization_server_metadata_urls(f"{issuer}/") == authorization_server_metadata_urls(issuer)
 
 
-@pytest.mark.spec("RFC 8414 §3.2", "Read the example, and ignore what is unknown in it")
+@pytest.mark.spec("RFC 8414 §3.2", "Read the example, and ignore unknown members")
 def test_the_example_of_a_server() -> None:
     metadata = parse_authorization_server_metadata(answer({**SERVER, **PKCE}), issuer=SERVER["issuer"])
     assert metadata is not None
@@ -114,7 +114,7 @@ def test_the_example_is_refused_for_another_issuer(issuer: str) -> None:
         parse_authorization_server_metadata(answer({**SERVER, **PKCE}), issuer=issuer)
 
 
-@pytest.mark.spec("RFC 8414 §2", "Without a list of authentication methods, client_secret_basic is meant")
+@pytest.mark.spec("RFC 8414 §2", "Without a list of authentication methods, the default is client_secret_basic")
 def test_the_default_method_is_basic() -> None:
     document = {name: value for name, value in SERVER.items() if name != "token_endpoint_auth_methods_supported"}
     metadata = parse_authorization_server_metadata(answer({**document, **PKCE}), issuer=SERVER["issuer"])
@@ -122,7 +122,7 @@ def test_the_default_method_is_basic() -> None:
     assert metadata.token_endpoint_auth_methods_supported == ("client_secret_basic",)
 
 
-@pytest.mark.spec("RFC 8414 §2", "Believe an issuer that is an https URL without query and fragment alone")
+@pytest.mark.spec("RFC 8414 §2", "Accept only an issuer that is an https URL without query and fragment")
 @pytest.mark.parametrize(
     ("issuer", "believed"),
     [
@@ -145,7 +145,7 @@ def test_a_valid_issuer(issuer: str, believed: bool) -> None:
             parse_protected_resource_metadata(response, server_url=RESOURCE["resource"])
 
 
-@pytest.mark.spec("RFC 9728 §3.1", "The well-known string lies between host and path, a query behind it")
+@pytest.mark.spec("RFC 9728 §3.1", "Insert the well-known string between host and path, and keep a query")
 @pytest.mark.parametrize(
     ("resource", "url"),
     [
@@ -164,7 +164,7 @@ def test_the_metadata_urls_of_a_resource(resource: str, url: str) -> None:
     assert protected_resource_metadata_urls(resource)[0] == url
 
 
-@pytest.mark.spec("RFC 9728 §3.2", "Read the example, and ignore what is unknown in it")
+@pytest.mark.spec("RFC 9728 §3.2", "Read the example, and ignore unknown members")
 def test_the_example_of_a_resource() -> None:
     document = {**RESOURCE, "example_parameter": {"a": 1}}
     metadata = parse_protected_resource_metadata(answer(document), server_url="https://resource.example.com")
@@ -197,7 +197,9 @@ def test_a_registration_is_json() -> None:
     assert "scope" not in sent, "null is no value of a parameter"
 
 
-@pytest.mark.spec("RFC 7591 §3.2.1", "Read the client's id, its secret and until when that is good, 0 being forever")
+@pytest.mark.spec(
+    "RFC 7591 §3.2.1", "Read the client's id, its secret and the expiry of the secret, where 0 means never"
+)
 def test_the_example_of_a_registration() -> None:
     made = parse_registration_response(answer(REGISTERED, 201), request=REGISTRATION)
     assert (made.client_id, made.client_secret) == ("s6BhdRkqt3", SecretStr("cf136dc3c1fc93f31185e5885805d"))
@@ -206,7 +208,7 @@ def test_the_example_of_a_registration() -> None:
     assert made.expired(until)
 
 
-@pytest.mark.spec("RFC 7591 §3.2.1", "Use the client as the server made it, not as it was asked for")
+@pytest.mark.spec("RFC 7591 §3.2.1", "Use the client as registered by the server, not as requested")
 def test_the_example_uses_the_registered_method() -> None:
     assert ASKED.token_endpoint_auth_method == "none"
     made = parse_registration_response(answer(REGISTERED, 201), request=REGISTRATION)
@@ -215,7 +217,7 @@ def test_the_example_uses_the_registered_method() -> None:
     assert form == {}
 
 
-@pytest.mark.spec("RFC 7591 §3.2.2", "Report the error code and the server's words")
+@pytest.mark.spec("RFC 7591 §3.2.2", "Report the error code and description")
 @pytest.mark.parametrize(
     ("code", "words"),
     [

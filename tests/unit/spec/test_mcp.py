@@ -1,4 +1,4 @@
-"""What MCP's authorization asks of discovery, scopes and clients, and its examples."""
+"""What MCP's authorization requires of discovery, scopes and clients, and its examples."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ WELL_KNOWN = (
 )
 
 
-@pytest.mark.spec("MCP §Authorization Server Discovery", "Ask the URL that the challenge names first")
+@pytest.mark.spec("MCP §Authorization Server Discovery", "Request the URL of the challenge first")
 @pytest.mark.parametrize(
     ("named", "asked"),
     [
         ("https://metadata.example.com/mcp", ("https://metadata.example.com/mcp", *WELL_KNOWN)),
-        (WELL_KNOWN[1], (WELL_KNOWN[1], WELL_KNOWN[0])),  # none is asked twice
+        (WELL_KNOWN[1], (WELL_KNOWN[1], WELL_KNOWN[0])),  # no URL is requested twice
         (None, WELL_KNOWN),
         ("http://metadata.example.com/mcp", WELL_KNOWN),
-        ("http://127.0.0.1:8080/mcp", WELL_KNOWN),  # named by a server elsewhere
+        ("http://127.0.0.1:8080/mcp", WELL_KNOWN),  # named by a remote server
         ("/mcp", WELL_KNOWN),
         ("https://user:pass@metadata.example.com/", WELL_KNOWN),
     ],
@@ -37,7 +37,7 @@ def test_the_url_of_the_challenge_comes_first(named: str | None, asked: tuple[st
     assert protected_resource_metadata_urls(SERVER, named) == asked
 
 
-@pytest.mark.spec("MCP 2025-03-26 §Authorization Base URL", "Take the origin where the resource has no metadata")
+@pytest.mark.spec("MCP 2025-03-26 §Authorization Base URL", "Use the origin if the resource has no metadata")
 @pytest.mark.parametrize(
     ("server_url", "base"),
     [
@@ -53,7 +53,7 @@ def test_the_base_url_is_the_origin(server_url: str, base: str) -> None:
 
 @pytest.mark.spec(
     "MCP 2025-03-26 §Fallbacks for Servers without Metadata Discovery",
-    "Else take /authorize, /token and /register of that origin",
+    "Otherwise use /authorize, /token and /register of that origin",
 )
 def test_the_endpoints_of_a_server_without_metadata() -> None:
     server = assumed_authorization_server("https://api.example.com")
@@ -63,8 +63,10 @@ def test_the_endpoints_of_a_server_without_metadata() -> None:
     assert server.issuer == "https://api.example.com"
 
 
-@pytest.mark.spec("MCP §Scope Selection Strategy", "Ask for the challenge's scope, else for all the resource lists")
-@pytest.mark.spec("MCP §Scope Selection Strategy", "Presume nothing of how those two are related")
+@pytest.mark.spec(
+    "MCP §Scope Selection Strategy", "Request the challenge's scope, otherwise all that the resource lists"
+)
+@pytest.mark.spec("MCP §Scope Selection Strategy", "Assume no relation between those two")
 @pytest.mark.parametrize(
     ("challenged", "listed", "asked"),
     [
@@ -80,7 +82,7 @@ def test_the_selected_scope(challenged: str | None, listed: tuple[str, ...] | No
     assert scopes.select_scope(challenged=challenged, resource=listed, server=None) == asked
 
 
-@pytest.mark.spec("MCP §Refresh Tokens", "Add offline_access where the authorization server lists it")
+@pytest.mark.spec("MCP §Refresh Tokens", "Add offline_access if the authorization server lists it")
 @pytest.mark.parametrize(
     ("server", "asked"),
     [(("openid", "offline_access"), "files:read offline_access"), (("openid",), "files:read"), (None, "files:read")],
@@ -89,7 +91,7 @@ def test_offline_access_is_requested_if_listed(server: tuple[str, ...] | None, a
     assert scopes.select_scope(challenged="files:read", resource=None, server=server) == asked
 
 
-@pytest.mark.spec("MCP §Step-Up Authorization Flow", "Ask for what was asked before together with what is challenged")
+@pytest.mark.spec("MCP §Step-Up Authorization Flow", "Request the previous scope together with the challenged one")
 @pytest.mark.parametrize(
     ("before", "challenged", "asked"),
     [
@@ -104,7 +106,9 @@ def test_a_step_up_keeps_the_previous_scope(before: str | None, challenged: str 
     assert scopes.union(before, challenged) == asked
 
 
-@pytest.mark.spec("MCP §Client ID Metadata Documents", "Hold client_id (its own URL), client_name and redirect_uris")
+@pytest.mark.spec(
+    "MCP §Client ID Metadata Documents", "Contain client_id (the document's URL), client_name and redirect_uris"
+)
 def test_a_client_metadata_document() -> None:
     url = "https://app.example.com/oauth/client-metadata.json"
     document = client_metadata_document(

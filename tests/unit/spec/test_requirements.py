@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.paths import ROOT
-from tests.unit.spec.plugin import held_by
+from tests.unit.spec.plugin import requirements_of
 from tests.unit.spec.requirements import REQUIREMENTS, Requirement
 
 TESTS = ROOT / "tests"
@@ -20,7 +20,7 @@ FIRST = REQUIREMENTS[0]
 
 
 def marked(source: str) -> set[Requirement]:
-    """What the marks of tests in this source name; a mark elsewhere, on what pytest collects nothing from, is none."""
+    """The requirements that the marks of tests in this source name; only functions that pytest collects count."""
     return {
         Requirement(*(ast.literal_eval(argument) for argument in mark.args))
         for test in ast.walk(ast.parse(source))
@@ -31,25 +31,25 @@ def marked(source: str) -> set[Requirement]:
 
 
 def test_every_requirement_has_a_test() -> None:
-    """Read from the sources, so that it holds whichever tests are run."""
-    held = set().union(*(marked(file.read_text()) for file in TESTS.rglob("test_*.py")))
-    assert [requirement for requirement in REQUIREMENTS if requirement not in held] == []
+    """Read from the sources, so that the selection of tests does not matter."""
+    proved = set().union(*(marked(file.read_text()) for file in TESTS.rglob("test_*.py")))
+    assert [requirement for requirement in REQUIREMENTS if requirement not in proved] == []
 
 
 def test_no_requirement_is_listed_twice() -> None:
     assert len(set(REQUIREMENTS)) == len(REQUIREMENTS)
 
 
-def run(folder: Path, requirement: Requirement, *options: str) -> subprocess.CompletedProcess[str]:
-    """pytest over one test that holds this; run, it leaves a file behind."""
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = spec\n")
-    (folder / "test_it.py").write_text(
+def run(directory: Path, requirement: Requirement, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest on one test with this mark; the test creates a file when it runs."""
+    (directory / "pytest.ini").write_text("[pytest]\nmarkers = spec\n")
+    (directory / "test_it.py").write_text(
         f"import pytest\n\n@pytest.mark.spec{tuple(requirement)}\n@pytest.mark.parametrize('x', [1, 2])\n"
         "def test_it(x, pytestconfig):\n    (pytestconfig.rootpath / 'was-run').touch()\n"
     )
     command = [sys.executable, "-m", "pytest", "-p", "tests.unit.spec.plugin", "-p", "no:cacheprovider", *options]
     return subprocess.run(
-        [*command, "-c", str(folder / "pytest.ini"), str(folder)],
+        [*command, "-c", str(directory / "pytest.ini"), str(directory)],
         cwd=TESTS.parent,
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
@@ -87,6 +87,6 @@ def test_a_mark_with_an_unknown_requirement_fails_the_run(tmp_path: Path, option
 
 @pytest.mark.parametrize("arguments", [(FIRST.section,), (), (*FIRST, "more"), ([FIRST.section], FIRST.line)])
 def test_an_invalid_mark_is_an_error(request: pytest.FixtureRequest, arguments: tuple[Any, ...]) -> None:
-    request.node.add_marker(pytest.mark.spec(*arguments))  # the test has been set up: its own mark counts no more
+    request.node.add_marker(pytest.mark.spec(*arguments))  # after the setup: it is not checked again
     with pytest.raises(pytest.UsageError, match="is not in"):
-        held_by(request.node)
+        requirements_of(request.node)

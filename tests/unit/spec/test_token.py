@@ -1,4 +1,4 @@
-"""The token endpoint and its neighbours: the examples of RFC 6749, RFC 6750 §4, RFC 7009, RFC 7662 and RFC 8707."""
+"""The token, revocation and introspection endpoints: examples of RFC 6749, 6750 §4, 7009, 7662 and 8707."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def answer(document: object, status: int = 200) -> Response:
 
 
 def body_of(request: Request | None) -> dict[str, list[str]]:
-    """What is sent, read as a server reads it."""
+    """The form, decoded as a server decodes it."""
     assert request is not None
     assert request.all_headers()["Content-Type"] == "application/x-www-form-urlencoded"
     return parse_qs((request.content() or b"").decode("ascii"), strict_parsing=True)
 
 
-@pytest.mark.spec("RFC 8414 §2", "Authenticate at each endpoint by a method that is listed for it")
+@pytest.mark.spec("RFC 8414 §2", "Authenticate at each endpoint with a method that is listed for it")
 @pytest.mark.parametrize(
     ("listed", "basic"), [(None, True), (("client_secret_post",), False), (("tls_client_auth",), True)]
 )
@@ -129,7 +129,7 @@ def test_the_example_of_a_token_response() -> None:
     assert (parsed.expires_in, parsed.scope) == (3600, None)
 
 
-@pytest.mark.spec("RFC 6749 §7.1", "Use no token of a type that is not understood")
+@pytest.mark.spec("RFC 6749 §7.1", "Use no token of an unknown type")
 def test_the_token_type_of_the_example_is_unsupported() -> None:
     with pytest.raises(ServerUnavailable, match="bearer"):
         parse_token_response(answer({**TOKEN, "token_type": "example"}), request=REQUEST)
@@ -141,7 +141,7 @@ def test_the_example_of_a_bearer_token() -> None:
     assert parse_token_response(answer(document), request=REQUEST).access_token == SecretStr("mF_9.B5f-4.1JqM")
 
 
-@pytest.mark.spec("RFC 6749 §5.2", "Tell an error by its code, be the status 400 or 401")
+@pytest.mark.spec("RFC 6749 §5.2", "Identify an error by its code, with status 400 or 401")
 @pytest.mark.parametrize(
     ("status", "code"),
     [
@@ -159,13 +159,13 @@ def test_the_errors_of_the_token_endpoint(status: int, code: str) -> None:
     assert (caught.value.error, caught.value.description) == (code, None)
 
 
-@pytest.mark.spec("RFC 6749 §6", "Put a new refresh token in the place of the old one")
+@pytest.mark.spec("RFC 6749 §6", "Replace the old refresh token by a new one")
 def test_a_new_refresh_token_replaces_the_old_one() -> None:
     parsed = parse_token_response(answer(TOKEN), request=REQUEST)
     assert with_new_tokens(tokens(), parsed, requested_at=NOW).refresh_token == SecretStr("tGzv3JOkF0XG5Qx2TlKWIA")
 
 
-@pytest.mark.spec("RFC 7009 §2.1", "Send token, token_type_hint and who the client is")
+@pytest.mark.spec("RFC 7009 §2.1", "Send token, token_type_hint and client authentication")
 def test_the_example_of_a_revocation() -> None:
     login = tokens(client=client("gX1fBat3bV"), refresh_token=SecretStr("45ghiukldjahdnhzdauz"))
     request = revocation_request(login)
@@ -174,13 +174,13 @@ def test_the_example_of_a_revocation() -> None:
     assert request.headers["Authorization"] == "Basic czZCaGRSa3F0MzpnWDFmQmF0M2JW"
 
 
-@pytest.mark.spec("RFC 7009 §2.2", "Take any success for done, the token known or not")
+@pytest.mark.spec("RFC 7009 §2.2", "Treat any success as revoked, even for an unknown token")
 @pytest.mark.parametrize("body", [b"", b"{}", b"<html>", b'{"error": "invalid_request"}'])
 def test_the_body_of_a_revocation_is_ignored(body: bytes) -> None:
     check_revocation_response(Response(200, REQUEST.url, {}, body), request=REQUEST)
 
 
-@pytest.mark.spec("RFC 7662 §2.1", "Send token, token_type_hint and who the client is")
+@pytest.mark.spec("RFC 7662 §2.1", "Send token, token_type_hint and client authentication")
 def test_the_example_of_an_introspection() -> None:
     login = tokens(
         client=client("gX1fBat3bV"),
@@ -208,7 +208,7 @@ ACTIVE = {
 }
 
 
-@pytest.mark.spec("RFC 7662 §2.2", "Read the examples, and believe nothing of a token that is not active")
+@pytest.mark.spec("RFC 7662 §2.2", "Read the examples, and ignore all other members for an inactive token")
 def test_the_examples_of_an_introspection_response() -> None:
     active = parse_introspection_response(answer(ACTIVE), request=REQUEST)
     assert (active.active, active.scope, active.username) == (True, "read write dolphin", "jdoe")
