@@ -198,7 +198,7 @@ async def test_page_shows_when_login_ends_and_why_it_ended(
     browser = TestClient(create_app(settings), base_url="http://localhost")
     await sign_in(oauth)
     fresh = browser.get("/", headers=page).text
-    assert "valid until" in fresh
+    assert "at the latest" in fresh
     assert "unless it is refreshed" not in fresh
     age(settings.token_file, days=20)
     shown = browser.get("/", headers=page).text
