@@ -13,6 +13,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.support.signing_in import age, sign_in
+from tests.support.visiting import PUBLIC, Visitor
 
 pytestmark = pytest.mark.anyio
 
@@ -76,3 +77,18 @@ async def test_temporary_failure_is_503_without_login_path(
     answer = own_app.get("/pages")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
     assert "login" not in answer.json()["detail"]
+
+
+async def test_visitor_without_login_returns_path_of_sign_in(settings: Settings) -> None:
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, secret_key="k" * 32, https_only=True)
+    oauth = NotionOAuth(settings.model_copy(update={"public_url": PUBLIC}))
+    app.include_router(create_router(oauth))
+    valid = Depends(ValidToken(oauth))
+
+    @app.get("/pages")
+    async def pages(token: SecretStr = valid) -> None: ...
+
+    answer = Visitor(app).get("/pages")
+    assert (answer.status_code, answer.json()["detail"]["login"]) == (401, "/auth/login")
+    assert answer.json()["detail"]["error"] == "NotSignedIn"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -17,7 +18,7 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from notion_oauth import create_router
 from notion_oauth.app import create_app
-from notion_oauth.errors import StateMismatch
+from notion_oauth.errors import MetadataError, StateMismatch
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -239,6 +240,16 @@ async def test_memory_of_completed_sign_ins_is_bounded(oauth: NotionOAuth) -> No
     with pytest.raises(StateMismatch, match="completed it already"):
         sign_ins.pop(dict(copy), second.state)
     assert sign_ins.pop(dict(copy), first.state), "only the last one is remembered"
+
+
+@pytest.mark.anyio
+async def test_sign_in_too_large_for_a_cookie_is_refused(oauth: NotionOAuth) -> None:
+    pending = (await oauth.begin_authorization(f"{PUBLIC}/auth/callback")).pending
+    random = base64.b64encode(os.urandom(3000)).decode()  # cannot be compressed
+    session: dict[str, Any] = {}
+    with pytest.raises(MetadataError, match="too long for a cookie"):
+        PendingAuthorizations([SecretStr(OLD)]).save(session, pending, random)
+    assert session == {}
 
 
 def test_request_without_cookie_gets_no_cookie(public: Settings) -> None:
