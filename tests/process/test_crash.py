@@ -124,7 +124,7 @@ async def test_a_crash_at_any_call_loses_nothing(name: str, crashing: Writers, t
     assert {"fsync", "unlink" if name == "delete" else "replace"} <= set(calls), "these were cut short too"
 
 
-@pytest.mark.parametrize("name", ["first-save", "save", "registration", "sealed-save"])
+@pytest.mark.parametrize("name", ["first-save", "save", "registration", "encrypted-save"])
 async def test_a_write_that_is_cut_short_loses_nothing(name: str, crashing: Writers, tmp_path: Path) -> None:
     """The kernel ends the process where it writes beyond a limit, with what is within it on the disk."""
     change = CHANGES[name]

@@ -1,4 +1,4 @@
-"""Many processes, one login, and everything that goes wrong: `python -m tests.process.chaos`."""
+"""Many processes share one login while everything fails: `python -m tests.process.chaos`."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from tests.process.chaos.runner import Plan, run
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.process.chaos", description=__doc__)
     add = parser.add_argument
-    add("--seconds", type=float, help="how long to go on (default: 60, or until --expiries)")
-    add("--expiries", type=int, help="go on until so many access tokens have expired")
+    add("--seconds", type=float, help="length of the run (default: 60, or until --expiries)")
+    add("--expiries", type=int, help="run until this number of access tokens has expired")
     add("--logins", type=int, default=1, help="token files, each with its own login (%(default)s)")
     add("--processes", type=int, default=4, help="worker processes for each login (%(default)s)")
     add("--tasks", type=int, default=3, help="tasks in each process (%(default)s)")
-    add("--seed", type=int, help="of everything that is left to chance (random)")
+    add("--seed", type=int, help="of the random numbers (default: random)")
     add("--rules", choices=["notion", "strict"], default="notion", help="for reuse of refresh tokens (%(default)s)")
     add("--faults", type=float, default=0.3, help="share of the refreshes that fail (%(default)s)")
     add("--lifetime", type=int, default=1, help="of access tokens, in seconds (%(default)s)")
     add("--kill-every", type=float, default=1.5, help="seconds between two kills, on average (%(default)s)")
-    add("--short", action="store_true", help="eight seconds: to see that all works")
-    chosen = parser.parse_args()
-    seconds = chosen.seconds or (8 if chosen.short else 60 if chosen.expiries is None else math.inf)
-    seed = secrets.randbelow(10**6) if chosen.seed is None else chosen.seed
+    add("--short", action="store_true", help="run for eight seconds")
+    arguments = parser.parse_args()
+    seconds = arguments.seconds or (8 if arguments.short else 60 if arguments.expiries is None else math.inf)
+    seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
     plan = Plan(
         seconds=seconds,
-        expiries=math.inf if chosen.expiries is None else chosen.expiries,
-        logins=chosen.logins,
-        processes=chosen.processes,
-        tasks=chosen.tasks,
+        expiries=math.inf if arguments.expiries is None else arguments.expiries,
+        logins=arguments.logins,
+        processes=arguments.processes,
+        tasks=arguments.tasks,
         seed=seed,
-        rules=chosen.rules,
-        faults=chosen.faults,
-        lifetime=chosen.lifetime,
-        kill_every=chosen.kill_every,
+        rules=arguments.rules,
+        faults=arguments.faults,
+        lifetime=arguments.lifetime,
+        kill_every=arguments.kill_every,
     )
     print(f"seed {seed}, {plan.rules} rules", flush=True)
     report = run(plan)

@@ -1,4 +1,4 @@
-"""The changes to the store that a crash may cut short, with what was there before and what is there after."""
+"""The changes to the store that a crash may interrupt, with the content before and after each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = ".notion-tokens.json"
 OLD = tokens(access_token=SecretStr("canary-old"), refresh_token=SecretStr("canary-old-refresh"))
 NEW = tokens(access_token=SecretStr("canary-new" * 20), refresh_token=SecretStr("canary-new-refresh" * 20))
 NEXT = tokens(access_token=SecretStr("canary-next"))
-KEPT = Registration(issuer=ISSUER, redirect_uri=REDIRECT_URI, client=PUBLIC)
+STORED = Registration(issuer=ISSUER, redirect_uri=REDIRECT_URI, client=PUBLIC)
 ADDED = Registration(issuer=ISSUER, redirect_uri="http://127.0.0.1:5555/callback", client=PUBLIC)
 CONFIDENTIAL = Registration(
     issuer=ISSUER,
@@ -44,7 +44,7 @@ async def _registrations(store: JsonFileStore) -> Any:
 
 @dataclass(frozen=True)
 class Change:
-    """`make` turns `before` into `after`, as `read` reads them; `further` is the next save of that file."""
+    """`make` turns `before` into `after`, as `read` returns them; `further` is the next save of that file."""
 
     before: Any
     after: Any
@@ -53,8 +53,8 @@ class Change:
     read: Callable[[JsonFileStore], Awaitable[Any]] = _login
     further: Make = lambda store: store.save("default", NEXT)
     further_read: Any = NEXT
-    keys: str | None = None  # with which it is made, and read
-    plain_before: bool = False  # what is replaced holds secrets in plain text; nothing that is written does
+    keys: str | None = None  # to write and read the file
+    plain_before: bool = False  # the replaced files hold secrets in plain text; the written ones do not
 
     def store(self, path: Path, **options: Any) -> JsonFileStore:
         return JsonFileStore(
@@ -62,13 +62,13 @@ class Change:
         )
 
 
-async def _in_plain(store: JsonFileStore) -> None:
+async def _save_plain(store: JsonFileStore) -> None:
     await store.save("default", OLD)
     await store.save_registration("default", CONFIDENTIAL)
 
 
-async def _with_the_old_key(store: JsonFileStore) -> None:
-    await _in_plain(JsonFileStore(store.path("default"), encryption=Encryption(SecretStr(OLD_KEY))))
+async def _save_with_old_key(store: JsonFileStore) -> None:
+    await _save_plain(JsonFileStore(store.path("default"), encryption=Encryption(SecretStr(OLD_KEY))))
 
 
 async def _save_all(store: JsonFileStore) -> None:
@@ -76,7 +76,7 @@ async def _save_all(store: JsonFileStore) -> None:
     await store.save_registration("default", FURTHER)
 
 
-def _sealing(after: Any, prepare: Make, make: Make, *, plain_before: bool = False) -> Change:
+def _encrypting(after: Any, prepare: Make, make: Make, *, plain_before: bool = False) -> Change:
     keys = f"{NEW_KEY},{OLD_KEY}"
     return Change(OLD, after, prepare, make, further=_save_all, keys=keys, plain_before=plain_before)
 
@@ -97,9 +97,9 @@ CHANGES = {
     "first-save": Change(None, NEW, None, lambda store: store.save("default", NEW)),
     "save": Change(OLD, NEW, lambda store: store.save("default", OLD), lambda store: store.save("default", NEW)),
     "first-registration": _registering(()),
-    "registration": _registering((KEPT,)),
-    "sealed-save": _sealing(NEW, _with_the_old_key, lambda store: store.save("default", NEW)),
-    "migration": _sealing(NEW, _in_plain, lambda store: store.save("default", NEW), plain_before=True),
-    "reseal": _sealing(OLD, _with_the_old_key, lambda store: store.reencrypt("default")),
+    "registration": _registering((STORED,)),
+    "encrypted-save": _encrypting(NEW, _save_with_old_key, lambda store: store.save("default", NEW)),
+    "migration": _encrypting(NEW, _save_plain, lambda store: store.save("default", NEW), plain_before=True),
+    "reencrypt": _encrypting(OLD, _save_with_old_key, lambda store: store.reencrypt("default")),
     "delete": Change(OLD, None, lambda store: store.save("default", OLD), lambda store: store.delete("default")),
 }

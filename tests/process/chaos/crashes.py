@@ -1,19 +1,19 @@
-"""A server of processes that die in the middle of a change to the store.
+"""Runs processes that die during a change to the store.
 
     python -m tests.process.chaos.crashes
 
-Reads orders from standard input, one JSON document a line, and forks a process for each, which makes the `change` of
-that name to the store in the folder `site`:
+Reads orders from standard input, one JSON document a line. For each it forks a process, which makes the `change` of
+that name to the store in the directory `site`:
 
-- `{"call": 3, "when": "before", …}` kills itself (SIGKILL) immediately before the third call that it makes to the
-  operating system within the change, or after it. Every call of a C function counts that is one of `posix` or a
-  method of an open file, whoever makes it: Python's profiler reports them all, so none has to be foreseen here.
-- `{"limit": 300, …}` is killed by the kernel (SIGXFSZ) where it writes a file beyond its 300th byte.
-- `{"wait": true, …}` writes a line when it is about to begin, and begins when it reads a byte.
-- `{"in_place": true, …}` writes files as they must not be written, to show that this is found.
+- `{"call": 3, "when": "before", …}` kills itself (SIGKILL) immediately before the third call to the operating system
+  during the change, or after it. Calls of `posix` functions and of methods of open files count, wherever they are
+  made: Python's profiler reports all of them, so this module needs no list.
+- `{"limit": 300, …}` is killed by the kernel (SIGXFSZ) when it writes a file beyond its 300th byte.
+- `{"wait": true, …}` writes a line before it starts, and starts when it reads a byte.
+- `{"in_place": true, …}` writes files in place, to show that the test detects this.
 
-Each is answered by `{"signal": …, "call": …}` when the process has died: the signal that killed it, or 0 where it
-finished. Where it is killed it still holds the store's lock.
+The reply to each is `{"signal": …, "call": …}` when the process has ended: the signal that killed it, or 0 if it
+completed. A killed process still holds the store's lock.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ UNCOUNTED = frozenset({"fspath", "getpid"})  # they change nothing
 
 
 class Killer:
-    """Counts calls to the operating system, and ends the process at one of them."""
+    """Counts calls to the operating system, and kills the process at one of them."""
 
     def __init__(self, call: int, when: str, note: int) -> None:
         self._call, self._note = call, note
@@ -56,14 +56,14 @@ class Killer:
 
 
 def _name(function: Any) -> str | None:
-    """What the call is named; None for one that the operating system does not see."""
+    """The name of the call; None for one that does not reach the operating system."""
     if getattr(function, "__module__", None) in (os.open.__module__, "_io", "io", "fcntl"):
         return None if function.__name__ in UNCOUNTED else str(function.__qualname__)
     return str(function.__qualname__) if isinstance(getattr(function, "__self__", None), io.IOBase) else None
 
 
-async def _here(function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
-    """In the place of anyio.to_thread.run_sync: in the thread that is watched, and in a process that may fork."""
+async def _in_this_thread(function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+    """Replaces anyio.to_thread.run_sync: the profiler watches this thread, and the process may fork."""
     return function(*arguments)
 
 
@@ -80,25 +80,25 @@ async def _make(order: dict[str, Any], note: int) -> None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"],) * 2)
         elif order.get("wait"):
-            _say({"pid": os.getpid()})
+            _reply({"pid": os.getpid()})
             os.read(0, 1)
         await change.make(store)
         sys.setprofile(None)
         os._exit(0)
 
 
-def _die(order: dict[str, Any], note: int) -> NoReturn:
+def _run(order: dict[str, Any], note: int) -> NoReturn:
     try:
         anyio.run(_make, order, note)
     finally:
         os._exit(99)  # an exception has been printed
 
 
-def _obey(order: dict[str, Any]) -> dict[str, Any]:
+def _execute(order: dict[str, Any]) -> dict[str, Any]:
     reader, note = os.pipe()
     child = os.fork()
     if not child:
-        _die(order, note)
+        _run(order, note)
     os.close(note)
     _, status = os.waitpid(child, 0)
     with open(reader, "rb") as notes:  # noqa: PTH123 - a descriptor has no Path
@@ -107,23 +107,23 @@ def _obey(order: dict[str, Any]) -> dict[str, Any]:
     return {"signal": -code, "call": call}
 
 
-def _say(document: dict[str, Any]) -> None:
+def _reply(document: dict[str, Any]) -> None:
     os.write(1, json.dumps(document).encode() + b"\n")
 
 
 def write_in_place(path: Path, content: bytes) -> None:
-    """How a file must not be written: what the crash test has to find."""
+    """How a file must not be written: the crash test has to detect it."""
     path.write_bytes(content)
     path.chmod(0o600)
 
 
 def main() -> None:
-    anyio.to_thread.run_sync = _here  # type: ignore[assignment]
-    anyio.run(anyio.sleep, 0)  # imports what a loop takes, once for all who are forked
-    Encryption(SecretStr(NEW_KEY)).encrypt(b"")  # the same for what sealing takes
-    with open(0, "rb", buffering=0) as orders:  # the next byte may be meant for a process of ours
+    anyio.to_thread.run_sync = _in_this_thread  # type: ignore[assignment]
+    anyio.run(anyio.sleep, 0)  # imports what an event loop needs, once for all children
+    Encryption(SecretStr(NEW_KEY)).encrypt(b"")  # the same for encryption
+    with open(0, "rb", buffering=0) as orders:  # unbuffered: the next byte may be for a child
         for order in orders:
-            _say(_obey(json.loads(order)))
+            _reply(_execute(json.loads(order)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Names for tokens that tell nothing about them."""
+"""Names for tokens that reveal nothing about them."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import hashlib
 
 
 def fingerprint(token: str) -> str:
-    """The same for the same token, and no way back."""
+    """Equal for equal tokens; the token cannot be derived from it."""
     return hashlib.sha256(token.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Starts workers, kills them, signs in again where a login is lost, and keeps the accounts."""
+"""Starts workers, kills them, signs in again after a lost login, and collects the results."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from notion_oauth.errors import NotSignedIn, SignInRequired
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from tests.process.chaos.accounts import Accounts, Loss
-from tests.process.chaos.journals import Journals
-from tests.process.chaos.ledger import Ledger, Refresh
+from tests.process.chaos.analysis import Analysis, Loss
+from tests.process.chaos.file_watcher import FileWatcher
 from tests.process.chaos.report import Report
-from tests.process.chaos.watching import Watcher
+from tests.process.chaos.server_events import Refresh, ServerEvents
+from tests.process.chaos.worker_events import WorkerEvents
 from tests.support.paths import ROOT
 from tests.support.signing_in import sign_in
 
-ENOUGH = 20  # refreshes of which some must have been made to fail
-# Workers may write compiled modules: without them each compiles all it imports, for seconds
-_NOT_THEIRS = ("NOTION_OAUTH_", "COV", "PYTHONDONTWRITEBYTECODE")
-STEP = 0.05  # seconds between two looks at the journals
-AIMED = 0.5  # of the kills hit whoever is refreshing
-AIM = 0.03  # seconds after the server has done a refresh within which its asker is then killed
+ENOUGH = 20  # of this number of refreshes, at least one must have been made to fail
+# Workers may write compiled modules; otherwise each one compiles its imports for seconds
+_REMOVED = ("NOTION_OAUTH_", "COV", "PYTHONDONTWRITEBYTECODE")
+STEP = 0.05  # seconds between two reads of the events
+TARGETED = 0.5  # share of the kills that hit a worker during a refresh
+TARGET_DELAY = 0.03  # seconds at most between the refresh at the server and that kill
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run is to be. Times are in seconds."""
+    """The options of a run. Times are in seconds."""
 
     seconds: float = math.inf
     expiries: float = math.inf
@@ -73,18 +73,20 @@ class Login:
 class Runner:
     def __init__(self, plan: Plan, sandbox: Sandbox, folder: Path) -> None:
         self._plan, self._sandbox, self._folder = plan, sandbox, folder
-        self._chance = random.Random(plan.seed)  # noqa: S311 - no secret
-        faults = random.Random(f"{plan.seed} faults")  # noqa: S311 - drawn from in the server's thread
-        self._ledger = Ledger(sandbox, faults, plan.faults, late=plan.timeout * 1.6, tell=self._refreshed)
-        self._journals = Journals(folder)
+        self._rng = random.Random(plan.seed)  # noqa: S311 - no secret
+        faults = random.Random(f"{plan.seed} faults")  # noqa: S311 - used in the server's thread
+        self._server_events = ServerEvents(
+            sandbox, faults, plan.faults, slow_seconds=plan.timeout * 1.6, on_refresh=self._on_refresh
+        )
+        self._worker_events = WorkerEvents(folder)
         self._logins = [self._login(number) for number in range(plan.logins)]
-        self._watcher = Watcher([login.file for login in self._logins], self._may_be_gone, folder / "scratch")
+        self._watcher = FileWatcher([login.file for login in self._logins], self._may_be_missing, folder / "scratch")
         self._killed: dict[str, float] = {}
-        self._accounts = Accounts(self._ledger, self._journals, self._watcher, self._killed, plan.timeout)
+        self._analysis = Analysis(self._server_events, self._worker_events, self._watcher, self._killed, plan.timeout)
         self._losses: list[Loss] = []
-        self._wrong: list[str] = []
+        self._errors: list[str] = []
         self._started = 0
-        self._aiming = threading.Event()
+        self._target_wanted = threading.Event()
         self._targets: queue.Queue[tuple[str, float] | None] = queue.Queue()
 
     def _login(self, number: int) -> Login:
@@ -93,15 +95,15 @@ class Runner:
         return Login(number, NotionOAuth(settings), file)
 
     def run(self) -> Report:
-        began = time.time()
+        started = time.time()
         for login in self._logins:
             self._sign_in(login)
         try:
-            with self._watcher, self._sniper():
-                self._until_done(began)
+            with self._watcher, self._killer_thread():
+                self._until_done(started)
                 for login in self._logins:
                     self._stop(login)
-                self._take_reports()
+                self._read_reports()
                 for login in self._logins:
                     self._refresh_once_more(login)
         finally:
@@ -109,51 +111,51 @@ class Runner:
                 for process in login.workers.values():
                     process.kill()
                     process.communicate()
-        self._journals.read()
-        return self._report(time.time() - began)
+        self._worker_events.read()
+        return self._report(time.time() - started)
 
-    def _until_done(self, began: float) -> None:
-        next_kill = next_end = began + 2  # when the first workers are up
-        while (now := time.time()) < began + self._plan.seconds:
+    def _until_done(self, started: float) -> None:
+        next_kill = next_end = started + 2  # the first workers have started then
+        while (now := time.time()) < started + self._plan.seconds:
             for login in self._logins:
-                self._fill(login)
+                self._start_missing(login)
             time.sleep(STEP)
-            self._take_reports()
-            if now >= next_kill and self._journals.ready:
-                next_kill = now + self._chance.expovariate(1 / self._plan.kill_every)
-                self._kill_somebody()
+            self._read_reports()
+            if now >= next_kill and self._worker_events.ready:
+                next_kill = now + self._rng.expovariate(1 / self._plan.kill_every)
+                self._kill_a_worker()
             if now >= next_end:
-                next_end = now + self._chance.expovariate(1 / self._plan.end_every)
-                self._ledger.end_tokens_early()
-            if self._killed and self._plan.expiries < math.inf and self._accounts.expiries(now) >= self._plan.expiries:
+                next_end = now + self._rng.expovariate(1 / self._plan.end_every)
+                self._server_events.end_tokens_early()
+            if self._killed and self._plan.expiries < math.inf and self._analysis.expiries(now) >= self._plan.expiries:
                 return
 
     # The workers
 
-    def _fill(self, login: Login) -> None:
-        """Start workers in the place of those that are dead."""
+    def _start_missing(self, login: Login) -> None:
+        """Replace the workers that have ended."""
         for name, process in list(login.workers.items()):
             if process.poll() is not None:
                 process.communicate()
                 del login.workers[name]
                 if name not in self._killed:
-                    self._wrong.append(f"worker {name} died by itself")
+                    self._errors.append(f"worker {name} ended without being killed")
         while len(login.workers) < self._plan.processes:
             name = f"{login.number}-{self._started}"
             self._started += 1
             login.workers[name] = self._start(login, name)
 
     def _start(self, login: Login, name: str) -> subprocess.Popen[bytes]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_THEIRS)}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_REMOVED)}
         environment = {
-            **kept,
+            **inherited,
             "PYTHONPATH": str(ROOT),
             "NOTION_OAUTH_SERVER_URL": self._sandbox.mcp_url,
             "NOTION_OAUTH_TOKEN_FILE": str(login.file),
             "NOTION_OAUTH_TIMEOUT": str(self._plan.timeout),
             "NOTION_OAUTH_RETRY_FOR": "5",
         }
-        arguments = [name, str(self._folder / f"{name}.journal"), str(self._plan.tasks), str(self._plan.seed)]
+        arguments = [name, str(self._folder / f"{name}.events"), str(self._plan.tasks), str(self._plan.seed)]
         return subprocess.Popen(
             [sys.executable, "-m", "tests.process.chaos.worker", *arguments],
             env=environment,
@@ -162,7 +164,7 @@ class Runner:
         )
 
     def _stop(self, login: Login) -> None:
-        """Let the workers come to their end."""
+        """Let the workers end."""
         for process in login.workers.values():
             assert process.stdin is not None
             process.stdin.close()
@@ -170,20 +172,20 @@ class Runner:
             try:
                 code = process.wait(60)
             except subprocess.TimeoutExpired:
-                self._wrong.append(f"worker {name} did not stop")
+                self._errors.append(f"worker {name} did not stop")
             else:
                 if code and name not in self._killed:
-                    self._wrong.append(f"worker {name} ended with {code}")
+                    self._errors.append(f"worker {name} ended with {code}")
 
     # Kills
 
-    def _kill_somebody(self) -> None:
-        if self._chance.random() < AIMED:
-            self._aiming.set()
+    def _kill_a_worker(self) -> None:
+        if self._rng.random() < TARGETED:
+            self._target_wanted.set()
             return
-        living = [name for login in self._logins for name in login.workers if name in self._journals.ready]
-        if living:
-            self._kill(self._chance.choice(living))
+        ready = [name for login in self._logins for name in login.workers if name in self._worker_events.ready]
+        if ready:
+            self._kill(self._rng.choice(ready))
 
     def _kill(self, name: str) -> None:
         process = self._logins[int(name.partition("-")[0])].workers.get(name)
@@ -191,15 +193,15 @@ class Runner:
             self._killed[name] = time.time()
             process.kill()
 
-    def _refreshed(self, refresh: Refresh) -> None:
-        """In the server's thread: tells the sniper of a target."""
-        if self._aiming.is_set() and refresh.asker and refresh.status == 200:
-            self._aiming.clear()
-            self._targets.put((refresh.asker.rpartition(".")[0], time.time()))
+    def _on_refresh(self, refresh: Refresh) -> None:
+        """In the server's thread: choose the sender of this refresh as the next target."""
+        if self._target_wanted.is_set() and refresh.sender and refresh.status == 200:
+            self._target_wanted.clear()
+            self._targets.put((refresh.sender.rpartition(".")[0], time.time()))
 
     @contextmanager
-    def _sniper(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._snipe, name="sniper")
+    def _killer_thread(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._kill_targets, name="killer")
         thread.start()
         try:
             yield
@@ -207,11 +209,11 @@ class Runner:
             self._targets.put(None)
             thread.join()
 
-    def _snipe(self) -> None:
-        chance = random.Random(f"{self._plan.seed} sniper")  # noqa: S311 - no secret
+    def _kill_targets(self) -> None:
+        rng = random.Random(f"{self._plan.seed} killer")  # noqa: S311 - no secret
         while target := self._targets.get():
             name, seen = target
-            time.sleep(max(0, seen + chance.uniform(0, AIM) - time.time()))
+            time.sleep(max(0, seen + rng.uniform(0, TARGET_DELAY) - time.time()))
             self._kill(name)
 
     # Logins
@@ -221,55 +223,55 @@ class Runner:
         login.grant = stored.access_token.get_secret_value().split(":")[1]
         login.signed_in_at = time.time()
 
-    def _may_be_gone(self, file: Path) -> bool:
+    def _may_be_missing(self, file: Path) -> bool:
         login = next(login for login in self._logins if login.file == file)
-        return self._ledger.end_of(login.grant) is not None
+        return self._server_events.end_of(login.grant) is not None
 
-    def _take_reports(self) -> None:
-        for worker, report in self._journals.read():
+    def _read_reports(self) -> None:
+        for worker, report in self._worker_events.read():
             login = self._logins[int(worker.partition("-")[0])]
-            if report["asked"] > login.signed_in_at:
-                self._lost(login, f"{report['error']}: {report['message']}")
+            if report["requested"] > login.signed_in_at:
+                self._record_loss(login, f"{report['error']}: {report['message']}")
 
-    def _lost(self, login: Login, message: str) -> None:
-        gone = anyio.run(login.oauth.status).status == "unauthenticated"
-        if not gone and self._ledger.end_of(login.grant) is None:
-            self._wrong.append(f"a living login was reported as lost: {message}")
+    def _record_loss(self, login: Login, message: str) -> None:
+        signed_out = anyio.run(login.oauth.status).status == "unauthenticated"
+        if not signed_out and self._server_events.end_of(login.grant) is None:
+            self._errors.append(f"a live login was reported as lost: {message}")
             return
-        unavoidable, cause = self._accounts.cause(login.grant)
-        allowed = unavoidable and self._plan.rules == "strict"
-        self._losses.append(Loss(login.number, time.time(), allowed, cause))
+        unavoidable, cause = self._analysis.cause(login.grant)
+        accepted = unavoidable and self._plan.rules == "strict"
+        self._losses.append(Loss(login.number, time.time(), accepted, cause))
         self._sign_in(login)
 
     def _refresh_once_more(self, login: Login) -> None:
-        """At the end, without faults: whoever is signed in can go on."""
+        """At the end, without faults: each login must still work."""
         try:
             anyio.run(login.oauth.refresh)
         except (NotSignedIn, SignInRequired) as error:
-            self._lost(login, f"{type(error).__name__}: {error.message}")
+            self._record_loss(login, f"{type(error).__name__}: {error.message}")
 
     def _report(self, seconds: float) -> Report:
-        accounts: dict[str, Any] = {
+        results: dict[str, Any] = {
             "seconds": seconds,
-            "expiries": self._accounts.expiries(time.time()),
-            "refreshes": sum(one.status == 200 for one in self._ledger.refreshes),
+            "expiries": self._analysis.expiries(time.time()),
+            "refreshes": sum(each.status == 200 for each in self._server_events.refreshes),
             "kills": len(self._killed),
-            "faults": self._ledger.faults,
-            "served": len(self._journals.handed),
-            "refused": self._accounts.refusals(),
-            "passing": self._journals.passing,
+            "faults": self._server_events.faults,
+            "received": len(self._worker_events.received),
+            "refused": self._analysis.refusals(),
+            "transient": self._worker_events.transient,
             "reads": self._watcher.reads,
             "torn": self._watcher.torn,
             "losses": self._losses,
-            "wrong": [*self._wrong, *self._journals.wrong],
+            "errors": [*self._errors, *self._worker_events.errors],
         }
-        if self._plan.faults >= 0.1 and accounts["refreshes"] >= ENOUGH and not self._ledger.failed_answers():
-            accounts["wrong"].append("no answer was made to fail, of all that were to: the run has proved nothing")
-        return Report(**accounts)
+        if self._plan.faults >= 0.1 and results["refreshes"] >= ENOUGH and not self._server_events.failed_responses():
+            results["errors"].append("no response was made to fail: the run has proved nothing")
+        return Report(**results)
 
 
 def run(plan: Plan) -> Report:
-    """Carry out a plan, in a folder that is gone afterwards."""
+    """Run a plan in a temporary directory."""
     options = SandboxOptions(
         reuse=plan.rules,
         access_token_lifetime=plan.lifetime,
@@ -281,11 +283,11 @@ def run(plan: Plan) -> Report:
 
 @contextmanager
 def _silent(name: str) -> Iterator[None]:
-    """Leave out what a logger tells of each answer that is cut; others may want it afterwards."""
+    """Silence a logger, which would log each interrupted response, during the block."""
     logger = logging.getLogger(name)
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)

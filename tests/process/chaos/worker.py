@@ -1,9 +1,9 @@
-"""A program with a login: tasks that ask for a token and use it, until standard input ends or the program is killed.
+"""A program with a login: its tasks request a token and use it, until standard input ends or the program is killed.
 
-    python -m tests.process.chaos.worker NAME JOURNAL TASKS SEED
+    python -m tests.process.chaos.worker NAME FILE TASKS SEED
 
-Its settings come from the environment. What it meets goes to the journal, a line of JSON for each event, with
-fingerprints in the place of tokens. Each request that leaves it is numbered in the header `X-Asker`.
+Its settings come from the environment. It writes each event to FILE as a line of JSON, with fingerprints instead of
+tokens. Each request has a number in the header `X-Sender`.
 """
 
 from __future__ import annotations
@@ -32,118 +32,118 @@ from tests.process.chaos.fingerprints import fingerprint
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 PAUSE = (0.02, 0.15)  # seconds between two uses
-IMPATIENT = 0.05  # of the uses are given up halfway
-asked_at: ContextVar[float] = ContextVar("asked_at")
+CANCELLED = 0.05  # share of the uses that are cancelled halfway
+requested_at: ContextVar[float] = ContextVar("requested_at")
 
 
-class Journal:
-    """Lines that outlive the process: each is written at once."""
+class EventFile:
+    """Events are written at once, so that they outlive the process."""
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def __call__(self, what: str, **details: Any) -> None:
-        os.write(self._descriptor, json.dumps({"what": what, "at": time.time(), **details}).encode() + b"\n")
+    def __call__(self, kind: str, **details: Any) -> None:
+        os.write(self._descriptor, json.dumps({"kind": kind, "at": time.time(), **details}).encode() + b"\n")
 
 
-def number_requests(name: str, journal: Journal) -> None:
-    """Let every request say who sends it, and the journal what became of it."""
+def number_requests(name: str, record: EventFile) -> None:
+    """Put the sender into every request, and record its outcome."""
     numbers = itertools.count(1)
-    for network in (httpx.AsyncHTTPTransport, CheckedTransport):  # a program's own requests, and ours for tokens
-        _number(network, name, numbers, journal)
+    for network in (httpx.AsyncHTTPTransport, CheckedTransport):  # the requests of the program, and ours for tokens
+        _number(network, name, numbers, record)
 
 
-def _number(network: type[httpx.AsyncBaseTransport], name: str, numbers: Iterator[int], journal: Journal) -> None:
+def _number(network: type[httpx.AsyncBaseTransport], name: str, numbers: Iterator[int], record: EventFile) -> None:
     send = network.handle_async_request
 
-    async def seen(self: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
-        asker = request.headers["X-Asker"] = f"{name}.{next(numbers)}"
+    async def recorded(self: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
+        sender = request.headers["X-Sender"] = f"{name}.{next(numbers)}"
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if request.url.path == "/mcp":
-            journal("handed", asker=asker, asked=asked_at.get(), token=fingerprint(token))
+            record("received", sender=sender, requested=requested_at.get(), token=fingerprint(token))
         try:
-            answer = await send(self, request)
-            await answer.aread()
+            response = await send(self, request)
+            await response.aread()
         except BaseException as error:
-            journal("unanswered", asker=asker, error=type(error).__name__)
+            record("unanswered", sender=sender, error=type(error).__name__)
             raise
-        journal("answered", asker=asker, status=answer.status_code)
-        return answer
+        record("answered", sender=sender, status=response.status_code)
+        return response
 
-    network.handle_async_request = seen  # type: ignore[method-assign]
+    network.handle_async_request = recorded  # type: ignore[method-assign]
 
 
 class Worker:
     """Tasks that share a login with those of other processes."""
 
-    def __init__(self, journal: Journal, chance: random.Random) -> None:
-        self._journal, self._chance = journal, chance
+    def __init__(self, record: EventFile, rng: random.Random) -> None:
+        self._record, self._rng = record, rng
         self._oauth = NotionOAuth()
         self._url = self._oauth.settings.server_url
         self._stopping = False
 
     async def run(self, tasks: int) -> None:
-        self._journal("ready")
+        self._record("ready")
         async with anyio.create_task_group() as group:
             for number in range(tasks):
-                group.start_soon(self._by_hand if number % 2 else self._by_bearer_auth)
+                group.start_soon(self._use_token if number % 2 else self._use_bearer_auth)
             await anyio.to_thread.run_sync(sys.stdin.read)
             self._stopping = True
 
-    async def _by_bearer_auth(self) -> None:
+    async def _use_bearer_auth(self) -> None:
         async with httpx.AsyncClient(auth=BearerAuth(self._oauth), trust_env=False, timeout=30) as client:
 
             async def use() -> None:
                 await client.post(self._url, json=PING)
 
-            await self._again_and_again(use)
+            await self._repeat(use)
 
-    async def _by_hand(self) -> None:
+    async def _use_token(self) -> None:
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
 
-            async def taken(token: SecretStr) -> bool:
+            async def accepted(token: SecretStr) -> bool:
                 headers = {"Authorization": f"Bearer {token.get_secret_value()}"}
-                answer = await client.post(self._url, json=PING, headers=headers)
-                return answer.status_code != httpx.codes.UNAUTHORIZED
+                response = await client.post(self._url, json=PING, headers=headers)
+                return response.status_code != httpx.codes.UNAUTHORIZED
 
             async def use() -> None:
                 token = await self._oauth.tokens.token()
-                if not await taken(token):
-                    asked_at.set(time.time())
+                if not await accepted(token):
+                    requested_at.set(time.time())
                     another = await self._oauth.tokens.token(rejected=token)
                     if another == token:
-                        self._journal("wrong", message="a token that was refused has been handed out again")
-                    await taken(another)
+                        self._record("error", message="a refused token was returned again")
+                    await accepted(another)
 
-            await self._again_and_again(use)
+            await self._repeat(use)
 
-    async def _again_and_again(self, use: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, use: Callable[[], Awaitable[None]]) -> None:
         while not self._stopping:
-            asked_at.set(time.time())
-            patience = self._chance.uniform(0, 0.05) if self._chance.random() < IMPATIENT else None
+            requested_at.set(time.time())
+            timeout = self._rng.uniform(0, 0.05) if self._rng.random() < CANCELLED else None
             try:
-                with anyio.move_on_after(patience):
+                with anyio.move_on_after(timeout):
                     await use()
             except (NotSignedIn, SignInRequired) as error:
-                self._journal("lost", asked=asked_at.get(), error=type(error).__name__, message=error.message)
-                await self._signed_in_again()
+                self._record("lost", requested=requested_at.get(), error=type(error).__name__, message=error.message)
+                await self._wait_for_sign_in()
             except TransientError as error:
-                self._journal("passing", error=type(error).__name__)
+                self._record("transient", error=type(error).__name__)
             except (NotionOAuthError, httpx.HTTPError) as error:
-                self._journal("wrong", message=f"{type(error).__name__}: {error}")
-            await anyio.sleep(self._chance.uniform(*PAUSE))
+                self._record("error", message=f"{type(error).__name__}: {error}")
+            await anyio.sleep(self._rng.uniform(*PAUSE))
 
-    async def _signed_in_again(self) -> None:
+    async def _wait_for_sign_in(self) -> None:
         while not self._stopping and (await self._oauth.status()).status == "unauthenticated":
             await anyio.sleep(PAUSE[0])
 
 
 def main() -> None:
     name, path, tasks, seed = sys.argv[1:]
-    journal = Journal(path)
-    number_requests(name, journal)
-    logging.getLogger("notion_oauth").setLevel(logging.ERROR)  # passing failures are what this is about
-    anyio.run(Worker(journal, random.Random(f"{seed} {name}")).run, int(tasks))  # noqa: S311 - no secret
+    record = EventFile(path)
+    number_requests(name, record)
+    logging.getLogger("notion_oauth").setLevel(logging.ERROR)  # transient failures are expected
+    anyio.run(Worker(record, random.Random(f"{seed} {name}")).run, int(tasks))  # noqa: S311 - no secret
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the server did: every refresh with its fault, every token with its life, every refusal."""
+"""The events of the server: every refresh with its fault, every token with its lifetime, every refusal."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ENDED_EARLY, REPLACED, LOGIN_LOST = "ended early by the runner", "replaced by a 
 
 @dataclass
 class Refresh:
-    """A request for new tokens. `status` is the server's answer, which may not have arrived; 0: it did nothing."""
+    """A request for new tokens. `status` is the server's, even if the response was lost; 0: it did nothing."""
 
-    asker: str
+    sender: str
     grant: str
     used: str  # the fingerprint of the refresh token
     arrived: float
@@ -36,7 +36,7 @@ class Refresh:
 
 @dataclass
 class Access:
-    """An access token's life."""
+    """The lifetime of an access token."""
 
     grant: str
     expires: float
@@ -50,25 +50,25 @@ class Access:
 
 @dataclass
 class Refusal:
-    """A token that /mcp did not take."""
+    """A token that /mcp refused."""
 
-    asker: str
+    sender: str
     token: str
     at: float
 
 
 @dataclass
-class Ledger:
-    """Watches a practice server, and lets refreshes fail at `rate`; only those of workers, who number their requests.
+class ServerEvents:
+    """Observes a practice server, and makes refreshes of workers fail at `rate`. Workers number their requests.
 
-    `tell` hears of each refresh when the server has done it, before its answer goes out.
+    `on_refresh` gets each refresh after the server has done it and before the response is sent.
     """
 
     sandbox: Sandbox
-    chance: random.Random
+    rng: random.Random
     rate: float
-    late: float  # seconds; longer than a client waits
-    tell: Callable[[Refresh], None] = lambda refresh: None
+    slow_seconds: float  # longer than the time-out of a client
+    on_refresh: Callable[[Refresh], None] = lambda refresh: None
     refreshes: list[Refresh] = field(default_factory=list)
     tokens: dict[str, Access] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Ledger:
         self.sandbox.observe(on_arrival=self._arrived, on_answer=self._answered)
 
     def end_tokens_early(self) -> None:
-        """As a server may that thinks better of it: every access token, and no login."""
+        """End every access token and no login, as a server may."""
         with self.lock:
             self.sandbox.expire_access_tokens()
             self.faults["tokens ended early"] += 1
@@ -90,38 +90,38 @@ class Ledger:
             for token in self.tokens.values():
                 token.end(self._ended_early, ENDED_EARLY)
 
-    def failed_answers(self) -> int:
-        """How many of the answers to workers were made to go wrong."""
+    def failed_responses(self) -> int:
+        """How many responses to workers were made to fail."""
         return sum(self.faults[kind] for kind in FAULTS)
 
     def end_of(self, grant: str) -> Refresh | None:
-        """The refresh that ended a login."""
+        """The refresh at which the server ended the login, or None."""
         with self.lock:
-            return next((one for one in self.refreshes if one.grant == grant and one.status in (400, 401)), None)
+            return next((each for each in self.refreshes if each.grant == grant and each.status in (400, 401)), None)
 
     def _arrived(self, request: RecordedRequest) -> None:
         if request.path != "/token":
             return
-        self._arrived_at[id(request)] = time.time()  # the sandbox keeps its requests: no other has this id
+        self._arrived_at[id(request)] = time.time()  # the sandbox keeps its requests, so ids are unique
         if request.form.get("grant_type") != "refresh_token":
             return
-        token, asker = request.form.get("refresh_token", ""), request.headers.get("x-asker", "")
+        token, sender = request.form.get("refresh_token", ""), request.headers.get("x-sender", "")
         with self.lock:
-            refresh = Refresh(asker, _grant(token), fingerprint(token), time.time(), self._fault() if asker else None)
+            refresh = Refresh(sender, _grant(token), fingerprint(token), time.time(), self._fault() if sender else None)
             self.refreshes.append(refresh)
             self._open[id(request)] = refresh
 
     def _fault(self) -> Fault | None:
-        if self.chance.random() >= self.rate:
+        if self.rng.random() >= self.rate:
             return None
-        fault = self.chance.choice(FAULTS)
+        fault = self.rng.choice(FAULTS)
         self.faults[fault] += 1
         if fault == "429":
             self.sandbox.fail_next("/token", status=429, error="temporarily_unavailable", headers={"Retry-After": "1"})
         elif fault == "503":
             self.sandbox.fail_next("/token", status=503, body="<html>unavailable")
         elif fault == "slow":
-            self.sandbox.misbehave_next("/token", "slow", seconds=self.late)
+            self.sandbox.misbehave_next("/token", "slow", seconds=self.slow_seconds)
         elif fault == "lost":
             self.sandbox.misbehave_next("/token", "lose_response")
         else:
@@ -135,10 +135,10 @@ class Ledger:
                 self._token_answered(request, status, json.loads(body), now)
             elif request.path == "/mcp" and status == 401 and "authorization" in request.headers:
                 token = request.headers["authorization"].removeprefix("Bearer ")
-                self.refusals.append(Refusal(request.headers.get("x-asker", ""), fingerprint(token), now))
+                self.refusals.append(Refusal(request.headers.get("x-sender", ""), fingerprint(token), now))
 
     def _token_answered(self, request: RecordedRequest, status: int, document: dict[str, str], now: float) -> None:
-        # The server did what it did at some moment since then: a busy machine takes its time to tell of it
+        # The server may have done it at any time since the request: on a busy machine this call comes late
         refresh, since = self._open.pop(id(request), None), self._arrived_at.pop(id(request))
         if "access_token" in document:
             grant = _grant(document["access_token"])
@@ -154,7 +154,7 @@ class Ledger:
         if status in (400, 401):
             self._end(refresh.grant, since, LOGIN_LOST)
         refresh.issued = fingerprint(document.get("refresh_token", ""))
-        self.tell(refresh)
+        self.on_refresh(refresh)
 
     def _end(self, grant: str, now: float, why: str) -> None:
         for token in self.tokens.values():
@@ -163,5 +163,5 @@ class Ledger:
 
 
 def _grant(token: str) -> str:
-    """The middle of a practice server's token names its grant, and is no secret."""
+    """The middle part of a practice server's token is the id of its grant, and not secret."""
     return token.split(":")[1] if token.count(":") == 2 else ""

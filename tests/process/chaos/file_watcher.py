@@ -1,4 +1,4 @@
-"""A thread that reads token files all the time."""
+"""A thread that reads token files continuously."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.process.chaos.fingerprints import fingerprint
 FIELDS = frozenset(
     ["access_token", "token_type", "expires_in", "refresh_token", "client_id", "client_secret", "updated_at"]
 )
-PAUSE = 0.002  # seconds between two looks at all files
+PAUSE = 0.002  # seconds between two reads of all files
 
 
-class Watcher:
-    """Counts reads, and torn files: such as are no whole JSON document, or one that is no login and no end of one.
+class FileWatcher:
+    """Counts reads and torn files: a torn file is no complete JSON document, or neither a login nor an ended login.
 
-    `may_be_gone` says of a file whether there may be none: otherwise its absence is torn too. `stored` keeps when
-    each refresh token was first seen in a file, `known_until` when each access token expires by what is stored.
+    A missing file counts as torn, too, unless `may_be_missing` allows it. `stored` has the time when each refresh token
+    was first seen in a file, `known_until` the time when each access token expires according to the file.
     """
 
-    def __init__(self, files: Sequence[Path], may_be_gone: Callable[[Path], bool], scratch: Path) -> None:
-        self._files, self._may_be_gone, self._scratch = files, may_be_gone, scratch
+    def __init__(self, files: Sequence[Path], may_be_missing: Callable[[Path], bool], scratch: Path) -> None:
+        self._files, self._may_be_missing, self._scratch = files, may_be_missing, scratch
         self._last: dict[Path, bytes] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watcher")
@@ -36,7 +36,7 @@ class Watcher:
         self.stored: dict[str, float] = {}
         self.known_until: dict[str, float] = {}
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> FileWatcher:
         self._thread.start()
         return self
 
@@ -48,32 +48,32 @@ class Watcher:
         while not self._stop.wait(PAUSE):
             for file in self._files:
                 self.reads += 1
-                self._look(file)
+                self._check(file)
 
-    def _look(self, file: Path) -> None:
+    def _check(self, file: Path) -> None:
         try:
             content = file.read_bytes()
         except FileNotFoundError:
-            self.torn += not self._may_be_gone(file)
+            self.torn += not self._may_be_missing(file)
             return
         if content != self._last.get(file):
             self._last[file] = content
-            self.torn += not self._whole(content)
+            self.torn += not self._is_complete(content)
 
-    def _whole(self, content: bytes) -> bool:
+    def _is_complete(self, content: bytes) -> bool:
         try:
             document = json.loads(content)
         except ValueError:
             return False
         if not isinstance(document, dict) or not document.keys() >= FIELDS or not document["access_token"]:
-            return self._no_login(content)
+            return self._is_ended_login(content)
         self.stored.setdefault(fingerprint(document["refresh_token"] or ""), time.time())
         if document.get("expires_at") is not None:
             self.known_until[fingerprint(document["access_token"])] = document["expires_at"] / 1000
         return True
 
-    def _no_login(self, content: bytes) -> bool:
-        """Whether the store reads it as the end of a login, whatever form that has."""
+    def _is_ended_login(self, content: bytes) -> bool:
+        """Whether the store reads it as an ended login."""
         self._scratch.write_bytes(content)
         try:
             return anyio.run(JsonFileStore(self._scratch).load, "default") is None
