@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.environments import CANDIDATES, Ready, prepare
+from benchmarks.environments import CANDIDATES, Installed, prepare
 from benchmarks.measurements import commands, concurrency, cost, processes, service, sign_ins
 from benchmarks.measurements.context import Context, Measurement
 from benchmarks.tables import Table
@@ -25,7 +25,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "service": service.measure,
     "sign-ins": sign_ins.measure,
 }
-OUR_OWN = {"commands", "service", "sign-ins"}  # measurements without other clients
+WITHOUT_PEERS = {"commands", "service", "sign-ins"}
 
 
 def main() -> None:
@@ -38,29 +38,29 @@ def main() -> None:
     for name in list(os.environ):  # settings and proxies of this machine must not affect the results
         if name.startswith("NOTION_OAUTH_") or name.lower().endswith("_proxy"):
             del os.environ[name]
-    wanted = [name for name in MEASUREMENTS if arguments.only is None or name in arguments.only]
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        subjects = _subjects(Path(folder) / "environments") if set(wanted) - OUR_OWN else []
-        context = Context(subjects, Path(folder) / "states", quick=arguments.quick)
-        for name in wanted:
+    selected = [name for name in MEASUREMENTS if arguments.only is None or name in arguments.only]
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        subjects = _subjects(Path(directory) / "environments") if set(selected) - WITHOUT_PEERS else []
+        context = Context(subjects, Path(directory) / "states", quick=arguments.quick)
+        for name in selected:
             print(f"{name} …", file=sys.stderr, flush=True)
             for table in MEASUREMENTS[name](context):
                 print(table.markdown(), flush=True)
-    print(f"done in {time.monotonic() - begun:.0f} seconds", file=sys.stderr)
+    print(f"done in {time.monotonic() - started:.0f} seconds", file=sys.stderr)
 
 
-def _subjects(folder: Path) -> list[Ready]:
+def _subjects(directory: Path) -> list[Installed]:
     """Make the environments, and print which succeeded."""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
     note = f"Python {platform.python_version()}, {machine}, load {os.getloadavg()[0]:.1f} before the run."
     table = Table("Clients", note, ("Client", "Versions"))
-    ready: list[Ready] = []
-    folder.mkdir()
+    ready: list[Installed] = []
+    directory.mkdir()
     for candidate in CANDIDATES:
         print(f"environment of {candidate.name} …", file=sys.stderr, flush=True)
-        made = prepare(candidate, folder)
-        if isinstance(made, Ready):
+        made = prepare(candidate, directory)
+        if isinstance(made, Installed):
             ready.append(made)
             table.add(made.name, made.versions)
         else:

@@ -22,7 +22,7 @@ PAGE, JSON = {"Accept": "text/html"}, {"Accept": "application/json"}
 _CSRF = re.compile(rb'name="csrf_token" value="([^"]+)"')
 
 
-class Lost(Exception):
+class UnexpectedAnswer(Exception):
     """A browser did not get the expected answer."""
 
 
@@ -37,7 +37,7 @@ class Crowd:
 
     def __init__(self, port: int, browsers: int) -> None:
         self._port, self._browsers = port, browsers
-        self._under_way = self.most_under_way = self._arrived = 0
+        self._active = self.most_active = self._arrived = 0
         self._all_arrived = asyncio.Event()
         self.done: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
@@ -49,22 +49,22 @@ class Crowd:
 
     async def _one(self) -> None:
         browser = Browser(self._port)
-        self._under_way += 1
-        self.most_under_way = max(self.most_under_way, self._under_way)
-        signed_in = await self._tried(browser.sign_in, "signed in")
-        self._under_way -= 1
+        self._active += 1
+        self.most_active = max(self.most_active, self._active)
+        signed_in = await self._attempt(browser.sign_in, "signed in")
+        self._active -= 1
         self._arrived += 1
         if self._arrived == self._browsers:
             self._all_arrived.set()
         await self._all_arrived.wait()
         if signed_in:
-            await self._tried(browser.sign_out, "signed out")
+            await self._attempt(browser.sign_out, "signed out")
 
-    async def _tried(self, what: Any, name: str) -> bool:
+    async def _attempt(self, action: Any, name: str) -> bool:
         try:
-            await what()
-        except (Lost, OSError, EOFError) as error:
-            self.lost[f"{name}: {error if isinstance(error, Lost) else type(error).__name__}"] += 1
+            await action()
+        except (UnexpectedAnswer, OSError, EOFError) as error:
+            self.lost[f"{name}: {error if isinstance(error, UnexpectedAnswer) else type(error).__name__}"] += 1
             return False
         self.done[name] += 1
         return True
@@ -78,35 +78,35 @@ class Browser:
         self._cookie = ""
 
     async def sign_in(self) -> None:
-        begun = await self._asks("GET", "/auth/login", PAGE, expects=303)
-        there = urlsplit(begun.headers["location"])
-        if there.port is None:
-            raise Lost("sent to no practice server")
-        asked = f"{there.path}?{there.query}"
-        consented = await ask(there.port, "GET", asked, {"Host": there.netloc}, expects=302)
-        back = urlsplit(consented.headers["location"])
-        await self._asks("GET", f"{back.path}?{back.query}", PAGE, expects=303)
-        await self._is("authenticated")
+        login = await self._request("GET", "/auth/login", PAGE, expected=303)
+        consent = urlsplit(login.headers["location"])
+        if consent.port is None:
+            raise UnexpectedAnswer("sent to no practice server")
+        target = f"{consent.path}?{consent.query}"
+        redirect = await request(consent.port, "GET", target, {"Host": consent.netloc}, expected=302)
+        back = urlsplit(redirect.headers["location"])
+        await self._request("GET", f"{back.path}?{back.query}", PAGE, expected=303)
+        await self._check_status("authenticated")
 
     async def sign_out(self) -> None:
-        found = _CSRF.search((await self._asks("GET", "/", PAGE)).body)
+        found = _CSRF.search((await self._request("GET", "/", PAGE)).body)
         if found is None:
-            raise Lost("a page without a form")
+            raise UnexpectedAnswer("a page without a form")
         form = urlencode({"csrf_token": found[1].decode()}).encode()
-        await self._asks("POST", "/auth/logout", PAGE, form, expects=303)
-        await self._is("unauthenticated")
+        await self._request("POST", "/auth/logout", PAGE, form, expected=303)
+        await self._check_status("unauthenticated")
 
-    async def _is(self, status: str) -> None:
-        found = json.loads((await self._asks("GET", "/auth/status", JSON)).body)["status"]
+    async def _check_status(self, status: str) -> None:
+        found = json.loads((await self._request("GET", "/auth/status", JSON)).body)["status"]
         if found != status:
-            raise Lost(f"{found}, and not {status}")
+            raise UnexpectedAnswer(f"{found}, and not {status}")
 
-    async def _asks(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, expects: int = 200
+    async def _request(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, expected: int = 200
     ) -> Answer:
-        own = {"Host": HOST, "X-Forwarded-Proto": "https", "Content-Type": "application/x-www-form-urlencoded"}
-        sent = {**own, **headers, **({"Cookie": self._cookie} if self._cookie else {})}
-        answer = await ask(self._port, method, path, sent, body, expects=expects)
+        defaults = {"Host": HOST, "X-Forwarded-Proto": "https", "Content-Type": "application/x-www-form-urlencoded"}
+        sent = {**defaults, **headers, **({"Cookie": self._cookie} if self._cookie else {})}
+        answer = await request(self._port, method, path, sent, body, expected=expected)
         if set_cookie := answer.headers.get("set-cookie"):
             self._cookie = set_cookie.partition(";")[0]
         return answer
@@ -122,10 +122,10 @@ class Answer:
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-async def ask(
-    port: int, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, expects: int
+async def request(
+    port: int, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, expected: int
 ) -> Answer:
-    """One request over a new connection. Raises Lost for another status, OSError."""
+    """One request over a new connection. Raises UnexpectedAnswer for another status, OSError."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         lines = [f"{name}: {value}" for name, value in {**headers, "Content-Length": str(len(body))}.items()]
@@ -133,8 +133,8 @@ async def ask(
         answer = Answer(await reader.read(-1))
     finally:
         writer.close()
-    if answer.status != str(expects):
-        raise Lost(f"{answer.status} for {method} {path.partition('?')[0]}")
+    if answer.status != str(expected):
+        raise UnexpectedAnswer(f"{answer.status} for {method} {path.partition('?')[0]}")
     return answer
 
 
@@ -144,7 +144,7 @@ async def run(port: int, browsers: int) -> dict[str, Any]:
     return {
         "signed_in": crowd.done["signed in"],
         "signed_out": crowd.done["signed out"],
-        "at_once": crowd.most_under_way,
+        "at_once": crowd.most_active,
         "lost": crowd.lost,
     }
 

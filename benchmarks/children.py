@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import Ready, child_environment
+from benchmarks.environments import Installed, child_environment
 
 TIME_LIMIT = 300  # seconds for one command
 
@@ -18,9 +18,9 @@ class SubjectFailed(Exception):
     """A subject's process ended without a result."""
 
 
-def run(subject: Ready, folder: Path, **command: Any) -> dict[str, Any]:
+def run(subject: Installed, directory: Path, **command: Any) -> dict[str, Any]:
     """Run one command in a new process, in a new empty directory."""
-    return Child(subject, folder, **command).result()
+    return Child(subject, directory, **command).result()
 
 
 def measure(module: str, time_limit: float, **command: Any) -> Any:
@@ -44,14 +44,14 @@ def measure(module: str, time_limit: float, **command: Any) -> Any:
 class Child:
     """A running process of a subject. With `together`, it reports when it is ready and waits for `go`."""
 
-    def __init__(self, subject: Ready, folder: Path, **command: Any) -> None:
+    def __init__(self, subject: Installed, directory: Path, **command: Any) -> None:
         self._process = subprocess.Popen(
             [subject.python, "-m", subject.module, json.dumps(command, default=str)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=folder,
+            cwd=directory,
             env=child_environment(),
         )
 
@@ -77,5 +77,5 @@ class Child:
         if self._process.returncode != 0 or not out.strip():
             last = (err.strip().splitlines() or ["no result"])[-1]
             raise SubjectFailed(last.partition(":")[0])
-        found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
-        return found
+        result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+        return result

@@ -33,7 +33,7 @@ CANDIDATES = (
 
 
 @dataclass(frozen=True)
-class Ready:
+class Installed:
     """A subject whose environment was made."""
 
     name: str
@@ -50,34 +50,34 @@ class Skipped:
     reason: str
 
 
-def prepare(candidate: Candidate, folder: Path) -> Ready | Skipped:
-    """Make the environment of one subject in `folder`. Failures are reported."""
+def prepare(candidate: Candidate, directory: Path) -> Installed | Skipped:
+    """Make the environment of one subject in `directory`. Failures are reported."""
     python = sys.executable
     try:
         if candidate.packages:
-            home = folder / candidate.module.rpartition(".")[2]
-            python = str(home / "bin" / "python")
-            _run("uv", "venv", "--no-project", *_options(sys.executable), str(home))
+            environment = directory / candidate.module.rpartition(".")[2]
+            python = str(environment / "bin" / "python")
+            _run("uv", "venv", "--no-project", *_options(sys.executable), str(environment))
             _run("uv", "pip", "install", *_options(python), *candidate.packages)
         versions = _versions(python, candidate.shown)
     except subprocess.TimeoutExpired:
         return Skipped(candidate.name, f"its environment was not made within {TIME_LIMIT} seconds")
     except subprocess.CalledProcessError as error:
-        return Skipped(candidate.name, _last_words(error.stderr))
+        return Skipped(candidate.name, _summary(error.stderr))
     except OSError as error:
         return Skipped(candidate.name, f"uv could not be run: {error.strerror}")
-    return Ready(candidate.name, candidate.module, python, versions)
+    return Installed(candidate.name, candidate.module, python, versions)
 
 
 def child_environment() -> dict[str, str]:
     """Variables for the measured processes: no settings or proxies of this machine; compiled files are written."""
-    kept = {
+    variables = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("NOTION_OAUTH_", "FASTMCP_", "PYTHON", "VIRTUAL_ENV", "COVERAGE"))
         and not name.lower().endswith("_proxy")
     }
-    return {**kept, "PYTHONPATH": str(ROOT), "FASTMCP_CHECK_FOR_UPDATES": "off"}
+    return {**variables, "PYTHONPATH": str(ROOT), "FASTMCP_CHECK_FOR_UPDATES": "off"}
 
 
 def _options(python: str) -> Sequence[str]:
@@ -99,8 +99,8 @@ def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT).stdout
 
 
-def _last_words(said: str) -> str:
+def _summary(output: str) -> str:
     """The beginning of an error in one line, without addresses and paths."""
-    words = [word for word in said.split() if any(letter.isalnum() for letter in word)]
+    words = [word for word in output.split() if any(letter.isalnum() for letter in word)]
     shown = ["…" if "/" in word else word for word in words[:40]]
     return " ".join(shown) or "no reason was given"

@@ -19,7 +19,7 @@ REDIRECT_URI = "http://127.0.0.1:4321/callback"
 LIFETIME = 3600  # seconds, as the practice server issues them
 FRESH, IN_WINDOW, EXPIRED = 3600, 120, -60  # seconds until the expiry
 
-_DOCUMENTS = ("access_token", "refresh_token", "client_id", "resource", "token_endpoint", "expires_at")
+_REQUIRED = ("access_token", "refresh_token", "client_id", "resource", "token_endpoint", "expires_at")
 
 
 def sign_in(sandbox: Sandbox, path: Path, *, left: int) -> Path:
@@ -27,7 +27,7 @@ def sign_in(sandbox: Sandbox, path: Path, *, left: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     anyio.run(_sign_in, NotionOAuth(Settings(server_url=sandbox.mcp_url, token_file=path, _env_file=None)))
     document: dict[str, Any] = json.loads(path.read_text())
-    if missing := [name for name in _DOCUMENTS if not document.get(name)]:
+    if missing := [name for name in _REQUIRED if not document.get(name)]:
         raise RuntimeError(f"the token file lacks {', '.join(missing)}")
     now = time.time()
     document["expires_at"] = round((now + left) * 1000)
@@ -37,8 +37,8 @@ def sign_in(sandbox: Sandbox, path: Path, *, left: int) -> Path:
 
 
 async def _sign_in(oauth: NotionOAuth) -> None:
-    begun = await oauth.begin_authorization(REDIRECT_URI)
+    request = await oauth.begin_authorization(REDIRECT_URI)
     async with httpx.AsyncClient(trust_env=False) as browser:
-        answer = await browser.get(begun.url.get_secret_value())
+        answer = await browser.get(request.url.get_secret_value())
     query = httpx.URL(answer.headers["location"]).params
-    await oauth.complete_authorization(begun.pending, parse_authorization_response(query.multi_items()))
+    await oauth.complete_authorization(request.pending, parse_authorization_response(query.multi_items()))

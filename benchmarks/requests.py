@@ -21,7 +21,7 @@ TIME_LIMIT = 120  # seconds for one turn
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
 
-def ask(port: int, requests: int, **headers: str) -> float:
+def send_requests(port: int, requests: int, **headers: str) -> float:
     """Request the status this many times from a new process, over 16 connections. Returns the seconds that it took.
 
     Raises RuntimeError for any answer but 200.
@@ -29,35 +29,35 @@ def ask(port: int, requests: int, **headers: str) -> float:
     return float(measure("benchmarks.requests", TIME_LIMIT, port=port, requests=requests, headers=headers))
 
 
-def message(port: int, headers: dict[str, str]) -> bytes:
+def request_bytes(port: int, headers: dict[str, str]) -> bytes:
     """The request as bytes."""
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in {"Host": f"127.0.0.1:{port}", **headers}.items()]
     return "\r\n".join(["GET /auth/status HTTP/1.1", *lines, "", ""]).encode()
 
 
 def run(port: int, requests: int, headers: dict[str, str]) -> float:
-    sent = message(port, headers)
+    request = request_bytes(port, headers)
     with selectors.DefaultSelector() as selector:
         connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
         for connection in connections:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             selector.register(connection, selectors.EVENT_READ, bytearray())
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for connection in connections:
-            connection.sendall(sent)
-        left, waiting = requests - len(connections), requests
-        while waiting:
+            connection.sendall(request)
+        unsent, pending = requests - len(connections), requests
+        while pending:
             for key, _ in selector.select():
                 if not _complete(key):
                     continue
-                waiting -= 1
-                if left > 0:
-                    left -= 1
-                    key.fileobj.sendall(sent)  # type: ignore[union-attr]
-        taken = time.perf_counter() - begun
+                pending -= 1
+                if unsent > 0:
+                    unsent -= 1
+                    key.fileobj.sendall(request)  # type: ignore[union-attr]
+        seconds = time.perf_counter() - started
         for connection in connections:
             connection.close()
-    return taken
+    return seconds
 
 
 def _complete(key: selectors.SelectorKey) -> bool:
@@ -78,5 +78,5 @@ def _complete(key: selectors.SelectorKey) -> bool:
 
 
 if __name__ == "__main__":
-    wanted: dict[str, Any] = json.loads(sys.argv[1])
-    print(run(wanted["port"], wanted["requests"], wanted["headers"]))
+    command: dict[str, Any] = json.loads(sys.argv[1])
+    print(run(command["port"], command["requests"], command["headers"]))

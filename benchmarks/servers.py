@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.environments import child_environment
 
-STARTS_WITHIN = 60  # seconds
+START_TIMEOUT = 60  # seconds
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -36,12 +36,12 @@ class Server:
 
 
 @contextmanager
-def serving(app: str, folder: Path, *options: str, **settings: str) -> Iterator[Server]:
-    """Run `uvicorn APP` with these settings and one worker; its log is a file in `folder`. Raises RuntimeError."""
+def serving(app: str, directory: Path, *options: str, **settings: str) -> Iterator[Server]:
+    """Run `uvicorn APP` with these settings and one worker; its log is a file in `directory`. Raises RuntimeError."""
     port = _free_port()
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), *options]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=_environment(settings), stdout=log, stderr=log)
+    with (directory / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=directory, env=_environment(settings), stdout=log, stderr=log)
         try:
             _wait(process, port)
             yield Server(port, process.pid)
@@ -55,14 +55,14 @@ def _environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
         return port
 
 
 def _wait(process: subprocess.Popen[bytes], port: int) -> None:
-    given_up = time.monotonic() + STARTS_WITHIN
-    while time.monotonic() < given_up and process.poll() is None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:

@@ -19,7 +19,7 @@ EMPTY = "an empty Typer command"
 
 
 def measure(context: Context) -> Iterator[Table]:
-    rounds = context.either(5, 21)
+    rounds = context.choose(5, 21)
     table = Table(
         "The command line",
         f"Wall time of a new process with a valid token stored and modules compiled; medians of {rounds} alternating"
@@ -31,31 +31,31 @@ def measure(context: Context) -> Iterator[Table]:
         "`python cli.py token`": [str(ROOT / "cli.py"), "token"],
         "`python cli.py status`": [str(ROOT / "cli.py"), "status"],
     }
-    folder = context.fresh()
+    directory = context.new_directory()
     with serve_sandbox() as sandbox:
-        login = sign_in(sandbox, folder / "tokens.json", left=FRESH)
+        login = sign_in(sandbox, directory / "tokens.json", left=FRESH)
         environment = {
             **child_environment(),
             "NOTION_OAUTH_SERVER_URL": sandbox.mcp_url,
             "NOTION_OAUTH_TOKEN_FILE": str(login),
         }
-        taken: dict[str, list[float]] = {name: [] for name in commands}
+        seconds_of: dict[str, list[float]] = {name: [] for name in commands}
         for name, command in commands.items():  # compiles modules
-            _wall_time(command, folder, environment, name)
+            _wall_time(command, directory, environment, name)
         for _ in range(rounds):
             for name, command in commands.items():
-                taken[name].append(_wall_time(command, folder, environment, name))
-    empty = statistics.median(taken[EMPTY])
-    for name, seconds in taken.items():
-        middle = statistics.median(seconds)
-        table.add(name, milliseconds(middle), milliseconds(middle - empty), times(middle / empty))
+                seconds_of[name].append(_wall_time(command, directory, environment, name))
+    empty = statistics.median(seconds_of[EMPTY])
+    for name, seconds in seconds_of.items():
+        median = statistics.median(seconds)
+        table.add(name, milliseconds(median), milliseconds(median - empty), times(median / empty))
     yield table
 
 
-def _wall_time(command: list[str], folder: Path, environment: Mapping[str, str], name: str) -> float:
-    begun = time.perf_counter()
-    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, check=False)
-    taken = time.perf_counter() - begun
+def _wall_time(command: list[str], directory: Path, environment: Mapping[str, str], name: str) -> float:
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, *command], cwd=directory, env=environment, capture_output=True, check=False)
+    seconds = time.perf_counter() - started
     if done.returncode:
         raise RuntimeError(f"{name} ended with code {done.returncode}")
-    return taken
+    return seconds

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.children import SubjectFailed, run
-from benchmarks.environments import Ready
+from benchmarks.environments import Installed
 from benchmarks.logins import EXPIRED, FRESH, IN_WINDOW, sign_in
 from benchmarks.measurements.context import Context, grant_of, refreshes
 from benchmarks.subjects.harness import Login
@@ -78,10 +78,10 @@ def measure_expiry(context: Context) -> Iterator[Table]:
 
 
 def _rounds(context: Context) -> int:
-    return context.either(2, 10)
+    return context.choose(2, 10)
 
 
-def _each(context: Context, table: Table, *, left: int) -> Iterator[tuple[Ready, Batches]]:
+def _each(context: Context, table: Table, *, left: int) -> Iterator[tuple[Installed, Batches]]:
     for subject in context.subjects:
         try:
             yield subject, _batches(context, subject, left=left)
@@ -89,25 +89,25 @@ def _each(context: Context, table: Table, *, left: int) -> Iterator[tuple[Ready,
             table.add_failed(subject.name, str(error))
 
 
-def _batches(context: Context, subject: Ready, *, left: int) -> Batches:
-    folder = context.fresh()
+def _batches(context: Context, subject: Installed, *, left: int) -> Batches:
+    directory = context.new_directory()
     with serve_sandbox() as sandbox:
-        warm = sign_in(sandbox, folder / "warm.json", left=FRESH)
-        logins = [sign_in(sandbox, folder / f"{index}.json", left=left) for index in range(_rounds(context))]
+        warm = sign_in(sandbox, directory / "warm.json", left=FRESH)
+        logins = [sign_in(sandbox, directory / f"{index}.json", left=left) for index in range(_rounds(context))]
         grants = [grant_of(_document(login)["access_token"]) for login in logins]
         found = run(
             subject,
-            folder,
+            directory,
             action="concurrent",
             warm=str(warm),
             logins=[str(login) for login in logins],
-            state=folder / "state",
+            state=directory / "state",
             requests=REQUESTS,
             seconds=SECONDS,
             expired=left == EXPIRED,
         )
-        asked = refreshes(sandbox.requests)
-    return Batches(found["rounds"], [asked[grant] for grant in grants])
+        counts = refreshes(sandbox.requests)
+    return Batches(found["rounds"], [counts[grant] for grant in grants])
 
 
 def _document(login: Path) -> Login:

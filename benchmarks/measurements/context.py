@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from benchmarks.environments import Ready
+from benchmarks.environments import Installed
 from benchmarks.tables import Table
 from notion_oauth.sandbox import RecordedRequest, Sandbox
 
@@ -19,17 +19,17 @@ _numbers: Iterator[int] = count()
 class Context:
     """The subjects, a directory for their files, and how thorough this run is."""
 
-    subjects: Sequence[Ready]
-    folder: Path
+    subjects: Sequence[Installed]
+    directory: Path
     quick: bool
 
-    def fresh(self) -> Path:
-        """A new folder."""
-        made = self.folder / str(next(_numbers))
-        made.mkdir(parents=True)
-        return made
+    def new_directory(self) -> Path:
+        """A new directory."""
+        directory = self.directory / str(next(_numbers))
+        directory.mkdir(parents=True)
+        return directory
 
-    def either(self, quick: int, thorough: int) -> int:
+    def choose(self, quick: int, thorough: int) -> int:
         return quick if self.quick else thorough
 
 
@@ -38,8 +38,8 @@ Measurement = Callable[[Context], Iterator[Table]]
 
 def refreshes(requests: Sequence[RecordedRequest]) -> Counter[str]:
     """The number of refresh requests for each grant (a refresh token names its grant)."""
-    asked = [request.form for request in requests if request.form.get("grant_type") == "refresh_token"]
-    return Counter(grant_of(form.get("refresh_token", "")) for form in asked)
+    forms = [request.form for request in requests if request.form.get("grant_type") == "refresh_token"]
+    return Counter(grant_of(form.get("refresh_token", "")) for form in forms)
 
 
 def grant_of(token: str) -> str:
@@ -47,6 +47,6 @@ def grant_of(token: str) -> str:
     return token.split(":")[1] if token.count(":") == 2 else ""
 
 
-def to_authorization_server(sandbox: Sandbox, since: int = 0) -> list[RecordedRequest]:
+def authorization_server_requests(sandbox: Sandbox, since: int = 0) -> list[RecordedRequest]:
     """The requests to endpoints other than the MCP server."""
     return [request for request in sandbox.requests[since:] if request.path != "/mcp"]

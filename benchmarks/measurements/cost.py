@@ -14,7 +14,7 @@ REQUESTS = 200
 
 
 def measure(context: Context) -> Iterator[Table]:
-    rounds = context.either(7, 41)
+    rounds = context.choose(7, 41)
     table = Table(
         "Cost of one request",
         f"A valid token and a transport that answers at once; medians of {rounds} rounds of {REQUESTS} requests,"
@@ -24,15 +24,15 @@ def measure(context: Context) -> Iterator[Table]:
     )
     with serve_sandbox() as sandbox:
         for subject in context.subjects:
-            folder = context.fresh()
-            login = sign_in(sandbox, folder / "login.json", left=FRESH)
+            directory = context.new_directory()
+            login = sign_in(sandbox, directory / "login.json", left=FRESH)
             try:
                 found = run(
                     subject,
-                    folder,
+                    directory,
                     action="cost",
                     login=login,
-                    state=folder / "state",
+                    state=directory / "state",
                     rounds=rounds,
                     requests=REQUESTS,
                 )

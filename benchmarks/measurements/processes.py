@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from benchmarks.children import Child, SubjectFailed, run
-from benchmarks.environments import Ready
+from benchmarks.environments import Installed
 from benchmarks.logins import EXPIRED, FRESH, sign_in
-from benchmarks.measurements.context import Context, refreshes, to_authorization_server
+from benchmarks.measurements.context import Context, authorization_server_requests, refreshes
 from benchmarks.tables import Table, listed
 from notion_oauth.sandbox import RecordedRequest, SandboxOptions, serve_sandbox
 
@@ -16,7 +16,7 @@ PROCESSES = 8
 
 
 def measure_processes(context: Context) -> Iterator[Table]:
-    rounds = context.either(1, 5)
+    rounds = context.choose(1, 5)
     table = Table(
         f"{PROCESSES} processes at the moment of expiry",
         f"They share one stored login, wait until all have loaded, and send one request each, {rounds} rounds. The"
@@ -32,7 +32,7 @@ def measure_processes(context: Context) -> Iterator[Table]:
         kinds = Counter(kind for _, failures, _ in found for kind in failures)
         table.add(
             subject.name,
-            listed([asked for asked, _, _ in found]),
+            listed([requested for requested, _, _ in found]),
             listed([len(failures) for _, failures, _ in found]),
             f"{sum(alive for _, _, alive in found)} of {rounds}",
             ", ".join(kinds),
@@ -40,17 +40,17 @@ def measure_processes(context: Context) -> Iterator[Table]:
     yield table
 
 
-def _at_expiry(context: Context, subject: Ready) -> tuple[int, Sequence[str], bool]:
+def _at_expiry(context: Context, subject: Installed) -> tuple[int, Sequence[str], bool]:
     """The number of refreshes, the failures, and whether the login still works."""
-    folder = context.fresh()
+    directory = context.new_directory()
     with serve_sandbox(SandboxOptions(reuse="strict")) as sandbox:
-        login = sign_in(sandbox, folder / "login.json", left=EXPIRED)
+        login = sign_in(sandbox, directory / "login.json", left=EXPIRED)
         sandbox.expire_access_tokens()
-        state = folder / "state"
-        run(subject, folder, action="store", login=login, state=state)
+        state = directory / "state"
+        run(subject, directory, action="store", login=login, state=state)
         before = len(sandbox.requests)
         children = [
-            Child(subject, folder, action="request", login=login, state=state, running=True, together=True)
+            Child(subject, directory, action="request", login=login, state=state, running=True, together=True)
             for _ in range(PROCESSES)
         ]
         for child in children:
@@ -58,8 +58,8 @@ def _at_expiry(context: Context, subject: Ready) -> tuple[int, Sequence[str], bo
         for child in children:
             child.go()
         failures = [child.result()["failure"] for child in children]
-        asked = refreshes(sandbox.requests[before:])
-        return sum(asked.values()), [failure for failure in failures if failure], sandbox.live_grants == 1
+        requested = refreshes(sandbox.requests[before:])
+        return sum(requested.values()), [failure for failure in failures if failure], sandbox.live_grants == 1
 
 
 def measure_restart(context: Context) -> Iterator[Table]:
@@ -72,23 +72,23 @@ def measure_restart(context: Context) -> Iterator[Table]:
     for subject in context.subjects:
         for left, name in ((FRESH, "valid"), (EXPIRED, "expired")):
             try:
-                asked, failure = _restarted(context, subject, left=left)
+                requested, failure = _restarted(context, subject, left=left)
             except SubjectFailed as error:
                 table.add_failed(subject.name, str(error))
                 continue
-            which = ", ".join(f"`{request.method} {request.path}`" for request in asked)
-            table.add(subject.name, name, str(len(asked)), which, failure or "answered")
+            which = ", ".join(f"`{request.method} {request.path}`" for request in requested)
+            table.add(subject.name, name, str(len(requested)), which, failure or "answered")
     yield table
 
 
-def _restarted(context: Context, subject: Ready, *, left: int) -> tuple[list[RecordedRequest], str | None]:
-    folder = context.fresh()
+def _restarted(context: Context, subject: Installed, *, left: int) -> tuple[list[RecordedRequest], str | None]:
+    directory = context.new_directory()
     with serve_sandbox() as sandbox:
-        login = sign_in(sandbox, folder / "login.json", left=left)
+        login = sign_in(sandbox, directory / "login.json", left=left)
         if left == EXPIRED:
             sandbox.expire_access_tokens()
-        state = folder / "state"
-        run(subject, folder, action="store", login=login, state=state)
+        state = directory / "state"
+        run(subject, directory, action="store", login=login, state=state)
         before = len(sandbox.requests)
-        found = run(subject, folder, action="request", login=login, state=state)
-        return to_authorization_server(sandbox, before), found["failure"]
+        found = run(subject, directory, action="request", login=login, state=state)
+        return authorization_server_requests(sandbox, before), found["failure"]

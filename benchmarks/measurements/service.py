@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.logins import FRESH, sign_in
 from benchmarks.measurements.context import Context
-from benchmarks.requests import ask
+from benchmarks.requests import send_requests
 from benchmarks.servers import Server, serving
 from benchmarks.tables import Table, microseconds
 from notion_oauth.sandbox import Sandbox, serve_sandbox
@@ -24,20 +24,20 @@ class Case:
     """A request, the case it is compared with, and the result of each turn."""
 
     server: Server
-    beside: str
+    baseline: str
     headers: Mapping[str, str] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)  # requests per second
     costs: list[float] = field(default_factory=list)  # processor seconds of the server for each request
 
     def turn(self, requests: int) -> None:
         before = self.server.processor_seconds()
-        taken = ask(self.server.port, requests, **self.headers)
+        seconds = send_requests(self.server.port, requests, **self.headers)
         self.costs.append((self.server.processor_seconds() - before) / requests)
-        self.rates.append(requests / taken)
+        self.rates.append(requests / seconds)
 
 
 def measure(context: Context) -> Iterator[Table]:
-    rounds, requests = context.either(2, 15), context.either(500, 3000)
+    rounds, requests = context.choose(2, 15), context.choose(500, 3000)
     table = Table(
         "The service beside a bare route",
         f"`uvicorn main:app` and a FastAPI application with one JSON route, each in a separate process with uvicorn's"
@@ -49,33 +49,33 @@ def measure(context: Context) -> Iterator[Table]:
     with ExitStack() as running:
         cases = _cases(context, running.enter_context(serve_sandbox()), running)
         for case in cases.values():
-            ask(case.server.port, 200, **case.headers)  # caches are filled
+            send_requests(case.server.port, 200, **case.headers)  # caches are filled
         for _ in range(rounds):
             for case in cases.values():
                 case.turn(requests)
     for name, case in cases.items():
-        beside = cases[case.beside]
+        baseline = cases[case.baseline]
         table.add(
             name,
-            case.beside,
+            case.baseline,
             f"{statistics.median(case.rates):.0f}",
             microseconds(statistics.median(case.costs) * 1e6),
-            _share(case.rates, beside.rates),
-            _share(case.costs, beside.costs),
+            _share(case.rates, baseline.rates),
+            _share(case.costs, baseline.costs),
         )
     yield table
 
 
 def _cases(context: Context, sandbox: Sandbox, running: ExitStack) -> dict[str, Case]:
-    signed_out_folder, signed_in_folder, quiet = context.fresh(), context.fresh(), context.fresh()
-    login = sign_in(sandbox, signed_in_folder / "tokens.json", left=FRESH)
-    bare = running.enter_context(serving("benchmarks.bare:app", context.fresh()))
-    quiet_bare = running.enter_context(serving("benchmarks.bare:app", context.fresh(), "--no-access-log"))
+    signed_out_directory, signed_in_directory, quiet = (context.new_directory() for _ in range(3))
+    login = sign_in(sandbox, signed_in_directory / "tokens.json", left=FRESH)
+    bare = running.enter_context(serving("benchmarks.bare:app", context.new_directory()))
+    quiet_bare = running.enter_context(serving("benchmarks.bare:app", context.new_directory(), "--no-access-log"))
     url = sandbox.mcp_url
     empty = running.enter_context(
-        serving("main:app", signed_out_folder, server_url=url, token_file=str(signed_out_folder / "tokens.json"))
+        serving("main:app", signed_out_directory, server_url=url, token_file=str(signed_out_directory / "tokens.json"))
     )
-    signed_in = running.enter_context(serving("main:app", signed_in_folder, server_url=url, token_file=str(login)))
+    signed_in = running.enter_context(serving("main:app", signed_in_directory, server_url=url, token_file=str(login)))
     silent = running.enter_context(
         serving("main:app", quiet, server_url=url, token_file=str(quiet / "tokens.json"), log_level="warning")
     )
@@ -103,5 +103,5 @@ def _cookie(server: Server) -> str:
     return set_cookie.partition(";")[0]
 
 
-def _share(own: list[float], beside: list[float]) -> str:
-    return f"{statistics.median(ours / theirs for ours, theirs in zip(own, beside, strict=True)):.2f}"
+def _share(own: list[float], baseline: list[float]) -> str:
+    return f"{statistics.median(ours / theirs for ours, theirs in zip(own, baseline, strict=True)):.2f}"

@@ -30,7 +30,7 @@ class FastMcp:
             collection="mcp-oauth-token-expiry",
         )
         if await storage.get_token_expiry() != login["expires_at"] / 1000:
-            raise RuntimeError("FastMCP keeps the expiry elsewhere than this program puts it")
+            raise RuntimeError("FastMCP reads the expiry from another place than this program writes it")
 
     @asynccontextmanager
     async def open(self, state: Path, login: Login, *, transport: Any, running: bool) -> AsyncGenerator[Any]:

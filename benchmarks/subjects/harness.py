@@ -113,12 +113,12 @@ async def _cost(subject: Subject, command: dict[str, Any]) -> Result:
 
 
 async def _in_turn(client: Any, url: str, requests: int) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for _ in range(requests):
         response = await client.post(url, content=PING, headers=HEADERS)
         if response.status_code != 200:
             raise RuntimeError(f"answered with {response.status_code}")
-    return (time.perf_counter() - begun) / requests * 1e6
+    return (time.perf_counter() - started) / requests * 1e6
 
 
 async def _concurrent(subject: Subject, command: dict[str, Any]) -> Result:
@@ -153,9 +153,9 @@ async def _concurrent(subject: Subject, command: dict[str, Any]) -> Result:
 
 
 async def _together(client: Any, url: str, requests: int) -> tuple[float, list[str]]:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     failures = await asyncio.gather(*(_failure(client, url) for _ in range(requests)))
-    return time.perf_counter() - begun, [failure for failure in failures if failure]
+    return time.perf_counter() - started, [failure for failure in failures if failure]
 
 
 async def _failure(client: Any, url: str) -> str | None:
@@ -175,11 +175,11 @@ def _fixed(http: ModuleType, login: Login, transport: Any) -> Any:
 def _transport(http: ModuleType, login: Login, *, seconds: float, expired: bool = False) -> Any:
     """An MCP server in this process that answers after `seconds`. Other requests go to the practice server.
 
-    If the login has expired, its access token is refused in the practice server's form.
+    If the login has expired, its access token is rejected in the practice server's form.
     """
     resource = http.URL(url_of(login))
     challenge = f'Bearer error="invalid_token", resource_metadata="{_metadata_url(resource)}"'
-    refused = f"Bearer {login['access_token']}" if expired else None
+    rejected = f"Bearer {login['access_token']}" if expired else None
     network = http.AsyncHTTPTransport(trust_env=False)
 
     async def answer(request: Any) -> Any:
@@ -187,7 +187,7 @@ def _transport(http: ModuleType, login: Login, *, seconds: float, expired: bool 
             return await network.handle_async_request(request)
         if seconds:
             await asyncio.sleep(seconds)
-        if request.headers.get("Authorization") in (None, refused):
+        if request.headers.get("Authorization") in (None, rejected):
             return http.Response(401, headers={"WWW-Authenticate": challenge})
         return http.Response(200, content=b"{}")
 
