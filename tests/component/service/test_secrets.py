@@ -174,8 +174,8 @@ FILES = (
 @given(content=FILES, hours=st.sampled_from([-(10**4), 0, 10**5]))
 def test_any_token_file_gives_a_value_or_our_error(content: bytes, hours: int) -> None:
     """In every operation: status, token, refresh, sign-out."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokens.json"
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "tokens.json"
         client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=NoNetwork()))
         clock = partial(_moved, timedelta(hours=hours))
         oauth = NotionOAuth(Settings(token_file=path, retry_for=0), client=client, clock=clock)

@@ -68,7 +68,7 @@ class Engine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
+        self.directory = tempfile.TemporaryDirectory()
         self.ahead = timedelta()
         self.sandbox = Sandbox("http://127.0.0.1:9000", SandboxOptions(), clock=lambda: self.clock().timestamp())
         self.sandbox.observe(on_answer=self.note_grant)
@@ -83,7 +83,7 @@ class Engine(RuleBasedStateMachine):
         return datetime.now(UTC) + self.ahead
 
     def process(self) -> NotionOAuth:
-        path = Path(self.folder.name) / "tokens.json"
+        path = Path(self.directory.name) / "tokens.json"
         client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=self.network), clock=self.clock)
         settings = Settings(server_url=self.sandbox.mcp_url, token_file=path, retry_for=0)
         return NotionOAuth(settings, store=Dying(path), client=client, clock=self.clock)
@@ -99,7 +99,7 @@ class Engine(RuleBasedStateMachine):
             self.authorized_at = self.refreshed_at
 
     def teardown(self) -> None:
-        self.folder.cleanup()
+        self.directory.cleanup()
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         async def until_idle() -> T:

@@ -71,16 +71,16 @@ class Login:
 
 
 class Runner:
-    def __init__(self, plan: Plan, sandbox: Sandbox, folder: Path) -> None:
-        self._plan, self._sandbox, self._folder = plan, sandbox, folder
+    def __init__(self, plan: Plan, sandbox: Sandbox, directory: Path) -> None:
+        self._plan, self._sandbox, self._directory = plan, sandbox, directory
         self._rng = random.Random(plan.seed)  # noqa: S311 - no secret
         faults = random.Random(f"{plan.seed} faults")  # noqa: S311 - used in the server's thread
         self._server_events = ServerEvents(
             sandbox, faults, plan.faults, slow_seconds=plan.timeout * 1.6, on_refresh=self._on_refresh
         )
-        self._worker_events = WorkerEvents(folder)
+        self._worker_events = WorkerEvents(directory)
         self._logins = [self._login(number) for number in range(plan.logins)]
-        self._watcher = FileWatcher([login.file for login in self._logins], self._may_be_missing, folder / "scratch")
+        self._watcher = FileWatcher([login.file for login in self._logins], self._may_be_missing, directory / "scratch")
         self._killed: dict[str, float] = {}
         self._analysis = Analysis(self._server_events, self._worker_events, self._watcher, self._killed, plan.timeout)
         self._losses: list[Loss] = []
@@ -90,7 +90,7 @@ class Runner:
         self._targets: queue.Queue[tuple[str, float] | None] = queue.Queue()
 
     def _login(self, number: int) -> Login:
-        file = self._folder / f"login-{number}" / ".notion-tokens.json"
+        file = self._directory / f"login-{number}" / ".notion-tokens.json"
         settings = Settings(server_url=self._sandbox.mcp_url, token_file=file, timeout=10.0)
         return Login(number, NotionOAuth(settings), file)
 
@@ -155,11 +155,11 @@ class Runner:
             "NOTION_OAUTH_TIMEOUT": str(self._plan.timeout),
             "NOTION_OAUTH_RETRY_FOR": "5",
         }
-        arguments = [name, str(self._folder / f"{name}.events"), str(self._plan.tasks), str(self._plan.seed)]
+        arguments = [name, str(self._directory / f"{name}.events"), str(self._plan.tasks), str(self._plan.seed)]
         return subprocess.Popen(
             [sys.executable, "-m", "tests.process.chaos.worker", *arguments],
             env=environment,
-            cwd=self._folder,
+            cwd=self._directory,
             stdin=subprocess.PIPE,
         )
 
@@ -277,8 +277,8 @@ def run(plan: Plan) -> Report:
         access_token_lifetime=plan.lifetime,
         access_token_survives_refresh=plan.rules == "notion",
     )
-    with _silent("uvicorn.error"), tempfile.TemporaryDirectory() as folder, serve_sandbox(options) as sandbox:
-        return Runner(plan, sandbox, Path(folder)).run()
+    with _silent("uvicorn.error"), tempfile.TemporaryDirectory() as directory, serve_sandbox(options) as sandbox:
+        return Runner(plan, sandbox, Path(directory)).run()
 
 
 @contextmanager

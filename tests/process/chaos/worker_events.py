@@ -23,7 +23,7 @@ class ReceivedToken:
 class WorkerEvents:
     """All event files of a directory. `read` adds the new events and returns the reports of lost logins."""
 
-    folder: Path
+    directory: Path
     received: dict[str, ReceivedToken] = field(default_factory=dict)  # by sender
     answered: dict[str, float] = field(default_factory=dict)
     unanswered: dict[str, float] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class WorkerEvents:
     def read(self) -> list[tuple[str, dict[str, Any]]]:
         """Read the new events. Returns the worker and the report of each lost login among them."""
         lost = []
-        for path in self.folder.glob("*.events"):
+        for path in self.directory.glob("*.events"):
             for event in self._new(path):
                 self._add(path.stem, event)
                 if event["kind"] == "lost":
