@@ -2,8 +2,8 @@
 
     uv run python -m tests.conformance
 
-Needs npm; the suite, and a Node that it can run on, are installed once into the user's cache folder. One line for each
-scenario and wire, with the checks that did not pass; the exit code is 0 only where every scenario has passed.
+Needs npm; the suite, and a Node that it can run on, are installed once into the user's cache directory. Prints one line
+for each scenario and wire, with the checks that failed; the exit code is 0 only if every scenario passed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def main() -> None:
     suite = Suite.installed()
     scenarios = arguments.scenarios or suite.scenarios()
     if not scenarios:
-        sys.exit("The suite lists no scenario of its authorization set: nothing was tested.")
+        sys.exit("The suite lists no authorization scenario: nothing was tested.")
     failed = 0
-    with tempfile.TemporaryDirectory(prefix="conformance-") as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+    with tempfile.TemporaryDirectory(prefix="conformance-") as temporary, ThreadPoolExecutor(arguments.jobs) as pool:
         for wire in arguments.wires or WIRES:
-            results = Path(arguments.keep or folder).resolve() / wire
+            results = Path(arguments.keep or temporary).resolve() / wire
             client = [sys.executable, "-m", "tests.conformance.client"]
             run = partial(suite.run, wire=wire, command=client, into=results)
             verdicts = []
@@ -47,10 +47,10 @@ def _summary(wire: str, verdicts: list[Verdict]) -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__.splitlines()[0])
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="such as auth/scope-step-up; all unless named")
-    parser.add_argument("--wire", dest="wires", action="append", choices=WIRES, help="both unless named")
-    parser.add_argument("--jobs", type=int, default=2, help="scenarios at once (2)")
-    parser.add_argument("--keep", metavar="FOLDER", help="keep what the suite and the client printed here")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="such as auth/scope-step-up (default: all)")
+    parser.add_argument("--wire", dest="wires", action="append", choices=WIRES, help="(default: both)")
+    parser.add_argument("--jobs", type=int, default=2, help="number of scenarios to run in parallel (default: 2)")
+    parser.add_argument("--keep", metavar="DIRECTORY", help="store the output of the suite and the client here")
     return parser.parse_args()
 
 

@@ -1,9 +1,9 @@
-"""The client of the conformance scenarios: the official MCP Python SDK over our OAuth.
+"""The client of the conformance scenarios: the official MCP Python SDK with our OAuth.
 
     uv run python -m tests.conformance.client URL
 
 The suite starts an MCP server and an authorization server on loopback, names the scenario and the wire in the
-environment, and judges what arrives. Nobody waits for a person: the authorization server redirects at once.
+environment, and checks the requests. No user is needed: the authorization server redirects at once.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 
-REDIRECT_URI = "http://localhost:3000/callback"  # nothing listens there: the redirect is read, not followed
-CLIENT_METADATA_URL = "https://conformance-test.local/client-metadata.json"  # the suite's own, fixed
-STATELESS = "2026"  # the revision from which on the wire has no handshake
+REDIRECT_URI = "http://localhost:3000/callback"  # no server listens there: the redirect is parsed, not followed
+CLIENT_METADATA_URL = "https://conformance-test.local/client-metadata.json"  # fixed by the suite
+STATELESS = "2026"  # protocol versions from here on have no handshake
 
 
 class Person:
-    """Agrees to everything, and comes back with the whole query of the redirect."""
+    """A user who agrees to everything; returns the query of the redirect."""
 
     def __init__(self, oauth: NotionOAuth) -> None:
         self._oauth = oauth
 
     async def sign_in(self, challenge: BearerChallenge | None) -> None:
-        begun = await self._oauth.begin_authorization(REDIRECT_URI, challenge=challenge)
+        request = await self._oauth.begin_authorization(REDIRECT_URI, challenge=challenge)
         async with httpx.AsyncClient(trust_env=False) as browser:
-            answer = await browser.get(begun.url.get_secret_value(), follow_redirects=False)
+            answer = await browser.get(request.url.get_secret_value(), follow_redirects=False)
         query = parse_qsl(urlsplit(answer.headers["location"]).query)
-        await self._oauth.complete_authorization(begun.pending, parse_authorization_response(query))
+        await self._oauth.complete_authorization(request.pending, parse_authorization_response(query))
 
 
 async def use(session: Any) -> None:
-    """What a program does: list the tools, call the first."""
+    """Do what a program does: list the tools, call the first."""
     tools = (await session.list_tools()).tools
     if tools:
         await session.call_tool(tools[0].name, {})
 
 
-async def run(server_url: str, folder: Path) -> None:
-    given = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT") or "{}")
+async def run(server_url: str, directory: Path) -> None:
+    context = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT") or "{}")
     oauth = NotionOAuth(
         Settings(
             server_url=server_url,
-            token_file=folder / "tokens.json",
-            client_id=given.get("client_id"),
-            client_secret=given.get("client_secret"),
+            token_file=directory / "tokens.json",
+            client_id=context.get("client_id"),
+            client_secret=context.get("client_secret"),
             client_metadata_url=CLIENT_METADATA_URL,
         )
     )
@@ -77,8 +77,8 @@ async def run(server_url: str, folder: Path) -> None:
 
 def main() -> None:
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            anyio.run(run, sys.argv[-1], Path(folder))
+        with tempfile.TemporaryDirectory() as directory:
+            anyio.run(run, sys.argv[-1], Path(directory))
     except* NotionOAuthError as failed:
         for error in failed.exceptions:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The official suite, `@modelcontextprotocol/conformance` from npm, pinned: installed, listed, run and read."""
+"""The official suite, `@modelcontextprotocol/conformance` from npm, pinned: install it, list and run its scenarios."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VERSION = "0.2.0-alpha.12"
-NODE = "22"  # the suite imports fs.globSync, which older ones do not have
+NODE = "22"  # the suite imports fs.globSync, which older versions lack
 WIRES = ("2025-11-25", "2026-07-28")  # with the handshake, and without
-TIMEOUT = 60  # seconds for one scenario; the suite's 30 are short on a busy machine
+TIMEOUT = 60  # seconds for one scenario; the suite's default of 30 is too short on a busy machine
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the suite says of one scenario. A warning fails it too, and so does a client that exits with an error where
-    it was to succeed.
-    """
+    """The suite's result for one scenario. A warning fails it, and so does an unexpected error exit of the client."""
 
     scenario: str
     wire: str
@@ -50,13 +48,13 @@ class Suite:
 
     @classmethod
     def installed(cls) -> Suite:
-        """Installed on first use, into the user's cache folder. Raises CalledProcessError where npm fails."""
+        """Install the suite on first use, into the user's cache directory. Raises CalledProcessError if npm fails."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "notion-oauth-conformance"
         suite = _package(cache / f"suite-{VERSION}", "@modelcontextprotocol/conformance", VERSION)
         return cls(_node(cache), suite / "dist" / "index.js")
 
     def scenarios(self) -> list[str]:
-        """The authorization scenarios that the specification asks of every client, without its extensions."""
+        """The authorization scenarios that the specification requires of every client, without extensions."""
         listed = subprocess.run(
             [self.node, self.script, "list", "--client"], capture_output=True, text=True, check=True
         ).stdout
@@ -64,54 +62,54 @@ class Suite:
         return [name for name, kind in found if "extension" not in kind]
 
     def run(self, scenario: str, *, wire: str, command: Sequence[str], into: Path) -> Verdict:
-        """Run one scenario over one wire, and read its checks."""
-        folder = into / scenario
-        folder.mkdir(parents=True)
-        with (folder / "suite.log").open("w") as log:
+        """Run one scenario with one wire, and read its checks."""
+        directory = into / scenario
+        directory.mkdir(parents=True)
+        with (directory / "suite.log").open("w") as log:
             done = subprocess.run(
                 [
                     *(self.node, self.script, "client", "--scenario", scenario, "--command", shlex.join(command)),
-                    *("--timeout", str(TIMEOUT * 1000), "--spec-version", wire, "--force", "-o", folder),
+                    *("--timeout", str(TIMEOUT * 1000), "--spec-version", wire, "--force", "-o", directory),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 check=False,
             )
-        return _verdict(scenario, wire, done.returncode, folder)
+        return _verdict(scenario, wire, done.returncode, directory)
 
 
-def _verdict(scenario: str, wire: str, exit_code: int, folder: Path) -> Verdict:
-    found = sorted(folder.rglob("checks.json"))
+def _verdict(scenario: str, wire: str, exit_code: int, directory: Path) -> Verdict:
+    found = sorted(directory.rglob("checks.json"))
     checks = json.loads(found[-1].read_text()) if found else []
-    judged = [check for check in checks if check["status"] in ("SUCCESS", "FAILURE", "WARNING")]
-    bad = [check["id"] for check in judged if check["status"] != "SUCCESS"]
+    counted = [check for check in checks if check["status"] in ("SUCCESS", "FAILURE", "WARNING")]
+    failed = [check["id"] for check in counted if check["status"] != "SUCCESS"]
     if not found:
-        bad.append("no result: see suite.log (--keep)")
-    return Verdict(scenario, wire, len(judged) - len(bad), len(judged), exit_code, tuple(dict.fromkeys(bad)))
+        failed.append("no result: see suite.log (--keep)")
+    return Verdict(scenario, wire, len(counted) - len(failed), len(counted), exit_code, tuple(dict.fromkeys(failed)))
 
 
-def _package(folder: Path, name: str, version: str) -> Path:
-    package = folder / "node_modules" / name
+def _package(directory: Path, name: str, version: str) -> Path:
+    package = directory / "node_modules" / name
     if not (package / "package.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true}')
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "package.json").write_text('{"private": true}')
         npm = shutil.which("npm") or "npm"
         subprocess.run(
             [npm, "install", "--no-audit", "--no-fund", "--loglevel=error", f"{name}@{version}"],
-            cwd=folder,
+            cwd=directory,
             check=True,
         )
     return package
 
 
 def _node(cache: Path) -> str:
-    """The Node that is there, where it is new enough; else one from npm, too."""
-    here = shutil.which("node")
-    if here is not None:
-        said = subprocess.run([here, "--version"], capture_output=True, text=True, check=True).stdout
-        if int(said.removeprefix("v").partition(".")[0]) >= int(NODE):
-            return here
+    """The installed Node if it is new enough, otherwise one from npm."""
+    installed = shutil.which("node")
+    if installed is not None:
+        version = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True).stdout
+        if int(version.removeprefix("v").partition(".")[0]) >= int(NODE):
+            return installed
     kind = "arm64" if platform.machine() in ("aarch64", "arm64") else "x64"
     name = f"node-{platform.system().lower()}-{kind}"
     return str(_package(cache / f"node-{NODE}", name, NODE) / "bin" / "node")

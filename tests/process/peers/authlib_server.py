@@ -1,4 +1,4 @@
-"""An authorization server as Authlib's documentation builds one, on Flask: confidential clients, an issuer with a path.
+"""An authorization server on Flask, as in Authlib's documentation: confidential clients, and an issuer with a path.
 
 It shares no code with the practice server. Its MCP server is the SDK's, at another origin.
 """
@@ -33,7 +33,7 @@ GRANT_TYPES = ["authorization_code", "refresh_token"]
 
 
 class InvalidTarget(OAuth2Error):
-    """RFC 8707 §2, of which Authlib knows nothing."""
+    """RFC 8707 §2, which Authlib does not implement."""
 
     error = "invalid_target"
 
@@ -86,23 +86,23 @@ class Code:
 
 
 class Server(AuthorizationServer):
-    """Authlib's, and what its grants and endpoints look things up in."""
+    """Authlib's authorization server, with the state that its grants and endpoints use."""
 
     def __init__(self, app: Flask, peer: Peer) -> None:
         self.peer = peer
         self.codes: dict[str, Code] = {}
         super().__init__(app, query_client=peer.clients.get, save_token=self._save)
 
-    def _save(self, token: dict[str, Any], asked: Any) -> None:
-        """The grant is the one being refreshed, or begins with the code."""
-        grant: Grant | None = asked.refresh_token
+    def _save(self, token: dict[str, Any], request: Any) -> None:
+        """Issue the tokens to the grant that is refreshed, or to a new one for a code."""
+        grant: Grant | None = request.refresh_token
         if grant is None:
-            code: Code = asked.authorization_code
-            grant = self.peer.begin(code.client_id, code.scope, code.resource)
-        self.peer.issue(grant, asked.payload.grant_type, token["access_token"], token["refresh_token"])
+            code: Code = request.authorization_code
+            grant = self.peer.start_grant(code.client_id, code.scope, code.resource)
+        self.peer.issue(grant, request.payload.grant_type, token["access_token"], token["refresh_token"])
 
     def check_resource(self, sent: str | None, redirect_uri: str | None = None) -> None:
-        """MCP clients always say which resource they mean."""
+        """MCP clients always send the resource."""
         if sent != self.peer.mcp_url:
             raise InvalidTarget("There is no such resource here", redirect_uri=redirect_uri)
 
@@ -135,7 +135,7 @@ class CodeGrant(AuthorizationCodeGrant):
         return found
 
     def delete_authorization_code(self, authorization_code: Code) -> None:
-        self.server.codes = {code: kept for code, kept in self.server.codes.items() if kept is not authorization_code}
+        self.server.codes = {code: each for code, each in self.server.codes.items() if each is not authorization_code}
 
     def authenticate_user(self, authorization_code: Code) -> str:
         return PERSON
@@ -148,13 +148,13 @@ class RefreshGrant(RefreshTokenGrant):
 
     def authenticate_refresh_token(self, refresh_token: str) -> Grant | None:
         self.server.check_resource(self.request.form.get("resource"))
-        return self.server.peer.refreshable_by(refresh_token)
+        return self.server.peer.grant_of_refresh_token(refresh_token)
 
     def authenticate_user(self, refresh_token: Grant) -> str:
         return PERSON
 
     def revoke_old_credential(self, refresh_token: Grant) -> None:
-        """The peer knows which one is the last."""
+        """Nothing to do: only the last refresh token of a grant is valid."""
 
 
 class Revocation(RevocationEndpoint):
@@ -163,23 +163,23 @@ class Revocation(RevocationEndpoint):
 
     def query_token(self, token_string: str, token_type_hint: str | None) -> Grant | None:
         peer = self.server.peer
-        return peer.refreshable_by(token_string) or peer.allowed_by(token_string)
+        return peer.grant_of_refresh_token(token_string) or peer.grant_of_access_token(token_string)
 
     def revoke_token(self, token: Grant, request: Any) -> None:
-        token.over = True
+        token.ended = True
 
 
 class Registration(ClientRegistrationEndpoint):
     server: Server
 
     def authenticate_token(self, request: Any) -> bool:
-        return True  # anybody may register
+        return True  # open registration
 
     def get_server_metadata(self) -> dict[str, Any]:
-        return {"token_endpoint_auth_methods_supported": AUTH_METHODS}  # Authlib refuses a client that asks for others
+        return {"token_endpoint_auth_methods_supported": AUTH_METHODS}  # Authlib refuses other methods
 
     def generate_client_secret(self, request: Any) -> str:
-        """With all that a secret may hold (RFC 6749 Appendix A.2) and that an encoding could spoil."""
+        """With characters that a secret may contain (RFC 6749 Appendix A.2) and a wrong encoding would change."""
         return f"{super().generate_client_secret(request)} +%20:/=~"
 
     def save_client(self, client_info: dict[str, Any], client_metadata: dict[str, Any], request: Any) -> Client:
@@ -198,7 +198,7 @@ class Issuer(IssuerParameter):
 
 
 def authorization_server(peer: Peer) -> Flask:
-    """The endpoints below the issuer's path, and its metadata where RFC 8414 §3.1 puts it."""
+    """The endpoints below the issuer's path, and the metadata at the URL of RFC 8414 §3.1."""
     app = Flask("authlib_server")
     app.config["OAUTH2_REFRESH_TOKEN_GENERATOR"] = True
     app.config["OAUTH2_TOKEN_EXPIRES_IN"] = dict.fromkeys(GRANT_TYPES, ACCESS_TOKEN_LIFETIME)
@@ -251,7 +251,7 @@ def authorization_server(peer: Peer) -> Flask:
 
 
 class _Handler(WSGIRequestHandler):
-    """Says nothing, and passes for one behind a proxy with TLS: Authlib takes no plain http, on loopback neither."""
+    """Logs nothing, and reports https as if behind a proxy: Authlib refuses plain http, even on loopback."""
 
     def make_environ(self) -> Any:
         return {**super().make_environ(), "wsgi.url_scheme": "https"}
@@ -262,7 +262,7 @@ class _Handler(WSGIRequestHandler):
 
 @contextmanager
 def serve_authlib() -> Generator[Peer]:
-    """The authorization server at one origin, the MCP server at another."""
+    """Serve the authorization server and the MCP server at different origins."""
     peer = Peer()
     server = make_server("127.0.0.1", 0, authorization_server(peer), threaded=True, request_handler=_Handler)
     peer.issuer = f"http://127.0.0.1:{server.server_port}{TENANT}"

@@ -1,4 +1,4 @@
-"""The MCP Python SDK's own authorization server and MCP server, over a provider that keeps everything in memory."""
+"""The MCP Python SDK's authorization server and MCP server, with a provider that stores everything in memory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.process.peers.peer import ACCESS_TOKEN_LIFETIME, PERSON, SCOPE, Grant
 
 
 class Verifier(TokenVerifier):
-    """Looks an access token up where it was issued."""
+    """Finds the grant of an access token."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        grant = self._peer.allowed_by(token)
+        grant = self._peer.grant_of_access_token(token)
         if grant is None:
             return None
         return AccessToken(
@@ -47,7 +47,7 @@ class Verifier(TokenVerifier):
 
 
 class Provider(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken, AccessToken]):
-    """What the SDK leaves to whoever runs it: clients, consent, codes and tokens."""
+    """What the SDK leaves to the application: clients, consent, codes and tokens."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -86,11 +86,13 @@ class Provider(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken,
         self, client: OAuthClientInformationFull, authorization_code: AuthorizationCode
     ) -> OAuthToken:
         del self._codes[authorization_code.code]
-        grant = self._peer.begin(client.client_id, " ".join(authorization_code.scopes), authorization_code.resource)
+        grant = self._peer.start_grant(
+            client.client_id, " ".join(authorization_code.scopes), authorization_code.resource
+        )
         return self._issue(grant, "authorization_code")
 
     async def load_refresh_token(self, client: OAuthClientInformationFull, refresh_token: str) -> RefreshToken | None:
-        grant = self._peer.refreshable_by(refresh_token)
+        grant = self._peer.grant_of_refresh_token(refresh_token)
         if grant is None:
             return None
         return RefreshToken(token=refresh_token, client_id=grant.client_id, scopes=grant.scope.split())
@@ -98,17 +100,17 @@ class Provider(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken,
     async def exchange_refresh_token(
         self, client: OAuthClientInformationFull, refresh_token: RefreshToken, scopes: list[str]
     ) -> OAuthToken:
-        grant = self._peer.refreshable_by(refresh_token.token)
-        assert grant is not None, "it was loaded just now"
+        grant = self._peer.grant_of_refresh_token(refresh_token.token)
+        assert grant is not None, "load_refresh_token has found it"
         return self._issue(grant, "refresh_token")
 
     async def load_access_token(self, token: str) -> AccessToken | None:
         return await Verifier(self._peer).verify_token(token)
 
     async def revoke_token(self, token: AccessToken | RefreshToken) -> None:
-        grant = self._peer.refreshable_by(token.token) or self._peer.allowed_by(token.token)
+        grant = self._peer.grant_of_refresh_token(token.token) or self._peer.grant_of_access_token(token.token)
         if grant is not None:
-            grant.over = True
+            grant.ended = True
 
     def _issue(self, grant: Grant, grant_type: str) -> OAuthToken:
         access, refresh = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
@@ -119,7 +121,7 @@ class Provider(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken,
 
 
 def mcp_app(peer: Peer, *, provider: Provider | None = None) -> ASGIApp:
-    """The SDK's MCP server with one tool; with a provider it is the authorization server too."""
+    """The SDK's MCP server with one tool; with a provider, also its authorization server."""
     settings = {
         "issuer_url": peer.issuer,
         "resource_server_url": peer.mcp_url,
@@ -130,7 +132,7 @@ def mcp_app(peer: Peer, *, provider: Provider | None = None) -> ASGIApp:
     }
     server = MCPServer(
         "Notes",
-        auth=AuthSettings.model_validate(settings),  # from text: as an AnyHttpUrl the issuer would gain a slash
+        auth=AuthSettings.model_validate(settings),  # from strings: AnyHttpUrl would add a slash to the issuer
         auth_server_provider=provider,
         token_verifier=None if provider else Verifier(peer),
     )
@@ -145,7 +147,7 @@ def mcp_app(peer: Peer, *, provider: Provider | None = None) -> ASGIApp:
 
 @contextmanager
 def serve_mcp_sdk(*, issuer_path: str = "") -> Generator[Peer]:
-    """One origin for everything."""
+    """Serve both at one origin."""
     peer = Peer()
 
     def build(base_url: str) -> ASGIApp:

@@ -1,6 +1,6 @@
-"""What a peer knows, and what a test may do to it. No rule of Notion's and nothing of the practice server is in here.
+"""The state of a peer, and what a test may change. It has none of Notion's rules and no code of the practice server.
 
-A refresh token is good for one use; a second one ends its grant (RFC 9700 §4.14.2).
+A refresh token is valid for one use; a second use ends its grant (RFC 9700 §4.14.2).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ PERSON = "ada"
 
 @dataclass(eq=False)
 class Grant:
-    """What one consent of the person allows, and the tokens that it was issued."""
+    """A user's consent, and the tokens that were issued for it."""
 
     client_id: str
     scope: str
     resource: str | None
     access_tokens: set[str] = field(default_factory=set, repr=False)
-    refresh_tokens: list[str] = field(default_factory=list, repr=False)  # the last one is good
-    over: bool = False
+    refresh_tokens: list[str] = field(default_factory=list, repr=False)  # only the last one is valid
+    ended: bool = False
 
     def get_scope(self) -> str:
         return self.scope
@@ -38,25 +38,25 @@ class Peer:
     def __init__(self) -> None:
         self.issuer = self.mcp_url = ""  # known once their ports are bound
         self.clients: dict[str, Any] = {}
-        self.consents = True  # whether the person agrees, at once and without a page
+        self.consents = True  # whether the user agrees; there is no consent page
         self.issued: list[str] = []  # the grant type of every token response, in order
         self._grants: list[Grant] = []
 
     @property
     def live_grants(self) -> int:
-        return sum(not grant.over for grant in self._grants)
+        return sum(not grant.ended for grant in self._grants)
 
     def expire_access_tokens(self) -> None:
-        """End every access token, and no grant."""
+        """Expire all access tokens; the grants stay valid."""
         for grant in self._grants:
             grant.access_tokens.clear()
 
     def end_grants(self) -> None:
-        """As when the person ends them in their settings."""
+        """End all grants, as a user does in the settings."""
         for grant in self._grants:
-            grant.over = True
+            grant.ended = True
 
-    def begin(self, client_id: str, scope: str, resource: str | None) -> Grant:
+    def start_grant(self, client_id: str, scope: str, resource: str | None) -> Grant:
         grant = Grant(client_id, scope, resource)
         self._grants.append(grant)
         return grant
@@ -66,16 +66,16 @@ class Peer:
         grant.access_tokens.add(access_token)
         grant.refresh_tokens.append(refresh_token)
 
-    def allowed_by(self, access_token: str) -> Grant | None:
+    def grant_of_access_token(self, access_token: str) -> Grant | None:
         return self._find(lambda grant: access_token in grant.access_tokens)
 
-    def refreshable_by(self, refresh_token: str) -> Grant | None:
-        """The grant whose refresh token this is; one that was used before ends it."""
+    def grant_of_refresh_token(self, refresh_token: str) -> Grant | None:
+        """The grant of a valid refresh token; a token that was used before ends its grant."""
         grant = self._find(lambda grant: refresh_token in grant.refresh_tokens)
         if grant is None or refresh_token == grant.refresh_tokens[-1]:
             return grant
-        grant.over = True
+        grant.ended = True
         return None
 
-    def _find(self, fits: Callable[[Grant], bool]) -> Grant | None:
-        return next((grant for grant in self._grants if not grant.over and fits(grant)), None)
+    def _find(self, matches: Callable[[Grant], bool]) -> Grant | None:
+        return next((grant for grant in self._grants if not grant.ended and matches(grant)), None)

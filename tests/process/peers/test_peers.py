@@ -1,4 +1,4 @@
-"""A login at authorization servers that are not ours, from the first request to the last."""
+"""The whole life of a login at authorization servers that are not ours."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def settings(peer: Peer, tmp_path: Path) -> Settings:
 
 
 async def whoami(oauth: NotionOAuth) -> str:
-    """The person, asked of the MCP server through the SDK's client."""
+    """The user that the MCP server reports, through the SDK's client."""
     async with (
         httpx2.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client,
         streamable_http_client(oauth.settings.server_url, http_client=client) as (reading, writing),
@@ -73,8 +73,8 @@ async def whoami(oauth: NotionOAuth) -> str:
     return content.text
 
 
-async def taken(peer: Peer, token: str) -> int:
-    """The status with which the MCP server answers a token."""
+async def status_for(peer: Peer, token: str) -> int:
+    """The HTTP status of the MCP server for a token."""
     async with httpx.AsyncClient(trust_env=False) as client:
         ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, text/event-stream"}
@@ -95,7 +95,7 @@ async def test_sign_in_and_use(oauth: NotionOAuth, peer: Peer, which: str) -> No
 
 
 async def test_an_issuer_may_have_a_trailing_slash(tmp_path: Path) -> None:
-    """As those of the SDK do where they are given as its examples do it; it is compared to the letter all the same."""
+    """As in the SDK's examples; issuers must still be identical."""
     with serve_mcp_sdk(issuer_path="/") as peer:
         oauth = NotionOAuth(Settings(server_url=peer.mcp_url, token_file=tmp_path / "tokens.json", retry_for=0))
         assert (await sign_in(oauth)).issuer == peer.issuer
@@ -105,7 +105,7 @@ async def test_an_issuer_may_have_a_trailing_slash(tmp_path: Path) -> None:
 
 async def test_an_expired_token_is_refreshed(oauth: NotionOAuth, settings: Settings, peer: Peer) -> None:
     await sign_in(oauth)
-    for times in (1, 2):  # each time with the refresh token that came last
+    for times in (1, 2):  # each time with the latest refresh token
         age(settings.token_file, minutes=120)
         assert await whoami(oauth) == PERSON
         assert peer.issued == ["authorization_code", *["refresh_token"] * times]
@@ -152,8 +152,8 @@ async def test_concurrent_processes_refresh_once(oauth: NotionOAuth, settings: S
         assert worker.stdin is not None
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    said = [worker.communicate(timeout=60)[0] for worker in workers]
-    assert said[0] == said[1] != ""
+    outputs = [worker.communicate(timeout=60)[0] for worker in workers]
+    assert outputs[0] == outputs[1] != ""
     assert peer.issued == ONE_REFRESH
     assert await whoami(oauth) == PERSON
 
@@ -161,7 +161,7 @@ async def test_concurrent_processes_refresh_once(oauth: NotionOAuth, settings: S
 async def test_using_a_copy_of_the_tokens_ends_the_login(
     oauth: NotionOAuth, settings: Settings, peer: Peer, tmp_path: Path
 ) -> None:
-    """These servers forgive no second use of a refresh token: what the tests above avoid is real."""
+    """These servers end a grant at the second use of a refresh token, which the tests above avoid."""
     await sign_in(oauth)
     copied = settings.model_copy(update={"token_file": tmp_path / "copy.json"})
     shutil.copy(settings.token_file, copied.token_file)
@@ -177,10 +177,10 @@ async def test_using_a_copy_of_the_tokens_ends_the_login(
 async def test_sign_out_ends_the_grant(oauth: NotionOAuth, settings: Settings, peer: Peer) -> None:
     login = await sign_in(oauth)
     token = login.access_token.get_secret_value()
-    assert await taken(peer, token) == 200
+    assert await status_for(peer, token) == 200
     assert await oauth.sign_out() is SignOut.REVOKED
     assert peer.live_grants == 0
-    assert await taken(peer, token) == 401
+    assert await status_for(peer, token) == 401
     assert not settings.token_file.exists()
 
 
@@ -211,9 +211,9 @@ async def test_an_ended_login_is_stored_without_tokens(oauth: NotionOAuth, setti
     peer.end_grants()
     with pytest.RaisesGroup(SignInRequired, flatten_subgroups=True, allow_unwrapped=True):
         await whoami(oauth)
-    kept = settings.token_file.read_text()
+    stored = settings.token_file.read_text()
     assert login.refresh_token is not None
-    assert login.refresh_token.get_secret_value() not in kept
+    assert login.refresh_token.get_secret_value() not in stored
     status = await NotionOAuth(settings).status()
     assert (status.status, status.ended_reason) == ("unauthenticated", "ended")
     await sign_in(oauth)
@@ -231,7 +231,7 @@ async def test_a_declined_sign_in_stores_nothing(oauth: NotionOAuth, peer: Peer)
 
 @pytest.mark.parametrize("which", ["authlib"])
 async def test_every_authorization_response_contains_iss(oauth: NotionOAuth, peer: Peer) -> None:
-    """RFC 9207: on success, on error, and refused where it is missing."""
+    """RFC 9207: on success and on error; a response without it is rejected."""
     pending, query = await begin(oauth)
     assert query["iss"] == peer.issuer
     with pytest.raises(IssuerMismatch):
