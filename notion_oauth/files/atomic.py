@@ -1,4 +1,4 @@
-"""Files that hold secrets: read whole or refused, written whole or not at all, mode 0600 from the first byte."""
+"""Atomic reads and writes of files that contain secrets. New files have mode 0600 from the start."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from notion_oauth.files import permissions
 from notion_oauth.files.directories import Directory, make_directory
 
 MAX_FILE = 1024 * 1024  # bytes
-_TEMPORARY = re.compile(r"\.[a-z0-9_]{8}\.tmp")  # after a file's name, as _new_file makes them; nobody else's files
-_TICK = 20_000_000  # nanoseconds; file systems count in steps of up to ten milliseconds
-_ABANDONED_AFTER = 60.0  # seconds; a writer that lives needs far less
+_TEMPORARY = re.compile(
+    r"\.[a-z0-9_]{8}\.tmp"
+)  # added to a file's name by _new_file; never matches the files of other programs
+_CLOCK_TICK = 20_000_000  # nanoseconds; file systems record times in steps of up to ten milliseconds
+_ABANDONED_AFTER = 60.0  # seconds; a running writer needs far less
 
 T = TypeVar("T")
 
 
 def read_file(path: Path, decode: Callable[[bytes], T], *, fix: bool = True) -> T | None:
-    """What `decode` makes of the whole content; None where there is no such file.
+    """Read the whole file and return its decoded content; None if the file does not exist.
 
-    Raises StorageError where it cannot be read, is a symbolic link or belongs to somebody else, StoreDamaged where
-    it is a directory, a device, a pipe or too large, and what `decode` raises. A file that `decode` knows as ours
-    and that others may read is made to be its owner's alone, with a warning; without `fix` neither is done.
+    Raises StorageError if the file cannot be read, is a symbolic link or belongs to another user; StoreDamaged if it
+    is a directory, a device, a pipe or too large; and all that `decode` raises. If `decode` accepts the content and
+    other users may open the file, its mode is restricted to the owner and a warning is logged, unless `fix` is false.
     """
-    with _opened(path, "read", silent=not fix) as descriptor:
+    with _open_regular(path, "read", silent=not fix) as descriptor:
         if descriptor is None:
             return None
         try:
@@ -39,43 +41,46 @@ def read_file(path: Path, decode: Callable[[bytes], T], *, fix: bool = True) -> 
         except OSError as error:
             _failed(path, "read", error)
         if len(content) > MAX_FILE:
-            raise StoreDamaged(f"{path} is larger than {MAX_FILE // 1024} KiB, so it is no file of ours.", hint=_MOVE)
-        found = decode(content)
+            raise StoreDamaged(
+                f"{path} is larger than {MAX_FILE // 1024} KiB, so notion-oauth did not write it.", hint=_MOVE_HINT
+            )
+        decoded = decode(content)
         if fix:
             permissions.restrict_to_owner(descriptor, path)
-        return found
+        return decoded
 
 
 def secure_lock_file(path: Path, *, fix: bool = True) -> None:
-    """Make a lock file its owner's alone, if there is one: whoever may open it can hold up everybody for ever.
+    """Restrict an existing lock file to its owner: every user who may open it can hold the lock forever.
 
     Raises StorageError as `read_file` does.
     """
-    with _opened(path, "locked", silent=not fix) as descriptor:
+    with _open_regular(path, "locked", silent=not fix) as descriptor:
         if descriptor is not None and fix:
             permissions.restrict_to_owner(descriptor, path)
 
 
 @contextlib.contextmanager
-def _opened(path: Path, purpose: str, *, silent: bool = False) -> Iterator[int | None]:
-    """A descriptor for the regular file, which is ours to trust; None where there is none."""
+def _open_regular(path: Path, action: str, *, silent: bool = False) -> Iterator[int | None]:
+    """Open the regular file after checking its owner; yields None if it does not exist."""
     try:
-        with Directory(path.parent) as folder:
+        with Directory(path.parent) as directory:
             if not silent:
-                permissions.warn_if_exposed(folder)
-            descriptor = folder.open(path.name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe holds us up not
+                permissions.warn_if_exposed(directory)
+            # O_NONBLOCK, so that opening a FIFO cannot block
+            descriptor = directory.open(path.name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         yield None
         return
     except OSError as error:
         if error.errno == errno.ELOOP:
-            _check_no_link(path)
-        _failed(path, purpose, error)
+            _check_not_link(path)
+        _failed(path, action, error)
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             _not_a_file(path)
-        permissions.check_owner(found, path, silent=silent)
+        permissions.check_owner(status, path, silent=silent)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -89,81 +94,81 @@ def _read(descriptor: int) -> bytes:
 
 
 def file_version(path: str) -> object:
-    """Something that differs once the file has been replaced, made or removed. Raises nothing.
+    """A value that changes when the file is replaced, created or removed. Raises nothing.
 
-    A file that was changed a moment ago is never equal to itself: it may be changed again within the same tick of
-    its file system's clock, under a number that was freed just now.
+    A file that has just been changed gets a different value on each call: it may change again within the same tick of
+    the file system's clock, and with the same inode number.
     """
     try:
-        found = os.stat(path)  # noqa: PTH116 - half the time that Path takes, and asked for at each request
+        status = os.stat(path)  # noqa: PTH116 - twice as fast as Path, and called for each request
     except FileNotFoundError:
         return ()
     except (OSError, ValueError):
         return None
-    if abs(time.time_ns() - found.st_mtime_ns) < _TICK:
+    if abs(time.time_ns() - status.st_mtime_ns) < _CLOCK_TICK:
         return object()
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def directory_entries(folder: Path) -> list[tuple[str, float]]:
-    """The names in a folder, and when each was changed; none where there is no folder. Raises StorageError."""
-    found = []
+def directory_entries(directory: Path) -> list[tuple[str, float]]:
+    """Names and modification times (seconds since 1970); empty without the directory. Raises StorageError."""
+    names = []
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(directory) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
-                    found.append((entry.name, entry.stat(follow_symlinks=False).st_mtime))
+                with contextlib.suppress(FileNotFoundError):  # removed in the meantime
+                    names.append((entry.name, entry.stat(follow_symlinks=False).st_mtime))
     except FileNotFoundError:
         return []
     except OSError as error:
-        hint = "Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
-        raise StorageError(f"{folder} could not be listed: {error.strerror}.", hint=hint) from None
-    return found
+        hint = "Fix that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+        raise StorageError(f"{directory} could not be listed: {error.strerror}.", hint=hint) from None
+    return names
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace the file's content in one step: temporary file, fsync, rename, fsync of the folder.
+    """Replace the file's content atomically: temporary file, fsync, rename, fsync of the directory.
 
-    A crash at any moment leaves either the old content or the new. Raises StorageError; the old content is
-    then untouched.
+    A crash at any time leaves either the old content or the new. Raises StorageError; the old content is then
+    unchanged.
     """
     if len(content) > MAX_FILE:
-        raise StorageError(f"{len(content)} bytes are too many for {path}: it could not be read again.")
-    with _writing(path) as folder:
-        temporary = _write_beside(folder, path.name, content)
+        raise StorageError(f"{path} was not written: {len(content)} bytes are more than can be read again.")
+    with _open_for_writing(path) as directory:
+        temporary = _write_temporary(directory, path.name, content)
         try:
-            folder.replace(temporary, path.name)
+            directory.replace(temporary, path.name)
         except OSError:
-            _remove(folder, temporary)
+            _remove(directory, temporary)
             raise
-        folder.sync()
+        directory.sync()
 
 
 def create_file(path: Path, content: bytes) -> bool:
-    """Write the file if there is none, whole and in one step; whether it was this call that made it.
+    """Create the file atomically unless it exists. Returns whether this call created it.
 
     Raises StorageError.
     """
-    with _writing(path) as folder:
-        temporary = _write_beside(folder, path.name, content)
+    with _open_for_writing(path) as directory:
+        temporary = _write_temporary(directory, path.name, content)
         try:
-            folder.link(temporary, path.name)
+            directory.link(temporary, path.name)
         except FileExistsError:
             return False
         finally:
-            _remove(folder, temporary)
-        folder.sync()
+            _remove(directory, temporary)
+        directory.sync()
     return True
 
 
 def delete_file(path: Path) -> bool:
-    """Remove the file, and what killed writers left of it; whether there was one. Raises StorageError."""
-    _check_no_link(path)
+    """Remove the file and its temporary files. Returns whether the file existed. Raises StorageError."""
+    _check_not_link(path)
     try:
-        with Directory(path.parent) as folder:
-            _sweep(folder, path.name, older_than=0)
-            folder.unlink(path.name)
-            folder.sync()
+        with Directory(path.parent) as directory:
+            _remove_abandoned(directory, path.name, older_than=0)
+            directory.unlink(path.name)
+            directory.sync()
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -172,84 +177,84 @@ def delete_file(path: Path) -> bool:
 
 
 def ensure_writable(path: Path, *, size: int) -> None:
-    """Raise StorageError unless a file of `size` bytes can be written in the place of this one, and read again."""
-    with _writing(path) as folder:
-        temporary = _write_beside(folder, path.name, bytes(size))
+    """Raise StorageError unless a new file of `size` bytes could replace this one and be read again."""
+    with _open_for_writing(path) as directory:
+        temporary = _write_temporary(directory, path.name, bytes(size))
         try:
-            found = folder.lstat(temporary)
+            status = directory.lstat(temporary)
         except FileNotFoundError:
-            return  # a sign-out has swept it
-        _remove(folder, temporary)
-    permissions.check_owner(found, path)  # a file system may give it to somebody else: better said before the sign-in
+            return  # another process signed out and removed it
+        _remove(directory, temporary)
+    permissions.check_owner(status, path)  # some file systems assign another owner: report it before the sign-in
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[Directory]:
-    """The open folder that the file is written in, made where there is none."""
-    _check_no_link(path)
+def _open_for_writing(path: Path) -> Iterator[Directory]:
+    """Open the directory of the file, and create it if it is missing."""
+    _check_not_link(path)
     try:
         make_directory(path.parent)
-        with Directory(path.parent) as folder:
-            permissions.warn_if_exposed(folder)
-            _sweep(folder, path.name, older_than=_ABANDONED_AFTER)
-            yield folder
+        with Directory(path.parent) as directory:
+            permissions.warn_if_exposed(directory)
+            _remove_abandoned(directory, path.name, older_than=_ABANDONED_AFTER)
+            yield directory
     except OSError as error:
         _failed(path, "written", error)
 
 
-def _write_beside(folder: Directory, name: str, content: bytes) -> str:
-    """The name of a new, synced temporary file. Leaves nothing behind when it fails."""
-    descriptor, temporary = _new_file(folder, name)
+def _write_temporary(directory: Directory, name: str, content: bytes) -> str:
+    """Write and sync a temporary file, and return its name. Removes the file if that fails."""
+    descriptor, temporary = _new_file(directory, name)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no Path
-            permissions.keep_owner(file.fileno(), folder, name)
+            permissions.keep_owner(file.fileno(), directory, name)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        _remove(folder, temporary)
+        _remove(directory, temporary)
         raise
     return temporary
 
 
-def _new_file(folder: Directory, name: str) -> tuple[int, str]:
+def _new_file(directory: Directory, name: str) -> tuple[int, str]:
     while True:
         temporary = f"{name}.{os.urandom(4).hex()}.tmp"
-        with contextlib.suppress(FileExistsError):  # another's, or a link that was put there
-            return folder.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), temporary
+        with contextlib.suppress(FileExistsError):  # used by another process, or a link that an attacker created
+            return directory.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), temporary
 
 
-def _remove(folder: Directory, name: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # another may have swept it
-        folder.unlink(name)
+def _remove(directory: Directory, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # another process may have removed it
+        directory.unlink(name)
 
 
-def _sweep(folder: Directory, name: str, *, older_than: float) -> None:
-    """Remove what a writer that was killed left behind, seconds ago: it may hold tokens."""
-    for found in folder.names():
-        if found.startswith(name) and _TEMPORARY.fullmatch(found, len(name)):
-            with contextlib.suppress(OSError):  # another has swept it, or may alone
-                if time.time() - folder.lstat(found).st_mtime >= older_than:
-                    folder.unlink(found)
+def _remove_abandoned(directory: Directory, name: str, *, older_than: float) -> None:
+    """Remove the temporary files of killed writers if they are older, in seconds: they may contain tokens."""
+    for entry in directory.names():
+        if entry.startswith(name) and _TEMPORARY.fullmatch(entry, len(name)):
+            with contextlib.suppress(OSError):  # already removed, or only another user may remove it
+                if time.time() - directory.lstat(entry).st_mtime >= older_than:
+                    directory.unlink(entry)
 
 
-def _check_no_link(path: Path) -> None:
-    """Raise StorageError where the path is a symbolic link: what it leads to is not ours to replace or leave behind."""
-    if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises where the folder must not be entered
-        raise StorageError(f"{path} is a symbolic link, and secrets are not kept behind one.", hint=_REAL_FILE)
+def _check_not_link(path: Path) -> None:
+    """Raise StorageError if the path is a symbolic link: its target must be neither replaced nor left behind."""
+    if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises if the directory is not searchable
+        raise StorageError(f"{path} is a symbolic link. Secrets are not stored behind symbolic links.", hint=_LINK_HINT)
 
 
-_MOVE = "Nothing was changed. Move it away, or set NOTION_OAUTH_TOKEN_FILE to another path."
-_REAL_FILE = "Remove the link, or set NOTION_OAUTH_TOKEN_FILE to the real file."
+_MOVE_HINT = "Nothing was changed. Move it away, or set NOTION_OAUTH_TOKEN_FILE to another path."
+_LINK_HINT = "Remove the link, or set NOTION_OAUTH_TOKEN_FILE to the real file."
 
 
 def _not_a_file(path: Path) -> NoReturn:
-    raise StoreDamaged(f"{path} is not a regular file.", hint=_MOVE) from None
+    raise StoreDamaged(f"{path} is not a regular file.", hint=_MOVE_HINT) from None
 
 
-def _failed(path: Path, done: str, error: OSError) -> NoReturn:
+def _failed(path: Path, action: str, error: OSError) -> NoReturn:
     if isinstance(error, IsADirectoryError):
         _not_a_file(path)
     reason = error.strerror or type(error).__name__
-    hint = "What was stored is untouched. Mend that, or set NOTION_OAUTH_TOKEN_FILE to another path."
-    raise StorageError(f"{path} could not be {done}: {reason}.", hint=hint) from None
+    hint = "The stored data was not changed. Fix that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+    raise StorageError(f"{path} could not be {action}: {reason}.", hint=hint) from None

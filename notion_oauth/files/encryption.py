@@ -1,7 +1,7 @@
-"""What is kept, sealed: none but who has the key can read it, or make what is taken for it (Fernet).
+"""Encryption of stored files with Fernet: without the key, a file can be neither read nor forged.
 
-Nothing of a file's name is sealed in: one that was renamed or restored from a backup opens. It would not keep
-anybody who can replace files from putting an older one back.
+The file's name is not part of the encrypted data, so a renamed file, or one restored from a backup, can be decrypted.
+Authenticating the name would not prevent replacing a file with an older version of it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from notion_oauth.files.protection import Weakness
 from notion_oauth.protocol.messages import parse_json
 
 KEY_SETTING = "NOTION_OAUTH_ENCRYPTION_KEY"
-USE_KEYRING = "keyring"  # in a key's place: the system keyring holds it
+USE_KEYRING = "keyring"  # instead of a key: read the keys from the system keyring
 KEYRING_SOURCE = "the system keyring"
 FORMAT = 1
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
-_SEALED = re.compile(r"[A-Za-z0-9_=-]+")
+_CIPHERTEXT = re.compile(r"[A-Za-z0-9_=-]+")
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, repr=False)
 class Key:
-    """A key, its identifier (a hash, which tells nothing of it), and where it comes from."""
+    """A key, its identifier (a hash that does not reveal the key), and its source."""
 
     secret: str
     source: str
@@ -49,24 +49,25 @@ class Key:
 
 
 def new_key() -> str:
-    """A new random key, as the setting takes it."""
-    from cryptography.fernet import Fernet  # noqa: PLC0415 - most commands seal nothing
+    """A new random key, in the form that the setting accepts."""
+    from cryptography.fernet import Fernet  # noqa: PLC0415 - most commands encrypt nothing
 
     return Fernet.generate_key().decode()
 
 
 def split_keys(text: str) -> tuple[str, ...]:
-    """The keys of a setting, separated by commas or spaces; `keyring` may be one. Raises ValueError, showing none."""
-    found = tuple(part for part in re.split(r"[,\s]+", text) if part)
-    if not found or not all(part == USE_KEYRING or _KEY.fullmatch(part) for part in found):
+    """Split a setting into keys, separated by commas or spaces; one may be `keyring`. Raises ValueError."""
+    parts = tuple(part for part in re.split(r"[,\s]+", text) if part)
+    if not parts or not all(part == USE_KEYRING or _KEY.fullmatch(part) for part in parts):
         raise ValueError("is not a key: make one with notion-oauth key, or use keyring")
-    return found
+    return parts
 
 
 class Encryption:
-    """Seals with the first of the keys, and opens with any of them. `key_file` is where they were read, if in a file.
+    """Encrypts with the first key and decrypts with any. `key_file` is the file that contains the keys, if any.
 
-    Raises ConfigurationError where the keyring is to be asked and keyring is not installed, ValueError for no key.
+    Raises ConfigurationError if the system keyring is configured and the package keyring is not installed, and
+    ValueError if `keys` contains no key or something else.
     """
 
     def __init__(
@@ -80,58 +81,58 @@ class Encryption:
         self._source = KEY_SETTING if key_file is None else f"{KEY_SETTING} in {key_file}"
         self._configured = split_keys(keys.get_secret_value())
         self._read_keyring = read_keyring
-        self._found: tuple[Key, ...] | None = None
+        self._keys: tuple[Key, ...] | None = None
         self._failure: KeyUnavailable | None = None
-        self._asked = 0
-        self._asking = threading.Lock()
+        self._reads = 0
+        self._lock = threading.Lock()
         if self.uses_keyring:
             system_keyring.check_installed()
 
     @property
     def uses_keyring(self) -> bool:
-        """Whether the keyring may have to be asked, which takes a while."""
+        """Whether keys may have to be read from the system keyring, which is slow."""
         return USE_KEYRING in self._configured
 
     def all_keys(self) -> tuple[Key, ...]:
-        """All keys, the one that seals first. Raises KeyUnavailable where the keyring gives none."""
-        return self._found or self._resolved(self._asked)
+        """All keys; the first one encrypts. Raises KeyUnavailable if the keyring returns none."""
+        return self._keys or self._read_keys(self._reads)
 
-    def _resolved(self, asked: int) -> tuple[Key, ...]:
-        """Ask the keyring, unless another has since it was asked that many times: all who waited share the answer."""
-        with self._asking:
-            if self._asked == asked:
-                self._asked += 1
+    def _read_keys(self, reads: int) -> tuple[Key, ...]:
+        """Read the keys, unless another thread has since `reads` was current: all waiting threads share one result."""
+        with self._lock:
+            if self._reads == reads:
+                self._reads += 1
                 try:
-                    self._found = tuple(key for part in self._configured for key in self._of(part))
+                    self._keys = tuple(key for part in self._configured for key in self._keys_for(part))
                     self._failure = None
                 except KeyUnavailable as error:
                     self._failure = error
             if self._failure is not None:
                 raise KeyUnavailable(self._failure.message, hint=self._failure.hint)
-            assert self._found is not None  # noqa: S101 - without a failure there are keys
-            return self._found
+            assert self._keys is not None  # noqa: S101 - set unless reading failed
+            return self._keys
 
-    def _of(self, part: str) -> list[Key]:
+    def _keys_for(self, part: str) -> list[Key]:
         if part != USE_KEYRING:
             return [Key(part, self._source)]
-        kept = self._read_keyring()
-        if not all(_KEY.fullmatch(each) for each in kept.split()):
+        secrets = self._read_keyring().split()
+        if not all(map(_KEY.fullmatch, secrets)):
             raise KeyUnavailable(
-                "What the system keyring holds for us is no key.",
-                hint="Delete it there (notion-oauth, encryption-key).",
+                "The entry of notion-oauth in the system keyring is not a key.",
+                hint="Delete the entry (service notion-oauth, name encryption-key).",
             )
-        return [Key(each, KEYRING_SOURCE) for each in kept.split()]
+        return [Key(secret, KEYRING_SOURCE) for secret in secrets]
 
     def key(self, key_id: str) -> Key | None:
-        """The key of that identifier; None where it is not among ours. A keyring is asked once more first."""
-        asked = self._asked
-        found = _named(key_id, self.all_keys())
-        if found is None and self.uses_keyring and asked:
-            found = _named(key_id, self._resolved(asked))
-        return found
+        """The key with that identifier, or None. An unknown key is looked up once more in the system keyring."""
+        reads = self._reads
+        key = _find(key_id, self.all_keys())
+        if key is None and self.uses_keyring and reads:
+            key = _find(key_id, self._read_keys(reads))
+        return key
 
     def encrypt(self, content: bytes) -> bytes:
-        """The content as a sealed file holds it: JSON that names the key's identifier. Raises KeyUnavailable."""
+        """Return the encrypted file: JSON that contains the key's identifier. Raises KeyUnavailable."""
         from cryptography.fernet import Fernet  # noqa: PLC0415
 
         key = self.all_keys()[0]
@@ -139,18 +140,18 @@ class Encryption:
         return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def _named(key_id: str, keys: tuple[Key, ...]) -> Key | None:
+def _find(key_id: str, keys: tuple[Key, ...]) -> Key | None:
     return next((key for key in keys if key.id == key_id), None)
 
 
 def encryption_key_id(content: bytes) -> str | None:
-    """The identifier of the key that a file says it was sealed with; None for one that is not sealed."""
+    """The key identifier that an encrypted file states; None for a plain file."""
     document = _document(content)
     return None if document is None else str(document.get("key_id"))
 
 
 def encryption_weakness(content: bytes, encryption: Encryption | None, name: str) -> Weakness | None:
-    """How a file is sealed worse than the next save will seal it; None where it is not.
+    """How a file is protected less than the next save would protect it, or None.
 
     Raises KeyUnavailable.
     """
@@ -160,7 +161,7 @@ def encryption_weakness(content: bytes, encryption: Encryption | None, name: str
     if key_id == first.id:
         return None
     how = (
-        "kept in plain text, and a key is set"
+        "in plain text, although a key is set"
         if key_id is None
         else f"encrypted with key {key_id}, not with {first.id}"
     )
@@ -168,34 +169,34 @@ def encryption_weakness(content: bytes, encryption: Encryption | None, name: str
 
 
 def decrypt(content: bytes, path: Path, encryption: Encryption | None) -> bytes:
-    """What was sealed, or the content as it is where it is not sealed.
+    """Decrypt the content of a file; plain content is returned unchanged.
 
-    Raises StoreSealed where no key that is set opens it, StoreDamaged where what that key has sealed was changed,
-    KeyUnavailable. No message shows anything of the content.
+    Raises StoreEncrypted if no configured key decrypts it, StoreDamaged if the content was changed, KeyUnavailable.
+    No message contains any of the content.
     """
     document = _document(content)
     if document is None:
         return content
-    key_id, sealed = document.get("key_id"), document.get("content")
+    key_id, ciphertext = document.get("key_id"), document.get("content")
     if type(document["sealed"]) is not int or document["sealed"] != FORMAT:
-        raise StoreEncrypted(f"{path} is sealed in a way that this version does not know.", hint="Update notion-oauth.")
+        raise StoreEncrypted(f"{path} is encrypted in a format of a later version.", hint="Update notion-oauth.")
     if not isinstance(key_id, str) or not _KEY_ID.fullmatch(key_id):
-        raise _damaged(path, "it names no key")
+        raise _damaged(path, "it does not name its key")
     key = None if encryption is None else encryption.key(key_id)
     if key is None:
         raise _no_key(path, key_id, encryption)
-    return _opened(key, sealed, path)
+    return _decrypt_with(key, ciphertext, path)
 
 
-def _opened(key: Key, sealed: object, path: Path) -> bytes:
+def _decrypt_with(key: Key, ciphertext: object, path: Path) -> bytes:
     from cryptography.fernet import Fernet, InvalidToken  # noqa: PLC0415
 
-    if isinstance(sealed, str) and _SEALED.fullmatch(sealed):
+    if isinstance(ciphertext, str) and _CIPHERTEXT.fullmatch(ciphertext):
         try:
-            return Fernet(key.secret).decrypt(sealed)
+            return Fernet(key.secret).decrypt(ciphertext)
         except InvalidToken:
             pass
-    raise _damaged(path, f"its content is not as key {key.id} has sealed it")
+    raise _damaged(path, f"key {key.id} does not decrypt its content")
 
 
 def _document(content: bytes) -> dict[str, Any] | None:
@@ -207,8 +208,8 @@ def _document(content: bytes) -> dict[str, Any] | None:
 
 
 def _no_key(path: Path, key_id: str, encryption: Encryption | None) -> StoreEncrypted:
-    ours = ", ".join(f"{key.id} (from {key.source})" for key in encryption.all_keys()) if encryption else ""
-    tried = f"and the keys that are set are others: {ours}" if ours else "and no key is set"
+    keys = ", ".join(f"{key.id} (from {key.source})" for key in encryption.all_keys()) if encryption else ""
+    tried = f"but other keys are set: {keys}" if keys else "but no key is set"
     return StoreEncrypted(
         f"{path} is encrypted with key {key_id}, {tried}.",
         hint=f"Nothing was changed. Add that key to {KEY_SETTING}, or set it to {USE_KEYRING} if the system keyring "
@@ -217,5 +218,5 @@ def _no_key(path: Path, key_id: str, encryption: Encryption | None) -> StoreEncr
 
 
 def _damaged(path: Path, reason: str) -> StoreDamaged:
-    hint = "Nothing was changed. Restore it from a backup, or move it away and sign in again."
-    return StoreDamaged(f"{path} is sealed, and is damaged: {reason}.", hint=hint)
+    hint = "Nothing was changed. Restore the file from a backup, or move it away and sign in again."
+    return StoreDamaged(f"{path} is encrypted and damaged: {reason}.", hint=hint)

@@ -1,6 +1,6 @@
-"""Whom a file with secrets is open to: its mode, its owner, and who may put another in its place.
+"""Permissions of secret files: the mode, the owner, and which other users may replace the file.
 
-Windows keeps that in other ways, and by default each user's files apart: there, nothing is asked or changed.
+Windows has other permissions, which separate users by default: there, nothing is checked or changed.
 """
 
 from __future__ import annotations
@@ -14,131 +14,131 @@ from notion_oauth.errors import StorageError
 from notion_oauth.files.directories import Directory
 from notion_oauth.files.protection import Weakness
 
-OWNER_ALONE = 0o600
+OWNER_ONLY = 0o600
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_UNLESS_ROOTS = stat.S_IWGRP | stat.S_IRWXO  # a file that root gives to our group to read is in order
-MOST_SAID = 1024
-_said: set[tuple[str, str]] = set()  # each thing once in a process, however often the file is read
+_UNSAFE_FOR_ROOT_FILE = stat.S_IWGRP | stat.S_IRWXO  # root may let our group read its file
+MAX_LOGGED = 1024
+_logged: set[tuple[str, str]] = set()  # each warning is logged once per process, however often the file is read
 
 
-def check_owner(found: os.stat_result, path: Path, *, silent: bool = False) -> None:
-    """Raise StorageError for a file of somebody else, who could put any login there, and read ours.
+def check_owner(status: os.stat_result, path: Path, *, silent: bool = False) -> None:
+    """Raise StorageError for a file of another user, who could read the login or replace it.
 
-    What root owns is in order, unless others may read or change it. Root itself may use anybody's file, as in a
-    container it often has to: that is only said.
+    A file of root is accepted unless other users may read or change it. Root may use the files of all users, as is
+    often necessary in a container; this only logs a warning, unless `silent`.
     """
-    if os.name == "nt" or found.st_uid == os.geteuid():
+    if os.name == "nt" or status.st_uid == os.geteuid():
         return
     if not os.geteuid():
-        if found.st_uid != _sudo_uid() and not silent:
-            _warn(path, f"{path} belongs to another user (uid {found.st_uid}), who can read and change it.")
+        if status.st_uid != _sudo_uid() and not silent:
+            _warn(path, f"{path} belongs to another user (uid {status.st_uid}), who can read and change it.")
         return
-    if found.st_uid:
-        reason = f"belongs to another user (uid {found.st_uid}), who could read and change what is kept in it"
-    elif found.st_mode & _UNLESS_ROOTS:
-        reason = f"belongs to root and is open to others (mode {stat.S_IMODE(found.st_mode):04o})"
+    if status.st_uid:
+        reason = f"belongs to another user (uid {status.st_uid}), who could read and change its content"
+    elif status.st_mode & _UNSAFE_FOR_ROOT_FILE:
+        reason = f"belongs to root and is open to other users (mode {stat.S_IMODE(status.st_mode):04o})"
     else:
         return
     raise StorageError(
         f"{path} {reason}.",
-        hint=f'Nothing was changed. Take it over with: sudo chown "$(id -u)" "{path}" && chmod 600 "{path}", '
+        hint=f'Nothing was changed. Make it your file with: sudo chown "$(id -u)" "{path}" && chmod 600 "{path}", '
         "or set NOTION_OAUTH_TOKEN_FILE to another path.",
     )
 
 
 def restrict_to_owner(descriptor: int, path: Path) -> None:
-    """Take a file from all others that may open it, and say so once.
+    """Remove the permissions of all other users, and log a warning once.
 
-    One that has another name besides is left as it is until it is replaced: that name may be of another's file.
+    A file with a second hard link is not changed until it is replaced: the other name may belong to another user.
     """
-    found = os.fstat(descriptor)
-    if os.name == "nt" or not found.st_mode & _OTHERS or (os.geteuid() and not found.st_uid):
+    status = os.fstat(descriptor)
+    if os.name == "nt" or not status.st_mode & _OTHERS or (os.geteuid() and not status.st_uid):
         return
-    before = stat.S_IMODE(found.st_mode)
-    with contextlib.suppress(OSError):  # what has become of it is looked at in any case: some file systems pretend
-        if found.st_nlink == 1:
-            os.fchmod(descriptor, before & OWNER_ALONE)
+    before = stat.S_IMODE(status.st_mode)
+    with contextlib.suppress(OSError):  # the mode is read again below: some file systems ignore the change
+        if status.st_nlink == 1:
+            os.fchmod(descriptor, before & OWNER_ONLY)
     after = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    what = "could not be taken from them" if after & _OTHERS else f"is mode {after:04o} now"
+    result = "Its mode could not be changed." if after & _OTHERS else f"Its mode is now {after:04o}."
     _warn(
         path,
-        f"{path} was open to other users (mode {before:04o}) and {what}. "
-        "Whoever has read it knows what it holds: if that may be so, sign out and in again.",
+        f"Other users could open {path} (mode {before:04o}). {result} "
+        "If another user may have read it, sign out and sign in again.",
     )
 
 
-def warn_if_exposed(folder: Directory) -> None:
-    """Say once where others may replace the files in the folder. Raises OSError."""
-    if (who := folder.writable_by_others()) is not None:
-        _warn(folder.path, _replaceable(folder.path, who))
+def warn_if_exposed(directory: Directory) -> None:
+    """Log a warning once if other users may replace the files in the directory. Raises OSError."""
+    if (who := directory.writable_by_others()) is not None:
+        _warn(directory.path, _replaceable_weakness(directory.path, who))
 
 
 def weakness(path: Path) -> Weakness | None:
-    """What others may do with the file; None where nothing, or where there is none. Raises nothing."""
+    """What other users may do with the file; None if nothing, or if it does not exist. Raises nothing."""
     if not os.path.lexists(path):
         return None
     return mode_weakness(path) or directory_weakness(path.parent)
 
 
 def mode_weakness(path: Path) -> Weakness | None:
-    """Whether others may open the file; None where not, or where there is none. Raises nothing."""
+    """Whether other users may open the file; None if not, or if it does not exist. Raises nothing."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
-        return None  # that is said by whoever reads it
-    if os.name != "nt" and found.st_mode & _OTHERS and (found.st_uid or not os.geteuid()):
-        mode = stat.S_IMODE(found.st_mode)
-        return Weakness(f"Other users may open {path} (mode {mode:04o}).", f"Mend that with: chmod 600 {path}")
+        return None  # reading the file reports the error
+    if os.name != "nt" and status.st_mode & _OTHERS and (status.st_uid or not os.geteuid()):
+        mode = stat.S_IMODE(status.st_mode)
+        return Weakness(f"Other users may open {path} (mode {mode:04o}).", f"Fix that with: chmod 600 {path}")
     return None
 
 
 def directory_weakness(path: Path) -> Weakness | None:
-    """Who may replace the files in a folder; None where nobody may, or there is none. Raises nothing."""
+    """Which users may replace files in a directory; None if no other user, or it is missing. Raises nothing."""
     try:
-        with Directory(path) as folder:
-            who = folder.writable_by_others()
+        with Directory(path) as directory:
+            who = directory.writable_by_others()
     except (OSError, StorageError):
         return None
-    return None if who is None else _replaceable(path, who)
+    return None if who is None else _replaceable_weakness(path, who)
 
 
 def mode_of(path: Path) -> int | None:
-    """The file's mode; None where there is no file, or the system has no modes."""
+    """The file's mode; None if the file does not exist or the system has no modes."""
     try:
         return None if os.name == "nt" else stat.S_IMODE(os.lstat(path).st_mode)
     except OSError:
         return None
 
 
-def keep_owner(descriptor: int, folder: Directory, name: str) -> None:
-    """Give what is written with sudo in the place of a person's file to that person, who could not read it else."""
-    if os.name == "nt" or os.geteuid() or (person := _sudo_uid()) is None:
+def keep_owner(descriptor: int, directory: Directory, name: str) -> None:
+    """With sudo: keep the user as the owner of a file that is replaced, so that the user can still read it."""
+    if os.name == "nt" or os.geteuid() or (uid := _sudo_uid()) is None:
         return
     with contextlib.suppress(FileNotFoundError):
-        replaced = folder.lstat(name)
-        if replaced.st_uid == person and stat.S_ISREG(replaced.st_mode):
+        replaced = directory.lstat(name)
+        if replaced.st_uid == uid and stat.S_ISREG(replaced.st_mode):
             os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
 
 
 def _sudo_uid() -> int | None:
-    """Whose command sudo runs as root: nobody else's files are given back to him, nor found in order."""
-    given = os.environ.get("SUDO_UID", "")
-    return int(given) if given.isascii() and given.isdigit() else None
+    """The user who runs the command through sudo; None without sudo."""
+    value = os.environ.get("SUDO_UID", "")
+    return int(value) if value.isascii() and value.isdigit() else None
 
 
-def _replaceable(folder: Path, who: str) -> Weakness:
-    whole = folder.absolute()
+def _replaceable_weakness(directory: Path, who: str) -> Weakness:
+    absolute = directory.absolute()
     return Weakness(
-        f"What is kept in {whole} can be replaced by {who}.",
-        f"Use another folder, or mend that with: chmod go-w {whole}",
+        f"Files in {absolute} can be replaced by {who}.",
+        f"Use another directory, or fix that with: chmod go-w {absolute}",
     )
 
 
 def _warn(path: Path, message: str) -> None:
-    import logging  # noqa: PLC0415 - a command that has nothing to warn of needs none
+    import logging  # noqa: PLC0415 - imported only for a warning
 
-    if (str(path), message) not in _said:
-        if len(_said) >= MOST_SAID:
-            _said.clear()  # better twice than a memory without end: browser sessions have a file each
-        _said.add((str(path), message))
+    if (str(path), message) not in _logged:
+        if len(_logged) >= MAX_LOGGED:
+            _logged.clear()  # limits the memory, because each browser session has a file; a warning may then repeat
+        _logged.add((str(path), message))
         logging.getLogger(__name__).warning("%s", message)

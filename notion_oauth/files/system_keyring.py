@@ -1,4 +1,4 @@
-"""The key in the system keyring, which may hang where there is no desktop: then it is given up after three seconds."""
+"""Read and add keys in the system keyring. It may hang without a desktop session: the wait ends after three seconds."""
 
 from __future__ import annotations
 
@@ -13,73 +13,75 @@ from notion_oauth.errors import ConfigurationError, KeyUnavailable
 from notion_oauth.files import system_keyring_process
 from notion_oauth.files.system_keyring_process import ANSWER_WITHIN, NO_ANSWER
 
-GIVE_UP_AFTER = 10.0  # seconds; the process gives up by itself before, unless it is kept from running at all
+TIMEOUT = 10.0  # seconds; the process exits earlier by itself, unless it cannot run at all
 _PROCESS = Path(system_keyring_process.__file__)
-_OTHERWISE = "or set NOTION_OAUTH_ENCRYPTION_KEY to a key in the place of keyring."
+_ALTERNATIVE = "or set NOTION_OAUTH_ENCRYPTION_KEY to a key instead of keyring."
 
 
 def check_installed() -> None:
-    """Raise ConfigurationError unless keyring is installed."""
+    """Raise ConfigurationError unless the package keyring is installed."""
     if find_spec("keyring") is None:
         raise ConfigurationError(
-            "The system keyring is asked for by the package keyring, which is not installed.",
+            "The package keyring, which gives access to the system keyring, is not installed.",
             hint="Install it with: uv pip install 'notion-oauth[keyring]'",
         )
 
 
-def read_keys() -> str:
-    """What the keyring keeps for us: keys, the newest first. Takes a fifth of a second.
+def read_keys(*, timeout: float = TIMEOUT) -> str:
+    """The stored keys, separated by spaces, the newest first. Takes a fifth of a second, at most `timeout` seconds.
 
-    Raises KeyUnavailable where it keeps none, cannot be asked, does not answer, or is no keyring of the system.
+    Raises KeyUnavailable if the keyring has no key, fails, does not answer, or is not a system keyring.
     """
-    kept = _ask("read")
-    if not kept:
+    keys = _run("read", timeout=timeout)
+    if not keys:
         raise KeyUnavailable(
-            "The system keyring holds no key of ours.", hint="Make one with: notion-oauth key --keyring"
+            "The system keyring has no key for notion-oauth.", hint="Make one with: notion-oauth key --keyring"
         )
-    return kept
+    return keys
 
 
 def add_key(key: str) -> None:
-    """Put a key before those that the keyring keeps. Raises KeyUnavailable unless it is found there afterwards."""
+    """Store a key before the existing keys. Raises KeyUnavailable unless the keyring then returns it."""
     check_installed()
-    if (_ask("add", key) or "").split()[:1] != [key]:
-        raise KeyUnavailable("The system keyring took the key and does not have it.", hint=f"Mend that, {_OTHERWISE}")
+    if (_run("add", key) or "").split()[:1] != [key]:
+        raise KeyUnavailable(
+            "The system keyring accepted the key but did not store it.", hint=f"Fix the keyring, {_ALTERNATIVE}"
+        )
 
 
-def _ask(action: str, key: str = "") -> str | None:
+def _run(action: str, key: str = "", *, timeout: float = TIMEOUT) -> str | None:
     try:
-        done = subprocess.run(  # noqa: S603 - our own file, with the interpreter that runs us
-            [sys.executable, "-P", str(_PROCESS), action],  # -P: our modules' names are in nobody's way
+        done = subprocess.run(  # noqa: S603 - a file of this package, run with the current interpreter
+            [sys.executable, "-P", str(_PROCESS), action],  # -P: our modules must not shadow others
             input=key.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=GIVE_UP_AFTER,
+            timeout=timeout,
             check=False,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         answer = {"silent": True} if done.returncode == NO_ANSWER else json.loads(done.stdout)
     except subprocess.TimeoutExpired:
-        answer = {"failed": f"nothing within {GIVE_UP_AFTER:g} seconds"}
+        answer = {"failed": f"no answer within {timeout:g} seconds"}
     except (OSError, ValueError):
         answer = {"failed": "no answer"}
-    return _kept(answer)
+    return _keys_in(answer)
 
 
-def _kept(answer: dict[str, Any]) -> str | None:
+def _keys_in(answer: dict[str, Any]) -> str | None:
     if answer.get("missing"):
         check_installed()
     if refused := answer.get("refused"):
         raise KeyUnavailable(
-            f"There is no system keyring here: keyring found {refused}, which keeps no secret safe.",
-            hint=f"Nothing was changed. Start or install one (Secret Service or KWallet on Linux), {_OTHERWISE}",
+            f"There is no system keyring: the package keyring uses {refused}, which does not protect secrets.",
+            hint=f"Nothing was changed. Start or install one (Secret Service or KWallet on Linux), {_ALTERNATIVE}",
         )
     if "keys" not in answer:
         failed = answer.get("failed", "keyring cannot be loaded")
         silent = f"did not answer within {ANSWER_WITHIN:.0f} seconds"
         raise KeyUnavailable(
-            f"The system keyring {silent if answer.get('silent') else f'could not be asked: {failed}'}.",
-            hint=f"Nothing was changed. Unlock it in a desktop session, {_OTHERWISE}",
+            f"The system keyring {silent if answer.get('silent') else f'failed: {failed}'}.",
+            hint=f"Nothing was changed. Unlock it in a desktop session, {_ALTERNATIVE}",
         )
-    kept = answer["keys"]
-    return kept if isinstance(kept, str) else None
+    keys = answer["keys"]
+    return keys if isinstance(keys, str) else None

@@ -1,10 +1,11 @@
-"""Asks the system keyring, in a process of its own that is ended where the keyring hangs.
+"""Accesses the system keyring in a separate process, which can be ended when the keyring hangs.
 
-    python keyring_process.py read        the keys that it keeps for us
-    python keyring_process.py add         put the key on standard input before them
+    python system_keyring_process.py read        return the stored keys
+    python system_keyring_process.py add         store the key on standard input before the existing keys
 
-Answers with one JSON document on standard output: `keys`, `refused` (a keyring that is none), `failed` (its error's
-name) or `missing` (no keyring is installed). Exits with 75 where the keyring does not answer. Imports nothing of ours.
+Prints one JSON document: `keys`, `refused` (the name of a keyring that does not protect secrets), `failed` (the name of
+an error) or `missing` (the package keyring is not installed). Exits with 75 if the keyring does not answer. Imports
+nothing of notion_oauth.
 """
 
 from __future__ import annotations
@@ -15,36 +16,38 @@ import sys
 import threading
 from typing import Any
 
-ANSWER_WITHIN = 3.0  # seconds, from when keyring is loaded: how long that takes says nothing of the keyring
+ANSWER_WITHIN = 3.0  # seconds, not counting the import of the package keyring
 NO_ANSWER = 75
 SERVICE, NAME = "notion-oauth", "encryption-key"
-# Those that a system protects. All others keep secrets in plain files, nowhere, or as nobody here knows
-_SYSTEM = {f"keyring.backends.{name}" for name in ("macOS", "Windows", "SecretService", "libsecret", "kwallet")}
+# Backends that the system protects. Others store secrets in plain files, nowhere, or in an unknown way
+_SYSTEM_BACKENDS = {
+    f"keyring.backends.{name}" for name in ("macOS", "Windows", "SecretService", "libsecret", "kwallet")
+}
 
 
 def main(action: str) -> dict[str, Any]:
-    """Read the kept keys, or add one, and say what came of it."""
+    """Read the stored keys, or add one, and return the JSON document to print."""
     try:
-        import keyring  # noqa: PLC0415 - it is an extra, and may itself fail
+        import keyring  # noqa: PLC0415 - an optional dependency whose import may fail
     except ImportError:
         return {"missing": True}
-    patience = threading.Timer(ANSWER_WITHIN, os._exit, [NO_ANSWER])
-    patience.daemon = True
-    patience.start()
-    found: Any = keyring.get_keyring()
-    # One that asks several in turn would put the key into whichever takes it
-    backends = found.backends if type(found).__module__ == "keyring.backends.chainer" else [found]
-    backend = next((each for each in backends if type(each).__module__ in _SYSTEM), None)
+    timer = threading.Timer(ANSWER_WITHIN, os._exit, [NO_ANSWER])
+    timer.daemon = True
+    timer.start()
+    default: Any = keyring.get_keyring()
+    # A chain of backends would store the key in the first one that accepts it
+    backends = default.backends if type(default).__module__ == "keyring.backends.chainer" else [default]
+    backend = next((each for each in backends if type(each).__module__ in _SYSTEM_BACKENDS), None)
     if backend is None:
-        return {"refused": f"{type(found).__module__}.{type(found).__name__}"}
+        return {"refused": f"{type(default).__module__}.{type(default).__name__}"}
     try:
-        kept = backend.get_password(SERVICE, NAME)
+        keys = backend.get_password(SERVICE, NAME)
         if action == "add":
-            backend.set_password(SERVICE, NAME, " ".join([sys.stdin.read().strip(), *(kept or "").split()]))
-            kept = backend.get_password(SERVICE, NAME)
-    except Exception as error:  # each keyring has errors of its own
+            backend.set_password(SERVICE, NAME, " ".join([sys.stdin.read().strip(), *(keys or "").split()]))
+            keys = backend.get_password(SERVICE, NAME)
+    except Exception as error:  # each backend raises different errors
         return {"failed": type(error).__name__}
-    return {"keys": kept}
+    return {"keys": keys}
 
 
 if __name__ == "__main__":

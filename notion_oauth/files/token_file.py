@@ -1,8 +1,8 @@
-"""The token file's format: seven fields that other programs know, and ours beside them.
+"""The format of the token file: seven fields that other programs also use, and additional fields.
 
-`access_token`, `token_type`, `expires_in`, `refresh_token`, `client_id`, `client_secret` and `updated_at` (milliseconds
-since 1970) are enough to be read. The others keep what would else have to be asked of the server again; all
-times are milliseconds since 1970. In the place of a login that the server has ended lies its tombstone.
+The seven are `access_token`, `token_type`, `expires_in`, `refresh_token`, `client_id`, `client_secret` and
+`updated_at`; a file with only these can be read. The additional fields save requests to the server. All times are
+milliseconds since 1970. When the server has ended a login, the file records that instead of the tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StoredFile(Generic[T]):
-    """What is in a file, the key that opens it, and in which way it is sealed worse than it could be."""
+    """The decoded content of a file, the key that decrypts it, and the weakness of its encryption."""
 
     content: T
     key: Key | None
@@ -39,9 +39,9 @@ class StoredFile(Generic[T]):
 def read_stored(
     path: Path, decode: Callable[[bytes, Path], T], encryption: Encryption | None, *, fix: bool = True
 ) -> StoredFile[T] | None:
-    """What `decode` makes of the unsealed content; None where there is no such file.
+    """Read, decrypt and decode a file; None if it does not exist.
 
-    Raises as files.read_file and sealing.unseal do.
+    Raises as `atomic.read_file` and `encryption.decrypt` do.
     """
 
     def read(content: bytes) -> StoredFile[T]:
@@ -54,15 +54,15 @@ def read_stored(
 
 
 def encode_tokens(tokens: TokenSet) -> bytes:
-    """The file's bytes: JSON, indented, for a person may look at it."""
+    """The content of the token file: indented JSON, so that people can read it."""
     client = tokens.client
     document = {
         "access_token": tokens.access_token.get_secret_value(),
         "token_type": tokens.token_type,
         "expires_in": tokens.expires_in,
-        "refresh_token": _revealed(tokens.refresh_token),
+        "refresh_token": _secret_value(tokens.refresh_token),
         "client_id": client.client_id if client else None,
-        "client_secret": _revealed(client.client_secret) if client else None,
+        "client_secret": _secret_value(client.client_secret) if client else None,
         "updated_at": _milliseconds(tokens.updated_at),
         "expires_at": _milliseconds(tokens.expires_at),
         "authorized_at": _milliseconds(tokens.authorized_at),
@@ -76,47 +76,47 @@ def encode_tokens(tokens: TokenSet) -> bytes:
         "introspection_endpoint": tokens.introspection_endpoint,
         "token_endpoint_auth_method": client.token_endpoint_auth_method if client else None,
         "token_endpoint_auth_methods_supported": list(tokens.token_endpoint_auth_methods_supported),
-        **{name: getattr(tokens, name) for name in _OF_OTHER_ENDPOINTS},
+        **{name: getattr(tokens, name) for name in _AUTH_METHOD_FIELDS},
         "client_secret_expires_at": client.client_secret_expires_at if client else 0,
     }
-    return _encode(document)
+    return _to_json(document)
 
 
 def encode_ended_login(ended: EndedLogin) -> bytes:
-    """The bytes that take a login's place."""
+    """The content of the token file after the server has ended the login."""
     times = {name: _milliseconds(getattr(ended, name)) for name in _ENDED_LOGIN_TIMES}
-    return _encode({**ended.model_dump(mode="json"), **times})
+    return _to_json({**ended.model_dump(mode="json"), **times})
 
 
 _ENDED_LOGIN_TIMES = ("ended_at", "authorized_at", "refreshed_at")
 
 
 def decode_login(content: bytes, path: Path) -> TokenSet | EndedLogin:
-    """Read a token file. Raises StoreDamaged where it is not one, without showing what it holds."""
-    document = _decode(content, path)
+    """Decode a token file. Raises StoreDamaged if it is not one; the message contains nothing of the file."""
+    document = _from_json(content, path)
     if isinstance(document, dict) and "ended_at" in document and "access_token" not in document:
         times = {name: lifetime.from_milliseconds(document.get(name)) for name in _ENDED_LOGIN_TIMES}
         try:
             return EndedLogin.model_validate({**document, **times})
         except ValidationError:
-            raise _damaged(path, "it tells of a login that has ended, and not when or why") from None
-    held = document.get("access_token") if isinstance(document, dict) else None
-    if not isinstance(held, str) or not held:
-        raise _damaged(path, "it holds no access_token")
+            raise _damaged(path, "it records an ended login without the time or the reason") from None
+    access_token = document.get("access_token") if isinstance(document, dict) else None
+    if not isinstance(access_token, str) or not access_token:
+        raise _damaged(path, "it has no access_token")
     expires_in = lifetime.parse_lifetime(document.get("expires_in"))
     updated_at = lifetime.from_milliseconds(document.get("updated_at"))
     expires_at = lifetime.from_milliseconds(document.get("expires_at"))
     if updated_at is None:
         updated_at = datetime.fromtimestamp(0, UTC)
-        expires_in = None  # it says nothing without the moment it counts from
+        expires_in = None  # a lifetime is meaningless without its start
     try:
         return TokenSet(
-            **{name: document.get(name) for name in (*_AS_THEY_ARE, *_OF_OTHER_ENDPOINTS)},
+            **{name: document.get(name) for name in (*_TEXT_FIELDS, *_AUTH_METHOD_FIELDS)},
             token_type=document.get("token_type") or "Bearer",
             expires_in=expires_in,
             expires_at=expires_at or lifetime.expires_at(expires_in, requested_at=updated_at),
             refresh_token=document.get("refresh_token") or None,
-            client=_client(document),
+            client=_decode_client(document),
             token_endpoint_auth_methods_supported=document.get("token_endpoint_auth_methods_supported") or (),
             authorized_at=lifetime.from_milliseconds(document.get("authorized_at")),
             refreshed_at=lifetime.from_milliseconds(document.get("refreshed_at")),
@@ -124,53 +124,53 @@ def decode_login(content: bytes, path: Path) -> TokenSet | EndedLogin:
         )
     except ValidationError as error:
         fields = ", ".join(sorted({str(detail["loc"][0]) for detail in error.errors(include_input=False)}))
-        raise _damaged(path, f"these fields are wrong: {fields}") from None
+        raise _damaged(path, f"these fields are invalid: {fields}") from None
 
 
-_AS_THEY_ARE = (
+_TEXT_FIELDS = (
     *("access_token", "scope", "requested_scope", "issuer", "resource"),
     *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
 )
-_OF_OTHER_ENDPOINTS = (
+_AUTH_METHOD_FIELDS = (
     *("revocation_endpoint_auth_methods_supported", "introspection_endpoint_auth_methods_supported"),
 )
-_OF_THE_CLIENT = ("client_id", "client_secret", "client_secret_expires_at", "token_endpoint_auth_method")
+_CLIENT_FIELDS = ("client_id", "client_secret", "client_secret_expires_at", "token_endpoint_auth_method")
 
 
-def _client(document: dict[str, Any]) -> ClientInformation | None:
+def _decode_client(document: dict[str, Any]) -> ClientInformation | None:
     if not document.get("client_id"):
         return None
-    return ClientInformation.model_validate({name: document.get(name) for name in _OF_THE_CLIENT})
+    return ClientInformation.model_validate({name: document.get(name) for name in _CLIENT_FIELDS})
 
 
-# Fields of a Registration that the file keeps under another name
+# Fields of a Registration that have another name in the file
 _REGISTRATION_KEYS = {"preregistered": "by_hand", "claimed": "taken", "extended_scope": "wide"}
 
 
 def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
-    """The bytes of the file that keeps client registrations."""
-    return _encode(
+    """The content of the file of client registrations."""
+    return _to_json(
         {
             "registrations": [
                 {
-                    "issuer": kept.issuer,
-                    "redirect_uri": kept.redirect_uri,
-                    **kept.client.model_dump(mode="json", exclude={"client_secret", "scope"}),
-                    "client_secret": _revealed(kept.client.client_secret),
-                    **{key: True for field, key in _REGISTRATION_KEYS.items() if getattr(kept, field)},
-                    **({"registered_at": _milliseconds(kept.registered_at)} if kept.registered_at else {}),
-                    **({"scope": kept.scope} if kept.scope else {}),
-                    **({"registered_scope": kept.registered_scope} if kept.registered_scope else {}),
+                    "issuer": each.issuer,
+                    "redirect_uri": each.redirect_uri,
+                    **each.client.model_dump(mode="json", exclude={"client_secret", "scope"}),
+                    "client_secret": _secret_value(each.client.client_secret),
+                    **{key: True for field, key in _REGISTRATION_KEYS.items() if getattr(each, field)},
+                    **({"registered_at": _milliseconds(each.registered_at)} if each.registered_at else {}),
+                    **({"scope": each.scope} if each.scope else {}),
+                    **({"registered_scope": each.registered_scope} if each.registered_scope else {}),
                 }
-                for kept in registrations
+                for each in registrations
             ]
         }
     )
 
 
 def decode_registrations(content: bytes, path: Path) -> tuple[Registration, ...]:
-    """Read kept registrations. Raises StoreDamaged."""
-    document = _decode(content, path)
+    """Decode client registrations. Raises StoreDamaged."""
+    document = _from_json(content, path)
     try:
         return tuple(
             Registration.model_validate(
@@ -184,14 +184,14 @@ def decode_registrations(content: bytes, path: Path) -> tuple[Registration, ...]
             for entry in document["registrations"]
         )
     except (TypeError, KeyError, AttributeError, ValidationError):
-        raise _damaged(path, "it holds no client registrations") from None
+        raise _damaged(path, "it contains no client registrations") from None
 
 
-def _encode(document: dict[str, Any]) -> bytes:
+def _to_json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def _decode(content: bytes, path: Path) -> Any:
+def _from_json(content: bytes, path: Path) -> Any:
     try:
         return parse_json(content)
     except ValueError:
@@ -199,13 +199,13 @@ def _decode(content: bytes, path: Path) -> Any:
 
 
 def _damaged(path: Path, reason: str) -> StoreDamaged:
-    hint = "Nothing was changed. Move it away and sign in again, or set NOTION_OAUTH_TOKEN_FILE to another path."
-    return StoreDamaged(f"{path} is damaged or not a file of ours: {reason}.", hint=hint)
+    hint = "Nothing was changed. Move the file away and sign in again, or set NOTION_OAUTH_TOKEN_FILE to another path."
+    return StoreDamaged(f"{path} is damaged or not a file of notion-oauth: {reason}.", hint=hint)
 
 
-def _revealed(secret: SecretStr | None) -> str | None:
+def _secret_value(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-def _milliseconds(moment: datetime | None) -> int | None:
-    return None if moment is None else round(moment.timestamp() * 1000)
+def _milliseconds(time: datetime | None) -> int | None:
+    return None if time is None else round(time.timestamp() * 1000)

@@ -43,13 +43,13 @@ def get(url: str, timeout: float) -> int:
     return concurrency.run(partial(transport.send, Request("GET", url))).status
 
 
-def test_a_name_server_that_is_silent_is_given_up(silent_name_server: threading.Event) -> None:
+def test_silent_name_server_is_abandoned(silent_name_server: threading.Event) -> None:
     with pytest.raises(NetworkError, match=r"slow\.example sent no complete response within 0\.3 seconds"):
         get("https://slow.example/", 0.3)
     assert not silent_name_server.is_set(), "the look-up is still under way"
 
 
-def test_the_command_line_gives_it_up_too(silent_name_server: threading.Event) -> None:
+def test_command_abandons_a_silent_name_server(silent_name_server: threading.Event) -> None:
     arguments = ["login", "--server-url", "https://slow.example/mcp"]
     result = CliRunner().invoke(app, arguments, env={"NOTION_OAUTH_TIMEOUT": "0.3"})
     assert result.exit_code == 5
@@ -57,7 +57,7 @@ def test_the_command_line_gives_it_up_too(silent_name_server: threading.Event) -
     assert not silent_name_server.is_set(), "the look-up is still under way"
 
 
-def test_names_are_looked_up_all_the_same(sandbox: Sandbox) -> None:
+def test_host_names_are_resolved(sandbox: Sandbox) -> None:
     assert get(sandbox.base_url.replace("127.0.0.1", "localhost"), 5) == 200
     with pytest.raises(NetworkError, match=r"nobody\.invalid"):
         get("https://nobody.invalid/", 5)

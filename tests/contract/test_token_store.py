@@ -37,14 +37,14 @@ def registration(issuer: str = "https://a.example", redirect_uri: str = "http://
     return Registration(issuer=issuer, redirect_uri=redirect_uri, client=CONFIDENTIAL)
 
 
-async def test_an_empty_store_holds_nothing(store: TokenStore) -> None:
+async def test_new_store_is_empty(store: TokenStore) -> None:
     assert await store.load("default") is None
     assert await store.delete("default") is False
     assert await store.load_registrations("default") == ()
     await store.ensure_writable("default")
 
 
-async def test_what_is_saved_is_loaded(store: TokenStore) -> None:
+async def test_saved_login_is_loaded(store: TokenStore) -> None:
     for saved in (
         tokens(),
         tokens(client=CONFIDENTIAL, expires_in=None, expires_at=None),
@@ -54,7 +54,7 @@ async def test_what_is_saved_is_loaded(store: TokenStore) -> None:
         assert await store.load("default") == saved
 
 
-async def test_profiles_are_apart(store: TokenStore) -> None:
+async def test_profiles_are_separate(store: TokenStore) -> None:
     await store.save("default", tokens())
     await store.save("work", tokens(access_token=SecretStr("other")))
     await store.save_registration("work", registration())
@@ -64,14 +64,14 @@ async def test_profiles_are_apart(store: TokenStore) -> None:
     assert (await store.load("work")) == tokens(access_token=SecretStr("other"))
 
 
-async def test_registrations_outlive_the_login(store: TokenStore) -> None:
+async def test_registrations_survive_the_deletion_of_the_login(store: TokenStore) -> None:
     await store.save("default", tokens())
     await store.save_registration("default", registration())
     await store.delete("default")
     assert await store.load_registrations("default") == (registration(),)
 
 
-async def test_when_and_for_how_much_a_client_was_registered_is_kept(store: TokenStore) -> None:
+async def test_time_and_scope_of_a_registration_are_stored(store: TokenStore) -> None:
     """One for more than whoever signs in is asked for has a place of its own."""
     plain = registration().model_copy(update={"registered_at": datetime(2026, 11, 25, 9, 58, 18, 733000, tzinfo=UTC)})
     extended_scope = plain.model_copy(update={"extended_scope": True, "scope": "read write"})
@@ -80,7 +80,7 @@ async def test_when_and_for_how_much_a_client_was_registered_is_kept(store: Toke
     assert await store.load_registrations("default") == (plain, extended_scope)
 
 
-async def test_a_registration_replaces_its_like_alone(store: TokenStore) -> None:
+async def test_registration_replaces_only_the_one_with_the_same_key(store: TokenStore) -> None:
     first, second = registration(), registration(issuer="https://b.example")
     third = registration(redirect_uri="http://127.0.0.1:2/callback")
     for each in (first, second, third):
@@ -90,7 +90,7 @@ async def test_a_registration_replaces_its_like_alone(store: TokenStore) -> None
     assert await store.load_registrations("default") == (second, third, again)
 
 
-async def test_only_one_holds_a_profile(store: TokenStore) -> None:
+async def test_lock_has_one_holder_at_a_time(store: TokenStore) -> None:
     inside, most, done = 0, 0, 0
 
     async def enter(profile: str) -> None:
@@ -108,13 +108,13 @@ async def test_only_one_holds_a_profile(store: TokenStore) -> None:
     assert (most, done) == (1, 20)
 
 
-async def test_profiles_do_not_wait_for_one_another(store: TokenStore) -> None:
+async def test_locks_of_different_profiles_are_independent(store: TokenStore) -> None:
     with anyio.fail_after(5):
         async with store.exclusive("default"), store.exclusive("work"):
             pass
 
 
-async def test_an_error_inside_lets_go(store: TokenStore) -> None:
+async def test_error_inside_releases_the_lock(store: TokenStore) -> None:
     with pytest.raises(LookupError):
         async with store.exclusive("default"):
             raise LookupError
@@ -123,7 +123,7 @@ async def test_an_error_inside_lets_go(store: TokenStore) -> None:
             pass
 
 
-async def test_a_cancelled_holder_lets_go(store: TokenStore) -> None:
+async def test_cancelled_holder_releases_the_lock(store: TokenStore) -> None:
     with anyio.move_on_after(0.05):
         async with store.exclusive("default"):
             await anyio.sleep_forever()

@@ -108,7 +108,7 @@ async def examine(site: Path, change: Change, *, died: str) -> Any:
 
 @pytest.mark.slow
 @each_change
-async def test_a_crash_at_any_call_loses_nothing(name: str, crashing: Writers, tmp_path: Path) -> None:
+async def test_crash_at_any_call_loses_no_data(name: str, crashing: Writers, tmp_path: Path) -> None:
     """Before and after each call to the operating system that the interpreter makes for the change."""
     change, calls, found = CHANGES[name], [], []
     for number in range(1, MANY):
@@ -125,7 +125,7 @@ async def test_a_crash_at_any_call_loses_nothing(name: str, crashing: Writers, t
 
 
 @pytest.mark.parametrize("name", ["first-save", "save", "registration", "encrypted-save"])
-async def test_a_write_that_is_cut_short_loses_nothing(name: str, crashing: Writers, tmp_path: Path) -> None:
+async def test_truncated_write_loses_no_data(name: str, crashing: Writers, tmp_path: Path) -> None:
     """The kernel ends the process where it writes beyond a limit, with what is within it on the disk."""
     change = CHANGES[name]
     whole = await new_site(change, tmp_path)
@@ -139,7 +139,7 @@ async def test_a_write_that_is_cut_short_loses_nothing(name: str, crashing: Writ
         assert await examine(site, change, died=died) == change.before
 
 
-async def test_what_a_crash_left_goes_with_the_login(crashing: Writers, tmp_path: Path) -> None:
+async def test_deleting_the_login_removes_what_a_crash_left(crashing: Writers, tmp_path: Path) -> None:
     """A sign-out does not wait until it is known as abandoned: it holds tokens."""
     site = await new_site(CHANGES["save"], tmp_path)
     assert crashing.killed("save", site, limit=100)
@@ -148,7 +148,7 @@ async def test_what_a_crash_left_goes_with_the_login(crashing: Writers, tmp_path
     assert not [file for file in site.iterdir() if b"canary" in file.read_bytes()]
 
 
-async def test_a_file_that_is_written_in_place_would_be_found(crashing: Writers, tmp_path: Path) -> None:
+async def test_writing_in_place_is_detected(crashing: Writers, tmp_path: Path) -> None:
     """That these tests can fail: at a writer that empties the file first."""
     change, torn = CHANGES["save"], 0
     orders: list[dict[str, Any]] = [{"call": number, "when": "after"} for number in range(1, MANY)]
@@ -196,7 +196,7 @@ def _traced(crashing: Writers, name: str, site: Path, *options: str) -> tuple[in
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("name", ["save", "registration", "delete"])
-async def test_a_crash_at_any_system_call_loses_nothing(name: str, crashing: Writers, tmp_path: Path) -> None:
+async def test_crash_at_any_system_call_loses_no_data(name: str, crashing: Writers, tmp_path: Path) -> None:
     """The same by what the kernel is asked for: killed where a system call is about to begin."""
     change, found = CHANGES[name], []
     site = await new_site(change, tmp_path)

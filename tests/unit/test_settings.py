@@ -48,7 +48,7 @@ GIVEN = {
 }
 
 
-def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name.upper() for name in Settings.model_fields} == set(GIVEN)
     for name, value in GIVEN.items():
         monkeypatch.setenv(PREFIX + name, value)
@@ -77,17 +77,17 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert found.lifetimes == Lifetimes(timedelta(minutes=10), grant=timedelta(days=90), idle=timedelta(days=14))
 
 
-def test_a_dotenv_file_in_the_working_folder_is_read(tmp_path: Path) -> None:
+def test_dotenv_file_in_the_working_directory_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("NOTION_OAUTH_CLIENT_NAME='From the file'\nSOMETHING_ELSE=1\n")
     assert load_settings().client_name == "From the file"
 
 
-def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTION_OAUTH_PUBLIC_URL", "")
     assert load_settings().public_url is None
 
 
-def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", "https://other.example/mcp")
     assert (
         load_settings(server_url="https://given.example/mcp", token_file=None).server_url == "https://given.example/mcp"
@@ -124,7 +124,9 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
         ("TIMEOUT", "nan", "finite|greater than 0"),
     ],
 )
-def test_a_wrong_one_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+def test_wrong_setting_is_named_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
     monkeypatch.setenv(PREFIX + name, value)
     with pytest.raises(ConfigurationError, match=said) as caught:
         load_settings()
@@ -132,7 +134,7 @@ def test_a_wrong_one_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, nam
     assert "canary" not in str(caught.value)
 
 
-def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_settings(token_file="~/tokens.json").token_file == tmp_path / "tokens.json"
     with pytest.raises(ConfigurationError, match="TOKEN_FILE"):

@@ -123,7 +123,7 @@ def test_people_get_a_line_for_each_and_the_cure_below_it(doctor: Doctor) -> Non
     at = next(number for number, line in enumerate(lines) if line.startswith("warning  login "))
     assert lines[at].endswith("Not signed in.")
     assert lines[at + 1].strip() == "Sign in with: python cli.py login"
-    assert lines[at + 1].index("Sign") == lines[at].index("Nobody")
+    assert lines[at + 1].index("Sign") == lines[at].index("Not signed in.")
 
 
 def test_the_login_that_is_meant_is_the_one_of_the_options(doctor: Doctor) -> None:
@@ -310,7 +310,7 @@ def test_what_is_kept_weaker_than_it_is_set_up_to_be_is_told(signed_in: Doctor) 
     signed_in.run_checks(**{KEY: new_key()})
     result, message, hint = signed_in.worst("kept")
     assert result == "warning"
-    assert "kept in plain text, and a key is set" in message
+    assert "in plain text, although a key is set" in message
     assert hint.endswith("notion-oauth reseal")
     assert signed_in.unwell() == {"kept", "registrations"}
 
@@ -357,7 +357,7 @@ def test_a_file_that_others_may_open_is_told_and_left(signed_in: Doctor) -> None
     assert signed_in.worst("file") == (
         "warning",
         f"Other users may open {signed_in.file.name} (mode 0644).",
-        f"Mend that with: chmod 600 {signed_in.file.name}",
+        f"Fix that with: chmod 600 {signed_in.file.name}",
     )
     assert stat.S_IMODE(signed_in.file.stat().st_mode) == 0o644
 
@@ -372,7 +372,7 @@ def test_a_folder_in_which_others_may_write_is_told_once(doctor: Doctor, signs_i
     assert doctor.unwell("login") == {"folder"}
     result, message, hint = doctor.worst("folder")
     assert result == "warning"
-    assert "can be replaced by everybody on this machine" in message
+    assert "can be replaced by every user of this machine" in message
     assert hint.endswith(f"chmod go-w {doctor.cli.folder}")
 
 
@@ -468,7 +468,7 @@ def test_a_dotenv_with_secrets_that_others_may_read_is_told(signed_in: Doctor) -
     dotenv.chmod(0o644)
     signed_in.run_checks()
     assert signed_in.unwell() == {"settings"}
-    assert signed_in.worst("settings")[2] == f"Mend that with: chmod 600 {dotenv}"
+    assert signed_in.worst("settings")[2] == f"Fix that with: chmod 600 {dotenv}"
     assert "NOTION_OAUTH_SECRET_KEY from .env" in signed_in.of("settings")[0][1]
 
 

@@ -281,9 +281,9 @@ async def test_foreign_file_is_never_changed(
         oauth.status,
         oauth.sign_out,
     ):
-        with pytest.raises(StoreDamaged, match="is damaged or not a file of ours") as caught:
+        with pytest.raises(StoreDamaged, match="is damaged or not a file of notion-oauth") as caught:
             await attempt()
-        assert "Move it away" in caught.value.hint
+        assert "Move the file away" in caught.value.hint
     assert settings.token_file.read_bytes() == content
     assert len(sandbox.requests) == requests, "the user is not asked to consent to a login that cannot be stored"
 

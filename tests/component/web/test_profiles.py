@@ -465,7 +465,7 @@ class TestApplicationUsers:
         with caplog.at_level(logging.WARNING), Visitor(application(public, by_header)), anyio.fail_after(10):
             while (await oauth.for_profile("user-1").status()).status != "authenticated" or not caplog.records:
                 await anyio.sleep(0.01)
-        assert "holds no access_token" in caplog.text
+        assert "has no access_token" in caplog.text
 
     def test_logins_in_memory_are_bounded(self, public: Settings) -> None:
         logins = ProfileResolver(NotionOAuth(public), by_header, max_logins=2)

@@ -173,7 +173,7 @@ def test_damaged_file_is_reported_and_not_changed(browser: Browser, settings: Se
     settings.token_file.write_text('{"name": "not a token file"}')
     page = browser.get("/")
     assert page.status_code == 500
-    assert "holds no access_token" in page.text
+    assert "has no access_token" in page.text
     answer = browser.get("/auth/status", headers={"Accept": "*/*"})
     assert answer.status_code == 500
     assert answer.json()["error"] == "StoreDamaged"

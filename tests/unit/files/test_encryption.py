@@ -1,4 +1,4 @@
-"""Sealed at rest: nothing readable is written, keys rotate, and what no key opens is said and left as it is."""
+"""Encryption of stored files: no plain text is written, keys rotate, and files that no key decrypts are not changed."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ CONFIDENTIAL = Registration(
     redirect_uri=REDIRECT_URI,
     client=ClientInformation(client_id="c", client_secret=SecretStr("canary-client-secret")),
 )
-GRAVE = EndedLogin(ended_at=NOW, reason="revoked", error="invalid_grant")
+ENDED = EndedLogin(ended_at=NOW, reason="revoked", error="invalid_grant")
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    folder = tmp_path / "kept"
-    folder.mkdir()
-    return folder / "tokens.json"
+    directory = tmp_path / "stored"
+    directory.mkdir()
+    return directory / "tokens.json"
 
 
 def store_with(path: Path, *keys: str) -> JsonFileStore:
@@ -60,7 +60,7 @@ def ids(path: Path) -> set[str | None]:
     return {encryption_key_id(content) for content in contents(path).values()}
 
 
-async def test_nothing_that_is_kept_can_be_read(path: Path) -> None:
+async def test_encrypted_files_contain_no_plain_text(path: Path) -> None:
     store = store_with(path, NEW)
     await fill(store)
     assert set(contents(path)) == {"tokens.json", "tokens.json.clients"}
@@ -73,13 +73,13 @@ async def test_nothing_that_is_kept_can_be_read(path: Path) -> None:
     assert await store.load_registrations("default") == (CONFIDENTIAL,)
 
 
-async def test_what_was_plain_is_read_and_sealed_with_the_next_save(path: Path) -> None:
+async def test_plain_files_are_read_and_encrypted_at_the_next_save(path: Path) -> None:
     await fill(store_with(path))
     store = store_with(path, NEW)
     assert await store.load("default") == tokens()
-    assert ids(path) == {None}, "a look changes nothing"
+    assert ids(path) == {None}, "reading changes nothing"
     await store.save("default", tokens(access_token=SecretStr("canary-2")))
-    assert ids(path) == {NEW_ID}, "the registrations too, which hold client secrets"
+    assert ids(path) == {NEW_ID}, "also the registrations, which contain client secrets"
     assert b"canary" not in b"".join(contents(path).values())
     assert await store.load_registrations("default") == (CONFIDENTIAL,)
 
@@ -92,12 +92,12 @@ async def test_keys_rotate(path: Path) -> None:
     assert await both.reencrypt("default") is True
     assert ids(path) == {NEW_ID}
     assert await both.reencrypt("default") is False
-    alone = store_with(path, NEW)
-    assert await alone.load("default") == tokens()
-    assert await alone.load_registrations("default") == (CONFIDENTIAL,)
+    rotated = store_with(path, NEW)
+    assert await rotated.load("default") == tokens()
+    assert await rotated.load_registrations("default") == (CONFIDENTIAL,)
 
 
-async def test_to_reseal_takes_a_key(path: Path) -> None:
+async def test_reencrypting_requires_a_key(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No encryption key is configured") as caught:
         await store_with(path).reencrypt("default")
     assert "notion-oauth key" in caught.value.hint
@@ -106,9 +106,9 @@ async def test_to_reseal_takes_a_key(path: Path) -> None:
 def attempts(store: JsonFileStore) -> dict[str, Callable[[], Awaitable[object]]]:
     return {
         "load": lambda: store.load("default"),
-        "load_tombstone": lambda: store.load_ended_login("default"),
+        "load_ended_login": lambda: store.load_ended_login("default"),
         "save": lambda: store.save("default", tokens()),
-        "save_tombstone": lambda: store.save_ended_login("default", GRAVE),
+        "save_ended_login": lambda: store.save_ended_login("default", ENDED),
         "delete": lambda: store.delete("default"),
         "ensure_writable": lambda: store.ensure_writable("default"),
         "protection": lambda: store.protection("default"),
@@ -119,25 +119,27 @@ def attempts(store: JsonFileStore) -> dict[str, Callable[[], Awaitable[object]]]
 
 @pytest.mark.parametrize("keys", [(), (NEW,)], ids=["missing", "wrong"])
 @pytest.mark.parametrize("method", attempts(JsonFileStore(Path("x"))))
-async def test_without_its_key_a_file_is_named_and_left(path: Path, keys: tuple[str, ...], method: str) -> None:
+async def test_file_without_its_key_is_reported_and_not_changed(path: Path, keys: tuple[str, ...], method: str) -> None:
     await fill(store_with(path, OLD))
     before = contents(path)
     with pytest.raises(StoreEncrypted) as caught:
         await attempts(store_with(path, *keys))[method]()
-    said = str(caught.value)
-    assert f"tokens.json{'.clients' if 'registration' in method else ''} is encrypted with key {OLD_ID}" in said
-    assert (f"{NEW_ID} (from NOTION_OAUTH_ENCRYPTION_KEY)" if keys else "no key is set") in said
+    message = str(caught.value)
+    assert f"tokens.json{'.clients' if 'registration' in method else ''} is encrypted with key {OLD_ID}" in message
+    assert (f"{NEW_ID} (from NOTION_OAUTH_ENCRYPTION_KEY)" if keys else "no key is set") in message
     assert "Nothing was changed. Add that key to NOTION_OAUTH_ENCRYPTION_KEY" in caught.value.hint
-    assert "canary" not in said
-    assert OLD[:12] not in said
-    assert NEW[:12] not in said
+    assert "canary" not in message
+    assert OLD[:12] not in message
+    assert NEW[:12] not in message
     assert contents(path) == before
 
 
 @pytest.mark.parametrize("key", [None, NEW], ids=["missing", "wrong"])
-async def test_no_surface_destroys_what_it_cannot_open(settings: Settings, sandbox: Sandbox, key: str | None) -> None:
-    sealed = settings.model_copy(update={"encryption_key": SecretStr(OLD)})
-    await sign_in(NotionOAuth(sealed))
+async def test_no_operation_changes_a_file_that_it_cannot_decrypt(
+    settings: Settings, sandbox: Sandbox, key: str | None
+) -> None:
+    encrypted = settings.model_copy(update={"encryption_key": SecretStr(OLD)})
+    await sign_in(NotionOAuth(encrypted))
     before, requests = contents(settings.token_file), len(sandbox.requests)
     oauth = NotionOAuth(settings.model_copy(update={"encryption_key": key and SecretStr(key)}))
     for attempt in (
@@ -150,21 +152,21 @@ async def test_no_surface_destroys_what_it_cannot_open(settings: Settings, sandb
         with pytest.raises(StoreEncrypted):
             await attempt()
     assert contents(settings.token_file) == before
-    assert len(sandbox.requests) == requests, "no grant is ended or begun for tokens that could not be kept"
-    assert (await NotionOAuth(sealed).status()).status == "authenticated"
+    assert len(sandbox.requests) == requests, "no grant is started or ended for tokens that could not be stored"
+    assert (await NotionOAuth(encrypted).status()).status == "authenticated"
 
 
-async def test_a_tombstone_is_read_without_a_key_and_signed_in_over(path: Path) -> None:
+async def test_ended_login_is_read_without_a_key_and_replaced_by_a_sign_in(path: Path) -> None:
     await store_with(path, OLD).save("default", tokens())
-    await store_with(path, OLD).save_ended_login("default", GRAVE)
-    assert await store_with(path).load_ended_login("default") == GRAVE
-    assert await store_with(path, NEW).load_ended_login("default") == GRAVE
+    await store_with(path, OLD).save_ended_login("default", ENDED)
+    assert await store_with(path).load_ended_login("default") == ENDED
+    assert await store_with(path, NEW).load_ended_login("default") == ENDED
     await store_with(path, NEW).save("default", tokens())
     assert ids(path) == {NEW_ID}
 
 
-async def test_a_sealed_file_opens_under_another_name(path: Path) -> None:
-    """A backup that is restored, a profile that is renamed."""
+async def test_renamed_file_can_be_decrypted(path: Path) -> None:
+    """As after restoring a backup or renaming a profile."""
     store = store_with(path, NEW)
     await store.save("default", tokens())
     path.rename(store.path("work"))
@@ -174,13 +176,13 @@ async def test_a_sealed_file_opens_under_another_name(path: Path) -> None:
 # Damage
 
 
-def sealed_bytes() -> bytes:
+def encrypted_bytes() -> bytes:
     return Encryption(SecretStr(NEW)).encrypt(b'{"access_token": "canary"}')
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(content=st.binary(max_size=3000))
-def test_what_is_sealed_opens(content: bytes) -> None:
+def test_encrypted_content_can_be_decrypted(content: bytes) -> None:
     path, encryption = Path("x"), Encryption(SecretStr(f"{NEW},{OLD}"))
     assert decrypt(encryption.encrypt(content), path, encryption) == content
     assert decrypt(Encryption(SecretStr(OLD)).encrypt(content), path, encryption) == content
@@ -188,10 +190,10 @@ def test_what_is_sealed_opens(content: bytes) -> None:
 
 @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-async def test_damage_is_found_and_nothing_of_it_is_shown(tmp_path: Path, data: st.DataObject) -> None:
-    whole = sealed_bytes()
+async def test_damaged_file_is_refused_without_showing_its_content(tmp_path: Path, data: st.DataObject) -> None:
+    whole = encrypted_bytes()
     at = data.draw(st.integers(0, len(whole) - 1))
-    kind = data.draw(st.sampled_from(["changed", "cut", "left out", "put in", "field"]))
+    kind = data.draw(st.sampled_from(["changed", "truncated", "removed", "inserted", "field"]))
     other = bytes([data.draw(st.integers(0, 255))])
     if kind == "field":
         name = data.draw(st.sampled_from(["sealed", "key_id", "content"]))
@@ -202,158 +204,159 @@ async def test_damage_is_found_and_nothing_of_it_is_shown(tmp_path: Path, data: 
     else:
         damaged = {
             "changed": whole[:at] + other + whole[at + 1 :],
-            "cut": whole[:at],
-            "left out": whole[:at] + whole[at + 1 :],
-            "put in": whole[:at] + other + whole[at:],
+            "truncated": whole[:at],
+            "removed": whole[:at] + whole[at + 1 :],
+            "inserted": whole[:at] + other + whole[at:],
         }[kind]
     file = tmp_path / "tokens.json"
     file.write_bytes(damaged)
     store = store_with(file, NEW)
     try:
-        found = await store.load("default")
+        login = await store.load("default")
     except (StoreDamaged, StoreEncrypted) as error:
-        assert "canary" not in str(error)  # noqa: PT017 - what does no harm raises nothing
+        assert "canary" not in str(error)  # noqa: PT017 - a harmless change raises nothing
     else:
-        assert found is not None
-        assert found.access_token.get_secret_value() == "canary", "white space, or what base64 leaves out"
+        assert login is not None
+        assert login.access_token.get_secret_value() == "canary", "the change was white space, or unused base64 bits"
         return
-    for method in ("save", "save_tombstone", "delete", "ensure_writable", "protection"):
+    for method in ("save", "save_ended_login", "delete", "ensure_writable", "protection"):
         with pytest.raises((StoreDamaged, StoreEncrypted)):
             await attempts(store)[method]()
     assert file.read_bytes() == damaged
 
 
-async def test_what_another_key_sealed_under_this_ones_name_is_damage(path: Path) -> None:
+async def test_content_of_another_key_under_this_key_id_is_refused(path: Path) -> None:
     forged = {**json.loads(Encryption(SecretStr(OLD)).encrypt(b'{"access_token": "canary"}')), "key_id": NEW_ID}
     path.write_text(json.dumps(forged))
-    with pytest.raises(StoreDamaged, match=f"not as key {NEW_ID} has sealed it"):
+    with pytest.raises(StoreDamaged, match=f"key {NEW_ID} does not decrypt its content"):
         await store_with(path, NEW, OLD).load("default")
 
 
-# What is told of it
+# Status
 
 
-async def test_status_tells_how_tokens_are_kept(settings: Settings) -> None:
+async def test_status_shows_how_tokens_are_protected(settings: Settings) -> None:
     plain = NotionOAuth(settings)
     await sign_in(plain)
     assert (await plain.status()).storage == "plain, mode 0600"
     assert (await plain.status()).storage_warning is None
     keyed = NotionOAuth(settings.model_copy(update={"encryption_key": SecretStr(OLD)}))
-    weaker = await keyed.status()
-    assert weaker.storage == "plain, mode 0600"
-    assert weaker.storage_warning is not None
-    assert "kept in plain text, and a key is set" in weaker.storage_warning
-    assert "notion-oauth reseal" in weaker.storage_warning
-    assert ".clients is kept in plain text" in weaker.storage_warning
+    unencrypted = await keyed.status()
+    assert unencrypted.storage == "plain, mode 0600"
+    assert unencrypted.storage_warning is not None
+    assert "in plain text, although a key is set" in unencrypted.storage_warning
+    assert "notion-oauth reseal" in unencrypted.storage_warning
+    assert ".clients is in plain text" in unencrypted.storage_warning
     await keyed.refresh()
-    sealed = await keyed.status()
-    assert sealed.storage == f"encrypted with key {OLD_ID} from NOTION_OAUTH_ENCRYPTION_KEY"
-    assert sealed.storage_warning is None
-    assert sealed.as_json()["storage"] == sealed.storage
+    encrypted = await keyed.status()
+    assert encrypted.storage == f"encrypted with key {OLD_ID} from NOTION_OAUTH_ENCRYPTION_KEY"
+    assert encrypted.storage_warning is None
+    assert encrypted.as_json()["storage"] == encrypted.storage
     rotated = NotionOAuth(settings.model_copy(update={"encryption_key": SecretStr(f"{NEW} {OLD}")}))
-    told = await rotated.status()
-    assert told.storage == sealed.storage
-    assert told.storage_warning is not None
-    assert f"encrypted with key {OLD_ID}, not with {NEW_ID}" in told.storage_warning
+    old_key = await rotated.status()
+    assert old_key.storage == encrypted.storage
+    assert old_key.storage_warning is not None
+    assert f"encrypted with key {OLD_ID}, not with {NEW_ID}" in old_key.storage_warning
 
 
-async def test_of_no_login_nothing_is_told(path: Path) -> None:
+async def test_protection_without_a_login_is_empty(path: Path) -> None:
     store = store_with(path, NEW)
     assert (await store.protection("default")).describe() is None
-    await store.save_ended_login("default", GRAVE)
+    await store.save_ended_login("default", ENDED)
     assert (await store.protection("default")).format is None
 
 
-async def test_a_key_in_a_dotenv_file_that_others_may_read_is_told(path: Path, tmp_path: Path) -> None:
+async def test_key_in_a_dotenv_file_readable_by_others_is_reported(path: Path, tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text(f"NOTION_OAUTH_ENCRYPTION_KEY={NEW}\n")
     dotenv.chmod(0o644)
     store = file_store(load_settings(token_file=path))
     await store.save("default", tokens())
-    told = await store.protection("default")
-    assert told.describe() == f"encrypted with key {NEW_ID} from NOTION_OAUTH_ENCRYPTION_KEY in {dotenv}"
-    assert told.weaknesses == (f"Other users may open {dotenv} (mode 0644). Mend that with: chmod 600 {dotenv}",)
+    protection = await store.protection("default")
+    assert protection.describe() == f"encrypted with key {NEW_ID} from NOTION_OAUTH_ENCRYPTION_KEY in {dotenv}"
+    assert protection.weaknesses == (f"Other users may open {dotenv} (mode 0644). Fix that with: chmod 600 {dotenv}",)
     dotenv.chmod(0o600)
     assert (await store.protection("default")).weaknesses == ()
 
 
-async def test_a_key_of_the_environment_goes_before_the_dotenv_file(
+async def test_key_in_the_environment_overrides_the_dotenv_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".env").write_text(f"NOTION_OAUTH_ENCRYPTION_KEY={NEW}\n")
     monkeypatch.setenv("notion_oauth_encryption_key", OLD)
-    found = load_settings()
-    assert found.encryption_key == SecretStr(OLD)
-    assert found.encryption_key_file is None
+    settings = load_settings()
+    assert settings.encryption_key == SecretStr(OLD)
+    assert settings.encryption_key_file is None
 
 
-def test_a_key_is_shown_by_nothing() -> None:
+def test_no_repr_shows_a_key() -> None:
     key = new_key()
     encryption = Encryption(SecretStr(key))
     assert encryption.all_keys()[0].id not in key
     assert key[:8] not in f"{encryption!r} {encryption.all_keys()!r} {Settings(encryption_key=SecretStr(key))!r}"
 
 
-# The keyring, as far as a key is only asked for
+# Keys in the system keyring
 
 
-class SeenLock:
-    """A lock that shows how many have come for it."""
+class CountingLock:
+    """A lock that counts the threads that try to acquire it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.come = threading.Semaphore(0)
+        self.lock = threading.Lock()
+        self.attempts = threading.Semaphore(0)
 
     def __enter__(self) -> None:
-        self.come.release()
-        self._lock.acquire()
+        self.attempts.release()
+        self.lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self.lock.release()
 
 
-def test_all_who_wait_for_the_keyring_share_its_answer() -> None:
-    asked, said = [], []
+def test_threads_that_wait_for_the_keyring_share_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, messages = [], []
 
     def refuse() -> str:
-        asked.append(1)
+        reads.append(1)
         raise KeyUnavailable("It is locked.", hint="Unlock it.")
 
-    encryption = Encryption(SecretStr("keyring"), read_keyring=refuse)
-    encryption._asking = lock = SeenLock()  # type: ignore[assignment]
+    counting = CountingLock()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Lock", lambda: counting)
+        encryption = Encryption(SecretStr("keyring"), read_keyring=refuse)
 
-    def ask() -> None:
+    def read() -> None:
         with pytest.raises(KeyUnavailable) as caught:
             encryption.all_keys()
-        said.append(str(caught.value))
+        messages.append(str(caught.value))
 
-    threads = [threading.Thread(target=ask) for _ in range(7)]
-    lock._lock.acquire()
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        lock.come.acquire()
-    lock._lock.release()
+    threads = [threading.Thread(target=read) for _ in range(7)]
+    with counting.lock:
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert counting.attempts.acquire(timeout=30)
     for thread in threads:
         thread.join()
-    assert said == ["It is locked. Unlock it."] * 7
-    assert len(asked) == 1
-    ask()
-    assert len(asked) == 2, "whoever comes later asks again"
+    assert messages == ["It is locked. Unlock it."] * 7
+    assert len(reads) == 1
+    read()
+    assert len(reads) == 2, "a later call reads the keyring again"
 
 
-async def test_a_key_that_is_new_in_the_keyring_is_found(path: Path) -> None:
+async def test_key_added_to_the_keyring_later_is_found(path: Path) -> None:
     """Another process has rotated the keys while this one ran."""
-    kept = [OLD]
-    store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring"), read_keyring=lambda: " ".join(kept)))
+    keys = [OLD]
+    store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring"), read_keyring=lambda: " ".join(keys)))
     await store.save("default", tokens())
-    kept.insert(0, NEW)
+    keys.insert(0, NEW)
     await store_with(path, NEW, OLD).reencrypt("default")
     assert await store.load("default") == tokens()
     assert (await store.protection("default")).describe() == f"encrypted with key {NEW_ID} from the system keyring"
 
 
-async def test_from_a_setting_to_the_keyring(path: Path) -> None:
+async def test_key_moves_from_the_setting_to_the_keyring(path: Path) -> None:
     await fill(store_with(path, OLD))
     store = JsonFileStore(path, encryption=Encryption(SecretStr(f"keyring,{OLD}"), read_keyring=lambda: NEW))
     assert await store.load("default") == tokens()
@@ -361,7 +364,7 @@ async def test_from_a_setting_to_the_keyring(path: Path) -> None:
     assert ids(path) == {NEW_ID}
 
 
-async def test_a_keyring_that_gives_none_is_said_before_anybody_consents(path: Path) -> None:
+async def test_locked_keyring_is_reported_before_the_sign_in(path: Path) -> None:
     def locked() -> str:
         raise KeyUnavailable("It is locked.", hint="Unlock it.")
 
@@ -371,14 +374,14 @@ async def test_a_keyring_that_gives_none_is_said_before_anybody_consents(path: P
     assert contents(path) == {}
 
 
-async def test_junk_in_the_keyring_is_no_key(path: Path) -> None:
+async def test_invalid_key_in_the_keyring_is_refused(path: Path) -> None:
     encryption = Encryption(SecretStr("keyring"), read_keyring=lambda: "canary password")
-    with pytest.raises(StorageError, match="No encryption key is configured") as caught:
+    with pytest.raises(StorageError, match="is not a key") as caught:
         encryption.all_keys()
     assert "canary" not in str(caught.value)
 
 
-def test_what_a_later_version_has_sealed_is_said(path: Path) -> None:
-    later = {**json.loads(sealed_bytes()), "sealed": 2}
-    with pytest.raises(StoreEncrypted, match="this version does not know"):
+def test_format_of_a_later_version_is_reported(path: Path) -> None:
+    later = {**json.loads(encrypted_bytes()), "sealed": 2}
+    with pytest.raises(StoreEncrypted, match="a format of a later version"):
         decrypt(json.dumps(later).encode(), path, Encryption(SecretStr(NEW)))

@@ -1,4 +1,4 @@
-"""The JSON file: seven fields that others know, whole or not at all, and nobody's file but ours overwritten."""
+"""The JSON file: its seven shared fields, atomic writes, locks, and foreign files that are never overwritten."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_the_file_has_the_seven_fields_and_times_in_milliseconds(store: Js
     assert document["token_endpoint"] == "https://mcp.notion.com/token"
 
 
-async def test_a_file_with_the_seven_fields_alone_is_read(store: JsonFileStore, path: Path) -> None:
+async def test_file_with_only_the_seven_fields_is_read(store: JsonFileStore, path: Path) -> None:
     path.write_text(json.dumps(SEVEN))
     login = await store.load("default")
     assert login is not None
@@ -87,7 +87,7 @@ async def test_a_file_with_the_seven_fields_alone_is_read(store: JsonFileStore, 
         ({"expires_at": int((NOW + timedelta(days=1)).timestamp() * 1000)}, 86400),
     ],
 )
-async def test_times_of_all_kinds(
+async def test_lifetimes_and_times_of_any_type_are_accepted(
     path: Path, store: JsonFileStore, changes: dict[str, Any], expires_after: float | None
 ) -> None:
     path.write_text(json.dumps({**SEVEN, **changes}))
@@ -96,7 +96,7 @@ async def test_times_of_all_kinds(
     assert login.expires_at == (None if expires_after is None else NOW + timedelta(seconds=expires_after))
 
 
-async def test_unknown_fields_do_not_disturb(path: Path, store: JsonFileStore) -> None:
+async def test_unknown_fields_are_ignored(path: Path, store: JsonFileStore) -> None:
     path.write_text(json.dumps({**SEVEN, "workspace": {"name": "x"}, "token_type": None, "client_secret": ""}))
     login = await store.load("default")
     assert login is not None
@@ -111,7 +111,7 @@ FOREIGN = {
     "blank": b" \n",
     "binary": bytes(range(256)),
     "truncated": json.dumps(SEVEN).encode()[:-20],
-    "token is no text": b'{"access_token": 7}',
+    "token is not text": b'{"access_token": 7}',
     "empty token": b'{"access_token": ""}',
     "wrong field": b'{"access_token": "a", "refresh_token": 7}',
     "wrong client": b'{"access_token": "a", "client_id": 7}',
@@ -120,7 +120,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
-async def test_a_file_that_is_not_ours_is_reported_and_left(store: JsonFileStore, path: Path, content: bytes) -> None:
+async def test_foreign_file_is_reported_and_not_changed(store: JsonFileStore, path: Path, content: bytes) -> None:
     path.write_bytes(content)
     for attempt in (
         lambda: store.load("default"),
@@ -137,7 +137,7 @@ async def test_a_file_that_is_not_ours_is_reported_and_left(store: JsonFileStore
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe"])
-async def test_what_is_no_file_is_reported_at_once(store: JsonFileStore, path: Path, kind: str) -> None:
+async def test_directory_or_pipe_is_reported_without_blocking(store: JsonFileStore, path: Path, kind: str) -> None:
     if kind == "directory":
         path.mkdir()
     else:
@@ -151,26 +151,26 @@ async def test_what_is_no_file_is_reported_at_once(store: JsonFileStore, path: P
     assert path.stat().st_mode == before
 
 
-async def test_a_damaged_registrations_file_is_left_too(store: JsonFileStore, path: Path) -> None:
+async def test_damaged_registrations_file_is_not_changed(store: JsonFileStore, path: Path) -> None:
     clients = path.with_name(f"{path.name}.clients")
     clients.write_text('{"registrations": "none"}')
     new = Registration(issuer="https://a.example", redirect_uri="http://127.0.0.1/", client=PUBLIC)
-    with pytest.raises(StoreDamaged, match="holds no client registrations"):
+    with pytest.raises(StoreDamaged, match="contains no client registrations"):
         await store.save_registration("default", new)
     assert clients.read_text() == '{"registrations": "none"}'
 
 
-async def test_registrations_do_not_pile_up(store: JsonFileStore) -> None:
+async def test_number_of_registrations_is_limited(store: JsonFileStore) -> None:
     uris = [f"http://127.0.0.1:{port}/callback" for port in range(MAX_REGISTRATIONS + 5)]
     for uri in uris:
         await store.save_registration(
             "default", Registration(issuer="https://a.example", redirect_uri=uri, client=PUBLIC)
         )
-    kept = await store.load_registrations("default")
-    assert [registration.redirect_uri for registration in kept] == uris[5:]
+    stored = await store.load_registrations("default")
+    assert [registration.redirect_uri for registration in stored] == uris[5:]
 
 
-async def test_a_folder_below_a_file_is_no_place(tmp_path: Path) -> None:
+async def test_path_below_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = JsonFileStore(tmp_path / "file" / "tokens.json")
     with pytest.raises(StorageError, match="could not be read"):
@@ -180,31 +180,33 @@ async def test_a_folder_below_a_file_is_no_place(tmp_path: Path) -> None:
             pass
 
 
-async def test_a_save_is_synced_before_and_after_its_rename(
+async def test_save_is_synced_before_and_after_the_rename(
     store: JsonFileStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What reaches the disk, in which order; and that the new file was for its owner alone before the rename."""
+    """The order of the writes to the disk. The new file has mode 0600 before the rename."""
     steps: list[str] = []
     fsync, replace = os.fsync, os.replace
 
-    def seen_fsync(descriptor: int) -> None:
+    def recording_fsync(descriptor: int) -> None:
         status = os.fstat(descriptor)
-        kind = "folder" if stat.S_ISDIR(status.st_mode) else f"{status.st_size > 100} {stat.S_IMODE(status.st_mode):o}"
+        kind = (
+            "directory" if stat.S_ISDIR(status.st_mode) else f"{status.st_size > 100} {stat.S_IMODE(status.st_mode):o}"
+        )
         steps.append(f"fsync {kind}")
         fsync(descriptor)
 
-    def seen_replace(source: str, target: str, **folders: int) -> None:
+    def recording_replace(source: str, target: str, **options: int) -> None:
         steps.append(f"rename to {target}")
-        replace(source, target, **folders)
+        replace(source, target, **options)
 
-    monkeypatch.setattr(os, "fsync", seen_fsync)
-    monkeypatch.setattr(os, "replace", seen_replace)
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "replace", recording_replace)
     await store.save("default", tokens())
     await store.delete("default")
-    assert steps == ["fsync True 600", f"rename to {path.name}", "fsync folder", "fsync folder"]
+    assert steps == ["fsync True 600", f"rename to {path.name}", "fsync directory", "fsync directory"]
 
 
-async def test_a_link_is_not_written_through(store: JsonFileStore, path: Path, tmp_path: Path) -> None:
+async def test_symbolic_link_is_not_written_through(store: JsonFileStore, path: Path, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere.json"
     target.write_text(json.dumps(SEVEN))
     path.symlink_to(target)
@@ -216,7 +218,7 @@ async def test_a_link_is_not_written_through(store: JsonFileStore, path: Path, t
     assert json.loads(target.read_text()) == SEVEN
 
 
-async def test_a_folder_is_made_for_the_owner_alone(tmp_path: Path) -> None:
+async def test_new_directory_is_accessible_only_to_the_owner(tmp_path: Path) -> None:
     store = JsonFileStore(tmp_path / "a" / "b" / "tokens.json")
     async with store.exclusive("default"):
         await store.save("default", tokens())
@@ -224,7 +226,7 @@ async def test_a_folder_is_made_for_the_owner_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.spec("MCP §Refresh Tokens", "Keep refresh tokens confidential in transit and in storage")
-async def test_everything_is_0600_whatever_the_umask(store: JsonFileStore, path: Path) -> None:
+async def test_all_files_have_mode_0600_with_any_umask(store: JsonFileStore, path: Path) -> None:
     before = os.umask(0)
     try:
         async with store.exclusive("default"):
@@ -264,8 +266,8 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def test_a_full_disk_loses_nothing(store: JsonFileStore, path: Path) -> None:
-    """A process that may write no more than 100 bytes to a file stands for the disk that is full."""
+async def test_full_disk_loses_no_data(store: JsonFileStore, path: Path) -> None:
+    """A limit of 100 bytes per file stands for a full disk."""
     await store.save("default", tokens(access_token=SecretStr("old")))
     before = path.read_bytes()
     done = await anyio.to_thread.run_sync(run_python, FULL_DISK + SAVE, str(path))
@@ -273,11 +275,11 @@ async def test_a_full_disk_loses_nothing(store: JsonFileStore, path: Path) -> No
     assert f"StorageError: {path} could not be written: {os.strerror(errno.EFBIG)}" in done.stderr
     assert "canary" not in done.stderr
     assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == [path.name], "nothing half-written is left"
+    assert [file.name for file in path.parent.iterdir()] == [path.name], "no incomplete file is left"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-async def test_a_file_of_somebody_else_is_reported(store: JsonFileStore, path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch to another user")
+async def test_inaccessible_file_of_another_user_is_reported(store: JsonFileStore, path: Path) -> None:
     await store.save("default", tokens())
     before = path.read_bytes()
     os.seteuid(65534)
@@ -296,18 +298,18 @@ async def test_a_file_of_somebody_else_is_reported(store: JsonFileStore, path: P
     assert path.read_bytes() == before
 
 
-async def test_a_writer_that_was_killed_leaves_nothing_for_long(store: JsonFileStore, path: Path) -> None:
+async def test_temporary_files_of_killed_writers_are_removed(store: JsonFileStore, path: Path) -> None:
     abandoned, recent = (path.with_name(f"{path.name}.{name}.tmp") for name in ("old_00_0", "new_00_0"))
     for file in (abandoned, recent):
         file.write_text("half a token")
     os.utime(abandoned, (time.time() - 120,) * 2)
     await store.save("default", tokens())
     assert not abandoned.exists()
-    assert recent.exists(), "it may be another's that is still being written"
+    assert recent.exists(), "another process may still be writing it"
 
 
-async def test_the_new_file_replaces_the_old_in_one_step(store: JsonFileStore, path: Path) -> None:
-    """Readers that look as fast as they can never see anything but a whole file."""
+async def test_readers_see_only_whole_files(store: JsonFileStore, path: Path) -> None:
+    """A reader that reads as fast as it can sees only complete files."""
     await store.save("default", tokens())
     seen, stop = [], threading.Event()
 
@@ -325,7 +327,7 @@ async def test_the_new_file_replaces_the_old_in_one_step(store: JsonFileStore, p
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a.b", "-x", "ü", "x" * 65, "a\n"])
-def test_a_profile_is_no_path(store: JsonFileStore, name: str) -> None:
+def test_invalid_profile_name_is_refused(store: JsonFileStore, name: str) -> None:
     with pytest.raises(ConfigurationError, match="profile"):
         store.path(name)
 
@@ -344,8 +346,9 @@ anyio.run(hold)
 
 
 def start_holder(path: Path) -> subprocess.Popen[str]:
-    measured_not = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it is killed
-    environment = {**measured_not, "PYTHONPATH": str(ROOT)}
+    # Without coverage, because the process is killed
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    environment = {**variables, "PYTHONPATH": str(ROOT)}
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -354,20 +357,20 @@ def start_holder(path: Path) -> subprocess.Popen[str]:
     return holder
 
 
-async def test_the_lock_holds_between_processes_and_dies_with_its_holder(path: Path) -> None:
-    impatient, patient = JsonFileStore(path, lock_wait=timedelta(milliseconds=100)), JsonFileStore(path)
+async def test_lock_excludes_processes_and_is_released_when_its_holder_dies(path: Path) -> None:
+    short_wait, long_wait = JsonFileStore(path, lock_wait=timedelta(milliseconds=100)), JsonFileStore(path)
     with await anyio.to_thread.run_sync(start_holder, path) as holder:
         with pytest.raises(StoreBusy, match=r"\.lock"):
-            async with impatient.exclusive("default"):
+            async with short_wait.exclusive("default"):
                 pass
         holder.kill()
         with anyio.fail_after(5):
-            async with patient.exclusive("default"):
+            async with long_wait.exclusive("default"):
                 pass
-    assert path.with_name(f"{path.name}.lock").exists(), "it stays: its removal would let two in"
+    assert path.with_name(f"{path.name}.lock").exists(), "it stays: removing it would allow two holders"
 
 
-async def test_threads_and_their_event_loops_exclude_one_another(path: Path) -> None:
+async def test_lock_excludes_threads_with_separate_event_loops(path: Path) -> None:
     inside, most = [], []
 
     async def enter() -> None:

@@ -1,4 +1,4 @@
-"""Token files in odd places: refused with a cure where they cannot be kept, and never lost."""
+"""Token files at unusual paths: an unusable path is reported with a hint, and no login is lost."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def attempts(store: JsonFileStore) -> dict[str, Attempt]:
 
 @pytest.mark.parametrize("method", ["load", "save", "delete", "ensure_writable"])
 @pytest.mark.parametrize("dangling", [True, False])
-async def test_a_link_is_followed_by_nothing(store: JsonFileStore, path: Path, method: str, dangling: bool) -> None:
-    """Deleting it would leave the tokens that it leads to, replacing it would leave two files that differ."""
+async def test_symbolic_link_is_never_followed(store: JsonFileStore, path: Path, method: str, dangling: bool) -> None:
+    """Deleting the link would leave the tokens at its target; replacing it would leave two different files."""
     target = path.with_name("elsewhere.json")
     if not dangling:
         await JsonFileStore(target).save("default", tokens())
@@ -70,30 +70,30 @@ async def test_a_link_is_followed_by_nothing(store: JsonFileStore, path: Path, m
 
 
 @contextmanager
-def place(kind: str, folder: Path) -> Iterator[Path]:
-    """A path at which no file can be."""
+def impossible_path(kind: str, directory: Path) -> Iterator[Path]:
+    """A path at which no file can exist."""
     if kind == "below a file":
-        (folder / "file").write_text("")
-        yield folder / "file" / "tokens.json"
-    elif kind == "below a circle of links":
-        (folder / "a").symlink_to(folder / "b")
-        (folder / "b").symlink_to(folder / "a")
-        yield folder / "a" / "tokens.json"
+        (directory / "file").write_text("")
+        yield directory / "file" / "tokens.json"
+    elif kind == "below a link loop":
+        (directory / "a").symlink_to(directory / "b")
+        (directory / "b").symlink_to(directory / "a")
+        yield directory / "a" / "tokens.json"
     else:
-        yield folder / ("x" * 252)  # the suffixes make it longer than the 255 that file systems allow
+        yield directory / ("x" * 252)  # with a suffix longer than 255 characters, the limit of file systems
 
 
 @pytest.mark.parametrize("method", ["save", "ensure_writable", "exclusive"])
-@pytest.mark.parametrize("kind", ["below a file", "below a circle of links", "a name that is too long"])
-async def test_where_no_file_can_be_it_is_said(tmp_path: Path, kind: str, method: str) -> None:
-    with place(kind, tmp_path) as path, pytest.raises(StorageError) as caught:
+@pytest.mark.parametrize("kind", ["below a file", "below a link loop", "a name that is too long"])
+async def test_impossible_path_is_reported(tmp_path: Path, kind: str, method: str) -> None:
+    with impossible_path(kind, tmp_path) as path, pytest.raises(StorageError) as caught:
         await attempts(JsonFileStore(path))[method]()
     assert str(path) in str(caught.value)
     assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
 
 
 @pytest.mark.parametrize("path", [".", "/", "", ".."])
-async def test_a_path_that_names_no_file_is_a_wrong_setting(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_setting_that_is_not_the_path_of_a_file_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE: is not the path of a file"):
         load_settings(token_file=path)
     if path:  # an empty variable counts as unset
@@ -103,18 +103,18 @@ async def test_a_path_that_names_no_file_is_a_wrong_setting(path: str, monkeypat
 
 
 @pytest.mark.parametrize("method", ["load", "save", "exclusive"])
-async def test_a_store_without_a_file_name_says_so(method: str) -> None:
+async def test_store_without_a_file_name_is_refused(method: str) -> None:
     with pytest.raises(ConfigurationError, match="is not the path of a file"):
         await attempts(JsonFileStore(Path()))[method]()
 
 
-def test_a_path_with_a_null_byte_is_a_wrong_setting() -> None:
+def test_path_with_a_null_byte_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE"):
         load_settings(token_file="a\0b")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", "NOTION_OAUTH_CLIENT_NAME=Zoë\n".encode("latin-1")])
-def test_a_dotenv_file_that_is_no_text_is_named(tmp_path: Path, content: bytes) -> None:
+def test_dotenv_file_that_is_not_utf_8_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".env").write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"\.env"):
         load_settings()
@@ -123,7 +123,7 @@ def test_a_dotenv_file_that_is_no_text_is_named(tmp_path: Path, content: bytes) 
 def leftovers(path: Path) -> dict[str, Path]:
     names = {
         "ours": f"{path.name}.abc_1234.tmp",
-        "a person's": f"{path.name}.backup.tmp",
+        "a user's": f"{path.name}.backup.tmp",
         "another profile's": f"{path.name}.work.profile.abc_1234.tmp",
         "another file's": "other.json.abc_1234.tmp",
     }
@@ -135,42 +135,42 @@ def leftovers(path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["tokens.json", "[a-z]*.json", "a?b\\c(.json"])
-async def test_only_our_own_leftovers_are_swept(tmp_path: Path, name: str) -> None:
+async def test_only_our_temporary_files_are_removed(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     found = leftovers(path)
     await JsonFileStore(path).save("default", tokens())
     assert {owner for owner, file in found.items() if file.exists()} == set(found) - {"ours"}
 
 
-async def test_signing_out_leaves_no_half_written_token(store: JsonFileStore, path: Path) -> None:
+async def test_deleting_removes_recent_temporary_files(store: JsonFileStore, path: Path) -> None:
     await store.save("default", tokens())
     found = leftovers(path)
-    os.utime(found["ours"])  # its writer was killed a moment ago
+    os.utime(found["ours"])  # its writer was killed recently
     assert await store.delete("default") is True
     assert {owner for owner, file in found.items() if file.exists()} == set(found) - {"ours"}
 
 
-async def test_a_login_that_could_not_be_read_again_is_not_written(store: JsonFileStore, path: Path) -> None:
+async def test_login_too_large_to_read_is_not_written(store: JsonFileStore, path: Path) -> None:
     await store.save("default", tokens())
     before = path.read_bytes()
-    with pytest.raises(StorageError, match="too many") as caught:
+    with pytest.raises(StorageError, match="more than can be read again") as caught:
         await store.save("default", tokens(scope="ü" * (atomic.MAX_FILE // 6)))
     assert "canary" not in str(caught.value)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(("number", "tolerated"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
-async def test_a_file_system_that_syncs_no_folders_serves(
+async def test_file_system_without_directory_fsync_is_supported(
     store: JsonFileStore, path: Path, monkeypatch: pytest.MonkeyPatch, number: int, tolerated: bool
 ) -> None:
     fsync = os.fsync
 
-    def no_folders(descriptor: int) -> None:
+    def fsync_of_files(descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(number, os.strerror(number))
         fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", no_folders)
+    monkeypatch.setattr(os, "fsync", fsync_of_files)
     if tolerated:
         await store.save("default", tokens())
         assert await store.delete("default") is True
@@ -181,30 +181,30 @@ async def test_a_file_system_that_syncs_no_folders_serves(
 
 @contextmanager
 def as_nobody() -> Iterator[Path]:
-    """Become somebody without rights, in a folder of his own."""
-    folder = Path(tempfile.mkdtemp(prefix="notion-oauth-test-"))
+    """Switch to an unprivileged user, in a directory that the user owns."""
+    directory = Path(tempfile.mkdtemp(prefix="notion-oauth-test-"))
     try:
-        os.chown(folder, NOBODY, NOBODY)
+        os.chown(directory, NOBODY, NOBODY)
         os.seteuid(NOBODY)
         try:
-            yield folder
+            yield directory
         finally:
             os.seteuid(0)
     finally:
-        folder.chmod(0o700)
-        for file in folder.iterdir():
+        directory.chmod(0o700)
+        for file in directory.iterdir():
             file.unlink()
-        folder.rmdir()
+        directory.rmdir()
 
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch to another user")
 
 
 @root_only
-async def test_a_folder_that_may_not_be_listed_serves() -> None:
-    with as_nobody() as folder:
-        folder.chmod(0o300)
-        store = JsonFileStore(folder / "tokens.json")
+async def test_directory_without_read_permission_is_supported() -> None:
+    with as_nobody() as directory:
+        directory.chmod(0o300)
+        store = JsonFileStore(directory / "tokens.json")
         async with store.exclusive("default"):
             await store.save("default", tokens())
         assert await store.load("default") == tokens()
@@ -212,21 +212,21 @@ async def test_a_folder_that_may_not_be_listed_serves() -> None:
 
 
 @root_only
-async def test_a_folder_that_may_not_be_written_loses_nothing() -> None:
-    with as_nobody() as folder:
-        store = JsonFileStore(folder / "tokens.json")
+async def test_read_only_directory_loses_no_data() -> None:
+    with as_nobody() as directory:
+        store = JsonFileStore(directory / "tokens.json")
         await store.save("default", tokens(access_token=SecretStr("old")))
-        folder.chmod(0o500)
+        directory.chmod(0o500)
         for method in ("save", "delete", "ensure_writable", "exclusive"):
             with pytest.raises(StorageError, match="Permission denied") as caught:
                 await attempts(store)[method]()
             assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
-        kept = await store.load("default")
-        assert isinstance(kept, TokenSet)
-        assert kept.access_token.get_secret_value() == "old"
+        login = await store.load("default")
+        assert isinstance(login, TokenSet)
+        assert login.access_token.get_secret_value() == "old"
 
 
-async def test_a_lock_that_is_a_link_is_refused(store: JsonFileStore, path: Path) -> None:
+async def test_lock_that_is_a_symbolic_link_is_refused(store: JsonFileStore, path: Path) -> None:
     victim = path.with_name("victim")
     victim.write_text("precious")
     path.with_name(f"{path.name}.lock").symlink_to(victim)
@@ -235,7 +235,7 @@ async def test_a_lock_that_is_a_link_is_refused(store: JsonFileStore, path: Path
     assert victim.read_text() == "precious"
 
 
-async def test_a_login_of_another_program_keeps_its_mode_no_longer(store: JsonFileStore, path: Path) -> None:
+async def test_save_restricts_the_mode_of_a_file_from_another_program(store: JsonFileStore, path: Path) -> None:
     path.write_text(json.dumps({"access_token": "a", "updated_at": 1}))
     path.chmod(0o644)
     await store.save("default", tokens())

@@ -1,4 +1,4 @@
-"""Whom files with secrets are open to: modes are mended, strangers' files refused, and nothing is led elsewhere."""
+"""Permissions of secret files: modes are restricted, files of other users are refused, and links are not followed."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tests.unit.protocol.builders import ISSUER, PUBLIC, REDIRECT_URI, tokens
 
 pytestmark = pytest.mark.anyio
 
-SOMEBODY = 1234
+OTHER_USER = 1234
 VICTIM = {"access_token": "canary-victim", "updated_at": 1}
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    folder = tmp_path / "kept"
-    folder.mkdir(mode=0o700)
-    return folder / "tokens.json"
+    directory = tmp_path / "stored"
+    directory.mkdir(mode=0o700)
+    return directory / "tokens.json"
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("open_to", [0o644, 0o640, 0o660, 0o666, 0o604, 0o777])
-async def test_a_file_that_others_may_open_is_mended_and_said_once(
+async def test_file_open_to_others_is_restricted_with_one_warning(
     store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture, open_to: int
 ) -> None:
     await store.save("default", tokens())
@@ -62,39 +62,41 @@ async def test_a_file_that_others_may_open_is_mended_and_said_once(
     for _ in range(3):
         assert await store.load("default") == tokens()
     assert mode(path) == 0o600
-    (said,) = warnings(caplog)
-    assert f"{path} was open to other users (mode {open_to:04o}) and is mode 0600 now." in said
+    (warning,) = warnings(caplog)
+    assert f"Other users could open {path} (mode {open_to:04o}). Its mode is now 0600." in warning
 
 
-async def test_what_was_said_is_remembered_within_bounds(
-    store: JsonFileStore, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The service's visitors have a file each."""
-    monkeypatch.setattr(permissions, "MOST_SAID", 3)
-    monkeypatch.setattr(permissions, "_said", set())
-    for number in range(8):
-        await store.save(f"web-{number}", tokens())
-        store.path(f"web-{number}").chmod(0o644)
-        await store.load(f"web-{number}")
-    assert 0 < len(permissions._said) <= 3
+def test_memory_of_logged_warnings_is_limited(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each browser session has a file. After many other warnings, the first one is logged again."""
+
+    def warns(file: Path) -> bool:
+        caplog.clear()
+        file.write_bytes(b"{}")
+        file.chmod(0o644)
+        atomic.read_file(file, bytes)
+        return warnings(caplog) != []
+
+    assert [warns(path), warns(path)] == [True, False]
+    assert all(warns(path.with_name(f"web-{number}")) for number in range(permissions.MAX_LOGGED))
+    assert warns(path)
 
 
-async def test_registrations_and_the_lock_are_mended_too(
+async def test_registrations_and_lock_open_to_others_are_restricted(
     store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await store.save_registration("default", Registration(issuer=ISSUER, redirect_uri=REDIRECT_URI, client=PUBLIC))
     async with store.exclusive("default"):
         pass
-    beside = [path.with_name(f"{path.name}{suffix}") for suffix in (".clients", ".lock")]
-    for file in beside:
+    files = [path.with_name(f"{path.name}{suffix}") for suffix in (".clients", ".lock")]
+    for file in files:
         file.chmod(0o666)
     await store.load_registrations("default")
     async with store.exclusive("default"):
-        assert [mode(file) for file in beside] == [0o600, 0o600]
+        assert [mode(file) for file in files] == [0o600, 0o600]
     assert len(warnings(caplog)) == 2
 
 
-def test_the_session_key_is_mended_too(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_session_key_open_to_others_is_restricted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(token_file=path)
     key = session_keys(settings)
     file = path.with_name(f"{path.name}.session-key")
@@ -104,8 +106,8 @@ def test_the_session_key_is_mended_too(path: Path, caplog: pytest.LogCaptureFixt
     assert len(warnings(caplog)) == 1
 
 
-async def test_the_mode_of_a_file_that_is_not_ours_is_not_touched(store: JsonFileStore, path: Path) -> None:
-    """A path that was set by mistake."""
+async def test_mode_of_a_foreign_file_is_not_changed(store: JsonFileStore, path: Path) -> None:
+    """As when the path is set by mistake."""
     path.write_text('{"name": "package"}')
     path.chmod(0o644)
     with pytest.raises(StoreDamaged):
@@ -113,31 +115,31 @@ async def test_the_mode_of_a_file_that_is_not_ours_is_not_touched(store: JsonFil
     assert mode(path) == 0o644
 
 
-async def test_a_file_system_that_keeps_no_modes_serves_and_is_told(
+async def test_file_system_without_modes_is_supported_with_a_warning(
     store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.save("default", tokens())
     path.chmod(0o755)
     monkeypatch.setattr(os, "fchmod", lambda descriptor, mode: None)
     assert await store.load("default") == tokens()
-    (said,) = warnings(caplog)
-    assert "could not be taken from them" in said
-    told = await store.protection("default")
-    assert told.describe() == "plain, mode 0755"
-    assert told.weaknesses == (f"Other users may open {path} (mode 0755). Mend that with: chmod 600 {path}",)
+    (warning,) = warnings(caplog)
+    assert "Its mode could not be changed." in warning
+    protection = await store.protection("default")
+    assert protection.describe() == "plain, mode 0755"
+    assert protection.weaknesses == (f"Other users may open {path} (mode 0755). Fix that with: chmod 600 {path}",)
 
 
-async def test_another_name_of_the_file_is_left_alone(
+async def test_hard_link_to_another_file_is_neither_written_nor_changed(
     store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A hard link that was put in the place of the tokens is neither written through nor used to change modes."""
+    """A hard link instead of the token file is not written through, and its mode is not changed."""
     victim = path.with_name("victim")
     victim.write_text(json.dumps(VICTIM))
     victim.chmod(0o644)
     path.hardlink_to(victim)
     assert await store.load("default") is not None
     assert mode(victim) == 0o644
-    assert "could not be taken from them" in warnings(caplog)[0]
+    assert "Its mode could not be changed." in warnings(caplog)[0]
     await store.save("default", tokens())
     assert json.loads(victim.read_text()) == VICTIM
     assert (mode(victim), victim.stat().st_nlink) == (0o644, 1)
@@ -145,7 +147,7 @@ async def test_another_name_of_the_file_is_left_alone(
     assert await store.load("default") == tokens()
 
 
-def test_missing_folders_are_made_for_the_owner_alone(tmp_path: Path) -> None:
+def test_missing_parent_directories_are_accessible_only_to_the_owner(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         atomic.write_file(tmp_path / "a" / "b" / "c" / "t.json", b"{}")
@@ -159,103 +161,103 @@ def test_missing_folders_are_made_for_the_owner_alone(tmp_path: Path) -> None:
 
 @contextmanager
 def owned(path: Path, uid: int, gid: int, mode: int) -> Iterator[None]:
-    """A login at `path` that belongs to another, as root makes it; then somebody without rights again."""
-    us = os.geteuid()
+    """Create a login at `path` as root, with this owner and mode; then switch back to the unprivileged user."""
+    uid_before = os.geteuid()
     os.seteuid(0)
     path.write_text(json.dumps(VICTIM))
     os.chown(path, uid, gid)
     path.chmod(mode)
-    os.seteuid(us)
+    os.seteuid(uid_before)
     yield
 
 
 @root_only
 @pytest.mark.parametrize(
-    ("uid", "gid", "mode", "said"),
+    ("uid", "gid", "mode", "message"),
     [
-        (SOMEBODY, SOMEBODY, 0o644, "belongs to another user (uid 1234)"),
-        (SOMEBODY, SOMEBODY, 0o666, "belongs to another user (uid 1234)"),
-        (0, 0, 0o644, "belongs to root and is open to others (mode 0644)"),
-        (0, os.getegid(), 0o660, "belongs to root and is open to others (mode 0660)"),
+        (OTHER_USER, OTHER_USER, 0o644, "belongs to another user (uid 1234)"),
+        (OTHER_USER, OTHER_USER, 0o666, "belongs to another user (uid 1234)"),
+        (0, 0, 0o644, "belongs to root and is open to other users (mode 0644)"),
+        (0, os.getegid(), 0o660, "belongs to root and is open to other users (mode 0660)"),
     ],
 )
-async def test_a_strangers_file_is_refused_and_left(uid: int, gid: int, mode: int, said: str) -> None:
-    with as_nobody() as folder:
-        path = folder / "tokens.json"
+async def test_file_of_another_user_is_refused_and_not_changed(uid: int, gid: int, mode: int, message: str) -> None:
+    with as_nobody() as directory:
+        path = directory / "tokens.json"
         with owned(path, uid, gid, mode):
             before = path.stat()
             for method in ("load", "save", "delete", "ensure_writable"):
                 with pytest.raises(StorageError) as caught:
                     await attempts(JsonFileStore(path))[method]()
-                assert said in str(caught.value)
+                assert message in str(caught.value)
                 assert "canary" not in str(caught.value)
                 assert f'sudo chown "$(id -u)" "{path}"' in caught.value.hint
             assert path.stat() == before
 
 
 @root_only
-async def test_what_root_gives_to_our_group_is_read() -> None:
-    with as_nobody() as folder:
-        path = folder / "tokens.json"
+async def test_file_that_root_shares_with_our_group_is_read() -> None:
+    with as_nobody() as directory:
+        path = directory / "tokens.json"
         with owned(path, 0, os.getegid(), 0o640):
             assert await JsonFileStore(path).load("default") is not None
             assert mode(path) == 0o640
 
 
 @root_only
-async def test_a_strangers_lock_is_refused() -> None:
-    """He could hold it for ever."""
-    with as_nobody() as folder:
-        path = folder / "tokens.json"
+async def test_lock_of_another_user_is_refused() -> None:
+    """That user could hold the lock forever."""
+    with as_nobody() as directory:
+        path = directory / "tokens.json"
         lock = path.with_name("tokens.json.lock")
         refused = pytest.raises(StorageError, match=r"\.lock belongs to another user")
-        with owned(lock, SOMEBODY, SOMEBODY, 0o666), refused:
+        with owned(lock, OTHER_USER, OTHER_USER, 0o666), refused:
             await attempts(JsonFileStore(path))["exclusive"]()
 
 
 @root_only
-async def test_a_file_system_that_gives_files_away_is_said_before_anybody_consents(
+async def test_file_system_that_changes_owners_is_reported_before_the_sign_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Such as a network share that makes everything somebody else's: what is saved could not be read again."""
-    with as_nobody() as folder:
+    """A network share that assigns all files to another user: a saved login could not be read again."""
+    with as_nobody() as directory:
         lstat = directories.Directory.lstat
 
-        def given_away(self: directories.Directory, name: str) -> os.stat_result:
-            found = lstat(self, name)
-            return os.stat_result((*found[:4], SOMEBODY, *found[5:]))
+        def with_other_owner(self: directories.Directory, name: str) -> os.stat_result:
+            status = lstat(self, name)
+            return os.stat_result((*status[:4], OTHER_USER, *status[5:]))
 
-        monkeypatch.setattr(directories.Directory, "lstat", given_away)
+        monkeypatch.setattr(directories.Directory, "lstat", with_other_owner)
         with pytest.raises(StorageError, match="belongs to another user"):
-            await JsonFileStore(folder / "tokens.json").ensure_writable("default")
-        assert list(folder.iterdir()) == []
+            await JsonFileStore(directory / "tokens.json").ensure_writable("default")
+        assert list(directory.iterdir()) == []
 
 
 @root_only
-async def test_root_uses_a_persons_file_and_says_so(
+async def test_root_uses_the_file_of_a_user_with_a_warning(
     store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.write_text(json.dumps(VICTIM))
     path.chmod(0o600)
-    os.chown(path, SOMEBODY, SOMEBODY)
+    os.chown(path, OTHER_USER, OTHER_USER)
     assert await store.load("default") is not None
     assert "belongs to another user (uid 1234), who can read and change it" in warnings(caplog)[0]
     await store.save("default", tokens())
-    assert path.stat().st_uid == 0, "nobody is given what root has kept"
+    assert path.stat().st_uid == 0, "a file that root saves belongs to root"
 
 
 @root_only
-async def test_with_sudo_a_persons_file_stays_his(
+async def test_sudo_keeps_the_owner_of_a_file(
     store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SUDO_UID", str(SOMEBODY))
+    monkeypatch.setenv("SUDO_UID", str(OTHER_USER))
     await store.save("default", tokens())
-    assert path.stat().st_uid == 0, "a new one is root's"
-    os.chown(path, SOMEBODY, SOMEBODY)
+    assert path.stat().st_uid == 0, "a new file belongs to root"
+    os.chown(path, OTHER_USER, OTHER_USER)
     await store.save("default", tokens())
-    assert (path.stat().st_uid, mode(path)) == (SOMEBODY, 0o600)
+    assert (path.stat().st_uid, mode(path)) == (OTHER_USER, 0o600)
     assert warnings(caplog) == []
-    os.chown(path, SOMEBODY + 1, SOMEBODY)
+    os.chown(path, OTHER_USER + 1, OTHER_USER)
     await store.save("default", tokens())
     assert path.stat().st_uid == 0
 
@@ -264,84 +266,86 @@ async def test_with_sudo_a_persons_file_stays_his(
 
 
 @pytest.mark.parametrize(
-    ("folder_mode", "who"),
-    [(0o777, "everybody on this machine"), (0o770, "its group (gid 1234)"), (0o1777, None), (0o755, None)],
+    ("directory_mode", "who"),
+    [(0o777, "every user of this machine"), (0o770, "its group (gid 1234)"), (0o1777, None), (0o755, None)],
 )
 @root_only
-async def test_a_folder_in_which_others_may_replace_the_file_is_said(
-    store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture, folder_mode: int, who: str | None
+async def test_directory_writable_by_others_is_reported(
+    store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture, directory_mode: int, who: str | None
 ) -> None:
-    os.chown(path.parent, 0, SOMEBODY)
-    path.parent.chmod(folder_mode)
+    os.chown(path.parent, 0, OTHER_USER)
+    path.parent.chmod(directory_mode)
     for _ in range(3):
         await store.save("default", tokens())
         assert await store.load("default") == tokens()
-    said = warnings(caplog)
+    logged = warnings(caplog)
     if who is None:
-        assert said == []
+        assert logged == []
     else:
-        (sentence,) = said
-        assert sentence.startswith(f"What is kept in {path.parent} can be replaced by {who}.")
+        (sentence,) = logged
+        assert sentence.startswith(f"Files in {path.parent} can be replaced by {who}.")
         assert sentence.endswith(f"chmod go-w {path.parent}")
-    assert (await store.protection("default")).weaknesses == tuple(said)
-    assert mode(path.parent) == folder_mode, "it is not ours to change"
+    assert (await store.protection("default")).weaknesses == tuple(logged)
+    assert mode(path.parent) == directory_mode, "it is not changed"
 
 
 @root_only
-async def test_the_group_that_is_a_persons_own_is_nobody_else(
+async def test_user_private_group_is_accepted(
     store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path.parent.chmod(0o770)  # its group is root's own
+    path.parent.chmod(0o770)  # its group is the private group of root
     await store.save("default", tokens())
     assert warnings(caplog) == []
 
 
 @root_only
-async def test_the_folder_of_somebody_else_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    with as_nobody() as folder:
-        path = folder / "tokens.json"
+async def test_directory_of_another_user_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    with as_nobody() as directory:
+        path = directory / "tokens.json"
         store = JsonFileStore(path)
         await store.save("default", tokens())
         os.seteuid(0)
-        os.chown(folder, SOMEBODY, -1)
-        folder.chmod(0o1777)
+        os.chown(directory, OTHER_USER, -1)
+        directory.chmod(0o1777)
         os.seteuid(NOBODY)
         assert await store.load("default") == tokens()
-    assert warnings(caplog) == [permissions._replaceable(folder, "the user whose folder it is (uid 1234)")]
+    (warning,) = warnings(caplog)
+    assert warning.startswith(f"Files in {directory} can be replaced by the owner of the directory (uid 1234).")
+    assert warning.endswith(f"fix that with: chmod go-w {directory}")
 
 
 # Links
 
 
 @pytest.fixture
-def crossroads(tmp_path: Path) -> Iterator[Path]:
-    """A folder in which everybody may make links, with a folder `real` in it."""
-    folder = Path("/tmp") / f"notion-oauth-test-{os.getpid()}"  # noqa: S108 - others have to reach it
-    folder.mkdir()
-    folder.chmod(0o777)
-    (folder / "real").mkdir(mode=0o700)
-    os.chown(folder / "real", NOBODY, NOBODY)
-    yield folder
-    shutil.rmtree(folder)
+def shared_directory(tmp_path: Path) -> Iterator[Path]:
+    """A directory in which all users may create links, with a directory `real` in it."""
+    directory = Path("/tmp") / f"notion-oauth-test-{os.getpid()}"  # noqa: S108 - other users must reach it
+    directory.mkdir()
+    directory.chmod(0o777)
+    (directory / "real").mkdir(mode=0o700)
+    os.chown(directory / "real", NOBODY, NOBODY)
+    yield directory
+    shutil.rmtree(directory)
 
 
 @root_only
 @pytest.mark.parametrize(
-    ("owner", "folder_owner", "refused"),
+    ("owner", "directory_owner", "refused"),
     [
-        (SOMEBODY, 0, True),
+        (OTHER_USER, 0, True),
         (NOBODY, 0, False),
-        (0, SOMEBODY, False),
-        (SOMEBODY, SOMEBODY, False),  # it is his folder: he could as well move it
+        (0, OTHER_USER, False),
+        (OTHER_USER, OTHER_USER, False),  # the owner of the directory could move it anyway
     ],
 )
-async def test_a_link_on_the_way_that_a_stranger_planted_is_refused(
-    crossroads: Path, owner: int, folder_owner: int, refused: bool
+async def test_link_planted_by_another_user_in_the_path_is_refused(
+    shared_directory: Path, owner: int, directory_owner: int, refused: bool
 ) -> None:
-    link = crossroads / "link"
+    link = shared_directory / "link"
     link.symlink_to("real")
     os.lchown(link, owner, owner)
-    os.chown(crossroads, folder_owner, 0)
+    os.chown(shared_directory, directory_owner, 0)
     store = JsonFileStore(link / "tokens.json")
     os.seteuid(NOBODY)
     try:
@@ -352,12 +356,12 @@ async def test_a_link_on_the_way_that_a_stranger_planted_is_refused(
         for method in ("load", "save", "delete", "ensure_writable", "exclusive"):
             with pytest.raises(StorageError, match=f"leads through {link}, a symbolic link of another user"):
                 await attempts(store)[method]()
-        assert list((crossroads / "real").iterdir()) == []
+        assert list((shared_directory / "real").iterdir()) == []
     finally:
         os.seteuid(0)
 
 
-async def test_a_home_behind_a_link_serves(tmp_path: Path) -> None:
+async def test_home_directory_behind_a_link_is_supported(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "home").symlink_to("disk")
     store = JsonFileStore(tmp_path / "home" / "tokens.json")
@@ -366,8 +370,8 @@ async def test_a_home_behind_a_link_serves(tmp_path: Path) -> None:
     assert await store.load("default") == tokens()
 
 
-async def test_a_file_that_is_swapped_for_a_link_leads_nowhere(store: JsonFileStore, path: Path) -> None:
-    """However the swap falls: what a link leads to is neither read, written nor changed in mode."""
+async def test_file_swapped_for_a_link_is_never_followed(store: JsonFileStore, path: Path) -> None:
+    """At any time of the swap: the target of the link is neither read nor written, and its mode is not changed."""
     victim = path.with_name("victim")
     victim.write_text(json.dumps(VICTIM))
     victim.chmod(0o644)
@@ -378,10 +382,10 @@ async def test_a_file_that_is_swapped_for_a_link_leads_nowhere(store: JsonFileSt
         while not stop.is_set():
             link.symlink_to(victim)
             link.replace(path)
-            ours.write_bytes(files_of_ours)
+            ours.write_bytes(content)
             ours.replace(path)
 
-    files_of_ours = path.read_bytes()
+    content = path.read_bytes()
     swapping = threading.Thread(target=swap)
     swapping.start()
     outcomes = {"read": 0, "written": 0, "refused": 0}
@@ -389,13 +393,13 @@ async def test_a_file_that_is_swapped_for_a_link_leads_nowhere(store: JsonFileSt
         while min(outcomes.values()) < 20:
             for kind, attempt in {"read": attempts(store)["load"], "written": attempts(store)["save"]}.items():
                 try:
-                    found = await attempt()
+                    result = await attempt()
                 except StorageError as error:
-                    assert "symbolic link" in str(error)  # noqa: PT017 - it may raise nothing
+                    assert "symbolic link" in str(error)  # noqa: PT017 - it may also succeed
                     outcomes["refused"] += 1
                 else:
                     outcomes[kind] += 1
-                    assert found in (None, tokens())
+                    assert result in (None, tokens())
     finally:
         stop.set()
         swapping.join()
@@ -404,10 +408,10 @@ async def test_a_file_that_is_swapped_for_a_link_leads_nowhere(store: JsonFileSt
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync", "unlink"])
-async def test_a_folder_that_is_swapped_in_the_middle_of_a_change_is_not_followed(
+async def test_directory_swapped_during_a_change_is_not_followed(
     store: JsonFileStore, path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """What began in one folder is done in that one, wherever its path leads by then."""
+    """A change is completed in the directory in which it was started, even if the path leads elsewhere by then."""
     await store.save("default", tokens(access_token=SecretStr("canary-old")))
     moved, trap = path.parent.with_name("moved"), path.parent.with_name("trap")
     trap.mkdir()
@@ -432,10 +436,10 @@ async def test_a_folder_that_is_swapped_in_the_middle_of_a_change_is_not_followe
     assert {file.name: json.loads(file.read_text()) for file in trap.iterdir()} == {path.name: VICTIM}
 
 
-async def test_a_temporary_file_is_not_written_where_somebody_waits_for_it(
+async def test_temporary_file_never_overwrites_an_existing_name(
     store: JsonFileStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A link or file under the name that comes next is passed over, not followed or filled."""
+    """An existing link or file under the next temporary name is skipped, not followed or overwritten."""
     victim = path.with_name("victim")
     victim.write_text("precious")
     names = [b"\0\0\0\1", b"\0\0\0\2", b"\0\0\0\3"]
@@ -448,21 +452,21 @@ async def test_a_temporary_file_is_not_written_where_somebody_waits_for_it(
 
 
 @root_only
-async def test_a_folder_that_may_not_be_listed_serves_where_it_can_be_opened_by_its_path_alone(
+async def test_directory_without_read_permission_is_supported_without_o_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As on macOS, which has no O_PATH."""
+    """As on macOS, which lacks O_PATH."""
     monkeypatch.delattr(os, "O_PATH")
-    with as_nobody() as folder:
-        folder.chmod(0o300)
-        store = JsonFileStore(folder / "tokens.json")
+    with as_nobody() as directory:
+        directory.chmod(0o300)
+        store = JsonFileStore(directory / "tokens.json")
         await store.save("default", tokens())
         assert await store.load("default") == tokens()
         assert await store.delete("default") is True
 
 
-def test_without_modes_and_owners_nothing_is_asked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows, where neither says anything."""
+def test_system_without_modes_and_owners_is_supported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where both are meaningless."""
     atomic.write_file(path, b"{}")
     path.chmod(0o666)
     path.parent.chmod(0o777)
@@ -472,7 +476,7 @@ def test_without_modes_and_owners_nothing_is_asked(path: Path, monkeypatch: pyte
         for missing in ("geteuid", "fchmod", "fchown", "O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY"):
             windows.delattr(os, missing)
         atomic.write_file(path, b"[]")
-        read, mode_told = atomic.read_file(path, bytes), permissions.mode_of(path)
+        read, mode_found = atomic.read_file(path, bytes), permissions.mode_of(path)
         weak, deleted = permissions.weakness(path), atomic.delete_file(path)
-    assert (read, mode_told, weak, deleted) == (b"[]", None, None, True)
+    assert (read, mode_found, weak, deleted) == (b"[]", None, None, True)
     assert list(path.parent.iterdir()) == []
