@@ -116,7 +116,7 @@ class TokenSource:
             try:
                 refreshed = await call.result()
             except Abandoned:
-                continue  # a background refresh that was started before, and cancelled
+                continue  # this caller joined a refresh that was abandoned
             except (NotSignedIn, SignInRequired):
                 raise
             except NotionOAuthError as error:
