@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
+from hypothesis import settings as hypothesis_settings
 
 from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
@@ -22,6 +25,14 @@ pytest_plugins = [
     "tests.support.log_lines",
     "tests.support.web_service",
 ]
+
+# More examples: --hypothesis-profile full
+hypothesis_settings.register_profile("default", max_examples=30)
+hypothesis_settings.register_profile("full", max_examples=200)
+
+# A run reads the same modules in each worker and in a hundred child processes: compile them once
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it
 ROOM = 256 * 1024 * 1024  # bytes; a run needs a fifth of them
@@ -82,3 +93,9 @@ def grants_asked(sandbox: Sandbox) -> Posted:
         for request in sandbox.requests_to("/token", "POST")
         if request.form.get("code") != PROBE_CODE
     ]
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector skip what all tests share: the modules and the tests themselves."""
+    gc.collect()
+    gc.freeze()

@@ -70,7 +70,7 @@ print(*sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
     assert done.stdout
 
 
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(st.sampled_from(sorted(FRESH)), st.sampled_from(ODD) | st.text(max_size=5), max_size=2))
 def test_what_is_seen_at_a_glance_is_what_is_there(tmp_path: Path, changes: dict[str, Any]) -> None:
     file = tmp_path / "tokens.json"

@@ -128,7 +128,7 @@ async def use(network: httpx.AsyncBaseTransport) -> None:
     await oauth.sign_out()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example(changes=[("/token", "refresh_token", "\ud800")], status={})
 @example(changes=[("/register", "client_id", "\ud800")], status={})
 @example(changes=[("/.well-known/oauth-protected-resource/mcp", "scopes_supported", ["\ud800"])], status={})

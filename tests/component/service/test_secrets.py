@@ -168,7 +168,7 @@ FILES = (
 )
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(deadline=None)
 @example(content=json.dumps({**WHOLE, "updated_at": 10**400}).encode(), hours=0)
 @example(content=json.dumps({**WHOLE, "resource": "https://[::1"}).encode(), hours=0)
 @given(content=FILES, hours=st.sampled_from([-(10**4), 0, 10**5]))

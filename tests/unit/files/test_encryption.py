@@ -180,7 +180,7 @@ def encrypted_bytes() -> bytes:
     return Encryption(SecretStr(NEW)).encrypt(b'{"access_token": "canary"}')
 
 
-@hypothesis_settings(max_examples=200, deadline=None)
+@hypothesis_settings(deadline=None)
 @given(content=st.binary(max_size=3000))
 def test_encrypted_content_can_be_decrypted(content: bytes) -> None:
     path, encryption = Path("x"), Encryption(SecretStr(f"{NEW},{OLD}"))
@@ -188,7 +188,7 @@ def test_encrypted_content_can_be_decrypted(content: bytes) -> None:
     assert decrypt(Encryption(SecretStr(OLD)).encrypt(content), path, encryption) == content
 
 
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 async def test_damaged_file_is_refused_without_showing_its_content(tmp_path: Path, data: st.DataObject) -> None:
     whole = encrypted_bytes()

@@ -51,7 +51,7 @@ from tests.unit.protocol.counted import counted
 
 REQUEST = Request("POST", "https://h.example/token", form={"a": "b"})
 PATH = Path("tokens.json")
-FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LENIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 VALUES = st.recursive(
     st.none()
@@ -99,21 +99,21 @@ FILE = document_of(
 )
 
 
-@FEW
+@LENIENT
 @given(body=RESOURCE, status=st.integers(100, 599))
 def test_a_resource_document(body: bytes, status: int) -> None:
     response = Response(status, "https://h.example/x", {}, body)
     tolerated(lambda: parse_protected_resource_metadata(response, server_url="https://h.example/mcp"))
 
 
-@FEW
+@LENIENT
 @given(body=SERVER, issuer=st.sampled_from(["https://h.example", "https://[::1"]))
 def test_a_server_document(body: bytes, issuer: str) -> None:
     response = Response(200, "https://h.example/x", {}, body)
     tolerated(lambda: parse_authorization_server_metadata(response, issuer=issuer))
 
 
-@FEW
+@LENIENT
 @given(body=CLIENT, status=st.sampled_from([200, 201, 400, 500]))
 def test_a_registration_response(body: bytes, status: int) -> None:
     response = Response(status, "https://h.example/register", {}, body)
@@ -128,7 +128,7 @@ def test_a_registration_response(body: bytes, status: int) -> None:
         assert begun.url.get_secret_value().isascii()
 
 
-@FEW
+@LENIENT
 @given(body=TOKEN, status=st.sampled_from([200, 400, 401, 429, 500]), header=st.text(max_size=12))
 def test_any_token_response(body: bytes, status: int, header: str) -> None:
     response = Response(status, "https://h.example/token", {"retry-after": header}, body)
@@ -142,7 +142,7 @@ def test_any_token_response(body: bytes, status: int, header: str) -> None:
             assert refresh_request(login).content()
 
 
-@FEW
+@LENIENT
 @given(
     body=document_of("active", "exp", "scope", "username", "sub", "error"), status=st.sampled_from([200, 400, 401, 503])
 )
@@ -151,7 +151,7 @@ def test_an_introspection_response(body: bytes, status: int) -> None:
     tolerated(lambda: parse_introspection_response(response, request=REQUEST))
 
 
-@FEW
+@LENIENT
 @given(body=FILE)
 def test_a_token_file(body: bytes) -> None:
     login = tolerated(lambda: decode_login(body, PATH))
@@ -166,7 +166,7 @@ def test_a_token_file(body: bytes) -> None:
             request.content()
 
 
-@FEW
+@LENIENT
 @given(entries=st.lists(CLIENT | document_of("issuer", "redirect_uri", "client_id"), max_size=3))
 def test_a_registrations_file(entries: list[bytes]) -> None:
     body = b'{"registrations": [' + b",".join(entries) + b"]}"
@@ -175,7 +175,7 @@ def test_a_registrations_file(entries: list[bytes]) -> None:
         assert decode_registrations(encode_registrations(kept), PATH) == kept
 
 
-@FEW
+@LENIENT
 @given(
     query=st.lists(
         st.tuples(st.sampled_from(["state", "code", "iss", "error", "error_description", "x"]), st.text(max_size=30)),
@@ -186,7 +186,7 @@ def test_a_redirect(query: list[tuple[str, str]]) -> None:
     tolerated(lambda: check_authorization_response(parse_authorization_response(query), pending(), now=NOW))
 
 
-@FEW
+@LENIENT
 @given(url=st.text(max_size=40) | st.from_regex(r"https?://[a-z\[\]:@.0-9]{1,20}(/[a-z?#]*)?", fullmatch=True))
 def test_a_url(url: str) -> None:
     if url_problem(url) is None:
@@ -226,7 +226,7 @@ PIECES = st.sampled_from(
 FIELDS = st.lists(st.lists(PIECES, max_size=40).map("".join) | st.text(max_size=40), max_size=4)
 
 
-@FEW
+@LENIENT
 @given(values=FIELDS)
 def test_a_challenge(values: list[str]) -> None:
     """Any text can be parsed, each field separately, and the result is well-formed."""
@@ -248,7 +248,7 @@ def test_a_challenge(values: list[str]) -> None:
         assert said.max_age is None or said.max_age >= 0
 
 
-@FEW
+@LENIENT
 @given(values=FIELDS, times=st.integers(1, 400))
 def test_a_challenge_is_parsed_in_linear_time(values: list[str], times: int) -> None:
     value = counted(",".join(values) * times)
@@ -279,7 +279,7 @@ def spelled(draw: st.DrawFn) -> tuple[Challenge, str]:
     return Challenge(scheme.lower(), parameters), " ".join([scheme, f"{draw(SPACE)},{draw(SPACE)}".join(pieces)])
 
 
-@FEW
+@LENIENT
 @given(challenges=st.lists(spelled(), max_size=4), comma=st.sampled_from([", ", ",", " , ", ",,", " ,\t, "]))
 def test_a_formatted_challenge_is_parsed_back(challenges: list[tuple[Challenge, str]], comma: str) -> None:
     meant = tuple(challenge for challenge, _ in challenges)
@@ -288,7 +288,7 @@ def test_a_formatted_challenge_is_parsed_back(challenges: list[tuple[Challenge, 
     assert parse_challenges([comma.join(texts)]) == meant
 
 
-@FEW
+@LENIENT
 @given(wait=st.text(max_size=12) | st.integers().map(str), date=st.text(max_size=30))
 def test_a_retry_after(wait: str, date: str) -> None:
     for value in (wait, date):
