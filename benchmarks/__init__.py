@@ -1,1 +1,1 @@
-"""What notion-oauth costs and what it saves, measured beside other OAuth clients in one run."""
+"""What notion-oauth costs and what it saves, measured next to other OAuth clients in one run."""

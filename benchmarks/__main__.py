@@ -59,12 +59,12 @@ def _subjects(directory: Path) -> list[Installed]:
     directory.mkdir()
     for candidate in CANDIDATES:
         print(f"environment of {candidate.name} …", file=sys.stderr, flush=True)
-        made = prepare(candidate, directory)
-        if isinstance(made, Installed):
-            ready.append(made)
-            table.add(made.name, made.versions)
+        prepared = prepare(candidate, directory)
+        if isinstance(prepared, Installed):
+            ready.append(prepared)
+            table.add(prepared.name, prepared.versions)
         else:
-            table.add(made.name, f"skipped: {made.reason}")
+            table.add(prepared.name, f"skipped: {prepared.reason}")
     print(table.markdown(), flush=True)
     return ready
 

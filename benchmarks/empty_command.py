@@ -1,4 +1,4 @@
-"""A command that does nothing: the cost of Python and Typer alone."""
+"""A command that does nothing: the cost of Python and Typer."""
 
 from __future__ import annotations
 

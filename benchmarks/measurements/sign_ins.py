@@ -29,7 +29,7 @@ def measure(context: Context) -> Iterator[Table]:
         ("After", "Signed in", "Most at once", "Signed out", "Lost", "Grants alive", "Files left", "Memory"),
     )
     directory = context.new_directory()
-    tokens = directory / "kept" / "tokens.json"
+    tokens = directory / "store" / "tokens.json"
     tokens.parent.mkdir()
     with (
         serve_sandbox() as sandbox,

@@ -28,7 +28,7 @@ Result = dict[str, Any]
 
 
 class BrowserNeeded(Exception):
-    """The client gave up on its stored login and asks a person to sign in."""
+    """The client gave up on its stored login and needs a user to sign in."""
 
 
 class Subject(Protocol):

@@ -32,7 +32,7 @@ class Transport:
 
     `server_url` is the configured server: it and `allow_private` decide which private addresses are allowed (see
     AddressPolicy). The authorities in `ca_file` are trusted in addition to the usual ones. Each request has its own
-    connection: requests are rare, and a kept one would be bound to an event loop and a process. For tests and special
+    connection: requests are rare, and a pooled one would be bound to an event loop and a process. For tests and special
     networks, `network` replaces the sockets and all address checks, and `resolve` replaces DNS.
     """
 

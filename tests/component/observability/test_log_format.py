@@ -148,9 +148,9 @@ def test_python_warnings_are_logged() -> None:
 
 
 def test_existing_logging_configuration_is_kept() -> None:
-    before = "import logging, sys; logging.basicConfig(stream=sys.stdout, format='theirs %(message)s')\n"
+    before = "import logging, sys; logging.basicConfig(stream=sys.stdout, format='other %(message)s')\n"
     done = python(before + SETUP.format(level="debug", style="json") + "logging.getLogger('x').warning('said')")
-    assert (done.stdout, done.stderr) == ("theirs said\n", "")
+    assert (done.stdout, done.stderr) == ("other said\n", "")
 
 
 def test_a_line_that_cannot_be_formatted_does_not_show_its_arguments() -> None:

@@ -63,7 +63,7 @@ class Provider(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken,
         if params.resource != self._peer.mcp_url:
             raise AuthorizeError("invalid_target", "There is no such resource here")
         if not self._peer.consents:
-            raise AuthorizeError("access_denied", "The person said no")
+            raise AuthorizeError("access_denied", "The user declined")
         code = secrets.token_urlsafe(32)
         self._codes[code] = AuthorizationCode(
             code=code,

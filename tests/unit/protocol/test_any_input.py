@@ -122,10 +122,10 @@ def test_a_registration_response(body: bytes, status: int) -> None:
         client.expired(NOW)
         _, form = client_authentication(client, ("none",))
         urlencode(form).encode()
-        begun = authorization_request(
+        authorization = authorization_request(
             DISCOVERY, client, redirect_uri=REDIRECT_URI, state=SecretStr("s"), code_verifier=SecretStr("v"), now=NOW
         )
-        assert begun.url.get_secret_value().isascii()
+        assert authorization.url.get_secret_value().isascii()
 
 
 @LENIENT
@@ -170,9 +170,9 @@ def test_a_token_file(body: bytes) -> None:
 @given(entries=st.lists(CLIENT | document_of("issuer", "redirect_uri", "client_id"), max_size=3))
 def test_a_registrations_file(entries: list[bytes]) -> None:
     body = b'{"registrations": [' + b",".join(entries) + b"]}"
-    kept = tolerated(lambda: decode_registrations(body, PATH))
-    if kept is not None:
-        assert decode_registrations(encode_registrations(kept), PATH) == kept
+    registrations = tolerated(lambda: decode_registrations(body, PATH))
+    if registrations is not None:
+        assert decode_registrations(encode_registrations(registrations), PATH) == registrations
 
 
 @LENIENT
@@ -237,15 +237,16 @@ def test_a_challenge(values: list[str]) -> None:
         assert one.scheme == one.scheme.lower() != ""
         assert not (one.parameters and one.token68)
     for together in (values, [", ".join(values)]):
-        said = bearer_challenge(together) or BearerChallenge()
-        assert str(step_up_required(said, "h.example")).isprintable()
-        assert shlex.split(step_up_required(said, "h.example").hint.partition(": ")[2])[:2] == ["notion-oauth", "login"]
-        for text in (said.realm, said.error_description):
+        challenge = bearer_challenge(together) or BearerChallenge()
+        error = step_up_required(challenge, "h.example")
+        assert str(error).isprintable()
+        assert shlex.split(error.hint.partition(": ")[2])[:2] == ["notion-oauth", "login"]
+        for text in (challenge.realm, challenge.error_description):
             assert text is None or text == printable(text)
-        for words in (said.scope, said.acr_values):
-            assert words is None or words == " ".join(words.split())
-        assert said.error is None or said.error == error_code(said.error)
-        assert said.max_age is None or said.max_age >= 0
+        for tokens in (challenge.scope, challenge.acr_values):
+            assert tokens is None or tokens == " ".join(tokens.split())
+        assert challenge.error is None or challenge.error == error_code(challenge.error)
+        assert challenge.max_age is None or challenge.max_age >= 0
 
 
 @LENIENT

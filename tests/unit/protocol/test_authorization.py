@@ -35,7 +35,7 @@ SILENT = pending(authorization_response_iss_parameter_supported=False)
 def request_query(
     verifier: str, discovery: Discovery = DISCOVERY, scope: str | None = "default"
 ) -> dict[str, list[str]]:
-    begun = authorization_request(
+    authorization = authorization_request(
         discovery,
         PUBLIC,
         redirect_uri=REDIRECT_URI,
@@ -44,7 +44,7 @@ def request_query(
         now=NOW,
         scope=scope,
     )
-    return parse_qs(urlsplit(begun.url.get_secret_value()).query)
+    return parse_qs(urlsplit(authorization.url.get_secret_value()).query)
 
 
 @pytest.mark.spec("RFC 7636 §B", "Compute the example")
@@ -135,7 +135,7 @@ def test_the_issuer_is_checked_in_success_and_error_responses(
         for rest in ({"code": "c"}, {"error": "access_denied", "error_description": "call +1 555"}):
             with pytest.raises(IssuerMismatch) as caught:
                 check({**query, **rest}, waiting)
-            assert "555" not in str(caught.value), "what a stranger says is not shown"
+            assert "555" not in str(caught.value), "the text of an unchecked response is not shown"
 
 
 def test_an_error_is_reported_only_after_the_state_is_checked() -> None:

@@ -208,7 +208,7 @@ def test_challenges_with_metadata_then_with_an_error_are_preferred(values: list[
 
 @pytest.mark.spec("RFC 6749 §3.3", "Accept only a scope of valid scope tokens")
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("parameters", "expected"),
     [
         ('scope="files:read"', "files:read"),
         ('scope="a b  c"', "a b c"),
@@ -223,15 +223,15 @@ def test_challenges_with_metadata_then_with_an_error_are_preferred(values: list[
         ('scope="a\x7f"', None),
     ],
 )
-def test_a_scope_with_invalid_characters_is_ignored(said: str, expected: str | None) -> None:
+def test_a_scope_with_invalid_characters_is_ignored(parameters: str, expected: str | None) -> None:
     """RFC 6749 §3.3."""
-    chosen = bearer_challenge([f"Bearer {said}, error=x"])
+    chosen = bearer_challenge([f"Bearer {parameters}, error=x"])
     assert chosen == BearerChallenge(error="x", scope=expected)
 
 
 @pytest.mark.spec("RFC 9470 §3", "Read acr_values and max_age of a challenge")
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("parameters", "expected"),
     [
         ('max_age="5"', 5),
         ("max_age=0", 0),
@@ -246,9 +246,9 @@ def test_a_scope_with_invalid_characters_is_ignored(said: str, expected: str | N
         ('max_age=""', None),
     ],
 )
-def test_max_age_is_a_number_of_seconds(said: str, expected: int | None) -> None:
+def test_max_age_is_a_number_of_seconds(parameters: str, expected: int | None) -> None:
     """RFC 9470 §3."""
-    chosen = bearer_challenge([f"Bearer {said}"])
+    chosen = bearer_challenge([f"Bearer {parameters}"])
     assert chosen == BearerChallenge(max_age=expected)
 
 

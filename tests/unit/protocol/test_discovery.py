@@ -198,7 +198,7 @@ def test_a_transient_failure_does_not_count_as_a_missing_document(status: int) -
 @pytest.mark.spec("RFC 8414 §2", "Accept only an issuer that is an https URL without query and fragment")
 @pytest.mark.spec("MCP §Canonical Server URI", "Use no URI with a fragment")
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"resource": "https://evil.example/mcp"}, "another resource"),  # RFC 9728 §3.3
         ({"resource": "https://mcp.notion.com/other"}, "another resource"),
@@ -211,8 +211,8 @@ def test_a_transient_failure_does_not_count_as_a_missing_document(status: int) -
         ({"authorization_servers": ["https://mcp.notion.com?x=1"]}, "query"),  # RFC 8414 §2
     ],
 )
-def test_an_invalid_resource_document_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(MetadataError, match=said):
+def test_an_invalid_resource_document_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(MetadataError, match=message):
         parse_protected_resource_metadata(answer({**RESOURCE, **changes}), server_url=SERVER)
 
 
@@ -245,7 +245,7 @@ def test_a_server_document_is_parsed() -> None:
 )
 @pytest.mark.spec("MCP §Communication Security", "Use only https endpoints, and http on loopback")
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"issuer": f"{ISSUER}/"}, "another issuer"),  # RFC 8414 §3.3: must be identical
         ({"issuer": "https://MCP.notion.com"}, "another issuer"),
@@ -259,8 +259,8 @@ def test_a_server_document_is_parsed() -> None:
         ({"token_endpoint": 7}, "token_endpoint"),
     ],
 )
-def test_an_invalid_server_document_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(MetadataError, match=said):
+def test_an_invalid_server_document_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(MetadataError, match=message):
         parse_authorization_server_metadata(answer({**METADATA, **changes}), issuer=ISSUER)
 
 

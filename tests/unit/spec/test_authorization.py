@@ -57,8 +57,8 @@ def request(
     )
 
 
-def query_of(begun: AuthorizationRequest) -> dict[str, list[str]]:
-    return parse_qs(urlsplit(begun.url.get_secret_value()).query, strict_parsing=True)
+def query_of(authorization: AuthorizationRequest) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(authorization.url.get_secret_value()).query, strict_parsing=True)
 
 
 def answered(location: str, **known: Any) -> str:
@@ -124,8 +124,8 @@ def test_a_code_challenge_is_base64url_without_padding(verifier: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.spec("RFC 7636 §4.1", "Generate a verifier of 43 to 128 unreserved characters, a new one each time")
 async def test_a_verifier_is_long_and_unique(oauth: NotionOAuth) -> None:
-    begun = [(await oauth.begin_authorization(REDIRECT_URI)).pending for _ in range(3)]
-    verifiers = {each.code_verifier.get_secret_value() for each in begun}
+    authorizations = [(await oauth.begin_authorization(REDIRECT_URI)).pending for _ in range(3)]
+    verifiers = {each.code_verifier.get_secret_value() for each in authorizations}
     assert len(verifiers) == 3
     assert all(re.fullmatch(r"[A-Za-z0-9._~-]{43,128}", verifier) for verifier in verifiers)
 
@@ -145,15 +145,15 @@ def test_the_examples_of_loopback_redirects(redirect_uri: str) -> None:
 @pytest.mark.spec("RFC 8707 §2.1", "Name the resource in the authorization request")
 @pytest.mark.spec("RFC 8707 §2", "resource is an absolute URI without a fragment")
 def test_the_example_of_a_resource() -> None:
-    begun = request(
+    authorization = request(
         "https://authorization-server.example.com/as/authorization.oauth2",
         redirect_uri="https://client.example.org/cb",
         state="tNwzQ87pC6llebpmac_IDeeq-mCR2wLDYljHUZUAWuI",
         resource="https://cal.example.com/",
         scope="calendar",
     )
-    assert "resource=https%3A%2F%2Fcal.example.com%2F" in begun.url.get_secret_value().split("&")
-    assert begun.pending.resource == "https://cal.example.com/", "the slash that the metadata has stays"
+    assert "resource=https%3A%2F%2Fcal.example.com%2F" in authorization.url.get_secret_value().split("&")
+    assert authorization.pending.resource == "https://cal.example.com/", "the slash of the metadata is kept"
     for no_resource in ("cal.example.com", "/cal", "https://cal.example.com/#today"):
         assert url_problem(no_resource)
 
@@ -163,9 +163,9 @@ def test_the_example_of_a_resource() -> None:
     "Record the issuer with the verifier and the state, before the redirect",
 )
 def test_the_issuer_is_recorded_with_verifier_and_state() -> None:
-    kept = request(state="xyz", verifier=VERIFIER).pending
-    assert kept.issuer == "https://server.example.com"
-    assert (kept.state.get_secret_value(), kept.code_verifier.get_secret_value()) == ("xyz", VERIFIER)
+    pending = request(state="xyz", verifier=VERIFIER).pending
+    assert pending.issuer == "https://server.example.com"
+    assert (pending.state.get_secret_value(), pending.code_verifier.get_secret_value()) == ("xyz", VERIFIER)
 
 
 HONEST = "https://honest.as.example"
@@ -196,7 +196,7 @@ def test_the_example_of_an_error_with_iss() -> None:
 
 @pytest.mark.spec("RFC 9470 §4", "Request the acr_values and max_age of the challenge")
 @pytest.mark.parametrize(
-    ("challenge", "asked"),
+    ("challenge", "expected"),
     [
         ('acr_values="myACR"', {"acr_values": ["myACR"]}),
         ('acr_values="one two", max_age="5"', {"acr_values": ["one two"], "max_age": ["5"]}),
@@ -204,7 +204,7 @@ def test_the_example_of_an_error_with_iss() -> None:
         ("max_age=soon", {}),
     ],
 )
-def test_acr_values_and_max_age_of_a_challenge_are_requested(challenge: str, asked: dict[str, list[str]]) -> None:
+def test_acr_values_and_max_age_of_a_challenge_are_requested(challenge: str, expected: dict[str, list[str]]) -> None:
     value = f'Bearer error="insufficient_user_authentication", {challenge}'
     query = query_of(request(challenge=bearer_challenge([value])))
-    assert {name: query[name] for name in ("acr_values", "max_age") if name in query} == asked
+    assert {name: query[name] for name in ("acr_values", "max_age") if name in query} == expected

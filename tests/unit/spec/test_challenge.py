@@ -7,7 +7,7 @@ import pytest
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 
 
-def said(*values: str) -> BearerChallenge | None:
+def challenge_of(*values: str) -> BearerChallenge | None:
     """The challenge, with its lines folded and as the single line that HTTP/1.1 requires."""
     folded = bearer_challenge("\r\n ".join(value.splitlines()) for value in values)
     assert folded == bearer_challenge(" ".join(value.split()) for value in values)
@@ -34,13 +34,13 @@ def said(*values: str) -> BearerChallenge | None:
     ],
 )
 def test_the_examples_of_rfc_6750(value: str, expected: BearerChallenge) -> None:
-    assert said(value) == expected
+    assert challenge_of(value) == expected
 
 
 @pytest.mark.spec("RFC 9728 §5.1", "Read resource_metadata of a challenge")
 def test_the_example_of_rfc_9728() -> None:
     metadata = "https://resource.example.com/.well-known/oauth-protected-resource"
-    assert said(f'Bearer resource_metadata="{metadata}"') == BearerChallenge(resource_metadata=metadata)
+    assert challenge_of(f'Bearer resource_metadata="{metadata}"') == BearerChallenge(resource_metadata=metadata)
 
 
 @pytest.mark.spec("RFC 9470 §3", "Read acr_values and max_age of a challenge")
@@ -70,7 +70,7 @@ def test_the_example_of_rfc_9728() -> None:
     ],
 )
 def test_the_examples_of_rfc_9470(value: str, expected: BearerChallenge) -> None:
-    assert said(value) == expected
+    assert challenge_of(value) == expected
 
 
 @pytest.mark.spec("MCP §Authorization Server Discovery", "Read the address of the resource metadata from a challenge")
@@ -99,4 +99,4 @@ def test_the_examples_of_rfc_9470(value: str, expected: BearerChallenge) -> None
     ],
 )
 def test_the_examples_of_mcp(value: str, expected: BearerChallenge) -> None:
-    assert said(value) == expected
+    assert challenge_of(value) == expected

@@ -124,7 +124,7 @@ def test_the_default_method_is_basic() -> None:
 
 @pytest.mark.spec("RFC 8414 §2", "Accept only an issuer that is an https URL without query and fragment")
 @pytest.mark.parametrize(
-    ("issuer", "believed"),
+    ("issuer", "valid"),
     [
         ("https://server.example.com", True),
         ("https://server.example.com/issuer1", True),
@@ -134,9 +134,9 @@ def test_the_default_method_is_basic() -> None:
         ("server.example.com", False),
     ],
 )
-def test_a_valid_issuer(issuer: str, believed: bool) -> None:
+def test_a_valid_issuer(issuer: str, valid: bool) -> None:
     response = answer({**RESOURCE, "authorization_servers": [issuer]})
-    if believed:
+    if valid:
         metadata = parse_protected_resource_metadata(response, server_url=RESOURCE["resource"])
         assert metadata is not None
         assert metadata.authorization_servers == (issuer,)
@@ -184,8 +184,10 @@ def test_the_example_is_refused_for_another_resource(server_url: str) -> None:
         parse_protected_resource_metadata(answer(RESOURCE), server_url=server_url)
 
 
-ASKED = client_metadata(client_name="My Example Client", redirect_uri="https://client.example.org/callback", scope=None)
-REGISTRATION = registration_request(AuthorizationServerMetadata.model_validate(SERVER), ASKED)
+METADATA = client_metadata(
+    client_name="My Example Client", redirect_uri="https://client.example.org/callback", scope=None
+)
+REGISTRATION = registration_request(AuthorizationServerMetadata.model_validate(SERVER), METADATA)
 
 
 @pytest.mark.spec("RFC 7591 §3.1", "POST the metadata as JSON")
@@ -201,25 +203,25 @@ def test_a_registration_is_json() -> None:
     "RFC 7591 §3.2.1", "Read the client's id, its secret and the expiry of the secret, where 0 means never"
 )
 def test_the_example_of_a_registration() -> None:
-    made = parse_registration_response(answer(REGISTERED, 201), request=REGISTRATION)
-    assert (made.client_id, made.client_secret) == ("s6BhdRkqt3", SecretStr("cf136dc3c1fc93f31185e5885805d"))
+    client = parse_registration_response(answer(REGISTERED, 201), request=REGISTRATION)
+    assert (client.client_id, client.client_secret) == ("s6BhdRkqt3", SecretStr("cf136dc3c1fc93f31185e5885805d"))
     until = datetime.fromtimestamp(2893276800, UTC)
-    assert not made.expired(until - timedelta(seconds=1))
-    assert made.expired(until)
+    assert not client.expired(until - timedelta(seconds=1))
+    assert client.expired(until)
 
 
 @pytest.mark.spec("RFC 7591 §3.2.1", "Use the client as registered by the server, not as requested")
 def test_the_example_uses_the_registered_method() -> None:
-    assert ASKED.token_endpoint_auth_method == "none"
-    made = parse_registration_response(answer(REGISTERED, 201), request=REGISTRATION)
-    headers, form = client_authentication(made, ("none", "client_secret_post"))
+    assert METADATA.token_endpoint_auth_method == "none"
+    client = parse_registration_response(answer(REGISTERED, 201), request=REGISTRATION)
+    headers, form = client_authentication(client, ("none", "client_secret_post"))
     assert headers["Authorization"].startswith("Basic ")
     assert form == {}
 
 
 @pytest.mark.spec("RFC 7591 §3.2.2", "Report the error code and description")
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "description"),
     [
         ("invalid_redirect_uri", "The redirection URI http://sketchy.example.com is not allowed by this server."),
         (
@@ -233,9 +235,9 @@ def test_the_example_uses_the_registered_method() -> None:
         ("unapproved_software_statement", None),
     ],
 )
-def test_the_errors_of_a_registration(code: str, words: str | None) -> None:
-    document = {"error": code, **({"error_description": words} if words else {})}
+def test_the_errors_of_a_registration(code: str, description: str | None) -> None:
+    document = {"error": code, **({"error_description": description} if description else {})}
     with pytest.raises(RegistrationRefused) as caught:
         parse_registration_response(answer(document, 400), request=REGISTRATION)
-    assert (caught.value.error, caught.value.description) == (code, words)
+    assert (caught.value.error, caught.value.description) == (code, description)
     assert code in str(caught.value)

@@ -22,7 +22,7 @@ WELL_KNOWN = (
 
 @pytest.mark.spec("MCP §Authorization Server Discovery", "Request the URL of the challenge first")
 @pytest.mark.parametrize(
-    ("named", "asked"),
+    ("named", "expected"),
     [
         ("https://metadata.example.com/mcp", ("https://metadata.example.com/mcp", *WELL_KNOWN)),
         (WELL_KNOWN[1], (WELL_KNOWN[1], WELL_KNOWN[0])),  # no URL is requested twice
@@ -33,8 +33,8 @@ WELL_KNOWN = (
         ("https://user:pass@metadata.example.com/", WELL_KNOWN),
     ],
 )
-def test_the_url_of_the_challenge_comes_first(named: str | None, asked: tuple[str, ...]) -> None:
-    assert protected_resource_metadata_urls(SERVER, named) == asked
+def test_the_url_of_the_challenge_comes_first(named: str | None, expected: tuple[str, ...]) -> None:
+    assert protected_resource_metadata_urls(SERVER, named) == expected
 
 
 @pytest.mark.spec("MCP 2025-03-26 §Authorization Base URL", "Use the origin if the resource has no metadata")
@@ -68,7 +68,7 @@ def test_the_endpoints_of_a_server_without_metadata() -> None:
 )
 @pytest.mark.spec("MCP §Scope Selection Strategy", "Assume no relation between those two")
 @pytest.mark.parametrize(
-    ("challenged", "listed", "asked"),
+    ("challenged", "listed", "expected"),
     [
         ("files:read", ("files:read", "files:write"), "files:read"),  # a part
         ("files:read files:write", ("files:read",), "files:read files:write"),  # more
@@ -78,22 +78,22 @@ def test_the_endpoints_of_a_server_without_metadata() -> None:
         (None, None, None),
     ],
 )
-def test_the_selected_scope(challenged: str | None, listed: tuple[str, ...] | None, asked: str | None) -> None:
-    assert scopes.select_scope(challenged=challenged, resource=listed, server=None) == asked
+def test_the_selected_scope(challenged: str | None, listed: tuple[str, ...] | None, expected: str | None) -> None:
+    assert scopes.select_scope(challenged=challenged, resource=listed, server=None) == expected
 
 
 @pytest.mark.spec("MCP §Refresh Tokens", "Add offline_access if the authorization server lists it")
 @pytest.mark.parametrize(
-    ("server", "asked"),
+    ("server", "expected"),
     [(("openid", "offline_access"), "files:read offline_access"), (("openid",), "files:read"), (None, "files:read")],
 )
-def test_offline_access_is_requested_if_listed(server: tuple[str, ...] | None, asked: str) -> None:
-    assert scopes.select_scope(challenged="files:read", resource=None, server=server) == asked
+def test_offline_access_is_requested_if_listed(server: tuple[str, ...] | None, expected: str) -> None:
+    assert scopes.select_scope(challenged="files:read", resource=None, server=server) == expected
 
 
 @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Request the previous scope together with the challenged one")
 @pytest.mark.parametrize(
-    ("before", "challenged", "asked"),
+    ("before", "challenged", "expected"),
     [
         ("files:read", "files:write", "files:read files:write"),
         ("files:read files:write", "files:write", "files:read files:write"),
@@ -102,8 +102,8 @@ def test_offline_access_is_requested_if_listed(server: tuple[str, ...] | None, a
         (None, None, None),
     ],
 )
-def test_a_step_up_keeps_the_previous_scope(before: str | None, challenged: str | None, asked: str | None) -> None:
-    assert scopes.union(before, challenged) == asked
+def test_a_step_up_keeps_the_previous_scope(before: str | None, challenged: str | None, expected: str | None) -> None:
+    assert scopes.union(before, challenged) == expected
 
 
 @pytest.mark.spec(

@@ -214,8 +214,8 @@ def test_the_examples_of_an_introspection_response() -> None:
     assert (active.active, active.scope, active.username) == (True, "read write dolphin", "jdoe")
     assert active.expires_at == datetime.fromtimestamp(1419356238, UTC)
     for document in ({"active": False}, {**ACTIVE, "active": False}):
-        dead = parse_introspection_response(answer(document), request=REQUEST)
-        assert (dead.active, dead.scope, dead.username, dead.expires_at) == (False, None, None, None)
+        inactive = parse_introspection_response(answer(document), request=REQUEST)
+        assert (inactive.active, inactive.scope, inactive.username, inactive.expires_at) == (False, None, None, None)
     for no_answer in ({}, {**ACTIVE, "active": "true"}, {"active": 1}):
         with pytest.raises(ServerUnavailable):
             parse_introspection_response(answer(no_answer), request=REQUEST)
