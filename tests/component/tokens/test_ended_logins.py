@@ -59,9 +59,11 @@ async def test_ended_login_is_recorded_without_its_tokens(
 ) -> None:
     """Dead tokens are useless secrets, and would be sent again at every call."""
     login = await sign_in(oauth)
-    sandbox.fail_next("/token", error=error)
-    with pytest.raises(SignInRequired):
+    sandbox.fail_next("/token", error=error, description="Grant not found")
+    with pytest.raises(SignInRequired, match="Grant not found") as ended:
         await oauth.refresh()
+    assert ended.value.error == error
+    assert "notion-oauth login" in ended.value.hint
     assert login.refresh_token is not None
     content = settings.token_file.read_text()
     for token in (login.access_token, login.refresh_token):
@@ -164,7 +166,7 @@ async def test_sign_out_deletes_the_record_of_an_ended_login(settings: Settings,
 async def test_other_refusal_keeps_the_login(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     login = await sign_in(oauth)
     sandbox.fail_next("/token", error="invalid_target")
-    with pytest.raises(TokenRefused):
+    with pytest.raises(TokenRefused, match="invalid_target"):
         await oauth.refresh()
     assert await oauth.store.load("default") == login
 

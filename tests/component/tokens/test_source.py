@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from notion_oauth.clock import utc_now
-from notion_oauth.errors import NotSignedIn, SignInRequired, StorageError, TokenRefused, TransientError
+from notion_oauth.errors import NotSignedIn, SignInRequired, StorageError, TransientError
 from notion_oauth.models import TokenSet
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -192,27 +192,6 @@ async def test_valid_token_is_served_when_a_refresh_fails(oauth: NotionOAuth, sa
     sandbox.fail_next("/token", status=503)
     with pytest.raises(TransientError):
         await oauth.tokens.token(rejected=login.access_token)
-
-
-@pytest.mark.parametrize("error", ["invalid_grant", "invalid_client", "unauthorized_client"])
-async def test_terminal_error_of_the_server_ends_the_login(
-    oauth: NotionOAuth, sandbox: Sandbox, clock: Clock, error: str
-) -> None:
-    await sign_in(oauth)
-    clock.ahead = timedelta(hours=2)
-    sandbox.fail_next("/token", error=error, description="Grant not found")
-    with pytest.raises(SignInRequired, match="Grant not found") as caught:
-        await oauth.tokens.token()
-    assert caught.value.error == error
-    assert "notion-oauth login" in caught.value.hint
-
-
-async def test_other_refusal_raises_token_refused(oauth: NotionOAuth, sandbox: Sandbox, clock: Clock) -> None:
-    await sign_in(oauth)
-    clock.ahead = timedelta(hours=2)
-    sandbox.fail_next("/token", error="invalid_target")
-    with pytest.raises(TokenRefused, match="invalid_target"):
-        await oauth.tokens.token()
 
 
 async def test_without_a_login_not_signed_in_is_raised(oauth: NotionOAuth) -> None:
