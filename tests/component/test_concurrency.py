@@ -1,4 +1,4 @@
-"""Waiting for a coroutine where nobody can await: no longer than it takes, whatever the network does."""
+"""Running coroutines from synchronous code: a hanging name server delays neither the caller nor the exit."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from notion_oauth.transport.client import Transport
 
 @pytest.fixture
 def silent_name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Looking a name up takes until the test is over; set once it has been waited for to its end."""
-    over, waited_for = threading.Event(), threading.Event()
+    """A name server that answers only after the test. The event is set if a caller waited for its answer."""
+    test_done, waited_for = threading.Event(), threading.Event()
     real = socket.getaddrinfo
 
-    def look_up(host: Any, *arguments: Any, **options: Any) -> Any:
+    def delayed_getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
         if host in ("slow.example", b"slow.example"):
-            over.wait(30)
+            test_done.wait(30)
             waited_for.set()
-            raise socket.gaierror("nobody knows")
+            raise socket.gaierror("unknown host")
         return real(host, *arguments, **options)
 
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "getaddrinfo", delayed_getaddrinfo)
     yield waited_for
-    over.set()
+    test_done.set()
 
 
 def get(url: str, timeout: float) -> int:
@@ -46,7 +46,7 @@ def get(url: str, timeout: float) -> int:
 def test_silent_name_server_is_abandoned(silent_name_server: threading.Event) -> None:
     with pytest.raises(NetworkError, match=r"slow\.example sent no complete response within 0\.3 seconds"):
         get("https://slow.example/", 0.3)
-    assert not silent_name_server.is_set(), "the look-up is still under way"
+    assert not silent_name_server.is_set(), "the DNS query is still running"
 
 
 def test_command_abandons_a_silent_name_server(silent_name_server: threading.Event) -> None:
@@ -54,7 +54,7 @@ def test_command_abandons_a_silent_name_server(silent_name_server: threading.Eve
     result = CliRunner().invoke(app, arguments, env={"NOTION_OAUTH_TIMEOUT": "0.3"})
     assert result.exit_code == 5
     assert "within 0.3 seconds" in result.stderr
-    assert not silent_name_server.is_set(), "the look-up is still under way"
+    assert not silent_name_server.is_set(), "the DNS query is still running"
 
 
 def test_host_names_are_resolved(sandbox: Sandbox) -> None:

@@ -1,4 +1,4 @@
-"""What every TokenStore must do."""
+"""The contract that every TokenStore must fulfil."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ CONFIDENTIAL = ClientInformation(
 )
 
 
-@pytest.fixture(params=["file", "sealed", "memory"])
+@pytest.fixture(params=["file", "encrypted", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> TokenStore:
     if request.param == "memory":
         return MemoryStore()
-    encryption = Encryption(SecretStr(new_key())) if request.param == "sealed" else None
+    encryption = Encryption(SecretStr(new_key())) if request.param == "encrypted" else None
     return JsonFileStore(tmp_path / "tokens.json", encryption=encryption)
 
 
@@ -72,7 +72,7 @@ async def test_registrations_survive_the_deletion_of_the_login(store: TokenStore
 
 
 async def test_time_and_scope_of_a_registration_are_stored(store: TokenStore) -> None:
-    """One for more than whoever signs in is asked for has a place of its own."""
+    """A registration with `extended_scope` is stored in addition to the ordinary one."""
     plain = registration().model_copy(update={"registered_at": datetime(2026, 11, 25, 9, 58, 18, 733000, tzinfo=UTC)})
     extended_scope = plain.model_copy(update={"extended_scope": True, "scope": "read write"})
     for each in (extended_scope, plain, extended_scope):

@@ -1,4 +1,4 @@
-"""The key in the system keyring: asked in a process of its own, given up where it hangs, refused where it is none."""
+"""Keys in the system keyring: read in a separate process, which is ended when it hangs; unsafe backends are refused."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from notion_oauth.files import system_keyring
 from notion_oauth.files.encryption import Encryption, Key
 from notion_oauth.storage import JsonFileStore
 from tests.support import fake_keyring
-from tests.support.fake_keyring import told
+from tests.support.fake_keyring import set_behaviour
 from tests.unit.protocol.builders import tokens
 
 OLD, NEW = "o" * 43 + "=", "n" * 43 + "="
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def keyring_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return fake_keyring.install(tmp_path, monkeypatch)
 
 
-def test_added_key_comes_first(kept: Path) -> None:
+def test_added_key_comes_first(keyring_file: Path) -> None:
     system_keyring.add_key(OLD)
     system_keyring.add_key(NEW)
     assert system_keyring.read_keys() == f"{NEW} {OLD}"
     assert [key.id for key in Encryption(SecretStr("keyring")).all_keys()] == [Key(NEW, "").id, Key(OLD, "").id]
 
 
-def test_empty_keyring_names_the_command_that_adds_a_key(kept: Path) -> None:
+def test_empty_keyring_names_the_command_that_adds_a_key(keyring_file: Path) -> None:
     with pytest.raises(KeyUnavailable, match="has no key for notion-oauth") as caught:
         system_keyring.read_keys()
     assert "notion-oauth key --keyring" in caught.value.hint
 
 
-def test_chain_of_backends_uses_the_system_backend(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told(monkeypatch, "chain")
+def test_chain_of_backends_uses_the_system_backend(keyring_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_behaviour(monkeypatch, "chain")
     system_keyring.add_key(NEW)
-    assert kept.read_text() == NEW
+    assert keyring_file.read_text() == NEW
 
 
 @pytest.mark.parametrize("backend", ["null", "fail"])
 def test_backend_that_does_not_protect_secrets_is_refused(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    """By the real keyring."""
+    """With the real package keyring."""
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", f"keyring.backends.{backend}.Keyring")
     for attempt in (system_keyring.read_keys, lambda: system_keyring.add_key(NEW)):
         with pytest.raises(
@@ -69,19 +69,19 @@ def test_plain_text_backend_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("does", "said"), [("fail", "failed: Locked"), ("not load", "no answer"), ("print", "no answer")]
+    ("does", "message"), [("fail", "failed: Locked"), ("not load", "no answer"), ("print", "no answer")]
 )
 def test_failing_keyring_is_reported_without_its_message(
-    kept: Path, monkeypatch: pytest.MonkeyPatch, does: str, said: str
+    keyring_file: Path, monkeypatch: pytest.MonkeyPatch, does: str, message: str
 ) -> None:
-    told(monkeypatch, does)
-    with pytest.raises(KeyUnavailable, match=said) as caught:
+    set_behaviour(monkeypatch, does)
+    with pytest.raises(KeyUnavailable, match=message) as caught:
         system_keyring.read_keys()
     assert "canary" not in str(caught.value)
 
 
-def test_keyring_that_does_not_store_the_key_is_reported(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told(monkeypatch, "forget")
+def test_keyring_that_does_not_store_the_key_is_reported(keyring_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_behaviour(monkeypatch, "forget")
     with pytest.raises(KeyUnavailable, match="did not store it"):
         system_keyring.add_key(NEW)
 
@@ -101,39 +101,39 @@ def test_no_module_is_imported_from_the_working_directory(monkeypatch: pytest.Mo
     assert not (tmp_path / "was here").exists()
 
 
-def test_process_that_hangs_is_ended(kept: Path) -> None:
-    """Such as one that is stopped, or hangs with Python's own lock held."""
+def test_process_that_hangs_is_ended(keyring_file: Path) -> None:
+    """For example a stopped process, or one that hangs while it holds Python's global interpreter lock."""
     with pytest.raises(KeyUnavailable, match=r"no answer within 0\.01 seconds"):
         system_keyring.read_keys(timeout=0.01)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="its keyrings are asked over D-Bus")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keyrings use D-Bus")
 def test_session_bus_that_never_answers_is_abandoned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The real keyring, and a real socket at which somebody lets it in, and then says nothing."""
-    heard: list[bytes] = []
+    """The real package keyring, and a socket that accepts the connection and then never answers."""
+    received: list[bytes] = []
 
-    def let_in() -> None:
-        with bus.accept()[0] as called:
-            called.recv(1000)
-            called.sendall(b"OK 0123456789abcdef0123456789abcdef\r\n")
-            while said := called.recv(1000):  # until it is given up
-                heard.append(said)
+    def accept() -> None:
+        with bus.accept()[0] as connection:
+            connection.recv(1000)
+            connection.sendall(b"OK 0123456789abcdef0123456789abcdef\r\n")
+            while data := connection.recv(1000):  # until the client closes the connection
+                received.append(data)
 
     with socket.socket(socket.AF_UNIX) as bus:
         bus.bind(str(tmp_path / "bus"))
         bus.listen()
-        listening = threading.Thread(target=let_in)
+        listening = threading.Thread(target=accept)
         listening.start()
         monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={tmp_path / 'bus'}")
         with pytest.raises(KeyUnavailable, match="did not answer within 3 seconds"):
             system_keyring.read_keys(timeout=20)  # longer than the process waits for the keyring
         listening.join()
-    assert b"Hello" in b"".join(heard)
+    assert b"Hello" in b"".join(received)
 
 
 @pytest.mark.anyio
-async def test_tokens_are_encrypted_with_the_key_in_the_keyring(kept: Path, tmp_path: Path) -> None:
+async def test_tokens_are_encrypted_with_the_key_in_the_keyring(keyring_file: Path, tmp_path: Path) -> None:
     system_keyring.add_key(NEW)
     path = tmp_path / "tokens.json"
     store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring")))

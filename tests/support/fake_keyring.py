@@ -1,4 +1,4 @@
-"""A keyring that keeps keys in a file, fails as it is told to, and is found in the place of the real keyring."""
+"""A fake package keyring that stores keys in a file and fails on request."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-# A package of that name which keeps secrets in a file, and does as it is told there
+# The fake package; the variable FAKE_KEYRING_DOES selects its behaviour
 KEYRING = """
 import os, pathlib, time
 from keyring.backends import SecretService, chainer
 def get_keyring():
-    told = os.environ.get("FAKE_KEYRING_DOES", "")
-    if told == "not load": raise RuntimeError("canary")
-    if told == "print": print("canary")
-    if told == "chain": return chainer.ChainerBackend()
+    behaviour = os.environ.get("FAKE_KEYRING_DOES", "")
+    if behaviour == "not load": raise RuntimeError("canary")
+    if behaviour == "print": print("canary")
+    if behaviour == "chain": return chainer.ChainerBackend()
     return SecretService.Keyring()
 """
 SYSTEM = """
@@ -24,11 +24,11 @@ class Locked(Exception): pass
 class Keyring:
     def get_password(self, service, name):
         assert (service, name) == ("notion-oauth", "encryption-key")
-        told = os.environ.get("FAKE_KEYRING_DOES", "")
-        if told == "hang":
+        behaviour = os.environ.get("FAKE_KEYRING_DOES", "")
+        if behaviour == "hang":
             FILE.with_name("pid").write_text(str(os.getpid()))
             time.sleep(600)
-        if told == "fail": raise Locked("canary")
+        if behaviour == "fail": raise Locked("canary")
         return FILE.read_text() if FILE.exists() else None
     def set_password(self, service, name, secret):
         if os.environ.get("FAKE_KEYRING_DOES") != "forget": FILE.write_text(secret)
@@ -36,7 +36,7 @@ class Keyring:
 CHAINER = """
 from keyring.backends import SecretService
 class PlaintextKeyring:
-    def get_password(self, service, name): raise AssertionError("it is asked although it protects nothing")
+    def get_password(self, service, name): raise AssertionError("an unsafe backend is used")
     set_password = get_password
 PlaintextKeyring.__module__ = "keyrings.alt.file"
 class ChainerBackend:
@@ -45,7 +45,7 @@ class ChainerBackend:
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let the processes that are started from here find it; the file in which it keeps what it is given."""
+    """Put the fake package on the path of new processes. Returns the file in which it stores keys."""
     package = folder / "fake" / "keyring"
     (package / "backends").mkdir(parents=True)
     (package / "__init__.py").write_text(KEYRING)
@@ -57,5 +57,5 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "keyring"
 
 
-def told(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.setenv("FAKE_KEYRING_DOES", what)
+def set_behaviour(monkeypatch: pytest.MonkeyPatch, behaviour: str) -> None:
+    monkeypatch.setenv("FAKE_KEYRING_DOES", behaviour)

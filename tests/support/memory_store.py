@@ -1,4 +1,4 @@
-"""A store in memory: it passes the contract that every store must, and serves tests that are not about files."""
+"""A store in memory that fulfils the TokenStore contract, for tests that are not about files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from notion_oauth.models import EndedLogin, Registration, TokenSet
 
 
 class MemoryStore:
-    """Keeps everything in dictionaries, for the tasks, threads and event loops of one process."""
+    """Stores data in dictionaries, for the tasks, threads and event loops of one process."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, TokenSet | EndedLogin] = {}
@@ -23,20 +23,20 @@ class MemoryStore:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     async def load(self, profile: str) -> TokenSet | None:
-        found = self._tokens.get(profile)
-        return found if isinstance(found, TokenSet) else None
+        stored = self._tokens.get(profile)
+        return stored if isinstance(stored, TokenSet) else None
 
     async def load_ended_login(self, profile: str) -> EndedLogin | None:
-        found = self._tokens.get(profile)
-        return found if isinstance(found, EndedLogin) else None
+        stored = self._tokens.get(profile)
+        return stored if isinstance(stored, EndedLogin) else None
 
     async def save(self, profile: str, tokens: TokenSet) -> None:
         self._changes += 1
         self._tokens[profile] = tokens
 
-    async def save_ended_login(self, profile: str, grave: EndedLogin) -> None:
+    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
         self._changes += 1
-        self._tokens[profile] = grave
+        self._tokens[profile] = ended
 
     def version(self, profile: str) -> object | None:
         return self._changes
@@ -49,7 +49,7 @@ class MemoryStore:
         return self._registrations.get(profile, ())
 
     async def save_registration(self, profile: str, registration: Registration) -> None:
-        others = [kept for kept in self._registrations.get(profile, ()) if kept.key != registration.key]
+        others = [each for each in self._registrations.get(profile, ()) if each.key != registration.key]
         self._registrations[profile] = (*others, registration)
 
     async def protection(self, profile: str) -> Protection | None:

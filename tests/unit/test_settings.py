@@ -1,4 +1,4 @@
-"""Every option: from the environment, checked, named where it is wrong, and in docs/settings.md."""
+"""Every setting: read from the environment, validated, named when it is wrong, and listed in docs/settings.md."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.support.paths import ROOT
 
 SETTINGS_DOC = ROOT / "docs" / "settings.md"
 
-GIVEN = {
+VALUES = {
     "SERVER_URL": "https://other.example/mcp",
-    "TOKEN_FILE": "kept/tokens.json",
+    "TOKEN_FILE": "stored/tokens.json",
     "PROFILE": "work",
     "PUBLIC_URL": "https://me.example/notion",
     "TRUSTED_PROXIES": "10.0.0.1, 10.1.0.0/16 2001:db8::/32,unix",
@@ -49,32 +49,32 @@ GIVEN = {
 
 
 def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {name.upper() for name in Settings.model_fields} == set(GIVEN)
-    for name, value in GIVEN.items():
+    assert {name.upper() for name in Settings.model_fields} == set(VALUES)
+    for name, value in VALUES.items():
         monkeypatch.setenv(PREFIX + name, value)
-    found = load_settings()
-    assert found.server_url == GIVEN["SERVER_URL"]
-    assert found.token_file == Path("kept/tokens.json")
-    assert found.public_url == GIVEN["PUBLIC_URL"]
-    assert [str(network) for network in parse_proxies(found.trusted_proxies or "")[0]] == [
+    settings = load_settings()
+    assert settings.server_url == VALUES["SERVER_URL"]
+    assert settings.token_file == Path("stored/tokens.json")
+    assert settings.public_url == VALUES["PUBLIC_URL"]
+    assert [str(network) for network in parse_proxies(settings.trusted_proxies or "")[0]] == [
         "10.0.0.1/32",
         "10.1.0.0/16",
         "2001:db8::/32",
     ]
-    assert parse_proxies(found.trusted_proxies or "")[1]
-    assert found.secret_key is not None
-    assert found.secret_key.get_secret_value() == GIVEN["SECRET_KEY"]
-    assert (found.client_name, found.timeout, found.timeout_delta.total_seconds()) == ("Mine", 2.5, 2.5)
-    assert found.issuer == GIVEN["ISSUER"]
-    assert found.preregistered is not None
-    assert found.preregistered.client_id == GIVEN["CLIENT_ID"]
-    assert found.preregistered.token_endpoint_auth_method == GIVEN["CLIENT_AUTH_METHOD"]
-    assert found.client_metadata_url == GIVEN["CLIENT_METADATA_URL"]
-    assert "canary" not in repr(found)
-    assert (found.retry_for, found.keep_fresh) == (7, False)
-    assert (found.ca_file, found.allow_private_addresses) == (Path("company.pem"), True)
-    assert (found.log_level, found.log_format, found.telemetry) == ("debug", "json", True)
-    assert found.lifetimes == Lifetimes(timedelta(minutes=10), grant=timedelta(days=90), idle=timedelta(days=14))
+    assert parse_proxies(settings.trusted_proxies or "")[1]
+    assert settings.secret_key is not None
+    assert settings.secret_key.get_secret_value() == VALUES["SECRET_KEY"]
+    assert (settings.client_name, settings.timeout, settings.timeout_delta.total_seconds()) == ("Mine", 2.5, 2.5)
+    assert settings.issuer == VALUES["ISSUER"]
+    assert settings.preregistered is not None
+    assert settings.preregistered.client_id == VALUES["CLIENT_ID"]
+    assert settings.preregistered.token_endpoint_auth_method == VALUES["CLIENT_AUTH_METHOD"]
+    assert settings.client_metadata_url == VALUES["CLIENT_METADATA_URL"]
+    assert "canary" not in repr(settings)
+    assert (settings.retry_for, settings.keep_fresh) == (7, False)
+    assert (settings.ca_file, settings.allow_private_addresses) == (Path("company.pem"), True)
+    assert (settings.log_level, settings.log_format, settings.telemetry) == ("debug", "json", True)
+    assert settings.lifetimes == Lifetimes(timedelta(minutes=10), grant=timedelta(days=90), idle=timedelta(days=14))
 
 
 def test_dotenv_file_in_the_working_directory_is_read(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.spec("MCP §Communication Security", "Use only redirect URIs with https or on loopback")
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("SERVER_URL", "http://canary.example/mcp", "not https"),
         ("SERVER_URL", "canary", "not an https URL"),
@@ -125,10 +125,10 @@ def test_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_wrong_setting_is_named_without_its_value(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(PREFIX + name, value)
-    with pytest.raises(ConfigurationError, match=said) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         load_settings()
     assert PREFIX + name in str(caught.value)
     assert "canary" not in str(caught.value)
