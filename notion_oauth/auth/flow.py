@@ -1,4 +1,4 @@
-"""BearerAuth for every HTTP library of httpx's shape: when a token goes out, which, and what follows a refusal."""
+"""The authentication flow behind both BearerAuth classes: which requests get a token, and what follows a 401 or 403."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from notion_oauth import concurrency
-from notion_oauth.clock import uptime
+from notion_oauth import clock, concurrency
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge, step_up_required
 from notion_oauth.protocol.urls import DEFAULT_PORTS, origin
@@ -20,234 +19,246 @@ from notion_oauth.tokens.single_flight import Abandoned, SharedCall, SingleFligh
 
 UNAUTHORIZED = 401
 REFUSALS = (UNAUTHORIZED, 403)
-MOST_ASKED = 3  # sign-ins for one request: the first one, and two that ask for more
-ASK_AGAIN = 600.0  # seconds after which the same thing may be asked of a person once more
-LEAVE_ALONE = 60.0  # seconds after a sign-in that has failed or was declined
+MAX_SIGN_INS = 3  # for one request: the first, and two that ask for more
+REPEAT_COOLDOWN = 600.0  # seconds before the user is asked again for the same requirement
+FAILURE_COOLDOWN = 60.0  # seconds before the user is asked again after a sign-in that failed or was declined
 
 Authorize = Callable[[BearerChallenge | None], Awaitable[object]]
 _Steps = Generator[Any, Any, None]
-_Need = tuple[str | None, frozenset[str], str | None, int | None]
-_ASKING: ContextVar[object] = ContextVar("notion_oauth_asking", default=None)  # whose `authorize` is running
+_Requirement = tuple[str | None, frozenset[str], str | None, int | None]
+_AUTHORIZING: ContextVar[object] = ContextVar("notion_oauth_authorizing", default=None)  # the auth that signs in here
 
 
-class BearerFlows:
-    """Both of the flows that an `Auth` of httpx and of its descendants has; a subclass names its library's body type.
+class BearerAuthBase:
+    """The sync and async flows of an `Auth` of httpx or httpx2; a subclass names its library's body type.
 
-    Requests to another origin go out without a token, across redirects too. A token that is soon to expire is
-    refreshed in the background. A 401 is answered once with another token, where the body can be sent again: that
-    of a stream cannot, and its 401 is the caller's. Raises into the request what `TokenSource.token` raises, and
-    StepUpRequired where the resource asks for more than the person has agreed to.
+    Only requests to the MCP server's origin get a token, also after redirects. A token that expires soon is refreshed
+    in the background. After a 401 the request is sent once more with another token, unless its body is a stream, which
+    cannot be sent twice: the caller then gets the 401. Raises into the request what `TokenSource.token` raises, and
+    StepUpRequired if the resource requires more than the user has consented to.
 
-    `authorize` is for programs with a person in front of them: a coroutine function that signs them in, as
-    `notion_oauth.login.sign_in` does, given the resource's challenge. It is called where nobody is signed in, or more
-    is asked for; once however many requests wait, in a thread with an event loop of its own; at most three times for
-    one request, and not twice for the same thing. Without it no browser is ever opened.
+    `authorize` is for programs with a user present: a coroutine function that signs in, such as
+    `partial(notion_oauth.sign_in, oauth)`, called with the resource's challenge. It runs when there is no login, or
+    the resource requires more: once for all requests that wait, in a thread with its own event loop, at most three
+    times for one request, and not twice for the same requirement. Without it, no browser is ever opened.
+
+    `uptime` is the monotonic clock in seconds; `sign_ins` holds the sign-in in progress.
     """
 
-    whole_body: ClassVar[type]  # of a request that can be sent again
+    replayable_body: ClassVar[type]  # the type of a request body that can be sent again
 
-    def __init__(self, oauth: NotionOAuth | None = None, *, authorize: Authorize | None = None) -> None:
+    def __init__(
+        self,
+        oauth: NotionOAuth | None = None,
+        *,
+        authorize: Authorize | None = None,
+        uptime: Callable[[], float] = clock.uptime,
+    ) -> None:
         service = oauth or NotionOAuth()
+        self.sign_ins: SingleFlight[object] = SingleFlight()
         self._tokens = service.tokens
         self._authorize = authorize
-        self._asking: SingleFlight[object] = SingleFlight()
-        self._asked: dict[_Need, float] = {}  # what a person was asked for in vain, or beyond a sign-in, and when
-        self._failed: tuple[Callable[[], NoReturn], float] | None = None  # raises what the last one did, and when
+        self._uptime = uptime
+        self._recent: dict[_Requirement, float] = {}  # when the user last answered, or a sign-in did not help
+        self._last_failure: tuple[Callable[[], NoReturn], float] | None = None  # raises its error; when it failed
         scheme, host, port = origin(urlsplit(service.settings.server_url))
         self._origin = (scheme, host.encode("idna") if not host.isascii() else host.encode(), port)
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
-        if not self._is_ours(request.url):
+        if not self._is_resource(request.url):
             yield request
             return
         token, response = self._tokens.get_fresh(), None
         if token is not None:
-            response = yield _with(token, request)
+            response = yield _with_token(token, request)
             if response.status_code not in REFUSALS:
-                return  # by far the most frequent end: it costs nothing more
-        steps = self._steps(request, token, response)
-        step = _sent(steps, None)
+                return  # the common case ends here, at no further cost
+        steps = self._negotiate(request, token, response)
+        step = _send(steps, None)
         while step is not None:
             if callable(step):
                 try:
                     outcome = await step()
-                except Exception as error:  # it is the steps' to judge
-                    step = _thrown(steps, error)
+                except Exception as error:  # handled by the steps
+                    step = _throw(steps, error)
                     continue
             else:
                 if response is not None:
-                    await response.aread()  # the connection is free for the next
+                    await response.aread()  # returns the connection to the pool
                 outcome = response = yield step
-            step = _sent(steps, outcome)
+            step = _send(steps, outcome)
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        if not self._is_ours(request.url):
+        if not self._is_resource(request.url):
             yield request
             return
         token, response = self._tokens.get_fresh(), None
         if token is not None:
-            response = yield _with(token, request)
+            response = yield _with_token(token, request)
             if response.status_code not in REFUSALS:
                 return
-        steps = self._steps(request, token, response)
-        step = _sent(steps, None)
+        steps = self._negotiate(request, token, response)
+        step = _send(steps, None)
         while step is not None:
             if callable(step):
                 try:
                     outcome = concurrency.run(step)
                 except Exception as error:
-                    step = _thrown(steps, error)
+                    step = _throw(steps, error)
                     continue
             else:
                 if response is not None:
                     response.read()
                 outcome = response = yield step
-            step = _sent(steps, outcome)
+            step = _send(steps, outcome)
 
-    def _steps(self, request: Any, token: SecretStr | None, response: Any) -> _Steps:
-        """What follows a refusal, or comes first where no token is at hand.
+    def _negotiate(self, request: Any, token: SecretStr | None, response: Any) -> _Steps:
+        """The steps after a refusal, or from the start if no fresh token was cached.
 
         Yields requests, to be sent for their response, and coroutine functions, to be called for their result.
         """
         if response is None:
-            token = yield from self._token()
-            response = yield _with(token, request)
-        renewed, asked = False, 0
-        while (challenge := self._refused(response)) is not None:
+            token = yield from self._get_token()
+            response = yield _with_token(token, request)
+        renewed, sign_ins = False, 0
+        while (challenge := self._challenge_in(response)) is not None:
             if not challenge.requires_step_up and token is not None and not renewed:
-                another, renewed = (yield from self._token(rejected=token)), True
+                another, renewed = (yield from self._get_token(rejected=token)), True
             else:
-                another = yield from self._adopted(token)
+                another = yield from self._other_token(token)
             while another is None:
-                boarded = None if self._alone or asked == MOST_ASKED else self._boarded(challenge, again=asked > 0)
-                if boarded is not None:
-                    another = yield from self._signed_in(*boarded, token)
-                    asked += boarded[1] and another is not None
+                sign_in = None
+                if not self._non_interactive and sign_ins < MAX_SIGN_INS:
+                    sign_in = self._join_or_start_sign_in(challenge, again=sign_ins > 0)
+                if sign_in is not None:
+                    another = yield from self._token_after_sign_in(*sign_in, token)
+                    sign_ins += sign_in[1] and another is not None
                     continue
-                another = yield from self._adopted(token)
+                another = yield from self._other_token(token)
                 if another is None:
                     if challenge.requires_step_up:
                         raise self._tokens.with_profile_hint(step_up_required(challenge, request.url.host))
-                    return  # a token that is new, and refused: it is the caller's
-            if not isinstance(request.stream, self.whole_body):
+                    return  # a new token was refused: the caller gets the 401
+            if not isinstance(request.stream, self.replayable_body):
                 return
             token = another
-            response = yield _with(token, request)
+            response = yield _with_token(token, request)
 
-    def _token(self, rejected: SecretStr | None = None) -> Generator[Any, Any, SecretStr | None]:
-        """A valid token; None where there is none and a person can be asked."""
+    def _get_token(self, rejected: SecretStr | None = None) -> Generator[Any, Any, SecretStr | None]:
+        """A valid token; None if a sign-in is needed and the user can be asked for it."""
         try:
             found: SecretStr = yield partial(self._tokens.token, rejected=rejected)
         except (NotSignedIn, SignInRequired):
-            if self._alone:
+            if self._non_interactive:
                 raise
             return None
         return found
 
-    def _adopted(self, refused: SecretStr | None) -> Generator[Any, Any, SecretStr | None]:
-        """Another token than the one refused, where somebody has signed in or refreshed meanwhile."""
-        found = yield from self._token()
+    def _other_token(self, refused: SecretStr | None) -> Generator[Any, Any, SecretStr | None]:
+        """The current token if it differs from the refused one: another caller has signed in or refreshed."""
+        found = yield from self._get_token()
         return None if found == refused else found
 
-    def _signed_in(
-        self, flight: SharedCall[object], new: bool, refused: SecretStr | None
+    def _token_after_sign_in(
+        self, call: SharedCall[object], new: bool, refused: SecretStr | None
     ) -> Generator[Any, Any, SecretStr | None]:
-        """The token after a sign-in; None where it was somebody else's and does not do, or was given up.
+        """The token after a sign-in; None if the sign-in of another request did not change it, or was abandoned.
 
-        Everybody wants it who waits for it: its browser tab stays open until the last of them has left. Raises what
-        it has raised, each time in each of them.
+        The sign-in continues while at least one request waits for it. Its error is raised in each of them.
         """
         try:
-            yield flight.result
+            yield call.result
         except Abandoned:
             new = False
         except Exception:
-            found = None if new else (yield from self._adopted(refused))
+            found = None if new else (yield from self._other_token(refused))
             if found is None:
                 raise
             return found
         if new:
-            signed_in: SecretStr = yield self._tokens.token
-            return signed_in
-        return (yield from self._adopted(refused))
+            token: SecretStr = yield self._tokens.token
+            return token
+        return (yield from self._other_token(refused))
 
     @property
-    def _alone(self) -> bool:
-        """Whether no person can be asked: there is none, or what runs is itself part of asking them."""
-        return self._authorize is None or _ASKING.get() is self
+    def _non_interactive(self) -> bool:
+        """Whether the user cannot be asked: there is no `authorize`, or this request is part of it."""
+        return self._authorize is None or _AUTHORIZING.get() is self
 
-    def _may_ask(self, challenge: BearerChallenge, *, again: bool) -> bool:
-        """Whether to ask, once for each need; for a sign-in always, unless one for this very request did not help.
+    def _may_start_sign_in(self, challenge: BearerChallenge, *, again: bool) -> bool:
+        """Whether to ask the user: once per requirement. A plain sign-in always, unless one just failed to help here.
 
-        Raises the error of the last sign-in while the person is to be left alone after it.
+        During the cooldown after a failed sign-in, raises its error.
         """
-        now = uptime()
-        if self._failed is not None and now - self._failed[1] < LEAVE_ALONE:
-            self._failed[0]()
-        self._asked = {known: since for known, since in self._asked.items() if now - since < ASK_AGAIN}
-        if _need(challenge) in self._asked:
+        now = self._uptime()
+        if self._last_failure is not None and now - self._last_failure[1] < FAILURE_COOLDOWN:
+            self._last_failure[0]()
+        self._recent = {requirement: at for requirement, at in self._recent.items() if now - at < REPEAT_COOLDOWN}
+        if _requirement(challenge) in self._recent:
             return False
         if again and not challenge.requires_step_up:
-            self._asked[_need(challenge)] = now
+            self._recent[_requirement(challenge)] = now
             return False
         return True
 
-    def _boarded(self, challenge: BearerChallenge, *, again: bool) -> tuple[SharedCall[object], bool] | None:
-        """The sign-in under way, else a new one; whether it is new. None where a person is not to be asked.
+    def _join_or_start_sign_in(
+        self, challenge: BearerChallenge, *, again: bool
+    ) -> tuple[SharedCall[object], bool] | None:
+        """The sign-in in progress or a new one, and whether it is new; None if the user may not be asked.
 
-        What came of it is noted before it ends: whoever does not find it under way finds the note.
+        Its outcome is recorded before it ends, so that a later request finds either the sign-in or the record.
         """
 
-        async def authorize(flight: SharedCall[object]) -> object:
-            assert self._authorize is not None  # noqa: S101 - asked before
-            _ASKING.set(self)
+        async def authorize(call: SharedCall[object]) -> object:
+            assert self._authorize is not None  # noqa: S101 - _non_interactive has checked it
+            _AUTHORIZING.set(self)
             try:
-                with flight.abandonable():
-                    signed_in = await self._authorize(challenge)
-                    self._answered(challenge)
-                    return signed_in
+                with call.abandonable():
+                    result = await self._authorize(challenge)
+                    self._record_answer(challenge)
+                    return result
             except Abandoned:
-                raise  # nobody has answered
+                raise  # the user has not answered
             except Exception as error:
-                self._failed = (reraiser(error), uptime())
+                self._last_failure = (reraiser(error), self._uptime())
                 if isinstance(error, NotionOAuthError) and not isinstance(error, TransientError):
-                    self._answered(challenge)
+                    self._record_answer(challenge)
                 raise
-            raise AssertionError("an interrupted flight has raised")
+            raise AssertionError("abandonable() must have raised")
 
-        return self._asking.join_or_start_if(partial(self._may_ask, challenge, again=again), authorize)
+        return self.sign_ins.join_or_start_if(partial(self._may_start_sign_in, challenge, again=again), authorize)
 
-    def _answered(self, challenge: BearerChallenge) -> None:
-        """Note what a person has agreed to or declined: it is not asked of them again for a while."""
+    def _record_answer(self, challenge: BearerChallenge) -> None:
+        """Record that the user consented or declined, so that the same is not requested again during the cooldown."""
         if challenge.requires_step_up:
-            self._asked[_need(challenge)] = uptime()
+            self._recent[_requirement(challenge)] = self._uptime()
 
-    def _is_ours(self, url: Any) -> bool:
-        """Whether a URL, as the library has parsed it, has the origin of the MCP server (RFC 6454 §4)."""
+    def _is_resource(self, url: Any) -> bool:
+        """Whether a URL, as parsed by the HTTP library, has the MCP server's origin (RFC 6454 §4)."""
         scheme = url.scheme
         return (scheme, url.raw_host, url.port or DEFAULT_PORTS.get(scheme)) == self._origin
 
-    def _refused(self, response: Any) -> BearerChallenge | None:
-        """What the resource asks for, where it refuses; None where it is another that refuses, or for another reason.
+    def _challenge_in(self, response: Any) -> BearerChallenge | None:
+        """The challenge of a 401 or a step-up 403 of the resource; None for any other response.
 
-        It may have redirected to somebody else, whose refusals are the caller's.
+        After a redirect to another origin, a refusal there is the caller's to handle.
         """
         status = response.status_code
-        if status not in REFUSALS or not self._is_ours(response.request.url):
+        if status not in REFUSALS or not self._is_resource(response.request.url):
             return None
         sent = response.request.headers.get("Authorization", "").partition(" ")[2]
-        said = response.headers.get_list("www-authenticate")
-        challenge = bearer_challenge(said, secrets=frozenset({sent} - {""})) or BearerChallenge()
+        values = response.headers.get_list("www-authenticate")
+        challenge = bearer_challenge(values, secrets=frozenset({sent} - {""})) or BearerChallenge()
         return challenge if status == UNAUTHORIZED or challenge.requires_step_up else None
 
 
-def _need(challenge: BearerChallenge) -> _Need:
-    """What a challenge asks for, without the words that a server makes up each time."""
-    wanted = frozenset((challenge.scope or "").split()) if challenge.requires_step_up else frozenset()
-    return (challenge.error if challenge.requires_step_up else None, wanted, challenge.acr_values, challenge.max_age)
+def _requirement(challenge: BearerChallenge) -> _Requirement:
+    """What a challenge requires, without its free text, which a server may vary."""
+    scopes = frozenset((challenge.scope or "").split()) if challenge.requires_step_up else frozenset()
+    return (challenge.error if challenge.requires_step_up else None, scopes, challenge.acr_values, challenge.max_age)
 
 
-def _sent(steps: _Steps, outcome: Any) -> Any:
+def _send(steps: _Steps, outcome: Any) -> Any:
     """The next step; None after the last."""
     try:
         return steps.send(outcome)
@@ -255,14 +266,14 @@ def _sent(steps: _Steps, outcome: Any) -> Any:
         return None
 
 
-def _thrown(steps: _Steps, error: Exception) -> Any:
+def _throw(steps: _Steps, error: Exception) -> Any:
     try:
         return steps.throw(error)
     except StopIteration:
         return None
 
 
-def _with(token: SecretStr | None, request: Any) -> Any:
+def _with_token(token: SecretStr | None, request: Any) -> Any:
     if token is not None:
         request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
     return request

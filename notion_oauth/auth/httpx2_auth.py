@@ -1,8 +1,8 @@
-"""BearerAuth for httpx2, which the MCP Python SDK speaks through: a twin of `notion_oauth.BearerAuth`."""
+"""BearerAuth for httpx2, which the MCP Python SDK uses; it works like `notion_oauth.BearerAuth`, which is for httpx."""
 
 from __future__ import annotations
 
-from notion_oauth.auth.flow import BearerFlows
+from notion_oauth.auth.flow import BearerAuthBase
 from notion_oauth.errors import ConfigurationError
 
 try:
@@ -14,10 +14,10 @@ except ImportError:
     ) from None
 
 
-class BearerAuth(BearerFlows, httpx2.Auth):
+class BearerAuth(BearerAuthBase, httpx2.Auth):
     """For `httpx2.Client` and `httpx2.AsyncClient`, and so for `mcp.client.streamable_http.streamable_http_client`.
 
     Raises into the request what `TokenSource.token` raises: NotSignedIn, SignInRequired, TransientError, StorageError.
     """
 
-    whole_body = httpx2.ByteStream
+    replayable_body = httpx2.ByteStream

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import httpx
 
-from notion_oauth.auth.flow import BearerFlows
+from notion_oauth.auth.flow import BearerAuthBase
 
 
-class BearerAuth(BearerFlows, httpx.Auth):
+class BearerAuth(BearerAuthBase, httpx.Auth):
     """For `httpx.Client` and `httpx.AsyncClient`: a valid token on requests to the MCP server's own origin.
 
     Raises into the request what `TokenSource.token` raises: NotSignedIn, SignInRequired, TransientError, StorageError.
     """
 
-    whole_body = httpx.ByteStream
+    replayable_body = httpx.ByteStream

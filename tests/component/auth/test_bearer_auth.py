@@ -1,4 +1,4 @@
-"""BearerAuth in httpx and httpx2, blocking and not: what is sent again on a 401, and where no token ever goes."""
+"""BearerAuth in httpx and httpx2, sync and async: which requests are sent again after a 401, and which get no token."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ JSON = {"Content-Type": "application/json"}
 Post = Callable[..., Coroutine[Any, Any, int]]
 
 
-STREAM = object()  # a body that can be read once, as those of uploads and pipes
+STREAM = object()  # a body that can be read only once, such as an upload or a pipe
 
 
-async def piecewise() -> AsyncIterator[bytes]:
+async def stream_body() -> AsyncIterator[bytes]:
     yield PING
 
 
-@pytest.fixture(params=["httpx", "httpx, blocking", "httpx2", "httpx2, blocking"])
+@pytest.fixture(params=["httpx", "httpx, sync", "httpx2", "httpx2, sync"])
 def post(request: pytest.FixtureRequest, oauth: NotionOAuth) -> Post:
-    """Sends a body to a URL; the status of the answer."""
+    """Sends a body to a URL; returns the status of the response."""
     library, _, kind = request.param.partition(", ")
     http: Any = {"httpx": httpx, "httpx2": httpx2}[library]
     bearer: Any = {"httpx": httpx_auth, "httpx2": httpx2_auth}[library].BearerAuth(oauth)
     options = {"auth": bearer, "trust_env": False, "follow_redirects": True}
 
-    async def awaited(url: str, content: Any) -> int:
-        content = piecewise() if content is STREAM else content
+    async def send_async(url: str, content: Any) -> int:
+        content = stream_body() if content is STREAM else content
         async with http.AsyncClient(**options) as client:
             status: int = (await client.post(url, content=content, headers=JSON)).status_code
             return status
 
-    async def blocking(url: str, content: Any) -> int:
+    async def send_sync(url: str, content: Any) -> int:
         content = iter([PING]) if content is STREAM else content
         with http.Client(**options) as client:
             status: int = client.post(url, content=content, headers=JSON).status_code
             return status
 
-    return blocking if kind else awaited
+    return send_sync if kind else send_async
 
 
 def at_resource(sandbox: Sandbox, before: int) -> list[RecordedRequest]:
-    """The requests to the resource that came after so many of all kinds."""
+    """The requests to the resource after the first `before` requests of all kinds."""
     return [request for request in sandbox.requests[before:] if request.path == "/mcp"]
 
 
-async def test_a_whole_body_is_sent_again(
+async def test_request_with_a_replayable_body_is_sent_again(
     oauth: NotionOAuth, sandbox: Sandbox, post: Post, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
@@ -75,7 +75,7 @@ async def test_a_whole_body_is_sent_again(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_a_stream_is_not_sent_again_and_the_next_request_has_another_token(
+async def test_stream_is_not_sent_again_but_the_next_request_has_a_new_token(
     oauth: NotionOAuth, sandbox: Sandbox, post: Post, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)
@@ -87,10 +87,10 @@ async def test_a_stream_is_not_sent_again_and_the_next_request_has_another_token
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_a_token_that_another_has_stored_is_tried_before_any_refresh(
+async def test_token_stored_by_another_program_is_tried_before_a_refresh(
     oauth: NotionOAuth, sandbox: Sandbox, post: Post, grants_asked: Posted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the store's stamp says: a file system may tell of changes late, or count its time in seconds."""
+    """Even if the store reports no change: a file system may report changes late, or with a resolution of seconds."""
     sandbox.options.reuse, sandbox.options.access_token_survives_refresh = "strict", False
     older = (await sign_in(oauth)).access_token
     monkeypatch.setattr(oauth.store, "version", lambda profile: "unchanged")
@@ -104,10 +104,10 @@ async def test_a_token_that_another_has_stored_is_tried_before_any_refresh(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_who_is_redirected_to_the_resource_brings_no_token(
+async def test_request_redirected_to_the_resource_gets_no_token(
     oauth: NotionOAuth, sandbox: Sandbox, post: Post, grants_asked: Posted
 ) -> None:
-    """Else any site could have requests of its own choice made with it."""
+    """Otherwise any site could have requests of its choice sent with the token."""
 
     async def redirect(request: Request) -> RedirectResponse:
         return RedirectResponse(sandbox.mcp_url, 307)

@@ -22,8 +22,8 @@ from tests.support.signing_in import sign_in
 pytestmark = pytest.mark.anyio
 
 
-async def who(oauth: NotionOAuth) -> str:
-    """The workspace, asked of the MCP server through the SDK."""
+async def workspace_name(oauth: NotionOAuth) -> str:
+    """The name of the workspace, requested from the MCP server through the SDK."""
     async with (
         httpx2.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client,
         streamable_http_client(oauth.settings.server_url, http_client=client) as (reading, writing),
@@ -36,27 +36,25 @@ async def who(oauth: NotionOAuth) -> str:
     return str(json.loads(content.text)["self"]["workspace"]["name"])
 
 
-async def test_the_sdk_works_with_our_tokens(oauth: NotionOAuth) -> None:
+async def test_sdk_works_with_our_tokens(oauth: NotionOAuth) -> None:
     await sign_in(oauth)
-    assert await who(oauth) == "Practice workspace"
+    assert await workspace_name(oauth) == "Practice workspace"
 
 
-async def test_the_sdk_survives_a_token_that_is_refused(
-    oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted
-) -> None:
+async def test_sdk_continues_after_a_refused_token(oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted) -> None:
     await sign_in(oauth)
     sandbox.expire_access_tokens()
-    assert await who(oauth) == "Practice workspace"
+    assert await workspace_name(oauth) == "Practice workspace"
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_the_sdk_sends_no_request_where_nobody_is_signed_in(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_sdk_sends_no_request_without_a_login(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     with pytest.RaisesGroup(NotSignedIn, flatten_subgroups=True, allow_unwrapped=True):
-        await who(oauth)
+        await workspace_name(oauth)
     assert not sandbox.requests_to("/mcp")
 
 
-def test_without_httpx2_the_cure_is_said(tmp_path: Path) -> None:
+def test_missing_httpx2_is_reported_with_the_install_command(tmp_path: Path) -> None:
     code = "import sys; sys.modules['httpx2'] = None; import notion_oauth.auth.httpx2_auth"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "notion-oauth[httpx2]" in done.stderr

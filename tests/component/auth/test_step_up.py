@@ -1,4 +1,4 @@
-"""A resource that asks for more than a valid token: scopes (RFC 6750 §3.1), or a fresher sign-in (RFC 9470)."""
+"""A resource that requires more than a valid token: scopes (RFC 6750 §3.1), or a newer sign-in (RFC 9470)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from notion_oauth.auth import httpx2_auth, httpx_auth
-from notion_oauth.auth.flow import ASK_AGAIN, LEAVE_ALONE
+from notion_oauth.auth.flow import FAILURE_COOLDOWN, REPEAT_COOLDOWN
 from notion_oauth.errors import AuthorizationRefused, NetworkError, NotSignedIn, StepUpRequired
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox
@@ -33,7 +33,7 @@ FRESH = 'Bearer error="insufficient_user_authentication", acr_values="myACR othe
 
 
 class Person:
-    """Agrees at once; notes what they were asked."""
+    """A user who consents at once. `asked` lists the challenges."""
 
     def __init__(self, oauth: NotionOAuth) -> None:
         self.oauth = oauth
@@ -45,7 +45,7 @@ class Person:
 
 
 class Undecided(Person):
-    """Agrees once `agreed` is set."""
+    """A user who consents once `agreed` is set."""
 
     def __init__(self, oauth: NotionOAuth) -> None:
         super().__init__(oauth)
@@ -60,7 +60,7 @@ class Undecided(Person):
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Threads that take turns in the middle of everything."""
+    """Makes threads switch very often."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(2e-5)
     yield
@@ -72,26 +72,32 @@ def person(oauth: NotionOAuth) -> Person:
     return Person(oauth)
 
 
+class Uptime:
+    """A clock that only tests advance, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets so many seconds pass for every BearerAuth."""
-    now = [1000.0]
-
-    def pass_by(seconds: float) -> None:
-        now[0] += seconds
-
-    monkeypatch.setattr("notion_oauth.auth.flow.uptime", lambda: now[0])
-    return pass_by
+def uptime() -> Uptime:
+    return Uptime()
 
 
 def in_a_thread(function: Callable[[], Awaitable[None]]) -> tuple[Any, ...]:
-    """What `start_soon` takes, for what blocks the event loop that it runs in."""
+    """Arguments for `start_soon` that run a blocking coroutine function in a thread."""
     return (anyio.to_thread.run_sync, anyio.run, function)
 
 
 async def wait_until_awaited(bearer: Any, number: int) -> None:
-    """Until exactly so many requests wait for the sign-in under way; 0 is for none that is under way."""
-    while (0 if (flight := bearer._asking.current()) is None else flight.waiting or -1) != number:
+    """Wait until exactly `number` requests wait for the sign-in in progress; 0 means that none is in progress."""
+    while (0 if (call := bearer.sign_ins.current()) is None else call.waiting or -1) != number:
         await anyio.sleep(0.01)
 
 
@@ -100,7 +106,7 @@ def refuse(sandbox: Sandbox, challenge: str, *, status: int = 403, times: int = 
 
 
 async def post(kind: str, bearer: Any, sandbox: Sandbox, **options: Any) -> Any:
-    """One request through one of the four clients that BearerAuth serves."""
+    """Send one request through one of the four kinds of client."""
     library: Any = httpx if kind.startswith("httpx ") else httpx2
     if kind.endswith("async"):
         async with library.AsyncClient(auth=bearer, trust_env=False) as client:
@@ -120,7 +126,7 @@ def bearer_auth(kind: str, oauth: NotionOAuth, **options: Any) -> Any:
 
 @contextmanager
 def authorizations(sandbox: Sandbox) -> Iterator[list[dict[str, str]]]:
-    """What the authorization endpoint is asked for meanwhile."""
+    """The queries of the authorization requests during the block."""
     seen: list[dict[str, str]] = []
     before = len(sandbox.requests_to("/authorize"))
     yield seen
@@ -128,11 +134,11 @@ def authorizations(sandbox: Sandbox) -> Iterator[list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-class TestWithoutAPerson:
-    """A program in the background: an error that says what to run, and never a browser."""
+class TestWithoutAuthorize:
+    """A background program gets an error that names the command to run; no browser is opened."""
 
     @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Without a user, fail at once and name the command to run")
-    async def test_a_scope_that_is_missing(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
+    async def test_missing_scope_raises_step_up_required(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
         await sign_in(oauth)
         refuse(sandbox, 'Bearer error="insufficient_scope", scope="files:write x\'$(id)"')
         with pytest.raises(StepUpRequired, match="files:write") as caught:
@@ -140,7 +146,7 @@ class TestWithoutAPerson:
         assert caught.value.scope == "files:write x'$(id)"
         assert "notion-oauth login --scope 'files:write x'\"'\"'$(id)'" in caught.value.hint, "quoted for a shell"
 
-    async def test_a_sign_in_that_is_too_old_or_too_weak(
+    async def test_sign_in_too_old_or_too_weak_raises_step_up_required(
         self, oauth: NotionOAuth, sandbox: Sandbox, kind: str, grants_asked: Posted
     ) -> None:
         await sign_in(oauth)
@@ -151,7 +157,9 @@ class TestWithoutAPerson:
         assert "--acr-values 'myACR other' --max-age 300" in caught.value.hint
         assert grants_asked() == ["authorization_code"], "a refresh would not help"
 
-    async def test_the_login_stays_as_good_as_it_was(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
+    async def test_login_is_unchanged_after_a_step_up_challenge(
+        self, oauth: NotionOAuth, sandbox: Sandbox, kind: str
+    ) -> None:
         login = await sign_in(oauth)
         refuse(sandbox, SCOPE)
         with pytest.raises(StepUpRequired):
@@ -159,7 +167,7 @@ class TestWithoutAPerson:
         assert await oauth.tokens.token() == login.access_token
         assert (await post(kind, bearer_auth(kind, oauth), sandbox, json=PING)).status_code == 200
 
-    async def test_a_challenge_that_repeats_the_token_shows_it_to_nobody(
+    async def test_token_repeated_in_a_challenge_is_not_shown(
         self, oauth: NotionOAuth, sandbox: Sandbox, kind: str
     ) -> None:
         token = (await sign_in(oauth)).access_token.get_secret_value()
@@ -168,16 +176,16 @@ class TestWithoutAPerson:
             await post(kind, bearer_auth(kind, oauth), sandbox, json=PING)
         assert token not in f"{caught.value} {vars(caught.value)}"
 
-    async def test_another_403_is_the_caller_s(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
+    async def test_other_403_is_returned_to_the_caller(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
         await sign_in(oauth)
         for challenge in ('Bearer error="invalid_token"', 'DPoP error="insufficient_scope"', ""):
             refuse(sandbox, challenge)
             assert (await post(kind, bearer_auth(kind, oauth), sandbox, json=PING)).status_code == 403
 
-    async def test_a_new_sign_in_elsewhere_is_tried_first(
+    async def test_newer_login_of_another_program_is_tried_first(
         self, oauth: NotionOAuth, sandbox: Sandbox, kind: str
     ) -> None:
-        """Somebody has run the command meanwhile: what they have agreed to is used."""
+        """The user has run the command meanwhile: the new login is used."""
         await sign_in(oauth)
         bearer = bearer_auth(kind, oauth)
         assert (await post(kind, bearer, sandbox, json=PING)).status_code == 200
@@ -193,10 +201,12 @@ class TestWithoutAPerson:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-class TestWithAPerson:
-    """A program with `authorize`: it asks, with the union of what was agreed to and what is missing."""
+class TestWithAuthorize:
+    """A program with `authorize` requests the granted scopes and the missing ones."""
 
-    async def test_nobody_is_signed_in(self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str) -> None:
+    async def test_request_without_a_login_starts_a_sign_in(
+        self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
+    ) -> None:
         with authorizations(sandbox) as asked:
             answer = await post(kind, bearer_auth(kind, oauth, authorize=person.sign_in), sandbox, json=PING)
         assert answer.json()["result"] == {}
@@ -205,7 +215,7 @@ class TestWithAPerson:
         assert person.asked[0].resource_metadata, "the challenge of the first request, which had no token"
 
     @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Send the request again with the new token")
-    async def test_a_scope_that_is_missing_is_asked_for_beside_the_others(
+    async def test_missing_scope_is_requested_with_the_granted_ones(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:
         sandbox.options.scopes = ("default", "read", "write")
@@ -218,7 +228,7 @@ class TestWithAPerson:
         assert answer.status_code == 200
         assert [query["scope"] for query in asked] == ["default write read"]
 
-    async def test_a_fresher_sign_in_is_asked_for_as_the_resource_wants_it(
+    async def test_newer_sign_in_is_requested_as_challenged(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:
         await sign_in(oauth)
@@ -229,7 +239,7 @@ class TestWithAPerson:
         assert [(query["acr_values"], query["max_age"]) for query in asked] == [("myACR other", "300")]
 
     @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Remember step-ups that did not help")
-    async def test_the_same_thing_is_not_asked_twice(
+    async def test_user_is_asked_once_for_the_same_requirement(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:
         await sign_in(oauth)
@@ -241,7 +251,7 @@ class TestWithAPerson:
         assert len(person.asked) == 1
 
     @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Limit the number of step-ups for one request")
-    async def test_a_resource_that_always_wants_more_gets_three_sign_ins(
+    async def test_at_most_three_sign_ins_for_one_request(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:
         await sign_in(oauth)
@@ -251,14 +261,14 @@ class TestWithAPerson:
             await post(kind, bearer_auth(kind, oauth, authorize=person.sign_in), sandbox, json=PING)
         assert len(person.asked) == 3
 
-    async def test_a_refusal_of_the_person_ends_it(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
+    async def test_declined_sign_in_fails_the_request(self, oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
         async def decline(challenge: BearerChallenge | None) -> None:
             raise AuthorizationRefused("The sign-in was declined.", error="access_denied")
 
         with pytest.raises(AuthorizationRefused):
             await post(kind, bearer_auth(kind, oauth, authorize=decline), sandbox, json=PING)
 
-    async def test_a_token_that_is_over_is_refreshed_and_nobody_is_asked(
+    async def test_expired_token_is_refreshed_without_a_sign_in(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:
         await sign_in(oauth)
@@ -267,7 +277,7 @@ class TestWithAPerson:
         assert answer.status_code == 200
         assert not person.asked
 
-    async def test_a_grant_that_has_ended_is_made_anew(
+    async def test_ended_grant_starts_a_sign_in(
         self, oauth: NotionOAuth, sandbox: Sandbox, person: Person, kind: str
     ) -> None:
         await sign_in(oauth)
@@ -277,11 +287,9 @@ class TestWithAPerson:
         assert len(person.asked) == 1
 
 
-async def test_however_many_requests_wait_one_browser_is_opened(
-    oauth: NotionOAuth, sandbox: Sandbox, person: Person
-) -> None:
+async def test_waiting_requests_share_one_sign_in(oauth: NotionOAuth, sandbox: Sandbox, person: Person) -> None:
     async def slowly(challenge: BearerChallenge | None) -> None:
-        await anyio.sleep(0.3)  # long enough for all of them to have been refused
+        await anyio.sleep(0.3)  # long enough for all of them to be refused
         await person.sign_in(challenge)
 
     answers: list[int] = []
@@ -297,8 +305,8 @@ async def test_however_many_requests_wait_one_browser_is_opened(
     assert len(person.asked) == 1
 
 
-@pytest.mark.parametrize("needs", [["read"] * 10, ["read", "write"] * 5], ids=["one need", "two needs"])
-async def test_requests_that_want_more_at_once_all_get_it(
+@pytest.mark.parametrize("needs", [["read"] * 10, ["read", "write"] * 5], ids=["one requirement", "two requirements"])
+async def test_concurrent_step_ups_share_one_sign_in(
     oauth: NotionOAuth, sandbox: Sandbox, person: Person, needs: list[str]
 ) -> None:
     sandbox.options.scopes = ("default", "read", "write")
@@ -307,7 +315,7 @@ async def test_requests_that_want_more_at_once_all_get_it(
         refuse(sandbox, f'Bearer error="insufficient_scope", scope="{need}"')
 
     async def slowly(challenge: BearerChallenge | None) -> None:
-        while len(sandbox.requests_to("/mcp")) < 1 + len(needs):  # the first was asked before the sign-in
+        while len(sandbox.requests_to("/mcp")) < 1 + len(needs):  # the first was sent before the sign-in
             await anyio.sleep(0.01)
         await person.sign_in(challenge)
 
@@ -322,10 +330,10 @@ async def test_requests_that_want_more_at_once_all_get_it(
                 for _ in needs:
                     tasks.start_soon(ask)
     assert answers == [200] * len(needs)
-    assert len(person.asked) == 1, "what it gave did for all of them"
+    assert len(person.asked) == 1, "its result served all of them"
 
 
-async def test_another_need_is_asked_for_after_the_one_under_way(
+async def test_another_requirement_starts_a_second_sign_in(
     oauth: NotionOAuth, sandbox: Sandbox, person: Person
 ) -> None:
     sandbox.options.scopes = ("default", "read", "write")
@@ -350,7 +358,9 @@ async def test_another_need_is_asked_for_after_the_one_under_way(
     assert len(person.asked) == 2
 
 
-async def test_words_that_change_ask_for_nothing_new(oauth: NotionOAuth, sandbox: Sandbox, person: Person) -> None:
+async def test_changed_error_description_is_no_new_requirement(
+    oauth: NotionOAuth, sandbox: Sandbox, person: Person
+) -> None:
     await sign_in(oauth)
     bearer = httpx_auth.BearerAuth(oauth, authorize=person.sign_in)
     for number in range(6):
@@ -361,7 +371,7 @@ async def test_words_that_change_ask_for_nothing_new(oauth: NotionOAuth, sandbox
     assert len(person.asked) == 1
 
 
-async def test_a_resource_that_refuses_every_token_asks_once(
+async def test_resource_that_refuses_every_token_causes_one_sign_in(
     oauth: NotionOAuth, sandbox: Sandbox, person: Person
 ) -> None:
     bearer = httpx_auth.BearerAuth(oauth, authorize=person.sign_in)
@@ -371,7 +381,7 @@ async def test_a_resource_that_refuses_every_token_asks_once(
     assert len(person.asked) == 1
 
 
-async def test_who_has_declined_is_left_alone_for_a_while(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_declined_sign_in_is_not_repeated_during_the_cooldown(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     asked: list[object] = []
 
     async def decline(challenge: BearerChallenge | None) -> None:
@@ -385,7 +395,7 @@ async def test_who_has_declined_is_left_alone_for_a_while(oauth: NotionOAuth, sa
     assert len(asked) == 1
 
 
-async def test_asking_ends_with_whoever_waits_for_it(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_sign_in_is_cancelled_when_no_request_waits(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     ended, began = threading.Event(), threading.Event()
 
     async def forever(challenge: BearerChallenge | None) -> None:
@@ -405,32 +415,32 @@ async def test_asking_ends_with_whoever_waits_for_it(oauth: NotionOAuth, sandbox
 @BACKENDS
 @NEEDS
 @pytest.mark.parametrize("kind", ["httpx async", "httpx sync"])
-async def test_who_still_waits_keeps_the_sign_in_that_another_began(
+async def test_sign_in_continues_while_one_request_waits(
     oauth: NotionOAuth, sandbox: Sandbox, need: str, kind: str
 ) -> None:
-    """The person is in the middle of it: a second browser tab would be one too many."""
+    """The user must not see a second browser tab."""
     person, statuses = Undecided(oauth), []
     if need == "a scope":
         await sign_in(oauth)
         refuse(sandbox, SCOPE, times=2)
     bearer = httpx_auth.BearerAuth(oauth, authorize=person.sign_in)
-    beginner = anyio.CancelScope()
+    first_scope = anyio.CancelScope()
 
-    async def begin() -> None:
-        with beginner:
+    async def send_first() -> None:
+        with first_scope:
             await post("httpx async", bearer, sandbox, json=PING)
 
-    async def join() -> None:
+    async def send_second() -> None:
         statuses.append((await post(kind, bearer, sandbox, json=PING)).status_code)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(begin)
+        tasks.start_soon(send_first)
         try:
             with anyio.fail_after(30):
                 await wait_until_awaited(bearer, 1)
-                tasks.start_soon(*in_a_thread(join) if kind == "httpx sync" else (join,))
+                tasks.start_soon(*in_a_thread(send_second) if kind == "httpx sync" else (send_second,))
                 await wait_until_awaited(bearer, 2)
-                beginner.cancel()
+                first_scope.cancel()
                 await wait_until_awaited(bearer, 1)
         finally:
             person.agreed.set()
@@ -440,8 +450,8 @@ async def test_who_still_waits_keeps_the_sign_in_that_another_began(
 
 @BACKENDS
 @NEEDS
-async def test_what_nobody_waited_for_is_asked_again(oauth: NotionOAuth, sandbox: Sandbox, need: str) -> None:
-    """Whoever asked has left: the person has neither agreed nor declined."""
+async def test_abandoned_sign_in_can_be_started_again(oauth: NotionOAuth, sandbox: Sandbox, need: str) -> None:
+    """The request was cancelled, and the user has neither consented nor declined."""
     person = Undecided(oauth)
     bearer = httpx_auth.BearerAuth(oauth, authorize=person.sign_in)
     if need == "a scope":
@@ -459,7 +469,7 @@ async def test_what_nobody_waited_for_is_asked_again(oauth: NotionOAuth, sandbox
 
 
 @BACKENDS
-async def test_who_comes_while_a_sign_in_is_being_given_up_begins_another(
+async def test_request_during_the_cancellation_of_a_sign_in_starts_another(
     oauth: NotionOAuth, sandbox: Sandbox, person: Person
 ) -> None:
     ending, asked = threading.Event(), 0
@@ -490,10 +500,10 @@ async def test_who_comes_while_a_sign_in_is_being_given_up_begins_another(
 
 @NEEDS
 @pytest.mark.parametrize("failure", [NetworkError("No answer."), OSError("no browser")], ids=["ours", "another"])
-async def test_after_a_failure_they_are_asked_again_in_a_while(
-    oauth: NotionOAuth, sandbox: Sandbox, person: Person, later: Callable[[float], None], need: str, failure: Exception
+async def test_failed_sign_in_is_repeated_after_the_cooldown(
+    oauth: NotionOAuth, sandbox: Sandbox, person: Person, uptime: Uptime, need: str, failure: Exception
 ) -> None:
-    """Not at once: a loop of requests would open a browser each second."""
+    """Without a cooldown, a loop of requests would open a browser each second."""
     if need == "a scope":
         await sign_in(oauth)
     failed: list[object] = []
@@ -504,23 +514,23 @@ async def test_after_a_failure_they_are_asked_again_in_a_while(
             raise failure
         await person.sign_in(challenge)
 
-    bearer = httpx_auth.BearerAuth(oauth, authorize=fail_once)
-    for seconds in (0, 1, LEAVE_ALONE - 2):
-        later(seconds)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=fail_once, uptime=uptime)
+    for seconds in (0, 1, FAILURE_COOLDOWN - 2):
+        uptime.advance(seconds)
         if need == "a scope":
             refuse(sandbox, SCOPE)
         with pytest.raises(type(failure), match=str(failure)):
             await post("httpx async", bearer, sandbox, json=PING)
     assert not person.asked
-    later(1)
+    uptime.advance(1)
     if need == "a scope":
         refuse(sandbox, SCOPE)
     assert (await post("httpx async", bearer, sandbox, json=PING)).status_code == 200
     assert len(person.asked) == 1
 
 
-async def test_what_was_declined_is_asked_again_much_later(
-    oauth: NotionOAuth, sandbox: Sandbox, person: Person, later: Callable[[float], None]
+async def test_declined_requirement_is_asked_again_after_its_cooldown(
+    oauth: NotionOAuth, sandbox: Sandbox, person: Person, uptime: Uptime
 ) -> None:
     await sign_in(oauth)
     declined: list[object] = []
@@ -531,20 +541,22 @@ async def test_what_was_declined_is_asked_again_much_later(
             raise AuthorizationRefused("The sign-in was declined.", error="access_denied")
         await person.sign_in(challenge)
 
-    bearer = httpx_auth.BearerAuth(oauth, authorize=decline_once)
+    bearer = httpx_auth.BearerAuth(oauth, authorize=decline_once, uptime=uptime)
     refuse(sandbox, SCOPE, times=4)
-    for seconds, expected in ((0, AuthorizationRefused), (LEAVE_ALONE, StepUpRequired), (1, StepUpRequired)):
-        later(seconds)
+    for seconds, expected in ((0, AuthorizationRefused), (FAILURE_COOLDOWN, StepUpRequired), (1, StepUpRequired)):
+        uptime.advance(seconds)
         with pytest.raises(expected):
             await post("httpx async", bearer, sandbox, json=PING)
-    later(ASK_AGAIN)
+    uptime.advance(REPEAT_COOLDOWN)
     assert (await post("httpx async", bearer, sandbox, json=PING)).status_code == 200
     assert len(person.asked) == 1
 
 
 @BACKENDS
 @pytest.mark.parametrize("kind", ["httpx async", "httpx sync"])
-async def test_all_who_wait_get_an_error_that_is_not_ours(oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
+async def test_all_waiting_requests_get_the_error_of_the_sign_in(
+    oauth: NotionOAuth, sandbox: Sandbox, kind: str
+) -> None:
     asked: list[object] = []
     outcomes: list[object] = []
 
@@ -570,20 +582,20 @@ async def test_all_who_wait_get_an_error_that_is_not_ours(oauth: NotionOAuth, sa
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-async def test_a_child_of_a_process_that_asks_asks_for_itself(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    """Nobody in the child can ever hear what the person has answered in its parent."""
+async def test_forked_process_starts_its_own_sign_in(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+    """The child process cannot receive the result of its parent's sign-in."""
     await sign_in(oauth)
     refuse(sandbox, SCOPE, times=2)
     code = """
 import os, threading, anyio, httpx
 from notion_oauth import BearerAuth, NotionOAuth
 
-asking, over = threading.Event(), threading.Event()
+asking, done = threading.Event(), threading.Event()
 
 async def authorize(challenge):
     asking.set()
     if os.getpid() == parent:
-        await anyio.to_thread.run_sync(over.wait)
+        await anyio.to_thread.run_sync(done.wait)
     raise OSError("asked")
 
 def ask():
@@ -601,7 +613,7 @@ asking.wait()
 if os.fork() == 0:
     os._exit(ask())
 code = os.waitstatus_to_exitcode(os.wait()[1])
-over.set()
+done.set()
 first.join()
 os._exit(code)
 """
@@ -614,10 +626,10 @@ os._exit(code)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-async def test_a_login_that_came_of_a_sign_in_that_failed_does_for_who_waited(
+async def test_waiting_requests_use_the_login_of_a_sign_in_that_failed_late(
     oauth: NotionOAuth, sandbox: Sandbox
 ) -> None:
-    """As where it was stored, and then nothing could be printed any more."""
+    """For example, the login was stored, but printing the message failed."""
 
     async def sign_in_and_fail(challenge: BearerChallenge | None) -> None:
         await wait_until_awaited(bearer, 2)
@@ -641,24 +653,24 @@ async def test_a_login_that_came_of_a_sign_in_that_failed_does_for_who_waited(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_whoever_asks_may_use_the_same_auth(oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
-    """It is then a program without a person: it waits for nobody, least of all for itself."""
+async def test_authorize_may_use_the_same_auth(oauth: NotionOAuth, sandbox: Sandbox, kind: str) -> None:
+    """Its requests never wait for a sign-in, which would be itself."""
     failed: list[NotSignedIn] = []
 
-    async def look_first(challenge: BearerChallenge | None) -> None:
+    async def send_first_then_sign_in(challenge: BearerChallenge | None) -> None:
         try:
             await post(kind, bearer, sandbox, json=PING)
         except NotSignedIn as error:
             failed.append(error)
         await sign_in(oauth, challenge=challenge)
 
-    bearer = bearer_auth(kind, oauth, authorize=look_first)
+    bearer = bearer_auth(kind, oauth, authorize=send_first_then_sign_in)
     with anyio.fail_after(60):
         assert (await post(kind, bearer, sandbox, json=PING)).status_code == 200
     assert len(failed) == 1
 
 
-async def test_the_command_names_the_profile(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_hint_names_the_profile(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     work = NotionOAuth(oauth.settings, profile="work")
     await sign_in(work)
     refuse(sandbox, SCOPE)
@@ -667,14 +679,14 @@ async def test_the_command_names_the_profile(oauth: NotionOAuth, sandbox: Sandbo
     assert "--profile work" in caught.value.hint
 
 
-async def test_a_challenge_beside_one_with_the_metadata_is_not_lost(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_second_challenge_in_the_header_is_found(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     await sign_in(oauth)
     refuse(sandbox, f'Bearer resource_metadata="{sandbox.base_url}/x", {SCOPE}')
     with pytest.raises(StepUpRequired):
         await post("httpx async", httpx_auth.BearerAuth(oauth), sandbox, json=PING)
 
 
-async def test_a_body_that_cannot_be_sent_again_is_not(oauth: NotionOAuth, sandbox: Sandbox, person: Person) -> None:
+async def test_stream_is_not_sent_again_after_a_sign_in(oauth: NotionOAuth, sandbox: Sandbox, person: Person) -> None:
     async def body() -> Any:
         yield b"{}"
 
@@ -685,13 +697,13 @@ async def test_a_body_that_cannot_be_sent_again_is_not(oauth: NotionOAuth, sandb
         assert len(person.asked) == 1, "the next request finds a login"
 
 
-async def test_without_a_person_no_request_goes_out(oauth: NotionOAuth, sandbox: Sandbox) -> None:
+async def test_without_authorize_no_request_is_sent(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     with pytest.raises(NotSignedIn):
         await post("httpx async", httpx_auth.BearerAuth(oauth), sandbox, json=PING)
     assert not sandbox.requests
 
 
-def test_threads_that_want_more_at_once_all_get_it(
+def test_threads_share_the_sign_in_of_a_step_up(
     oauth: NotionOAuth, sandbox: Sandbox, person: Person, hasty_threads: None
 ) -> None:
     anyio.run(sign_in, oauth)
@@ -708,7 +720,7 @@ def test_threads_that_want_more_at_once_all_get_it(
             while sent.headers["Authorization"] == before:
                 sent = flow.send(httpx.Response(403, headers=refused, request=sent))
             outcomes.append(200)
-        except Exception as error:  # what the caller would have seen
+        except Exception as error:  # what the caller would get
             outcomes.append(error)
 
     for _ in range(ROUNDS):
