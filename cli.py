@@ -1,4 +1,4 @@
-"""The command line: uv run python cli.py login"""
+"""The command line. Run it with: uv run python cli.py login"""
 
 from notion_oauth.cli.main import app
 

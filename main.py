@@ -1,4 +1,4 @@
-"""The service: uv run uvicorn main:app --reload --port 8000"""
+"""The service. Run it with: uv run uvicorn main:app --reload --port 8000"""
 
 from notion_oauth.app import create_app
 

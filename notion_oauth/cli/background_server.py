@@ -1,4 +1,4 @@
-"""Run an ASGI application in a thread of this process, on loopback."""
+"""Run an ASGI application in a thread of this process, on a loopback port."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from notion_oauth.sandbox.serving import BackgroundServer
 
 @contextmanager
 def served(app: ASGIApp, *, host: str = "127.0.0.1") -> Generator[str]:
-    """The base URL of the running application; a free port is taken. Stopped when the block ends.
+    """Serve the application on a free port while the block runs; yields its base URL.
 
-    Raises OSError where no port can be bound, RuntimeError where the application does not start.
+    Raises OSError if no port can be bound, RuntimeError if the application does not start.
     """
-    with served_where(lambda _: app, host=host) as base_url:
+    with served_by_factory(lambda _: app, host=host) as base_url:
         yield base_url
 
 
 @contextmanager
-def served_where(build: Callable[[str], ASGIApp], *, host: str = "127.0.0.1") -> Generator[str]:
-    """As `served`, for an application that has to know its base URL: `build` makes it for that URL."""
+def served_by_factory(build: Callable[[str], ASGIApp], *, host: str = "127.0.0.1") -> Generator[str]:
+    """Like `served`, for an application that needs its own base URL: `build` receives the URL and returns it."""
     with socket.create_server((host, 0)) as listener:
         base_url = f"http://{host}:{listener.getsockname()[1]}"
-        # Which proxies are trusted is the application's decision
+        # The application decides which proxies to trust
         server = BackgroundServer(build(base_url), listener, proxy_headers=False)
         try:
             if not server.wait_until_started():

@@ -1,4 +1,4 @@
-"""`cli.py demo`: the whole path against the practice server, told in plain words, each step checked."""
+"""The command `demo`: a sign-in, its use and its end against a practice server. Each step is printed and checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 
 TOKEN_LIFETIME = 2.0  # seconds
-PATIENCE = 10.0  # seconds in which a token of that lifetime must have expired
+TIMEOUT = 10.0  # seconds within which such a token must expire
 _SELF = {
     "jsonrpc": "2.0",
     "id": 1,
@@ -35,30 +35,31 @@ _MCP_HEADERS = {"Accept": "application/json, text/event-stream"}
 
 
 class DemoFailed(Exception):
-    """A step did not do what it was to do."""
+    """A step did not have the expected result."""
 
 
 def run_demo() -> bool:
-    """Whether all of it happened. Tells each step on stdout; leaves nothing behind."""
-    began = time.monotonic()
+    """Run all steps and print each on stdout; returns whether all succeeded. Leaves no files."""
+    started = time.monotonic()
     try:
-        with _stage() as (sandbox, service_url, settings):
+        with _environment() as (sandbox, service_url, settings):
             _Demo(sandbox, service_url, settings).run()
     except (DemoFailed, NotionOAuthError, httpx.HTTPError, OSError) as error:
         typer.echo(f"  ✗ {error}\n\nThe demo failed.", err=True)
         return False
-    typer.echo(f"\nAll of it worked, in {time.monotonic() - began:.1f} seconds. With Notion itself: notion-oauth login")
+    seconds = time.monotonic() - started
+    typer.echo(f"\nAll steps succeeded in {seconds:.1f} seconds. To sign in to Notion itself: notion-oauth login")
     return True
 
 
 @contextmanager
-def _stage() -> Generator[tuple[Sandbox, str, Settings]]:
-    """A practice server, our service in front of it, and a folder for the tokens that is removed at the end."""
+def _environment() -> Generator[tuple[Sandbox, str, Settings]]:
+    """A practice server, a service that signs in to it, and a temporary directory for the tokens."""
     options = SandboxOptions(access_token_lifetime=TOKEN_LIFETIME)
-    with tempfile.TemporaryDirectory(prefix="notion-oauth-demo-") as folder, serve_sandbox(options) as sandbox:
+    with tempfile.TemporaryDirectory(prefix="notion-oauth-demo-") as directory, serve_sandbox(options) as sandbox:
         settings = Settings(
             server_url=sandbox.mcp_url,
-            token_file=Path(folder) / ".notion-tokens.json",
+            token_file=Path(directory) / ".notion-tokens.json",
             public_url=None,
             secret_key=None,
             _env_file=None,
@@ -79,18 +80,18 @@ class _Demo:
 
     def run(self) -> None:
         with self._browser, self._program:
-            _say(f"A practice server that behaves as Notion's does: {self._sandbox.base_url}")
-            _say(f"The sign-in service, as `uvicorn main:app` runs it:  {self._browser.base_url}")
+            _print(f"The practice server, which behaves like Notion's: {self._sandbox.base_url}")
+            _print(f"The service, as started by `uvicorn main:app`:      {self._browser.base_url}")
             self._sign_in()
             first = self._use("A program calls the MCP server with the token")
             self._expire()
-            second = self._use("The program calls again: the token is refreshed on the way, nobody is asked anything")
+            second = self._use("The program calls again, and the token is refreshed without any interaction")
             _check(first != second and self._refreshes() == 1, "The token was refreshed exactly once.")
             self._sign_out(second)
 
     def _sign_in(self) -> None:
-        _say("\nA browser signs in")
-        _check("Not connected" in self._browser.get("/").text, "The service's page says: not connected.")
+        _print("\nA browser signs in")
+        _check("Not connected" in self._browser.get("/").text, "The page of the service says “Not connected”.")
         page = self._browser.get("/auth/login")
         codes = [answer.status_code for answer in page.history]
         done = page.status_code == 200 and "You are signed in" in page.text
@@ -99,54 +100,53 @@ class _Demo:
         )
         status = self._status()
         seconds = status.get("expires_in_seconds")
-        _check(
-            status["status"] == "authenticated", f"GET /auth/status says: authenticated; expires_in_seconds: {seconds}."
-        )
+        text = f"GET /auth/status returns: authenticated; expires_in_seconds: {seconds}."
+        _check(status["status"] == "authenticated", text)
         mode = self._settings.token_file.stat().st_mode & 0o777
-        _check(mode == 0o600, f"The tokens lie in {self._settings.token_file.name}, mode {mode:o}.")
+        _check(mode == 0o600, f"The tokens are stored in {self._settings.token_file.name}, mode {mode:o}.")
 
     def _use(self, what: str) -> SecretStr:
-        _say(f"\n{what}")
+        _print(f"\n{what}")
         answer = self._program.post(self._sandbox.mcp_url, json=_SELF, auth=BearerAuth(self._oauth))
-        _check(answer.status_code == 200, f"POST /mcp answers {answer.status_code}.")
+        _check(answer.status_code == 200, f"POST /mcp returns {answer.status_code}.")
         workspace = json.loads(answer.json()["result"]["content"][0]["text"])["self"]["workspace"]["name"]
-        _check(bool(workspace), f"The workspace is called “{workspace}”.")
+        _check(bool(workspace), f"The name of the workspace is “{workspace}”.")
         return SecretStr(answer.request.headers["Authorization"].removeprefix("Bearer "))
 
     def _expire(self) -> None:
-        _say(f"\nThe token expires (here after {TOKEN_LIFETIME:g} seconds, with Notion after hours)")
-        patience = time.monotonic() + PATIENCE
-        while (status := self._status())["status"] == "authenticated" and time.monotonic() < patience:
+        _print(f"\nThe token expires (here after {TOKEN_LIFETIME:g} seconds, at Notion after hours)")
+        deadline = time.monotonic() + TIMEOUT
+        while (status := self._status())["status"] == "authenticated" and time.monotonic() < deadline:
             time.sleep(0.1)
-        _check(status["status"] == "expired", "GET /auth/status says: expired, and can be refreshed.")
+        _check(status["status"] == "expired", "GET /auth/status returns: expired.")
 
     def _sign_out(self, last: SecretStr) -> None:
-        _say("\nThe browser signs out")
+        _print("\nThe browser signs out")
         found = re.search(r'name="csrf_token" value="([^"]+)"', self._browser.get("/").text)
         token = found.group(1) if found else ""
         page = self._browser.post("/auth/logout", data={"csrf_token": token})
-        _check("Signed out" in page.text, "The service revokes the grant and forgets the tokens.")
-        _check(self._status() == {"status": "unauthenticated"}, "GET /auth/status says: unauthenticated.")
-        _check(not self._settings.token_file.exists(), "The token file is gone.")
-        _check(self._sandbox.live_grants == 0, "The server knows no grant any more.")
+        _check("Signed out" in page.text, "The service revokes the grant and deletes the tokens.")
+        _check(self._status() == {"status": "unauthenticated"}, "GET /auth/status returns: unauthenticated.")
+        _check(not self._settings.token_file.exists(), "The token file is deleted.")
+        _check(self._sandbox.live_grants == 0, "The server has no active grant left.")
         headers = {"Authorization": f"Bearer {last.get_secret_value()}"}
         refused = self._program.post(self._sandbox.mcp_url, json=_SELF, headers=headers)
-        _check(refused.status_code == 401, f"The last token is refused: {refused.status_code}.")
+        _check(refused.status_code == 401, f"The last token is refused with {refused.status_code}.")
 
     def _status(self) -> dict[str, Any]:
-        answer: dict[str, Any] = self._browser.get("/auth/status", headers={"Accept": "*/*"}).json()
-        return answer
+        status: dict[str, Any] = self._browser.get("/auth/status", headers={"Accept": "*/*"}).json()
+        return status
 
     def _refreshes(self) -> int:
-        asked = self._sandbox.requests_to("/token", "POST")
-        return sum(request.form.get("grant_type") == "refresh_token" for request in asked)
+        requests = self._sandbox.requests_to("/token", "POST")
+        return sum(request.form.get("grant_type") == "refresh_token" for request in requests)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     typer.echo(text)
 
 
-def _check(happened: bool, text: str) -> None:
-    if not happened:
-        raise DemoFailed(f"This did not happen: {text}")
+def _check(succeeded: bool, text: str) -> None:
+    if not succeeded:
+        raise DemoFailed(f"Expected, but did not happen: {text}")
     typer.echo(f"  ✓ {text}")

@@ -1,7 +1,7 @@
-"""A look at the stored login with the standard library alone: what `token` and `status` need in the common case.
+"""Read the stored login with the standard library only: all that `token` and `status` need in the common case.
 
-Loading the models, the settings and the HTTP client takes several times as long as all the rest of such a command.
-Whatever is unusual is not judged here: `read_fast` then gives None, and the long way says what is wrong.
+Importing the models, the settings and the HTTP client takes several times as long as the rest of such a command.
+In any unusual case `read_fast` returns None, and the command takes the normal path, which reports what is wrong.
 """
 
 from __future__ import annotations
@@ -21,19 +21,17 @@ from notion_oauth.protocol.urls import resource_covers, url_problem
 
 _PREFIX = "NOTION_OAUTH_"
 _KNOWN = {_PREFIX + name for name in ("TOKEN_FILE", "SERVER_URL", "PROFILE")}
-_TEXTS = (
+_STRINGS = (
     *("access_token", "token_type", "refresh_token", "client_id", "client_secret", "issuer", "resource"),
     *("scope", "requested_scope", "token_endpoint", "revocation_endpoint", "introspection_endpoint"),
 )
-
-
 _LISTS = tuple(f"{endpoint}_endpoint_auth_methods_supported" for endpoint in ("token", "revocation", "introspection"))
 _METHODS = (None, "none", "client_secret_basic", "client_secret_post")
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class FastLogin:
-    """A login as it lies in the file; `repr` shows none of it."""
+    """A login as stored in the file. Its `repr` shows no field."""
 
     access_token: str
     token_type: str
@@ -50,13 +48,13 @@ class FastLogin:
 
 
 def read_fast(profile: str | None, token_file: Path | None, server_url: str | None) -> FastLogin | None:
-    """The login that these options and the environment mean; None where a closer look is needed. Raises nothing."""
-    given = {name: value for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value}
-    if not given.keys() <= _KNOWN or os.path.lexists(".env"):
+    """The login selected by these options and the environment; None if the normal path is needed. Raises nothing."""
+    variables = {name: value for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value}
+    if not variables.keys() <= _KNOWN or os.path.lexists(".env"):
         return None
-    profile = profile or given.get(_PREFIX + "PROFILE", profile_names.DEFAULT_PROFILE)
-    url = server_url or given.get(_PREFIX + "SERVER_URL", profile_names.DEFAULT_SERVER_URL)
-    path = token_file or Path(given.get(_PREFIX + "TOKEN_FILE", profile_names.DEFAULT_TOKEN_FILE))
+    profile = profile or variables.get(_PREFIX + "PROFILE", profile_names.DEFAULT_PROFILE)
+    url = server_url or variables.get(_PREFIX + "SERVER_URL", profile_names.DEFAULT_SERVER_URL)
+    path = token_file or Path(variables.get(_PREFIX + "TOKEN_FILE", profile_names.DEFAULT_TOKEN_FILE))
     if not profile_names.PROFILE_NAME.match(profile) or url_problem(url) or path.name in ("", "..") or "~" in str(path):
         return None
     file = profile_names.profile_file(path, profile)
@@ -72,22 +70,22 @@ def read_fast(profile: str | None, token_file: Path | None, server_url: str | No
 
 
 def _login(content: bytes) -> FastLogin:
-    """The login of a file that has every field as we write it. Raises ValueError for another, such as a sealed one."""
+    """Decode a login that has every field as we write it. Raises ValueError for any other, such as an encrypted one."""
     document = parse_json(content)
     if not isinstance(document, dict):
-        raise ValueError("no object")  # noqa: TRY004 - of the document, not of the program
+        raise ValueError("not a JSON object")  # noqa: TRY004 - an error in the document, not in the program
     updated_at = lifetime.from_milliseconds(document.get("updated_at"))
     if (
-        not all(isinstance(document.get(name), str | None) for name in _TEXTS)
+        not all(isinstance(document.get(name), str | None) for name in _STRINGS)
         or not document.get("access_token")
         or not document.get("token_endpoint")
         or document.get("token_endpoint_auth_method") not in _METHODS
         or type(document.get("client_secret_expires_at")) is not int
         or not isinstance(document.get(_LISTS[0]), list)
-        or not all(_is_list_of_texts(document.get(name)) for name in _LISTS)
+        or not all(_is_list_of_strings(document.get(name)) for name in _LISTS)
         or updated_at is None
     ):
-        raise ValueError("not as we write it")
+        raise ValueError("not as this program writes it")
     expires_in = lifetime.parse_lifetime(document.get("expires_in"))
     expires_at = lifetime.from_milliseconds(document.get("expires_at"))
     return FastLogin(
@@ -106,5 +104,5 @@ def _login(content: bytes) -> FastLogin:
     )
 
 
-def _is_list_of_texts(value: object) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+def _is_list_of_strings(value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value))

@@ -1,8 +1,8 @@
-"""The commands: parse, call the service, print. Data goes to stdout, talk to stderr.
+"""The command line: parse, call the service, print. Data goes to stdout, messages to stderr.
 
-Exit codes: 0 done, 1 an error of our own, or a failed check or demo, 2 wrong usage or setting, 3 not signed in,
-4 refused by the server, 5 no usable answer from the network (passing), 6 the login has ended: sign in again,
-7 the token file, 130 stopped.
+Exit codes: 0 success, 1 internal error, or a failed check or demo, 2 invalid usage or setting, 3 not signed in,
+4 refused by the server, 5 no usable answer from the network (temporary), 6 the login has ended: sign in again,
+7 token file cannot be used, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from notion_oauth.cli.options import (
     Profile,
     ServerUrl,
     TokenFile,
+    duration_option,
     exit_code,
     log_to_stderr,
-    oauth_for,
+    oauth_from_options,
     print_json,
     render_commands,
-    run_to_end,
-    span,
+    run_async,
 )
 
 ORDER = (
@@ -40,14 +40,15 @@ ORDER = (
 
 
 class _Commands(TyperGroup):
-    """Ends the program with one sentence and an exit code where a command raises one of our errors.
+    """Prints one of our errors as a message and exits with its exit code.
 
-    Of the commands only those that scripts run again and again are made at every start, the others when asked for.
+    Only the commands that scripts run often are loaded at every start; the others on demand.
     """
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands:
-            self.commands.update(typer.main.get_command(import_module("notion_oauth.cli.commands").others).commands)  # type: ignore[attr-defined]
+            rare = typer.main.get_command(import_module("notion_oauth.cli.commands").rare_commands)
+            self.commands.update(rare.commands)  # type: ignore[attr-defined]
         return super().get_command(ctx, cmd_name)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
@@ -71,14 +72,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,  # they would print local variables, and so tokens
+    pretty_exceptions_enable=False,  # they would print local variables, which hold tokens
 )
 
 
 @app.callback()
 def common(
     verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log to stderr; -vv: all there is.")
+        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log to stderr; -vv logs everything.")
     ] = 0,
 ) -> None:
     if verbose:
@@ -88,40 +89,41 @@ def common(
 @app.command(epilog="Example: `notion-oauth status --json`")
 def status(
     ctx: typer.Context,
-    remote: Annotated[bool, typer.Option("--remote", help="Ask the server, too: it may know better.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Also ask the server about the token.")] = False,
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show whether anybody is signed in. Asks no server, unless told to; exits with 3 where nobody is."""
+    """Show the status of the login, without any request unless --remote is set. Exits with 3 if not signed in."""
     from notion_oauth.cli.fast_path import read_fast
     from notion_oauth.cli.status_text import describe, describe_remote
     from notion_oauth.protocol.lifetime import Lifetimes
     from notion_oauth.tokens.status import login_status
 
-    seen = read_fast(profile, token_file, server_url)
-    if seen is not None:
-        found = login_status(seen, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=seen.protection)
+    fast = read_fast(profile, token_file, server_url)
+    if fast is not None:
+        found = login_status(fast, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=fast.protection)
     else:
-        found = run_to_end(oauth_for(profile, token_file, server_url).status)
-    content, text, good, failed = found.as_json(), describe(found), True, None
+        found = run_async(oauth_from_options(profile, token_file, server_url).status)
+    content, text, active, error = found.as_json(), describe(found), True, None
     if remote and found.status != "unauthenticated":
-        said, expired = None, found.status == "expired"
+        introspection, expired = None, found.status == "expired"
         try:
-            said = None if expired else run_to_end(oauth_for(profile, token_file, server_url).introspect)
-            text = f"{text}\n{describe_remote(said, expired=expired)}"
-        except errors.NotionOAuthError as error:
-            failed = error  # what is known here is told all the same
-        content["remote"] = None if said is None else said.model_dump(mode="json")
-        good = said is None or said.active
+            if not expired:
+                introspection = run_async(oauth_from_options(profile, token_file, server_url).introspect)
+            text = f"{text}\n{describe_remote(introspection, expired=expired)}"
+        except errors.NotionOAuthError as caught:
+            error = caught  # the stored status is printed all the same
+        content["remote"] = None if introspection is None else introspection.model_dump(mode="json")
+        active = introspection is None or introspection.active
     if as_json:
         print_json(content)
     else:
         typer.echo(render_commands(text, ctx))
-    if failed is not None:
-        raise failed
-    if not good:
+    if error is not None:
+        raise error
+    if not active:
         raise typer.Exit(REFUSED)
     if found.status == "unauthenticated":
         raise typer.Exit(NOT_SIGNED_IN)
@@ -129,18 +131,20 @@ def status(
 
 @app.command(epilog='Example: `curl -H "Authorization: Bearer $(notion-oauth token)" https://mcp.notion.com/mcp`')
 def token(
-    min_ttl: Annotated[timedelta, span("Refresh first if it would expire within this, such as 10m.")] = timedelta(),
+    min_ttl: Annotated[
+        timedelta, duration_option("Refresh first if the token expires within this time, such as 10m.")
+    ] = timedelta(),
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
 ) -> None:
-    """Print a valid access token and nothing else; refreshes where needed, never opens a browser."""
+    """Print a valid access token and nothing else. Refreshes it if needed; never opens a browser."""
     from notion_oauth.cli.fast_path import read_fast
     from notion_oauth.protocol.lifetime import Lifetimes, Phase, phase
 
-    seen = read_fast(profile, token_file, server_url)
-    if seen is not None and not min_ttl and phase(seen, datetime.now(UTC), Lifetimes().window) is Phase.GOOD:
-        typer.echo(seen.access_token)
+    fast = read_fast(profile, token_file, server_url)
+    if fast is not None and not min_ttl and phase(fast, datetime.now(UTC), Lifetimes().window) is Phase.GOOD:
+        typer.echo(fast.access_token)
         return
-    oauth = oauth_for(profile, token_file, server_url)
-    typer.echo(run_to_end(partial(oauth.tokens.token, min_ttl=min_ttl)).get_secret_value())
+    oauth = oauth_from_options(profile, token_file, server_url)
+    typer.echo(run_async(partial(oauth.tokens.token, min_ttl=min_ttl)).get_secret_value())

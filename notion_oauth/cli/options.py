@@ -1,4 +1,4 @@
-"""What all commands share: their options, their words, and how they end."""
+"""What all commands share: options, exit codes, output."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ EXIT_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.TransientError, 5),
     (errors.SignInRequired, 6),
     (errors.StorageError, 7),
-    (errors.NotionOAuthError, 4),  # the rest: the server refused, or contradicts itself
+    (errors.NotionOAuthError, 4),  # all others: the server refused, or its answer is invalid
 )
-FAILED = 1  # a demo, or a check of doctor; and an error of our own, which Python ends with the same
+FAILED = 1  # the demo or a check of doctor failed; also Python's exit code for an unhandled exception
 NOT_SIGNED_IN, REFUSED = 3, 4
 INTERRUPTED = 130
 
 
-def span(text: str) -> Any:
-    """An option that takes a span of time, such as 10m."""
-    return typer.Option(parser=_parsed_span, metavar="SPAN", show_default=False, help=text)
+def duration_option(help_text: str) -> Any:
+    """An option that takes a duration, such as 10m."""
+    return typer.Option(parser=_parse_duration, metavar="SPAN", show_default=False, help=help_text)
 
 
-def _parsed_span(value: str | timedelta) -> timedelta:
+def _parse_duration(value: str | timedelta) -> timedelta:
     from notion_oauth.humanize import parse_duration
 
     if isinstance(value, timedelta):
@@ -52,43 +52,43 @@ def _parsed_span(value: str | timedelta) -> timedelta:
 
 
 def exit_code(error: errors.NotionOAuthError) -> int:
-    """The exit code that an error ends the program with."""
+    """The exit code of the program for this error."""
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
-def _which_login(option: str, said: str) -> Any:
-    """An option that says which login is meant: the commands that we name are to be about the same one."""
+def _login_option(option: str, help_text: str) -> Any:
+    """An option that selects the login. Its value is recorded, for `render_commands` to repeat it."""
 
-    def note(ctx: typer.Context, value: Any) -> Any:
+    def record(ctx: typer.Context, value: Any) -> Any:
         if value is not None:
             ctx.meta[option] = str(value)
         return value
 
-    return typer.Option(option, help=said, show_default=False, callback=note)
+    return typer.Option(option, help=help_text, show_default=False, callback=record)
 
 
-TokenFile = Annotated[Path | None, _which_login("--token-file", "Where the tokens lie. [NOTION_OAUTH_TOKEN_FILE]")]
-ServerUrl = Annotated[str | None, _which_login("--server-url", "The MCP server. [NOTION_OAUTH_SERVER_URL]")]
-Profile = Annotated[str | None, _which_login("--profile", "Which login is meant. [NOTION_OAUTH_PROFILE]")]
+TokenFile = Annotated[Path | None, _login_option("--token-file", "The token file. [NOTION_OAUTH_TOKEN_FILE]")]
+ServerUrl = Annotated[str | None, _login_option("--server-url", "The URL of the MCP server. [NOTION_OAUTH_SERVER_URL]")]
+Profile = Annotated[str | None, _login_option("--profile", "The profile, which names a login. [NOTION_OAUTH_PROFILE]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_OUR_COMMAND = re.compile(r"notion-oauth (?P<name>login|refresh|logout)(?P<options>(?: --[a-z-]+ \S+)*)")
+_COMMAND = re.compile(r"notion-oauth (?P<name>login|refresh|logout)(?P<options>(?: --[a-z-]+ \S+)*)")
 
 
 def render_commands(text: str, ctx: typer.Context) -> str:
-    """The text, with our own commands spelled as this program was started, and with the options it was given."""
+    """The text with our commands as the user can run them: the program as started, and the same login options."""
     started = Path(sys.argv[0])
     program = f"python {started.name}" if started.suffix == ".py" else "notion-oauth"
 
-    def spelled(command: re.Match[str]) -> str:
-        given = {name: value for name, value in ctx.meta.items() if name.startswith("--")}
-        lacking = [(name, value) for name, value in given.items() if f"{name} " not in command["options"]]
-        words = [word for option in lacking for word in option]
+    def render(command: re.Match[str]) -> str:
+        options = {name: value for name, value in ctx.meta.items() if name.startswith("--")}
+        missing = [(name, value) for name, value in options.items() if f"{name} " not in command["options"]]
+        words = [word for option in missing for word in option]
         return " ".join([f"{program} {command['name']}{command['options']}", *map(shlex.quote, words)])
 
-    return _OUR_COMMAND.sub(spelled, text)
+    return _COMMAND.sub(render, text)
 
 
-def oauth_for(profile: str | None, token_file: Path | None, server_url: str | None) -> NotionOAuth:
+def oauth_from_options(profile: str | None, token_file: Path | None, server_url: str | None) -> NotionOAuth:
     from notion_oauth.service import NotionOAuth
     from notion_oauth.settings import load_settings
 
@@ -96,7 +96,7 @@ def oauth_for(profile: str | None, token_file: Path | None, server_url: str | No
 
 
 def log_to_stderr(*, everything: bool) -> None:
-    """Show what happens, under one request id for the whole command. Raises ConfigurationError for wrong settings."""
+    """Log to stderr, with one request id for the whole command. Raises ConfigurationError for an invalid setting."""
     from notion_oauth.observability.context import REQUEST_ID, new_request_id
     from notion_oauth.observability.log_format import configure
     from notion_oauth.settings import load_settings
@@ -106,13 +106,13 @@ def log_to_stderr(*, everything: bool) -> None:
     REQUEST_ID.set(new_request_id())
 
 
-def run_to_end(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_async(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
     from notion_oauth.concurrency import run_in_this_thread
 
     return run_in_this_thread(function)
 
 
-def talk() -> Console:
+def stderr_console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)

@@ -1,4 +1,4 @@
-"""What a person asks a sign-in for: scopes, how fresh and how strong it is to be; or with an assertion in a file."""
+"""Options of `login`: scopes, strength and age of the sign-in, or an assertion from a file."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pydantic import SecretStr
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.protocol.challenge import BearerChallenge, parse_scope_tokens, requested_challenge
 
-_NOT_WORDS = "{name} takes values without quotes, separated by spaces (RFC 6749 §3.3)."
+_INVALID_VALUE = "{name} takes values separated by spaces, without quotes or backslashes (RFC 6749 §3.3)."
 MAX_ASSERTION = 64 * 1024  # characters
 
 
 def challenge_of(
     scope: str | None = None, acr_values: str | None = None, max_age: int | None = None
 ) -> BearerChallenge | None:
-    """The challenge that says the same; None where nothing is asked for. Raises ConfigurationError."""
+    """The options as a resource's challenge; None if none is set. Raises ConfigurationError for an invalid value."""
     for name, value in (("--scope", scope), ("--acr-values", acr_values)):
         if value is not None and parse_scope_tokens(value) is None:
-            raise ConfigurationError(_NOT_WORDS.format(name=name), hint="Correct it and run the command again.")
+            raise ConfigurationError(_INVALID_VALUE.format(name=name), hint="Correct it and run the command again.")
     return requested_challenge(scope, acr_values, max_age)
 
 
-def assertion_in(path: Path) -> SecretStr:
-    """The assertion that a file holds, or standard input where the path is `-`. Raises ConfigurationError."""
+def read_assertion(path: Path) -> SecretStr:
+    """The assertion (a JWT) in a file, or on standard input if the path is `-`. Raises ConfigurationError."""
     try:
-        # Not read as a file of ours is: whoever issues it decides whose it is, and who may read it
+        # No check of owner and mode, as for our own files: the issuer of the assertion sets them
         with contextlib.nullcontext(sys.stdin) if str(path) == "-" else path.open(encoding="utf-8") as source:
             content = source.read(MAX_ASSERTION)
     except (OSError, UnicodeDecodeError):
@@ -37,7 +37,7 @@ def assertion_in(path: Path) -> SecretStr:
     if len(parts) != 3 or not all(part and part.isascii() and not part.isspace() for part in parts):
         where = "Standard input" if str(path) == "-" else f"{path}"
         raise ConfigurationError(
-            f"{where} holds no assertion: a JWT has three parts, with dots between them.",
-            hint="Have your identity provider issue one for this server, and sign in with it while it is fresh.",
+            f"{where} contains no assertion: a JWT has three parts, separated by dots.",
+            hint="Request an assertion for this server from your identity provider, and sign in before it expires.",
         )
     return SecretStr(content.strip())

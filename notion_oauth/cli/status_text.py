@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def describe(status: LoginStatus) -> str:
-    """The status as a person reads it in a terminal, a line for each thing."""
+    """The status for a user to read, one fact per line."""
     if status.ended_at is not None:
         return f"Not signed in.\n  Ended      {_local(status.ended_at)}\n{status.message} {SIGN_IN_AGAIN}"
     if status.status == "unauthenticated":
@@ -22,41 +22,41 @@ def describe(status: LoginStatus) -> str:
     lines = ["Signed in to Notion." if status.status == "authenticated" else "Signed in; the access token has expired."]
     lines.append(f"  Token      {validity(status)}")
     if status.status == "expired":
-        lines.append("             the next program that needs one renews it (now: notion-oauth refresh)")
+        lines.append("             the next use refreshes it (to refresh now: notion-oauth refresh)")
     if status.authorized_at:
         lines.append(f"  Signed in  {_local(status.authorized_at)}")
     if status.refreshed_at:
         lines.append(f"  Refreshed  {_local(status.refreshed_at)}")
     if status.refreshable and status.login_ends_at:
-        lines.append(f"  Login      can live until {_local(status.login_ends_at)}; a refresh may prolong it")
+        lines.append(f"  Login      valid until {_local(status.login_ends_at)}; a refresh may extend it")
     if status.resource:
         lines.append(f"  Server     {status.resource}")
     if status.storage:
-        lines.append(f"  Kept       {status.storage}")
+        lines.append(f"  Storage    {status.storage}")
     lines += [f"Warning: {warning}" for warning in (status.warning, status.storage_warning) if warning]
     return "\n".join(lines)
 
 
-def describe_remote(said: Introspection | None, *, expired: bool = False) -> str:
-    """What the server itself says of the token, in one line; of one that has expired it is not asked."""
+def describe_remote(introspection: Introspection | None, *, expired: bool = False) -> str:
+    """The server's introspection of the token, in one line. For an `expired` token it is not requested."""
     if expired:
-        return "The server was not asked: this token has expired. The next use renews it, or: notion-oauth refresh"
-    if said is None:
-        return "The server offers no introspection, so it was not asked."
-    if not said.active:
-        return "The server no longer takes this token. Renew it with: notion-oauth refresh"
+        return "The server was not asked: the token has expired. Refresh it with: notion-oauth refresh"
+    if introspection is None:
+        return "The server was not asked: it offers no introspection."
+    if not introspection.active:
+        return "The server no longer accepts this token. Refresh it with: notion-oauth refresh"
     parts = [
-        f"until {_local(said.expires_at)}" if said.expires_at else "",
-        f"for {said.scope}" if said.scope else "",
-        f"as {said.username}" if said.username else "",
+        f"until {_local(introspection.expires_at)}" if introspection.expires_at else "",
+        f"for {introspection.scope}" if introspection.scope else "",
+        f"as {introspection.username}" if introspection.username else "",
     ]
-    return " ".join(["  Remote     the server takes the token", *filter(None, parts)])
+    return " ".join(["  Remote     the server accepts the token", *filter(None, parts)])
 
 
 def validity(status: LoginStatus) -> str:
-    """`valid for 59 minutes, until …`, in the reader's own time zone."""
+    """For example `valid for 59 minutes, until …`, in the local time zone."""
     if status.expires_at is None or status.expires_in_seconds is None:
-        return "valid until the server says otherwise"
+        return "valid until the server rejects it"
     if status.status == "expired":
         return f"expired on {_local(status.expires_at)}"
     return (

@@ -1,4 +1,4 @@
-"""Signing in with a person at a terminal: browser, loopback redirect receiver, pasted redirect.
+"""Sign-in with a user at a terminal: browser, loopback redirect receiver, pasted redirect URL.
 
 May import: service, pages, and everything below them.
 """

@@ -1,4 +1,4 @@
-"""The one-shot receiver of the redirect on this machine (RFC 8252 §7.3)."""
+"""Receive the redirect of one sign-in on a loopback port (RFC 8252 §7.3)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from notion_oauth.errors import (
 from notion_oauth.models import AuthorizationResponse
 from notion_oauth.protocol.authorization import parse_authorization_response
 
-HOST = "127.0.0.1"  # the address, not the name: it cannot be made to mean another machine (RFC 8252 §8.3)
+HOST = "127.0.0.1"  # not "localhost", which may resolve to another address (RFC 8252 §8.3)
 PATH = "/callback"
 
 T = TypeVar("T")
@@ -37,12 +37,14 @@ Complete = Callable[[AuthorizationResponse], Awaitable[T]]
 
 
 @contextmanager
-def bound(known_redirect_uris: Iterable[str], port: int | None = None) -> Generator[tuple[socket.socket, str]]:
-    """A bound socket and its redirect URI: with this `port`, else registered already if its port is free, else any.
+def bind_redirect_uri(
+    registered_redirect_uris: Iterable[str], port: int | None = None
+) -> Generator[tuple[socket.socket, str]]:
+    """A bound socket and its redirect URI: on `port` if set, else on the free port of a registered URI, else on any.
 
-    Raises ConfigurationError where `port` cannot be had.
+    Raises ConfigurationError if `port` cannot be bound.
     """
-    with _bind_one(port) if port else _bind(_ports(known_redirect_uris)) as listener:
+    with _bind_one(port) if port else _bind_first(_ports(registered_redirect_uris)) as listener:
         yield listener, f"http://{HOST}:{listener.getsockname()[1]}{PATH}"
 
 
@@ -53,7 +55,7 @@ def _ports(redirect_uris: Iterable[str]) -> list[int]:
     ]
 
 
-def _bind(ports: Iterable[int]) -> socket.socket:
+def _bind_first(ports: Iterable[int]) -> socket.socket:
     for port in ports:
         with suppress(OSError):
             return _listen(port)
@@ -65,15 +67,15 @@ def _bind_one(port: int) -> socket.socket:
         return _listen(port)
     except OSError as error:
         raise ConfigurationError(
-            f"Port {port} of this machine cannot be used: {error.strerror or error}.",
-            hint="Choose another with --port, or leave --port out: any free port will do.",
+            f"Cannot listen on port {port} of {HOST}: {error.strerror or error}.",
+            hint="Choose another port with --port, or omit --port to use any free port.",
         ) from None
 
 
 def _listen(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # a port can be taken again right after a sign-in; on Windows two would share it
+        if os.name == "posix":  # allows the same port in the next sign-in; on Windows two programs could share it
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
         listener.listen()
@@ -84,70 +86,70 @@ def _listen(port: int) -> socket.socket:
 
 
 class Receiver(Generic[T]):
-    """Takes redirects, from the browser at the redirect URI or pasted, until one has been acted on.
+    """Accepts redirects, from the browser or pasted by the user, until one of them completes or fails the sign-in.
 
-    `complete` is given each answer that arrives, one at a time. Who sent one is not known before its state is: one
-    without ours is refused, and the wait goes on, so that another program on this machine cannot end the sign-in.
-    The page says "signed in" only after `complete` has.
+    `complete` is called with one response at a time. A response whose `state` is not ours is rejected and the wait
+    continues, so that another program on this machine cannot end the sign-in. The page says "signed in" only after
+    `complete` has returned.
     """
 
     def __init__(self, complete: Complete[T]) -> None:
         self._complete = complete
-        self._one_at_a_time = anyio.Lock()
-        self._over = anyio.Event()
+        self._lock = anyio.Lock()
+        self._done = anyio.Event()
         self._result: T | None = None
         self._error: NotionOAuthError | None = None
         routes = [Route(PATH, self._callback, methods=["GET"])]
         self.app = Starlette(routes=routes)
 
-    async def over(self) -> None:
-        """Returns once a redirect has been acted on and whoever brought it has been told."""
-        await self._over.wait()
+    async def wait_until_done(self) -> None:
+        """Wait until a redirect has completed or failed the sign-in, and the browser has received its page."""
+        await self._done.wait()
 
     def result(self) -> T:
-        """What `complete` returned; raises what it raised, and PendingExpired where no redirect has come."""
+        """What `complete` returned. Raises what it raised, and AuthorizationExpired if no redirect arrived."""
         if self._error is not None:
             raise self._error
         if self._result is None:
-            raise AuthorizationExpired("Nobody came back from the browser within ten minutes.")
+            raise AuthorizationExpired("The sign-in was not completed in the browser within ten minutes.")
         return self._result
 
-    async def paste(self, parameters: Sequence[tuple[str, str]]) -> None:
-        """Act on a redirect that a person has brought.
+    async def receive_pasted(self, parameters: Sequence[tuple[str, str]]) -> None:
+        """Complete the sign-in with a redirect that the user pasted.
 
-        Raises AuthorizationResponseError where it is not the one, or not whole: the wait goes on.
+        Raises AuthorizationResponseError if it is incomplete or not of this sign-in; the wait then continues.
         """
-        await self._receive(parameters, refused=(StateMismatch, IssuerMismatch))
-        self._over.set()
+        await self._receive(parameters, rejected=(StateMismatch, IssuerMismatch))
+        self._done.set()
 
     async def _callback(self, request: Request) -> Response:
         try:
-            await self._receive(request.query_params.multi_items(), refused=(StateMismatch,))
-        except AuthorizationResponseError as refused:
-            return _error_page(refused)
+            await self._receive(request.query_params.multi_items(), rejected=(StateMismatch,))
+        except AuthorizationResponseError as error:
+            return _error_page(error)
         page = _success_page() if self._error is None else _error_page(self._error)
-        page.background = BackgroundTask(self._finish)
+        page.background = BackgroundTask(self._set_done)
         return page
 
     async def _receive(
-        self, parameters: Sequence[tuple[str, str]], *, refused: tuple[type[AuthorizationResponseError], ...]
+        self, parameters: Sequence[tuple[str, str]], *, rejected: tuple[type[AuthorizationResponseError], ...]
     ) -> None:
         response = parse_authorization_response(parameters)
-        async with self._one_at_a_time:
+        async with self._lock:
             if self._result is None and self._error is None:
                 try:
                     self._result = await self._complete(response)
-                except refused:
+                except rejected:
                     raise
                 except NotionOAuthError as error:
                     self._error = error
 
-    async def _finish(self) -> None:
-        self._over.set()
+    async def _set_done(self) -> None:
+        self._done.set()
 
 
 def _success_page() -> Response:
-    context = {"title": "You are signed in", "message": "You can close this page and go back to the terminal."}
+    context = {"title": "You are signed in", "message": "You can close this page and return to the terminal."}
     return pages.page("done.html", context)
 
 
@@ -159,12 +161,12 @@ def _error_page(error: NotionOAuthError) -> Response:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        yield  # Ctrl-C belongs to the command
+        yield  # the command handles Ctrl-C
 
 
 @asynccontextmanager
-async def serving(receiver: Receiver[T], listener: socket.socket) -> AsyncIterator[None]:
-    """Serve the receiver on the bound socket while the block runs. Nothing is logged: the URL holds the code."""
+async def serve(receiver: Receiver[T], listener: socket.socket) -> AsyncIterator[None]:
+    """Serve the receiver on the bound socket while the block runs. Logs nothing: the URL holds the code."""
     config = uvicorn.Config(
         receiver.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
     )

@@ -1,4 +1,4 @@
-"""The sign-in of the command line: a browser, a receiver on loopback, a prompt, and a person who is told of it all."""
+"""Sign in with a user at a terminal: open a browser, receive the redirect on loopback or as a paste."""
 
 from __future__ import annotations
 
@@ -12,157 +12,163 @@ from rich.console import Console
 
 from notion_oauth.errors import AuthorizationResponseError, StateMismatch
 from notion_oauth.interactive import loopback
-from notion_oauth.interactive.browser import Browser, Environment, here, open_once
+from notion_oauth.interactive.browser import Browser, Environment, detect_environment, open_in_thread
 from notion_oauth.interactive.loopback import Receiver
-from notion_oauth.interactive.terminal import StandardInput, standard_input
+from notion_oauth.interactive.terminal import LineReader, open_standard_input
 from notion_oauth.models import PENDING_LIFETIME, TokenSet
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.service import NotionOAuth
 
-_ASK = "Address: "
+_PROMPT = "Address: "
 _CONTAINER = (
-    "This is a container: a browser outside of it cannot reach port {port} in it, unless they share a network "
-    "(--network host). Without that, the address that it ends up at can be pasted here."
+    "This is a container: a browser outside it can reach port {port} only if both share a network (--network host). "
+    "Otherwise, paste the address to which the browser is redirected."
 )
-_NO_TERMINAL = "For that, give this command a terminal (-it), or the address on its standard input with --no-browser."
-
-_AROUND = "\"'`<>"  # what mail, chat and shells put around an address
+_NO_TERMINAL = "To paste it, run this command with a terminal (-it), or pipe the address to it and add --no-browser."
+_QUOTES = "\"'`<>"  # which mail, chat programs and shells put around an address
 
 T = TypeVar("T")
 
 
 async def sign_in(
     oauth: NotionOAuth,
-    console: Console,
     challenge: BearerChallenge | None = None,
     *,
+    console: Console | None = None,
     no_browser: bool = False,
     port: int | None = None,
 ) -> TokenSet:
-    """Sign in through a browser, here or elsewhere; returns once the tokens are stored and the browser shows it.
+    """Sign in a user at a terminal; returns once the tokens are stored and the browser shows the result.
 
-    The redirect comes to the receiver on `port`, else on a port of its own choice, or is pasted; the first that is
-    right counts. `challenge` is what the resource asks for, where it has said so. Talks on `console`. Raises what
-    NotionOAuth.begin_authorization and complete_authorization raise, PendingExpired where neither has come within ten
-    minutes, ConfigurationError where `port` cannot be had.
+        await sign_in(NotionOAuth())
+        BearerAuth(oauth, authorize=partial(sign_in, oauth))
+
+    Opens a browser if one can be shown here, and always prints the address to open; with `no_browser`, only prints
+    it. The redirect arrives on `port` of 127.0.0.1 (default: a registered or free one), or the user pastes it;
+    the first valid one completes the sign-in. `challenge` is the resource's request for more scope or a newer sign-in.
+    Writes to `console` (default: stderr).
+
+    Raises what `NotionOAuth.begin_authorization` and `complete_authorization` raise, AuthorizationExpired if no
+    redirect arrives within ten minutes, ConfigurationError if `port` cannot be bound.
     """
-    around = here()
-    browser = "" if no_browser else around.browser()
-    with loopback.bound(await oauth.registered_redirect_uris(), port) as (listener, redirect_uri):
-        begun = await oauth.begin_authorization(redirect_uri, challenge=challenge)
-        receiver = Receiver(partial(oauth.complete_authorization, begun.pending))
-        async with loopback.serving(receiver, listener):
-            url = begun.url.get_secret_value()
-            _say_where(console, browser, url)
-            with standard_input(pipes=no_browser) or nullcontext() as source:
+    console = console or Console(stderr=True)
+    environment = detect_environment()
+    browser = "" if no_browser else environment.browser()
+    with loopback.bind_redirect_uri(await oauth.registered_redirect_uris(), port) as (listener, redirect_uri):
+        started = await oauth.begin_authorization(redirect_uri, challenge=challenge)
+        receiver = Receiver(partial(oauth.complete_authorization, started.pending))
+        async with loopback.serve(receiver, listener):
+            url = started.url.get_secret_value()
+            _print_url(console, browser, url)
+            with open_standard_input(pipes=no_browser) or nullcontext() as source:
                 terminal = source is not None and source.is_terminal
-                _say_how_it_comes_back(console, around, listener.getsockname()[1], terminal=terminal)
-                prompt = _Prompt(console, source, redirect_uri)
+                _print_remote_hints(console, environment, listener.getsockname()[1], terminal=terminal)
+                prompt = _PastePrompt(console, source, redirect_uri)
                 if isinstance(browser, Browser):
-                    open_once(browser, url, partial(prompt.say, "No browser could be opened here."))
-                await _first_of_both(receiver, prompt, console)
+                    open_in_thread(browser, url, partial(prompt.print, "No browser could be opened."))
+                await _wait_for_redirect(receiver, prompt, console)
     return receiver.result()
 
 
-def _say_where(console: Console, browser: Browser | str, url: str) -> None:
+def _print_url(console: Console, browser: Browser | str, url: str) -> None:
     if isinstance(browser, Browser):
-        what = "Opening the browser. If none appears, open this address:"
+        text = "Opening the browser. If no page appears, open this address:"
     else:
-        what = f"{browser} Open this address in a browser:".lstrip()
-    console.print(f"{what}\n", markup=False, highlight=False)
+        text = f"{browser} Open this address in a browser:".lstrip()
+    console.print(f"{text}\n", markup=False, highlight=False)
     console.print(url, markup=False, highlight=False, soft_wrap=True)
     console.print()
 
 
-def _say_how_it_comes_back(console: Console, around: Environment, port: int, *, terminal: bool) -> None:
-    """Told to those whose browser may be on another machine than this receiver."""
-    tunnel = around.tunnel(port)
+def _print_remote_hints(console: Console, environment: Environment, port: int, *, terminal: bool) -> None:
+    """Explain what to do if the browser runs on another machine than this receiver."""
+    tunnel = environment.ssh_tunnel_command(port)
     if tunnel is not None:
-        console.print("If that browser is on your own computer, run this there first:\n")
+        console.print("If the browser runs on your own computer, run this command there first:\n")
         console.print(f"  {tunnel}\n", markup=False, highlight=False, soft_wrap=True)
-    elif around.container:
+    elif environment.container:
         console.print(_CONTAINER.format(port=port), markup=False, highlight=False)
         if not terminal:
             console.print(_NO_TERMINAL, markup=False, highlight=False)
         console.print()
 
 
-async def _first_of_both(receiver: Receiver[T], prompt: _Prompt, console: Console) -> None:
-    """Wait until the browser or a paste has ended the sign-in, or nobody has in time; end the other."""
-    console.print("Waiting for you to agree in the browser … (Ctrl-C stops)", markup=False)
+async def _wait_for_redirect(receiver: Receiver[T], prompt: _PastePrompt, console: Console) -> None:
+    """Wait until the browser or a paste ends the sign-in, or it expires; then cancel the prompt."""
+    console.print("Waiting for your consent in the browser … (Ctrl-C to stop)", markup=False)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(prompt.ask, receiver)
+        tasks.start_soon(prompt.run, receiver)
         with anyio.move_on_after(PENDING_LIFETIME.total_seconds()):
-            await receiver.over()
+            await receiver.wait_until_done()
         tasks.cancel_scope.cancel()
 
 
-class _Prompt:
-    """Asks for the redirect where there is somebody to ask. What was pasted is never repeated: it holds the code."""
+class _PastePrompt:
+    """Reads the redirect URL from standard input, if there is one. Never prints it: it holds the code."""
 
-    def __init__(self, console: Console, source: StandardInput | None, redirect_uri: str) -> None:
+    def __init__(self, console: Console, source: LineReader | None, redirect_uri: str) -> None:
         self._console, self._source, self._redirect_uri = console, source, redirect_uri
-        self._what = f"Paste the whole address that the browser ends up at. It begins with {redirect_uri}"
-        self._asking = False
+        self._instruction = f"Paste the whole address to which the browser is redirected. It starts with {redirect_uri}"
+        self._prompting = False
 
-    def say(self, text: str) -> None:
-        """Say it on a line of its own, and ask on."""
-        if self._asking:
+    def print(self, text: str) -> None:
+        """Print the text on a line of its own, then repeat the prompt."""
+        if self._prompting:
             self._console.print()
         self._console.print(text, markup=False, highlight=False)
-        if self._asking:
-            self._console.print(_ASK, end="")
+        if self._prompting:
+            self._console.print(_PROMPT, end="")
 
-    async def ask(self, receiver: Receiver[T]) -> None:
-        """Take lines until one is the redirect, or no more come."""
+    async def run(self, receiver: Receiver[T]) -> None:
+        """Read lines until one is the redirect, or the input ends."""
         if self._source is None:
             return
         if self._source.is_terminal:
-            self.say(f"Does the browser end up at a page that it cannot show? {self._what}")
-        while (line := await self._line(self._source)) is not None:
+            self.print(f"If the browser shows an error page instead: {self._instruction}")
+        while (line := await self._read_line(self._source)) is not None:
             try:
                 if line.strip():
-                    await receiver.paste(pasted_parameters(line, self._redirect_uri))
+                    await receiver.receive_pasted(pasted_parameters(line, self._redirect_uri))
                     return
             except StateMismatch:
-                self.say(f"That address belongs to another sign-in than this one. {self._what}")
-            except AuthorizationResponseError as wrong:
-                self.say(f"{wrong.message} {self._what}")
+                self.print(f"That address belongs to another sign-in. {self._instruction}")
+            except AuthorizationResponseError as error:
+                self.print(f"{error.message} {self._instruction}")
 
-    async def _line(self, source: StandardInput) -> str | None:
+    async def _read_line(self, source: LineReader) -> str | None:
         if not source.is_terminal:
-            return await source.line()
-        self._console.print(_ASK, end="")
-        self._asking = True
+            return await source.read_line()
+        self._console.print(_PROMPT, end="")
+        self._prompting = True
         try:
-            return await source.line()
+            return await source.read_line()
         except anyio.get_cancelled_exc_class():
-            self._console.print()  # what is said next begins a line
+            self._console.print()  # start a new line for the next message
             raise
         finally:
-            self._asking = False
+            self._prompting = False
 
 
 def pasted_parameters(text: str, redirect_uri: str) -> list[tuple[str, str]]:
-    """The parameters of the redirect, as the receiver on loopback would have got them from the browser.
+    """The redirect's query parameters, as the loopback receiver would have got them from the browser.
 
-    Raises AuthorizationResponseError, which repeats nothing of the text: it may hold a code. What the parameters
-    say is left to those who check any redirect.
+    Checks only that `state` and a `code` or `error` are present; the values are checked as for any redirect. Raises
+    AuthorizationResponseError, whose message contains nothing of the text: it may hold a code.
     """
-    address = "".join(text.split()).strip(_AROUND)  # an address holds no space; one copied from a terminal may
+    address = "".join(text.split()).strip(_QUOTES)  # an address has no space, but a copy from a terminal may
     parameters = parse_qsl(_query(address, redirect_uri).partition("#")[0], keep_blank_values=True)
-    given = {name for name, value in parameters if value}
-    if "state" not in given or not given & {"code", "error"}:
-        raise AuthorizationResponseError("That address is not whole: its code or its state is missing.")
+    present = {name for name, value in parameters if value}
+    if "state" not in present or not present & {"code", "error"}:
+        raise AuthorizationResponseError("That address is incomplete: its code or its state is missing.")
     return parameters
 
 
 def _query(address: str, redirect_uri: str) -> str:
     if "code_challenge=" in address:
-        raise AuthorizationResponseError("That is the address to open, not the one that the browser ends up at.")
+        raise AuthorizationResponseError("That is the address to open, not the one to which the browser is redirected.")
     start, _, query = address.partition("?")
     if start in ("", redirect_uri, redirect_uri.removeprefix("http://")):  # browsers hide the scheme
         return query
     if "=" in start and "://" not in start:
         return address
-    raise AuthorizationResponseError("That is not the address that the browser ends up at.")
+    raise AuthorizationResponseError("That is not the address to which the browser is redirected.")

@@ -24,9 +24,9 @@ def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[],
     login = cli.process("login")
     assert login.returncode == 0, login.stderr
     assert login.stdout == ""
-    assert "Waiting for you to agree" in login.stderr
+    assert "Waiting for your consent" in login.stderr
     assert "Signed in. The token is valid for" in login.stderr
-    assert "It is kept in .notion-tokens.json." in login.stderr
+    assert "It is stored in .notion-tokens.json." in login.stderr
     url, shown = opened()
     assert url in login.stderr.splitlines(), "the address is printed whole, on a line of its own"
     assert shown.startswith("200")
@@ -48,7 +48,7 @@ def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[],
 
     refresh = cli.process("refresh")
     assert (refresh.returncode, refresh.stdout) == (0, "")
-    assert "Renewed. The token is valid for" in refresh.stderr
+    assert "Refreshed. The token is valid for" in refresh.stderr
     assert cli.process("token").stdout != token.stdout
 
     logout = cli.process("logout")
@@ -183,7 +183,7 @@ def test_without_a_browser_the_address_is_there(cli: CommandLine) -> None:
 
 @pytest.mark.spec("RFC 8252 §8.3", "Use the loopback address, not localhost")
 @pytest.mark.spec("MCP §Open Redirection", "Reject a response without the state of its sign-in, or with another")
-def test_a_stranger_cannot_end_the_sign_in(cli: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_other_programs_cannot_end_the_sign_in(cli: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Wrong states, repeated parameters and other paths are answered, and the wait goes on."""
     with cli.start("login", BROWSER="true %s") as process:
         assert process.stderr is not None
@@ -256,7 +256,7 @@ def test_sandbox_says_that_its_port_is_taken(cli: CommandLine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = cli.run("sandbox", "--port", str(taken.getsockname()[1]))
     assert done.returncode == 2
-    assert "cannot be used" in done.stderr
+    assert "Cannot listen on port" in done.stderr
     assert "--port" in done.stderr
 
 
@@ -264,19 +264,19 @@ def test_sandbox_says_that_its_port_is_taken(cli: CommandLine) -> None:
 def test_demo_shows_it_all(cli: CommandLine) -> None:
     done = cli.run("demo")
     assert done.returncode == 0, done.stderr
-    for said in ("not connected", "authenticated", "expired", "refreshed exactly once", "unauthenticated", "401"):
+    for said in ("Not connected", "authenticated", "expired", "refreshed exactly once", "unauthenticated", "401"):
         assert said in done.stdout
-    assert "All of it worked" in done.stdout
+    assert "All steps succeeded" in done.stdout
     assert list(cli.folder.iterdir()) == []
 
 
 def test_a_demo_that_fails_says_so_and_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that does not expire in time stands for everything that could be wrong."""
-    monkeypatch.setattr(demo, "PATIENCE", 0)
+    monkeypatch.setattr(demo, "TIMEOUT", 0)
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 1
-    assert "This did not happen: GET /auth/status says: expired" in result.stderr
-    assert "All of it worked" not in result.output
+    assert "Expected, but did not happen: GET /auth/status returns: expired" in result.stderr
+    assert "All steps succeeded" not in result.output
 
 
 def test_a_login_of_another_server_is_neither_used_nor_lost(cli: CommandLine, sandbox: Sandbox) -> None:

@@ -93,7 +93,7 @@ def test_a_keyring_that_hangs_is_given_up_and_nothing_stays_behind(kept: Path, c
     done = cli.process("login", **os.environ, NOTION_OAUTH_ENCRYPTION_KEY="keyring", FAKE_KEYRING_DOES="hang")
     assert done.returncode == 7
     assert "The system keyring did not answer within 3 seconds." in done.stderr
-    assert "set NOTION_OAUTH_ENCRYPTION_KEY to a key in the place of keyring" in done.stderr
+    assert "set NOTION_OAUTH_ENCRYPTION_KEY to a key instead of keyring" in done.stderr
     assert not is_running(int(kept.with_name("pid").read_text()))
 
 
@@ -102,12 +102,12 @@ def test_the_commands_make_use_and_change_keys(kept: Path, cli: CommandLine) -> 
     assert cli.run("key", "--keyring", **environment).returncode == 0
     sign_in_with(cli, kept.read_text())
     first = cli.run("status", **environment).stdout
-    assert f"Kept       encrypted with key {Key(kept.read_text(), '').id} from the system keyring" in first
+    assert f"Storage    encrypted with key {Key(kept.read_text(), '').id} from the system keyring" in first
     added = cli.run("key", "--keyring", **environment)
     assert added.stdout == "", "a key that is in the keyring is shown nowhere"
     assert all(key not in added.stderr for key in kept.read_text().split())
     assert "Warning: .notion-tokens.json is encrypted with key" in cli.run("status", **environment).stdout
-    assert cli.run("reseal", **environment).stdout == "default  sealed\n"
+    assert cli.run("reseal", **environment).stdout == "default  encrypted\n"
     assert "Warning" not in cli.run("status", **environment).stdout
 
 

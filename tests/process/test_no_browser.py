@@ -69,18 +69,18 @@ def test_a_paste_wins_after_wrong_ones(cli: CommandLine, sandbox: Sandbox) -> No
         code = code_of(location)
         twice = f"{location}&state=other"
         for wrong, said in (
-            ("where is it?", "That is not the address that the browser ends up at."),
-            (location.replace("127.0.0.1", "127.0.0.2"), "That is not the address that the browser ends up at."),
-            (url, "That is the address to open, not the one that the browser ends up at."),
-            (location.partition("&state")[0], "That address is not whole: its code or its state is missing."),
-            (f"{redirect_uri}?code={code}&state=other", "That address belongs to another sign-in than this one."),
+            ("where is it?", "That is not the address to which the browser is redirected."),
+            (location.replace("127.0.0.1", "127.0.0.2"), "That is not the address to which the browser is redirected."),
+            (url, "That is the address to open, not the one to which the browser is redirected."),
+            (location.partition("&state")[0], "That address is incomplete: its code or its state is missing."),
+            (f"{redirect_uri}?code={code}&state=other", "That address belongs to another sign-in."),
             (re.sub("iss=.*", "iss=https%3A%2F%2Fevil.example", location), "another authorization server"),
             (twice, "The redirect contains state twice."),
         ):
             person.type(f"{wrong}\r")
             answered = " ".join(person.see(ASKS).split())
             assert said in answered
-            assert f"It begins with {redirect_uri}" in answered.replace(" /", "/")
+            assert f"It starts with {redirect_uri}" in answered.replace(" /", "/")
             shown += answered
         person.type(f"  '{location}' \rfor the next\r")
         shown += person.see("the next got: for the next")
@@ -146,7 +146,7 @@ def test_the_address_can_come_through_a_pipe(cli: CommandLine) -> None:
         location = redirected(url)
         out, err = process.communicate(f"not this\n\n{location}\nfor the next", timeout=60)
     assert (process.returncode, out) == (0, "for the next"), err
-    assert "That is not the address that the browser ends up at." in err
+    assert "That is not the address to which the browser is redirected." in err
     assert "Signed in." in err
     assert ASKS not in err, "nobody is there to be asked"
     assert code_of(location) not in err
@@ -190,8 +190,8 @@ def test_a_port_that_is_asked_for_is_the_one_that_is_registered(cli: CommandLine
         port = str(taken.getsockname()[1])
         done = cli.run("login", "--port", port)
         assert (done.returncode, done.stdout) == (2, "")
-        assert f"Port {port} of this machine cannot be used" in done.stderr
-        assert "Choose another with --port, or leave --port out" in done.stderr
+        assert f"Cannot listen on port {port} of 127.0.0.1" in done.stderr
+        assert "Choose another port with --port, or omit --port" in done.stderr
         assert sandbox.requests == []
     assert cli.run("login", "--port", port).returncode == 0
     assert sandbox.requests_to("/token")[-1].form["redirect_uri"] == f"http://127.0.0.1:{port}/callback"

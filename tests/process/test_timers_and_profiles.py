@@ -28,7 +28,7 @@ def test_a_timer_refreshes_when_it_is_due(cli: CommandLine, grants_asked: Posted
     assert (early.returncode, "Not due yet." in early.stderr) == (0, True)
     assert grants_asked() == ["authorization_code"]
     due = cli.run("refresh", "--if-older-than", "0s")
-    assert (due.returncode, "Renewed." in due.stderr) == (0, True)
+    assert (due.returncode, "Refreshed." in due.stderr) == (0, True)
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
@@ -82,7 +82,7 @@ def test_a_program_that_is_not_there_is_wrong_usage(cli: CommandLine) -> None:
     cli.run("login")
     done = cli.run("run", "--", "no-such-program")
     assert done.returncode == 2
-    assert "There is no program 'no-such-program' here." in done.stderr
+    assert "Program 'no-such-program' was not found." in done.stderr
 
 
 def test_no_program_runs_without_a_login(cli: CommandLine) -> None:
@@ -130,7 +130,7 @@ def test_the_command_to_run_next_is_about_the_same_login(cli: CommandLine, sandb
         assert named in done.stdout + done.stderr
     signed_in = cli.run("login", *same)
     kept_in = cli.folder / "my tokens.json.work.profile"
-    assert f"It is kept in {kept_in.name}." in signed_in.stderr
+    assert f"It is stored in {kept_in.name}." in signed_in.stderr
     assert kept_in.exists()
     sandbox.revoke_grants()
     for command in ("refresh", "token", "status"):

@@ -1,1 +1,1 @@
-"""The command `doctor`: checks that change nothing, and their report."""
+"""The command `doctor`: checks, none of which changes anything, and their report."""

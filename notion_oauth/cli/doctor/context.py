@@ -1,4 +1,4 @@
-"""What the checks of one run share: the settings, what is kept, and one conversation with the servers."""
+"""What the checks of one run share: the settings, the stored files, and one exchange with the servers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 import httpx
 
 from notion_oauth import profile_names
-from notion_oauth.cli.doctor.findings import Finding, Outcome
+from notion_oauth.cli.doctor.findings import Finding, SharedResult
 from notion_oauth.clock import Clock
 from notion_oauth.concurrency import run_in_daemon_thread
 from notion_oauth.files import atomic, token_file
@@ -28,25 +28,25 @@ from notion_oauth.transport.client import Transport
 
 T = TypeVar("T")
 
-REQUEST_PATIENCE = timedelta(seconds=5)  # two that are not answered leave time for all that follows from them
+REQUEST_TIMEOUT = timedelta(seconds=5)  # two time-outs leave time for the checks that depend on them
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """When an answer was asked for and its head arrived, and the certificate (DER) that came with it."""
+    """When a request was sent and its response head arrived, and the server's certificate (DER)."""
 
     url: str
     sent_at: datetime
-    answered_at: datetime
+    received_at: datetime
     certificate: bytes | None
 
 
 class RecordingTransport(Transport):
-    """Remembers of each answer when it came and with which certificate."""
+    """Records the times and the certificate of each exchange."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         super().__init__(
-            timeout=min(settings.timeout_delta, REQUEST_PATIENCE),
+            timeout=min(settings.timeout_delta, REQUEST_TIMEOUT),
             server_url=settings.server_url,
             allow_private=settings.allow_private_addresses,
             ca_file=settings.ca_file,
@@ -55,67 +55,67 @@ class RecordingTransport(Transport):
         self._clock = clock
 
     def _checked(self, request: Request) -> httpx.AsyncBaseTransport:
-        return _Noting(super()._checked(request), self.exchanges, self._clock)
+        return _Recorder(super()._checked(request), self.exchanges, self._clock)
 
 
-class _Noting(httpx.AsyncBaseTransport):
+class _Recorder(httpx.AsyncBaseTransport):
     def __init__(self, inner: httpx.AsyncBaseTransport, exchanges: list[Exchange], clock: Clock) -> None:
         self._inner, self._exchanges, self._clock = inner, exchanges, clock
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         sent_at = self._clock()
-        answer = await self._inner.handle_async_request(request)
-        stream = answer.extensions.get("network_stream")
+        response = await self._inner.handle_async_request(request)
+        stream = response.extensions.get("network_stream")
         secure = stream.get_extra_info("ssl_object") if stream is not None else None
         certificate = secure.getpeercert(binary_form=True) if secure is not None else None
         self._exchanges.append(Exchange(str(request.url), sent_at, self._clock(), certificate))
-        return answer
+        return response
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
 
 class CheckContext:
-    """Reads what is kept and talks to the servers, once each. The checks wait for what concerns them."""
+    """Reads the stored files and contacts the servers, once each. Each check awaits the results that it needs."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings = settings
         self.clock = clock
         self.token_file = profile_names.profile_file(settings.token_file, settings.profile)
         self.transport = RecordingTransport(settings, clock)
-        self.encryption: Outcome[Encryption | None] = Outcome()
-        self.readable: Outcome[int | None] = Outcome()
-        self.login: Outcome[StoredFile[TokenSet | EndedLogin] | None] = Outcome()
-        self.registrations: Outcome[StoredFile[tuple[Registration, ...]] | None] = Outcome()
-        self.answer: Outcome[Response] = Outcome()
-        self.discovery: Outcome[Discovery] = Outcome()
+        self.encryption: SharedResult[Encryption | None] = SharedResult()
+        self.readable: SharedResult[int | None] = SharedResult()
+        self.login: SharedResult[StoredFile[TokenSet | EndedLogin] | None] = SharedResult()
+        self.registrations: SharedResult[StoredFile[tuple[Registration, ...]] | None] = SharedResult()
+        self.response: SharedResult[Response] = SharedResult()
+        self.discovery: SharedResult[Discovery] = SharedResult()
 
-    async def read(self) -> None:
-        """Read what is kept. The keyring may be asked for a key, which takes seconds at most."""
-        await self.readable.of(run_in_daemon_thread(partial(atomic.read_file, self.token_file, len, fix=False)))
-        await self.encryption.of(run_in_daemon_thread(partial(encryption_for, self.settings)))
-        await self.login.of(self._read(self.token_file, token_file.decode_login))
-        await self.registrations.of(self._read(self.beside(".clients"), token_file.decode_registrations))
+    async def read_files(self) -> None:
+        """Read the stored files. This may read a key from the system keyring, which takes a few seconds at most."""
+        await self.readable.run(run_in_daemon_thread(partial(atomic.read_file, self.token_file, len, fix=False)))
+        await self.encryption.run(run_in_daemon_thread(partial(encryption_for, self.settings)))
+        await self.login.run(self._read(self.token_file, token_file.decode_login))
+        await self.registrations.run(self._read(self.sibling(".clients"), token_file.decode_registrations))
 
-    def beside(self, suffix: str) -> Path:
-        """A file that belongs to the token file."""
+    def sibling(self, suffix: str) -> Path:
+        """The file next to the token file with this suffix, such as its lock."""
         return profile_names.add_suffix(self.token_file, suffix)
 
     async def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> StoredFile[T] | None:
         encryption = await self.encryption.get()
         return await run_in_daemon_thread(partial(token_file.read_stored, path, decode, encryption, fix=False))
 
-    async def converse(self) -> None:
-        """Ask the MCP server for its challenge, and from there for its authorization server, as a sign-in does."""
+    async def contact_server(self) -> None:
+        """Request the MCP server's challenge, then discover its authorization server, as a sign-in does."""
         server_url = self.settings.server_url
-        await self.answer.of(self.transport.send(discovery.probe_request(server_url)))
-        await self.discovery.of(self._discover())
+        await self.response.run(self.transport.send(discovery.probe_request(server_url)))
+        await self.discovery.run(self._discover())
 
     async def _discover(self) -> Discovery:
         client = OAuthClient(self.transport, clock=self.clock, issuer=self.settings.issuer)
         try:
-            challenge = discovery.challenge_of(await self.answer.get())
-        except Exception:  # what it would have said may stand at the well-known URLs, too
+            challenge = discovery.challenge_of(await self.response.get())
+        except Exception:  # the well-known URLs may work all the same
             challenge = None
         return await client.discover(self.settings.server_url, challenge=challenge, usable=discovery.require_any_grant)
 
@@ -123,10 +123,10 @@ class CheckContext:
 Check = Callable[[CheckContext], Awaitable[Sequence[Finding]]]
 
 
-def in_thread(look: Callable[[CheckContext], Sequence[Finding]]) -> Check:
-    """A check that waits for files, in a thread of its own."""
+def in_thread(check: Callable[[CheckContext], Sequence[Finding]]) -> Check:
+    """An async check from one that blocks on files; it runs in a thread."""
 
-    async def run(case: CheckContext) -> Sequence[Finding]:
-        return await run_in_daemon_thread(partial(look, case))
+    async def run(context: CheckContext) -> Sequence[Finding]:
+        return await run_in_daemon_thread(partial(check, context))
 
     return run

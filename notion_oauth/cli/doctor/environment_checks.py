@@ -1,4 +1,4 @@
-"""The program itself, where it runs, what is set, and what a sign-in needs of this machine."""
+"""Checks of the program, its packages, its environment, its settings, and what a sign-in needs of this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_settings import DotEnvSettingsSource
 
 from notion_oauth import __version__
 from notion_oauth.cli.doctor.context import CheckContext
-from notion_oauth.cli.doctor.findings import Finding, NotChecked, failure, ok, warning, weak
+from notion_oauth.cli.doctor.findings import CheckSkipped, Finding, failure, ok, warning, warnings_for
 from notion_oauth.clock import utc_now
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.files import permissions
@@ -25,17 +25,17 @@ from notion_oauth.tokens.client_factory import build_client_and_audit
 _PACKAGES = ("anyio", "authlib", "cryptography", "filelock", "httpcore", "httpx", "pydantic", "pydantic-settings")
 _EXTRAS = ("httpx2", "keyring", "opentelemetry-api", "socksio", "truststore")
 _DOTENV = Path(".env")
-_WORDS = ("log_level", "log_format", "client_auth_method")  # settings whose values are one of a few words
+_KEYWORDS = ("log_level", "log_format", "client_auth_method")  # settings whose values are one of a few keywords
 
 
 def program() -> list[Finding]:
-    """The version of this program, and what it runs on."""
+    """The versions of this program, of Python and of OpenSSL."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return [ok(f"notion-oauth {__version__}, {python}, {ssl.OPENSSL_VERSION}")]
 
 
 def packages() -> list[Finding]:
-    """The packages whose versions matter most, and the optional ones that are here."""
+    """The versions of the most important packages, and of the optional ones that are installed."""
     return [ok(", ".join(f"{name} {found}" for name in (*_PACKAGES, *_EXTRAS) if (found := _version(name))))]
 
 
@@ -46,34 +46,36 @@ def _version(name: str) -> str | None:
         return None
 
 
-def place(around: Environment) -> list[Finding]:
-    """The system, and whether a person sits before it."""
-    seen = {"over SSH": around.ssh, "in a container": around.container, "in WSL": around.wsl}
-    where = [words for words, so in seen.items() if so]
+def system(environment: Environment) -> list[Finding]:
+    """The operating system, and whether this is SSH, a container or WSL."""
+    kinds = {"over SSH": environment.ssh, "in a container": environment.container, "in WSL": environment.wsl}
+    where = [text for text, present in kinds.items() if present]
     return [ok(", ".join([f"{platform.system()} {platform.release()} on {platform.machine()}", *where]))]
 
 
-def given(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
-    """The settings that are not left at their defaults, and those that there are not."""
+def configured(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
+    """The settings that are set, unknown settings, and weaknesses of the .env file."""
     from_environment = {
         name.upper() for name, value in environment.items() if name.upper().startswith(PREFIX) and value
     }
     dotenv = in_dotenv()
     from_dotenv = {name for name in dotenv if name.startswith(PREFIX)} - from_environment
     fields = {PREFIX + name.upper(): name for name in Settings.model_fields}
-    shown = [_shown(name, fields[name], settings) for name in sorted(from_environment & fields.keys())]
-    shown += [f"{_shown(name, fields[name], settings)} from .env" for name in sorted(from_dotenv & fields.keys())]
-    where = "there is a .env here" if _DOTENV.exists() else "there is no .env here"
+    values = [_format_setting(name, fields[name], settings) for name in sorted(from_environment & fields.keys())]
+    values += [
+        f"{_format_setting(name, fields[name], settings)} from .env" for name in sorted(from_dotenv & fields.keys())
+    ]
+    where = "with a .env file" if _DOTENV.exists() else "no .env file"
     return [
-        ok(f"{', '.join(shown) or 'none is set'}; {where}"),
+        ok(f"{', '.join(values) or 'none set'}; {where}"),
         *(_unknown(name, list(fields)) for name in sorted((from_environment | from_dotenv) - fields.keys())),
-        *(weak(permissions.weakness(_DOTENV.absolute())) if _holds_secrets(dotenv) else ()),
+        *(warnings_for(permissions.weakness(_DOTENV.absolute())) if _holds_secrets(dotenv) else ()),
         *_telemetry(settings),
     ]
 
 
 def in_dotenv() -> dict[str, str]:
-    """All that the `.env` in the working folder sets, ours or not; nothing where it cannot be read."""
+    """All variables in the `.env` of the working directory, ours or not; empty if it cannot be read."""
     try:
         found = DotEnvSettingsSource(Settings).env_vars if _DOTENV.exists() else {}
     except (OSError, UnicodeDecodeError):
@@ -81,15 +83,15 @@ def in_dotenv() -> dict[str, str]:
     return {name.upper(): value for name, value in found.items() if value}
 
 
-def _shown(variable: str, field: str, settings: Settings) -> str:
-    """The name, with its value where that can be nothing private: a number, a switch, one of a few words."""
+def _format_setting(variable: str, field: str, settings: Settings) -> str:
+    """The name, with its value only if that cannot be private: a number, a switch, a keyword."""
     value = getattr(settings, field)
-    plain = isinstance(value, bool | float) or field in _WORDS
+    plain = isinstance(value, bool | float) or field in _KEYWORDS
     return f"{variable} ({value})" if plain else variable
 
 
 def secret_settings() -> set[str]:
-    """The variables whose values are nobody's business."""
+    """The names of the variables whose values are secret."""
     fields = Settings.model_fields.items()
     return {PREFIX + name.upper() for name, field in fields if "SecretStr" in str(field.annotation)}
 
@@ -100,8 +102,8 @@ def _holds_secrets(dotenv: Mapping[str, str]) -> bool:
 
 def _unknown(name: str, known: list[str]) -> Finding:
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Write {near[0]}, if that is meant; else unset it." if near else "Unset it."
-    return warning(f"{name} is set, and there is no such setting: nothing reads it.", hint)
+    hint = f"Did you mean {near[0]}? Otherwise unset it." if near else "Unset it."
+    return warning(f"{name} is set, but there is no such setting.", hint)
 
 
 def _telemetry(settings: Settings) -> list[Finding]:
@@ -112,32 +114,32 @@ def _telemetry(settings: Settings) -> list[Finding]:
     return []
 
 
-async def port(case: CheckContext) -> Sequence[Finding]:
+async def port(context: CheckContext) -> Sequence[Finding]:
     """Whether the redirect can be received on this machine (RFC 8252 §7.3)."""
     try:
-        kept = await case.registrations.there()
-    except NotChecked:
-        kept = None
-    uris = [each.redirect_uri for each in reversed(kept.content if kept else ())]
+        stored = await context.registrations.get_or_skip()
+    except CheckSkipped:
+        stored = None
+    uris = [each.redirect_uri for each in reversed(stored.content if stored else ())]
     try:
-        with loopback.bound(uris) as (_, redirect_uri):
+        with loopback.bind_redirect_uri(uris) as (_, redirect_uri):
             known = redirect_uri in uris
     except OSError as error:
-        message = f"No port of {loopback.HOST} can be listened on: {error.strerror or type(error).__name__}."
-        return [failure(message, "Let this program listen on that address: a sandbox or a firewall forbids it.")]
+        message = f"Cannot listen on any port of {loopback.HOST}: {error.strerror or type(error).__name__}."
+        return [failure(message, "Allow this program to listen on that address: a sandbox or a firewall forbids it.")]
     if known:
-        return [ok(f"one of {loopback.HOST} that this client is registered with is free")]
-    taken = "those that this client is registered with are taken; with another it is registered anew" if uris else ""
-    return [ok(f"{taken or 'there is a free one'} on {loopback.HOST}")]
+        return [ok(f"a port of {loopback.HOST} with which this client is registered is free")]
+    used = "the registered ports are in use, and a sign-in registers the client for another one" if uris else ""
+    return [ok(f"{used or 'a free port is available'} on {loopback.HOST}")]
 
 
-def browser(around: Environment) -> list[Finding]:
-    """How `login` would show its page."""
-    found = around.browser()
-    chosen = around.environment.get("BROWSER")
+def browser(environment: Environment) -> list[Finding]:
+    """How `login` would open its page."""
+    found = environment.browser()
+    variable = environment.variables.get("BROWSER")
     if isinstance(found, Browser):
-        what = "of Windows" if found.for_windows else "in the BROWSER variable" if chosen else "of this desktop"
-        return [ok(f"login opens the one {what}")]
-    if chosen:
-        return [warning(found, "Correct BROWSER, or unset it. Until then login prints the address.")]
-    return [ok(f"{found} login prints the address, and takes the answer by paste")]
+        which = "browser of Windows" if found.for_windows else "BROWSER variable" if variable else "default browser"
+        return [ok(f"login uses the {which}")]
+    if variable:
+        return [warning(found, "Correct or unset BROWSER. Until then, login only prints the address.")]
+    return [ok(f"{found} login prints the address, and reads the redirect from a paste")]

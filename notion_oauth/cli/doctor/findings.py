@@ -1,4 +1,4 @@
-"""What a check has found, and what several checks wait for."""
+"""The findings of a check, and results that several checks share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what is so, and what to do about it where that is not well."""
+    """One line of the report: what was found, and how to fix it unless the result is ok."""
 
     result: Result
     message: str
@@ -37,41 +37,41 @@ def failure(message: str, hint: str) -> Finding:
     return Finding("failure", message, hint)
 
 
-def weak(*found: Weakness | None) -> list[Finding]:
-    """A warning for each weakness that there is."""
-    return [warning(each.message, each.hint) for each in found if each is not None]
+def warnings_for(*weaknesses: Weakness | None) -> list[Finding]:
+    """A warning for each weakness that is not None."""
+    return [warning(each.message, each.hint) for each in weaknesses if each is not None]
 
 
-class NotChecked(Exception):
-    """What this check is about was not to be had, as another check tells."""
+class CheckSkipped(Exception):
+    """A prerequisite of this check failed; another check reports that failure."""
 
 
-class Outcome(Generic[T]):
-    """What comes of something that is done once, for all who wait for it."""
+class SharedResult(Generic[T]):
+    """The result of work that is done once and awaited by several checks."""
 
     def __init__(self) -> None:
-        self._over = anyio.Event()
+        self._done = anyio.Event()
         self._value: T | None = None
         self._error: Exception | None = None
 
-    async def of(self, doing: Awaitable[T]) -> None:
-        """Wait for it, and let the others know. Raises nothing: they hear of that."""
+    async def run(self, work: Awaitable[T]) -> None:
+        """Do the work and publish its result or its error. Raises nothing."""
         try:
-            self._value = await doing
+            self._value = await work
         except Exception as error:
             self._error = error
-        self._over.set()
+        self._done.set()
 
     async def get(self) -> T:
-        """What came of it. Raises what it raised: for the one check that tells of it."""
-        await self._over.wait()
+        """The result. Raises the error of the work: for the one check that reports it."""
+        await self._done.wait()
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]
 
-    async def there(self) -> T:
-        """What came of it. Raises NotChecked where that is an error, which another check tells of."""
-        await self._over.wait()
+    async def get_or_skip(self) -> T:
+        """The result. Raises CheckSkipped if the work failed, for checks that depend on it but do not report it."""
+        await self._done.wait()
         if self._error is not None:
-            raise NotChecked
+            raise CheckSkipped
         return self._value  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Who holds a lock, where the system tells."""
+"""Find the process that holds a lock, on systems that report it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 _LINE = re.compile(r"\S+: FLOCK +\S+ +WRITE +(\d+) +([0-9a-f]+):([0-9a-f]+):(\d+) ")
 
 
-def holder(path: Path) -> int | None:
-    """The process that holds the file's lock; None where Linux does not know it, or another system is asked."""
+def lock_holder(path: Path) -> int | None:
+    """The id of the process that holds the file's lock; None if Linux does not list it, and on other systems."""
     try:
         found, table = path.stat(), Path("/proc/locks").read_text()
     except OSError:
@@ -21,5 +21,5 @@ def holder(path: Path) -> int | None:
             continue
         process, device = int(match[1]), (int(match[2], 16), int(match[3], 16))
         if device == (os.major(found.st_dev), os.minor(found.st_dev)) and int(match[4]) == found.st_ino:
-            return process if process > 0 else None  # 0 or less: in another container
+            return process if process > 0 else None  # 0 or less: a process of another container
     return None

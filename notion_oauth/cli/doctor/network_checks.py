@@ -1,4 +1,4 @@
-"""The way to the servers, what they answer, and the clocks on both sides."""
+"""Checks of the connection to the servers, their responses, their metadata and their clocks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from notion_oauth.tokens.registrations import RegistrationMethod, registration_m
 from notion_oauth.transport.certificates import find_trusted_authorities, ssl_context
 from notion_oauth.transport.proxies import describe_connection
 
-LOOK_UP_TIMEOUT = timedelta(seconds=5)
+LOOKUP_TIMEOUT = timedelta(seconds=5)
 SKEW_WARNING = timedelta(seconds=30)
 SKEW_FAILURE = timedelta(minutes=5)
 CERTIFICATE_WARNING = timedelta(days=14)
@@ -26,116 +26,116 @@ _RESOLUTION = timedelta(seconds=1)  # of a Date header (RFC 9110 §5.6.7)
 _CHECK_URL = MetadataError.default_hint
 
 
-async def route(case: CheckContext) -> Sequence[Finding]:
-    """How the MCP server is reached."""
-    return await _route(case, case.settings.server_url)
+async def route(context: CheckContext) -> Sequence[Finding]:
+    """How the MCP server is reached: through a proxy, or at which addresses."""
+    return await _route(context, context.settings.server_url)
 
 
-async def issuer_route(case: CheckContext) -> Sequence[Finding]:
-    """How the authorization server is reached, where it is another host."""
-    endpoint = (await case.discovery.there()).server.token_endpoint
-    if host_of(endpoint) == host_of(case.settings.server_url):
-        return [ok(f"{host_of(endpoint)} is the MCP server's own host")]
-    return await _route(case, endpoint)
+async def issuer_route(context: CheckContext) -> Sequence[Finding]:
+    """How the authorization server is reached, if it is on another host."""
+    endpoint = (await context.discovery.get_or_skip()).server.token_endpoint
+    if host_of(endpoint) == host_of(context.settings.server_url):
+        return [ok(f"{host_of(endpoint)} is also the MCP server's host")]
+    return await _route(context, endpoint)
 
 
-async def _route(case: CheckContext, url: str) -> list[Finding]:
-    found = await describe_connection(url, ca_file=case.settings.ca_file, time_limit=LOOK_UP_TIMEOUT)
+async def _route(context: CheckContext, url: str) -> list[Finding]:
+    found = await describe_connection(url, ca_file=context.settings.ca_file, time_limit=LOOKUP_TIMEOUT)
     if found.proxy is not None:
         return [ok(f"{found.host} through the proxy {found.proxy}")]
     if not found.addresses:
-        hint = "Check the network and its name server; where a proxy is needed, set HTTPS_PROXY."
-        return [failure(f"{found.host} leads to no address.", hint)]
+        hint = "Check the network connection and DNS. If you need a proxy, set HTTPS_PROXY."
+        return [failure(f"{found.host} does not resolve to an address.", hint)]
     shown = ", ".join(f"{address} ({kind.value})" for address, kind in found.addresses[:4])
     return [ok(f"{found.host} directly, at {shown}")]
 
 
-async def trust(case: CheckContext) -> Sequence[Finding]:
-    """Whose signatures are trusted, and whether they can be read."""
-    found = find_trusted_authorities(case.settings.ca_file)
-    await run_in_daemon_thread(lambda: ssl_context(found))  # raises for what cannot be used
+async def trust(context: CheckContext) -> Sequence[Finding]:
+    """Which certificate authorities are trusted, and whether they can be loaded."""
+    found = find_trusted_authorities(context.settings.ca_file)
+    await run_in_daemon_thread(lambda: ssl_context(found))  # raises if they cannot be used
     return [ok(str(found))]
 
 
-async def server(case: CheckContext) -> Sequence[Finding]:
-    """Whether the MCP server answers a request without a token as it should (RFC 6750 §3, RFC 9728 §5.1)."""
-    answer = await case.answer.get()
-    host = host_of(answer.url)
-    if answer.status in (401, 403):
-        return [_challenged(answer, host)]
-    if answer.status == 429 or answer.status >= 500:
-        return [failure(f"{host} answers HTTP {answer.status}.", TRY_LATER)]
-    if answer.ok:
-        return [warning(f"{host} lets everybody in without a token.", _CHECK_URL)]
-    return [failure(f"{host} has no MCP server at that address (HTTP {answer.status}).", _CHECK_URL)]
+async def server(context: CheckContext) -> Sequence[Finding]:
+    """Whether the MCP server answers a request without a token as required (RFC 6750 §3, RFC 9728 §5.1)."""
+    response = await context.response.get()
+    host = host_of(response.url)
+    if response.status in (401, 403):
+        return [_challenged(response, host)]
+    if response.status == 429 or response.status >= 500:
+        return [failure(f"{host} answers HTTP {response.status}.", TRY_LATER)]
+    if response.ok:
+        return [warning(f"{host} accepts requests without a token.", _CHECK_URL)]
+    return [failure(f"{host} has no MCP server at this URL (HTTP {response.status}).", _CHECK_URL)]
 
 
-def _challenged(answer: Response, host: str) -> Finding:
-    challenge = discovery.challenge_of(answer)
+def _challenged(response: Response, host: str) -> Finding:
+    challenge = discovery.challenge_of(response)
     if challenge is None:
-        message = f"{host} answers HTTP {answer.status} without a Bearer challenge (RFC 6750 §3)."
-        return warning(message, "Its metadata is looked for at the well-known addresses. Tell its operator.")
+        message = f"{host} answers HTTP {response.status} without a Bearer challenge (RFC 6750 §3)."
+        return warning(message, "Its metadata is requested from well-known URLs instead. Report this to its operator.")
     names = "names" if challenge.resource_metadata else "does not name"
-    return ok(f"{host} answers HTTP {answer.status} with a challenge, which {names} its metadata")
+    return ok(f"{host} answers HTTP {response.status} with a challenge that {names} its metadata")
 
 
-async def certificate(case: CheckContext) -> Sequence[Finding]:
-    """How long the certificates of the servers are good. That they are trusted is settled by then."""
-    await case.answer.there()
-    if urlsplit(case.settings.server_url).scheme != "https":
-        return [ok("none: plain http, which does not leave this machine")]
-    found = {host_of(each.url): each.certificate for each in case.transport.exchanges if each.certificate}
-    return [_good_for(case, host, content) for host, content in found.items()]
+async def certificate(context: CheckContext) -> Sequence[Finding]:
+    """How long the servers' certificates are valid. They are trusted, as a response was received."""
+    await context.response.get_or_skip()
+    if urlsplit(context.settings.server_url).scheme != "https":
+        return [ok("none: plain http, only within this machine")]
+    found = {host_of(each.url): each.certificate for each in context.transport.exchanges if each.certificate}
+    return [_validity(context, host, content) for host, content in found.items()]
 
 
-def _good_for(case: CheckContext, host: str, content: bytes) -> Finding:
-    left = x509.load_der_x509_certificate(content).not_valid_after_utc - case.clock()
-    message = f"that of {host} is trusted, and good for {max(0, left.days)} days"
+def _validity(context: CheckContext, host: str, content: bytes) -> Finding:
+    left = x509.load_der_x509_certificate(content).not_valid_after_utc - context.clock()
+    message = f"that of {host} is trusted, and valid for {max(0, left.days)} days"
     if left >= CERTIFICATE_WARNING:
         return ok(message)
-    return warning(f"{message}.", "Its operator has to renew it.")
+    return warning(f"{message}.", "The operator of the server has to renew it.")
 
 
-async def clock(case: CheckContext) -> Sequence[Finding]:
-    """How far our clock is from the server's, as far as its Date tells: in whole seconds."""
-    answer = await case.answer.there()
-    date = http_date(answer.headers.get("date", ""))
+async def clock(context: CheckContext) -> Sequence[Finding]:
+    """The difference between our clock and the server's, from its Date header, which has a resolution of one second."""
+    response = await context.response.get_or_skip()
+    date = http_date(response.headers.get("date", ""))
     if date is None:
-        return [ok(f"{host_of(answer.url)} tells no time")]
-    exchange = case.transport.exchanges[0]
-    apart_by = _skew(date, exchange.sent_at, exchange.answered_at)
-    host, size = host_of(answer.url), abs(apart_by)
-    message = f"{size.total_seconds():.1f} s {'ahead of' if apart_by > timedelta() else 'behind'} {host}"
+        return [ok(f"{host_of(response.url)} sends no valid Date header")]
+    exchange = context.transport.exchanges[0]
+    difference = _skew(date, exchange.sent_at, exchange.received_at)
+    host, size = host_of(response.url), abs(difference)
+    message = f"{size.total_seconds():.1f} s {'ahead of' if difference > timedelta() else 'behind'} {host}"
     if size < SKEW_WARNING:
-        return [ok(f"{size.total_seconds():.1f} s apart from {host}")]
-    hint = "Set it, and let the system keep it right (NTP)."
+        return [ok(f"{size.total_seconds():.1f} s difference from {host}")]
+    hint = "Correct the clock, and turn on time synchronization (NTP)."
     if size < SKEW_FAILURE:
         return [warning(f"The clock of this machine is {message}.", hint)]
-    return [failure(f"The clock of this machine is {message}: tokens seem good that are not, or over.", hint)]
+    return [failure(f"The clock of this machine is {message}: tokens appear valid or expired when they are not.", hint)]
 
 
-def _skew(date: datetime, sent_at: datetime, answered_at: datetime) -> timedelta:
-    """Ours minus theirs, both in the middle: of the time that the request took, and of the second that is told."""
-    return sent_at + (answered_at - sent_at) / 2 - (date + _RESOLUTION / 2)
+def _skew(date: datetime, sent_at: datetime, received_at: datetime) -> timedelta:
+    """Our clock minus theirs, each at its midpoint: of the request's duration, and of the second in the Date header."""
+    return sent_at + (received_at - sent_at) / 2 - (date + _RESOLUTION / 2)
 
 
-async def metadata(case: CheckContext) -> Sequence[Finding]:
-    """Whether there is an authorization server that a login can safely begin at."""
-    found = await case.discovery.get()
+async def metadata(context: CheckContext) -> Sequence[Finding]:
+    """Whether the metadata describes an authorization server at which a sign-in is safe."""
+    found = await context.discovery.get()
     issuer = found.server.issuer
     if found.assumed:
-        message = f"{issuer} publishes none (RFC 9728, RFC 8414): the endpoints of MCP 2025-03-26 are presumed."
+        message = f"{issuer} publishes no metadata (RFC 9728, RFC 8414): assuming the endpoints of MCP 2025-03-26."
         return [warning(message, _CHECK_URL)]
     if found.server.authorization_endpoint is None:
-        return [ok(f"issuer {issuer}; for assertions alone (RFC 7523): no browser can sign in")]
+        return [ok(f"issuer {issuer}; assertions only (RFC 7523): no sign-in through a browser")]
     names = "name" if found.server.authorization_response_iss_parameter_supported else "do not name"
     return [ok(f"issuer {issuer}; PKCE with S256; redirects {names} their issuer (RFC 9207)")]
 
 
-async def endpoints(case: CheckContext) -> Sequence[Finding]:
-    """Which endpoints there are, and where."""
-    found = (await case.discovery.there()).server
-    # "authorization" last: before a comma it would be taken for a header, and what follows be hidden
+async def endpoints(context: CheckContext) -> Sequence[Finding]:
+    """Which endpoints the authorization server has, and on which hosts."""
+    found = (await context.discovery.get_or_skip()).server
+    # "authorization" last: followed by a comma, the redaction would take it for a header and hide the rest
     names = ("token", "registration", "revocation", "introspection", "authorization")
     urls = {name: getattr(found, f"{name}_endpoint") for name in names}
     hosts = sorted({host_of(url) for url in urls.values() if url})
@@ -146,14 +146,14 @@ async def endpoints(case: CheckContext) -> Sequence[Finding]:
     return [ok("; ".join([*lines, *([f"no {', no '.join(missing)}"] if missing else [])]))]
 
 
-async def client(case: CheckContext) -> Sequence[Finding]:
-    """Which client a sign-in would be made with."""
-    found, settings = (await case.discovery.there()).server, case.settings
-    way = registration_method(settings, found)
+async def client(context: CheckContext) -> Sequence[Finding]:
+    """How a sign-in would obtain its client."""
+    found, settings = (await context.discovery.get_or_skip()).server, context.settings
+    method = registration_method(settings, found)
     unused = ""
-    if settings.client_metadata_url is not None and way is not RegistrationMethod.METADATA_DOCUMENT:
+    if settings.client_metadata_url is not None and method is not RegistrationMethod.METADATA_DOCUMENT:
         unused = "; NOTION_OAUTH_CLIENT_METADATA_URL is not used here"
-    if way is RegistrationMethod.DYNAMIC and found.registration_endpoint is None:
-        message = f"{host_of(found.issuer)} registers no clients, and none is set{unused}."
-        return [failure(message, "Ask its operator for one, and set NOTION_OAUTH_CLIENT_ID.")]
-    return [ok(f"{way.value}{unused}")]
+    if method is RegistrationMethod.DYNAMIC and found.registration_endpoint is None:
+        message = f"{host_of(found.issuer)} registers no clients, and no client is configured{unused}."
+        return [failure(message, "Request a client from its operator, and set NOTION_OAUTH_CLIENT_ID.")]
+    return [ok(f"{method.value}{unused}")]

@@ -1,6 +1,6 @@
-"""Looks at everything that a sign-in and a refresh need, and says what is not well and what mends it.
+"""Check everything that a sign-in and a refresh need, and report what is wrong and how to fix it.
 
-It changes nothing: no file is written or mended, nobody is registered, nothing is refreshed.
+This changes nothing: it writes and repairs no file, registers no client, and refreshes no token.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import anyio
 
 from notion_oauth.cli.doctor import environment_checks, network_checks, storage_checks
 from notion_oauth.cli.doctor.context import Check, CheckContext, in_thread
-from notion_oauth.cli.doctor.findings import RESULTS, Finding, NotChecked, Result, failure, warning
+from notion_oauth.cli.doctor.findings import RESULTS, CheckSkipped, Finding, Result, failure, warning
 from notion_oauth.cli.doctor.scrub import scrub
 from notion_oauth.clock import Clock, utc_now
 from notion_oauth.concurrency import run_in_daemon_thread
@@ -22,12 +22,12 @@ from notion_oauth.errors import ConfigurationError, NotionOAuthError
 from notion_oauth.interactive import browser
 from notion_oauth.settings import Settings
 
-PATIENCE = timedelta(seconds=12)  # for each check; all begin at once
+TIME_LIMIT = timedelta(seconds=12)  # for each check; all start at once
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("file", storage_checks.file),
-    ("folder", in_thread(storage_checks.folder)),
+    ("folder", in_thread(storage_checks.directory)),
     ("lock", in_thread(storage_checks.lock)),
-    ("kept", storage_checks.kept),
+    ("kept", storage_checks.protection),
     ("registrations", storage_checks.registrations),
     ("session key", in_thread(storage_checks.session_key)),
     ("login", storage_checks.login),
@@ -49,35 +49,35 @@ Row = tuple[str, Finding]
 
 @dataclass(frozen=True)
 class Report:
-    """What all checks have found, in their order."""
+    """The findings of all checks, in order."""
 
     rows: tuple[Row, ...]
 
     @property
     def result(self) -> Result:
-        """The worst of all."""
+        """The worst result of all findings."""
         return max((finding.result for _, finding in self.rows), key=RESULTS.index)
 
     def as_json(self) -> dict[str, Any]:
-        """A JSON-ready mapping: `result`, and in `checks` for each line its `check`, `result`, `message` and `hint`."""
+        """A JSON-ready mapping: `result`, and in `checks` each line's `check`, `result`, `message`, `cure` (hint)."""
         lines = [
             {"check": name, "result": found.result, "message": found.message, "cure": found.hint}
             for name, found in self.rows
         ]
         return {"result": self.result, "checks": lines}
 
-    def in_lines(self, paint: Callable[[Result, str], str]) -> str:
-        """A line for each finding, and one below it for its cure. `paint` colours a word as its result asks for."""
+    def as_text(self, style: Callable[[Result, str], str]) -> str:
+        """One line per finding, followed by its hint. `style` colours a text according to the result."""
         lines = []
         for name, found in self.rows:
-            begins = f"{paint(found.result, f'{found.result:<7}')}  {name:<{_WIDTH}}  "
-            lines.append(begins + found.message)
+            start = f"{style(found.result, f'{found.result:<7}')}  {name:<{_WIDTH}}  "
+            lines.append(start + found.message)
             if found.hint:
                 lines.append(" " * (7 + 2 + _WIDTH + 2) + found.hint)
         return "\n".join(lines)
 
     def map_text(self, change: Callable[[str], str]) -> Report:
-        """The same with each text as `change` puts it."""
+        """The same report with `change` applied to each message and hint."""
         return Report(
             tuple(
                 (name, replace(found, message=change(found.message), hint=found.hint and change(found.hint)))
@@ -93,17 +93,18 @@ async def run_checks(
     render_command: Callable[[str], str] = str,
     clock: Clock = utc_now,
     checks: Sequence[tuple[str, Check]] = CHECKS,
-    patience: timedelta = PATIENCE,
+    time_limit: timedelta = TIME_LIMIT,
 ) -> Report:
-    """Do all checks at once, within `patience`. Where `load` raises ConfigurationError, those that need no settings.
+    """Run all checks concurrently, each within `time_limit`; only those without settings if `load` raises.
 
-    `render_command` puts our commands as they are run here. What is private is taken out of the report. Raises nothing.
+    `render_command` rewrites our commands as the user can run them. Private data is removed from the report. Raises
+    nothing.
     """
-    around = browser.here()
+    here = browser.detect_environment()
     rows: list[Row] = []
-    for name, look in (("program", environment_checks.program), ("packages", environment_checks.packages)):
-        rows += [(name, found) for found in await _guarded(run_in_daemon_thread(look))]
-    rows += [("place", found) for found in environment_checks.place(around)]
+    for name, check in (("program", environment_checks.program), ("packages", environment_checks.packages)):
+        rows += [(name, found) for found in await _run_guarded(run_in_daemon_thread(check))]
+    rows += [("place", found) for found in environment_checks.system(here)]
     addresses: list[str | None] = []
     try:
         settings = load()
@@ -113,45 +114,48 @@ async def run_checks(
         addresses = [settings.server_url, settings.issuer, settings.public_url, settings.client_metadata_url]
         rows += [
             ("settings", found)
-            for found in await _guarded(run_in_daemon_thread(lambda: environment_checks.given(settings, environment)))
+            for found in await _run_guarded(
+                run_in_daemon_thread(lambda: environment_checks.configured(settings, environment))
+            )
         ]
-        rows += await _all(CheckContext(settings, clock), checks, patience)
+        rows += await _run_all(CheckContext(settings, clock), checks, time_limit)
     rows += [
-        ("browser", found) for found in await _guarded(run_in_daemon_thread(lambda: environment_checks.browser(around)))
+        ("browser", found)
+        for found in await _run_guarded(run_in_daemon_thread(lambda: environment_checks.browser(here)))
     ]
     clean = scrub({**environment_checks.in_dotenv(), **environment}, *addresses)
     return Report(tuple(rows)).map_text(lambda text: clean(render_command(text)))
 
 
-async def _all(case: CheckContext, checks: Sequence[tuple[str, Check]], patience: timedelta) -> list[Row]:
+async def _run_all(context: CheckContext, checks: Sequence[tuple[str, Check]], time_limit: timedelta) -> list[Row]:
     found: dict[str, Sequence[Finding]] = {}
-    deadline = anyio.current_time() + patience.total_seconds()
+    deadline = anyio.current_time() + time_limit.total_seconds()
 
-    async def one(name: str, look: Check) -> None:
+    async def run_check(name: str, check: Check) -> None:
         with anyio.CancelScope(deadline=deadline):
-            found[name] = await _guarded(look(case))
+            found[name] = await _run_guarded(check(context))
 
-    async def begin(doing: Callable[[], Awaitable[None]]) -> None:
+    async def run_shared(work: Callable[[], Awaitable[None]]) -> None:
         with anyio.CancelScope(deadline=deadline):
-            await doing()
+            await work()
 
     async with anyio.create_task_group() as tasks:
-        for doing in (case.read, case.converse):
-            tasks.start_soon(begin, doing)
-        for name, look in checks:
-            tasks.start_soon(one, name, look)
-    late = failure(f"No answer within {patience.total_seconds():g} seconds.", "Look for what holds it up there.")
+        for work in (context.read_files, context.contact_server):
+            tasks.start_soon(run_shared, work)
+        for name, check in checks:
+            tasks.start_soon(run_check, name, check)
+    late = failure(f"No result within {time_limit.total_seconds():g} seconds.", "Find out what delays this step.")
     return [(name, finding) for name, _ in checks for finding in found.get(name, [late])]
 
 
-async def _guarded(looking: Awaitable[Sequence[Finding]]) -> Sequence[Finding]:
-    """What a check finds. One that cannot be done is a finding too."""
+async def _run_guarded(check: Awaitable[Sequence[Finding]]) -> Sequence[Finding]:
+    """The findings of a check; its error, if it raises, as a finding."""
     try:
-        return await looking
-    except NotChecked:
-        return [warning("Not checked, for what it takes was not to be had.", "Mend the failures first.")]
+        return await check
+    except CheckSkipped:
+        return [warning("Skipped: a check it depends on failed.", "Fix the failures above first.")]
     except NotionOAuthError as error:
         return [failure(error.message, error.hint)]
     except Exception as error:
-        hint = "That is a mistake of this program: report it with these lines."
-        return [failure(f"The check itself has failed ({type(error).__name__}).", hint)]
+        hint = "This is a bug in this program: please report it with this output."
+        return [failure(f"The check itself failed ({type(error).__name__}).", hint)]

@@ -1,6 +1,6 @@
-"""What a report must not tell to those who read it in public: secrets, people, this machine's name, home folders.
+"""Remove private data from a report that may be posted in public: secrets, e-mail addresses, host and home names.
 
-No check shows a secret. This is for values that come along where nobody expects them, as in a path or an address.
+No check shows a secret. This is a second line of defence, for values that are part of a path or an address.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from urllib.parse import unquote, urlsplit
 from notion_oauth.cli.doctor.environment_checks import secret_settings
 from notion_oauth.observability.redaction import HIDDEN, redact
 
-MIN_LENGTH = 4  # characters; shorter ones stand in other words, and are no secret worth the name
+MIN_LENGTH = 4  # characters; shorter values also occur inside other words, and are too short for a secret
 _E_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
 
-def scrub(environment: Mapping[str, str], *more: str | None) -> Callable[[str], str]:
-    """What takes all of that out of a text. `more` are addresses whose queries and users are nobody's business."""
-    secrets = sorted({*_of_settings(environment), *_of_urls([*_proxies(environment), *filter(None, more)])}, key=len)
+def scrub(environment: Mapping[str, str], *urls: str | None) -> Callable[[str], str]:
+    """A function that removes all of that from a text. `urls` are further URLs whose user and query are private."""
+    secrets = sorted({*_of_settings(environment), *_of_urls([*_proxies(environment), *filter(None, urls)])}, key=len)
     name = socket.gethostname()
     hosts = [each for each in dict.fromkeys((name, name.partition(".")[0])) if len(each) > 1 and each != "localhost"]
     homes = sorted({str(path) for path in _homes(environment)}, key=len, reverse=True)
 
     def clean(text: str) -> str:
-        for secret in reversed(secrets):  # the longest first: another may be a part of it
+        for secret in reversed(secrets):  # the longest first, as one may contain another
             text = text.replace(secret, HIDDEN)
         for home in homes:
             text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
@@ -40,23 +40,23 @@ def scrub(environment: Mapping[str, str], *more: str | None) -> Callable[[str], 
 
 
 def _of_settings(environment: Mapping[str, str]) -> set[str]:
-    """The values of secret settings, as they are and in their parts: a setting may hold several keys."""
+    """The values of secret settings, whole and in parts: a setting may hold several keys."""
     values = [value for name, value in environment.items() if name.upper() in secret_settings()]
     parts = [part for value in values for part in re.split(r"[,\s]+", value)]
     return {each for each in (*values, *parts) if len(each) >= MIN_LENGTH and each != "keyring"}
 
 
 def _of_urls(values: Iterable[str]) -> set[str]:
-    """The users, passwords and queries of addresses, such as those of proxies."""
+    """The users, passwords and queries of URLs, such as those of proxies."""
     found: set[str] = set()
     for value in values:
         try:
             parts = urlsplit(value if "://" in value else f"http://{value}")
-            given = [parts.username or "", parts.password or "", parts.query]
+            private = [parts.username or "", parts.password or "", parts.query]
         except ValueError:
             continue
         if "@" in parts.netloc or ("://" in value and parts.query):
-            found |= {form for each in given for form in (each, unquote(each)) if len(form) >= MIN_LENGTH}
+            found |= {form for each in private for form in (each, unquote(each)) if len(form) >= MIN_LENGTH}
     return found
 
 

@@ -1,4 +1,4 @@
-"""`doctor` finds what is not well, says what mends it, changes nothing, and tells nothing private."""
+"""`doctor` finds problems and suggests fixes; it changes nothing and reveals nothing private."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WITH_SETTINGS = [name for name, _ in CHECKS]
 
 
 class Doctor:
-    """Runs the command and remembers what it said, by check."""
+    """Runs the command and parses its report."""
 
     def __init__(self, cli: CommandLine) -> None:
         self.cli = cli
@@ -73,18 +73,18 @@ class Doctor:
         return [(each["result"], each["message"], each["cure"]) for each in self.lines if each["check"] == check]
 
     def worst(self, check: str) -> tuple[str, str, str]:
-        """The one line of a check that is not well."""
+        """The only line of a check that is not ok."""
         (found,) = [each for each in self.of(check) if each[0] != "ok"]
-        assert found[2], "without a cure it helps nobody"
+        assert found[2], "a problem without a hint"
         return found[0], found[1], found[2]
 
-    def unwell(self, *but: str) -> set[str]:
-        """The checks with a line that is not ok, those apart that only could not be done for the lack of another."""
+    def problems(self, *ignored: str) -> set[str]:
+        """The checks with a line that is not ok, without those that were only skipped because another check failed."""
         return {
             line["check"]
             for line in self.lines
-            if line["result"] != "ok" and not line["message"].startswith("Not checked")
-        } - set(but)
+            if line["result"] != "ok" and not line["message"].startswith("Skipped: ")
+        } - set(ignored)
 
 
 @pytest.fixture
@@ -98,14 +98,14 @@ def signed_in(doctor: Doctor) -> Doctor:
     return doctor
 
 
-def test_where_all_is_well_each_line_says_so(signed_in: Doctor) -> None:
+def test_without_problems_every_line_is_ok(signed_in: Doctor) -> None:
     signed_in.run_checks()
-    assert signed_in.unwell() == set()
+    assert signed_in.problems() == set()
     assert {line["result"] for line in signed_in.lines} == {"ok"}
     assert signed_in.code == 0
 
 
-def test_the_json_is_the_same_in_sickness_and_in_health(signed_in: Doctor, sandbox: Sandbox) -> None:
+def test_json_has_the_same_structure_with_and_without_problems(signed_in: Doctor, sandbox: Sandbox) -> None:
     def schema() -> list[str]:
         assert all(line.keys() == {"check", "result", "message", "cure"} for line in signed_in.lines)
         assert all(isinstance(line["message"], str) for line in signed_in.lines)
@@ -118,7 +118,7 @@ def test_the_json_is_the_same_in_sickness_and_in_health(signed_in: Doctor, sandb
     assert schema() == [*BEFORE, *WITH_SETTINGS, "browser"]
 
 
-def test_people_get_a_line_for_each_and_the_cure_below_it(doctor: Doctor) -> None:
+def test_text_output_has_a_line_per_finding_followed_by_its_hint(doctor: Doctor) -> None:
     lines = doctor.cli.run("doctor").stdout.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("warning  login "))
     assert lines[at].endswith("Not signed in.")
@@ -126,7 +126,7 @@ def test_people_get_a_line_for_each_and_the_cure_below_it(doctor: Doctor) -> Non
     assert lines[at + 1].index("Sign") == lines[at].index("Not signed in.")
 
 
-def test_the_login_that_is_meant_is_the_one_of_the_options(doctor: Doctor) -> None:
+def test_options_select_the_login_that_is_checked(doctor: Doctor) -> None:
     doctor.run_checks("--profile", "work", "--token-file", str(doctor.cli.folder / "other.json"))
     assert doctor.worst("login")[2].endswith(f"login --profile work --token-file {doctor.cli.folder}/other.json")
     assert doctor.of("file")[0][1].startswith(f"{doctor.cli.folder}/other.json.work.profile: ")
@@ -142,13 +142,13 @@ def state_of(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_nothing_is_written_mended_registered_or_refreshed(signed_in: Doctor, sandbox: Sandbox) -> None:
+def test_doctor_writes_repairs_registers_and_refreshes_nothing(signed_in: Doctor, sandbox: Sandbox) -> None:
     (signed_in.file.with_name(f"{signed_in.file.name}.session-key")).write_text("k" * 40)
     for file in signed_in.cli.folder.iterdir():
         file.chmod(0o644)
     before, asked = state_of(signed_in.cli.folder), len(sandbox.requests)
     signed_in.run_checks()
-    assert signed_in.unwell() == {"file", "lock", "registrations", "session key"}
+    assert signed_in.problems() == {"file", "lock", "registrations", "session key"}
     assert state_of(signed_in.cli.folder) == before
     assert [(request.method, request.path) for request in sandbox.requests[asked:]] == [
         ("POST", "/mcp"),
@@ -158,43 +158,43 @@ def test_nothing_is_written_mended_registered_or_refreshed(signed_in: Doctor, sa
     assert "authorization" not in sandbox.requests[asked].headers
 
 
-def test_before_the_first_sign_in_no_file_is_made(doctor: Doctor) -> None:
+def test_doctor_creates_no_file_before_the_first_sign_in(doctor: Doctor) -> None:
     doctor.run_checks(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.folder / "new" / "tokens.json"))
-    assert doctor.unwell() == {"login"}
-    assert doctor.of("folder")[0][1].endswith("it is made when it is needed")
+    assert doctor.problems() == {"login"}
+    assert doctor.of("folder")[0][1].endswith("it is created when needed")
     assert list(doctor.cli.folder.iterdir()) == []
 
 
 # The servers
 
 
-def test_no_network_is_said_and_hides_nothing_else(signed_in: Doctor) -> None:
+def test_no_network_is_reported_and_other_checks_still_run(signed_in: Doctor) -> None:
     url = "http://127.0.0.1:1/mcp"
     signed_in.run_checks(NOTION_OAUTH_SERVER_URL=url)
-    assert signed_in.unwell() == {"server", "metadata", "login"}  # the last: it is for another server
+    assert signed_in.problems() == {"server", "metadata", "login"}  # login: the stored one is for another server
     assert signed_in.worst("server") == (
         "failure",
         "127.0.0.1:1 could not be reached.",
         "Nothing was lost. Check the network connection and try again.",
     )
-    assert signed_in.worst("endpoints")[:2] == ("warning", "Not checked, for what it takes was not to be had.")
+    assert signed_in.worst("endpoints")[:2] == ("warning", "Skipped: a check it depends on failed.")
     assert signed_in.code == 1
 
 
-def test_a_name_that_leads_nowhere_is_said(doctor: Doctor) -> None:
+def test_host_name_that_does_not_resolve_is_reported(doctor: Doctor) -> None:
     doctor.run_checks(NOTION_OAUTH_SERVER_URL="https://nowhere.invalid/mcp", NOTION_OAUTH_TIMEOUT="2")
-    assert doctor.worst("route")[:2] == ("failure", "nowhere.invalid leads to no address.")
+    assert doctor.worst("route")[:2] == ("failure", "nowhere.invalid does not resolve to an address.")
 
 
-def test_a_server_that_hangs_hides_nothing_else(signed_in: Doctor, sandbox: Sandbox) -> None:
+def test_hanging_server_is_reported_and_other_checks_still_run(signed_in: Doctor, sandbox: Sandbox) -> None:
     sandbox.misbehave_next("/mcp", "hang")
     signed_in.run_checks(NOTION_OAUTH_TIMEOUT="0.5")
-    assert signed_in.unwell() == {"server"}
+    assert signed_in.problems() == {"server"}
     assert signed_in.worst("server")[1].endswith("sent no complete response within 0.5 seconds.")
-    assert signed_in.of("metadata")[0][0] == "ok", "the well-known addresses serve"
+    assert signed_in.of("metadata")[0][0] == "ok", "the well-known URLs still work"
     sandbox.misbehave_next("/.well-known/oauth-protected-resource/mcp", "hang")
     signed_in.run_checks(NOTION_OAUTH_TIMEOUT="0.5")
-    assert signed_in.unwell() == {"metadata"}
+    assert signed_in.problems() == {"metadata"}
     assert signed_in.of("clock")[0][0] == "ok"
 
 
@@ -202,31 +202,31 @@ def test_a_server_that_hangs_hides_nothing_else(signed_in: Doctor, sandbox: Sand
     ("status", "headers", "result", "said"),
     [
         (401, {}, "warning", "without a Bearer challenge"),
-        (200, {}, "warning", "lets everybody in without a token"),
-        (404, {}, "failure", "has no MCP server at that address (HTTP 404)"),
+        (200, {}, "warning", "accepts requests without a token"),
+        (404, {}, "failure", "has no MCP server at this URL (HTTP 404)"),
         (503, {}, "failure", "answers HTTP 503"),
     ],
 )
-def test_an_mcp_server_that_answers_otherwise(
+def test_unexpected_answer_of_the_mcp_server_is_reported(
     signed_in: Doctor, sandbox: Sandbox, status: int, headers: dict[str, str], result: str, said: str
 ) -> None:
     sandbox.fail_next("/mcp", status=status, headers=headers, body="")
     found = signed_in.run_checks().worst("server")
     assert found[0] == result
     assert said in found[1]
-    assert signed_in.unwell() == {"server"}
+    assert signed_in.problems() == {"server"}
 
 
 def test_metadata_without_s256_is_a_failure(signed_in: Doctor, sandbox: Sandbox) -> None:
     sandbox.options.metadata_overrides = {"code_challenge_methods_supported": ["plain"]}
     signed_in.run_checks()
-    assert signed_in.unwell() == {"metadata"}
+    assert signed_in.problems() == {"metadata"}
     result, message, _ = signed_in.worst("metadata")
     assert result == "failure"
     assert "does not list PKCE with S256" in message
 
 
-def test_what_the_metadata_says_is_told(signed_in: Doctor, sandbox: Sandbox) -> None:
+def test_metadata_and_endpoints_are_shown(signed_in: Doctor, sandbox: Sandbox) -> None:
     said = signed_in.run_checks().of("metadata")[0][1]
     assert said == f"issuer {sandbox.issuer}; PKCE with S256; redirects name their issuer (RFC 9207)"
     host = sandbox.base_url.removeprefix("http://")
@@ -239,7 +239,7 @@ def test_what_the_metadata_says_is_told(signed_in: Doctor, sandbox: Sandbox) -> 
     assert signed_in.of("endpoints")[0][1].endswith(f"{host}; no revocation, no introspection")
 
 
-def test_the_client_is_the_one_that_a_sign_in_would_take(signed_in: Doctor, sandbox: Sandbox) -> None:
+def test_client_is_the_one_that_a_sign_in_would_use(signed_in: Doctor, sandbox: Sandbox) -> None:
     document = {"NOTION_OAUTH_CLIENT_METADATA_URL": "https://client.example/metadata.json"}
     assert signed_in.run_checks().of("client")[0][1] == "dynamic registration"
     assert signed_in.run_checks(**document).of("client")[0][1] == "client ID metadata document"
@@ -251,7 +251,7 @@ def test_the_client_is_the_one_that_a_sign_in_would_take(signed_in: Doctor, sand
     }
     assert signed_in.run_checks(NOTION_OAUTH_CLIENT_ID="mine").code == 0
     result, message, hint = signed_in.run_checks(**document).worst("client")
-    assert (result, signed_in.unwell()) == ("failure", {"client"})
+    assert (result, signed_in.problems()) == ("failure", {"client"})
     assert "registers no clients" in message
     assert "NOTION_OAUTH_CLIENT_ID" in hint
 
@@ -262,69 +262,69 @@ def test_the_client_is_the_one_that_a_sign_in_would_take(signed_in: Doctor, sand
 @pytest.mark.parametrize(
     ("ahead", "result", "said"),
     [
-        (20, None, "s apart from"),
+        (20, None, "s difference from"),
         (-40, "warning", "s ahead of"),
         (40, "warning", "s behind"),
         (320, "failure", "s behind"),
         (-320, "failure", "s ahead of"),
     ],
 )
-def test_the_clocks_are_compared(
+def test_clock_difference_is_reported(
     signed_in: Doctor, sandbox: Sandbox, ahead: float, result: str | None, said: str
 ) -> None:
     sandbox.advance(ahead)
     found = signed_in.run_checks().of("clock")
-    assert (found[0][0], signed_in.unwell()) == (result or "ok", {"clock"} if result else set())
+    assert (found[0][0], signed_in.problems()) == (result or "ok", {"clock"} if result else set())
     assert said in found[0][1]
     seconds = float(found[0][1].split(" s ")[0].split()[-1])
     assert abs(seconds - abs(ahead)) < 15
 
 
-def test_the_date_that_a_server_tells_is_the_one_that_counts(signed_in: Doctor, sandbox: Sandbox) -> None:
+def test_clock_check_uses_the_date_header(signed_in: Doctor, sandbox: Sandbox) -> None:
     date = format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)
     sandbox.fail_next("/mcp", status=401, headers={"Date": date, "WWW-Authenticate": "Bearer"})
     assert signed_in.run_checks().worst("clock")[0] == "failure"
     sandbox.fail_next("/mcp", status=401, headers={"Date": "yesterday", "WWW-Authenticate": "Bearer"})
-    assert signed_in.run_checks().of("clock")[0][1].endswith("tells no time")
+    assert signed_in.run_checks().of("clock")[0][1].endswith("sends no valid Date header")
 
 
-# What is kept
+# Stored files
 
 
-def test_without_its_key_a_sealed_login_is_a_failure(doctor: Doctor) -> None:
+def test_encrypted_login_without_its_key_is_a_failure(doctor: Doctor) -> None:
     key, other = new_key(), new_key()
     doctor.sign_in(encryption_key=key)
     doctor.run_checks(**{KEY: other})
-    assert doctor.unwell() == {"kept", "registrations"}
+    assert doctor.problems() == {"kept", "registrations"}
     result, message, hint = doctor.worst("kept")
     assert result == "failure"
     assert f"is encrypted with key {Key(key, '').id}" in message
     assert "Nothing was changed" in hint
-    assert doctor.worst("login")[1].startswith("Not checked")
+    assert doctor.worst("login")[1].startswith("Skipped: ")
     doctor.run_checks(**{KEY: key})
-    assert doctor.unwell() == set()
+    assert doctor.problems() == set()
     assert doctor.of("kept")[0][1] == f"encrypted with key {Key(key, '').id} from {KEY}"
 
 
-def test_what_is_kept_weaker_than_it_is_set_up_to_be_is_told(signed_in: Doctor) -> None:
+def test_plain_text_login_is_a_warning_if_a_key_is_set(signed_in: Doctor) -> None:
     signed_in.run_checks(**{KEY: new_key()})
     result, message, hint = signed_in.worst("kept")
     assert result == "warning"
     assert "in plain text, although a key is set" in message
     assert hint.endswith("notion-oauth reseal")
-    assert signed_in.unwell() == {"kept", "registrations"}
+    assert signed_in.problems() == {"kept", "registrations"}
 
 
-def test_a_key_is_looked_for_before_there_is_a_login(doctor: Doctor) -> None:
+def test_key_is_checked_before_the_first_sign_in(doctor: Doctor) -> None:
     key = new_key()
     said = doctor.run_checks(**{KEY: key}).of("kept")[0][1]
-    assert said == f"no token; the next would be encrypted with key {Key(key, '').id} from {KEY}"
+    assert said == f"no token; the next one will be encrypted with key {Key(key, '').id} from {KEY}"
 
 
 def test_a_damaged_file_is_a_failure(signed_in: Doctor) -> None:
     signed_in.file.write_text('{"access_token": ')
     signed_in.run_checks()
-    assert signed_in.unwell() == {"kept"}
+    assert signed_in.problems() == {"kept"}
     assert "it is not JSON" in signed_in.worst("kept")[1]
 
 
@@ -338,22 +338,22 @@ def as_link(path: Path) -> None:
 
 @pytest.mark.parametrize(("make", "said"), [(as_folder, "not a regular file"), (as_link, "symbolic link")])
 @pytest.mark.parametrize(("suffix", "check"), [("", "file"), (".lock", "lock")])
-def test_what_is_in_the_place_of_a_file_is_told_once(
+def test_directory_or_link_instead_of_a_file_is_reported_once(
     signed_in: Doctor, make: Callable[[Path], None], said: str, suffix: str, check: str
 ) -> None:
     path = signed_in.file.with_name(signed_in.file.name + suffix)
     path.unlink()
     make(path)
     signed_in.run_checks()
-    assert signed_in.unwell() == {check}
+    assert signed_in.problems() == {check}
     assert signed_in.worst(check)[0] == "failure"
     assert said in signed_in.worst(check)[1]
 
 
-def test_a_file_that_others_may_open_is_told_and_left(signed_in: Doctor) -> None:
+def test_file_open_to_other_users_is_reported_and_not_changed(signed_in: Doctor) -> None:
     signed_in.file.chmod(0o644)
     signed_in.run_checks()
-    assert signed_in.unwell() == {"file"}
+    assert signed_in.problems() == {"file"}
     assert signed_in.worst("file") == (
         "warning",
         f"Other users may open {signed_in.file.name} (mode 0644).",
@@ -364,24 +364,24 @@ def test_a_file_that_others_may_open_is_told_and_left(signed_in: Doctor) -> None
 
 @pytest.mark.skipif(os.name == "nt", reason="it has no modes")
 @pytest.mark.parametrize("signs_in_first", [True, False])
-def test_a_folder_in_which_others_may_write_is_told_once(doctor: Doctor, signs_in_first: bool) -> None:
+def test_directory_writable_by_other_users_is_reported_once(doctor: Doctor, signs_in_first: bool) -> None:
     if signs_in_first:
         doctor.sign_in()
     doctor.cli.folder.chmod(0o777)
     doctor.run_checks()
-    assert doctor.unwell("login") == {"folder"}
+    assert doctor.problems("login") == {"folder"}
     result, message, hint = doctor.worst("folder")
     assert result == "warning"
     assert "can be replaced by every user of this machine" in message
     assert hint.endswith(f"chmod go-w {doctor.cli.folder}")
 
 
-def test_where_nothing_can_be_written_it_is_said(doctor: Doctor) -> None:
+def test_directory_that_cannot_be_written_is_a_failure(doctor: Doctor) -> None:
     (doctor.cli.folder / "file").write_text("")
     doctor.run_checks(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.folder / "file" / "tokens.json"))
     assert doctor.worst("folder")[:2] == (
         "failure",
-        f"Nothing can be written in {doctor.cli.folder}/file: Not a directory.",
+        f"Files cannot be written in {doctor.cli.folder}/file: Not a directory.",
     )
 
 
@@ -391,22 +391,22 @@ def test_a_file_system_without_locks_is_a_failure(signed_in: Doctor, monkeypatch
 
     monkeypatch.setattr(filelock, "lock_descriptor", no_locks)
     signed_in.run_checks()
-    assert signed_in.unwell() == {"folder", "lock"}
-    assert "has no locks" in signed_in.worst("folder")[1]
+    assert signed_in.problems() == {"folder", "lock"}
+    assert "does not support locks" in signed_in.worst("folder")[1]
     assert signed_in.worst("lock")[1].endswith("cannot be locked: No locks available.")
 
 
-def test_who_holds_the_lock_is_told(signed_in: Doctor) -> None:
+def test_process_that_holds_the_lock_is_reported(signed_in: Doctor) -> None:
     lock = signed_in.file.with_name(f"{signed_in.file.name}.lock")
     with filelock.FileLock(lock):
         signed_in.run_checks()
-    assert signed_in.unwell() == {"lock"}
+    assert signed_in.problems() == {"lock"}
     result, message, hint = signed_in.worst("lock")
     assert result == "warning"
     if sys.platform == "linux":
-        assert message == f"process {os.getpid()} holds {lock.name}."
+        assert message == f"Process {os.getpid()} holds {lock.name}."
         assert hint.endswith(f"kill {os.getpid()}")
-    assert signed_in.run_checks().unwell() == set(), "it was let go"
+    assert signed_in.run_checks().problems() == set(), "it was released"
 
 
 # The login
@@ -416,16 +416,16 @@ def test_an_ended_login_is_a_failure_with_its_reason(signed_in: Doctor, sandbox:
     sandbox.revoke_grants()
     assert signed_in.cli.run("refresh").returncode == 6
     signed_in.run_checks()
-    assert signed_in.unwell() == {"login"}
+    assert signed_in.problems() == {"login"}
     result, message, hint = signed_in.worst("login")
     assert result == "failure"
     assert "it was revoked" in message
     assert hint == "Sign in again with: python cli.py login"
 
 
-def test_a_grant_that_is_about_to_end_is_told(signed_in: Doctor) -> None:
+def test_grant_that_ends_soon_is_a_warning(signed_in: Doctor) -> None:
     signed_in.run_checks(NOTION_OAUTH_IDLE_DAYS="13")
-    assert signed_in.unwell() == {"login"}
+    assert signed_in.problems() == {"login"}
     assert signed_in.worst("login") == (
         "warning",
         "The login ends in 12 days unless it is refreshed: it ends after 13 days without a refresh.",
@@ -436,43 +436,41 @@ def test_a_grant_that_is_about_to_end_is_told(signed_in: Doctor) -> None:
     assert signed_in.worst("login")[2] == "Sign in again before that with: python cli.py login"
 
 
-def test_a_login_of_a_clock_that_was_wrong_is_told(signed_in: Doctor) -> None:
+def test_login_with_a_future_timestamp_is_a_warning(signed_in: Doctor) -> None:
     document = json.loads(signed_in.file.read_text())
     document["updated_at"] += 3_600_000
     signed_in.file.write_text(json.dumps(document))
-    assert "which is yet to come" in signed_in.run_checks().worst("login")[1]
+    assert "in the future" in signed_in.run_checks().worst("login")[1]
 
 
 # Settings, and this machine
 
 
-def test_a_setting_that_there_is_not_is_told_with_the_nearest_one(signed_in: Doctor) -> None:
+def test_unknown_setting_is_reported_with_the_closest_name(signed_in: Doctor) -> None:
     (signed_in.cli.folder / ".env").write_text("NOTION_OAUTH_PROFIL=work\nOTHER=1\n")
     signed_in.run_checks(NOTION_OAUTH_TIMEOOT="3", NOTION_OAUTH_TIMEOUT="7", NOTION_OAUTH_QQQQQQQQQQQQQQ="1")
-    assert signed_in.unwell() == {"settings"}
-    told = {found[1].split()[0]: found[2] for found in signed_in.of("settings") if found[0] == "warning"}
-    assert told == {
-        "NOTION_OAUTH_PROFIL": "Write NOTION_OAUTH_PROFILE, if that is meant; else unset it.",
+    assert signed_in.problems() == {"settings"}
+    hints = {found[1].split()[0]: found[2] for found in signed_in.of("settings") if found[0] == "warning"}
+    assert hints == {
+        "NOTION_OAUTH_PROFIL": "Did you mean NOTION_OAUTH_PROFILE? Otherwise unset it.",
         "NOTION_OAUTH_QQQQQQQQQQQQQQ": "Unset it.",
-        "NOTION_OAUTH_TIMEOOT": "Write NOTION_OAUTH_TIMEOUT, if that is meant; else unset it.",
+        "NOTION_OAUTH_TIMEOOT": "Did you mean NOTION_OAUTH_TIMEOUT? Otherwise unset it.",
     }
-    assert signed_in.of("settings")[0][1] == (
-        "NOTION_OAUTH_SERVER_URL, NOTION_OAUTH_TIMEOUT (7.0); there is a .env here"
-    )
+    assert signed_in.of("settings")[0][1] == ("NOTION_OAUTH_SERVER_URL, NOTION_OAUTH_TIMEOUT (7.0); with a .env file")
     assert signed_in.code == 0
 
 
-def test_a_dotenv_with_secrets_that_others_may_read_is_told(signed_in: Doctor) -> None:
+def test_dotenv_with_secrets_readable_by_others_is_reported(signed_in: Doctor) -> None:
     dotenv = signed_in.cli.folder / ".env"
     dotenv.write_text(f"NOTION_OAUTH_SECRET_KEY={'s' * 40}\n")
     dotenv.chmod(0o644)
     signed_in.run_checks()
-    assert signed_in.unwell() == {"settings"}
+    assert signed_in.problems() == {"settings"}
     assert signed_in.worst("settings")[2] == f"Fix that with: chmod 600 {dotenv}"
     assert "NOTION_OAUTH_SECRET_KEY from .env" in signed_in.of("settings")[0][1]
 
 
-def test_a_wrong_setting_is_a_failure_and_what_needs_none_is_checked(doctor: Doctor) -> None:
+def test_invalid_setting_is_a_failure_and_checks_without_settings_still_run(doctor: Doctor) -> None:
     doctor.run_checks(NOTION_OAUTH_TIMEOUT="soon")
     assert [line["check"] for line in doctor.lines] == [*BEFORE, "browser"]
     assert doctor.worst("settings")[0] == "failure"
@@ -480,48 +478,48 @@ def test_a_wrong_setting_is_a_failure_and_what_needs_none_is_checked(doctor: Doc
     assert doctor.code == 1
 
 
-def test_the_port_and_the_browser_of_a_sign_in(signed_in: Doctor) -> None:
-    assert signed_in.run_checks().of("port")[0][1] == "one of 127.0.0.1 that this client is registered with is free"
-    assert signed_in.of("browser")[0][1] == "login opens the one in the BROWSER variable"
+def test_port_and_browser_of_a_sign_in_are_checked(signed_in: Doctor) -> None:
+    assert signed_in.run_checks().of("port")[0][1] == "a port of 127.0.0.1 with which this client is registered is free"
+    assert signed_in.of("browser")[0][1] == "login uses the BROWSER variable"
     with socket.create_server(("127.0.0.1", 4321)):  # of the redirect URI that it signed in with
-        assert "those that this client is registered with are taken" in signed_in.run_checks().of("port")[0][1]
-    assert signed_in.run_checks(BROWSER="w3m").worst("browser")[2].startswith("Correct BROWSER")
+        assert "the registered ports are in use" in signed_in.run_checks().of("port")[0][1]
+    assert signed_in.run_checks(BROWSER="w3m").worst("browser")[2].startswith("Correct or unset BROWSER")
 
 
-# Checks that go wrong themselves
+# Checks that fail themselves
 
 
-def examined(doctor: Doctor, *checks: tuple[str, Any], **options: Any) -> Report:
+def run_with_checks(doctor: Doctor, *checks: tuple[str, Any], **options: Any) -> Report:
     settings = doctor.oauth().settings
     environment = options.pop("environment", {})
     return anyio.run(partial(run_checks, lambda: settings, environment, checks=checks, **options))
 
 
-async def crashing(case: CheckContext) -> Sequence[Finding]:
+async def crashing(context: CheckContext) -> Sequence[Finding]:
     raise ZeroDivisionError("canary-of-a-message")
 
 
-async def hanging(case: CheckContext) -> Sequence[Finding]:
+async def hanging(context: CheckContext) -> Sequence[Finding]:
     await anyio.sleep_forever()
     raise AssertionError
 
 
-async def well(case: CheckContext) -> Sequence[Finding]:
+async def well(context: CheckContext) -> Sequence[Finding]:
     return [ok("well")]
 
 
-def test_a_check_that_crashes_is_a_failure_that_names_the_exception_alone(doctor: Doctor) -> None:
-    report = examined(doctor, ("crashing", crashing), ("well", well))
+def test_crash_of_a_check_is_reported_by_exception_name_only(doctor: Doctor) -> None:
+    report = run_with_checks(doctor, ("crashing", crashing), ("well", well))
     found = dict(report.rows)
     assert found["crashing"].result == "failure"
-    assert found["crashing"].message == "The check itself has failed (ZeroDivisionError)."
+    assert found["crashing"].message == "The check itself failed (ZeroDivisionError)."
     assert found["well"].result == "ok"
     assert "canary" not in json.dumps(report.as_json())
 
 
-def test_a_check_that_hangs_is_given_up_and_hides_no_other(doctor: Doctor) -> None:
-    found = dict(examined(doctor, ("hanging", hanging), ("well", well), patience=timedelta(seconds=0.2)).rows)
-    assert found["hanging"].message == "No answer within 0.2 seconds."
+def test_hanging_check_times_out_and_other_checks_still_run(doctor: Doctor) -> None:
+    found = dict(run_with_checks(doctor, ("hanging", hanging), ("well", well), time_limit=timedelta(seconds=0.2)).rows)
+    assert found["hanging"].message == "No result within 0.2 seconds."
     assert found["hanging"].result == "failure"
     assert found["well"].result == "ok"
 
@@ -530,7 +528,7 @@ def test_a_check_that_hangs_is_given_up_and_hides_no_other(doctor: Doctor) -> No
 
 
 @contextmanager
-def open_to_all(authority: trustme.CA) -> Iterator[int]:
+def https_server(authority: trustme.CA) -> Iterator[int]:
     """The port of an https server that reads each request to its end and answers {}."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
@@ -548,36 +546,36 @@ def open_to_all(authority: trustme.CA) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("before", "result"), [(timedelta(days=15), "ok"), (timedelta(days=13), "warning")])
-def test_a_certificate_that_ends_soon_is_told(
+def test_certificate_that_expires_soon_is_a_warning(
     authority: trustme.CA, tmp_path: Path, before: timedelta, result: str
 ) -> None:
     ca_file = tmp_path / "company.pem"
     authority.cert_pem.write_to_path(ca_file)
-    with open_to_all(authority) as port:
+    with https_server(authority) as port:
         url = f"https://localhost:{port}/mcp"
         ends = certificate_of(authority).not_valid_after_utc
         settings = load_settings(server_url=url, ca_file=ca_file, token_file=tmp_path / "tokens.json")
         report = anyio.run(partial(run_checks, lambda: settings, {}, clock=lambda: ends - before))
     found = dict(report.rows)["certificate"]
     assert found.result == result
-    assert f"good for {before.days} days" in found.message
+    assert f"valid for {before.days} days" in found.message
 
 
 def certificate_of(authority: trustme.CA) -> x509.Certificate:
     return x509.load_pem_x509_certificate(authority.issue_cert("localhost").cert_chain_pems[0].bytes())
 
 
-def test_an_authority_that_is_not_trusted_is_told(authority: trustme.CA, doctor: Doctor) -> None:
-    with open_to_all(authority) as port:
+def test_untrusted_certificate_authority_is_reported(authority: trustme.CA, doctor: Doctor) -> None:
+    with https_server(authority) as port:
         doctor.run_checks(NOTION_OAUTH_SERVER_URL=f"https://localhost:{port}/mcp")
-    assert doctor.unwell("login") == {"server", "metadata"}
+    assert doctor.problems("login") == {"server", "metadata"}
     assert "is not trusted" in doctor.worst("server")[1]
     assert "NOTION_OAUTH_CA_FILE" in doctor.worst("server")[2]
     doctor.run_checks(NOTION_OAUTH_SERVER_URL="https://localhost:1/mcp", NOTION_OAUTH_CA_FILE="nowhere.pem")
     assert "NOTION_OAUTH_CA_FILE names cannot be used" in doctor.worst("trust")[1]
 
 
-# What a bug report must not tell
+# Private data in the report
 
 
 SECRET_PROXY = "http://canary-user:canary%2Fpassword@127.0.0.1:{port}"
@@ -585,10 +583,10 @@ SECRET_PROXY = "http://canary-user:canary%2Fpassword@127.0.0.1:{port}"
 
 @pytest.mark.parametrize("json_too", [[], ["--json"]])
 @pytest.mark.parametrize("state", ["well", "damaged", "another key", "behind a proxy", "wrong setting", "no settings"])
-def test_nothing_private_is_told(
+def test_report_contains_no_private_data(
     cli: CommandLine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, json_too: list[str], state: str
 ) -> None:
-    """Secrets in settings, in a proxy's address and in queries; a person's home and address; this machine's name."""
+    """Secrets in settings, a proxy's URL and queries; the user's home directory and e-mail address; the host name."""
     monkeypatch.setattr(socket, "gethostname", lambda: "alices-laptop.canary.example")
     canaries, doctor = Canaries(sandbox), Doctor(cli)
     secrets = settings_that_are_secret()
@@ -632,7 +630,7 @@ def test_nothing_private_is_told(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "scrubbed"),
     [
         ("keys canary-second and canary-first", "keys [redacted] and [redacted]"),
         ("at http://canary-user:canary/password@proxy", "at http://[redacted]:[redacted]@proxy"),
@@ -643,18 +641,18 @@ def test_nothing_private_is_told(
         ("at /callback?code=canary", "at /callback?code=[redacted]"),
     ],
 )
-def test_what_comes_along_is_taken_out(monkeypatch: pytest.MonkeyPatch, text: str, told: str) -> None:
-    """The second line of defence: the first is that no check shows any of it."""
+def test_scrub_removes_private_data(monkeypatch: pytest.MonkeyPatch, text: str, scrubbed: str) -> None:
+    """A second line of defence: no check is meant to show any of it."""
     monkeypatch.setattr(socket, "gethostname", lambda: "box.example")
     environment = {
         "NOTION_OAUTH_SECRET_KEY": "canary-first, canary-second",
         "https_proxy": "http://canary-user:canary%2Fpassword@proxy:3128",
         "HOME": "/home/alice",
     }
-    assert scrub(environment, "https://mcp.example/mcp?key=canary")(text) == told
+    assert scrub(environment, "https://mcp.example/mcp?key=canary")(text) == scrubbed
 
 
-def test_colours_are_for_terminals_that_want_them(doctor: Doctor) -> None:
+def test_only_terminals_without_no_color_get_colours(doctor: Doctor) -> None:
     green = "\x1b[32m"
     assert green not in doctor.cli.run("doctor").stdout
     for wanted in ({}, {"NO_COLOR": "1"}):
@@ -666,8 +664,8 @@ def test_colours_are_for_terminals_that_want_them(doctor: Doctor) -> None:
             assert "settings" in terminal.screen
 
 
-def test_a_peer_that_speaks_no_http_is_a_failure_and_no_crash(doctor: Doctor) -> None:
+def test_peer_without_http_is_a_failure_and_no_crash(doctor: Doctor) -> None:
     with listening(lambda _, connection: connection.sendall(b"\x00\xff" * 64)) as server:
         doctor.run_checks(NOTION_OAUTH_SERVER_URL=f"http://127.0.0.1:{server.port}/mcp")
-    assert doctor.unwell("login") == {"server", "metadata"}
+    assert doctor.problems("login") == {"server", "metadata"}
     assert "broke before the response was complete" in doctor.worst("server")[1]

@@ -1,4 +1,4 @@
-"""`login --scope` and its kin, `login --assertion-file`, and `status --remote`."""
+"""`login --scope`, `--acr-values`, `--max-age` and `--assertion-file`, and `status --remote`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.signing_in import age
 CLIENT = "https://me.example/enterprise.json"
 
 
-def test_scopes_are_asked_for_beside_those_of_the_login(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_scope_is_added_to_the_scopes_of_the_login(cli: CommandLine, sandbox: Sandbox) -> None:
     assert cli.run("login").returncode == 0
     sandbox.options.scopes = ("default", "read", "write")
     assert cli.run("login", "--scope", "write read").returncode == 0
@@ -23,7 +23,7 @@ def test_scopes_are_asked_for_beside_those_of_the_login(cli: CommandLine, sandbo
     assert json.loads(cli.run("status", "--json").stdout)["scope"] == "default write read"
 
 
-def test_a_fresher_and_stronger_sign_in_is_asked_for(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_acr_values_and_max_age_are_requested(cli: CommandLine, sandbox: Sandbox) -> None:
     assert cli.run("login", "--acr-values", "myACR", "--max-age", "0").returncode == 0
     [asked] = sandbox.requests_to("/authorize", "GET")
     assert (asked.query["acr_values"], asked.query["max_age"]) == ("myACR", "0")
@@ -32,7 +32,9 @@ def test_a_fresher_and_stronger_sign_in_is_asked_for(cli: CommandLine, sandbox: 
 
 @pytest.mark.parametrize("option", ["--scope", "--acr-values"])
 @pytest.mark.parametrize("value", ['a"b', "a\\b", "ü", "a\nb", " "])
-def test_what_is_no_scope_is_wrong_usage(cli: CommandLine, sandbox: Sandbox, option: str, value: str) -> None:
+def test_invalid_scope_or_acr_value_is_invalid_usage(
+    cli: CommandLine, sandbox: Sandbox, option: str, value: str
+) -> None:
     done = cli.run("login", option, value)
     assert (done.returncode, option in done.stderr) == (2, True)
     assert not sandbox.requests
@@ -40,11 +42,11 @@ def test_what_is_no_scope_is_wrong_usage(cli: CommandLine, sandbox: Sandbox, opt
 
 class TestAssertionFile:
     @pytest.fixture(autouse=True)
-    def _known(self, cli: CommandLine, sandbox: Sandbox) -> None:
+    def _registered_client(self, cli: CommandLine, sandbox: Sandbox) -> None:
         sandbox.options.client_metadata_documents = {CLIENT: {"client_id": CLIENT, "redirect_uris": []}}
         cli.environment["NOTION_OAUTH_CLIENT_ID"] = CLIENT
 
-    def test_it_signs_in_without_a_browser(self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path) -> None:
+    def test_assertion_signs_in_without_a_browser(self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path) -> None:
         file = tmp_path / "assertion.jwt"
         file.write_text(sandbox.identity_provider.assertion(CLIENT) + "\n")
         done = cli.run("login", "--assertion-file", str(file))
@@ -52,7 +54,7 @@ class TestAssertionFile:
         assert sandbox.is_access_token_live(cli.run("token").stdout.strip())
         assert not sandbox.requests_to("/authorize")
 
-    def test_its_scope_can_be_said_and_nothing_that_is_for_browsers(
+    def test_assertion_allows_scope_but_no_browser_options(
         self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path
     ) -> None:
         file = tmp_path / "assertion.jwt"
@@ -62,57 +64,57 @@ class TestAssertionFile:
         assert cli.run("login", "--assertion-file", str(file), "--scope", "write").returncode == 0
         assert sandbox.requests_to("/token")[-1].form["scope"] == "write"
 
-    def test_one_that_is_refused_is_4_and_not_shown(self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path) -> None:
+    def test_refused_assertion_is_4_and_not_shown(self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path) -> None:
         file = tmp_path / "assertion.jwt"
-        file.write_text(sandbox.identity_provider.assertion("somebody-else"))
+        file.write_text(sandbox.identity_provider.assertion("another-client"))
         done = cli.run("login", "--assertion-file", str(file))
         assert done.returncode == 4
         assert "another client" in done.stderr
         assert file.read_text() not in done.stderr
 
     @pytest.mark.parametrize("content", [None, b"", b"canary", b"a.b", b"a..c", b"\xff.b.c"])
-    def test_a_file_that_holds_none_is_wrong_usage(
+    def test_file_without_an_assertion_is_invalid_usage(
         self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path, content: bytes | None
     ) -> None:
         file = tmp_path / "assertion.jwt"
         if content is not None:
             file.write_bytes(content)
         done = cli.run("login", "--assertion-file", str(file))
-        assert (done.returncode, "holds no assertion" in done.stderr) == (2, True)
+        assert (done.returncode, "contains no assertion" in done.stderr) == (2, True)
         assert "canary" not in done.stderr
         assert not sandbox.requests
 
 
 class TestRemote:
-    def test_the_server_s_own_word_is_shown(self, cli: CommandLine) -> None:
+    def test_introspection_is_shown(self, cli: CommandLine) -> None:
         cli.run("login")
         done = cli.run("status", "--remote")
         assert done.returncode == 0
-        assert "the server takes the token until" in done.stdout
+        assert "the server accepts the token until" in done.stdout
         assert "as practice@example.com" in done.stdout
         found = json.loads(cli.run("status", "--remote", "--json").stdout)
         assert (found["status"], found["remote"]["active"]) == ("authenticated", True)
 
-    def test_a_token_that_the_server_has_ended_is_4(self, cli: CommandLine, sandbox: Sandbox) -> None:
+    def test_token_that_the_server_rejects_is_4(self, cli: CommandLine, sandbox: Sandbox) -> None:
         cli.run("login")
         sandbox.expire_access_tokens()
         assert cli.run("status").returncode == 0
         done = cli.run("status", "--remote")
         assert done.returncode == 4
-        assert "no longer takes this token. Renew it with: python cli.py refresh" in done.stdout
+        assert "no longer accepts this token. Refresh it with: python cli.py refresh" in done.stdout
 
-    def test_a_server_without_introspection_is_said_to_have_none(self, cli: CommandLine, sandbox: Sandbox) -> None:
+    def test_server_without_introspection_is_reported(self, cli: CommandLine, sandbox: Sandbox) -> None:
         sandbox.options.offer_introspection = False
         cli.run("login")
         done = cli.run("status", "--remote")
         assert (done.returncode, "offers no introspection" in done.stdout) == (0, True)
         assert json.loads(cli.run("status", "--remote", "--json").stdout)["remote"] is None
 
-    def test_nobody_is_signed_in(self, cli: CommandLine, sandbox: Sandbox) -> None:
+    def test_no_login_is_3_without_a_request(self, cli: CommandLine, sandbox: Sandbox) -> None:
         assert cli.run("status", "--remote").returncode == 3
         assert not sandbox.requests
 
-    def test_no_network_is_5_and_what_is_known_here_is_told(self, cli: CommandLine, sandbox: Sandbox) -> None:
+    def test_no_network_is_5_and_the_stored_status_is_shown(self, cli: CommandLine, sandbox: Sandbox) -> None:
         cli.run("login")
         sandbox.fail_next("/introspect", status=503, times=2)
         done = cli.run("status", "--remote")
@@ -122,18 +124,18 @@ class TestRemote:
         found = json.loads(done.stdout)
         assert (done.returncode, found["status"], found["remote"]) == (5, "authenticated", None)
 
-    def test_a_token_that_has_expired_is_not_asked_about(self, cli: CommandLine, sandbox: Sandbox) -> None:
+    def test_expired_token_is_not_introspected(self, cli: CommandLine, sandbox: Sandbox) -> None:
         cli.run("login")
         age((cli.folder / ".notion-tokens.json"), hours=2)
         done = cli.run("status", "--remote")
         assert done.returncode == 0
-        assert "The server was not asked: this token has expired." in done.stdout
+        assert "The server was not asked: the token has expired." in done.stdout
         assert not sandbox.requests_to("/introspect")
 
-    def test_a_login_of_another_program_is_completed_first(self, cli: CommandLine, sandbox: Sandbox) -> None:
+    def test_login_of_another_program_is_completed_first(self, cli: CommandLine, sandbox: Sandbox) -> None:
         cli.run("login")
-        kept = json.loads((cli.folder / ".notion-tokens.json").read_text())
-        seven = (
+        stored = json.loads((cli.folder / ".notion-tokens.json").read_text())
+        minimal = (
             "access_token",
             "token_type",
             "expires_in",
@@ -142,6 +144,6 @@ class TestRemote:
             "client_secret",
             "updated_at",
         )
-        (cli.folder / ".notion-tokens.json").write_text(json.dumps({name: kept[name] for name in seven}))
+        (cli.folder / ".notion-tokens.json").write_text(json.dumps({name: stored[name] for name in minimal}))
         done = cli.run("status", "--remote")
-        assert (done.returncode, "the server takes the token" in done.stdout) == (0, True)
+        assert (done.returncode, "the server accepts the token" in done.stdout) == (0, True)

@@ -23,7 +23,7 @@ from flask import Flask, Response, jsonify, request
 from starlette.types import ASGIApp
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from notion_oauth.cli.background_server import served_where
+from notion_oauth.cli.background_server import served_by_factory
 from tests.process.peers.mcp_sdk_server import mcp_app
 from tests.process.peers.peer import ACCESS_TOKEN_LIFETIME, PERSON, SCOPE, Grant, Peer
 
@@ -274,7 +274,7 @@ def serve_authlib() -> Generator[Peer]:
         return mcp_app(peer)
 
     try:
-        with served_where(build):
+        with served_by_factory(build):
             yield peer
     finally:
         server.shutdown()

@@ -23,7 +23,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from starlette.types import ASGIApp
 
-from notion_oauth.cli.background_server import served_where
+from notion_oauth.cli.background_server import served_by_factory
 from tests.process.peers.peer import ACCESS_TOKEN_LIFETIME, PERSON, SCOPE, Grant, Peer
 
 
@@ -154,5 +154,5 @@ def serve_mcp_sdk(*, issuer_path: str = "") -> Generator[Peer]:
         peer.issuer, peer.mcp_url = f"{base_url}{issuer_path}", f"{base_url}/mcp"
         return mcp_app(peer, provider=Provider(peer))
 
-    with served_where(build):
+    with served_by_factory(build):
         yield peer

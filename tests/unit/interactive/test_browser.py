@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from notion_oauth.interactive.browser import Browser, Environment, here
+from notion_oauth.interactive.browser import Browser, Environment, detect_environment
 from tests.support.terminal import Terminal
 
 URL = "https://issuer.example/authorize?a=1&state=x%20y"
@@ -41,28 +41,28 @@ def place(environment: Mapping[str, str], *programs: str, kernel: str = "", plat
 )
 def test_the_tunnel(connection: str, command: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
-    assert place({"SSH_CONNECTION": connection}).tunnel(4321) == command
+    assert place({"SSH_CONNECTION": connection}).ssh_tunnel_command(4321) == command
 
 
 def test_a_user_name_is_no_shell_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada; reboot")
-    assert place(SSH).tunnel(4321) == "ssh -L 4321:127.0.0.1:4321 'ada; reboot@192.0.2.7'"
+    assert place(SSH).ssh_tunnel_command(4321) == "ssh -L 4321:127.0.0.1:4321 'ada; reboot@192.0.2.7'"
 
 
 @pytest.mark.parametrize(
     ("around", "why"),
     [
-        (place({}), "there is none on this machine that could show a page"),
-        (Environment({}, container=True), "there is none in this container that could show a page"),
-        (place({"TERM": "xterm"}, "/usr/bin/w3m", "/usr/bin/www-browser"), "there is none on this machine"),
+        (place({}), "this machine has no graphical display"),
+        (Environment({}, container=True), "this container has no graphical display"),
+        (place({"TERM": "xterm"}, "/usr/bin/w3m", "/usr/bin/www-browser"), "this machine has no graphical display"),
         (place(SSH), "you are connected to this machine over SSH"),
         (place(SSH, platform="darwin"), "you are connected to this machine over SSH"),
         (place(SSH, "/w/rundll32.exe", kernel=KERNEL), "you are connected to this machine over SSH"),
         (place({"SSH_TTY": "/dev/pts/0"}, platform="darwin"), "you are connected to this machine over SSH"),
-        (place({"BROWSER": "w3m", "DISPLAY": ":0"}, "/usr/bin/w3m"), "w3m would take this terminal over"),
-        (place({"BROWSER": "/usr/bin/lynx -x %s"}, "/usr/bin/lynx"), "lynx would take this terminal over"),
-        (place({"BROWSER": "gone:' %s"}), "the BROWSER variable names none that is here"),
-        (place({"WSL_DISTRO_NAME": "Ubuntu"}), "there is none on this machine that could show a page"),
+        (place({"BROWSER": "w3m", "DISPLAY": ":0"}, "/usr/bin/w3m"), "w3m would take over this terminal"),
+        (place({"BROWSER": "/usr/bin/lynx -x %s"}, "/usr/bin/lynx"), "lynx would take over this terminal"),
+        (place({"BROWSER": "gone:' %s"}), "no program that the BROWSER variable names was found"),
+        (place({"WSL_DISTRO_NAME": "Ubuntu"}), "this machine has no graphical display"),
     ],
 )
 def test_where_nobody_would_see_a_browser_none_is_opened(around: Environment, why: str) -> None:
@@ -156,7 +156,8 @@ def test_what_a_shell_would_act_on_does_not_reach_windows(tmp_path: Path, charac
 
 def test_a_browser_cannot_take_our_terminal_over(tmp_path: Path) -> None:
     program = script(tmp_path / "browser")
-    opening = f"import os\nfrom notion_oauth.interactive.browser import here\nhere().browser().open({URL!r})"
+    module = "notion_oauth.interactive.browser"
+    opening = f"from {module} import detect_environment\ndetect_environment().browser().open({URL!r})"
     environment = {"PATH": os.environ["PATH"], "BROWSER": str(program), "TERM": "xterm"}
     with Terminal(sys.executable, "-c", opening, cwd=tmp_path, env=environment) as terminal:
         assert terminal.end() == 0
@@ -184,7 +185,9 @@ def test_no_browser_of_the_terminal_is_started_in_the_place_of_another(tmp_path:
     assert [noted(program) for program in programs] == [[]] * 5
 
 
-def test_the_working_folder_has_no_say_in_what_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webbrowser_module_of_the_working_directory_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("webbrowser.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     browser = Environment({"BROWSER": "true %s", "PATH": os.environ["PATH"]}).browser()
     assert isinstance(browser, Browser)
@@ -198,7 +201,7 @@ def test_a_program_that_cannot_be_started_has_opened_nothing() -> None:
 
 def test_this_place_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_CONNECTION", SSH["SSH_CONNECTION"])
-    around = here()
+    around = detect_environment()
     assert around.ssh
     assert around.container == any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
     assert "198.51.100.9" not in repr(around)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from notion_oauth.errors import AuthorizationResponseError, NotionOAuthError
 from notion_oauth.interactive.loopback import Receiver
 from notion_oauth.interactive.sign_in import pasted_parameters
-from notion_oauth.interactive.terminal import MAX_LINE, Line, StandardInput
+from notion_oauth.interactive.terminal import MAX_LINE, LineEditor, LineReader
 from notion_oauth.models import AuthorizationResponse
 
 REDIRECT_URI = "http://127.0.0.1:4321/callback"
@@ -49,18 +49,18 @@ def test_the_redirect_is_found_however_it_was_copied(pasted: str) -> None:
     [
         ("hello", "not the address"),
         (CODE, "not the address"),
-        (REDIRECT_URI, "not whole"),
+        (REDIRECT_URI, "incomplete"),
         (f"https://127.0.0.1:4321/callback?{QUERY}", "not the address"),
         (f"http://127.0.0.1:4322/callback?{QUERY}", "not the address"),
         (f"http://127.0.0.1:4321/callback/?{QUERY}", "not the address"),
         (f"http://evil.example/callback?{QUERY}", "not the address"),
         (f"http://127.0.0.1:4321@evil.example/callback?{QUERY}", "not the address"),
         ("https://issuer.example/authorize?state=s&code_challenge=c&response_type=code", "the address to open"),
-        (f"{REDIRECT_URI}?", "not whole"),
-        (f"{REDIRECT_URI}?code={CODE}", "not whole"),
-        (f"{REDIRECT_URI}?code={CODE}&state=", "not whole"),
-        (f"{REDIRECT_URI}?state=s", "not whole"),
-        (f"{REDIRECT_URI}?#{QUERY}", "not whole"),
+        (f"{REDIRECT_URI}?", "incomplete"),
+        (f"{REDIRECT_URI}?code={CODE}", "incomplete"),
+        (f"{REDIRECT_URI}?code={CODE}&state=", "incomplete"),
+        (f"{REDIRECT_URI}?state=s", "incomplete"),
+        (f"{REDIRECT_URI}?#{QUERY}", "incomplete"),
     ],
 )
 def test_what_is_not_the_redirect_is_told_apart(pasted: str, said: str) -> None:
@@ -81,8 +81,8 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 def typed(text: str) -> tuple[str, str]:
     """The line that comes of it, and what a terminal is told to show."""
-    line = Line()
-    shown = "".join(map(line.take, text))
+    line = LineEditor()
+    shown = "".join(map(line.feed, text))
     return line.text, shown
 
 
@@ -119,9 +119,9 @@ def test_keys_do_what_they_do_in_a_terminal(keys: str, line: str) -> None:
 
 
 def test_what_is_erased_leaves_the_screen() -> None:
-    line = Line()
-    assert "".join(map(line.take, "ab\x7f\x7f\x7f")) == "ab" + "\b \b" * 2
-    assert "".join(map(line.take, "ab\x15")) == "ab" + "\b \b" * 2
+    line = LineEditor()
+    assert "".join(map(line.feed, "ab\x7f\x7f\x7f")) == "ab" + "\b \b" * 2
+    assert "".join(map(line.feed, "ab\x15")) == "ab" + "\b \b" * 2
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def pseudo_terminal() -> Generator[tuple[int, int]]:
 async def test_a_line_may_be_longer_than_terminals_allow() -> None:
     """A terminal that edits lines itself cuts them at 4096 bytes."""
     long = f"{REDIRECT_URI}?{QUERY}&more={'x' * 9000}"
-    with pseudo_terminal() as (keyboard, screen), StandardInput(screen) as source, anyio.fail_after(60):
+    with pseudo_terminal() as (keyboard, screen), LineReader(screen) as source, anyio.fail_after(60):
 
         async def paste() -> None:
             rest = f"{long}\r".encode()
@@ -154,7 +154,7 @@ async def test_a_line_may_be_longer_than_terminals_allow() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(paste)
             tasks.start_soon(watch)
-            assert await source.line() == long
+            assert await source.read_line() == long
             tasks.cancel_scope.cancel()
 
 
@@ -162,12 +162,12 @@ async def test_a_line_may_be_longer_than_terminals_allow() -> None:
 async def test_who_stops_waiting_has_read_nothing_that_came_later() -> None:
     reading, writing = os.pipe()
     with anyio.move_on_after(0.01):
-        await StandardInput(reading).line()
+        await LineReader(reading).read_line()
     os.write(writing, b"one\ntwo\n")
-    assert await StandardInput(reading).line() == "one"
+    assert await LineReader(reading).read_line() == "one"
     assert os.read(reading, 100) == b"two\n"
     os.close(writing)
-    assert await StandardInput(reading).line() is None
+    assert await LineReader(reading).read_line() is None
     os.close(reading)
 
 
@@ -176,20 +176,20 @@ async def test_files_end_and_the_last_line_needs_no_end() -> None:
     with tempfile.TemporaryFile() as file:
         file.write("one\n\ntw\u00f6".encode())
         file.seek(0)
-        source = StandardInput(file.fileno())
-        assert [await source.line() for _ in range(4)] == ["one", "", "tw\u00f6", None]
+        source = LineReader(file.fileno())
+        assert [await source.read_line() for _ in range(4)] == ["one", "", "tw\u00f6", None]
     with Path(os.devnull).open() as nothing:
-        assert await StandardInput(nothing.fileno()).line() is None
+        assert await LineReader(nothing.fileno()).read_line() is None
 
 
 @pytest.mark.anyio
 async def test_the_end_of_input_is_a_key_in_a_terminal_and_a_hang_up_is_one() -> None:
     keyboard, screen = pty.openpty()
-    with StandardInput(screen) as source:
+    with LineReader(screen) as source:
         os.write(keyboard, b"\x04")
-        assert await source.line() is None
+        assert await source.read_line() is None
         os.close(keyboard)
-        assert await source.line() is None
+        assert await source.read_line() is None
     os.close(screen)
 
 
@@ -213,11 +213,11 @@ async def test_of_two_redirects_at_once_one_is_acted_on() -> None:
     complete = Completion()
     receiver = Receiver(complete)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(receiver.paste, PARAMETERS)
-        tasks.start_soon(receiver.paste, PARAMETERS)
+        tasks.start_soon(receiver.receive_pasted, PARAMETERS)
+        tasks.start_soon(receiver.receive_pasted, PARAMETERS)
         await complete.begun.wait()
         complete.may_end.set()
-    await receiver.over()
+    await receiver.wait_until_done()
     assert (receiver.result(), complete.times) == ("signed in", 1)
 
 
@@ -229,8 +229,8 @@ async def test_an_error_after_the_checks_ends_the_sign_in() -> None:
         raise error
 
     receiver: Receiver[str] = Receiver(complete)
-    await receiver.paste(PARAMETERS)
-    await receiver.over()
+    await receiver.receive_pasted(PARAMETERS)
+    await receiver.wait_until_done()
     with pytest.raises(NotionOAuthError) as caught:
         receiver.result()
     assert caught.value is error
