@@ -189,10 +189,8 @@ class JsonFileStore:
             hint = f"Set {KEY_SETTING} to one from: notion-oauth key"
             raise ConfigurationError("No encryption key is configured.", hint=hint)
         login = await _in_thread(self._reencrypt, self.path(profile), token_file.decode_login)
-        return (
-            await _in_thread(self._reencrypt, self._registrations_path(profile), token_file.decode_registrations)
-            or login
-        )
+        path = self._registrations_path(profile)
+        return await _in_thread(self._reencrypt, path, token_file.decode_registrations) or login
 
     def _reencrypt(self, path: Path, decode: Callable[[bytes, Path], Any]) -> bool:
         plain = atomic.read_file(path, lambda content: self._plain_to_encrypt(content, path, decode))
@@ -273,7 +271,7 @@ class JsonFileStore:
         except TimeoutError:
             raise StoreBusy(f"Another process holds the lock {path} and did not release it.") from None
         except OSError as error:
-            hint = "Fix that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+            hint = "Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path."
             raise StorageError(f"{path} could not be locked: {error.strerror or error}.", hint=hint) from None
         try:
             yield

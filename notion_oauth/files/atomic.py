@@ -17,9 +17,8 @@ from notion_oauth.files import permissions
 from notion_oauth.files.directories import Directory, make_directory
 
 MAX_FILE = 1024 * 1024  # bytes
-_TEMPORARY = re.compile(
-    r"\.[a-z0-9_]{8}\.tmp"
-)  # added to a file's name by _new_file; never matches the files of other programs
+# The suffix that _new_file adds to a file's name. It must not match the files of other programs
+_TEMPORARY = re.compile(r"\.[a-z0-9_]{8}\.tmp")
 _CLOCK_TICK = 20_000_000  # nanoseconds; file systems record times in steps of up to ten milliseconds
 _ABANDONED_AFTER = 60.0  # seconds; a running writer needs far less
 
@@ -121,7 +120,7 @@ def directory_entries(directory: Path) -> list[tuple[str, float]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        hint = "Fix that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+        hint = "Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path."
         raise StorageError(f"{directory} could not be listed: {error.strerror}.", hint=hint) from None
     return names
 
@@ -256,5 +255,5 @@ def _failed(path: Path, action: str, error: OSError) -> NoReturn:
     if isinstance(error, IsADirectoryError):
         _not_a_file(path)
     reason = error.strerror or type(error).__name__
-    hint = "The stored data was not changed. Fix that, or set NOTION_OAUTH_TOKEN_FILE to another path."
+    hint = "The stored data was not changed. Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path."
     raise StorageError(f"{path} could not be {action}: {reason}.", hint=hint) from None

@@ -67,7 +67,7 @@ class Encryption:
     """Encrypts with the first key and decrypts with any. `key_file` is the file that contains the keys, if any.
 
     Raises ConfigurationError if the system keyring is configured and the package keyring is not installed, and
-    ValueError if `keys` contains no key or something else.
+    ValueError unless `keys` is a list of keys, as in the setting.
     """
 
     def __init__(
@@ -160,12 +160,8 @@ def encryption_weakness(content: bytes, encryption: Encryption | None, name: str
     key_id, first = encryption_key_id(content), encryption.all_keys()[0]
     if key_id == first.id:
         return None
-    how = (
-        "in plain text, although a key is set"
-        if key_id is None
-        else f"encrypted with key {key_id}, not with {first.id}"
-    )
-    return Weakness(f"{name} is {how}.", "The next save changes that, and at once: notion-oauth reseal")
+    now = "in plain text, but a key is set" if key_id is None else f"encrypted with key {key_id}, not with {first.id}"
+    return Weakness(f"{name} is {now}.", "The next save encrypts it. To do that now, run: notion-oauth reseal")
 
 
 def decrypt(content: bytes, path: Path, encryption: Encryption | None) -> bytes:

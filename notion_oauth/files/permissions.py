@@ -59,7 +59,7 @@ def restrict_to_owner(descriptor: int, path: Path) -> None:
         if status.st_nlink == 1:
             os.fchmod(descriptor, before & OWNER_ONLY)
     after = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    result = "Its mode could not be changed." if after & _OTHERS else f"Its mode is now {after:04o}."
+    result = "Its mode was not changed." if after & _OTHERS else f"Its mode is now {after:04o}."
     _warn(
         path,
         f"Other users could open {path} (mode {before:04o}). {result} "

@@ -44,17 +44,17 @@ class ChainerBackend:
 """
 
 
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def install(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put the fake package on the path of new processes. Returns the file in which it stores keys."""
-    package = folder / "fake" / "keyring"
+    package = directory / "fake" / "keyring"
     (package / "backends").mkdir(parents=True)
     (package / "__init__.py").write_text(KEYRING)
     (package / "backends" / "__init__.py").write_text("")
     (package / "backends" / "SecretService.py").write_text(SYSTEM)
     (package / "backends" / "chainer.py").write_text(CHAINER)
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    monkeypatch.setenv("FAKE_KEYRING", str(folder / "keyring"))
-    return folder / "keyring"
+    monkeypatch.setenv("FAKE_KEYRING", str(directory / "keyring"))
+    return directory / "keyring"
 
 
 def set_behaviour(monkeypatch: pytest.MonkeyPatch, behaviour: str) -> None:

@@ -310,7 +310,7 @@ def test_plain_text_login_is_a_warning_if_a_key_is_set(signed_in: Doctor) -> Non
     signed_in.run_checks(**{KEY: new_key()})
     result, message, hint = signed_in.worst("kept")
     assert result == "warning"
-    assert "in plain text, although a key is set" in message
+    assert "in plain text, but a key is set" in message
     assert hint.endswith("notion-oauth reseal")
     assert signed_in.problems() == {"kept", "registrations"}
 

@@ -244,7 +244,7 @@ async def test_status_shows_how_tokens_are_protected(settings: Settings) -> None
     unencrypted = await keyed.status()
     assert unencrypted.storage == "plain, mode 0600"
     assert unencrypted.storage_warning is not None
-    assert "in plain text, although a key is set" in unencrypted.storage_warning
+    assert "in plain text, but a key is set" in unencrypted.storage_warning
     assert "notion-oauth reseal" in unencrypted.storage_warning
     assert ".clients is in plain text" in unencrypted.storage_warning
     await keyed.refresh()

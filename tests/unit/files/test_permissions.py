@@ -123,7 +123,7 @@ async def test_file_system_without_modes_is_supported_with_a_warning(
     monkeypatch.setattr(os, "fchmod", lambda descriptor, mode: None)
     assert await store.load("default") == tokens()
     (warning,) = warnings(caplog)
-    assert "Its mode could not be changed." in warning
+    assert "Its mode was not changed." in warning
     protection = await store.protection("default")
     assert protection.describe() == "plain, mode 0755"
     assert protection.weaknesses == (f"Other users may open {path} (mode 0755). Fix that with: chmod 600 {path}",)
@@ -139,7 +139,7 @@ async def test_hard_link_to_another_file_is_neither_written_nor_changed(
     path.hardlink_to(victim)
     assert await store.load("default") is not None
     assert mode(victim) == 0o644
-    assert "Its mode could not be changed." in warnings(caplog)[0]
+    assert "Its mode was not changed." in warnings(caplog)[0]
     await store.save("default", tokens())
     assert json.loads(victim.read_text()) == VICTIM
     assert (mode(victim), victim.stat().st_nlink) == (0o644, 1)
@@ -262,7 +262,7 @@ async def test_sudo_keeps_the_owner_of_a_file(
     assert path.stat().st_uid == 0
 
 
-# Folders
+# Directories
 
 
 @pytest.mark.parametrize(
