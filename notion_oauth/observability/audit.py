@@ -1,4 +1,4 @@
-"""The audit log: one line for each sign-in, refresh, revocation, sign-out and operator unlock, and for each failure.
+"""The audit log: one line for each event of a login and each unlock or lock by the operator, also if it fails.
 
 A token is shown as the first eight hexadecimal digits of its SHA-256, so that rotations can be followed across lines
 and machines, and compared with `printf %s "$TOKEN" | sha256sum`. The hash needs no key: tokens are random
@@ -60,7 +60,7 @@ class Audit:
         return type(self)(None)
 
     def attempt(self, event: Event, **facts: Fact) -> Attempt:
-        """A context manager that writes one line with these facts, whether its block succeeds or fails."""
+        """A context manager that writes one line with these facts: the reported success, or the error of its block."""
         return Attempt(self, event, facts)
 
     def succeeded(self, event: Event, tokens: TokenSet | None = None, **facts: Fact) -> None:

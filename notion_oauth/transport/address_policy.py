@@ -24,7 +24,7 @@ class AddressPolicy:
       the owner of a name can point it at any address.
     - Link-local, cloud metadata, unspecified, multicast, reserved and embedding addresses (6to4, Teredo,
       IPv4-compatible) are never allowed, not even for the configured server.
-    - `allow_private` allows every server on this machine and on private networks; the row above still holds.
+    - `allow_private` allows every server on this machine and on private networks; the rule above still applies.
     """
 
     def __init__(self, server_url: str | None = None, *, allow_private: bool = False) -> None:
