@@ -16,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from notion_oauth.errors import StorageError, StoreDamaged
-from notion_oauth.files import atomic, directories, permissions
+from notion_oauth.files import atomic, permissions
 from notion_oauth.models import Registration
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
@@ -221,13 +221,13 @@ async def test_file_system_that_changes_owners_is_reported_before_the_sign_in(
 ) -> None:
     """A network share that assigns all files to another user: a saved login could not be read again."""
     with as_nobody() as directory:
-        lstat = directories.Directory.lstat
+        real_stat = os.stat
 
-        def with_other_owner(self: directories.Directory, name: str) -> os.stat_result:
-            status = lstat(self, name)
-            return os.stat_result((*status[:4], OTHER_USER, *status[5:]))
+        def with_other_owner(path: Any, **options: Any) -> os.stat_result:
+            status = real_stat(path, **options)
+            return os.stat_result((*status[:4], OTHER_USER, *status[5:])) if str(path).endswith(".tmp") else status
 
-        monkeypatch.setattr(directories.Directory, "lstat", with_other_owner)
+        monkeypatch.setattr(os, "stat", with_other_owner)
         with pytest.raises(StorageError, match="belongs to another user"):
             await JsonFileStore(directory / "tokens.json").ensure_writable("default")
         assert list(directory.iterdir()) == []
