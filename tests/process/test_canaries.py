@@ -1,4 +1,4 @@
-"""Everything is done, everything is logged, everything fails once; and no secret is found in anything that came out."""
+"""Run every operation and failure with full logging, and find no secret in any output."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ app = FastAPI()
 app.include_router(create_router())
 app.add_middleware(SessionMiddleware, secret_key="k" * 32, session_cookie="notion_oauth_session")
 """
-PROGRAM_OUTPUT = frozenset({"access_token"})  # what `token` is there for
+PROGRAM_OUTPUT = frozenset({"access_token"})  # `token` prints it
 PAGE = frozenset({"csrf_token"})
 
 
@@ -68,7 +68,7 @@ def canaries(sandbox: Sandbox) -> Canaries:
 
 @dataclass
 class Service:
-    """`uvicorn` in a process of its own, with all the logging that there is."""
+    """`uvicorn` in a separate process, with full logging."""
 
     process: subprocess.Popen[str]
     url: str
@@ -77,10 +77,10 @@ class Service:
     readers: list[threading.Thread] = field(default_factory=list)
 
     def keep(self, answer: httpx.Response) -> None:
-        """What a person sees, and what their browser is told; where it is sent is between the servers."""
+        """Record the pages and headers, without redirect targets and cookies, which may hold secrets."""
         for each in (*answer.history, answer):
-            told = {name: value for name, value in each.headers.items() if name not in ("location", "set-cookie")}
-            self.pages.append(f"{each.text}\n{told}")
+            headers = {name: value for name, value in each.headers.items() if name not in ("location", "set-cookie")}
+            self.pages.append(f"{each.text}\n{headers}")
 
     def output(self) -> str:
         self.process.terminate()
@@ -109,7 +109,7 @@ def start(tmp_path: Path, sandbox: Sandbox, canaries: Canaries) -> Iterator[Call
             "NOTION_OAUTH_SERVER_URL": sandbox.mcp_url,
             "NOTION_OAUTH_LOG_LEVEL": "debug",
             "NOTION_OAUTH_RETRY_FOR": "0",
-            "NOTION_OAUTH_RATE_LIMIT": "0",  # all of it is asked for within a minute
+            "NOTION_OAUTH_RATE_LIMIT": "0",  # all requests are sent within a minute
             "NOTION_OAUTH_REFRESH_FLOOR": "0",
         }
         command = [sys.executable, "-X", "dev", "-m", "uvicorn", "canary_app:app", "--port=0", "--log-level=trace"]
@@ -142,17 +142,17 @@ def start(tmp_path: Path, sandbox: Sandbox, canaries: Canaries) -> Iterator[Call
 
 
 def confidential_client(sandbox: Sandbox, redirect_uri: str) -> str:
-    """What the registration endpoint is to answer, so that we have a client secret, which goes out as HTTP Basic."""
+    """A response of the registration endpoint with a client secret, which is then sent with HTTP Basic."""
     asked = {"redirect_uris": [redirect_uri], "token_endpoint_auth_method": "client_secret_basic", "client_name": "A"}
     return httpx.post(f"{sandbox.base_url}/register", json=asked, trust_env=False).text
 
 
 def everything(service: Service, sandbox: Sandbox, canaries: Canaries, crash: Path) -> None:
-    """What a browser can do, and what a server can do to us."""
+    """All operations of a browser, and all failures of a server."""
     registered = confidential_client(sandbox, f"{service.url}/auth/callback")
     sandbox.fail_next("/register", status=201, body=registered, content_type="application/json")
     with Browser(service.url) as browser:
-        browser.headers["Connection"] = "close"  # a server closes one in which it has crashed
+        browser.headers["Connection"] = "close"  # a server closes a connection after a crash
 
         def submit(action: str) -> None:
             found = re.search(r'name="csrf_token" value="([^"]+)"', browser.get("/auth/status").text)
@@ -161,7 +161,7 @@ def everything(service: Service, sandbox: Sandbox, canaries: Canaries, crash: Pa
             service.keep(browser.post(f"/auth/{action}", data={"csrf_token": found.group(1)}))
 
         def current() -> str:
-            """The refresh token that will be sent next: a server may repeat what it was sent."""
+            """The refresh token that will be sent next: a server may repeat it."""
             [key] = [value for value, kind in canaries.known().items() if kind == "NOTION_OAUTH_ENCRYPTION_KEY"]
             settings = Settings(token_file=crash.with_name(".notion-tokens.json"), encryption_key=SecretStr(key))
             login = concurrency.run(partial(NotionOAuth(settings).store.load, "default"))
@@ -196,7 +196,7 @@ def everything(service: Service, sandbox: Sandbox, canaries: Canaries, crash: Pa
 
 
 def refuse_callbacks(service: Service, browser: Browser, sandbox: Sandbox, canaries: Canaries) -> None:
-    """Answers of the authorization server that are wrong, forged, used, or refused by the token endpoint."""
+    """Redirects that are invalid, forged, used twice, or refused by the token endpoint."""
     for change in (
         "state=wrong-one-of-some-length",
         "state=",
@@ -256,7 +256,7 @@ def test_no_secret_leaves_the_service(
     everything(service, sandbox, canaries, tmp_path / "service" / "crash")
     log = service.output()
     for text in (*listens_to, "RuntimeError: a mistake of ours", "Traceback"):
-        assert text in log, "this test listens"
+        assert text in log, "the log is recorded"
     kinds = set(canaries.known().values())
     assert kinds >= {"access_token", "refresh_token", "code", "code_verifier", "state", "client_secret", "csrf_token"}
     assert kinds >= {"authorization_Basic", "session_cookie", *settings_that_are_secret()}
@@ -268,7 +268,7 @@ def test_no_secret_leaves_the_service(
 
 @pytest.mark.slow
 def test_no_secret_leaves_the_commands(cli: CommandLine, sandbox: Sandbox, canaries: Canaries) -> None:
-    """With all that `-vv` shows; but `token` prints the token, and `login` the address that a person is to open."""
+    """With `-vv`; except that `token` prints the token, and `login` prints the address to open."""
     cli.environment |= {"PYTHONDEVMODE": "1", "NOTION_OAUTH_RETRY_FOR": "0"}
     shown: list[str] = []
     data: list[str] = []
@@ -293,7 +293,7 @@ def test_no_secret_leaves_the_commands(cli: CommandLine, sandbox: Sandbox, canar
         "DEBUG httpcore",
         "revocation",
     ):
-        assert text in log, "this test listens"
+        assert text in log, "the log is recorded"
     assert set(canaries.known().values()) >= {"access_token", "refresh_token", "code", "code_verifier", "state"}
     assert canaries.seen_in(log) == []
     assert canaries.seen_in("".join(data), but=PROGRAM_OUTPUT) == []
@@ -301,7 +301,7 @@ def test_no_secret_leaves_the_commands(cli: CommandLine, sandbox: Sandbox, canar
         assert canaries.seen_in(content) == [], file
 
 
-def test_a_secret_would_be_found(sandbox: Sandbox) -> None:
+def test_every_form_of_a_secret_is_found(sandbox: Sandbox) -> None:
     canaries = Canaries(sandbox)
     secret = "canary/of+some?length=" + secrets.token_urlsafe(16)
     canaries.add(access_token=secret)

@@ -1,4 +1,4 @@
-"""The commands as people and scripts run them: what they print where, and what they exit with."""
+"""The output and the exit codes of the commands, as users and scripts run them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from tests.support.command_line import CommandLine
 from tests.support.signing_in import age
 
 
-def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]) -> None:
+def test_login_status_token_refresh_and_logout(
+    cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]
+) -> None:
     login = cli.process("login")
     assert login.returncode == 0, login.stderr
     assert login.stdout == ""
@@ -28,7 +30,7 @@ def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[],
     assert "Signed in. The token is valid for" in login.stderr
     assert "It is stored in .notion-tokens.json." in login.stderr
     url, shown = opened()
-    assert url in login.stderr.splitlines(), "the address is printed whole, on a line of its own"
+    assert url in login.stderr.splitlines(), "the address is printed on one line"
     assert shown.startswith("200")
     assert "You are signed in" in shown
     assert (cli.folder / ".notion-tokens.json").stat().st_mode & 0o777 == 0o600
@@ -62,7 +64,7 @@ def test_the_whole_path(cli: CommandLine, sandbox: Sandbox, opened: Callable[[],
     assert (again.returncode, "You were not signed in." in again.stderr) == (0, True)
 
 
-def test_json_goes_to_standard_output_for_every_command_that_has_data(cli: CommandLine) -> None:
+def test_json_is_printed_on_stdout(cli: CommandLine) -> None:
     assert json.loads(cli.run("login", "--json").stdout)["status"] == "authenticated"
     assert json.loads(cli.run("refresh", "--json").stdout)["status"] == "authenticated"
     assert json.loads(cli.run("logout", "--json").stdout) == {"status": "unauthenticated", "outcome": "revoked"}
@@ -90,7 +92,7 @@ def test_not_signed_in_is_3_and_opens_no_browser(
         (["status", "--server-url", "http://mcp.notion.com/mcp"], {}, "NOTION_OAUTH_SERVER_URL: the URL is not https"),
     ],
 )
-def test_wrong_usage_is_2(cli: CommandLine, arguments: list[str], environment: dict[str, str], said: str) -> None:
+def test_invalid_usage_is_2(cli: CommandLine, arguments: list[str], environment: dict[str, str], said: str) -> None:
     done = cli.run(*arguments, **environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
@@ -107,12 +109,12 @@ def test_refused_by_the_server_is_4(cli: CommandLine, sandbox: Sandbox) -> None:
     assert not (cli.folder / ".notion-tokens.json").exists()
 
 
-def test_no_network_is_5_and_loses_nothing(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_no_network_is_5_and_keeps_the_login(cli: CommandLine, sandbox: Sandbox) -> None:
     assert cli.run("login").returncode == 0
     before = (cli.folder / ".notion-tokens.json").read_bytes()
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        port = nobody.getsockname()[1]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
         elsewhere = ("--server-url", f"http://127.0.0.1:{port}/mcp", "--token-file", "other.json")
         assert cli.run("login", *elsewhere).returncode == 5
     for fault in ({"status": 503}, {"status": 502, "body": "<html>"}, {"status": 429, "headers": {"Retry-After": "3"}}):
@@ -124,7 +126,7 @@ def test_no_network_is_5_and_loses_nothing(cli: CommandLine, sandbox: Sandbox) -
     assert cli.run("token").returncode == 0
 
 
-def test_a_login_that_has_ended_is_6(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_ended_login_is_6(cli: CommandLine, sandbox: Sandbox) -> None:
     assert cli.run("login").returncode == 0
     sandbox.revoke_grants()
     done = cli.run("refresh")
@@ -133,7 +135,7 @@ def test_a_login_that_has_ended_is_6(cli: CommandLine, sandbox: Sandbox) -> None
     assert "Sign in again with: python cli.py login" in done.stderr
 
 
-def test_a_bad_token_file_is_7(cli: CommandLine) -> None:
+def test_damaged_token_file_is_7_and_not_changed(cli: CommandLine) -> None:
     file = cli.folder / ".notion-tokens.json"
     file.write_text("not ours")
     for command in ("login", "status", "token", "refresh", "logout"):
@@ -143,7 +145,7 @@ def test_a_bad_token_file_is_7(cli: CommandLine) -> None:
         assert file.read_text() == "not ours"
 
 
-def test_an_expired_token_is_refreshed_on_the_way(cli: CommandLine, sandbox: Sandbox, grants_asked: Posted) -> None:
+def test_token_refreshes_an_expired_token(cli: CommandLine, sandbox: Sandbox, grants_asked: Posted) -> None:
     cli.run("login")
     age(cli.folder / ".notion-tokens.json", hours=2)
     status = cli.run("status")
@@ -155,7 +157,7 @@ def test_an_expired_token_is_refreshed_on_the_way(cli: CommandLine, sandbox: San
 
 
 @pytest.mark.spec("RFC 8252 §7.3", "Use a loopback address and any port as redirect URI")
-def test_the_same_port_and_registration_serve_again(
+def test_second_login_reuses_port_and_registration(
     cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]
 ) -> None:
     for _ in range(2):
@@ -169,7 +171,7 @@ def test_the_same_port_and_registration_serve_again(
     assert len([line for line in opened() if line.startswith("http")]) == 3, "one browser page for each sign-in"
 
 
-def test_without_a_browser_the_address_is_there(cli: CommandLine) -> None:
+def test_address_is_printed_if_no_browser_opens(cli: CommandLine) -> None:
     with cli.start("login", BROWSER="false %s") as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if line.startswith("http"))
@@ -184,7 +186,7 @@ def test_without_a_browser_the_address_is_there(cli: CommandLine) -> None:
 @pytest.mark.spec("RFC 8252 §8.3", "Use the loopback address, not localhost")
 @pytest.mark.spec("MCP §Open Redirection", "Reject a response without the state of its sign-in, or with another")
 def test_other_programs_cannot_end_the_sign_in(cli: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Wrong states, repeated parameters and other paths are answered, and the wait goes on."""
+    """Wrong states, repeated parameters and other paths get an error page, and the wait continues."""
     with cli.start("login", BROWSER="true %s") as process:
         assert process.stderr is not None
         url = httpx.URL(next(line for line in process.stderr if line.startswith("http")).strip())
@@ -201,7 +203,7 @@ def test_other_programs_cannot_end_the_sign_in(cli: CommandLine, tmp_path_factor
     assert process.returncode == 0
 
 
-def test_declining_in_the_browser_ends_the_command(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_declined_consent_is_4(cli: CommandLine, sandbox: Sandbox) -> None:
     with cli.start("login", BROWSER="true %s") as process:
         assert process.stderr is not None
         url = httpx.URL(next(line for line in process.stderr if line.startswith("http")).strip())
@@ -214,7 +216,7 @@ def test_declining_in_the_browser_ends_the_command(cli: CommandLine, sandbox: Sa
     assert "The sign-in was declined." in rest
 
 
-def test_a_server_that_hangs_is_given_up_in_time(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_hanging_server_is_5_after_the_timeout(cli: CommandLine, sandbox: Sandbox) -> None:
     sandbox.misbehave_next("/.well-known/oauth-protected-resource/mcp", "hang")
     done = cli.run("login", NOTION_OAUTH_TIMEOUT="0.5")
     assert done.returncode == 5
@@ -231,7 +233,7 @@ def test_help_has_an_example(cli: CommandLine, command: str) -> None:
     assert f"notion-oauth {command}" in done.stdout
 
 
-def test_options_go_before_the_environment(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_options_override_the_environment(cli: CommandLine, sandbox: Sandbox) -> None:
     environment = {"NOTION_OAUTH_SERVER_URL": "https://mcp.invalid/mcp", "NOTION_OAUTH_TOKEN_FILE": "elsewhere.json"}
     done = cli.run("login", "--server-url", sandbox.mcp_url, "--token-file", "mine.json", **environment)
     assert done.returncode == 0, done.stderr
@@ -239,7 +241,7 @@ def test_options_go_before_the_environment(cli: CommandLine, sandbox: Sandbox) -
     assert not (cli.folder / "elsewhere.json").exists()
 
 
-def test_sandbox_runs_until_it_is_stopped(cli: CommandLine) -> None:
+def test_sandbox_runs_until_interrupted(cli: CommandLine) -> None:
     with cli.start("sandbox", "--port", "0", "--auto-consent") as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if "NOTION_OAUTH_SERVER_URL=" in line)
@@ -252,7 +254,7 @@ def test_sandbox_runs_until_it_is_stopped(cli: CommandLine) -> None:
     assert "Traceback" not in rest
 
 
-def test_sandbox_says_that_its_port_is_taken(cli: CommandLine) -> None:
+def test_sandbox_reports_a_port_in_use(cli: CommandLine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = cli.run("sandbox", "--port", str(taken.getsockname()[1]))
     assert done.returncode == 2
@@ -261,7 +263,7 @@ def test_sandbox_says_that_its_port_is_taken(cli: CommandLine) -> None:
 
 
 @pytest.mark.slow
-def test_demo_shows_it_all(cli: CommandLine) -> None:
+def test_demo_succeeds(cli: CommandLine) -> None:
     done = cli.run("demo")
     assert done.returncode == 0, done.stderr
     for said in ("Not connected", "authenticated", "expired", "refreshed exactly once", "unauthenticated", "401"):
@@ -270,8 +272,8 @@ def test_demo_shows_it_all(cli: CommandLine) -> None:
     assert list(cli.folder.iterdir()) == []
 
 
-def test_a_demo_that_fails_says_so_and_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that does not expire in time stands for everything that could be wrong."""
+def test_failed_demo_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure here is a token that does not expire in time."""
     monkeypatch.setattr(demo, "TIMEOUT", 0)
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 1
@@ -279,7 +281,7 @@ def test_a_demo_that_fails_says_so_and_ends_with_1(monkeypatch: pytest.MonkeyPat
     assert "All steps succeeded" not in result.output
 
 
-def test_a_login_of_another_server_is_neither_used_nor_lost(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_login_of_another_server_is_neither_used_nor_changed(cli: CommandLine, sandbox: Sandbox) -> None:
     assert cli.run("login").returncode == 0
     kept = (cli.folder / ".notion-tokens.json").read_bytes()
     before = len(sandbox.requests)
@@ -293,7 +295,7 @@ def test_a_login_of_another_server_is_neither_used_nor_lost(cli: CommandLine, sa
 
 
 @pytest.mark.slow
-def test_no_output_of_any_command_holds_a_secret(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_no_output_contains_a_secret(cli: CommandLine, sandbox: Sandbox) -> None:
     said = ""
     for command in ("login", "status", "refresh", "logout"):
         done = cli.run(command)

@@ -1,4 +1,4 @@
-"""The quick way of `token` and `status`: it says what the long way says, and loads next to nothing."""
+"""The fast path of `token` and `status` agrees with the normal path, and imports few modules."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("command", [["token"], ["status"], ["status", "--json"]])
-def test_little_is_loaded(tmp_path: Path, command: list[str]) -> None:
+def test_fast_path_imports_no_heavy_module(tmp_path: Path, command: list[str]) -> None:
     file = tmp_path / "tokens.json"
     file.write_text(json.dumps(FRESH))
     file.chmod(0o600)
@@ -66,27 +66,27 @@ except SystemExit as ended:
 print(*sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stderr == "\n", "loaded although nothing needs it"
+    assert done.stderr == "\n", "imported although not needed"
     assert done.stdout
 
 
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(st.sampled_from(sorted(FRESH)), st.sampled_from(ODD) | st.text(max_size=5), max_size=2))
-def test_what_is_seen_at_a_glance_is_what_is_there(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_fast_path_agrees_with_the_normal_path(tmp_path: Path, changes: dict[str, Any]) -> None:
     file = tmp_path / "tokens.json"
     file.write_text(json.dumps({**FRESH, **changes}))
-    seen = read_fast(None, file, None)
-    if seen is None:
-        return  # the long way judges
+    fast = read_fast(None, file, None)
+    if fast is None:
+        return  # the normal path decides
     oauth = NotionOAuth(load_settings(token_file=file), clock=lambda: NOW)
     try:
-        there = anyio.run(oauth.status)
+        normal = anyio.run(oauth.status)
     except NotionOAuthError as error:
-        raise AssertionError("the long way refuses what was seen") from error
-    assert login_status(seen, now=NOW, lifetimes=Lifetimes(), protection=seen.protection) == there
-    if there.status == "authenticated":
+        raise AssertionError("the normal path refuses a login that the fast path accepts") from error
+    assert login_status(fast, now=NOW, lifetimes=Lifetimes(), protection=fast.protection) == normal
+    if normal.status == "authenticated":
         stored = anyio.run(oauth.tokens.stored)
-        assert stored.access_token.get_secret_value() == seen.access_token
+        assert stored.access_token.get_secret_value() == fast.access_token
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_is_seen_at_a_glance_is_what_is_there(tmp_path: Path, changes: dict
         {"NOTION_OAUTH_TOKEN_FILE": "~/tokens.json"},
     ],
 )
-def test_what_is_unusual_is_left_to_the_long_way(
+def test_unusual_settings_take_the_normal_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unusual: dict[str, str]
 ) -> None:
     Path(".notion-tokens.json").write_text(json.dumps(FRESH))
@@ -111,19 +111,19 @@ def test_what_is_unusual_is_left_to_the_long_way(
     assert read_fast(None, None, None) is None
 
 
-def test_a_file_of_settings_is_left_to_the_long_way(tmp_path: Path) -> None:
+def test_dotenv_takes_the_normal_path(tmp_path: Path) -> None:
     Path(".notion-tokens.json").write_text(json.dumps(FRESH))
     Path(".env").write_text("NOTION_OAUTH_PROFILE=work\n")
     assert read_fast(None, None, None) is None
 
 
-def test_a_glance_shows_no_secret() -> None:
+def test_repr_of_a_fast_login_shows_no_secret() -> None:
     Path(".notion-tokens.json").write_text(json.dumps(FRESH))
     assert FRESH["access_token"] not in repr(read_fast(None, None, None))
 
 
 @pytest.mark.slow
-def test_a_program_takes_our_place_only_after_the_refresh_is_stored(
+def test_run_replaces_the_process_after_the_refresh_is_stored(
     cli: CommandLine, sandbox: Sandbox, grants_asked: Posted
 ) -> None:
     sandbox.options.reuse = "strict"

@@ -1,4 +1,4 @@
-"""The commands with sealed logins: keys from the environment and from the keyring, and what is said without one."""
+"""The commands with encrypted logins: keys from the environment and the keyring, and missing keys."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ NAME = "NOTION_OAUTH_ENCRYPTION_KEY"
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def keyring_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return fake_keyring.install(tmp_path, monkeypatch)
 
 
 def sign_in_with(cli: CommandLine, key: str | None) -> None:
-    """As the command would, without a process and a browser."""
+    """Sign in like the command, without a process and a browser."""
     server_url, file = cli.environment["NOTION_OAUTH_SERVER_URL"], cli.folder / ".notion-tokens.json"
     anyio.run(sign_in, NotionOAuth(load_settings(server_url=server_url, token_file=file, encryption_key=key)))
 
 
-def test_a_key_that_is_printed_seals_what_the_commands_keep(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_printed_key_encrypts_the_stored_login(cli: CommandLine, sandbox: Sandbox) -> None:
     made = cli.run("key")
     key = made.stdout.strip()
     assert key not in made.stderr
@@ -50,7 +50,7 @@ def test_a_key_that_is_printed_seals_what_the_commands_keep(cli: CommandLine, sa
     assert sandbox.live_grants == 0
 
 
-def test_without_the_key_every_command_says_so_and_leaves_the_file(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_commands_without_the_key_are_7_and_change_nothing(cli: CommandLine, sandbox: Sandbox) -> None:
     key = new_key()
     sign_in_with(cli, key)
     file = cli.folder / ".notion-tokens.json"
@@ -66,14 +66,14 @@ def test_without_the_key_every_command_says_so_and_leaves_the_file(cli: CommandL
     assert sandbox.live_grants == 1
 
 
-def test_a_glance_does_not_open_what_is_sealed(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_path_does_not_read_an_encrypted_login(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(cli.folder)
     monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", cli.environment["NOTION_OAUTH_SERVER_URL"])
     sign_in_with(cli, None)
     key = new_key()
     assert read_fast(None, None, None) is not None
     monkeypatch.setenv(NAME, key)
-    assert read_fast(None, None, None) is None, "the long way says that it is plain"
+    assert read_fast(None, None, None) is None, "the normal path reports that it is in plain text"
     assert json.loads(cli.run("reseal", "--json").stdout) == {"default": True}
     monkeypatch.delenv(NAME)
     assert read_fast(None, None, None) is None
@@ -88,31 +88,31 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_keyring_that_hangs_is_given_up_and_nothing_stays_behind(kept: Path, cli: CommandLine) -> None:
-    """A command ends before anybody is sent to consent, with the cure, and no process of it goes on."""
+def test_hanging_keyring_is_7_and_leaves_no_process(keyring_file: Path, cli: CommandLine) -> None:
+    """The command fails with a hint before it opens a browser, and ends the process that reads the keyring."""
     done = cli.process("login", **os.environ, NOTION_OAUTH_ENCRYPTION_KEY="keyring", FAKE_KEYRING_DOES="hang")
     assert done.returncode == 7
     assert "The system keyring did not answer within 3 seconds." in done.stderr
     assert "set NOTION_OAUTH_ENCRYPTION_KEY to a key instead of keyring" in done.stderr
-    assert not is_running(int(kept.with_name("pid").read_text()))
+    assert not is_running(int(keyring_file.with_name("pid").read_text()))
 
 
-def test_the_commands_make_use_and_change_keys(kept: Path, cli: CommandLine) -> None:
+def test_keys_in_the_keyring_are_created_used_and_replaced(keyring_file: Path, cli: CommandLine) -> None:
     environment = {**os.environ, "NOTION_OAUTH_ENCRYPTION_KEY": "keyring"}
     assert cli.run("key", "--keyring", **environment).returncode == 0
-    sign_in_with(cli, kept.read_text())
+    sign_in_with(cli, keyring_file.read_text())
     first = cli.run("status", **environment).stdout
-    assert f"Storage    encrypted with key {Key(kept.read_text(), '').id} from the system keyring" in first
+    assert f"Storage    encrypted with key {Key(keyring_file.read_text(), '').id} from the system keyring" in first
     added = cli.run("key", "--keyring", **environment)
-    assert added.stdout == "", "a key that is in the keyring is shown nowhere"
-    assert all(key not in added.stderr for key in kept.read_text().split())
+    assert added.stdout == "", "a key in the keyring is not printed"
+    assert all(key not in added.stderr for key in keyring_file.read_text().split())
     assert "Warning: .notion-tokens.json is encrypted with key" in cli.run("status", **environment).stdout
     assert cli.run("reseal", **environment).stdout == "default  encrypted\n"
     assert "Warning" not in cli.run("status", **environment).stdout
 
 
-def test_registrations_that_have_outlived_their_login_are_sealed_anew_too(cli: CommandLine) -> None:
-    """After a sign-out, and those that the service's visitors begin with: without the old key, a sign-in would fail."""
+def test_reseal_also_encrypts_registrations_without_a_login(cli: CommandLine) -> None:
+    """After a sign-out, and those for visitors of the service: without the old key, a sign-in would fail."""
     old, new = new_key(), new_key()
     server_url, file = cli.environment["NOTION_OAUTH_SERVER_URL"], cli.folder / ".notion-tokens.json"
 

@@ -1,4 +1,4 @@
-"""Signing in without a browser on this machine: the address is pasted, or the browser comes from elsewhere."""
+"""Sign-in without a browser on this machine: the redirect is pasted, or comes from a browser through a tunnel."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NEXT_PROGRAM = f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser; read li
 
 
 def printed_url(shown: str) -> str:
-    """The address, which stands whole on a line of its own however narrow the terminal is."""
+    """The address, which is printed on one line however narrow the terminal is."""
     return next(line for line in re.split(r"\r?\n", shown) if line.startswith("http"))
 
 
 def redirected(url: str) -> str:
-    """Where a browser on another machine ends up after its person has agreed."""
+    """The address to which a browser on another machine is redirected after consent."""
     return httpx.get(url, trust_env=False).headers["location"]
 
 
@@ -46,8 +46,10 @@ def terminal(cli: CommandLine, *command: str, **changes: str) -> Terminal:
     return Terminal(*command, cwd=cli.folder, env={**cli.environment, "COLUMNS": "60", "TERM": "xterm", **changes})
 
 
-def test_the_browser_wins_while_the_prompt_waits(cli: CommandLine, opened: Callable[[], list[str]]) -> None:
-    """And the shell gets what is typed afterwards: nobody is left who would read it."""
+def test_browser_completes_the_sign_in_while_the_prompt_waits(
+    cli: CommandLine, opened: Callable[[], list[str]]
+) -> None:
+    """The shell then gets what is typed: no reader is left over."""
     with terminal(cli, "sh", "-c", NEXT_PROGRAM) as person:
         url = printed_url(person.see(ASKS))
         person.type("half a line")
@@ -61,7 +63,7 @@ def test_the_browser_wins_while_the_prompt_waits(cli: CommandLine, opened: Calla
     assert opened() == []
 
 
-def test_a_paste_wins_after_wrong_ones(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_paste_completes_the_sign_in_after_invalid_ones(cli: CommandLine, sandbox: Sandbox) -> None:
     with terminal(cli, "sh", "-c", NEXT_PROGRAM) as person:
         shown = person.see(ASKS)
         url = printed_url(shown)
@@ -93,7 +95,7 @@ def test_a_paste_wins_after_wrong_ones(cli: CommandLine, sandbox: Sandbox) -> No
     assert codes.count(code) == 1, "a wrong paste sends nothing"
 
 
-def test_ctrl_c_at_the_prompt_is_130_and_gives_the_terminal_back(cli: CommandLine) -> None:
+def test_ctrl_c_at_the_prompt_is_130_and_restores_the_terminal(cli: CommandLine) -> None:
     with terminal(cli, *PYTHON_CLI, "login", "--no-browser") as person:
         person.see(ASKS)
         assert person.attributes() != person.before
@@ -103,8 +105,8 @@ def test_ctrl_c_at_the_prompt_is_130_and_gives_the_terminal_back(cli: CommandLin
         assert person.attributes() == person.before
 
 
-def test_in_the_background_the_keyboard_is_left_to_the_foreground(cli: CommandLine) -> None:
-    """A job that reads or changes its terminal from there is stopped, and nobody would be signed in."""
+def test_background_job_does_not_read_the_terminal(cli: CommandLine) -> None:
+    """A background job that reads or changes its terminal is stopped, and could not complete the sign-in."""
     jobs = f"set -m; '{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser & read line; echo \"got: $line\"; wait"
     with terminal(cli, "sh", "-c", jobs) as person:
         url = printed_url(person.see(ASKS))
@@ -115,7 +117,7 @@ def test_in_the_background_the_keyboard_is_left_to_the_foreground(cli: CommandLi
         assert person.end() == 0
 
 
-def test_data_goes_to_standard_output_and_the_prompt_to_the_terminal(cli: CommandLine) -> None:
+def test_json_goes_to_stdout_and_the_prompt_to_the_terminal(cli: CommandLine) -> None:
     environment = {**cli.environment, "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "20"}
     command = (*PYTHON_CLI, "login", "--no-browser", "--json")
     with Terminal(*command, cwd=cli.folder, env=environment, stdout=subprocess.PIPE) as person:
@@ -128,8 +130,8 @@ def test_data_goes_to_standard_output_and_the_prompt_to_the_terminal(cli: Comman
         person.process.stdout.close()
 
 
-def test_the_address_can_come_through_a_pipe(cli: CommandLine) -> None:
-    """A line at a time: what comes after it is for the next program."""
+def test_redirect_can_be_piped(cli: CommandLine) -> None:
+    """Only one line is read: the rest is for the next program."""
     command = ["sh", "-c", f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser; cat"]
     with subprocess.Popen(
         command,
@@ -148,12 +150,12 @@ def test_the_address_can_come_through_a_pipe(cli: CommandLine) -> None:
     assert (process.returncode, out) == (0, "for the next"), err
     assert "That is not the address to which the browser is redirected." in err
     assert "Signed in." in err
-    assert ASKS not in err, "nobody is there to be asked"
+    assert ASKS not in err, "no prompt without a terminal"
     assert code_of(location) not in err
 
 
 @pytest.mark.parametrize("stdin", ["<&-", "< /dev/null"])
-def test_input_that_brings_nothing_leaves_the_browser_to_win(cli: CommandLine, stdin: str) -> None:
+def test_empty_input_leaves_the_sign_in_to_the_browser(cli: CommandLine, stdin: str) -> None:
     command = ["sh", "-c", f"exec '{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser {stdin}"]
     with subprocess.Popen(command, cwd=cli.folder, env=cli.environment, text=True, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
@@ -163,8 +165,8 @@ def test_input_that_brings_nothing_leaves_the_browser_to_win(cli: CommandLine, s
     assert process.returncode == 0, err
 
 
-def test_a_pipe_is_left_alone_where_a_browser_was_opened(cli: CommandLine) -> None:
-    """As in `while read name; do notion-oauth login --profile "$name"; done < names`."""
+def test_pipe_is_not_read_if_a_browser_opens(cli: CommandLine) -> None:
+    """For example `while read name; do notion-oauth login --profile "$name"; done < names`."""
     command = ["sh", "-c", f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login; cat"]
     with subprocess.Popen(
         command, cwd=cli.folder, env=cli.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -173,7 +175,7 @@ def test_a_pipe_is_left_alone_where_a_browser_was_opened(cli: CommandLine) -> No
     assert (process.returncode, out) == (0, "all of it\n")
 
 
-def test_over_ssh_the_line_for_a_tunnel_is_there(cli: CommandLine) -> None:
+def test_ssh_tunnel_command_is_printed_over_ssh(cli: CommandLine) -> None:
     environment = {"SSH_CONNECTION": "198.51.100.9 50123 192.0.2.7 2222", "LOGNAME": "ada", "COLUMNS": "20"}
     with cli.start("login", "--no-browser", **environment) as process:
         assert process.stderr is not None
@@ -185,7 +187,7 @@ def test_over_ssh_the_line_for_a_tunnel_is_there(cli: CommandLine) -> None:
     assert line == f"ssh -L {port}:127.0.0.1:{port} -p 2222 ada@192.0.2.7"
 
 
-def test_a_port_that_is_asked_for_is_the_one_that_is_registered(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_port_option_sets_the_redirect_uri(cli: CommandLine, sandbox: Sandbox) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = cli.run("login", "--port", port)

@@ -1,4 +1,4 @@
-"""What scripts and timers use: a least lifetime, refreshes when due, programs run with a token, profiles."""
+"""Commands for scripts and timers: minimum lifetime, refresh when due, `run`, profiles."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.conftest import Posted
 from tests.support.command_line import CommandLine
 
 
-def test_a_token_lives_at_least_as_long_as_asked_for(cli: CommandLine, grants_asked: Posted) -> None:
+def test_min_ttl_refreshes_a_token_that_expires_sooner(cli: CommandLine, grants_asked: Posted) -> None:
     cli.run("login")
     first = cli.run("token", "--min-ttl", "30m").stdout
     assert grants_asked() == ["authorization_code"]
-    assert cli.run("token", "--min-ttl", "2h").stdout != first, "what the server gives is shorter: it has to do"
+    assert cli.run("token", "--min-ttl", "2h").stdout != first, "the new token is used although it is valid for less"
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-def test_a_timer_refreshes_when_it_is_due(cli: CommandLine, grants_asked: Posted) -> None:
+def test_refresh_if_older_than_refreshes_only_when_due(cli: CommandLine, grants_asked: Posted) -> None:
     cli.run("login")
     early = cli.run("refresh", "--if-older-than", "20d")
     assert (early.returncode, "Not due yet." in early.stderr) == (0, True)
@@ -33,14 +33,14 @@ def test_a_timer_refreshes_when_it_is_due(cli: CommandLine, grants_asked: Posted
 
 
 @pytest.mark.parametrize("span", ["soon", "-5m", "1.5h", "", "10 weeks"])
-def test_a_span_that_is_none_is_wrong_usage(cli: CommandLine, span: str) -> None:
+def test_invalid_duration_is_invalid_usage(cli: CommandLine, span: str) -> None:
     done = cli.run("token", f"--min-ttl={span}")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--min-ttl" in done.stderr
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("20d", 1728000), ("7", 7)])
-def test_spans_as_people_type_them(text: str, seconds: int) -> None:
+def test_parse_duration(text: str, seconds: int) -> None:
     assert parse_duration(text) == timedelta(seconds=seconds)
 
 
@@ -60,14 +60,14 @@ def test_spans_as_people_type_them(text: str, seconds: int) -> None:
         (180 * 86400, "180 days"),
     ],
 )
-def test_spans_as_people_say_them(seconds: int, words: str) -> None:
+def test_format_duration(seconds: int, words: str) -> None:
     assert format_duration(timedelta(seconds=seconds)) == words
 
 
 SHOW = "import os, sys; print(os.environ['{}'], *sys.argv[1:]); sys.exit(7)"
 
 
-def test_a_program_runs_with_a_token_in_its_environment(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_run_passes_the_token_in_the_environment(cli: CommandLine, sandbox: Sandbox) -> None:
     cli.run("login")
     done = cli.run("run", "--", sys.executable, "-c", SHOW.format("NOTION_MCP_TOKEN"), "--help", "-x")
     assert (done.returncode, done.stderr) == (7, "")
@@ -78,20 +78,20 @@ def test_a_program_runs_with_a_token_in_its_environment(cli: CommandLine, sandbo
     assert other.stdout.split() == [token]
 
 
-def test_a_program_that_is_not_there_is_wrong_usage(cli: CommandLine) -> None:
+def test_run_reports_a_missing_program(cli: CommandLine) -> None:
     cli.run("login")
     done = cli.run("run", "--", "no-such-program")
     assert done.returncode == 2
     assert "Program 'no-such-program' was not found." in done.stderr
 
 
-def test_no_program_runs_without_a_login(cli: CommandLine) -> None:
+def test_run_without_a_login_starts_no_program(cli: CommandLine) -> None:
     assert cli.run("run", "--", sys.executable, "-c", "print('ran')").returncode == 3
 
 
-def test_profiles_are_logins_of_their_own(cli: CommandLine, sandbox: Sandbox) -> None:
-    nobody = cli.run("profiles")
-    assert (nobody.returncode, nobody.stdout) == (0, "")
+def test_profiles_are_separate_logins(cli: CommandLine, sandbox: Sandbox) -> None:
+    empty = cli.run("profiles")
+    assert (empty.returncode, empty.stdout) == (0, "")
     cli.run("login")
     cli.run("login", "--profile", "work")
     assert sandbox.live_grants == 2
@@ -105,7 +105,7 @@ def test_profiles_are_logins_of_their_own(cli: CommandLine, sandbox: Sandbox) ->
     assert list(json.loads(cli.run("profiles", "--json").stdout)) == ["default"]
 
 
-def test_a_profile_that_cannot_be_used_hides_no_other(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_unusable_profile_is_listed_with_the_others(cli: CommandLine, sandbox: Sandbox) -> None:
     cli.run("login")
     login = cli.folder / ".notion-tokens.json"
     elsewhere = login.read_text().replace(sandbox.base_url, "https://other.example")
@@ -121,7 +121,7 @@ def test_a_profile_that_cannot_be_used_hides_no_other(cli: CommandLine, sandbox:
     assert [status["status"] for status in found.values()] == ["authenticated", "unusable", "unusable"]
 
 
-def test_the_command_to_run_next_is_about_the_same_login(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_suggested_command_names_the_same_login(cli: CommandLine, sandbox: Sandbox) -> None:
     same = ("--profile", "work", "--token-file", "my tokens.json")
     named = "python cli.py login --profile work --token-file 'my tokens.json'"
     for command in ("token", "status", "refresh"):
@@ -129,9 +129,9 @@ def test_the_command_to_run_next_is_about_the_same_login(cli: CommandLine, sandb
         assert done.returncode == 3
         assert named in done.stdout + done.stderr
     signed_in = cli.run("login", *same)
-    kept_in = cli.folder / "my tokens.json.work.profile"
-    assert f"It is stored in {kept_in.name}." in signed_in.stderr
-    assert kept_in.exists()
+    file = cli.folder / "my tokens.json.work.profile"
+    assert f"It is stored in {file.name}." in signed_in.stderr
+    assert file.exists()
     sandbox.revoke_grants()
     for command in ("refresh", "token", "status"):
         done = cli.run(command, *same)
@@ -141,7 +141,7 @@ def test_the_command_to_run_next_is_about_the_same_login(cli: CommandLine, sandb
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "x" * 65])
-def test_a_profile_that_is_no_name_is_wrong_usage(cli: CommandLine, name: str) -> None:
+def test_invalid_profile_name_is_invalid_usage(cli: CommandLine, name: str) -> None:
     done = cli.run("status", f"--profile={name}")
     assert done.returncode == 2
     assert "NOTION_OAUTH_PROFILE" in done.stderr

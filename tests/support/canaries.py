@@ -1,4 +1,4 @@
-"""Every secret that was made, sent or received on the way, in every form in which it might be shown."""
+"""Collect every secret that is created, sent or received, and find it in any encoding."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ MIN_LENGTH = 16  # characters; shorter ones are words such as "refresh_token"
 
 
 def forms(secret: str) -> set[str]:
-    """As it is, percent-encoded, in hexadecimal, and in base64 wherever it stands in what is encoded."""
+    """The secret as is, percent-encoded, in hexadecimal, and in base64 at each offset in the encoded data."""
     raw = secret.encode()
     found = {secret, quote(secret, safe=""), raw.hex(), raw.hex().upper(), repr(secret)[1:-1], json.dumps(secret)[1:-1]}
-    for before, cut in ((0, 0), (1, 2), (2, 3)):  # characters that hold bits of what is before
+    for before, cut in ((0, 0), (1, 2), (2, 3)):  # characters that contain bits of the preceding data
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             found.add(encode(b"x" * before + raw).decode().rstrip("=")[cut:-1])
     return found
 
 
 def settings_that_are_secret() -> dict[str, str]:
-    """A value for each setting that holds a secret, for the environment; a client's is what its server has made."""
+    """A value for each secret setting, as environment variables; the server creates the client secret."""
     names = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
     names.remove("client_secret")
     names.remove("operator_secret")  # tests/component/web/test_profiles.py follows this one
     hidden = {PREFIX + name.upper(): base64.urlsafe_b64encode(os.urandom(32)).decode() for name in names}
     storage = f"{PREFIX}RATE_LIMIT_STORAGE"
-    return {**hidden, storage: f"redis://:{hidden[storage]}@127.0.0.1:9/0"}  # nobody is there: that is logged too
+    return {**hidden, storage: f"redis://:{hidden[storage]}@127.0.0.1:9/0"}  # no server: the error is logged too
 
 
 class Canaries:
-    """Collects the secrets of a practice server's conversations, by kind."""
+    """Collects the secrets in the exchanges with a practice server, by kind."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -70,7 +70,7 @@ class Canaries:
         return {value: kind for value, kind in self._known.items() if len(value) >= MIN_LENGTH and value != PROBE_CODE}
 
     def seen_in(self, text: str, *, but: frozenset[str] = frozenset()) -> list[str]:
-        """The kinds of secrets that a text shows, and how; kinds in `but` belong there."""
+        """The kinds of secrets in a text, each with its context. Kinds in `but` are expected and ignored."""
         return [
             f"{kind} in …{text[max(0, text.index(form) - 60) : text.index(form)]}"
             for secret, kind in self.known().items()
@@ -80,7 +80,7 @@ class Canaries:
 
 
 def written_beside(store: Path) -> Iterator[tuple[Path, str]]:
-    """All files of a folder but those whose business secrets are: the tokens, the registrations, the session key."""
+    """All files of a folder but those that store secrets: the tokens, the registrations, the session key."""
     theirs = {store.name, f"{store.name}.clients", f"{store.name}.session-key"}
     for file in store.parent.rglob("*"):
         if file.is_file() and file.name not in theirs and "__pycache__" not in file.parts:

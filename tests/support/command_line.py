@@ -76,7 +76,7 @@ class CommandLine:
 
 @pytest.fixture
 def opened(cli: CommandLine) -> Callable[[], list[str]]:
-    """What the browser was asked to open and what it was shown, a line each."""
+    """Each address that the browser opened and the page that it got, one per line."""
     return lambda: cli.browser_log.read_text().splitlines() if cli.browser_log.exists() else []
 
 

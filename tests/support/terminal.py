@@ -1,4 +1,4 @@
-"""A terminal of its own for a program: what it shows, and keys that are typed into it."""
+"""Run a program in a pseudo-terminal, read its screen and type into it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 30  # seconds after which a test has failed
-# A session with this terminal as its own, as a shell has it: Ctrl-C, jobs in the foreground
+TIMEOUT = 30  # seconds after which a test has failed
+# A session with this controlling terminal, like that of a shell: for Ctrl-C and job control
 _IN_SESSION = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 )
 
 
 class Terminal:
-    """Runs a command in a pseudo-terminal, with all three of its streams unless told otherwise."""
+    """Runs a command in a pseudo-terminal, with all three streams by default."""
 
     def __init__(self, *command: str, cwd: Path, env: Mapping[str, str], **streams: Any) -> None:
         self.screen = ""
@@ -37,29 +37,29 @@ class Terminal:
     def __exit__(self, *raised: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
         os.close(self._master)
         os.close(self._slave)
 
     def type(self, text: str) -> None:
-        """Type it, as fast as the program takes it; `\\r` is the Enter key."""
+        """Type the text as fast as the program reads it; `\\r` is the Enter key."""
         rest = text.encode()
         while rest:
-            _, writable, _ = select.select([], [self._master], [], PATIENCE)
-            assert writable, f"the program takes no more; its screen:\n{self.screen}"
+            _, writable, _ = select.select([], [self._master], [], TIMEOUT)
+            assert writable, f"the program reads no more; its screen:\n{self.screen}"
             rest = rest[os.write(self._master, rest[:512]) :]
             self._look(0)
 
     def see(self, text: str) -> str:
-        """Wait until the screen shows it; returns what is shown up to its end, and leaves the rest to the next."""
+        """Wait until the screen shows the text; returns the output up to its end, and keeps the rest."""
         while text not in self.screen:
-            assert self._look(PATIENCE), f"{text!r} is not on the screen:\n{self.screen}"
+            assert self._look(TIMEOUT), f"{text!r} is not on the screen:\n{self.screen}"
         shown, _, self.screen = self.screen.partition(text)
         return shown + text
 
     def end(self) -> int:
-        """Wait for the end of the program; returns its exit code."""
-        code = self.process.wait(PATIENCE)
+        """Wait until the program ends; returns its exit code."""
+        code = self.process.wait(TIMEOUT)
         while self._look(0):
             pass
         return code

@@ -1,6 +1,6 @@
-"""Which browser is opened where, and the tunnel for those who have none there.
+"""The browser for each environment, and the SSH tunnel command.
 
-Windows and WSL are environments that are given here: the programs that stand for theirs are scripts.
+Windows and WSL are simulated: scripts take the place of their programs.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ def place(environment: Mapping[str, str], *programs: str, kernel: str = "", plat
         ("198.51.100.9 50123 -oProxyCommand=reboot 22", None),
     ],
 )
-def test_the_tunnel(connection: str, command: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ssh_tunnel_command(connection: str, command: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
     assert place({"SSH_CONNECTION": connection}).ssh_tunnel_command(4321) == command
 
 
-def test_a_user_name_is_no_shell_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_name_is_quoted_for_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada; reboot")
     assert place(SSH).ssh_tunnel_command(4321) == "ssh -L 4321:127.0.0.1:4321 'ada; reboot@192.0.2.7'"
 
 
 @pytest.mark.parametrize(
-    ("around", "why"),
+    ("environment", "why"),
     [
         (place({}), "this machine has no graphical display"),
         (Environment({}, container=True), "this container has no graphical display"),
@@ -65,14 +65,14 @@ def test_a_user_name_is_no_shell_command(monkeypatch: pytest.MonkeyPatch) -> Non
         (place({"WSL_DISTRO_NAME": "Ubuntu"}), "this machine has no graphical display"),
     ],
 )
-def test_where_nobody_would_see_a_browser_none_is_opened(around: Environment, why: str) -> None:
-    said = around.browser()
+def test_no_browser_is_opened_if_the_user_cannot_see_it(environment: Environment, why: str) -> None:
+    said = environment.browser()
     assert isinstance(said, str)
     assert said.startswith(f"No browser is opened: {why}")
 
 
 @pytest.mark.parametrize(
-    "around",
+    "environment",
     [
         place({"DISPLAY": ":0"}),
         place({"WAYLAND_DISPLAY": "wayland-0"}),
@@ -83,13 +83,13 @@ def test_where_nobody_would_see_a_browser_none_is_opened(around: Environment, wh
         place({"WSL_DISTRO_NAME": "Ubuntu", "DISPLAY": ":0"}),
     ],
 )
-def test_elsewhere_it_is_left_to_python_which_browser(around: Environment) -> None:
-    browser = around.browser()
+def test_python_chooses_the_browser_on_a_desktop(environment: Environment) -> None:
+    browser = environment.browser()
     assert isinstance(browser, Browser)
     assert browser.command[0] == sys.executable
 
 
-def test_the_first_browser_that_is_there_is_taken() -> None:
+def test_first_available_browser_of_the_variable_is_used() -> None:
     environment = {"BROWSER": os.pathsep.join(("gone", "lynx", "firefox %s", "chromium"))}
     browser = place(environment, "/usr/bin/lynx", "firefox", "chromium").browser()
     assert isinstance(browser, Browser)
@@ -104,7 +104,7 @@ def test_the_first_browser_that_is_there_is_taken() -> None:
         (("/usr/bin/wslview",), ("/usr/bin/wslview",)),
     ],
 )
-def test_in_wsl_the_browser_of_windows_is_opened(
+def test_wsl_opens_the_browser_of_windows(
     known: Mapping[str, str], programs: tuple[str, ...], command: tuple[str, ...]
 ) -> None:
     browser = place({**known, "DISPLAY": ":0"}, *programs, kernel=KERNEL).browser()
@@ -112,16 +112,16 @@ def test_in_wsl_the_browser_of_windows_is_opened(
     assert browser.command == command
 
 
-def test_windows_is_found_where_its_folders_are_not_on_the_path() -> None:
+def test_windows_browser_is_found_without_the_path() -> None:
     whole = "/mnt/c/Windows/System32/rundll32.exe"
-    around = Environment({}, kernel=KERNEL, which=lambda name: name if name == whole else None)
-    browser = around.browser()
+    environment = Environment({}, kernel=KERNEL, which=lambda name: name if name == whole else None)
+    browser = environment.browser()
     assert isinstance(browser, Browser)
     assert browser.command[0] == whole
 
 
 def script(path: Path, *, code: int = 0) -> Path:
-    """A program that notes its arguments, what is on its standard input, and a terminal that it could take over."""
+    """A program that logs its arguments, its standard input, and whether it has a terminal."""
     path.write_text(
         f'#!/bin/sh\nprintf "%s\\n" "$@" "stdin:$(cat)" >> "{path}.log"\n'
         f': 2>&1 < /dev/tty && echo "has a terminal" >> "{path}.log"\nexit {code}\n'
@@ -135,8 +135,8 @@ def noted(path: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
-def test_a_url_reaches_windows_whole_and_past_every_shell(tmp_path: Path) -> None:
-    """Programs of Windows end with 1 there although they worked."""
+def test_url_is_passed_to_windows_unchanged(tmp_path: Path) -> None:
+    """Windows programs exit with 1 in WSL even on success."""
     program = script(tmp_path / "rundll32.exe", code=1)
     browser = place({"WSL_DISTRO_NAME": "Ubuntu"}, str(program)).browser()
     assert isinstance(browser, Browser)
@@ -145,7 +145,7 @@ def test_a_url_reaches_windows_whole_and_past_every_shell(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("character", list("$`'\"();|<>\\^! \n*{}"))
-def test_what_a_shell_would_act_on_does_not_reach_windows(tmp_path: Path, character: str) -> None:
+def test_url_with_shell_metacharacters_is_not_passed_to_windows(tmp_path: Path, character: str) -> None:
     program = script(tmp_path / "wslview")
     browser = place({"WSL_DISTRO_NAME": "Ubuntu"}, str(program)).browser()
     assert isinstance(browser, Browser)
@@ -154,7 +154,7 @@ def test_what_a_shell_would_act_on_does_not_reach_windows(tmp_path: Path, charac
     assert noted(program) == []
 
 
-def test_a_browser_cannot_take_our_terminal_over(tmp_path: Path) -> None:
+def test_browser_gets_no_terminal(tmp_path: Path) -> None:
     program = script(tmp_path / "browser")
     module = "notion_oauth.interactive.browser"
     opening = f"from {module} import detect_environment\ndetect_environment().browser().open({URL!r})"
@@ -165,8 +165,8 @@ def test_a_browser_cannot_take_our_terminal_over(tmp_path: Path) -> None:
     assert noted(program) == [URL, "stdin:"]
 
 
-def test_no_other_browser_is_tried_after_one_that_failed(tmp_path: Path) -> None:
-    """What failed may have opened a page all the same."""
+def test_no_second_browser_is_tried_after_a_failure(tmp_path: Path) -> None:
+    """The first may have opened a page all the same."""
     first, second = script(tmp_path / "first", code=1), script(tmp_path / "xdg-open")
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "BROWSER": f"{first} %s", "DISPLAY": ":0", "TERM": "xterm"}
     browser = Environment(environment).browser()
@@ -176,7 +176,7 @@ def test_no_other_browser_is_tried_after_one_that_failed(tmp_path: Path) -> None
     assert noted(second) == []
 
 
-def test_no_browser_of_the_terminal_is_started_in_the_place_of_another(tmp_path: Path) -> None:
+def test_text_browsers_are_not_started(tmp_path: Path) -> None:
     names = ("www-browser", "w3m", "lynx", "links", "elinks")
     programs = [script(tmp_path / name) for name in names]
     browser = Environment({"PATH": str(tmp_path), "DISPLAY": ":0", "TERM": "xterm"}).browser()
@@ -195,13 +195,13 @@ def test_webbrowser_module_of_the_working_directory_is_not_imported(
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_program_that_cannot_be_started_has_opened_nothing() -> None:
+def test_open_is_false_if_the_program_cannot_be_started() -> None:
     assert not Browser(("/no/such/program",), {}).open(URL)
 
 
-def test_this_place_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_of_this_process_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_CONNECTION", SSH["SSH_CONNECTION"])
-    around = detect_environment()
-    assert around.ssh
-    assert around.container == any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
-    assert "198.51.100.9" not in repr(around)
+    environment = detect_environment()
+    assert environment.ssh
+    assert environment.container == any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
+    assert "198.51.100.9" not in repr(environment)

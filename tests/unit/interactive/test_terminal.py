@@ -1,4 +1,4 @@
-"""Lines from standard input, what of them is shown, and the redirect that one of them holds."""
+"""Reading lines from standard input, their echo, and parsing a pasted redirect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from notion_oauth.interactive.terminal import MAX_LINE, LineEditor, LineReader
 from notion_oauth.models import AuthorizationResponse
 
 REDIRECT_URI = "http://127.0.0.1:4321/callback"
-CODE = "a-code-that-nobody-is-shown"
+CODE = "a-code-that-is-never-shown"
 QUERY = f"code={CODE}&state=a+state&iss=https%3A%2F%2Fissuer.example%2F"
 PARAMETERS = [("code", CODE), ("state", "a state"), ("iss", "https://issuer.example/")]
 
@@ -40,7 +40,7 @@ PARAMETERS = [("code", CODE), ("state", "a state"), ("iss", "https://issuer.exam
         f"{REDIRECT_URI}?code={CODE}\r\n   &state=a+state\n&iss=https%3A%2F%2Fissuer.example%2F",
     ],
 )
-def test_the_redirect_is_found_however_it_was_copied(pasted: str) -> None:
+def test_redirect_is_parsed_from_a_paste(pasted: str) -> None:
     assert pasted_parameters(pasted, REDIRECT_URI) == PARAMETERS
 
 
@@ -63,14 +63,14 @@ def test_the_redirect_is_found_however_it_was_copied(pasted: str) -> None:
         (f"{REDIRECT_URI}?#{QUERY}", "incomplete"),
     ],
 )
-def test_what_is_not_the_redirect_is_told_apart(pasted: str, said: str) -> None:
+def test_paste_that_is_not_the_redirect_is_rejected(pasted: str, said: str) -> None:
     with pytest.raises(AuthorizationResponseError, match=said) as caught:
         pasted_parameters(pasted, REDIRECT_URI)
     assert CODE not in str(caught.value)
 
 
 @given(text=st.text() | st.text().map(lambda end: f"{REDIRECT_URI}?code={CODE}{end}"))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     said = ""
     try:
         assert {"state"} < {name for name, _ in pasted_parameters(text, REDIRECT_URI)}
@@ -80,7 +80,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 def typed(text: str) -> tuple[str, str]:
-    """The line that comes of it, and what a terminal is told to show."""
+    """The resulting line, and its echo."""
     line = LineEditor()
     shown = "".join(map(line.feed, text))
     return line.text, shown
@@ -96,7 +96,7 @@ def typed(text: str) -> tuple[str, str]:
         ("?code_challenge=c&error_code=e", "?code_challenge=c&error_code=e"),
     ],
 )
-def test_all_but_the_code_is_shown(text: str, shown: str) -> None:
+def test_only_the_code_is_masked(text: str, shown: str) -> None:
     assert typed(text) == (text, shown)
 
 
@@ -114,11 +114,11 @@ def test_all_but_the_code_is_shown(text: str, shown: str) -> None:
         ("a" * (MAX_LINE + 5), "a" * MAX_LINE),
     ],
 )
-def test_keys_do_what_they_do_in_a_terminal(keys: str, line: str) -> None:
+def test_editing_keys(keys: str, line: str) -> None:
     assert typed(keys)[0] == line
 
 
-def test_what_is_erased_leaves_the_screen() -> None:
+def test_erased_characters_leave_the_screen() -> None:
     line = LineEditor()
     assert "".join(map(line.feed, "ab\x7f\x7f\x7f")) == "ab" + "\b \b" * 2
     assert "".join(map(line.feed, "ab\x15")) == "ab" + "\b \b" * 2
@@ -135,7 +135,7 @@ def pseudo_terminal() -> Generator[tuple[int, int]]:
 
 
 @pytest.mark.anyio
-async def test_a_line_may_be_longer_than_terminals_allow() -> None:
+async def test_line_may_be_longer_than_a_terminal_allows() -> None:
     """A terminal that edits lines itself cuts them at 4096 bytes."""
     long = f"{REDIRECT_URI}?{QUERY}&more={'x' * 9000}"
     with pseudo_terminal() as (keyboard, screen), LineReader(screen) as source, anyio.fail_after(60):
@@ -146,7 +146,7 @@ async def test_a_line_may_be_longer_than_terminals_allow() -> None:
                 await anyio.wait_writable(keyboard)
                 rest = rest[os.write(keyboard, rest[:256]) :]
 
-        async def watch() -> None:  # a terminal whose output nobody takes stops its program
+        async def watch() -> None:  # a program blocks if its terminal's output is not read
             while True:
                 await anyio.wait_readable(keyboard)
                 os.read(keyboard, 65536)
@@ -159,7 +159,7 @@ async def test_a_line_may_be_longer_than_terminals_allow() -> None:
 
 
 @pytest.mark.anyio
-async def test_who_stops_waiting_has_read_nothing_that_came_later() -> None:
+async def test_cancelled_reader_has_read_nothing() -> None:
     reading, writing = os.pipe()
     with anyio.move_on_after(0.01):
         await LineReader(reading).read_line()
@@ -172,7 +172,7 @@ async def test_who_stops_waiting_has_read_nothing_that_came_later() -> None:
 
 
 @pytest.mark.anyio
-async def test_files_end_and_the_last_line_needs_no_end() -> None:
+async def test_last_line_of_a_file_needs_no_line_end() -> None:
     with tempfile.TemporaryFile() as file:
         file.write("one\n\ntw\u00f6".encode())
         file.seek(0)
@@ -183,7 +183,7 @@ async def test_files_end_and_the_last_line_needs_no_end() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_end_of_input_is_a_key_in_a_terminal_and_a_hang_up_is_one() -> None:
+async def test_ctrl_d_and_hangup_end_the_input() -> None:
     keyboard, screen = pty.openpty()
     with LineReader(screen) as source:
         os.write(keyboard, b"\x04")
@@ -194,35 +194,35 @@ async def test_the_end_of_input_is_a_key_in_a_terminal_and_a_hang_up_is_one() ->
 
 
 class Completion:
-    """Completes what has the right state, after a while in which others may come."""
+    """A completion that waits until the test lets it end."""
 
     def __init__(self) -> None:
-        self.begun = anyio.Event()
+        self.started = anyio.Event()
         self.may_end = anyio.Event()
         self.times = 0
 
     async def __call__(self, response: AuthorizationResponse) -> str:
         self.times += 1
-        self.begun.set()
+        self.started.set()
         await self.may_end.wait()
         return "signed in"
 
 
 @pytest.mark.anyio
-async def test_of_two_redirects_at_once_one_is_acted_on() -> None:
+async def test_only_one_of_two_concurrent_redirects_is_used() -> None:
     complete = Completion()
     receiver = Receiver(complete)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(receiver.receive_pasted, PARAMETERS)
         tasks.start_soon(receiver.receive_pasted, PARAMETERS)
-        await complete.begun.wait()
+        await complete.started.wait()
         complete.may_end.set()
     await receiver.wait_until_done()
     assert (receiver.result(), complete.times) == ("signed in", 1)
 
 
 @pytest.mark.anyio
-async def test_an_error_after_the_checks_ends_the_sign_in() -> None:
+async def test_error_of_the_completion_ends_the_sign_in() -> None:
     error = NotionOAuthError("The server refused.")
 
     async def complete(response: AuthorizationResponse) -> str:
