@@ -92,19 +92,19 @@ class Service:
 
 @pytest.fixture
 def start(tmp_path: Path, sandbox: Sandbox, canaries: Canaries) -> Iterator[Callable[[str], Service]]:
-    folder = tmp_path / "service"
-    folder.mkdir()
-    (folder / "crashes.py").write_text(CRASHES)
+    directory = tmp_path / "service"
+    directory.mkdir()
+    (directory / "crashes.py").write_text(CRASHES)
     started: list[Service] = []
 
     def run(code: str) -> Service:
-        (folder / "canary_app.py").write_text(code)
+        (directory / "canary_app.py").write_text(code)
         hidden = settings_that_are_secret()
         canaries.add(**hidden)
         environment = {
             **{name: value for name, value in os.environ.items() if name in ("PATH", "HOME")},
             **hidden,
-            "PYTHONPATH": f"{folder}:{ROOT}",
+            "PYTHONPATH": f"{directory}:{ROOT}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "NOTION_OAUTH_SERVER_URL": sandbox.mcp_url,
             "NOTION_OAUTH_LOG_LEVEL": "debug",
@@ -114,7 +114,7 @@ def start(tmp_path: Path, sandbox: Sandbox, canaries: Canaries) -> Iterator[Call
         }
         command = [sys.executable, "-X", "dev", "-m", "uvicorn", "canary_app:app", "--port=0", "--log-level=trace"]
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         service = Service(process, "")
         started.append(service)
@@ -297,7 +297,7 @@ def test_no_secret_leaves_the_commands(cli: CommandLine, sandbox: Sandbox, canar
     assert set(canaries.known().values()) >= {"access_token", "refresh_token", "code", "code_verifier", "state"}
     assert canaries.seen_in(log) == []
     assert canaries.seen_in("".join(data), but=PROGRAM_OUTPUT) == []
-    for file, content in written_beside(cli.folder / ".notion-tokens.json"):
+    for file, content in written_beside(cli.directory / ".notion-tokens.json"):
         assert canaries.seen_in(content) == [], file
 
 

@@ -33,7 +33,7 @@ def test_login_status_token_refresh_and_logout(
     assert url in login.stderr.splitlines(), "the address is printed on one line"
     assert shown.startswith("200")
     assert "You are signed in" in shown
-    assert (cli.folder / ".notion-tokens.json").stat().st_mode & 0o777 == 0o600
+    assert (cli.directory / ".notion-tokens.json").stat().st_mode & 0o777 == 0o600
 
     status = cli.process("status")
     assert status.returncode == 0
@@ -57,7 +57,7 @@ def test_login_status_token_refresh_and_logout(
     assert logout.returncode == 0
     assert "Signed out. Notion has ended the grant." in logout.stderr
     assert sandbox.live_grants == 0
-    assert not (cli.folder / ".notion-tokens.json").exists()
+    assert not (cli.directory / ".notion-tokens.json").exists()
 
     assert cli.process("status").returncode == 3
     again = cli.process("logout")
@@ -106,12 +106,12 @@ def test_refused_by_the_server_is_4(cli: CommandLine, sandbox: Sandbox) -> None:
     assert "No more clients today" in done.stderr
     sandbox.fail_next("/token", error="invalid_grant")
     assert cli.run("login").returncode == 4
-    assert not (cli.folder / ".notion-tokens.json").exists()
+    assert not (cli.directory / ".notion-tokens.json").exists()
 
 
 def test_no_network_is_5_and_keeps_the_login(cli: CommandLine, sandbox: Sandbox) -> None:
     assert cli.run("login").returncode == 0
-    before = (cli.folder / ".notion-tokens.json").read_bytes()
+    before = (cli.directory / ".notion-tokens.json").read_bytes()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -122,7 +122,7 @@ def test_no_network_is_5_and_keeps_the_login(cli: CommandLine, sandbox: Sandbox)
         done = cli.run("refresh", NOTION_OAUTH_RETRY_FOR="0")
         assert (done.returncode, done.stdout) == (5, "")
         assert "Nothing was lost" in done.stderr
-    assert (cli.folder / ".notion-tokens.json").read_bytes() == before
+    assert (cli.directory / ".notion-tokens.json").read_bytes() == before
     assert cli.run("token").returncode == 0
 
 
@@ -136,7 +136,7 @@ def test_ended_login_is_6(cli: CommandLine, sandbox: Sandbox) -> None:
 
 
 def test_damaged_token_file_is_7_and_not_changed(cli: CommandLine) -> None:
-    file = cli.folder / ".notion-tokens.json"
+    file = cli.directory / ".notion-tokens.json"
     file.write_text("not ours")
     for command in ("login", "status", "token", "refresh", "logout"):
         done = cli.run(command)
@@ -147,7 +147,7 @@ def test_damaged_token_file_is_7_and_not_changed(cli: CommandLine) -> None:
 
 def test_token_refreshes_an_expired_token(cli: CommandLine, sandbox: Sandbox, grants_asked: Posted) -> None:
     cli.run("login")
-    age(cli.folder / ".notion-tokens.json", hours=2)
+    age(cli.directory / ".notion-tokens.json", hours=2)
     status = cli.run("status")
     assert status.returncode == 0
     assert "has expired" in status.stdout
@@ -237,8 +237,8 @@ def test_options_override_the_environment(cli: CommandLine, sandbox: Sandbox) ->
     environment = {"NOTION_OAUTH_SERVER_URL": "https://mcp.invalid/mcp", "NOTION_OAUTH_TOKEN_FILE": "elsewhere.json"}
     done = cli.run("login", "--server-url", sandbox.mcp_url, "--token-file", "mine.json", **environment)
     assert done.returncode == 0, done.stderr
-    assert (cli.folder / "mine.json").exists()
-    assert not (cli.folder / "elsewhere.json").exists()
+    assert (cli.directory / "mine.json").exists()
+    assert not (cli.directory / "elsewhere.json").exists()
 
 
 def test_sandbox_runs_until_interrupted(cli: CommandLine) -> None:
@@ -269,7 +269,7 @@ def test_demo_succeeds(cli: CommandLine) -> None:
     for said in ("Not connected", "authenticated", "expired", "refreshed exactly once", "unauthenticated", "401"):
         assert said in done.stdout
     assert "All steps succeeded" in done.stdout
-    assert list(cli.folder.iterdir()) == []
+    assert list(cli.directory.iterdir()) == []
 
 
 def test_failed_demo_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,14 +283,14 @@ def test_failed_demo_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_login_of_another_server_is_neither_used_nor_changed(cli: CommandLine, sandbox: Sandbox) -> None:
     assert cli.run("login").returncode == 0
-    kept = (cli.folder / ".notion-tokens.json").read_bytes()
+    content = (cli.directory / ".notion-tokens.json").read_bytes()
     before = len(sandbox.requests)
     for command in ("token", "status", "refresh", "login"):
         done = cli.run(command, "--server-url", "https://mcp.notion.com/mcp")
         assert (done.returncode, done.stdout) == (3, "")
         assert f"The stored login is for {sandbox.mcp_url}" in done.stderr
         assert "NOTION_OAUTH_TOKEN_FILE" in done.stderr
-    assert (cli.folder / ".notion-tokens.json").read_bytes() == kept
+    assert (cli.directory / ".notion-tokens.json").read_bytes() == content
     assert len(sandbox.requests) == before
 
 

@@ -128,7 +128,7 @@ def test_run_replaces_the_process_after_the_refresh_is_stored(
 ) -> None:
     sandbox.options.reuse = "strict"
     cli.run("login")
-    age(cli.folder / ".notion-tokens.json", minutes=57)
+    age(cli.directory / ".notion-tokens.json", minutes=57)
     sandbox.misbehave_next("/token", "slow", seconds=0.5)
     assert cli.process("run", "--", "true").returncode == 0
     assert grants_asked() == ["authorization_code", "refresh_token"]

@@ -28,7 +28,7 @@ def keyring_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def sign_in_with(cli: CommandLine, key: str | None) -> None:
     """Sign in like the command, without a process and a browser."""
-    server_url, file = cli.environment["NOTION_OAUTH_SERVER_URL"], cli.folder / ".notion-tokens.json"
+    server_url, file = cli.environment["NOTION_OAUTH_SERVER_URL"], cli.directory / ".notion-tokens.json"
     anyio.run(sign_in, NotionOAuth(load_settings(server_url=server_url, token_file=file, encryption_key=key)))
 
 
@@ -42,7 +42,7 @@ def test_printed_key_encrypts_the_stored_login(cli: CommandLine, sandbox: Sandbo
     token = cli.process("token", **keyed)
     assert (token.returncode, token.stderr) == (0, "")
     assert sandbox.is_access_token_live(token.stdout.strip())
-    files = list(cli.folder.iterdir())
+    files = list(cli.directory.iterdir())
     assert all(token.stdout.strip().encode() not in file.read_bytes() for file in files)
     status = json.loads(cli.run("status", "--json", **keyed).stdout)
     assert status["storage"] == f"encrypted with key {Key(key, '').id} from NOTION_OAUTH_ENCRYPTION_KEY"
@@ -53,7 +53,7 @@ def test_printed_key_encrypts_the_stored_login(cli: CommandLine, sandbox: Sandbo
 def test_commands_without_the_key_are_7_and_change_nothing(cli: CommandLine, sandbox: Sandbox) -> None:
     key = new_key()
     sign_in_with(cli, key)
-    file = cli.folder / ".notion-tokens.json"
+    file = cli.directory / ".notion-tokens.json"
     before = file.read_bytes()
     for other in ({}, {NAME: new_key()}):
         for command in (["status"], ["token"], ["refresh"], ["logout"], *([["login"]] if other else [])):
@@ -67,7 +67,7 @@ def test_commands_without_the_key_are_7_and_change_nothing(cli: CommandLine, san
 
 
 def test_fast_path_does_not_read_an_encrypted_login(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(cli.folder)
+    monkeypatch.chdir(cli.directory)
     monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", cli.environment["NOTION_OAUTH_SERVER_URL"])
     sign_in_with(cli, None)
     key = new_key()
@@ -114,7 +114,7 @@ def test_keys_in_the_keyring_are_created_used_and_replaced(keyring_file: Path, c
 def test_reseal_also_encrypts_registrations_without_a_login(cli: CommandLine) -> None:
     """After a sign-out, and those for visitors of the service: without the old key, a sign-in would fail."""
     old, new = new_key(), new_key()
-    server_url, file = cli.environment["NOTION_OAUTH_SERVER_URL"], cli.folder / ".notion-tokens.json"
+    server_url, file = cli.environment["NOTION_OAUTH_SERVER_URL"], cli.directory / ".notion-tokens.json"
 
     def keyed(*keys: str) -> NotionOAuth:
         joined = " ".join(keys)

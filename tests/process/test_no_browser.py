@@ -43,7 +43,7 @@ def code_of(location: str) -> str:
 
 
 def terminal(cli: CommandLine, *command: str, **changes: str) -> Terminal:
-    return Terminal(*command, cwd=cli.folder, env={**cli.environment, "COLUMNS": "60", "TERM": "xterm", **changes})
+    return Terminal(*command, cwd=cli.directory, env={**cli.environment, "COLUMNS": "60", "TERM": "xterm", **changes})
 
 
 def test_browser_completes_the_sign_in_while_the_prompt_waits(
@@ -120,7 +120,7 @@ def test_background_job_does_not_read_the_terminal(cli: CommandLine) -> None:
 def test_json_goes_to_stdout_and_the_prompt_to_the_terminal(cli: CommandLine) -> None:
     environment = {**cli.environment, "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "20"}
     command = (*PYTHON_CLI, "login", "--no-browser", "--json")
-    with Terminal(*command, cwd=cli.folder, env=environment, stdout=subprocess.PIPE) as person:
+    with Terminal(*command, cwd=cli.directory, env=environment, stdout=subprocess.PIPE) as person:
         location = redirected(printed_url(person.see(ASKS)))
         person.type(f"{urlsplit(location).query}\r")
         assert person.process.stdout is not None
@@ -135,7 +135,7 @@ def test_redirect_can_be_piped(cli: CommandLine) -> None:
     command = ["sh", "-c", f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser; cat"]
     with subprocess.Popen(
         command,
-        cwd=cli.folder,
+        cwd=cli.directory,
         env=cli.environment,
         text=True,
         stdin=subprocess.PIPE,
@@ -157,7 +157,9 @@ def test_redirect_can_be_piped(cli: CommandLine) -> None:
 @pytest.mark.parametrize("stdin", ["<&-", "< /dev/null"])
 def test_empty_input_leaves_the_sign_in_to_the_browser(cli: CommandLine, stdin: str) -> None:
     command = ["sh", "-c", f"exec '{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser {stdin}"]
-    with subprocess.Popen(command, cwd=cli.folder, env=cli.environment, text=True, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, cwd=cli.directory, env=cli.environment, text=True, stderr=subprocess.PIPE
+    ) as process:
         assert process.stderr is not None
         url = next(line for line in process.stderr if line.startswith("http")).strip()
         assert "You are signed in" in httpx.get(url, follow_redirects=True, trust_env=False).text
@@ -169,7 +171,7 @@ def test_pipe_is_not_read_if_a_browser_opens(cli: CommandLine) -> None:
     """For example `while read name; do notion-oauth login --profile "$name"; done < names`."""
     command = ["sh", "-c", f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login; cat"]
     with subprocess.Popen(
-        command, cwd=cli.folder, env=cli.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command, cwd=cli.directory, env=cli.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         out, _ = process.communicate("all of it\n", timeout=60)
     assert (process.returncode, out) == (0, "all of it\n")

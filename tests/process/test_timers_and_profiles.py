@@ -107,7 +107,7 @@ def test_profiles_are_separate_logins(cli: CommandLine, sandbox: Sandbox) -> Non
 
 def test_unusable_profile_is_listed_with_the_others(cli: CommandLine, sandbox: Sandbox) -> None:
     cli.run("login")
-    login = cli.folder / ".notion-tokens.json"
+    login = cli.directory / ".notion-tokens.json"
     elsewhere = login.read_text().replace(sandbox.base_url, "https://other.example")
     login.with_name(f"{login.name}.elsewhere.profile").write_text(elsewhere)
     login.with_name(f"{login.name}.torn.profile").write_text("{")
@@ -129,7 +129,7 @@ def test_suggested_command_names_the_same_login(cli: CommandLine, sandbox: Sandb
         assert done.returncode == 3
         assert named in done.stdout + done.stderr
     signed_in = cli.run("login", *same)
-    file = cli.folder / "my tokens.json.work.profile"
+    file = cli.directory / "my tokens.json.work.profile"
     assert f"It is stored in {file.name}." in signed_in.stderr
     assert file.exists()
     sandbox.revoke_grants()

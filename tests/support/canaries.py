@@ -80,7 +80,7 @@ class Canaries:
 
 
 def written_beside(store: Path) -> Iterator[tuple[Path, str]]:
-    """All files of a folder but those that store secrets: the tokens, the registrations, the session key."""
+    """All files of a directory but those that store secrets: the tokens, the registrations, the session key."""
     theirs = {store.name, f"{store.name}.clients", f"{store.name}.session-key"}
     for file in store.parent.rglob("*"):
         if file.is_file() and file.name not in theirs and "__pycache__" not in file.parts:

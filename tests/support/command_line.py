@@ -26,20 +26,20 @@ PROCESSES = {"run", "sandbox", "demo"}  # commands that replace this program, or
 
 @dataclass
 class CommandLine:
-    """Runs `python cli.py …` in the test's folder, with nothing but the given environment.
+    """Runs `python cli.py …` in the test directory, with only the configured environment.
 
     `process` starts a process, which takes up to a second, and the browser in two more. `run` runs the same
     command in this process if it can, with a browser in a thread.
     """
 
-    folder: Path
+    directory: Path
     browser_log: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "cli.py"), *arguments],
-            cwd=self.folder,
+            cwd=self.directory,
             env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -56,7 +56,7 @@ class CommandLine:
             return True
 
         with (
-            contextlib.chdir(self.folder),
+            contextlib.chdir(self.directory),
             patch.object(sys, "argv", [str(ROOT / "cli.py")]),
             patch.object(Browser, "open", visit_in_thread),
         ):
@@ -83,15 +83,15 @@ def opened(cli: CommandLine) -> Callable[[], list[str]]:
 @pytest.fixture
 def cli(settings: Settings, tmp_path: Path) -> CommandLine:
     # Compiled modules may be written: without them each process compiles all it imports, for seconds
-    kept = {name: value for name, value in os.environ.items() if name.startswith(("COV", "PATH", "HOME"))}
-    folder = tmp_path / "work"
-    folder.mkdir()
+    variables = {name: value for name, value in os.environ.items() if name.startswith(("COV", "PATH", "HOME"))}
+    directory = tmp_path / "work"
+    directory.mkdir()
     log = tmp_path / "browser.log"
     return CommandLine(
-        folder,
+        directory,
         log,
         {
-            **kept,
+            **variables,
             "NOTION_OAUTH_SERVER_URL": settings.server_url,
             "BROWSER": f"{sys.executable} -I {consenting_browser.__file__} %s {log}",
             "COLUMNS": "200",

@@ -344,7 +344,7 @@ async def test_another_requirement_starts_a_second_sign_in(
     async def slowly(challenge: BearerChallenge | None) -> None:
         while len(sandbox.requests_to("/mcp")) < 3:
             await anyio.sleep(0.01)
-        if not person.asked:  # whichever comes second is refused once more, with the new token
+        if not person.asked:  # the second request is refused once more, with the new token
             refuse(sandbox, 'Bearer error="insufficient_scope", scope="other"')
         url = f"{sandbox.base_url}/.well-known/oauth-protected-resource/mcp"  # so that /mcp is not asked for it
         more = BearerChallenge(error="insufficient_scope", scope="read write", resource_metadata=url)

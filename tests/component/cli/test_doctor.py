@@ -48,7 +48,7 @@ class Doctor:
 
     def __init__(self, cli: CommandLine) -> None:
         self.cli = cli
-        self.file = cli.folder / ".notion-tokens.json"
+        self.file = cli.directory / ".notion-tokens.json"
         self.code = -1
         self.lines: list[dict[str, Any]] = []
 
@@ -127,29 +127,29 @@ def test_text_output_has_a_line_per_finding_followed_by_its_hint(doctor: Doctor)
 
 
 def test_options_select_the_login_that_is_checked(doctor: Doctor) -> None:
-    doctor.run_checks("--profile", "work", "--token-file", str(doctor.cli.folder / "other.json"))
-    assert doctor.worst("login")[2].endswith(f"login --profile work --token-file {doctor.cli.folder}/other.json")
-    assert doctor.of("file")[0][1].startswith(f"{doctor.cli.folder}/other.json.work.profile: ")
+    doctor.run_checks("--profile", "work", "--token-file", str(doctor.cli.directory / "other.json"))
+    assert doctor.worst("login")[2].endswith(f"login --profile work --token-file {doctor.cli.directory}/other.json")
+    assert doctor.of("file")[0][1].startswith(f"{doctor.cli.directory}/other.json.work.profile: ")
 
 
 # It changes nothing
 
 
-def state_of(folder: Path) -> dict[str, Any]:
+def state_of(directory: Path) -> dict[str, Any]:
     return {
         file.name: (file.read_bytes(), file.lstat().st_mode, file.lstat().st_mtime_ns, file.lstat().st_ino)
-        for file in folder.iterdir()
+        for file in directory.iterdir()
     }
 
 
 def test_doctor_writes_repairs_registers_and_refreshes_nothing(signed_in: Doctor, sandbox: Sandbox) -> None:
     (signed_in.file.with_name(f"{signed_in.file.name}.session-key")).write_text("k" * 40)
-    for file in signed_in.cli.folder.iterdir():
+    for file in signed_in.cli.directory.iterdir():
         file.chmod(0o644)
-    before, asked = state_of(signed_in.cli.folder), len(sandbox.requests)
+    before, asked = state_of(signed_in.cli.directory), len(sandbox.requests)
     signed_in.run_checks()
     assert signed_in.problems() == {"file", "lock", "registrations", "session key"}
-    assert state_of(signed_in.cli.folder) == before
+    assert state_of(signed_in.cli.directory) == before
     assert [(request.method, request.path) for request in sandbox.requests[asked:]] == [
         ("POST", "/mcp"),
         ("GET", "/.well-known/oauth-protected-resource/mcp"),
@@ -159,10 +159,10 @@ def test_doctor_writes_repairs_registers_and_refreshes_nothing(signed_in: Doctor
 
 
 def test_doctor_creates_no_file_before_the_first_sign_in(doctor: Doctor) -> None:
-    doctor.run_checks(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.folder / "new" / "tokens.json"))
+    doctor.run_checks(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.directory / "new" / "tokens.json"))
     assert doctor.problems() == {"login"}
     assert doctor.of("folder")[0][1].endswith("it is created when needed")
-    assert list(doctor.cli.folder.iterdir()) == []
+    assert list(doctor.cli.directory.iterdir()) == []
 
 
 # The servers
@@ -367,21 +367,21 @@ def test_file_open_to_other_users_is_reported_and_not_changed(signed_in: Doctor)
 def test_directory_writable_by_other_users_is_reported_once(doctor: Doctor, signs_in_first: bool) -> None:
     if signs_in_first:
         doctor.sign_in()
-    doctor.cli.folder.chmod(0o777)
+    doctor.cli.directory.chmod(0o777)
     doctor.run_checks()
     assert doctor.problems("login") == {"folder"}
     result, message, hint = doctor.worst("folder")
     assert result == "warning"
     assert "can be replaced by every user of this machine" in message
-    assert hint.endswith(f"chmod go-w {doctor.cli.folder}")
+    assert hint.endswith(f"chmod go-w {doctor.cli.directory}")
 
 
 def test_directory_that_cannot_be_written_is_a_failure(doctor: Doctor) -> None:
-    (doctor.cli.folder / "file").write_text("")
-    doctor.run_checks(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.folder / "file" / "tokens.json"))
+    (doctor.cli.directory / "file").write_text("")
+    doctor.run_checks(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.directory / "file" / "tokens.json"))
     assert doctor.worst("folder")[:2] == (
         "failure",
-        f"Files cannot be written in {doctor.cli.folder}/file: Not a directory.",
+        f"Files cannot be written in {doctor.cli.directory}/file: Not a directory.",
     )
 
 
@@ -447,7 +447,7 @@ def test_login_with_a_future_timestamp_is_a_warning(signed_in: Doctor) -> None:
 
 
 def test_unknown_setting_is_reported_with_the_closest_name(signed_in: Doctor) -> None:
-    (signed_in.cli.folder / ".env").write_text("NOTION_OAUTH_PROFIL=work\nOTHER=1\n")
+    (signed_in.cli.directory / ".env").write_text("NOTION_OAUTH_PROFIL=work\nOTHER=1\n")
     signed_in.run_checks(NOTION_OAUTH_TIMEOOT="3", NOTION_OAUTH_TIMEOUT="7", NOTION_OAUTH_QQQQQQQQQQQQQQ="1")
     assert signed_in.problems() == {"settings"}
     hints = {found[1].split()[0]: found[2] for found in signed_in.of("settings") if found[0] == "warning"}
@@ -461,7 +461,7 @@ def test_unknown_setting_is_reported_with_the_closest_name(signed_in: Doctor) ->
 
 
 def test_dotenv_with_secrets_readable_by_others_is_reported(signed_in: Doctor) -> None:
-    dotenv = signed_in.cli.folder / ".env"
+    dotenv = signed_in.cli.directory / ".env"
     dotenv.write_text(f"NOTION_OAUTH_SECRET_KEY={'s' * 40}\n")
     dotenv.chmod(0o644)
     signed_in.run_checks()
@@ -590,7 +590,7 @@ def test_report_contains_no_private_data(
     monkeypatch.setattr(socket, "gethostname", lambda: "alices-laptop.canary.example")
     canaries, doctor = Canaries(sandbox), Doctor(cli)
     secrets = settings_that_are_secret()
-    home = cli.folder / "home-of-alice"
+    home = cli.directory / "home-of-alice"
     file = home / "alice@canary.example" / "alices-laptop" / "tokens.json"
     doctor.file = file
     doctor.sign_in(encryption_key=secrets[KEY])
@@ -603,7 +603,7 @@ def test_report_contains_no_private_data(
         "NOTION_OAUTH_SERVER_URL": f"{sandbox.mcp_url}?key=canary-of-a-query",
         "HTTP_PROXY": SECRET_PROXY.format(port=1),
     }
-    (cli.folder / ".env").write_text("NOTION_OAUTH_CLIENT_SECRET=canary-in-dotenv\n")
+    (cli.directory / ".env").write_text("NOTION_OAUTH_CLIENT_SECRET=canary-in-dotenv\n")
     if state == "damaged":
         file.write_text('{"access_token": "canary-in-a-file"')
     elif state == "another key":
@@ -658,7 +658,7 @@ def test_only_terminals_without_no_color_get_colours(doctor: Doctor) -> None:
     for wanted in ({}, {"NO_COLOR": "1"}):
         environment = {**doctor.cli.environment, "NOTION_OAUTH_TIMEOUT": "soon", **wanted}
         command = (sys.executable, str(ROOT / "cli.py"), "doctor")
-        with Terminal(*command, cwd=doctor.cli.folder, env=environment) as terminal:
+        with Terminal(*command, cwd=doctor.cli.directory, env=environment) as terminal:
             assert terminal.end() == 1
             assert (green in terminal.screen) == (not wanted)
             assert "settings" in terminal.screen

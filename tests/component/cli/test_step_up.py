@@ -126,7 +126,7 @@ class TestRemote:
 
     def test_expired_token_is_not_introspected(self, cli: CommandLine, sandbox: Sandbox) -> None:
         cli.run("login")
-        age((cli.folder / ".notion-tokens.json"), hours=2)
+        age((cli.directory / ".notion-tokens.json"), hours=2)
         done = cli.run("status", "--remote")
         assert done.returncode == 0
         assert "The server was not asked: the token has expired." in done.stdout
@@ -134,7 +134,7 @@ class TestRemote:
 
     def test_login_of_another_program_is_completed_first(self, cli: CommandLine, sandbox: Sandbox) -> None:
         cli.run("login")
-        stored = json.loads((cli.folder / ".notion-tokens.json").read_text())
+        stored = json.loads((cli.directory / ".notion-tokens.json").read_text())
         minimal = (
             "access_token",
             "token_type",
@@ -144,6 +144,6 @@ class TestRemote:
             "client_secret",
             "updated_at",
         )
-        (cli.folder / ".notion-tokens.json").write_text(json.dumps({name: stored[name] for name in minimal}))
+        (cli.directory / ".notion-tokens.json").write_text(json.dumps({name: stored[name] for name in minimal}))
         done = cli.run("status", "--remote")
         assert (done.returncode, "the server accepts the token" in done.stdout) == (0, True)
