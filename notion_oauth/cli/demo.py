@@ -81,7 +81,7 @@ class _Demo:
     def run(self) -> None:
         with self._browser, self._program:
             _print(f"The practice server, which behaves like Notion's: {self._sandbox.base_url}")
-            _print(f"The service, as started by `uvicorn main:app`:      {self._browser.base_url}")
+            _print(f"The service, as started by `uvicorn main:app`: {self._browser.base_url}")
             self._sign_in()
             first = self._use("A program calls the MCP server with the token")
             self._expire()
