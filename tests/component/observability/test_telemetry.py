@@ -320,7 +320,7 @@ def test_without_telemetry_opentelemetry_is_not_imported() -> None:
     code = """
 import sys
 from notion_oauth import BearerAuth
-from notion_oauth.cli.commands import others
+from notion_oauth.cli.commands import rare_commands
 BearerAuth()
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 from notion_oauth import create_app

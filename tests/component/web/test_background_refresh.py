@@ -101,10 +101,10 @@ async def test_failure_is_logged_once_until_the_profile_is_removed(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(refresh.run)
             await some_rounds()
-            assert caplog.text.count("holds no access_token") == 1
+            assert caplog.text.count("has no access_token") == 1
             profiles.clear()
             await some_rounds()
             profiles.append("broken")
             await some_rounds()
             tasks.cancel_scope.cancel()
-    assert caplog.text.count("holds no access_token") == 2, "nothing is stored for removed profiles"
+    assert caplog.text.count("has no access_token") == 2, "nothing is stored for removed profiles"
