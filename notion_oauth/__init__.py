@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from notion_oauth.service import NotionOAuth
     from notion_oauth.settings import Settings
     from notion_oauth.storage import JsonFileStore, TokenStore
+    from notion_oauth.stores.memory import MemoryStore
     from notion_oauth.tokens.source import TokenSource
     from notion_oauth.tokens.status import LoginStatus
     from notion_oauth.web.dependency import ValidToken
@@ -36,6 +37,7 @@ __all__ = [
     "Encryption",
     "JsonFileStore",
     "LoginStatus",
+    "MemoryStore",
     "NotSignedIn",
     "NotionOAuth",
     "NotionOAuthError",
@@ -64,6 +66,7 @@ _MODULES = {
     "Encryption": "files.encryption",
     "JsonFileStore": "storage",
     "LoginStatus": "tokens.status",
+    "MemoryStore": "stores.memory",
     "NotionOAuth": "service",
     "Settings": "settings",
     "TokenSource": "tokens.source",

@@ -26,17 +26,17 @@ from notion_oauth.models import (
     PendingAuthorization,
     TokenSet,
 )
-from notion_oauth.observability.audit import Attempt
+from notion_oauth.observability.audit import Attempt, Audit
 from notion_oauth.protocol import authorization, end_reasons, scopes
 from notion_oauth.protocol.challenge import BearerChallenge, merge_challenges
 from notion_oauth.protocol.discovery import require_assertions
 from notion_oauth.settings import Settings, load_settings
-from notion_oauth.storage import TokenStore
+from notion_oauth.storage import Hold, TokenStore
 from notion_oauth.stores.factory import file_store
 from notion_oauth.tokens.backoff import Backoff
-from notion_oauth.tokens.client_factory import build_client_and_audit
+from notion_oauth.tokens.client_factory import build_audit, build_client
 from notion_oauth.tokens.oauth_client import OAuthClient, Requirement
-from notion_oauth.tokens.registrations import Registrations
+from notion_oauth.tokens.registrations import ProfileRegistrations, Registrations, StoredRegistrations
 from notion_oauth.tokens.revocation import SignOut, revoke
 from notion_oauth.tokens.source import TokenSource
 from notion_oauth.tokens.status import LoginStatus, login_status
@@ -52,7 +52,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 class NotionOAuth:
     """One profile's login, from discovery to revocation. Cheap to create; keeps no connection and no file open.
 
-    `store`, `client`, `clock`, `random` and `sleep` replace the defaults, which follow from `settings`.
+    The other arguments replace the defaults, which follow from `settings`.
     """
 
     def __init__(
@@ -65,14 +65,21 @@ class NotionOAuth:
         clock: Clock = utc_now,
         random: Callable[[int], str] = generate_token,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        audit: Audit | None = None,
+        registrations: StoredRegistrations | None = None,
     ) -> None:
         self.settings = settings or load_settings()
         self.profile = profile or self.settings.profile
         self.store: TokenStore = store or file_store(self.settings)
-        default_client, self.audit = build_client_and_audit(self.settings, self.profile, clock)
-        self.client = client or default_client
+        self.audit = audit or build_audit(self.settings, self.profile)
+        self.client = client or build_client(self.settings, clock)
         self.registrations = Registrations(
-            self.settings, store=self.store, client=self.client, profile=self.profile, clock=clock, audit=self.audit
+            self.settings,
+            store=self.store,
+            client=self.client,
+            stored=registrations or ProfileRegistrations(self.store, self.profile),
+            clock=clock,
+            audit=self.audit,
         )
         self.clock = clock
         self._random = random
@@ -92,16 +99,20 @@ class NotionOAuth:
             audit=self.audit,
         )
 
-    def for_profile(self, profile: str, *, store: TokenStore | None = None) -> NotionOAuth:
+    def for_profile(
+        self, profile: str, *, audit: Audit | None = None, registrations: StoredRegistrations | None = None
+    ) -> NotionOAuth:
         """Another profile's login, with the same settings, store, client, clock and randomness."""
         return NotionOAuth(
             self.settings,
             profile=profile,
-            store=store or self.store,
+            store=self.store,
             client=self.client,
             clock=self.clock,
             random=self._random,
             sleep=self._sleep,
+            audit=audit,
+            registrations=registrations,
         )
 
     async def begin_authorization(
@@ -119,7 +130,7 @@ class NotionOAuth:
             discovery, scope, challenge, login = await self._discover(challenge, self.registrations.require_sign_in)
             steps_up = challenge is not None and challenge.requires_step_up
             previous = (replaces or self).tokens
-            previous_login = await previous.load() or await previous.ended_login()
+            previous_login = (await previous.load()).login
             requested = scopes.union(scopes.previously_requested(previous_login, discovery, granted=steps_up), scope)
             known_client = login.client if login and steps_up and from_resource else None
             client, scope = await self.registrations.get_or_register(
@@ -140,8 +151,8 @@ class NotionOAuth:
         self, challenge: BearerChallenge | None, usable: Requirement
     ) -> tuple[Discovery, str | None, BearerChallenge | None, TokenSet | None]:
         """The authorization server, the scope, the whole challenge, and the stored login if that server issued it."""
-        await self.store.ensure_writable(self.profile)
-        login = await self.tokens.load()  # raises for a login of another server, which would be lost
+        await self.store.check_writable(self.profile)
+        login = (await self.tokens.load()).tokens  # raises for a login of another server, which would be lost
         complete = challenge is not None and challenge.resource_metadata
         probed = None if complete else await self.client.challenge(self.settings.server_url)
         challenge = merge_challenges(challenge, probed)
@@ -186,7 +197,7 @@ class NotionOAuth:
 
     async def _with_hint(self, error: OAuthError) -> OAuthError:
         with suppress(NotionOAuthError):  # of reading the stored login
-            previous = await self.tokens.load() or await self.tokens.ended_login()
+            previous = (await self.tokens.load()).login
             if error.error == "invalid_scope" and previous is not None and previous.requested_scope:
                 error.hint = SCOPE_HINT
         return self.tokens.with_profile_hint(error)
@@ -209,9 +220,9 @@ class NotionOAuth:
         backoff = Backoff(max(self._retry_for, CODE_RETRY_FOR) if self._retry_for else self._retry_for)
         deadline = backoff.new_deadline()
 
-        async def locked() -> TokenSet | None:
+        async def locked(hold: Hold) -> TokenSet | None:
             with attempt:  # also here: a cancelled caller does not see the error
-                await self.store.ensure_writable(self.profile)  # before the code is used up
+                await hold.reserve()  # before the code is used up
                 try:
                     tokens = await exchange()
                 except ServerUnavailable as busy:
@@ -219,13 +230,13 @@ class NotionOAuth:
                     if not busy.not_processed or backoff.exhausted(deadline):
                         raise
                     return None
-                await self.store.save(self.profile, tokens)
+                await hold.save(tokens)
                 attempt.succeeded(tokens)
             return tokens
 
         while True:
-            async with self.store.exclusive(self.profile):
-                if (tokens := await run_shielded(locked)) is not None:
+            async with self.store.exclusive(self.profile) as hold:
+                if (tokens := await run_shielded(partial(locked, hold))) is not None:
                     return tokens
             await self._sleep(backoff.next_delay(deadline))  # without the lock; the code stays valid for minutes
 
@@ -239,10 +250,11 @@ class NotionOAuth:
             version = self.store.version(self.profile)
             if self._signed_out_status is not None and version is not None and version == self._signed_out_status[0]:
                 return self._signed_out_status[1]
-            tokens = await self.tokens.load()
-            if tokens is None:
-                self._signed_out_status = version, self._status_without(await self.tokens.ended_login())
+            stored = await self.tokens.load()
+            if stored.tokens is None:
+                self._signed_out_status = version, self._status_without(stored.ended)
                 return self._signed_out_status[1]
+            tokens = stored.tokens
         return await self._status_of(tokens, storage)
 
     def _status_without(self, ended: EndedLogin | None) -> LoginStatus:
@@ -288,15 +300,15 @@ class NotionOAuth:
         is not deleted.
         """
         with self.audit.attempt("sign_out") as attempt:
-            async with self.store.exclusive(self.profile):
-                return await run_shielded(partial(self._sign_out_locked, attempt, successor))
+            async with self.store.exclusive(self.profile) as hold:
+                return await run_shielded(partial(self._sign_out_locked, hold, attempt, successor))
 
-    async def _sign_out_locked(self, attempt: Attempt, successor: GrantRequest | None) -> SignOut:
+    async def _sign_out_locked(self, hold: Hold, attempt: Attempt, successor: GrantRequest | None) -> SignOut:
         with attempt:
-            tokens, outcome = await self.store.load(self.profile), SignOut.NOT_SIGNED_IN
+            tokens, outcome = (await hold.load()).tokens, SignOut.NOT_SIGNED_IN
             if tokens is not None:
                 url = self.settings.server_url
                 outcome = await revoke(tokens, self.client, self.audit, server_url=url, successor=successor)
-            await self.store.delete(self.profile)  # also deletes the record of an ended login
+            await hold.delete()  # also deletes the record of an ended login
             attempt.succeeded(tokens, revocation=outcome.name.lower())
         return outcome

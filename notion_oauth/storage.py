@@ -1,298 +1,516 @@
-"""Storage of logins: the contract `TokenStore`, and `JsonFileStore`, which writes one file per profile."""
+"""Storage of logins: the contract of a store, `TokenStore` over it, and `JsonFileStore`, one file per profile.
+
+A store keeps documents: bytes, one per profile and kind. What the documents contain, their encryption, and what
+happens to tokens that could not be saved is the same for all stores, and lives in `TokenStore`.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Callable, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from datetime import timedelta
-from functools import lru_cache
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import anyio
-import anyio.to_thread
-import filelock
+from pydantic import SecretStr
 
-from notion_oauth import profile_names
-from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy
-from notion_oauth.files import atomic, permissions, token_file
-from notion_oauth.files.directories import make_directory
-from notion_oauth.files.encryption import KEY_SETTING, Encryption, decrypt, encryption_weakness
-from notion_oauth.files.protection import Protection
+from notion_oauth.errors import ConfigurationError, StorageError, StoreDamaged
+from notion_oauth.files import token_file
+from notion_oauth.files.documents import FileDocuments
+from notion_oauth.files.encryption import (
+    KEY_SETTING,
+    Encryption,
+    Key,
+    decrypt,
+    encryption_key_id,
+    encryption_weakness,
+    needs_encryption,
+)
+from notion_oauth.files.permissions import weakness
+from notion_oauth.files.protection import Protection, Weakness
 from notion_oauth.models import EndedLogin, Registration, TokenSet
+from notion_oauth.protocol.lifetime import from_milliseconds
+from notion_oauth.protocol.messages import parse_json
 
 LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
-LOCK_POLL = timedelta(milliseconds=20)
 MAX_REGISTRATIONS = 20  # per profile, without the preregistered ones
-_SUFFIXES = (".clients", ".lock")
+PAGE = 1000  # profiles in one page of a listing
+OUTCOME_POLL = timedelta(milliseconds=50)
 _MAX_LOGIN_SIZE = 24 * 1024  # bytes; more than any token set needs, encrypted or not
 
+Kind = Literal["login", "registrations"]
+Login = TokenSet | EndedLogin
 T = TypeVar("T")
 
 
-class TokenStore(Protocol):
+class Documents(Protocol):
     """The contract of every store. A method that fails raises StorageError and loses no data.
 
-    Change a profile's tokens or registrations only inside `exclusive`, and read them again there first: another
-    process may have changed them since. Methods are called from several threads, each with a separate event loop that
-    may end after the call, so a store must hold nothing that is bound to an event loop.
+    Methods are called from several threads, each with a separate event loop that may end after the call, so a store
+    must hold nothing that is bound to an event loop. `decode` raises StorageError for a document that is not ours.
     """
 
-    async def load(self, profile: str) -> TokenSet | None:
-        """The stored login; None if no login is stored or it has ended. Raises StoreDamaged for unreadable data."""
-
-    async def load_ended_login(self, profile: str) -> EndedLogin | None:
-        """The record of a login that the server has ended; None if there is a login, or never was one."""
-
-    async def save(self, profile: str, tokens: TokenSet) -> None:
-        """Replace the login, or the ended login, atomically. Once this returns, it survives a crash and a power cut."""
-
-    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
-        """Replace the login with the record that it has ended, in the same way as `save`."""
-
-    async def delete(self, profile: str) -> bool:
-        """Delete the login or the ended login, not the registrations. Returns whether anything was stored."""
+    def name(self, profile: str, kind: Kind) -> str:
+        """The document's name for messages, such as a path."""
 
     def version(self, profile: str) -> object | None:
-        """A value that stays equal as long as the stored login is unchanged.
+        """A value that stays equal as long as the stored login is unchanged. Raises nothing.
 
-        Called each time a token is used, from any thread, so it must take only microseconds. None if the store cannot
-        detect changes: then the login is loaded each time. Raises nothing.
+        Called each time a token is used, from any thread, so it must take only microseconds. None if that needs a
+        request to a server: then a login that was loaded within the last second counts as unchanged.
         """
 
-    async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
-        """The stored client registrations, the newest last."""
+    async def read(self, profile: str, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
+        """The decoded document; None if there is none. `slow` says that `decode` may block for long."""
 
-    async def save_registration(self, profile: str, registration: Registration) -> None:
-        """Store a registration; it replaces the one with the same `key`. Preregistered ones are never dropped."""
+    async def check_writable(self, profile: str, size: int) -> None:
+        """Raise StorageError unless a login of `size` bytes can be written now."""
 
-    async def protection(self, profile: str) -> Protection | None:
-        """How the stored login is protected, and its weaknesses; None if the store does not know."""
+    async def profiles(self, *, after: str, limit: int, registered: bool) -> Sequence[str]:
+        """Sorted names after `after` of profiles with a login; if `registered`, also those with registrations only."""
 
-    async def ensure_writable(self, profile: str) -> None:
-        """Raise StorageError unless a login can be saved now. Called before the server issues tokens."""
+    async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
+        """Profiles of which anything is stored, in sorted order after `after`, and when that last changed."""
 
-    def exclusive(self, profile: str) -> AbstractAsyncContextManager[None]:
+    async def forget(self, profile: str) -> None:
+        """Delete everything of a profile that will not be used again."""
+
+    def protection(self, profile: str) -> tuple[int | None, Sequence[Weakness]]:
+        """The file mode of the login, if there is one, and who else could read or replace it."""
+
+    def exclusive(self, profile: str) -> AbstractAsyncContextManager[DocumentHold]:
         """Lock the profile against all other tasks, threads, processes and machines that share the store.
 
         The lock is released when its holder dies: by the kernel, or because its lease expires. Waiting can be
-        cancelled; the lock is then not held. Raises StoreBusy after waiting for a minute.
+        cancelled; the lock is then not held. Raises StoreBusy after waiting for too long.
         """
 
+    async def claim(self, key: str, lifetime: timedelta) -> bool:
+        """Claim a key, which is a hash. Returns whether it was free; it is free again after `lifetime`."""
 
-class JsonFileStore:
-    """Stores the default profile in the file at `path`, and profile NAME in `path.NAME.profile`.
+    async def settle(self, key: str, outcome: bytes) -> None:
+        """Store the outcome of a claim for the rest of its lifetime."""
 
-    Each has two more files: `.lock`, the kernel lock, and `.clients`, the registrations. All are mode 0600. With
-    `encryption`, files are encrypted when they are written. Plain files are read, and encrypted at the next save.
+    async def outcome(self, key: str) -> bytes | None:
+        """The outcome of a claim; None until it is settled, and after its end."""
+
+
+class DocumentHold(Protocol):
+    """Changes the documents of one profile while it is locked."""
+
+    async def reserve(self, marker: bytes, size: int) -> None:
+        """Make sure that the next login of at most `size` bytes can be written, and keep that until it is.
+
+        `marker` is stored at once, and can be read by the next holder if this one dies.
+        """
+
+    async def reserved(self) -> bytes | None:
+        """The marker of a reservation that was not released, or a login that could not be written to its place."""
+
+    async def release(self) -> None:
+        """End the reservation."""
+
+    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
+        """Replace a document atomically. Once this returns, it survives a crash and a power cut.
+
+        Writing the login ends the reservation. If the login cannot be written, the reservation keeps it.
+        `expires_at` is when the login's access token expires.
+        """
+
+    async def delete(self, kind: Kind) -> bool:
+        """Delete a document. Returns whether there was one."""
+
+
+@dataclass(frozen=True)
+class StoredLogin:
+    """A login as it was stored at `version`; None if nothing is stored."""
+
+    login: Login | None
+    version: object | None
+
+    @property
+    def tokens(self) -> TokenSet | None:
+        return self.login if isinstance(self.login, TokenSet) else None
+
+    @property
+    def ended(self) -> EndedLogin | None:
+        return self.login if isinstance(self.login, EndedLogin) else None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A request for tokens that another holder started and did not finish. It may still reach the server.
+
+    `refresh_token_sha256` is the hash (hexadecimal) of the refresh token that it sent; None if it sent none.
     """
 
-    def __init__(self, path: Path, *, lock_wait: timedelta = LOCK_WAIT, encryption: Encryption | None = None) -> None:
-        self._path = path
-        self._encryption = encryption
-        self._lock_wait = lock_wait
-        # `version` must take microseconds, and each browser session has a new profile name
-        self._file_names = lru_cache(maxsize=1024)(lambda profile: str(self.path(profile)))
+    started_at: datetime | None
+    refresh_token_sha256: str | None
 
-    def path(self, profile: str) -> Path:
-        """The token file of a profile. Raises ConfigurationError for an invalid name or path."""
-        if not self._path.name:
-            raise ConfigurationError(
-                f"{self._path} is not the path of a file.", hint="Set NOTION_OAUTH_TOKEN_FILE to the path of a file."
-            )
-        if not profile_names.PROFILE_NAME.match(profile):
-            raise ConfigurationError(
-                "A profile name consists of letters, digits, - and _ (64 at most).", hint="Choose another name."
-            )
-        return profile_names.profile_file(self._path, profile)
 
-    async def profiles(self, *, registered: bool = False) -> tuple[str, ...]:
-        """Sorted names of the profiles with a login; if `registered`, also those that have only registrations."""
-        return await _in_thread(self._profiles, ("", ".clients") if registered else ("",))
+class _Codec:
+    """Reads documents, and encrypts what is to be written."""
 
-    def _profiles(self, suffixes: Sequence[str]) -> tuple[str, ...]:
-        names = {name for name, _ in atomic.directory_entries(self._path.parent)}
-        pattern = re.compile(
-            re.escape(self._path.name) + rf"\.([^.]+)\.profile({'|'.join(map(re.escape, suffixes))})\Z"
-        )
-        others = {
-            match[1] for name in names if (match := pattern.match(name)) and profile_names.PROFILE_NAME.match(match[1])
-        }
-        default = names & {self._path.name + suffix for suffix in suffixes}
-        return tuple(sorted(others | ({profile_names.DEFAULT_PROFILE} if default else set())))
+    def __init__(self, documents: Documents, encryption: Encryption | None) -> None:
+        self.documents = documents
+        self.encryption = encryption
+
+    async def read(self, profile: str, kind: Kind, decode: Callable[[bytes, str], T]) -> T | None:
+        slow = self.encryption is not None and self.encryption.uses_keyring
+        return await self.documents.read(profile, kind, partial(self.decode, profile, kind, decode), slow=slow)
+
+    def decode(self, profile: str, kind: Kind, decode: Callable[[bytes, str], T], content: bytes) -> T:
+        name = self.documents.name(profile, kind)
+        return decode(decrypt(content, name, self.encryption, bound_to=bound_to(profile, kind)), name)
+
+    async def check_login(self, profile: str) -> None:
+        """Raise StorageError for a login that must not be overwritten: not ours, or one that no key decrypts."""
+        await self.read(profile, "login", token_file.decode_login)
+
+    async def check_key(self) -> None:
+        """Raise KeyUnavailable if the keyring returns no key: nothing could be encrypted."""
+        if self.encryption is not None and self.encryption.uses_keyring:
+            await anyio.to_thread.run_sync(self.encryption.all_keys)
+
+    async def encrypt(self, content: bytes, binding: str) -> bytes:
+        if self.encryption is None:
+            return content
+        await self.check_key()
+        return self.encryption.encrypt(content, bound_to=binding)
+
+
+class TokenStore:
+    """Logins and client registrations in any store. A method that fails raises StorageError and loses no data.
+
+    Change a profile only through the hold that `exclusive` yields, and read it again there first: another process may
+    have changed it since.
+    """
+
+    def __init__(self, documents: Documents, *, encryption: Encryption | None = None) -> None:
+        self.documents = documents
+        self.encryption = encryption
+        self._codec = _Codec(documents, encryption)
+        self._expiries: dict[str, tuple[object, datetime | None]] = {}
+
+    def version(self, profile: str) -> object | None:
+        """The version of the stored login, in microseconds; None if only `load` can tell. Raises nothing."""
+        return self.documents.version(profile)
+
+    async def load(self, profile: str) -> StoredLogin:
+        """The stored login, or the record of its end. Raises StoreDamaged for unreadable data."""
+        version = self.version(profile)  # before reading: a change in between then shows as another version
+        return StoredLogin(await self._codec.read(profile, "login", token_file.decode_login), version)
+
+    async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
+        """The stored client registrations, the newest last."""
+        return await self._codec.read(profile, "registrations", token_file.decode_registrations) or ()
+
+    async def check_writable(self, profile: str) -> None:
+        """Raise StorageError unless a login can be saved now. Called before a user is asked to sign in."""
+        await self._codec.check_login(profile)
+        await self._codec.check_key()
+        await self.documents.check_writable(profile, _MAX_LOGIN_SIZE)
+
+    @asynccontextmanager
+    async def exclusive(self, profile: str) -> AsyncIterator[Hold]:
+        """Lock the profile against all others that share the store. Raises StoreBusy after waiting for too long.
+
+        The lock is released when its holder dies. Waiting can be cancelled; the lock is then not held.
+        """
+        async with self.documents.exclusive(profile) as documents:
+            hold = Hold(profile, documents, self._codec)
+            try:
+                yield hold
+            finally:
+                await hold.close()
+
+    async def profiles(self, *, after: str = "", limit: int = PAGE, registered: bool = False) -> Sequence[str]:
+        """One page of profiles with a login, in sorted order; if `registered`, also those with registrations only."""
+        return await self.documents.profiles(after=after, limit=limit, registered=registered)
+
+    async def all_profiles(self, *, registered: bool = False) -> AsyncIterator[str]:
+        """All profiles, page by page."""
+        after = ""
+        while page := await self.profiles(after=after, registered=registered):
+            for profile in page:
+                yield profile
+            after = page[-1]
+
+    async def last_changed(self, *, after: str = "", limit: int = PAGE) -> Mapping[str, datetime]:
+        """One page of profiles of which anything is stored, and when that last changed."""
+        return await self.documents.last_changed(after=after, limit=limit)
+
+    async def due(self, before: datetime) -> Sequence[str]:
+        """The profiles whose access token expires before that time, and those whose login cannot be read."""
+        due, seen = [], set()
+        async for profile in self.all_profiles():
+            seen.add(profile)
+            expires_at = await self._expiry(profile)
+            if expires_at is not None and expires_at < before:
+                due.append(profile)
+        for gone in self._expiries.keys() - seen:
+            self._expiries.pop(gone, None)
+        return due
+
+    async def _expiry(self, profile: str) -> datetime | None:
+        version = self.version(profile)
+        known = self._expiries.get(profile)
+        if known is not None and version is not None and known[0] == version:
+            return known[1]
+        try:
+            tokens = (await self.load(profile)).tokens
+            expires_at = tokens.expires_at if tokens is not None and tokens.refresh_token is not None else None
+        except StorageError:
+            expires_at = datetime.min.replace(tzinfo=UTC)
+        self._expiries[profile] = version, expires_at
+        return expires_at
 
     async def forget(self, profile: str) -> None:
-        """Delete all files of a profile that will not be used again: its login, registrations and lock."""
-        path = self.path(profile)
-        for file in (path, *(profile_names.add_suffix(path, suffix) for suffix in _SUFFIXES)):
-            await _in_thread(atomic.delete_file, file)
-
-    async def last_changed(self) -> dict[str, float]:
-        """All profiles except the default one, each with the time of its last change, in seconds since 1970."""
-        pattern = re.compile(
-            re.escape(self._path.name) + rf"\.([^.]+)\.profile({'|'.join(map(re.escape, _SUFFIXES))})?"
-        )
-        last_changed: dict[str, float] = {}
-        for name, changed in await _in_thread(atomic.directory_entries, self._path.parent):
-            if (match := pattern.fullmatch(name)) and profile_names.PROFILE_NAME.match(match[1]):
-                last_changed[match[1]] = max(last_changed.get(match[1], 0), changed)
-        return last_changed
-
-    async def load(self, profile: str) -> TokenSet | None:
-        stored = await self._load_async(self.path(profile))
-        return stored if isinstance(stored, TokenSet) else None
-
-    async def load_ended_login(self, profile: str) -> EndedLogin | None:
-        stored = await self._load_async(self.path(profile))
-        return stored if isinstance(stored, EndedLogin) else None
-
-    async def _load_async(self, path: Path) -> TokenSet | EndedLogin | None:
-        if self._encryption is not None and self._encryption.uses_keyring:
-            return await _in_thread(self._load, path)
-        # Not in a thread: it is one kilobyte, read only after a change. Other callers then find it in the cache
-        return self._load(path)
-
-    def _load(self, path: Path) -> TokenSet | EndedLogin | None:
-        return self._read(path, token_file.decode_login)
-
-    def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> T | None:
-        return atomic.read_file(path, lambda content: decode(decrypt(content, path, self._encryption), path))
-
-    def _write(self, path: Path, content: bytes) -> None:
-        atomic.write_file(path, content if self._encryption is None else self._encryption.encrypt(content))
-
-    async def save(self, profile: str, tokens: TokenSet) -> None:
-        await _in_thread(self._save, profile, token_file.encode_tokens(tokens))
-
-    def _save(self, profile: str, content: bytes) -> None:
-        path = self.path(profile)
-        self._load(path)  # raises for a foreign file or one that no key decrypts: neither is overwritten
-        self._write(path, content)
-        if self._encryption is not None:
-            with suppress(StorageError):  # the login is saved; `protection` reports the weakness
-                self._reencrypt(self._registrations_path(profile), token_file.decode_registrations)
-
-    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
-        await _in_thread(self._save_ended_login, self.path(profile), token_file.encode_ended_login(ended))
-
-    def _save_ended_login(self, path: Path, content: bytes) -> None:
-        self._load(path)  # as in _save
-        atomic.write_file(path, content)  # never encrypted: it has no secret, and is read even if the key is lost
-
-    async def reencrypt(self, profile: str) -> bool:
-        """Encrypt the stored data with the first key. Returns whether anything changed. Call inside `exclusive`.
-
-        Raises ConfigurationError if no key is configured, StorageError; no data is lost then.
-        """
-        if self._encryption is None:
-            hint = f"Set {KEY_SETTING} to one from: notion-oauth key"
-            raise ConfigurationError("No encryption key is configured.", hint=hint)
-        login = await _in_thread(self._reencrypt, self.path(profile), token_file.decode_login)
-        path = self._registrations_path(profile)
-        return await _in_thread(self._reencrypt, path, token_file.decode_registrations) or login
-
-    def _reencrypt(self, path: Path, decode: Callable[[bytes, Path], Any]) -> bool:
-        plain = atomic.read_file(path, lambda content: self._plain_to_encrypt(content, path, decode))
-        if plain is not None:
-            self._write(path, plain)
-        return plain is not None
-
-    def _plain_to_encrypt(self, content: bytes, path: Path, decode: Callable[[bytes, Path], Any]) -> bytes | None:
-        """The content to encrypt; None if the first key encrypts it already, or it contains no secret."""
-        plain = decrypt(content, path, self._encryption)
-        secret = not isinstance(decode(plain, path), EndedLogin)
-        return plain if secret and encryption_weakness(content, self._encryption, path.name) else None
+        """Delete everything of a profile that will not be used again: its login, registrations and lock."""
+        await self.documents.forget(profile)
 
     async def protection(self, profile: str) -> Protection:
-        return await _in_thread(self._protection, self.path(profile), self._registrations_path(profile))
-
-    def _protection(self, path: Path, registrations_path: Path) -> Protection:
-        login = token_file.read_stored(path, token_file.decode_login, self._encryption)
-        if login is None or not isinstance(login.content, TokenSet):
+        """How the stored login is protected, and what is weaker than it should be."""
+        login = await self._protected(profile, "login", token_file.decode_login)
+        if login is None or not isinstance(login[0], TokenSet):
             return Protection(format=None)
-        registrations = token_file.read_stored(registrations_path, token_file.decode_registrations, self._encryption)
-        key_file = None if self._encryption is None else self._encryption.key_file
+        registrations = await self._protected(profile, "registrations", token_file.decode_registrations)
+        mode, exposed = await anyio.to_thread.run_sync(self.documents.protection, profile)
+        key_file = None if self.encryption is None else self.encryption.key_file
         weaknesses = (
-            *(login.weakness, registrations and registrations.weakness),
-            *(permissions.weakness(path), key_file and permissions.weakness(key_file)),
+            *(login[2], registrations and registrations[2]),
+            *(*exposed, key_file and weakness(key_file)),
         )
         return Protection(
-            format="plain" if login.key is None else "encrypted",
-            mode=permissions.mode_of(path),
-            key_id=None if login.key is None else login.key.id,
-            key_source=None if login.key is None else login.key.source,
+            format="plain" if login[1] is None else "encrypted",
+            mode=mode,
+            key_id=None if login[1] is None else login[1].id,
+            key_source=None if login[1] is None else login[1].source,
             weaknesses=tuple(str(each) for each in weaknesses if each),
         )
 
-    def version(self, profile: str) -> object | None:
-        return atomic.file_version(self._file_names(profile))
+    async def _protected(
+        self, profile: str, kind: Kind, decode: Callable[[bytes, str], T]
+    ) -> tuple[T, Key | None, Weakness | None] | None:
+        """The document, the key that it is encrypted with, and how that could be better."""
 
-    async def delete(self, profile: str) -> bool:
-        return await _in_thread(self._delete, self.path(profile))
+        def read(content: bytes) -> tuple[T, Key | None, Weakness | None]:
+            decoded = self._codec.decode(profile, kind, decode, content)
+            key_id = encryption_key_id(content)
+            key = None if key_id is None or self.encryption is None else self.encryption.key(key_id)
+            name = Path(self.documents.name(profile, kind)).name
+            return decoded, key, encryption_weakness(content, self.encryption, name)
 
-    def _delete(self, path: Path) -> bool:
-        self._load(path)  # as in _save
-        return atomic.delete_file(path)
+        return await self.documents.read(profile, kind, read, slow=True)
 
-    async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
-        return await _in_thread(self._load_registrations, self._registrations_path(profile))
+    async def claim(self, key: str, lifetime: timedelta) -> bool:
+        """Claim a key among all that share the store. Returns whether it was free; it is again after `lifetime`.
 
-    def _load_registrations(self, path: Path) -> tuple[Registration, ...]:
-        return self._read(path, token_file.decode_registrations) or ()
+        Only a hash of the key is stored.
+        """
+        return await self.documents.claim(_hash(key), lifetime)
 
-    async def save_registration(self, profile: str, registration: Registration) -> None:
-        await _in_thread(self._save_registration, self._registrations_path(profile), registration)
+    async def settle(self, key: str, outcome: bytes) -> None:
+        """Store the outcome of a claim for those who wait for it. Encrypted, if the store has a key."""
+        await self.documents.settle(_hash(key), await self._codec.encrypt(outcome, _hash(key)))
 
-    def _save_registration(self, path: Path, new: Registration) -> None:
-        stored = (*(old for old in self._load_registrations(path) if old.key != new.key), new)
+    async def outcome(self, key: str, *, wait: timedelta = timedelta()) -> bytes | None:
+        """The outcome of a claim; None if it is not settled within `wait`, or over."""
+        deadline = anyio.current_time() + wait.total_seconds()
+        while (content := await self.documents.outcome(_hash(key))) is None:
+            if anyio.current_time() >= deadline:
+                return None
+            await anyio.sleep(OUTCOME_POLL.total_seconds())
+        return decrypt(content, "The outcome of a claim", self.encryption, bound_to=_hash(key))
+
+
+class Hold:
+    """The right to change one profile, until the block of `exclusive` ends. Methods raise StorageError after that."""
+
+    def __init__(self, profile: str, documents: DocumentHold, codec: _Codec) -> None:
+        self._profile = profile
+        self._documents: DocumentHold | None = documents
+        self._codec = codec
+        self._reserved = False
+        self._keep_reservation = False
+        self.attempt: Attempt | None = None  # of an earlier holder that did not finish; set by `load`
+
+    async def load(self) -> StoredLogin:
+        """The stored login, or the record of its end, read anew.
+
+        Tokens that an earlier holder received and could not save are saved first, if they are newer.
+        """
+        documents = self._held()
+        version = self._codec.documents.version(self._profile)
+        login = await self._codec.read(self._profile, "login", token_file.decode_login)
+        left = None if self._reserved else await documents.reserved()
+        if left is None:
+            return StoredLogin(login, version)
+        unsaved = self._unsaved(left)
+        if unsaved is None:
+            self.attempt = _attempt(left)
+        elif not isinstance(login, TokenSet) or login.updated_at < unsaved.updated_at:
+            await self._write_login(unsaved)
+            return StoredLogin(unsaved, self._codec.documents.version(self._profile))
+        return StoredLogin(login, version)
+
+    def _unsaved(self, left: bytes) -> TokenSet | None:
+        try:
+            found = self._codec.decode(self._profile, "login", token_file.decode_login, left)
+        except StoreDamaged:
+            return None
+        return found if isinstance(found, TokenSet) else None
+
+    async def reserve(self, refresh_token: SecretStr | None = None) -> None:
+        """Make sure that tokens can be saved, before a request for them is sent; and note that it is under way.
+
+        `refresh_token` is the one that the request sends. The reservation lasts until `save`, or the end of the hold.
+        """
+        documents = self._held()
+        await (
+            self.load()
+        )  # saves what is left of an earlier holder, and raises for a login that must not be overwritten
+        await self._codec.check_key()
+        sent = None if refresh_token is None else _hash(refresh_token.get_secret_value())
+        now = round(datetime.now(UTC).timestamp() * 1000)
+        marker = json.dumps({"attempt": {"started_at": now, "refresh_token_sha256": sent}}).encode()
+        await documents.reserve(marker, _MAX_LOGIN_SIZE)
+        self._reserved, self._keep_reservation = True, False
+
+    def request_may_arrive(self) -> None:
+        """Keep the note of the attempt after this hold: its request got no answer and may still arrive."""
+        self._keep_reservation = self._reserved
+
+    async def save(self, tokens: TokenSet) -> None:
+        """Replace the login, or the record of its end. Once this returns, it survives a crash and a power cut.
+
+        If the tokens cannot be saved, they are set aside as far as possible, and the next holder finds them.
+        """
+        try:
+            await self._write_login(tokens)
+        except StorageError:
+            self.request_may_arrive()
+            raise
+        if self._codec.encryption is not None:
+            with suppress(StorageError):  # the login is saved; `protection` reports the weakness
+                await self._reencrypt("registrations", token_file.decode_registrations)
+
+    async def _write_login(self, tokens: TokenSet) -> None:
+        documents = self._held()
+        await self._codec.check_login(self._profile)
+        content = await self._encrypted("login", token_file.encode_tokens(tokens))
+        await documents.write("login", content, expires_at=tokens.expires_at)
+        self._reserved, self.attempt = False, None
+
+    async def end(self, ended: EndedLogin) -> None:
+        """Replace the login with the record that it has ended, in the same way as `save`."""
+        documents = self._held()
+        await self._codec.check_login(self._profile)
+        # Never encrypted: it has no secret, and is read even if the key is lost
+        await documents.write("login", token_file.encode_ended_login(ended))
+        self._reserved, self.attempt = False, None
+
+    async def delete(self) -> bool:
+        """Delete the login or the record of its end, not the registrations. Returns whether anything was stored."""
+        documents = self._held()
+        await self._codec.check_login(self._profile)
+        self._reserved, self.attempt = False, None
+        return await documents.delete("login")
+
+    async def save_registration(self, registration: Registration) -> None:
+        """Store a registration; it replaces the one with the same `key`. Preregistered ones are never dropped."""
+        documents = self._held()
+        old = await self._codec.read(self._profile, "registrations", token_file.decode_registrations) or ()
+        stored = (*(each for each in old if each.key != registration.key), registration)
         newest = [each for each in stored if not each.preregistered][-MAX_REGISTRATIONS:]
         remaining = tuple(each for each in stored if each.preregistered or each in newest)
-        self._write(path, token_file.encode_registrations(remaining))
+        content = token_file.encode_registrations(remaining)
+        await documents.write("registrations", await self._encrypted("registrations", content))
 
-    async def ensure_writable(self, profile: str) -> None:
-        await _in_thread(self._ensure_writable, self.path(profile))
+    async def reencrypt(self) -> bool:
+        """Encrypt the stored data with the first key. Returns whether anything changed.
 
-    def _ensure_writable(self, path: Path) -> None:
-        self._load(path)
-        if self._encryption is not None:
-            self._encryption.all_keys()  # raises if the keyring returns no key: nothing could be encrypted
-        atomic.ensure_writable(path, size=_MAX_LOGIN_SIZE)
+        Raises ConfigurationError if no key is configured, StorageError; no data is lost then.
+        """
+        if self._codec.encryption is None:
+            hint = f"Set {KEY_SETTING} to one from: notion-oauth key"
+            raise ConfigurationError("No encryption key is configured.", hint=hint)
+        login = await self._reencrypt("login", token_file.decode_login)
+        return await self._reencrypt("registrations", token_file.decode_registrations) or login
 
-    @asynccontextmanager
-    async def exclusive(self, profile: str) -> AsyncIterator[None]:
-        path = profile_names.add_suffix(self.path(profile), ".lock")
-        lock = filelock.FileLock(path, mode=0o600, thread_local=False, blocking=False, fallback_to_soft=False)
-        try:
-            with anyio.fail_after(self._lock_wait.total_seconds()):
-                # Polling: a try takes microseconds, and the kernel does not signal a released lock
-                while not _acquired(lock):  # noqa: ASYNC110
-                    await anyio.sleep(LOCK_POLL.total_seconds())
-        except TimeoutError:
-            raise StoreBusy(f"Another process holds the lock {path} and did not release it.") from None
-        except OSError as error:
-            hint = "Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path."
-            raise StorageError(f"{path} could not be locked: {error.strerror or error}.", hint=hint) from None
-        try:
-            yield
-        finally:
-            lock.release()
+    async def _reencrypt(self, kind: Kind, decode: Callable[[bytes, str], Any]) -> bool:
+        documents, codec = self._held(), self._codec
 
-    def _registrations_path(self, profile: str) -> Path:
-        return profile_names.add_suffix(self.path(profile), ".clients")
+        def needed(content: bytes) -> tuple[Any, bytes] | None:
+            """The document if it has secrets and the first key does not encrypt it for this profile."""
+            name = codec.documents.name(self._profile, kind)
+            plain = decrypt(content, name, codec.encryption, bound_to=bound_to(self._profile, kind))
+            decoded = decode(plain, name)
+            secret = not isinstance(decoded, EndedLogin)
+            return (decoded, plain) if secret and needs_encryption(content, codec.encryption) else None
+
+        found = await codec.documents.read(self._profile, kind, needed, slow=True)
+        if found is None:
+            return False
+        expires_at = found[0].expires_at if isinstance(found[0], TokenSet) else None
+        await documents.write(kind, await self._encrypted(kind, found[1]), expires_at=expires_at)
+        return True
+
+    async def _encrypted(self, kind: Kind, content: bytes) -> bytes:
+        return await self._codec.encrypt(content, bound_to(self._profile, kind))
+
+    async def close(self) -> None:
+        """End the hold."""
+        documents, self._documents = self._documents, None
+        if documents is not None and self._reserved and not self._keep_reservation:
+            with anyio.CancelScope(shield=True), suppress(StorageError):  # the next holder replaces it
+                await documents.release()
+
+    def _held(self) -> DocumentHold:
+        if self._documents is None:
+            raise StorageError(f"The lock of profile {self._profile} is no longer held: nothing was changed.")
+        return self._documents
 
 
-def _acquired(lock: filelock.BaseFileLock) -> bool:
-    path = Path(lock.lock_file)
-    make_directory(path.parent)
-    atomic.secure_lock_file(path)
+class JsonFileStore(TokenStore):
+    """Stores the default profile in the file at `path`, and profile NAME in `path.NAME.profile`.
+
+    Next to each are `.clients` (registrations), `.lock` (the kernel lock) and, during a request for tokens,
+    `.reserved`. All are mode 0600. With `encryption`, files are encrypted when they are written. Plain files are read,
+    and encrypted at the next save.
+    """
+
+    def __init__(self, path: Path, *, lock_wait: timedelta = LOCK_WAIT, encryption: Encryption | None = None) -> None:
+        self.lock_wait = lock_wait
+        self._files = FileDocuments(path, lock_wait=lock_wait)
+        super().__init__(self._files, encryption=encryption)
+
+    def path(self, profile: str) -> Path:
+        """The token file of a profile. Raises ConfigurationError for an invalid name or path."""
+        return self._files.path(profile)
+
+
+def bound_to(profile: str, kind: Kind) -> str:
+    """What an encrypted document is bound to: it cannot be opened as another profile's or another kind's."""
+    return f"{profile}/{kind}"
+
+
+def _attempt(marker: bytes) -> Attempt:
+    """What a reservation says about its attempt, as far as it can be read: its writer may have died while writing."""
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        return False
-    return True
+        document = parse_json(marker)
+    except ValueError:
+        document = None
+    found = document.get("attempt") if isinstance(document, dict) else None
+    fields = found if isinstance(found, dict) else {}
+    sent = fields.get("refresh_token_sha256")
+    return Attempt(from_milliseconds(fields.get("started_at")), sent if isinstance(sent, str) else None)
 
 
-async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """Run the function in a thread, because disk access may block. Once started, it always completes."""
-    return await anyio.to_thread.run_sync(lambda: function(*arguments))
+def _hash(text: str) -> str:
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()

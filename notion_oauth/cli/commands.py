@@ -28,6 +28,7 @@ from notion_oauth.profile_names import profile_file
 
 if TYPE_CHECKING:
     from notion_oauth.service import NotionOAuth
+    from notion_oauth.storage import TokenStore
 
 TOKEN_VARIABLE = "NOTION_MCP_TOKEN"  # noqa: S105 - the name of a variable
 
@@ -136,11 +137,9 @@ def profiles(
     ctx: typer.Context, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
 ) -> None:
     """List the profiles and their status."""
-    from notion_oauth.storage import JsonFileStore
-
-    store = JsonFileStore(oauth_from_options(None, token_file, server_url).settings.token_file)
-    names = run_async(store.profiles)
-    found = {name: _profile_status(oauth_from_options(name, token_file, server_url)) for name in names}
+    oauth = oauth_from_options(None, token_file, server_url)
+    names = run_async(partial(_all_profiles, oauth.store))
+    found = {name: _profile_status(oauth.for_profile(name)) for name in names}
     if as_json:
         print_json(found)
         return
@@ -148,6 +147,10 @@ def profiles(
         typer.echo(f"{name}  {status['status']}  {status.get('resource') or status.get('message') or ''}".rstrip())
     if not found:
         typer.echo(render_commands("No profiles. Sign in with: notion-oauth login --profile NAME", ctx), err=True)
+
+
+async def _all_profiles(store: TokenStore, *, registered: bool = False) -> list[str]:
+    return [name async for name in store.all_profiles(registered=registered)]
 
 
 def _profile_status(oauth: NotionOAuth) -> dict[str, Any]:
@@ -198,16 +201,13 @@ def key(
 @rare_commands.command(epilog="Example: `notion-oauth reseal`, after a change of keys")
 def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
     """Encrypt all stored logins and registrations with the first key now, instead of at their next save."""
-    from notion_oauth.settings import load_settings
-    from notion_oauth.stores.factory import file_store
-
-    store = file_store(load_settings(token_file=token_file))
+    store = oauth_from_options(None, token_file, None).store
 
     async def reencrypt(name: str) -> bool:
-        async with store.exclusive(name):
-            return await store.reencrypt(name)
+        async with store.exclusive(name) as hold:
+            return await hold.reencrypt()
 
-    names = run_async(partial(store.profiles, registered=True))
+    names = run_async(partial(_all_profiles, store, registered=True))
     done = {name: run_async(partial(reencrypt, name)) for name in names}
     if as_json:
         print_json(done)

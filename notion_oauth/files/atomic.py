@@ -17,6 +17,8 @@ from notion_oauth.files import permissions
 from notion_oauth.files.directories import Directory, make_directory
 
 MAX_FILE = 1024 * 1024  # bytes
+RESERVED = ".reserved"  # added to a file's name: the reservation of its next content
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 # The suffix that _new_file adds to a file's name. It must not match the files of other programs
 _TEMPORARY = re.compile(r"\.[a-z0-9_]{8}\.tmp")
 _CLOCK_TICK = 20_000_000  # nanoseconds; file systems record times in steps of up to ten milliseconds
@@ -128,8 +130,8 @@ def directory_entries(directory: Path) -> list[tuple[str, float]]:
 def write_file(path: Path, content: bytes) -> None:
     """Replace the file's content atomically: temporary file, fsync, rename, fsync of the directory.
 
-    A crash at any time leaves either the old content or the new. Raises StorageError; the old content is then
-    unchanged.
+    A crash at any time leaves either the old content or the new. Ends a reservation. Raises StorageError; the old
+    content is then unchanged.
     """
     if len(content) > MAX_FILE:
         raise StorageError(f"{path} was not written: {len(content)} bytes are more than can be read again.")
@@ -140,6 +142,7 @@ def write_file(path: Path, content: bytes) -> None:
         except OSError:
             _remove(directory, temporary)
             raise
+        _remove(directory, path.name + RESERVED)
         directory.sync()
 
 
@@ -160,12 +163,14 @@ def create_file(path: Path, content: bytes) -> bool:
     return True
 
 
-def delete_file(path: Path) -> bool:
-    """Remove the file and its temporary files. Returns whether the file existed. Raises StorageError."""
+def delete_file(path: Path, *, remove_abandoned: bool = True) -> bool:
+    """Remove the file, its temporary files and its reservation. Returns whether it existed. Raises StorageError."""
     _check_not_link(path)
     try:
         with Directory(path.parent) as directory:
-            _remove_abandoned(directory, path.name, older_than=0)
+            if remove_abandoned:
+                _remove_abandoned(directory, path.name, older_than=0)
+            _remove(directory, path.name + RESERVED)
             directory.unlink(path.name)
             directory.sync()
     except FileNotFoundError:
@@ -187,15 +192,81 @@ def ensure_writable(path: Path, *, size: int) -> None:
     permissions.check_owner(status, path)  # some file systems assign another owner: report it before the sign-in
 
 
+def reserve_file(path: Path, marker: bytes, *, size: int) -> None:
+    """Reserve what the next `replace_with_reserved` needs: disk space, a writable directory, the rename.
+
+    The reservation is a file next to `path` that starts with `marker`. It stays if this process is killed. Raises
+    StorageError.
+    """
+    _check_not_mounted(path)
+    with _open_for_writing(path, remove_abandoned=False) as directory:
+        name = path.name + RESERVED
+        _remove(directory, name)
+        _write_new(directory, name, directory.open(name, _CREATE), marker.ljust(size), owner_of=path.name)
+        status = directory.lstat(name)
+        directory.sync()
+    permissions.check_owner(status, path)
+
+
+def read_reserved(path: Path) -> bytes | None:
+    """What the reservation of a file contains; None if there is none. Raises StorageError."""
+    content = read_file(path.with_name(path.name + RESERVED), bytes)
+    return None if content is None else content.strip()
+
+
+def delete_reserved(path: Path) -> None:
+    """Delete the reservation of a file, if there is one. Raises StorageError."""
+    delete_file(path.with_name(path.name + RESERVED), remove_abandoned=False)
+
+
+def replace_with_reserved(path: Path, content: bytes) -> bool:
+    """Replace the file's content as `write_file` does, in the space that was reserved. False without a reservation.
+
+    Raises StorageError. If the content could be written but the file could not be replaced, the reservation then holds
+    the content.
+    """
+    if len(content) > MAX_FILE:
+        raise StorageError(f"{path} was not written: {len(content)} bytes are more than can be read again.")
+    with _open_for_writing(path, remove_abandoned=False) as directory:
+        name = path.name + RESERVED
+        try:
+            descriptor = directory.open(name, os.O_WRONLY)
+        except FileNotFoundError:
+            return False
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no Path
+            # Written over the reserved bytes and cut to length afterwards, so that no space is released in between
+            file.write(content)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+        directory.replace(name, path.name)
+        directory.sync()
+    return True
+
+
+def _check_not_mounted(path: Path) -> None:
+    """Raise StorageError if the file is a mount point, as with `docker -v FILE:FILE`: it cannot be replaced."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace")
+        real = os.path.realpath(path)
+    except (OSError, ValueError):
+        return  # no Linux: there are no such mounts
+    if any(line.split(" ")[4].encode().decode("unicode_escape") == real for line in mounts.splitlines()):
+        raise StorageError(
+            f"{path} is a mount point, so it cannot be replaced by a new file.", hint="Mount its directory instead."
+        )
+
+
 @contextlib.contextmanager
-def _open_for_writing(path: Path) -> Iterator[Directory]:
+def _open_for_writing(path: Path, *, remove_abandoned: bool = True) -> Iterator[Directory]:
     """Open the directory of the file, and create it if it is missing."""
     _check_not_link(path)
     try:
         make_directory(path.parent)
         with Directory(path.parent) as directory:
             permissions.warn_if_exposed(directory)
-            _remove_abandoned(directory, path.name, older_than=_ABANDONED_AFTER)
+            if remove_abandoned:
+                _remove_abandoned(directory, path.name, older_than=_ABANDONED_AFTER)
             yield directory
     except OSError as error:
         _failed(path, "written", error)
@@ -204,23 +275,28 @@ def _open_for_writing(path: Path) -> Iterator[Directory]:
 def _write_temporary(directory: Directory, name: str, content: bytes) -> str:
     """Write and sync a temporary file, and return its name. Removes the file if that fails."""
     descriptor, temporary = _new_file(directory, name)
+    _write_new(directory, temporary, descriptor, content, owner_of=name)
+    return temporary
+
+
+def _write_new(directory: Directory, name: str, descriptor: int, content: bytes, *, owner_of: str) -> None:
+    """Write and sync a file that was just created. Removes the file if that fails."""
     try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no Path
-            permissions.keep_owner(file.fileno(), directory, name)
+        with open(descriptor, "wb") as file:
+            permissions.keep_owner(file.fileno(), directory, owner_of)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        _remove(directory, temporary)
+        _remove(directory, name)
         raise
-    return temporary
 
 
 def _new_file(directory: Directory, name: str) -> tuple[int, str]:
     while True:
         temporary = f"{name}.{os.urandom(4).hex()}.tmp"
         with contextlib.suppress(FileExistsError):  # used by another process, or a link that an attacker created
-            return directory.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), temporary
+            return directory.open(temporary, _CREATE), temporary
 
 
 def _remove(directory: Directory, name: str) -> None:

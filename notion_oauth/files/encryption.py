@@ -26,7 +26,9 @@ from notion_oauth.protocol.messages import parse_json
 KEY_SETTING = "NOTION_OAUTH_ENCRYPTION_KEY"
 USE_KEYRING = "keyring"  # instead of a key: read the keys from the system keyring
 KEYRING_SOURCE = "the system keyring"
-FORMAT = 1
+FORMAT = 2
+UNBOUND_FORMAT = 1  # of version 0.1: not bound to a profile
+_SEPARATOR = b"\0"
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 _CIPHERTEXT = re.compile(r"[A-Za-z0-9_=-]+")
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
@@ -131,12 +133,16 @@ class Encryption:
             key = _find(key_id, self._read_keys(reads))
         return key
 
-    def encrypt(self, content: bytes) -> bytes:
-        """Return the encrypted file: JSON that contains the key's identifier. Raises KeyUnavailable."""
+    def encrypt(self, content: bytes, *, bound_to: str) -> bytes:
+        """Return the encrypted document: JSON that contains the key's identifier. Raises KeyUnavailable.
+
+        It can be decrypted only with the same `bound_to`, so that one profile's document is useless as another's.
+        """
         from cryptography.fernet import Fernet  # noqa: PLC0415
 
         key = self.all_keys()[0]
-        document = {"sealed": FORMAT, "key_id": key.id, "content": Fernet(key.secret).encrypt(content).decode()}
+        encrypted = Fernet(key.secret).encrypt(bound_to.encode() + _SEPARATOR + content)
+        document = {"sealed": FORMAT, "key_id": key.id, "content": encrypted.decode()}
         return json.dumps(document, indent=2).encode() + b"\n"
 
 
@@ -164,8 +170,8 @@ def encryption_weakness(content: bytes, encryption: Encryption | None, name: str
     return Weakness(f"{name} is {now}.", "The next save encrypts it. To do that now, run: notion-oauth reseal")
 
 
-def decrypt(content: bytes, path: Path, encryption: Encryption | None) -> bytes:
-    """Decrypt the content of a file; plain content is returned unchanged.
+def decrypt(content: bytes, path: Path | str, encryption: Encryption | None, *, bound_to: str) -> bytes:
+    """Decrypt the content of a document; plain content is returned unchanged.
 
     Raises StoreEncrypted if no configured key decrypts it, StoreDamaged if the content was changed, KeyUnavailable.
     No message contains any of the content.
@@ -174,17 +180,32 @@ def decrypt(content: bytes, path: Path, encryption: Encryption | None) -> bytes:
     if document is None:
         return content
     key_id, ciphertext = document.get("key_id"), document.get("content")
-    if type(document["sealed"]) is not int or document["sealed"] != FORMAT:
+    if type(document["sealed"]) is not int or document["sealed"] not in (FORMAT, UNBOUND_FORMAT):
         raise StoreEncrypted(f"{path} is encrypted in a format of a later version.", hint="Update notion-oauth.")
     if not isinstance(key_id, str) or not _KEY_ID.fullmatch(key_id):
         raise _damaged(path, "it does not name its key")
     key = None if encryption is None else encryption.key(key_id)
     if key is None:
         raise _no_key(path, key_id, encryption)
-    return _decrypt_with(key, ciphertext, path)
+    plain = _decrypt_with(key, ciphertext, path)
+    if document["sealed"] == UNBOUND_FORMAT:
+        return plain
+    binding, _, plain = plain.partition(_SEPARATOR)
+    if binding != bound_to.encode():
+        raise _damaged(path, "it was encrypted for another profile or purpose")
+    return plain
 
 
-def _decrypt_with(key: Key, ciphertext: object, path: Path) -> bytes:
+def needs_encryption(content: bytes, encryption: Encryption | None) -> bool:
+    """Whether encrypting a document again would protect it better: with the first key, bound to its profile."""
+    if encryption is None:
+        return False
+    document = _document(content)
+    current = encryption.all_keys()[0].id
+    return document is None or document.get("key_id") != current or document["sealed"] != FORMAT
+
+
+def _decrypt_with(key: Key, ciphertext: object, path: Path | str) -> bytes:
     from cryptography.fernet import Fernet, InvalidToken  # noqa: PLC0415
 
     if isinstance(ciphertext, str) and _CIPHERTEXT.fullmatch(ciphertext):
@@ -203,7 +224,7 @@ def _document(content: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and "sealed" in document and "access_token" not in document else None
 
 
-def _no_key(path: Path, key_id: str, encryption: Encryption | None) -> StoreEncrypted:
+def _no_key(path: Path | str, key_id: str, encryption: Encryption | None) -> StoreEncrypted:
     keys = ", ".join(f"{key.id} (from {key.source})" for key in encryption.all_keys()) if encryption else ""
     tried = f"but other keys are set: {keys}" if keys else "but no key is set"
     return StoreEncrypted(
@@ -213,6 +234,6 @@ def _no_key(path: Path, key_id: str, encryption: Encryption | None) -> StoreEncr
     )
 
 
-def _damaged(path: Path, reason: str) -> StoreDamaged:
+def _damaged(path: Path | str, reason: str) -> StoreDamaged:
     hint = "Nothing was changed. Restore the file from a backup, or move it away and sign in again."
     return StoreDamaged(f"{path} is encrypted and damaged: {reason}.", hint=hint)

@@ -37,7 +37,12 @@ class StoredFile(Generic[T]):
 
 
 def read_stored(
-    path: Path, decode: Callable[[bytes, Path], T], encryption: Encryption | None, *, fix: bool = True
+    path: Path,
+    decode: Callable[[bytes, str], T],
+    encryption: Encryption | None,
+    *,
+    bound_to: str,
+    fix: bool = True,
 ) -> StoredFile[T] | None:
     """Read, decrypt and decode a file; None if it does not exist.
 
@@ -47,7 +52,7 @@ def read_stored(
     def read(content: bytes) -> StoredFile[T]:
         key_id = encryption_key_id(content)
         key = None if key_id is None or encryption is None else encryption.key(key_id)
-        decoded = decode(decrypt(content, path, encryption), path)
+        decoded = decode(decrypt(content, path, encryption, bound_to=bound_to), str(path))
         return StoredFile(decoded, key, encryption_weakness(content, encryption, path.name))
 
     return atomic.read_file(path, read, fix=fix)
@@ -91,7 +96,7 @@ def encode_ended_login(ended: EndedLogin) -> bytes:
 _ENDED_LOGIN_TIMES = ("ended_at", "authorized_at", "refreshed_at")
 
 
-def decode_login(content: bytes, path: Path) -> TokenSet | EndedLogin:
+def decode_login(content: bytes, path: str) -> TokenSet | EndedLogin:
     """Decode a token file. Raises StoreDamaged if it is not one; the message contains nothing of the file."""
     document = _from_json(content, path)
     if isinstance(document, dict) and "ended_at" in document and "access_token" not in document:
@@ -168,7 +173,7 @@ def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
     )
 
 
-def decode_registrations(content: bytes, path: Path) -> tuple[Registration, ...]:
+def decode_registrations(content: bytes, path: str) -> tuple[Registration, ...]:
     """Decode client registrations. Raises StoreDamaged."""
     document = _from_json(content, path)
     try:
@@ -191,14 +196,14 @@ def _to_json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def _from_json(content: bytes, path: Path) -> Any:
+def _from_json(content: bytes, path: str) -> Any:
     try:
         return parse_json(content)
     except ValueError:
         raise _damaged(path, "it is empty" if not content.strip() else "it is not JSON") from None
 
 
-def _damaged(path: Path, reason: str) -> StoreDamaged:
+def _damaged(path: str, reason: str) -> StoreDamaged:
     hint = "Nothing was changed. Move the file away and sign in again, or set NOTION_OAUTH_TOKEN_FILE to another path."
     return StoreDamaged(f"{path} is damaged or not a file of notion-oauth: {reason}.", hint=hint)
 

@@ -10,9 +10,10 @@ from notion_oauth.clock import Clock
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.lifetime import Phase
-from notion_oauth.storage import TokenStore
+from notion_oauth.storage import StoredLogin, TokenStore
 
 RECHECK_INTERVAL = 0.01  # seconds between two checks of the version in the store
+UNCHECKED_INTERVAL = 1.0  # seconds for which a login counts as unchanged if the store needs a request to tell
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -41,7 +42,7 @@ class TokenCache:
         self._clock = clock
         self._uptime = uptime
         self._entry: _Entry | None = None
-        self._unchanged_until = 0.0
+        self._unchanged_until = 0.0  # in seconds of `uptime`
 
     def get_fresh(self, *, allow_due: bool = False) -> TokenSet | None:
         """The login if its token is certainly valid and the stored login has not changed, else None.
@@ -52,33 +53,32 @@ class TokenCache:
         entry, uptime = self._entry, self._uptime()
         if (
             entry is None
-            or entry.version is None
             or uptime >= (entry.uptime_expired if allow_due else entry.uptime_good_until)
             or not entry.good_from <= self._clock() < (entry.expires_at if allow_due else entry.good_until)
         ):
             return None
         if uptime >= self._unchanged_until:
-            if self._store.version(self._profile) != entry.version:
+            if not self._is_current(entry):
                 return None
             self._unchanged_until = uptime + RECHECK_INTERVAL
         return entry.tokens
 
+    def _is_current(self, entry: _Entry) -> bool:
+        return entry.version is not None and self._store.version(self._profile) == entry.version
+
     def if_unchanged(self) -> TokenSet | None:
         """The cached login, valid or not, if the store reports the same version as when it was read."""
         entry = self._entry
-        if entry is None or entry.version is None or self._store.version(self._profile) != entry.version:
-            return None
-        return entry.tokens
+        return entry.tokens if entry is not None and self._is_unchanged(entry) else None
 
-    async def load(self, *, reread: bool = False) -> TokenSet | None:
-        """The stored login, read only if it may have changed; with `reread`, always.
+    def _is_unchanged(self, entry: _Entry) -> bool:
+        return self._uptime() < self._unchanged_until or self._is_current(entry)
 
-        The version is not reliable everywhere: a network file system may show a change seconds late, and some file
-        systems store modification times in whole seconds.
-        """
-        entry, version = self._entry, self._store.version(self._profile)
-        if not reread and entry is not None and version is not None and entry.version == version:
-            return entry.tokens
+    async def load(self) -> StoredLogin:
+        """The stored login, read only if it may have changed."""
+        entry = self._entry
+        if entry is not None and self._is_current(entry):
+            return StoredLogin(entry.tokens, entry.version)
         return await self._store.load(self._profile)
 
     def put(self, tokens: TokenSet, *, version: object | None) -> None:
@@ -93,6 +93,7 @@ class TokenCache:
         expires_at = tokens.expires_at or _NEVER
         good_until = expires_at - leeway if good else now
         self._entry = _Entry(tokens, version, now, good_until, expires_at, expired - leeway.total_seconds(), expired)
+        self._unchanged_until = 0.0 if self._store.version(self._profile) is not None else uptime + UNCHECKED_INTERVAL
 
     @property
     def latest(self) -> TokenSet | None:

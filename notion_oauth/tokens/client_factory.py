@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from notion_oauth.clock import Clock
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.observability.audit import Audit
@@ -10,13 +12,23 @@ from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
 
 
-def build_client_and_audit(settings: Settings, profile: str, clock: Clock) -> tuple[OAuthClient, Audit]:
-    """The client that sends the requests, and the log of their outcomes.
-
-    Raises ConfigurationError if telemetry is on and OpenTelemetry is not installed.
-    """
+def build_client(settings: Settings, clock: Clock) -> OAuthClient:
+    """The client that sends the requests. Raises ConfigurationError if telemetry is on without OpenTelemetry."""
     if not settings.telemetry:
-        return OAuthClient(Transport.from_settings(settings), clock=clock, issuer=settings.issuer), Audit(profile)
+        return OAuthClient(Transport.from_settings(settings), clock=clock, issuer=settings.issuer)
+    telemetry = _telemetry()
+    transport = telemetry.TracedTransport.from_settings(settings)
+    client: OAuthClient = telemetry.TracedClient(transport, clock=clock, issuer=settings.issuer)
+    return client
+
+
+def build_audit(settings: Settings, profile: str) -> Audit:
+    """The log of sign-ins and refreshes. Raises ConfigurationError if telemetry is on without OpenTelemetry."""
+    audit: Audit = _telemetry().CountedAudit(profile) if settings.telemetry else Audit(profile)
+    return audit
+
+
+def _telemetry() -> ModuleType:
     try:
         from notion_oauth.tokens import telemetry
     except ModuleNotFoundError as error:
@@ -26,5 +38,4 @@ def build_client_and_audit(settings: Settings, profile: str, clock: Clock) -> tu
             "NOTION_OAUTH_TELEMETRY is on, but OpenTelemetry is not installed.",
             hint="Install it with: uv pip install 'notion-oauth[otel]', or unset NOTION_OAUTH_TELEMETRY.",
         ) from None
-    transport = telemetry.TracedTransport.from_settings(settings)
-    return telemetry.TracedClient(transport, clock=clock, issuer=settings.issuer), telemetry.CountedAudit(profile)
+    return telemetry

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import Enum
 from functools import partial
+from typing import Protocol
 
 from notion_oauth import profile_names
 from notion_oauth.clock import Clock
@@ -21,7 +22,7 @@ from notion_oauth.observability.audit import Audit
 from notion_oauth.protocol import registration, scopes
 from notion_oauth.protocol.discovery import require_sign_in
 from notion_oauth.settings import Settings
-from notion_oauth.storage import TokenStore
+from notion_oauth.storage import Hold, TokenStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 
 SHARED_PROFILE = profile_names.DEFAULT_PROFILE  # stores the issuers of the preregistered client for all profiles
@@ -44,6 +45,39 @@ def registration_method(settings: Settings, server: AuthorizationServerMetadata)
     return RegistrationMethod.DYNAMIC
 
 
+Save = Callable[[Registration], Awaitable[None]]
+
+
+class StoredRegistrations(Protocol):
+    """Where the dynamic registrations of a sign-in are stored."""
+
+    async def load(self) -> Sequence[Registration]:
+        """The registrations that a sign-in may use, the newest last."""
+
+    def lock(self, *, extra: bool) -> AbstractAsyncContextManager[Save]:
+        """Prevent concurrent registrations; yields the function that stores one.
+
+        `extra` says that a usable registration exists, and only the requested scope requires another one. Raises
+        TooManyRequests, StoreBusy, StorageError.
+        """
+
+
+class ProfileRegistrations:
+    """The registrations of one profile, in the store."""
+
+    def __init__(self, store: TokenStore, profile: str) -> None:
+        self._store = store
+        self._profile = profile
+
+    async def load(self) -> Sequence[Registration]:
+        return await self._store.load_registrations(self._profile)
+
+    @asynccontextmanager
+    async def lock(self, *, extra: bool) -> AsyncIterator[Save]:  # noqa: ARG002 - one profile's user may register as often as needed
+        async with self._store.exclusive(self._profile) as hold:
+            yield hold.save_registration
+
+
 class Registrations:
     """The clients of one profile. Each belongs to the issuer that it was registered with, and is sent to no other."""
 
@@ -53,29 +87,25 @@ class Registrations:
         *,
         store: TokenStore,
         client: OAuthClient,
-        profile: str,
+        stored: StoredRegistrations,
         clock: Clock,
         audit: Audit,
     ) -> None:
         self._settings = settings
         self._store = store
         self._client = client
-        self._profile = profile
+        self._stored = stored
         self._clock = clock
         self._audit = audit
         self._unchecked: str | None = None  # the client that the last sign-in used without asking the server
-        # Replaces the store's lock during a registration; its argument is whether only the scope requires a new client
-        self.registration_lock: Callable[[bool], AbstractAsyncContextManager[None]] | None = None
 
     async def mark_used(self, pending: PendingAuthorization) -> None:
         """Record that a sign-in has succeeded: its redirect URI is valid for the preregistered client."""
         self._unchecked = None
         configured = self._settings.preregistered
         if configured is not None and configured.client_id == pending.client.client_id:
-            async with self._store.exclusive(SHARED_PROFILE):
-                await self._store.save_registration(
-                    SHARED_PROFILE, _preregistered_for(configured, pending.issuer, pending.redirect_uri)
-                )
+            async with self._store.exclusive(SHARED_PROFILE) as hold:
+                await hold.save_registration(_preregistered_for(configured, pending.issuer, pending.redirect_uri))
 
     def require_sign_in(self, server: AuthorizationServerMetadata) -> None:
         """Raise MetadataError if the server supports no safe sign-in, or no way to register this client."""
@@ -86,7 +116,7 @@ class Registrations:
     async def registered_redirect_uris(self) -> Sequence[str]:
         """The redirect URIs of this profile's stored registrations, the newest first."""
         preregistered = [each for each in await self._store.load_registrations(SHARED_PROFILE) if each.preregistered]
-        own = await self._store.load_registrations(self._profile)
+        own = await self._stored.load()
         stored = preregistered if self._settings.preregistered else own
         return list(dict.fromkeys(each.redirect_uri for each in reversed(stored) if each.redirect_uri))
 
@@ -131,7 +161,7 @@ class Registrations:
         checked: set[str] = set()
         ordinary = scopes.registration_scope(discovery)
         extended_scope = not scopes.includes_scope(ordinary, scope)
-        stored = partial(self._stored, discovery, redirect_uri, scope, extended_scope)
+        stored = partial(self._matching, discovery, redirect_uri, scope, extended_scope)
         for found in await stored():  # without the lock, because the server may take long to answer
             checked.add(found.client.client_id)
             if found.client == known_client and found.client.client_id != self._unchecked:
@@ -140,14 +170,16 @@ class Registrations:
             if await self._is_usable(discovery, found):
                 return found
         extra = extended_scope and not checked  # a registration that was checked has to be replaced in any case
-        lock = self.registration_lock(extra) if self.registration_lock else self._store.exclusive(self._profile)
-        async with lock:
+        async with self._stored.lock(extra=extra) as save:
             for found in await stored():
                 if found.client.client_id not in checked:
                     return found  # registered meanwhile by another task or process
-            return await self._register_and_save(discovery, redirect_uri, scopes.union(scope, ordinary), extended_scope)
+            registered = await self._register(discovery, redirect_uri, scopes.union(scope, ordinary), extended_scope)
+            await save(registered)
+        self._audit.succeeded("registration", issuer=registered.issuer, client_id=registered.client.client_id)
+        return registered
 
-    async def _stored(
+    async def _matching(
         self, discovery: Discovery, redirect_uri: str, scope: str | None, extended_scope: bool
     ) -> Sequence[Registration]:
         """The stored registrations for the issuer, redirect URI and scope.
@@ -156,16 +188,16 @@ class Registrations:
         scopes that the client was registered for.
         """
         key = discovery.server.issuer, redirect_uri
-        stored = await self._store.load_registrations(self._profile)
+        stored = await self._stored.load()
         matching = (each for each in stored if (each.issuer, each.redirect_uri) == key and not each.preregistered)
         return [each for each in matching if _allows(each, scope) and (extended_scope or not each.extended_scope)]
 
-    async def _register_and_save(
+    async def _register(
         self, discovery: Discovery, redirect_uri: str, scope: str | None, extended_scope: bool
     ) -> Registration:
-        """Register a client for `scope`, which includes what later sign-ins may request, and store it."""
-        client = await self._register(discovery, redirect_uri, scope)
-        registered = Registration(
+        """Register a client for `scope`, which includes what later sign-ins may request."""
+        client = await self._request_registration(discovery, redirect_uri, scope)
+        return Registration(
             issuer=discovery.server.issuer,
             redirect_uri=redirect_uri,
             client=client.model_copy(update={"scope": None}),
@@ -174,9 +206,6 @@ class Registrations:
             scope=scope,
             registered_scope=client.scope,
         )
-        await self._store.save_registration(self._profile, registered)
-        self._audit.succeeded("registration", issuer=registered.issuer, client_id=client.client_id)
-        return registered
 
     async def assertion_client(self, discovery: Discovery) -> ClientInformation:
         """The client that assertions are issued to: its id must be known to the issuer of the assertion.
@@ -193,13 +222,13 @@ class Registrations:
         """The client in the settings, if this server supports it."""
         method = registration_method(self._settings, discovery.server)
         if method is RegistrationMethod.PREREGISTERED and (client := self._settings.preregistered) is not None:
-            async with self._store.exclusive(SHARED_PROFILE):
-                return await self._preregistered(client, discovery)
+            async with self._store.exclusive(SHARED_PROFILE) as hold:
+                return await self._preregistered(client, discovery, hold)
         if method is RegistrationMethod.METADATA_DOCUMENT and (url := self._settings.client_metadata_url) is not None:
             return ClientInformation(client_id=url, token_endpoint_auth_method="none")  # noqa: S106 - a method
         return None
 
-    async def _preregistered(self, client: ClientInformation, discovery: Discovery) -> ClientInformation:
+    async def _preregistered(self, client: ClientInformation, discovery: Discovery, hold: Hold) -> ClientInformation:
         """The preregistered client, if it may be sent to this issuer.
 
         Its issuer is stored at its first use, once for all profiles because they share the setting.
@@ -214,7 +243,7 @@ class Registrations:
                 "the new server only if you have registered this same client there, too.",
             )
         if issuer not in known:
-            await self._store.save_registration(SHARED_PROFILE, _preregistered_for(client, issuer, ""))
+            await hold.save_registration(_preregistered_for(client, issuer, ""))
         return client
 
     async def _is_usable(self, discovery: Discovery, found: Registration) -> bool:
@@ -222,7 +251,9 @@ class Registrations:
             return False
         return await self._client.is_client_registered(discovery.server, found.client, found.redirect_uri)
 
-    async def _register(self, discovery: Discovery, redirect_uri: str, scope: str | None) -> ClientInformation:
+    async def _request_registration(
+        self, discovery: Discovery, redirect_uri: str, scope: str | None
+    ) -> ClientInformation:
         server = discovery.server
         metadata = registration.client_metadata(
             client_name=self._settings.client_name,

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, uptime, utc_now
 from notion_oauth.errors import (
+    NetworkError,
     NotionOAuthError,
     NotSignedIn,
     ResourceMismatch,
@@ -30,7 +31,7 @@ from notion_oauth.profile_names import DEFAULT_PROFILE, VISITOR_PROFILE
 from notion_oauth.protocol import end_reasons, lifetime
 from notion_oauth.protocol.lifetime import Lifetimes, Phase
 from notion_oauth.protocol.urls import resource_covers
-from notion_oauth.storage import TokenStore
+from notion_oauth.storage import Hold, StoredLogin, TokenStore
 from notion_oauth.tokens.backoff import Backoff
 from notion_oauth.tokens.cache import TokenCache
 from notion_oauth.tokens.oauth_client import OAuthClient
@@ -143,36 +144,35 @@ class TokenSource:
         """The cached login, valid or not, if the store has not changed since it was read."""
         return self._cache.if_unchanged()
 
-    async def load(self, *, reread: bool = False) -> TokenSet | None:
-        """The stored login, or None. With `reread` it is read even if the store seems unchanged.
+    async def load(self) -> StoredLogin:
+        """The stored login, or the record of its end.
 
         Raises ResourceMismatch if the login is for another server than `server_url`: its token must not be sent there.
         """
-        version = self._store.version(self._profile)
-        tokens = await self._cache.load(reread=reread)
+        return self._checked(await self._cache.load())
+
+    def _checked(self, stored: StoredLogin) -> StoredLogin:
+        tokens = stored.tokens
         if tokens is None:
             self._cache.clear()
-            return None
+            return stored
         if tokens.resource is not None and not resource_covers(tokens.resource, self._server_url):
             raise self.with_profile_hint(
                 ResourceMismatch(f"The stored login is for {tokens.resource}, not for {self._server_url}.")
             )
-        self._cache.put(tokens, version=version)
-        return tokens
+        self._cache.put(tokens, version=stored.version)
+        return stored
 
-    async def ended_login(self) -> EndedLogin | None:
-        """The record of a login that the server has ended, or None."""
-        return await self._store.load_ended_login(self._profile)
-
-    async def stored(self, *, reread: bool = False) -> TokenSet:
+    async def stored(self) -> TokenSet:
         """The stored login. Raises NotSignedIn, ResourceMismatch, SignInRequired if the server has ended it."""
-        tokens = await self.load(reread=reread)
-        if tokens is not None:
-            return tokens
-        ended = await self.ended_login()
-        if ended is None:
-            raise self.with_profile_hint(NotSignedIn("Not signed in."))
-        raise self._sign_in_required(ended)
+        return self._require_tokens(await self.load())
+
+    def _require_tokens(self, stored: StoredLogin) -> TokenSet:
+        if stored.tokens is not None:
+            return stored.tokens
+        if stored.ended is not None:
+            raise self._sign_in_required(stored.ended)
+        raise self.with_profile_hint(NotSignedIn("Not signed in."))
 
     async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
         """Refresh now, even if the token is valid, unless the last refresh is more recent than `if_older_than`.
@@ -228,9 +228,9 @@ class TokenSource:
             try:
                 with call.abandonable(BACKGROUND_LOCK_WAIT if background else None):
                     await self._sleep(self._backoff.next_delay(deadline))
-                    async with self._store.exclusive(self._profile):
+                    async with self._store.exclusive(self._profile) as hold:
                         call.must_complete()
-                        return await self._refresh_locked(rejected, min_ttl, background=background)
+                        return await self._refresh_locked(hold, rejected, min_ttl, background=background)
             except (NotSignedIn, SignInRequired):
                 raise
             except NotionOAuthError as error:
@@ -239,34 +239,45 @@ class TokenSource:
                 if not isinstance(error, TransientError) or not call.waiting or self._backoff.exhausted(deadline):
                     raise
 
-    async def _refresh_locked(self, rejected: SecretStr | None, min_ttl: timedelta, *, background: bool) -> TokenSet:
-        tokens = await self.stored(reread=True)
+    async def _refresh_locked(
+        self, hold: Hold, rejected: SecretStr | None, min_ttl: timedelta, *, background: bool
+    ) -> TokenSet:
+        # Read again, whatever the version says: network file systems show changes late
+        tokens = self._require_tokens(self._checked(await hold.load()))
         phase = self._phase(tokens, rejected, min_ttl)
         if phase is Phase.GOOD or (phase is Phase.DUE and not background):
             return tokens  # refreshed by another process while this one waited for the lock
         if self._ended_token is not None and self._ended_token[0] == tokens.refresh_token:
             raise self._sign_in_required(self._ended_token[1])
-        await self._store.ensure_writable(self._profile)  # before the server issues tokens that could not be stored
         try:
-            new = await self._client.refresh(await self._client.with_endpoints(tokens, self._server_url))
+            complete = await self._client.with_endpoints(tokens, self._server_url)
+            await hold.reserve(tokens.refresh_token)  # before the server issues tokens that could not be stored
+            new = await self._refresh_reserved(hold, complete)
         except SignInRequired as error:  # the login has no refresh token
             raise self.with_profile_hint(error) from None
         except TokenRefused as refused:
             if refused.error not in end_reasons.TERMINAL:
                 raise self.with_profile_hint(refused) from None
-            return await self._record_end(tokens, refused)
-        await self._store.save(self._profile, new)  # before any caller gets it
+            return await self._record_end(hold, tokens, refused)
+        await hold.save(new)  # before any caller gets it
         self._backoff.record_success()
         self._audit.refreshed(tokens, new)
         self._cache.put(new, version=self._store.version(self._profile))
         return new
 
-    async def _record_end(self, tokens: TokenSet, refused: TokenRefused) -> TokenSet:
+    async def _refresh_reserved(self, hold: Hold, tokens: TokenSet) -> TokenSet:
+        try:
+            return await self._client.refresh(tokens)
+        except NetworkError:
+            hold.request_may_arrive()
+            raise
+
+    async def _record_end(self, hold: Hold, tokens: TokenSet, refused: TokenRefused) -> TokenSet:
         """Store that the server has ended the login and raise SignInRequired.
 
         Returns the stored login instead if a program that does not use the lock has stored a newer one.
         """
-        latest = await self._store.load(self._profile)
+        latest = (await hold.load()).tokens
         if latest is not None and latest.refresh_token != tokens.refresh_token:
             return latest
         ended = end_reasons.ended_login(tokens, refused, now=self._clock(), lifetimes=self._lifetimes)
@@ -275,10 +286,10 @@ class TokenSource:
         self._cache.clear()
         self._audit.ended(tokens, ended)
         try:
-            await self._store.save_ended_login(self._profile, ended)
+            await hold.end(ended)
         except StorageError:
             with suppress(StorageError):  # `_ended_token` keeps at least this process from sending it again
-                await self._store.delete(self._profile)
+                await hold.delete()
         raise self._sign_in_required(ended) from None
 
     def _sign_in_required(self, ended: EndedLogin) -> SignInRequired:

@@ -27,6 +27,7 @@ from notion_oauth.settings import Settings
 from tests.support.canaries import Canaries, forms, settings_that_are_secret, written_beside
 from tests.support.command_line import CommandLine
 from tests.support.paths import ROOT
+from tests.support.stores import load_login
 from tests.support.web_service import Browser
 
 CRASHES = """
@@ -164,7 +165,7 @@ def everything(service: Service, sandbox: Sandbox, canaries: Canaries, crash: Pa
             """The refresh token that will be sent next: a server may repeat it."""
             [key] = [value for value, kind in canaries.known().items() if kind == "NOTION_OAUTH_ENCRYPTION_KEY"]
             settings = Settings(token_file=crash.with_name(".notion-tokens.json"), encryption_key=SecretStr(key))
-            login = concurrency.run(partial(NotionOAuth(settings).store.load, "default"))
+            login = concurrency.run(partial(load_login, NotionOAuth(settings).store, "default"))
             assert login is not None
             assert login.refresh_token is not None
             return login.refresh_token.get_secret_value()

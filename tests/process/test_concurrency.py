@@ -7,9 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,16 +18,16 @@ import pytest
 
 from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.errors import SignInRequired
-from notion_oauth.models import EndedLogin, Registration, TokenSet
 from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.storage import TokenStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
-from tests.support.memory_store import MemoryStore
 from tests.support.signing_in import age, sign_in
+from tests.support.stores import HookedDocuments
 
 ONE_REFRESH = ["authorization_code", "refresh_token"]
 PROCESSES, TASKS = 8, 25
@@ -218,68 +217,38 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert sandbox.live_grants == 1
 
 
-class Guarded(MemoryStore):
-    """Refuses every change without its lock."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held = False
-        self.changes: list[str] = []
-
-    @asynccontextmanager
-    async def exclusive(self, profile: str) -> AsyncIterator[None]:
-        async with super().exclusive(profile):
-            self.held = True
-            try:
-                yield
-            finally:
-                self.held = False
-
-    def note_change(self, method: str) -> None:
-        assert self.held, f"{method} without the lock"
-        self.changes.append(method)
-
-    async def save(self, profile: str, tokens: TokenSet) -> None:
-        self.note_change("save")
-        await super().save(profile, tokens)
-
-    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
-        self.note_change("save_ended_login")
-        await super().save_ended_login(profile, ended)
-
-    async def delete(self, profile: str) -> bool:
-        self.note_change("delete")
-        return await super().delete(profile)
-
-    async def save_registration(self, profile: str, registration: Registration) -> None:
-        self.note_change("save_registration")
-        await super().save_registration(profile, registration)
-
-
 class RecordingNetwork(httpx.AsyncHTTPTransport):
     """Records whether the lock is held at each request that changes something at the authorization server."""
 
-    def __init__(self, store: Guarded) -> None:
+    def __init__(self, documents: HookedDocuments) -> None:
         super().__init__()
-        self._store = store
+        self._documents = documents
         self.under_lock: list[bool] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         read_only = request.url.path == "/mcp" or PROBE_CODE.encode() in await request.aread()
         if request.method == "POST" and not read_only:
-            self.under_lock.append(self._store.held)
+            self.under_lock.append(bool(self._documents.held))
         return await super().handle_async_request(request)
 
 
 def test_requests_and_changes_need_the_lock(settings: Settings, sandbox: Sandbox) -> None:
-    store, ahead = Guarded(), timedelta()
-    network = RecordingNetwork(store)
+    ahead = timedelta()
+    changes: list[str] = []
+
+    def require_lock(operation: str, profile: str, content: bytes | None) -> None:
+        if operation in ("write", "delete"):
+            assert profile in documents.held, f"{operation} without the lock"
+            changes.append(operation)
+
+    documents = HookedDocuments(require_lock)
+    network = RecordingNetwork(documents)
 
     def clock() -> datetime:
         return datetime.now(UTC) + ahead
 
     client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=network), clock=clock)
-    oauth = NotionOAuth(settings, store=store, client=client, clock=clock)
+    oauth = NotionOAuth(settings, store=TokenStore(documents), client=client, clock=clock)
 
     async def use_all() -> None:
         nonlocal ahead
@@ -300,4 +269,4 @@ def test_requests_and_changes_need_the_lock(settings: Settings, sandbox: Sandbox
     anyio.run(use_all)
     assert network.under_lock == [True] * len(network.under_lock)
     assert len(network.under_lock) >= 10
-    assert set(store.changes) == {"save_registration", "save", "save_ended_login", "delete"}
+    assert {*changes} == {"write", "delete"}

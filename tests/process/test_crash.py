@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 
 from notion_oauth.errors import StoreDamaged
+from notion_oauth.files.atomic import RESERVED
 from notion_oauth.storage import JsonFileStore
-from tests.process.chaos.changes import CHANGES, NAME, Change
+from tests.process.chaos.changes import CHANGES, NAME, NEW, OLD, Change
 from tests.support.paths import ROOT
+from tests.support.stores import delete_login
 
 pytestmark = pytest.mark.anyio
 
@@ -97,12 +99,16 @@ async def check_after_crash(directory: Path, change: Change, *, died: str) -> An
     assert {stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()} <= {0o600}
     left = [file for file in directory.iterdir() if file.suffix == ".tmp"]
     assert len(left) <= 1
-    async with store.exclusive("default"):  # StoreBusy after a second
-        await change.further(store)
+    async with store.exclusive("default") as hold:  # StoreBusy after a second
+        assert (await hold.load()).tokens in (None, OLD, NEW)
+        await change.further(hold)
+    if change.read is CHANGES["save"].read:
+        assert not [file for file in directory.iterdir() if file.suffix == RESERVED], "a save ends the reservation"
     for file in left:
         assert file.exists(), "a recent file is not removed"
         os.utime(file, (time.time() - 120,) * 2)
-    await change.further(store)
+    async with store.exclusive("default") as hold:
+        await change.further(hold)
     assert not [file for file in directory.iterdir() if file.suffix == ".tmp"], "the next save removes abandoned files"
     return found
 
@@ -145,7 +151,7 @@ async def test_deleting_the_login_removes_what_a_crash_left(crashing: Writers, t
     directory = await new_directory(CHANGES["save"], tmp_path)
     assert crashing.killed("save", directory, limit=100)
     assert [file for file in directory.iterdir() if file.suffix == ".tmp"]
-    await JsonFileStore(directory / NAME).delete("default")
+    await delete_login(JsonFileStore(directory / NAME), "default")
     assert not [file for file in directory.iterdir() if b"canary" in file.read_bytes()]
 
 

@@ -16,6 +16,7 @@ from notion_oauth.files.encryption import Encryption, Key
 from notion_oauth.storage import JsonFileStore
 from tests.support import fake_keyring
 from tests.support.fake_keyring import set_behaviour
+from tests.support.stores import load_login, save_login
 from tests.unit.protocol.builders import tokens
 
 OLD, NEW = "o" * 43 + "=", "n" * 43 + "="
@@ -137,6 +138,6 @@ async def test_tokens_are_encrypted_with_the_key_in_the_keyring(keyring_file: Pa
     system_keyring.add_key(NEW)
     path = tmp_path / "tokens.json"
     store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring")))
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
     assert b"canary" not in path.read_bytes()
-    assert await JsonFileStore(path, encryption=Encryption(SecretStr(NEW))).load("default") == tokens()
+    assert await load_login(JsonFileStore(path, encryption=Encryption(SecretStr(NEW))), "default") == tokens()

@@ -59,10 +59,10 @@ class Visitor(TestClient):
 
 def application(logins: ProfileResolver) -> FastAPI:
     """An application with the sign-in routes, for a resolver whose limits the test has chosen."""
-    hosts = TrustedHosts(logins.settings)
+    hosts = TrustedHosts(logins.oauth.settings)
     app = FastAPI()
     app.add_middleware(SessionMiddleware, secret_key="k" * 40, https_only=True)
-    app.include_router(build_router(logins, hosts, auth_route_class(hosts, RateLimits(logins.settings))))
+    app.include_router(build_router(logins, hosts, auth_route_class(hosts, RateLimits(logins.oauth.settings))))
     return app
 
 

@@ -32,6 +32,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
+from tests.support.stores import load_ended_login, load_login, save_login, save_registration
 
 FILES = Path(__file__).with_name("files_of_version_0_1")
 ENCRYPTION_KEY = base64.urlsafe_b64encode(b"made-up key for tests, no secret").decode()
@@ -100,16 +101,16 @@ def content(file: Path) -> Any:
 
 
 def test_login(store: JsonFileStore, other: JsonFileStore) -> None:
-    found = anyio.run(store.load, "default")
+    found = anyio.run(load_login, store, "default")
     assert found == ALL_FIELDS
-    anyio.run(other.save, "default", found)
+    anyio.run(save_login, other, "default", found)
     assert content(other.path("default")) == content(FILES / "tokens.json")
 
 
 def test_login_of_seven_fields(store: JsonFileStore) -> None:
     """The format of other programs."""
     assert len(content(FILES / "tokens.json.seven-fields.profile")) == 7
-    assert anyio.run(store.load, "seven-fields") == TokenSet(
+    assert anyio.run(load_login, store, "seven-fields") == TokenSet(
         access_token=SecretStr("made-up-access-token"),
         token_type="bearer",
         expires_in=3600,
@@ -121,8 +122,8 @@ def test_login_of_seven_fields(store: JsonFileStore) -> None:
 
 
 def test_ended_login(store: JsonFileStore, other: JsonFileStore) -> None:
-    assert anyio.run(store.load, "ended") is None
-    found = anyio.run(store.load_ended_login, "ended")
+    assert anyio.run(load_login, store, "ended") is None
+    found = anyio.run(load_ended_login, store, "ended")
     assert found is not None
     assert (found.reason, found.error, found.description) == ("idle", "invalid_grant", "made-up description")
     assert (found.ended_at, found.authorized_at, found.refreshed_at) == (
@@ -132,7 +133,7 @@ def test_ended_login(store: JsonFileStore, other: JsonFileStore) -> None:
     )
     assert (found.issuer, found.resource) == ("https://mcp.notion.com", "https://mcp.notion.com/mcp")
     assert (found.scope, found.requested_scope) == ("default", "default")
-    anyio.run(other.save_ended_login, "ended", found)
+    anyio.run(save_login, other, "ended", found)
     assert content(other.path("ended")) == content(FILES / "tokens.json.ended.profile")
 
 
@@ -142,17 +143,17 @@ def test_registrations(store: JsonFileStore, other: JsonFileStore) -> None:
     assert [each.client.client_id for each in found] == ["made-up-client", "claimed", "more-scopes", "preregistered"]
     assert found[0].client == ALL_FIELDS.client
     for registration in found:
-        anyio.run(other.save_registration, "default", registration)
+        anyio.run(save_registration, other, "default", registration)
     [last_changed] = other.path("default").parent.glob("*.clients")
     assert content(last_changed) == content(FILES / "tokens.json.clients")
 
 
 def test_sealed_files(store: JsonFileStore, with_key: JsonFileStore) -> None:
-    assert anyio.run(with_key.load, "sealed") == ALL_FIELDS
+    assert anyio.run(load_login, with_key, "sealed") == ALL_FIELDS
     [registration] = anyio.run(with_key.load_registrations, "sealed")
     assert registration.client == ALL_FIELDS.client
     with pytest.raises(StoreEncrypted):
-        anyio.run(store.load, "sealed")
+        anyio.run(load_login, store, "sealed")
 
 
 def test_sealed_files_are_not_reported_as_weak(with_key: JsonFileStore) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import pickle
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,9 +44,9 @@ def test_text_that_cannot_be_encoded_is_invalid_json(name: str) -> None:
     with pytest.raises(MetadataError):
         parse_protected_resource_metadata(answer({"scopes_supported": [HALF]}), server_url=DISCOVERY.resource)
     with pytest.raises(StoreDamaged):
-        decode_login(json.dumps({"access_token": "a", name: HALF}).encode(), Path("t"))
+        decode_login(json.dumps({"access_token": "a", name: HALF}).encode(), "t")
     with pytest.raises(StoreDamaged):
-        decode_registrations(json.dumps({"registrations": [{"client_id": HALF}]}).encode(), Path("t"))
+        decode_registrations(json.dumps({"registrations": [{"client_id": HALF}]}).encode(), "t")
 
 
 def test_surrogate_pairs_are_valid_json() -> None:

@@ -56,6 +56,7 @@ from notion_oauth.tokens.telemetry import TracedClient, TracedTransport
 from notion_oauth.transport.client import Transport
 from notion_oauth.web.dependency import ValidToken
 from notion_oauth.web.responses import problem, status_code
+from tests.support.stores import save_login, save_registration
 
 RECORDED = Path(__file__).with_name("public_surface.json")
 HOME, PUBLIC, ELSEWHERE = "http://localhost", "https://notion.example", "203.0.113.9"
@@ -473,11 +474,11 @@ def store_logins(file: Path) -> None:
 
     async def save() -> None:
         store = JsonFileStore(file)
-        await store.save("signed-in", login())
+        await save_login(store, "signed-in", login())
         over = datetime.now(UTC) - timedelta(minutes=1)
-        await store.save("expired", login(expires_at=over))
-        await store.save_ended_login("ended", ended_login())
-        await store.save("elsewhere", login(resource="https://other.example/mcp"))
+        await save_login(store, "expired", login(expires_at=over))
+        await save_login(store, "ended", ended_login())
+        await save_login(store, "elsewhere", login(resource="https://other.example/mcp"))
 
     anyio.run(save)
 
@@ -544,7 +545,7 @@ def test_json_over_http(settings: Settings, network: httpx.AsyncBaseTransport, o
         "refresh": shape(browser.post_form("/auth/refresh", JSON).json()),
         "logout": shape(browser.post_form("/auth/logout", JSON).json()),
     }
-    anyio.run(oauth.store.save_ended_login, "default", ended_login())
+    anyio.run(save_login, oauth.store, "default", ended_login())
     found["status of ended"] = shape(browser.get("/auth/status", headers=JSON).json())
     public = Browser(create_app(settings.model_copy(update={"public_url": PUBLIC})), PUBLIC, ELSEWHERE)
     found["client metadata"] = shape(public.get("/auth/client-metadata.json").json())
@@ -571,8 +572,8 @@ def test_files(tmp_path: Path) -> None:
 
     async def save() -> None:
         plain, sealed = JsonFileStore(file), JsonFileStore(file, encryption=Encryption(SecretStr(new_key())))
-        async with plain.exclusive("default"):
-            await plain.save("default", login())
+        async with plain.exclusive("default") as hold:
+            await hold.save(login())
         entry: dict[str, Any] = {"issuer": "https://a.example", "redirect_uri": REDIRECT_URI, "client": public}
         for more in (
             {},
@@ -580,10 +581,10 @@ def test_files(tmp_path: Path) -> None:
             {"extended_scope": True},
             {"preregistered": True},
         ):
-            await plain.save_registration("default", Registration(**{**entry, **more}))
-        await plain.save_ended_login("ended", ended_login())
-        await sealed.save("sealed", login())
-        await sealed.save_registration("sealed", Registration(**entry))
+            await save_registration(plain, "default", Registration(**{**entry, **more}))
+        await save_login(plain, "ended", ended_login())
+        await save_login(sealed, "sealed", login())
+        await save_registration(sealed, "sealed", Registration(**entry))
 
     anyio.run(save)
     content = {path.name: path.read_text() for path in sorted(tmp_path.iterdir())}

@@ -22,6 +22,7 @@ from notion_oauth.models import Discovery, EndedLogin, Registration, TokenSet
 from notion_oauth.protocol import discovery
 from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.settings import Settings
+from notion_oauth.storage import Kind, bound_to
 from notion_oauth.stores.factory import encryption_for
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
@@ -94,16 +95,19 @@ class CheckContext:
         """Read the stored files. This may read a key from the system keyring, which takes a few seconds at most."""
         await self.readable.run(run_in_daemon_thread(partial(atomic.read_file, self.token_file, len, fix=False)))
         await self.encryption.run(run_in_daemon_thread(partial(encryption_for, self.settings)))
-        await self.login.run(self._read(self.token_file, token_file.decode_login))
-        await self.registrations.run(self._read(self.sibling(".clients"), token_file.decode_registrations))
+        await self.login.run(self._read(self.token_file, "login", token_file.decode_login))
+        await self.registrations.run(
+            self._read(self.sibling(".clients"), "registrations", token_file.decode_registrations)
+        )
 
     def sibling(self, suffix: str) -> Path:
         """The file next to the token file with this suffix, such as its lock."""
         return profile_names.add_suffix(self.token_file, suffix)
 
-    async def _read(self, path: Path, decode: Callable[[bytes, Path], T]) -> StoredFile[T] | None:
-        encryption = await self.encryption.get()
-        return await run_in_daemon_thread(partial(token_file.read_stored, path, decode, encryption, fix=False))
+    async def _read(self, path: Path, kind: Kind, decode: Callable[[bytes, str], T]) -> StoredFile[T] | None:
+        encryption, binding = await self.encryption.get(), bound_to(self.settings.profile, kind)
+        read = partial(token_file.read_stored, path, decode, encryption, bound_to=binding, fix=False)
+        return await run_in_daemon_thread(read)
 
     async def contact_server(self) -> None:
         """Request the MCP server's challenge, then discover its authorization server, as a sign-in does."""

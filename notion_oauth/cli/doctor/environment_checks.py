@@ -20,7 +20,7 @@ from notion_oauth.files import permissions
 from notion_oauth.interactive import loopback
 from notion_oauth.interactive.browser import Browser, Environment
 from notion_oauth.settings import PREFIX, Settings
-from notion_oauth.tokens.client_factory import build_client_and_audit
+from notion_oauth.tokens.client_factory import build_client
 
 _PACKAGES = ("anyio", "authlib", "cryptography", "filelock", "httpcore", "httpx", "pydantic", "pydantic-settings")
 _EXTRAS = ("httpx2", "keyring", "opentelemetry-api", "socksio", "truststore")
@@ -108,7 +108,7 @@ def _unknown(name: str, known: list[str]) -> Finding:
 
 def _telemetry(settings: Settings) -> list[Finding]:
     try:
-        build_client_and_audit(settings, settings.profile, utc_now)
+        build_client(settings, utc_now)
     except ConfigurationError as error:
         return [failure(error.message, error.hint)]
     return []

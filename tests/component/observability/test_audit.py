@@ -32,7 +32,7 @@ from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.storage import JsonFileStore
+from notion_oauth.storage import Hold, JsonFileStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.tokens.revocation import SignOut
 from notion_oauth.transport.client import Transport
@@ -173,10 +173,10 @@ async def test_adopting_a_token_after_waiting_for_the_lock_writes_no_line(
     one, other = NotionOAuth(settings, store=store), NotionOAuth(settings)
     login = await sign_in(one)
     store.waiting.clear()
-    async with anyio.create_task_group() as tasks, other.store.exclusive("default"):
+    async with anyio.create_task_group() as tasks, other.store.exclusive("default") as hold:
         tasks.start_soon(one.refresh)
         assert await anyio.to_thread.run_sync(store.waiting.wait, 30)
-        await other.store.save("default", await other.client.refresh(login))
+        await hold.save(await other.client.refresh(login))
     assert [event for event, _ in audit_events()] == ["registration", "sign_in"]
 
 
@@ -188,10 +188,10 @@ class SignallingStore(JsonFileStore):
         self.waiting = threading.Event()
 
     @asynccontextmanager
-    async def exclusive(self, profile: str) -> AsyncGenerator[None]:
+    async def exclusive(self, profile: str) -> AsyncGenerator[Hold]:
         self.waiting.set()
-        async with super().exclusive(profile):
-            yield
+        async with super().exclusive(profile) as hold:
+            yield hold
 
 
 @pytest.mark.parametrize("refused", [False, True])

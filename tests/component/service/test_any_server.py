@@ -17,9 +17,9 @@ from notion_oauth.errors import NotionOAuthError
 from notion_oauth.models import AuthorizationResponse
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.stores.memory import MemoryStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
-from tests.support.memory_store import MemoryStore
 from tests.support.signing_in import REDIRECT_URI
 
 HOST = "https://h.example"

@@ -23,6 +23,7 @@ from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
 from tests.support.signing_in import begin, sign_in
+from tests.support.stores import load_login
 
 pytestmark = pytest.mark.anyio
 
@@ -99,7 +100,7 @@ async def test_refresh_of_a_cancelled_caller_is_stored(
     oauth = on_network(network, settings)
     await cancel(network, oauth.tokens.token)
     await oauth.tokens.wait_until_idle()
-    stored = await oauth.store.load("default")
+    stored = await load_login(oauth.store, "default")
     assert stored is not None
     assert stored.refresh_token != login.refresh_token
     assert sandbox.is_access_token_live(stored.access_token.get_secret_value())

@@ -23,6 +23,7 @@ from notion_oauth.storage import JsonFileStore
 from notion_oauth.tokens.status import LoginStatus
 from tests.conftest import Posted
 from tests.support.signing_in import REDIRECT_URI, begin, sign_in
+from tests.support.stores import save_login, save_registration
 from tests.unit.protocol.builders import tokens
 
 pytestmark = pytest.mark.anyio
@@ -57,8 +58,8 @@ async def test_token_of_unknown_lifetime_is_not_refreshed(settings: Settings, sa
 @pytest.mark.spec("RFC 7591 §3.2.1", "Register again after the secret has expired")
 async def test_client_with_an_expired_secret_is_replaced(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     old = ClientInformation(client_id="old", client_secret=SecretStr("s"), client_secret_expires_at=1)
-    await oauth.store.save_registration(
-        "default", Registration(issuer=sandbox.issuer, redirect_uri=REDIRECT_URI, client=old)
+    await save_registration(
+        oauth.store, "default", Registration(issuer=sandbox.issuer, redirect_uri=REDIRECT_URI, client=old)
     )
     pending, _ = await begin(oauth)
     assert pending.client.client_id != "old"
@@ -67,14 +68,14 @@ async def test_client_with_an_expired_secret_is_replaced(oauth: NotionOAuth, san
 
 
 async def test_expired_login_without_refresh_token_is_unauthenticated(settings: Settings) -> None:
-    await JsonFileStore(settings.token_file).save("default", tokens(resource=None, refresh_token=None))
+    await save_login(JsonFileStore(settings.token_file), "default", tokens(resource=None, refresh_token=None))
     status = await NotionOAuth(settings, clock=ahead(days=3650)).status()
     assert status == LoginStatus(status="unauthenticated")
     assert status.as_json() == {"status": "unauthenticated"}
 
 
 async def test_status_times_are_in_utc(settings: Settings) -> None:
-    await JsonFileStore(settings.token_file).save("default", tokens(resource=None))
+    await save_login(JsonFileStore(settings.token_file), "default", tokens(resource=None))
     document = (await NotionOAuth(settings, clock=lambda: tokens().updated_at).status()).as_json()
     assert document["expires_at"] == "2026-11-23T13:00:00Z"
     assert (document["status"], document["expires_in_seconds"]) == ("authenticated", 3600)
@@ -82,14 +83,14 @@ async def test_status_times_are_in_utc(settings: Settings) -> None:
 
 async def test_other_files_are_not_listed_as_profiles(tmp_path: Path) -> None:
     store = JsonFileStore(tmp_path / "directory" / "t.json")
-    assert await store.profiles() == ()
+    assert await store.profiles() == []
     for profile in ("work", "default", "home"):
-        await store.save(profile, tokens())
+        await save_login(store, profile, tokens())
         async with store.exclusive(profile):
             pass
     for other in ("t.json.a b.profile", "t.json.-x.profile", "t.json.a.b.profile", "u.json.x.profile"):
         (tmp_path / "directory" / other).touch()
-    assert await store.profiles() == ("default", "home", "work")
+    assert await store.profiles() == ["default", "home", "work"]
 
 
 async def test_listing_profiles_below_a_file_fails(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ async def test_listing_profiles_below_a_file_fails(tmp_path: Path) -> None:
 
 async def test_disk_full_during_a_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = JsonFileStore(tmp_path / "t.json")
-    await store.save("default", tokens(access_token=SecretStr("old")))
+    await save_login(store, "default", tokens(access_token=SecretStr("old")))
     before = (tmp_path / "t.json").read_bytes()
 
     def full(descriptor: int) -> None:
@@ -109,8 +110,8 @@ async def test_disk_full_during_a_save_keeps_the_old_file(tmp_path: Path, monkey
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left on device"):
-        await store.save("default", tokens())
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"t.json": before}
+        await save_login(store, "default", tokens())
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"t.json": before, "t.json.lock": b""}
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file whose first byte cannot be read")

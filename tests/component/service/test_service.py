@@ -40,10 +40,11 @@ from notion_oauth.protocol.registration import PROBE_CODE
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.stores.memory import MemoryStore
 from notion_oauth.tokens.revocation import SignOut
 from tests.conftest import Posted
-from tests.support.memory_store import MemoryStore
 from tests.support.signing_in import REDIRECT_URI, begin, sign_in
+from tests.support.stores import load_login, save_registration
 
 pytestmark = pytest.mark.anyio
 
@@ -123,7 +124,7 @@ async def test_registration_is_bound_to_issuer_redirect_uri_and_profile(
 async def test_registration_of_another_issuer_is_not_used(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     for issuer in ("https://another.example", f"{sandbox.issuer}/"):
         foreign = Registration(issuer=issuer, redirect_uri=REDIRECT_URI, client=ClientInformation(client_id="foreign"))
-        await oauth.store.save_registration("default", foreign)
+        await save_registration(oauth.store, "default", foreign)
     pending, _ = await begin(oauth)
     assert sandbox.registered_clients == 1
     assert pending.client.client_id != "foreign"
@@ -213,7 +214,7 @@ async def test_wrong_state_and_refusal_keep_the_login(oauth: NotionOAuth, grants
     refused = AuthorizationResponse(state=pending.state, iss=pending.issuer, error="access_denied")
     with pytest.raises(AuthorizationRefused, match="declined"):
         await oauth.complete_authorization(pending, refused)
-    assert await oauth.store.load("default") == before
+    assert await load_login(oauth.store, "default") == before
     assert grants_asked() == ["authorization_code"]
 
 

@@ -19,6 +19,7 @@ from notion_oauth.tokens.backoff import Backoff
 from notion_oauth.tokens.source import TokenSource
 from tests.conftest import Posted
 from tests.support.signing_in import age, sign_in
+from tests.support.stores import load_login
 
 pytestmark = pytest.mark.anyio
 
@@ -104,7 +105,7 @@ async def test_retries_end_after_retry_for(
         await retrying_source(oauth, time).token()
     assert time.now - before == pytest.approx(20)
     assert 4 <= len(time.slept) <= 8
-    stored = await oauth.store.load("default")
+    stored = await load_login(oauth.store, "default")
     assert stored is not None
     assert stored.refresh_token == login.refresh_token
 

@@ -23,6 +23,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.cli.background_server import served
+from notion_oauth.clock import utc_now
 from notion_oauth.errors import (
     NotSignedIn,
     ResourceMismatch,
@@ -32,17 +33,19 @@ from notion_oauth.errors import (
     StoreDamaged,
     TokenRefused,
 )
-from notion_oauth.models import EndedLogin, TokenSet
+from notion_oauth.files.token_file import encode_tokens
+from notion_oauth.models import TokenSet
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.storage import LOCK_WAIT
+from notion_oauth.storage import LOCK_WAIT, TokenStore
+from notion_oauth.stores.memory import MemoryDocuments
 from notion_oauth.tokens.revocation import SignOut
 from tests.conftest import Posted
-from tests.support.memory_store import MemoryStore
 from tests.support.paths import ROOT
 from tests.support.signing_in import begin, sign_in
+from tests.support.stores import HookedDocuments, load_login
 
 pytestmark = pytest.mark.anyio
 
@@ -168,53 +171,51 @@ async def test_other_refusal_keeps_the_login(oauth: NotionOAuth, sandbox: Sandbo
     sandbox.fail_next("/token", error="invalid_target")
     with pytest.raises(TokenRefused, match="invalid_target"):
         await oauth.refresh()
-    assert await oauth.store.load("default") == login
-
-
-class WithoutLock(MemoryStore):
-    """Shared with a program that ignores the lock: it stores a newer login during our refresh."""
-
-    newer: TokenSet | None = None
-
-    async def ensure_writable(self, profile: str) -> None:
-        if self.newer is not None:
-            await self.save(profile, self.newer)
+    assert await load_login(oauth.store, "default") == login
 
 
 async def test_newer_login_of_another_program_is_adopted(settings: Settings, sandbox: Sandbox) -> None:
-    store = WithoutLock()
-    oauth = NotionOAuth(settings, store=store)
+    """A program that ignores the lock stores a newer login while ours is refreshed."""
+    newer: list[TokenSet] = []
+    memory = MemoryDocuments(lock_wait=timedelta(seconds=60), clock=utc_now)
+
+    def overwrite(operation: str, profile: str, content: bytes | None) -> None:
+        if operation == "reserve" and newer:
+            login = encode_tokens(newer.pop())
+            memory.change(profile, lambda stored: stored.documents.update({"login": login}))
+
+    oauth = NotionOAuth(settings, store=TokenStore(HookedDocuments(overwrite, memory)))
     login = await sign_in(oauth)
-    newer = {"access_token": SecretStr("newer"), "refresh_token": SecretStr("newer")}
-    store.newer = login.model_copy(update=newer)
+    adopted = login.model_copy(update={"access_token": SecretStr("newer"), "refresh_token": SecretStr("newer")})
+    newer.append(adopted)
     sandbox.fail_next("/token", error="invalid_grant", description="Refresh token reuse detected")
-    assert await oauth.refresh() == store.newer
-    assert await store.load("default") == store.newer
+    assert await oauth.refresh() == adopted
+    assert await load_login(oauth.store, "default") == adopted
 
 
-class CannotRecordEnd(MemoryStore):
-    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
-        raise StorageError("Nothing can be written here.")
+def refusing(*refused: str) -> TokenStore:
+    """A store in memory that cannot record the end of a login, nor do the other refused operations."""
 
+    def refuse(operation: str, profile: str, content: bytes | None) -> None:
+        if operation in refused or (operation == "write" and b"ended_at" in (content or b"")):
+            raise StorageError("Nothing can be written here.")
 
-class CannotDelete(CannotRecordEnd):
-    async def delete(self, profile: str) -> bool:
-        raise StorageError("Nothing can be deleted here.")
+    return TokenStore(HookedDocuments(refuse))
 
 
 async def test_dead_tokens_are_deleted_if_the_end_cannot_be_recorded(settings: Settings, sandbox: Sandbox) -> None:
-    oauth = NotionOAuth(settings, store=CannotRecordEnd())
+    oauth = NotionOAuth(settings, store=refusing())
     await sign_in(oauth)
     sandbox.revoke_grants()
     with pytest.raises(SignInRequired, match="revoked"):
         await oauth.refresh()
-    assert await oauth.store.load("default") is None
+    assert await load_login(oauth.store, "default") is None
 
 
 async def test_dead_token_that_cannot_be_deleted_is_not_sent_again(
     settings: Settings, sandbox: Sandbox, grants_asked: Posted
 ) -> None:
-    oauth = NotionOAuth(settings, store=CannotDelete())
+    oauth = NotionOAuth(settings, store=refusing("delete"))
     await sign_in(oauth)
     sandbox.fail_next("/token", error="invalid_grant", description="Grant not found")
     for _ in range(2):
@@ -223,21 +224,19 @@ async def test_dead_token_that_cannot_be_deleted_is_not_sent_again(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-class Unwritable(MemoryStore):
-    problem: StorageError | None = None
-
-    async def ensure_writable(self, profile: str) -> None:
-        if self.problem is not None:
-            raise self.problem
-
-
 @pytest.mark.parametrize("problem", [StorageError("The disk is full."), StoreBusy("Busy.")])
 async def test_valid_token_is_served_from_an_unwritable_store(
     settings: Settings, sandbox: Sandbox, problem: StorageError
 ) -> None:
-    store = Unwritable()
+    problems: list[StorageError] = []
+
+    def fail(operation: str, profile: str, content: bytes | None) -> None:
+        if operation == "reserve" and problems:
+            raise problems[0]
+
+    store = TokenStore(HookedDocuments(fail))
     login = await sign_in(NotionOAuth(settings, store=store))
-    store.problem = problem
+    problems.append(problem)
     requests = len(sandbox.requests)
     assert await NotionOAuth(settings, store=store, clock=ahead(minutes=57)).tokens.token() == login.access_token
     with pytest.raises(type(problem)):

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,14 +17,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from notion_oauth.errors import NotSignedIn, SignInRequired, TransientError
-from notion_oauth.models import TokenSet
+from notion_oauth.files.documents import FileDocuments
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import RecordedRequest, Sandbox, SandboxOptions
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.storage import JsonFileStore
+from notion_oauth.storage import TokenStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
+from tests.support.stores import HookedDocuments, load_login
 
 T = TypeVar("T")
 REDIRECT_URI = "http://127.0.0.1:4321/callback"
@@ -33,16 +35,16 @@ class Crash(BaseException):
     """The process dies here."""
 
 
-class Dying(JsonFileStore):
-    """A store whose process dies during the next save, before or after the file is replaced."""
+class Dying(TokenStore):
+    """Token files of a process that dies during the next save, before or after the file is replaced."""
 
-    dies: str | None = None
+    def __init__(self, path: Path) -> None:
+        self.dies: str | None = None
+        files = FileDocuments(path, lock_wait=timedelta(seconds=60))
+        super().__init__(HookedDocuments(partial(self._die, "before"), files, after=partial(self._die, "after")))
 
-    async def save(self, profile: str, tokens: TokenSet) -> None:
-        if self.dies == "before":
-            raise Crash
-        await super().save(profile, tokens)
-        if self.dies == "after":
+    def _die(self, when: str, operation: str, profile: str, content: bytes | None) -> None:
+        if operation == "write" and self.dies == when:
             raise Crash
 
 
@@ -213,7 +215,7 @@ class Engine(RuleBasedStateMachine):
         """While the grant is live, the refresh token in the file is one that the server accepts."""
         if not (self.signed_in and self.grant_lives):
             return
-        stored = asyncio.run(self.processes[0].store.load("default"))
+        stored = asyncio.run(load_login(self.processes[0].store, "default"))
         assert stored is not None
         assert stored.refresh_token is not None
         assert self.sandbox.live_grants == 1

@@ -18,8 +18,10 @@ from notion_oauth.models import TokenSet
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.storage import Hold
 from tests.conftest import Posted
 from tests.support.signing_in import sign_in
+from tests.support.stores import load_login
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +47,7 @@ def oauth(settings: Settings, clock: Clock) -> NotionOAuth:
 
 
 async def stored(oauth: NotionOAuth) -> TokenSet:
-    login = await oauth.store.load("default")
+    login = await load_login(oauth.store, "default")
     assert login is not None
     return login
 
@@ -236,10 +238,10 @@ async def test_new_tokens_are_stored_before_they_are_returned(
     login = await sign_in(oauth)
     clock.ahead = timedelta(hours=2)
 
-    async def fail(profile: str, tokens: TokenSet) -> None:
+    async def fail(hold: Hold, tokens: TokenSet) -> None:
         raise StorageError("The disk is full.")
 
-    monkeypatch.setattr(oauth.store, "save", fail)
+    monkeypatch.setattr(Hold, "save", fail)
     with pytest.raises(StorageError):
         await oauth.tokens.token()
     monkeypatch.undo()
@@ -259,7 +261,7 @@ async def test_sign_out_during_a_refresh_is_not_undone(oauth: NotionOAuth, setti
 
         tasks.start_soon(refresh)
         tasks.start_soon(NotionOAuth(settings).sign_out)
-    assert await oauth.store.load("default") is None
+    assert await load_login(oauth.store, "default") is None
 
 
 async def test_sign_out_of_another_process_is_not_undone_by_a_running_refresh(
@@ -268,7 +270,7 @@ async def test_sign_out_of_another_process_is_not_undone_by_a_running_refresh(
     await sign_in(oauth)
     clock.ahead = timedelta(hours=2)
     await _during_a_slow_refresh(oauth, sandbox, NotionOAuth(settings).sign_out)
-    assert await oauth.store.load("default") is None
+    assert await load_login(oauth.store, "default") is None
     assert sandbox.live_grants == 0
     with pytest.raises(NotSignedIn):
         await oauth.tokens.token()

@@ -12,12 +12,13 @@ import httpx
 import pytest
 
 from notion_oauth.cli.status_text import describe
+from notion_oauth.files.documents import FileDocuments
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol.lifetime import Lifetimes, Phase, grant_end, phase
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.storage import JsonFileStore
+from notion_oauth.storage import TokenStore
 from notion_oauth.tokens.cache import RECHECK_INTERVAL
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.tokens.source import TokenSource
@@ -25,6 +26,7 @@ from notion_oauth.tokens.status import login_status
 from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
 from tests.support.signing_in import sign_in
+from tests.support.stores import HookedDocuments
 from tests.unit.protocol.builders import NOW, tokens
 
 pytestmark = pytest.mark.anyio
@@ -255,25 +257,17 @@ async def test_cache_notices_changes_of_other_processes(
     assert (await oauth.status()).status == "unauthenticated"
 
 
-class Counting(JsonFileStore):
-    """Counts how often the file is read."""
-
-    reads = 0
-
-    async def load(self, profile: str) -> TokenSet | None:
-        self.reads += 1
-        return await super().load(profile)
-
-
 async def test_cached_token_is_not_read_from_the_file_again(settings: Settings) -> None:
-    store = Counting(settings.token_file)
+    operations: list[str] = []
+    files = FileDocuments(settings.token_file, lock_wait=timedelta(seconds=60))
+    store = TokenStore(HookedDocuments(lambda operation, *_: operations.append(operation), files))
     oauth = NotionOAuth(settings, store=store)
     login = await sign_in(oauth)
     with anyio.fail_after(5):
         while oauth.tokens.get_fresh() is None:  # until the file is old enough for the cache
             await oauth.tokens.token()
-    reads = store.reads
+    operations.clear()
     for _ in range(10):
         assert await oauth.tokens.token() == login.access_token
         assert oauth.tokens.get_fresh() == login.access_token
-    assert store.reads == reads
+    assert operations == []

@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from notion_oauth.files.encryption import Encryption
 from notion_oauth.models import ClientInformation, Registration
-from notion_oauth.storage import JsonFileStore
+from notion_oauth.storage import Hold, JsonFileStore
+from tests.support.stores import load_login, save_login, save_registration
 from tests.unit.protocol.builders import ISSUER, PUBLIC, REDIRECT_URI, tokens
 
 NAME = ".notion-tokens.json"
@@ -31,11 +32,12 @@ FURTHER = Registration(issuer=ISSUER, redirect_uri="http://127.0.0.1:6666/callba
 OLD_KEY, NEW_KEY = "o" * 43 + "=", "n" * 43 + "="
 
 
-Make = Callable[[JsonFileStore], Awaitable[object]]
+Prepare = Callable[[JsonFileStore], Awaitable[object]]
+Make = Callable[[Hold], Awaitable[object]]
 
 
 async def _login(store: JsonFileStore) -> Any:
-    return await store.load("default")
+    return await load_login(store, "default")
 
 
 async def _registrations(store: JsonFileStore) -> Any:
@@ -48,10 +50,10 @@ class Change:
 
     before: Any
     after: Any
-    prepare: Make | None
+    prepare: Prepare | None
     make: Make
     read: Callable[[JsonFileStore], Awaitable[Any]] = _login
-    further: Make = lambda store: store.save("default", NEXT)
+    further: Make = lambda hold: hold.save(NEXT)
     further_read: Any = NEXT
     keys: str | None = None  # to write and read the file
     plain_before: bool = False  # the replaced files hold secrets in plain text; the written ones do not
@@ -63,20 +65,26 @@ class Change:
 
 
 async def _save_plain(store: JsonFileStore) -> None:
-    await store.save("default", OLD)
-    await store.save_registration("default", CONFIDENTIAL)
+    await save_login(store, "default", OLD)
+    await save_registration(store, "default", CONFIDENTIAL)
 
 
 async def _save_with_old_key(store: JsonFileStore) -> None:
     await _save_plain(JsonFileStore(store.path("default"), encryption=Encryption(SecretStr(OLD_KEY))))
 
 
-async def _save_all(store: JsonFileStore) -> None:
-    await store.save("default", NEXT)
-    await store.save_registration("default", FURTHER)
+async def _save_all(hold: Hold) -> None:
+    await hold.save(NEXT)
+    await hold.save_registration(FURTHER)
 
 
-def _encrypting(after: Any, prepare: Make, make: Make, *, plain_before: bool = False) -> Change:
+async def _refresh(hold: Hold) -> None:
+    """As a refresh changes the files: it reserves space first."""
+    await hold.reserve(OLD.refresh_token)
+    await hold.save(NEW)
+
+
+def _encrypting(after: Any, prepare: Prepare, make: Make, *, plain_before: bool = False) -> Change:
     keys = f"{NEW_KEY},{OLD_KEY}"
     return Change(OLD, after, prepare, make, further=_save_all, keys=keys, plain_before=plain_before)
 
@@ -86,20 +94,26 @@ def _registering(before: tuple[Registration, ...]) -> Change:
     return Change(
         before,
         after,
-        (lambda store: store.save_registration("default", before[0])) if before else None,
-        lambda store: store.save_registration("default", ADDED),
+        (lambda store: save_registration(store, "default", before[0])) if before else None,
+        lambda hold: hold.save_registration(ADDED),
         _registrations,
-        lambda store: store.save_registration("default", FURTHER),
+        lambda hold: hold.save_registration(FURTHER),
     )
 
 
+async def _save_old(store: JsonFileStore) -> None:
+    await save_login(store, "default", OLD)
+
+
 CHANGES = {
-    "first-save": Change(None, NEW, None, lambda store: store.save("default", NEW)),
-    "save": Change(OLD, NEW, lambda store: store.save("default", OLD), lambda store: store.save("default", NEW)),
+    "first-save": Change(None, NEW, None, lambda hold: hold.save(NEW)),
+    "save": Change(OLD, NEW, _save_old, lambda hold: hold.save(NEW)),
+    "refresh": Change(OLD, NEW, _save_old, _refresh),
     "first-registration": _registering(()),
     "registration": _registering((STORED,)),
-    "encrypted-save": _encrypting(NEW, _save_with_old_key, lambda store: store.save("default", NEW)),
-    "migration": _encrypting(NEW, _save_plain, lambda store: store.save("default", NEW), plain_before=True),
-    "reencrypt": _encrypting(OLD, _save_with_old_key, lambda store: store.reencrypt("default")),
-    "delete": Change(OLD, None, lambda store: store.save("default", OLD), lambda store: store.delete("default")),
+    "encrypted-save": _encrypting(NEW, _save_with_old_key, lambda hold: hold.save(NEW)),
+    "encrypted-refresh": _encrypting(NEW, _save_with_old_key, _refresh),
+    "migration": _encrypting(NEW, _save_plain, lambda hold: hold.save(NEW), plain_before=True),
+    "reencrypt": _encrypting(OLD, _save_with_old_key, lambda hold: hold.reencrypt()),
+    "delete": Change(OLD, None, _save_old, lambda hold: hold.delete()),
 }

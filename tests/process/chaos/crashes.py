@@ -72,7 +72,7 @@ async def _make(order: dict[str, Any], note: int) -> None:
         atomic.write_file = write_in_place
     change = CHANGES[order["change"]]
     store = change.store(Path(order["site"]) / NAME)
-    async with store.exclusive("default"):
+    async with store.exclusive("default") as hold:
         if "call" in order:
             sys.setprofile(Killer(order["call"], order["when"], note))
         elif "limit" in order:
@@ -82,7 +82,7 @@ async def _make(order: dict[str, Any], note: int) -> None:
         elif order.get("wait"):
             _reply({"pid": os.getpid()})
             os.read(0, 1)
-        await change.make(store)
+        await change.make(hold)
         sys.setprofile(None)
         os._exit(0)
 
@@ -120,7 +120,7 @@ def write_in_place(path: Path, content: bytes) -> None:
 def main() -> None:
     anyio.to_thread.run_sync = _in_this_thread  # type: ignore[assignment]
     anyio.run(anyio.sleep, 0)  # imports what an event loop needs, once for all children
-    Encryption(SecretStr(NEW_KEY)).encrypt(b"")  # the same for encryption
+    Encryption(SecretStr(NEW_KEY)).encrypt(b"", bound_to="default/login")  # the same for encryption
     with open(0, "rb", buffering=0) as orders:  # unbuffered: the next byte may be for a child
         for order in orders:
             _reply(_execute(json.loads(order)))

@@ -22,6 +22,7 @@ from notion_oauth.settings import Settings, load_settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.stores.factory import file_store
 from tests.support.signing_in import sign_in
+from tests.support.stores import delete_login, load_ended_login, load_login, reencrypt, save_login, save_registration
 from tests.unit.protocol.builders import ISSUER, NOW, REDIRECT_URI, tokens
 
 pytestmark = pytest.mark.anyio
@@ -48,12 +49,12 @@ def store_with(path: Path, *keys: str) -> JsonFileStore:
 
 
 async def fill(store: JsonFileStore) -> None:
-    await store.save("default", tokens())
-    await store.save_registration("default", CONFIDENTIAL)
+    await save_login(store, "default", tokens())
+    await save_registration(store, "default", CONFIDENTIAL)
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    return {file.name: file.read_bytes() for file in path.parent.iterdir() if file.suffix != ".lock"}
 
 
 def ids(path: Path) -> set[str | None]:
@@ -69,16 +70,16 @@ async def test_encrypted_files_contain_no_plain_text(path: Path) -> None:
     document = json.loads(path.read_bytes())
     assert list(document) == ["sealed", "key_id", "content"]
     assert NEW[:12] not in str(document)
-    assert await store.load("default") == tokens()
+    assert await load_login(store, "default") == tokens()
     assert await store.load_registrations("default") == (CONFIDENTIAL,)
 
 
 async def test_plain_files_are_read_and_encrypted_at_the_next_save(path: Path) -> None:
     await fill(store_with(path))
     store = store_with(path, NEW)
-    assert await store.load("default") == tokens()
+    assert await load_login(store, "default") == tokens()
     assert ids(path) == {None}, "reading changes nothing"
-    await store.save("default", tokens(access_token=SecretStr("canary-2")))
+    await save_login(store, "default", tokens(access_token=SecretStr("canary-2")))
     assert ids(path) == {NEW_ID}, "also the registrations, which contain client secrets"
     assert b"canary" not in b"".join(contents(path).values())
     assert await store.load_registrations("default") == (CONFIDENTIAL,)
@@ -87,33 +88,32 @@ async def test_plain_files_are_read_and_encrypted_at_the_next_save(path: Path) -
 async def test_keys_rotate(path: Path) -> None:
     await fill(store_with(path, OLD))
     both = store_with(path, NEW, OLD)
-    assert await both.load("default") == tokens()
+    assert await load_login(both, "default") == tokens()
     assert ids(path) == {OLD_ID}
-    assert await both.reencrypt("default") is True
+    assert await reencrypt(both, "default") is True
     assert ids(path) == {NEW_ID}
-    assert await both.reencrypt("default") is False
+    assert await reencrypt(both, "default") is False
     rotated = store_with(path, NEW)
-    assert await rotated.load("default") == tokens()
+    assert await load_login(rotated, "default") == tokens()
     assert await rotated.load_registrations("default") == (CONFIDENTIAL,)
 
 
 async def test_reencrypting_requires_a_key(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No encryption key is configured") as caught:
-        await store_with(path).reencrypt("default")
+        await reencrypt(store_with(path), "default")
     assert "notion-oauth key" in caught.value.hint
 
 
 def attempts(store: JsonFileStore) -> dict[str, Callable[[], Awaitable[object]]]:
     return {
         "load": lambda: store.load("default"),
-        "load_ended_login": lambda: store.load_ended_login("default"),
-        "save": lambda: store.save("default", tokens()),
-        "save_ended_login": lambda: store.save_ended_login("default", ENDED),
-        "delete": lambda: store.delete("default"),
-        "ensure_writable": lambda: store.ensure_writable("default"),
+        "save": lambda: save_login(store, "default", tokens()),
+        "save_ended_login": lambda: save_login(store, "default", ENDED),
+        "delete": lambda: delete_login(store, "default"),
+        "check_writable": lambda: store.check_writable("default"),
         "protection": lambda: store.protection("default"),
         "load_registrations": lambda: store.load_registrations("default"),
-        "save_registration": lambda: store.save_registration("default", CONFIDENTIAL),
+        "save_registration": lambda: save_registration(store, "default", CONFIDENTIAL),
     }
 
 
@@ -157,35 +157,39 @@ async def test_no_operation_changes_a_file_that_it_cannot_decrypt(
 
 
 async def test_ended_login_is_read_without_a_key_and_replaced_by_a_sign_in(path: Path) -> None:
-    await store_with(path, OLD).save("default", tokens())
-    await store_with(path, OLD).save_ended_login("default", ENDED)
-    assert await store_with(path).load_ended_login("default") == ENDED
-    assert await store_with(path, NEW).load_ended_login("default") == ENDED
-    await store_with(path, NEW).save("default", tokens())
+    await save_login(store_with(path, OLD), "default", tokens())
+    await save_login(store_with(path, OLD), "default", ENDED)
+    assert await load_ended_login(store_with(path), "default") == ENDED
+    assert await load_ended_login(store_with(path, NEW), "default") == ENDED
+    await save_login(store_with(path, NEW), "default", tokens())
     assert ids(path) == {NEW_ID}
 
 
 async def test_renamed_file_can_be_decrypted(path: Path) -> None:
-    """As after restoring a backup or renaming a profile."""
+    """A backup can be restored, but one profile's login cannot be given to another."""
     store = store_with(path, NEW)
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
+    backup = path.rename(path.with_name("backup"))
+    backup.rename(path)
+    assert await load_login(store, "default") == tokens()
     path.rename(store.path("work"))
-    assert await store.load("work") == tokens()
+    with pytest.raises(StoreDamaged, match="another profile"):
+        await load_login(store, "work")
 
 
 # Damage
 
 
 def encrypted_bytes() -> bytes:
-    return Encryption(SecretStr(NEW)).encrypt(b'{"access_token": "canary"}')
+    return Encryption(SecretStr(NEW)).encrypt(b'{"access_token": "canary"}', bound_to="default/login")
 
 
 @hypothesis_settings(deadline=None)
 @given(content=st.binary(max_size=3000))
 def test_encrypted_content_can_be_decrypted(content: bytes) -> None:
     path, encryption = Path("x"), Encryption(SecretStr(f"{NEW},{OLD}"))
-    assert decrypt(encryption.encrypt(content), path, encryption) == content
-    assert decrypt(Encryption(SecretStr(OLD)).encrypt(content), path, encryption) == content
+    assert decrypt(encryption.encrypt(content, bound_to="a"), path, encryption, bound_to="a") == content
+    assert decrypt(Encryption(SecretStr(OLD)).encrypt(content, bound_to="a"), path, encryption, bound_to="a") == content
 
 
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -212,24 +216,27 @@ async def test_damaged_file_is_refused_without_showing_its_content(tmp_path: Pat
     file.write_bytes(damaged)
     store = store_with(file, NEW)
     try:
-        login = await store.load("default")
+        login = await load_login(store, "default")
     except (StoreDamaged, StoreEncrypted) as error:
         assert "canary" not in str(error)  # noqa: PT017 - a harmless change raises nothing
     else:
         assert login is not None
         assert login.access_token.get_secret_value() == "canary", "the change was white space, or unused base64 bits"
         return
-    for method in ("save", "save_ended_login", "delete", "ensure_writable", "protection"):
+    for method in ("save", "save_ended_login", "delete", "check_writable", "protection"):
         with pytest.raises((StoreDamaged, StoreEncrypted)):
             await attempts(store)[method]()
     assert file.read_bytes() == damaged
 
 
 async def test_content_of_another_key_under_this_key_id_is_refused(path: Path) -> None:
-    forged = {**json.loads(Encryption(SecretStr(OLD)).encrypt(b'{"access_token": "canary"}')), "key_id": NEW_ID}
+    forged = {
+        **json.loads(Encryption(SecretStr(OLD)).encrypt(b'{"access_token": "canary"}', bound_to="default/login")),
+        "key_id": NEW_ID,
+    }
     path.write_text(json.dumps(forged))
     with pytest.raises(StoreDamaged, match=f"key {NEW_ID} does not decrypt its content"):
-        await store_with(path, NEW, OLD).load("default")
+        await load_login(store_with(path, NEW, OLD), "default")
 
 
 # Status
@@ -262,7 +269,7 @@ async def test_status_shows_how_tokens_are_protected(settings: Settings) -> None
 async def test_protection_without_a_login_is_empty(path: Path) -> None:
     store = store_with(path, NEW)
     assert (await store.protection("default")).describe() is None
-    await store.save_ended_login("default", ENDED)
+    await save_login(store, "default", ENDED)
     assert (await store.protection("default")).format is None
 
 
@@ -271,7 +278,7 @@ async def test_key_in_a_dotenv_file_readable_by_others_is_reported(path: Path, t
     dotenv.write_text(f"NOTION_OAUTH_ENCRYPTION_KEY={NEW}\n")
     dotenv.chmod(0o644)
     store = file_store(load_settings(token_file=path))
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
     protection = await store.protection("default")
     assert protection.describe() == f"encrypted with key {NEW_ID} from NOTION_OAUTH_ENCRYPTION_KEY in {dotenv}"
     assert protection.weaknesses == (f"Other users may open {dotenv} (mode 0644). Fix that with: chmod 600 {dotenv}",)
@@ -349,18 +356,18 @@ async def test_key_added_to_the_keyring_later_is_found(path: Path) -> None:
     """Another process has rotated the keys while this one ran."""
     keys = [OLD]
     store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring"), read_keyring=lambda: " ".join(keys)))
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
     keys.insert(0, NEW)
-    await store_with(path, NEW, OLD).reencrypt("default")
-    assert await store.load("default") == tokens()
+    await reencrypt(store_with(path, NEW, OLD), "default")
+    assert await load_login(store, "default") == tokens()
     assert (await store.protection("default")).describe() == f"encrypted with key {NEW_ID} from the system keyring"
 
 
 async def test_key_moves_from_the_setting_to_the_keyring(path: Path) -> None:
     await fill(store_with(path, OLD))
     store = JsonFileStore(path, encryption=Encryption(SecretStr(f"keyring,{OLD}"), read_keyring=lambda: NEW))
-    assert await store.load("default") == tokens()
-    assert await store.reencrypt("default") is True
+    assert await load_login(store, "default") == tokens()
+    assert await reencrypt(store, "default") is True
     assert ids(path) == {NEW_ID}
 
 
@@ -370,7 +377,7 @@ async def test_locked_keyring_is_reported_before_the_sign_in(path: Path) -> None
 
     store = JsonFileStore(path, encryption=Encryption(SecretStr("keyring"), read_keyring=locked))
     with pytest.raises(KeyUnavailable):
-        await store.ensure_writable("default")
+        await store.check_writable("default")
     assert contents(path) == {}
 
 
@@ -382,6 +389,6 @@ async def test_invalid_key_in_the_keyring_is_refused(path: Path) -> None:
 
 
 def test_format_of_a_later_version_is_reported(path: Path) -> None:
-    later = {**json.loads(encrypted_bytes()), "sealed": 2}
+    later = {**json.loads(encrypted_bytes()), "sealed": 3}
     with pytest.raises(StoreEncrypted, match="a format of a later version"):
-        decrypt(json.dumps(later).encode(), path, Encryption(SecretStr(NEW)))
+        decrypt(json.dumps(later).encode(), path, Encryption(SecretStr(NEW)), bound_to="default/login")

@@ -23,6 +23,7 @@ from notion_oauth.files import atomic
 from notion_oauth.models import Registration
 from notion_oauth.storage import MAX_REGISTRATIONS, JsonFileStore
 from tests.support.paths import ROOT
+from tests.support.stores import delete_login, load_login, save_login, save_registration
 from tests.unit.protocol.builders import NOW, PUBLIC, tokens
 
 pytestmark = pytest.mark.anyio
@@ -49,7 +50,7 @@ def store(path: Path) -> JsonFileStore:
 
 
 async def test_the_file_has_the_seven_fields_and_times_in_milliseconds(store: JsonFileStore, path: Path) -> None:
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
     document = json.loads(path.read_text())
     assert list(document)[:7] == list(SEVEN)
     assert document["updated_at"] == int(NOW.timestamp() * 1000)
@@ -61,7 +62,7 @@ async def test_the_file_has_the_seven_fields_and_times_in_milliseconds(store: Js
 
 async def test_file_with_only_the_seven_fields_is_read(store: JsonFileStore, path: Path) -> None:
     path.write_text(json.dumps(SEVEN))
-    login = await store.load("default")
+    login = await load_login(store, "default")
     assert login is not None
     assert login.access_token.get_secret_value() == "canary-access"
     assert login.refresh_token is not None
@@ -91,14 +92,14 @@ async def test_lifetimes_and_times_of_any_type_are_accepted(
     path: Path, store: JsonFileStore, changes: dict[str, Any], expires_after: float | None
 ) -> None:
     path.write_text(json.dumps({**SEVEN, **changes}))
-    login = await store.load("default")
+    login = await load_login(store, "default")
     assert login is not None
     assert login.expires_at == (None if expires_after is None else NOW + timedelta(seconds=expires_after))
 
 
 async def test_unknown_fields_are_ignored(path: Path, store: JsonFileStore) -> None:
     path.write_text(json.dumps({**SEVEN, "workspace": {"name": "x"}, "token_type": None, "client_secret": ""}))
-    login = await store.load("default")
+    login = await load_login(store, "default")
     assert login is not None
     assert login.token_type == "Bearer"
 
@@ -124,9 +125,9 @@ async def test_foreign_file_is_reported_and_not_changed(store: JsonFileStore, pa
     path.write_bytes(content)
     for attempt in (
         lambda: store.load("default"),
-        lambda: store.save("default", tokens()),
-        lambda: store.delete("default"),
-        lambda: store.ensure_writable("default"),
+        lambda: save_login(store, "default", tokens()),
+        lambda: delete_login(store, "default"),
+        lambda: store.check_writable("default"),
     ):
         with pytest.raises(StoreDamaged) as caught:
             await attempt()
@@ -145,9 +146,9 @@ async def test_directory_or_pipe_is_reported_without_blocking(store: JsonFileSto
     before = path.stat().st_mode
     with anyio.fail_after(5):
         with pytest.raises(StoreDamaged, match="not a regular file"):
-            await store.load("default")
+            await load_login(store, "default")
         with pytest.raises(StoreDamaged, match="not a regular file"):
-            await store.save("default", tokens())
+            await save_login(store, "default", tokens())
     assert path.stat().st_mode == before
 
 
@@ -156,15 +157,15 @@ async def test_damaged_registrations_file_is_not_changed(store: JsonFileStore, p
     clients.write_text('{"registrations": "none"}')
     new = Registration(issuer="https://a.example", redirect_uri="http://127.0.0.1/", client=PUBLIC)
     with pytest.raises(StoreDamaged, match="contains no client registrations"):
-        await store.save_registration("default", new)
+        await save_registration(store, "default", new)
     assert clients.read_text() == '{"registrations": "none"}'
 
 
 async def test_number_of_registrations_is_limited(store: JsonFileStore) -> None:
     uris = [f"http://127.0.0.1:{port}/callback" for port in range(MAX_REGISTRATIONS + 5)]
     for uri in uris:
-        await store.save_registration(
-            "default", Registration(issuer="https://a.example", redirect_uri=uri, client=PUBLIC)
+        await save_registration(
+            store, "default", Registration(issuer="https://a.example", redirect_uri=uri, client=PUBLIC)
         )
     stored = await store.load_registrations("default")
     assert [registration.redirect_uri for registration in stored] == uris[5:]
@@ -174,7 +175,7 @@ async def test_path_below_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = JsonFileStore(tmp_path / "file" / "tokens.json")
     with pytest.raises(StorageError, match="could not be read"):
-        await store.load("default")
+        await load_login(store, "default")
     with pytest.raises(StorageError, match="could not be locked"):
         async with store.exclusive("default"):
             pass
@@ -201,8 +202,8 @@ async def test_save_is_synced_before_and_after_the_rename(
 
     monkeypatch.setattr(os, "fsync", recording_fsync)
     monkeypatch.setattr(os, "replace", recording_replace)
-    await store.save("default", tokens())
-    await store.delete("default")
+    await save_login(store, "default", tokens())
+    await delete_login(store, "default")
     assert steps == ["fsync True 600", f"rename to {path.name}", "fsync directory", "fsync directory"]
 
 
@@ -211,17 +212,17 @@ async def test_symbolic_link_is_not_written_through(store: JsonFileStore, path: 
     target.write_text(json.dumps(SEVEN))
     path.symlink_to(target)
     with pytest.raises(StorageError, match="symbolic link"):
-        await store.ensure_writable("default")
+        await store.check_writable("default")
     with pytest.raises(StorageError, match="symbolic link"):
-        await store.save("default", tokens())
+        await save_login(store, "default", tokens())
     assert path.is_symlink()
     assert json.loads(target.read_text()) == SEVEN
 
 
 async def test_new_directory_is_accessible_only_to_the_owner(tmp_path: Path) -> None:
     store = JsonFileStore(tmp_path / "a" / "b" / "tokens.json")
-    async with store.exclusive("default"):
-        await store.save("default", tokens())
+    async with store.exclusive("default") as hold:
+        await hold.save(tokens())
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
 
 
@@ -229,15 +230,17 @@ async def test_new_directory_is_accessible_only_to_the_owner(tmp_path: Path) -> 
 async def test_all_files_have_mode_0600_with_any_umask(store: JsonFileStore, path: Path) -> None:
     before = os.umask(0)
     try:
-        async with store.exclusive("default"):
-            await store.save("default", tokens())
-            await store.save_registration(
-                "default", Registration(issuer="https://a.example", redirect_uri="http://127.0.0.1/", client=PUBLIC)
+        async with store.exclusive("default") as hold:
+            await hold.save(tokens())
+            await hold.save_registration(
+                Registration(issuer="https://a.example", redirect_uri="http://127.0.0.1/", client=PUBLIC)
             )
+            await hold.reserve()
+            hold.request_may_arrive()
     finally:
         os.umask(before)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
-    assert modes == {path.name: 0o600, f"{path.name}.lock": 0o600, f"{path.name}.clients": 0o600}
+    assert modes == {f"{path.name}{suffix}": 0o600 for suffix in ("", ".lock", ".clients", ".reserved")}
 
 
 FULL_DISK = """
@@ -251,7 +254,8 @@ from pathlib import Path
 import anyio
 from notion_oauth.storage import JsonFileStore
 from tests.unit.protocol.builders import tokens
-anyio.run(JsonFileStore(Path(sys.argv[1])).save, "default", tokens())
+from tests.support.stores import save_login
+anyio.run(save_login, JsonFileStore(Path(sys.argv[1])), "default", tokens())
 """
 
 
@@ -268,24 +272,26 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 async def test_full_disk_loses_no_data(store: JsonFileStore, path: Path) -> None:
     """A limit of 100 bytes per file stands for a full disk."""
-    await store.save("default", tokens(access_token=SecretStr("old")))
+    await save_login(store, "default", tokens(access_token=SecretStr("old")))
     before = path.read_bytes()
     done = await anyio.to_thread.run_sync(run_python, FULL_DISK + SAVE, str(path))
     assert done.returncode == 1
     assert f"StorageError: {path} could not be written: {os.strerror(errno.EFBIG)}" in done.stderr
     assert "canary" not in done.stderr
     assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == [path.name], "no incomplete file is left"
+    assert {file.name for file in path.parent.iterdir()} == {path.name, f"{path.name}.lock"}, (
+        "no incomplete file is left"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch to another user")
 async def test_inaccessible_file_of_another_user_is_reported(store: JsonFileStore, path: Path) -> None:
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
     before = path.read_bytes()
     os.seteuid(65534)
     try:
         with pytest.raises(StorageError, match="could not be read: Permission denied"):
-            await store.load("default")
+            await load_login(store, "default")
         with pytest.raises(StorageError, match="could not be written: Permission denied"):
             atomic.write_file(path, b"")
         with pytest.raises(StorageError, match="could not be deleted: Permission denied"):
@@ -303,14 +309,14 @@ async def test_temporary_files_of_killed_writers_are_removed(store: JsonFileStor
     for file in (abandoned, recent):
         file.write_text("half a token")
     os.utime(abandoned, (time.time() - 120,) * 2)
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
     assert not abandoned.exists()
     assert recent.exists(), "another process may still be writing it"
 
 
 async def test_readers_see_only_whole_files(store: JsonFileStore, path: Path) -> None:
     """A reader that reads as fast as it can sees only complete files."""
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
     seen, stop = [], threading.Event()
 
     def watch() -> None:
@@ -320,7 +326,7 @@ async def test_readers_see_only_whole_files(store: JsonFileStore, path: Path) ->
     watcher = threading.Thread(target=watch)
     watcher.start()
     for number in range(50):
-        await store.save("default", tokens(access_token=SecretStr(f"t{number}" * 500)))
+        await save_login(store, "default", tokens(access_token=SecretStr(f"t{number}" * 500)))
     stop.set()
     watcher.join()
     assert len(set(seen)) > 1

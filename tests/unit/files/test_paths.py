@@ -21,6 +21,7 @@ from notion_oauth.files import atomic
 from notion_oauth.models import TokenSet
 from notion_oauth.settings import load_settings
 from notion_oauth.storage import JsonFileStore
+from tests.support.stores import delete_login, load_login, save_login
 from tests.unit.protocol.builders import tokens
 
 pytestmark = pytest.mark.anyio
@@ -46,20 +47,20 @@ def attempts(store: JsonFileStore) -> dict[str, Attempt]:
 
     return {
         "load": lambda: store.load("default"),
-        "save": lambda: store.save("default", tokens()),
-        "delete": lambda: store.delete("default"),
-        "ensure_writable": lambda: store.ensure_writable("default"),
+        "save": lambda: save_login(store, "default", tokens()),
+        "delete": lambda: delete_login(store, "default"),
+        "check_writable": lambda: store.check_writable("default"),
         "exclusive": lock,
     }
 
 
-@pytest.mark.parametrize("method", ["load", "save", "delete", "ensure_writable"])
+@pytest.mark.parametrize("method", ["load", "save", "delete", "check_writable"])
 @pytest.mark.parametrize("dangling", [True, False])
 async def test_symbolic_link_is_never_followed(store: JsonFileStore, path: Path, method: str, dangling: bool) -> None:
     """Deleting the link would leave the tokens at its target; replacing it would leave two different files."""
     target = path.with_name("elsewhere.json")
     if not dangling:
-        await JsonFileStore(target).save("default", tokens())
+        await save_login(JsonFileStore(target), "default", tokens())
     before = None if dangling else target.read_bytes()
     path.symlink_to(target)
     with pytest.raises(StorageError, match="symbolic link") as caught:
@@ -83,7 +84,7 @@ def impossible_path(kind: str, directory: Path) -> Iterator[Path]:
         yield directory / ("x" * 252)  # with a suffix longer than 255 characters, the limit of file systems
 
 
-@pytest.mark.parametrize("method", ["save", "ensure_writable", "exclusive"])
+@pytest.mark.parametrize("method", ["save", "check_writable", "exclusive"])
 @pytest.mark.parametrize("kind", ["below a file", "below a link loop", "a name that is too long"])
 async def test_impossible_path_is_reported(tmp_path: Path, kind: str, method: str) -> None:
     with impossible_path(kind, tmp_path) as path, pytest.raises(StorageError) as caught:
@@ -138,23 +139,23 @@ def leftovers(path: Path) -> dict[str, Path]:
 async def test_only_our_temporary_files_are_removed(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     found = leftovers(path)
-    await JsonFileStore(path).save("default", tokens())
+    await save_login(JsonFileStore(path), "default", tokens())
     assert {owner for owner, file in found.items() if file.exists()} == set(found) - {"ours"}
 
 
 async def test_deleting_removes_recent_temporary_files(store: JsonFileStore, path: Path) -> None:
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
     found = leftovers(path)
     os.utime(found["ours"])  # its writer was killed recently
-    assert await store.delete("default") is True
+    assert await delete_login(store, "default") is True
     assert {owner for owner, file in found.items() if file.exists()} == set(found) - {"ours"}
 
 
 async def test_login_too_large_to_read_is_not_written(store: JsonFileStore, path: Path) -> None:
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
     before = path.read_bytes()
     with pytest.raises(StorageError, match="more than can be read again") as caught:
-        await store.save("default", tokens(scope="ü" * (atomic.MAX_FILE // 6)))
+        await save_login(store, "default", tokens(scope="ü" * (atomic.MAX_FILE // 6)))
     assert "canary" not in str(caught.value)
     assert path.read_bytes() == before
 
@@ -172,11 +173,11 @@ async def test_file_system_without_directory_fsync_is_supported(
 
     monkeypatch.setattr(os, "fsync", fsync_of_files)
     if tolerated:
-        await store.save("default", tokens())
-        assert await store.delete("default") is True
+        await save_login(store, "default", tokens())
+        assert await delete_login(store, "default") is True
     else:
         with pytest.raises(StorageError, match="could not be written"):
-            await store.save("default", tokens())
+            await save_login(store, "default", tokens())
 
 
 @contextmanager
@@ -205,23 +206,23 @@ async def test_directory_without_read_permission_is_supported() -> None:
     with as_nobody() as directory:
         directory.chmod(0o300)
         store = JsonFileStore(directory / "tokens.json")
-        async with store.exclusive("default"):
-            await store.save("default", tokens())
-        assert await store.load("default") == tokens()
-        assert await store.delete("default") is True
+        async with store.exclusive("default") as hold:
+            await hold.save(tokens())
+        assert await load_login(store, "default") == tokens()
+        assert await delete_login(store, "default") is True
 
 
 @root_only
 async def test_read_only_directory_loses_no_data() -> None:
     with as_nobody() as directory:
         store = JsonFileStore(directory / "tokens.json")
-        await store.save("default", tokens(access_token=SecretStr("old")))
+        await save_login(store, "default", tokens(access_token=SecretStr("old")))
         directory.chmod(0o500)
-        for method in ("save", "delete", "ensure_writable", "exclusive"):
+        for method in ("save", "delete", "check_writable"):
             with pytest.raises(StorageError, match="Permission denied") as caught:
                 await attempts(store)[method]()
             assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
-        login = await store.load("default")
+        login = await load_login(store, "default")
         assert isinstance(login, TokenSet)
         assert login.access_token.get_secret_value() == "old"
 
@@ -238,5 +239,5 @@ async def test_lock_that_is_a_symbolic_link_is_refused(store: JsonFileStore, pat
 async def test_save_restricts_the_mode_of_a_file_from_another_program(store: JsonFileStore, path: Path) -> None:
     path.write_text(json.dumps({"access_token": "a", "updated_at": 1}))
     path.chmod(0o644)
-    await store.save("default", tokens())
+    await save_login(store, "default", tokens())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

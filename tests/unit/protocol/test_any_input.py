@@ -7,7 +7,6 @@ import json
 import shlex
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -50,7 +49,7 @@ from tests.unit.protocol.builders import DISCOVERY, NOW, REDIRECT_URI, pending
 from tests.unit.protocol.counted import counted
 
 REQUEST = Request("POST", "https://h.example/token", form={"a": "b"})
-PATH = Path("tokens.json")
+PATH = "tokens.json"
 LENIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 VALUES = st.recursive(

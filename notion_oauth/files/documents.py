@@ -1,0 +1,179 @@
+"""Documents of profiles in files: one file per profile and kind, with a kernel lock for each profile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import anyio
+import anyio.to_thread
+import filelock
+
+from notion_oauth import profile_names
+from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy
+from notion_oauth.files import atomic, claims, permissions
+from notion_oauth.files.directories import make_directory
+from notion_oauth.files.protection import Weakness
+
+LOCK_POLL = timedelta(milliseconds=20)
+_SUFFIXES = {"login": "", "registrations": ".clients"}
+_OTHER_SUFFIXES = (".lock", atomic.RESERVED)
+
+Kind = Literal["login", "registrations"]
+T = TypeVar("T")
+
+
+class FileDocuments:
+    """Stores the default profile in the file at `path`, and profile NAME in `path.NAME.profile`.
+
+    Next to each are `.clients` (registrations), `.lock` (the kernel lock) and, during a request for tokens,
+    `.reserved`. All are mode 0600.
+    """
+
+    def __init__(self, path: Path, *, lock_wait: timedelta) -> None:
+        self._path = path
+        self._lock_wait = lock_wait
+        # `version` must take microseconds, and each browser session has a new profile name
+        self._file_names = lru_cache(maxsize=1024)(lambda profile: str(self.path(profile)))
+
+    def path(self, profile: str, kind: Kind = "login") -> Path:
+        """The file of a document. Raises ConfigurationError for an invalid name or path."""
+        if not self._path.name:
+            raise ConfigurationError(
+                f"{self._path} is not the path of a file.", hint="Set NOTION_OAUTH_TOKEN_FILE to the path of a file."
+            )
+        if not profile_names.PROFILE_NAME.match(profile):
+            raise ConfigurationError(
+                "A profile name consists of letters, digits, - and _ (64 at most).", hint="Choose another name."
+            )
+        return profile_names.add_suffix(profile_names.profile_file(self._path, profile), _SUFFIXES[kind])
+
+    def name(self, profile: str, kind: Kind) -> str:
+        return str(self.path(profile, kind))
+
+    def version(self, profile: str) -> object | None:
+        return atomic.file_version(self._file_names(profile))
+
+    async def read(self, profile: str, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
+        path = self.path(profile, kind)
+        if slow or kind != "login":
+            return await in_thread(atomic.read_file, path, decode)
+        # Not in a thread: it is one kilobyte, read only after a change. Other callers then find it in the cache
+        return atomic.read_file(path, decode)
+
+    async def check_writable(self, profile: str, size: int) -> None:
+        await in_thread(partial(atomic.ensure_writable, self.path(profile), size=size))
+
+    async def profiles(self, *, after: str, limit: int, registered: bool) -> Sequence[str]:
+        suffixes = ("", ".clients") if registered else ("",)
+        names = await in_thread(atomic.directory_entries, self._path.parent)
+        found = {profile for name, _ in names if (profile := self._profile_of(name, suffixes)) is not None}
+        return sorted(profile for profile in found if profile > after)[:limit]
+
+    async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
+        times: dict[str, float] = {}
+        suffixes = (*_SUFFIXES.values(), *_OTHER_SUFFIXES)
+        for name, changed in await in_thread(atomic.directory_entries, self._path.parent):
+            profile = self._profile_of(name, suffixes)
+            if profile is not None and profile > after:
+                times[profile] = max(times.get(profile, 0), changed)
+        return {profile: datetime.fromtimestamp(times[profile], UTC) for profile in sorted(times)[:limit]}
+
+    def _profile_of(self, name: str, suffixes: Sequence[str]) -> str | None:
+        """The profile whose file has this name; None for another file."""
+        if not name.startswith(self._path.name):
+            return None
+        rest = name[len(self._path.name) :]
+        if rest in suffixes:
+            return profile_names.DEFAULT_PROFILE
+        match = re.fullmatch(r"\.([^.]+)\.profile(.*)", rest)
+        valid = match is not None and match[2] in suffixes and profile_names.PROFILE_NAME.match(match[1])
+        return match[1] if match is not None and valid else None
+
+    async def forget(self, profile: str) -> None:
+        path = self.path(profile)
+        for suffix in (*_SUFFIXES.values(), *_OTHER_SUFFIXES):
+            await in_thread(atomic.delete_file, profile_names.add_suffix(path, suffix))
+
+    def protection(self, profile: str) -> tuple[int | None, Sequence[Weakness]]:
+        path = self.path(profile)
+        weakness = permissions.weakness(path)
+        return permissions.mode_of(path), () if weakness is None else (weakness,)
+
+    async def claim(self, key: str, lifetime: timedelta) -> bool:
+        return await in_thread(claims.claim, self._claims, key, lifetime)
+
+    async def settle(self, key: str, outcome: bytes) -> None:
+        await in_thread(claims.settle, self._claims, key, outcome)
+
+    async def outcome(self, key: str) -> bytes | None:
+        return await in_thread(claims.outcome, self._claims, key)
+
+    @property
+    def _claims(self) -> Path:
+        return profile_names.add_suffix(self.path(profile_names.DEFAULT_PROFILE), ".claims")
+
+    @asynccontextmanager
+    async def exclusive(self, profile: str) -> AsyncIterator[_FileHold]:
+        path = profile_names.add_suffix(self.path(profile), ".lock")
+        lock = filelock.FileLock(path, mode=0o600, thread_local=False, blocking=False, fallback_to_soft=False)
+        try:
+            with anyio.fail_after(self._lock_wait.total_seconds()):
+                # Polling: a try takes microseconds, and the kernel does not signal a released lock
+                while not _acquired(lock):  # noqa: ASYNC110
+                    await anyio.sleep(LOCK_POLL.total_seconds())
+        except TimeoutError:
+            raise StoreBusy(f"Another process holds the lock {path} and did not release it.") from None
+        except OSError as error:
+            hint = "Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path."
+            raise StorageError(f"{path} could not be locked: {error.strerror or error}.", hint=hint) from None
+        try:
+            yield _FileHold(partial(self.path, profile))
+        finally:
+            lock.release()
+
+
+class _FileHold:
+    """Changes the files of one profile while its lock is held."""
+
+    def __init__(self, path: Callable[[Kind], Path]) -> None:
+        self._path = path
+
+    async def reserve(self, marker: bytes, size: int) -> None:
+        await in_thread(partial(atomic.reserve_file, self._path("login"), marker, size=size))
+
+    async def reserved(self) -> bytes | None:
+        return await in_thread(atomic.read_reserved, self._path("login"))
+
+    async def release(self) -> None:
+        await in_thread(atomic.delete_reserved, self._path("login"))
+
+    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:  # noqa: ARG002 - of use to a database
+        path = self._path(kind)
+        if kind == "login" and await in_thread(atomic.replace_with_reserved, path, content):
+            return
+        await in_thread(atomic.write_file, path, content)
+
+    async def delete(self, kind: Kind) -> bool:
+        return await in_thread(atomic.delete_file, self._path(kind))
+
+
+def _acquired(lock: filelock.BaseFileLock) -> bool:
+    path = Path(lock.lock_file)
+    make_directory(path.parent)
+    atomic.secure_lock_file(path)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return False
+    return True
+
+
+async def in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Run the function in a thread, because disk access may block. Once started, it always completes."""
+    return await anyio.to_thread.run_sync(lambda: function(*arguments))
