@@ -18,7 +18,7 @@ from notion_oauth.web import responses
 from notion_oauth.web.access_logs import is_callback
 from notion_oauth.web.auth_route import AuthRoute, auth_route_class
 from notion_oauth.web.health import Health, open_paths
-from notion_oauth.web.profiles.resolver import ProfileResolver
+from notion_oauth.web.profiles.resolver import ProfileResolver, create_resolver
 from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.request_log import RequestLog
 from notion_oauth.web.security_middleware import SecurityMiddleware
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     service = oauth or NotionOAuth(settings)
     if settings is None and oauth is None:
         configure(service.settings.log_level, service.settings.log_format)
-    logins = ProfileResolver(service)
+    logins = create_resolver(service)
     hosts = TrustedHosts(service.settings)
     route_class = auth_route_class(hosts, RateLimits(service.settings))
     auth = build_router(logins, hosts, route_class)

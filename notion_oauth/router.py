@@ -19,8 +19,8 @@ from notion_oauth.web import openapi, responses
 from notion_oauth.web.access_logs import protect_access_logs
 from notion_oauth.web.auth_route import AuthRoute, auth_route_class
 from notion_oauth.web.csrf import is_cross_site, require_own_page
-from notion_oauth.web.profiles.operator import OperatorAccess
-from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver
+from notion_oauth.web.profiles.operator_access import OperatorAccess
+from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver, create_resolver
 from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.sessions.cookie import sends_cookie_over_http
 from notion_oauth.web.sessions.keys import session_keys
@@ -49,7 +49,7 @@ def create_router(
     service = oauth or NotionOAuth()
     hosts = TrustedHosts(service.settings)
     return build_router(
-        ProfileResolver(service, profile), hosts, auth_route_class(hosts, RateLimits(service.settings)), prefix=prefix
+        create_resolver(service, profile), hosts, auth_route_class(hosts, RateLimits(service.settings)), prefix=prefix
     )
 
 
@@ -154,7 +154,7 @@ def build_router(
 
 @asynccontextmanager
 async def _lifespan(logins: ProfileResolver, app: object) -> AsyncIterator[None]:
-    if logins.settings.is_public and sends_cookie_over_http(app):
+    if logins.oauth.settings.is_public and sends_cookie_over_http(app):
         _LOG.warning(
             "The session cookie may go over plain http: set https_only=True in the application's SessionMiddleware."
         )

@@ -9,7 +9,7 @@ from starlette.routing import NoMatchFound
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, ResourceMismatch, SignInRequired, TransientError
 from notion_oauth.service import NotionOAuth
 from notion_oauth.web import responses
-from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver
+from notion_oauth.web.profiles.resolver import ProfileFromRequest, create_resolver
 from notion_oauth.web.trusted_hosts import HOST_CHECKED, TrustedHosts
 
 
@@ -25,9 +25,9 @@ class ValidToken:
     """
 
     def __init__(self, oauth: NotionOAuth | None = None, *, profile: ProfileFromRequest | None = None) -> None:
-        self._logins = ProfileResolver(oauth or NotionOAuth(), profile)
+        self._logins = create_resolver(oauth or NotionOAuth(), profile)
         # An application that names the profile has checked the request; otherwise it gets this machine's login
-        self._hosts = TrustedHosts(self._logins.settings) if profile is None else None
+        self._hosts = TrustedHosts(self._logins.oauth.settings) if profile is None else None
 
     async def __call__(self, request: Request) -> SecretStr:
         try:

@@ -75,7 +75,7 @@ class Health:
         except NotionOAuthError:
             failing.append("store")
         try:
-            has_key = session_key_available(self._logins.settings)
+            has_key = session_key_available(self._logins.oauth.settings)
         except NotionOAuthError:
             has_key = False
         return (*failing, *(() if has_key else ("session_key",)))
@@ -83,8 +83,8 @@ class Health:
     async def _check_store(self) -> None:
         """All that a sign-in writes: the login, and, under a lock, the registration of its client."""
         store, profile = self._logins.oauth.store, self._logins.sign_in_profile
-        await store.ensure_writable(profile)
-        for name in {profile, SHARED_PROFILE} if self._logins.settings.preregistered else {profile}:
+        await store.check_writable(profile)
+        for name in {profile, SHARED_PROFILE} if self._logins.oauth.settings.preregistered else {profile}:
             await store.load_registrations(name)
             with anyio.move_on_after(self._lock_timeout), suppress(StoreBusy):
                 async with store.exclusive(name):

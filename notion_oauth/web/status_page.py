@@ -51,7 +51,7 @@ class StatusPage:
         browser = session_of(request)
         context = _page_context(request, browser, notice or state.pop_notice(browser), self._links)
         context["own"] = self._logins.has_visitors
-        return pages.page("status.html", {**_status_context(status, self._logins.clock()), **context})
+        return pages.page("status.html", {**_status_context(status, self._logins.oauth.clock()), **context})
 
     def _unusable_login(self, request: Request, error: NotionOAuthError, notice: str | None) -> Response:
         """Offer a visitor a new sign-in if the login cannot be used. The reason is logged for the operator."""

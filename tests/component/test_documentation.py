@@ -33,6 +33,7 @@ from notion_oauth.cli.main import app as command_line
 from notion_oauth.sandbox import Sandbox
 from tests.support.paths import ROOT
 from tests.support.signing_in import sign_in
+from tests.support.stores import load_login
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = Path(sys.executable).parent
@@ -170,7 +171,7 @@ def test_documented_exit_codes_are_the_ones_in_use() -> None:
 async def test_documented_token_file_is_a_login(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     path.write_text(block.code)
-    tokens = await JsonFileStore(path).load("default")
+    tokens = await load_login(JsonFileStore(path), "default")
     assert tokens is not None
     assert tokens.access_token.get_secret_value() == "secret_xyz"
     assert tokens.client is not None

@@ -8,8 +8,8 @@ most of all just after a machine has started, so a profile is removed only if it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import NoReturn
 
 import anyio
@@ -20,7 +20,7 @@ from notion_oauth.clock import Clock, uptime
 from notion_oauth.errors import StorageError
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol.lifetime import Lifetimes
-from notion_oauth.storage import JsonFileStore
+from notion_oauth.storage import TokenStore
 
 MARGIN = timedelta(days=1)  # for clocks that differ, and for a sign-in or a sign-out in progress
 INTERVAL = timedelta(days=1)
@@ -32,7 +32,7 @@ class VisitorCleanup:
 
     def __init__(
         self,
-        store: JsonFileStore,
+        store: TokenStore,
         lifetimes: Lifetimes,
         clock: Clock,
         *,
@@ -59,14 +59,25 @@ class VisitorCleanup:
     async def remove_ended(self) -> StorageError | None:
         """Remove the profiles that have ended, and had at a check one day ago. The first failure, after trying all."""
         failure: StorageError | None = None
-        try:
-            last_changed = await self._store.last_changed()
-        except StorageError as error:
-            return error
         ended_before, self._ended_since = self._ended_since, {}
+        after = ""
+        while True:
+            try:
+                page = await self._store.last_changed(after=after)
+            except StorageError as error:
+                return failure or error
+            if not page:
+                return failure
+            failure = await self._remove_ended(page, ended_before) or failure
+            after = max(page)
+
+    async def _remove_ended(
+        self, last_changed: Mapping[str, datetime], ended_before: Mapping[str, float]
+    ) -> StorageError | None:
+        failure: StorageError | None = None
         for name in filter(profile_names.VISITOR_PROFILE.match, last_changed):
             now, uptime = self._clock(), self._uptime()
-            unchanged_for = now - datetime.fromtimestamp(last_changed[name], UTC)
+            unchanged_for = now - last_changed[name]
             if unchanged_for > MARGIN and await self._has_ended(name, unchanged_for=unchanged_for, now=now):
                 self._ended_since[name] = ended_before.get(name, uptime)
                 try:
@@ -79,10 +90,10 @@ class VisitorCleanup:
 
     async def _has_ended(self, name: str, *, unchanged_for: timedelta, now: datetime) -> bool:
         try:
-            login = await self._store.load(name)
-            if login is not None:
-                return now - usable_until(login, self._lifetimes) > MARGIN
-            if await self._store.load_ended_login(name) is None:
+            stored = await self._store.load(name)
+            if stored.tokens is not None:
+                return now - usable_until(stored.tokens, self._lifetimes) > MARGIN
+            if stored.ended is None:
                 return True  # an interrupted sign-out or sign-in has left a file
         except StorageError:
             pass  # encrypted with a lost key, or damaged: only its age counts

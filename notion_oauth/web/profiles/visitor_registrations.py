@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 
 import anyio
@@ -18,9 +18,9 @@ import anyio
 from notion_oauth import profile_names
 from notion_oauth.clock import Clock
 from notion_oauth.errors import ServerUnavailable, TooManyRequests
-from notion_oauth.files.protection import Protection
-from notion_oauth.models import ClientInformation, EndedLogin, Registration, TokenSet
+from notion_oauth.models import ClientInformation, Registration
 from notion_oauth.storage import TokenStore
+from notion_oauth.tokens.registrations import Save
 
 MAX_EXTENDED_SCOPE = 100  # registrations an hour and worker, for scopes that the unclaimed client may not request
 HOUR = timedelta(hours=1)
@@ -32,10 +32,7 @@ _WITHOUT_SCOPE = "Sign in without requesting a scope, or try again"
 
 
 class VisitorRegistrations:
-    """The store of one worker's sign-ins that have no profile yet: it has no logins, and `profile` holds the clients.
-
-    Other profiles are passed through: the issuer of a preregistered client is stored once for all of them.
-    """
+    """The registrations of sign-ins that have no profile yet, as one worker uses them. They are stored in `profile`."""
 
     def __init__(
         self,
@@ -57,58 +54,28 @@ class VisitorRegistrations:
         self._file_lock = anyio.Lock()  # for short file operations
         self._extended_scope_times: deque[datetime] = deque()
 
-    async def load(self, profile: str) -> TokenSet | None:
-        return None
-
-    async def load_ended_login(self, profile: str) -> EndedLogin | None:
-        return None
-
-    async def save(self, profile: str, tokens: TokenSet) -> None:
-        await self._store.save(profile, tokens)
-
-    async def save_ended_login(self, profile: str, ended: EndedLogin) -> None:
-        await self._store.save_ended_login(profile, ended)
-
-    async def delete(self, profile: str) -> bool:
-        return await self._store.delete(profile)
-
-    def version(self, profile: str) -> object | None:
-        return None
-
-    async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
-        """The clients that a sign-in may use: preregistered ones, and unclaimed ones of the last day."""
-        stored = await self._store.load_registrations(profile)
-        return tuple(one for one in stored if one.preregistered or (not one.claimed and self._is_recent(one)))
+    async def load(self) -> Sequence[Registration]:
+        """The clients that a sign-in may use: the unclaimed ones of the last day."""
+        stored = await self._store.load_registrations(self._profile)
+        return [one for one in stored if not one.preregistered and not one.claimed and self._is_recent(one)]
 
     def _is_recent(self, stored: Registration) -> bool:
         return stored.registered_at is not None and abs(self._clock() - stored.registered_at) < MAX_AGE
 
-    async def save_registration(self, profile: str, registration: Registration) -> None:
-        if registration.preregistered:  # shared by all profiles; the caller holds their lock
-            await self._store.save_registration(profile, registration)
-            return
-        async with self._file_lock, self._store.exclusive(profile):
-            await self._store.save_registration(profile, registration)
-
-    async def protection(self, profile: str) -> Protection | None:
-        return await self._store.protection(profile)
-
-    async def ensure_writable(self, profile: str) -> None:
-        await self._store.ensure_writable(profile)
-
-    def exclusive(self, profile: str) -> AbstractAsyncContextManager[None]:
-        return self._store.exclusive(profile)
-
     @asynccontextmanager
-    async def registration_lock(self, extended_scope: bool) -> AsyncIterator[None]:
+    async def lock(self, *, extra: bool) -> AsyncIterator[Save]:
         """Lock client registrations. Completing a sign-in does not wait for this lock.
 
-        An `extended_scope` registration requests scopes that no unclaimed client may request. Any browser can invent
-        scopes, so these run one at a time, a limited number an hour, and other sign-ins do not wait for them. Raises
+        An `extra` registration requests scopes that no unclaimed client may request. Any browser can invent scopes, so
+        these run one at a time, a limited number an hour, and other sign-ins do not wait for them. Raises
         TooManyRequests beyond that, ServerUnavailable if a slow server has blocked the lock for long, StorageError.
         """
-        async with self._lock_extended_scope() if extended_scope else self._lock_default_scope():
-            yield
+        async with self._lock_extended_scope() if extra else self._lock_default_scope():
+            yield self._save
+
+    async def _save(self, registration: Registration) -> None:
+        async with self._file_lock, self._store.exclusive(self._profile) as hold:
+            await hold.save_registration(registration)
 
     @asynccontextmanager
     async def _lock_default_scope(self) -> AsyncIterator[None]:
@@ -141,7 +108,7 @@ class VisitorRegistrations:
             self._extended_scope_lock.release()
 
     async def _extended_scope_clients(self) -> Sequence[Registration]:
-        return [stored for stored in await self.load_registrations(self._profile) if stored.extended_scope]
+        return [stored for stored in await self.load() if stored.extended_scope]
 
     def _check_limit(self) -> None:
         now = self._clock()
@@ -157,7 +124,7 @@ class VisitorRegistrations:
 
     async def claim(self, client: ClientInformation) -> None:
         """Reserve the client for the login that was completed with it: later sign-ins do not use it."""
-        async with self._file_lock, self._store.exclusive(self._profile):
+        async with self._file_lock, self._store.exclusive(self._profile) as hold:
             for stored in await self._store.load_registrations(self._profile):
                 if stored.client.client_id == client.client_id:
-                    await self._store.save_registration(self._profile, stored.model_copy(update={"claimed": True}))
+                    await hold.save_registration(stored.model_copy(update={"claimed": True}))

@@ -16,6 +16,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.web.profiles.background_refresh import BackgroundRefresh
 from tests.conftest import Posted
 from tests.support.signing_in import age, sign_in
+from tests.support.stores import load_login
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +35,7 @@ async def test_service_refreshes_due_token(
     age(settings.token_file, minutes=57)
     with served(create_app(settings)):
         await until(grants_asked, ["authorization_code", "refresh_token"])
-    fresh = await oauth.store.load("default")
+    fresh = await load_login(oauth.store, "default")
     assert fresh is not None
     assert fresh.access_token != login.access_token
     assert sandbox.is_access_token_live(fresh.access_token.get_secret_value())

@@ -14,7 +14,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.web.health import Health
-from notion_oauth.web.profiles.resolver import ProfileResolver
+from notion_oauth.web.profiles.resolver import create_resolver
 from tests.support.visiting import PUBLIC, Visitor
 
 PATHS = ("/healthz", "/readyz")
@@ -111,7 +111,7 @@ def test_readiness_checks_file_of_preregistered_client(public: Settings) -> None
 async def test_lock_in_use_is_ready(local: Settings) -> None:
     settings = local.model_copy(update={"secret_key": SecretStr("k" * 40)})
     oauth = NotionOAuth(settings)
-    health = Health(create_app(oauth=oauth), ProfileResolver(oauth), lock_timeout=0.05)
+    health = Health(create_app(oauth=oauth), create_resolver(oauth), lock_timeout=0.05)
     async with JsonFileStore(settings.token_file).exclusive("default"):
         answer = await anyio.to_thread.run_sync(Visitor(health, "http://localhost").get, "/readyz")  # type: ignore[arg-type]
     assert answer.status_code == 200
@@ -136,14 +136,14 @@ async def test_disk_is_checked_at_most_once_a_second(local: Settings) -> None:
     probes: list[str] = []
 
     class Counting(JsonFileStore):
-        async def ensure_writable(self, profile: str) -> None:
+        async def check_writable(self, profile: str) -> None:
             probes.append(profile)
-            await super().ensure_writable(profile)
+            await super().check_writable(profile)
 
     now = [100.0]
     settings = local.model_copy(update={"secret_key": SecretStr("k" * 40)})
     oauth = NotionOAuth(settings, store=Counting(settings.token_file))
-    health = Health(create_app(oauth=oauth), ProfileResolver(oauth), uptime=lambda: now[0])
+    health = Health(create_app(oauth=oauth), create_resolver(oauth), uptime=lambda: now[0])
     visitor = Visitor(health, "http://localhost")  # type: ignore[arg-type]
     for _ in range(20):
         assert visitor.get("/readyz").status_code == 200

@@ -22,15 +22,18 @@ from notion_oauth import ValidToken, create_router
 from notion_oauth.app import create_app
 from notion_oauth.clock import utc_now
 from notion_oauth.errors import ConfigurationError
-from notion_oauth.models import TokenSet
+from notion_oauth.files.documents import FileDocuments
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.storage import JsonFileStore
-from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver
+from notion_oauth.storage import JsonFileStore, TokenStore
+from notion_oauth.web.profiles.logins import Logins
+from notion_oauth.web.profiles.resolver import ProfileFromRequest
+from notion_oauth.web.profiles.visitors import Visitors
 from tests.conftest import Posted
 from tests.support.log_lines import AuditEvents
 from tests.support.signing_in import age, sign_in
+from tests.support.stores import HookedDocuments
 from tests.support.visiting import PUBLIC, Visitor
 
 JSON = {"Accept": "application/json"}
@@ -208,14 +211,14 @@ class TestBrowserSessions:
     async def test_login_is_refreshed_for_a_day_after_the_last_visit(self, public: Settings) -> None:
         loaded: list[str] = []
 
-        class Recording(JsonFileStore):
-            async def load(self, profile: str) -> TokenSet | None:
+        def record(operation: str, profile: str, content: bytes | None) -> None:
+            if operation == "read":
                 loaded.append(profile)
-                return await super().load(profile)
 
+        files = FileDocuments(public.token_file, lock_wait=timedelta(seconds=60))
         late = [timedelta()]
-        oauth = NotionOAuth(public, store=Recording(public.token_file), clock=lambda: utc_now() + late[0])
-        logins = ProfileResolver(oauth, refresh_interval=timedelta(seconds=0.01))
+        oauth = NotionOAuth(public, store=TokenStore(HookedDocuments(record, files)), clock=lambda: utc_now() + late[0])
+        logins = Visitors(oauth, refresh_interval=timedelta(seconds=0.01))
         alice, bob = "web-" + "a" * 32, "web-" + "b" * 32
 
         def request(name: str) -> Request:
@@ -468,7 +471,7 @@ class TestApplicationUsers:
         assert "has no access_token" in caplog.text
 
     def test_logins_in_memory_are_bounded(self, public: Settings) -> None:
-        logins = ProfileResolver(NotionOAuth(public), by_header, max_logins=2)
+        logins = Logins(NotionOAuth(public), max_logins=2)
         first, second = logins.for_profile("user-1"), logins.for_profile("user-2")
         assert logins.for_profile("user-1") is first
         logins.for_profile("user-3")

@@ -23,9 +23,10 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.web.profiles.resolver import ProfileResolver
 from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
+from notion_oauth.web.profiles.visitors import Visitors
 from tests.support.signing_in import sign_in
+from tests.support.stores import save_login
 from tests.support.visiting import PUBLIC, Visitor, application
 
 pytestmark = pytest.mark.anyio
@@ -83,29 +84,29 @@ def login(now: datetime, **changed: object) -> TokenSet:
 
 
 async def test_idle_login_is_removed_one_day_after_it_ended(store: JsonFileStore, tmp_path: Path) -> None:
-    await store.save(VISITOR, login(utc_now()))
+    await save_login(store, VISITOR, login(utc_now()))
     assert not await removed(store, tmp_path, later=timedelta(days=30, hours=23))
     assert await removed(store, tmp_path, later=timedelta(days=31, hours=1))
 
 
 async def test_last_refresh_counts_not_file_age(store: JsonFileStore, tmp_path: Path) -> None:
     """Files may have been restored or encrypted again, today or long ago."""
-    await store.save(VISITOR, login(utc_now() - 40 * DAY, refreshed_at=utc_now()))
+    await save_login(store, VISITOR, login(utc_now() - 40 * DAY, refreshed_at=utc_now()))
     set_age(tmp_path, since=40 * DAY)
     assert not await removed(store, tmp_path, later=29 * DAY)
-    await store.save(VISITOR, login(utc_now() - 40 * DAY))
+    await save_login(store, VISITOR, login(utc_now() - 40 * DAY))
     assert await removed(store, tmp_path, later=DAY + timedelta(minutes=1))
 
 
 async def test_login_is_removed_after_its_grant_ended(store: JsonFileStore, tmp_path: Path) -> None:
-    await store.save(VISITOR, login(utc_now(), authorized_at=utc_now() - 175 * DAY, refreshed_at=utc_now()))
+    await save_login(store, VISITOR, login(utc_now(), authorized_at=utc_now() - 175 * DAY, refreshed_at=utc_now()))
     assert not await removed(store, tmp_path, later=5 * DAY)
     assert await removed(store, tmp_path, later=6 * DAY + timedelta(minutes=1))
 
 
 async def test_login_refreshed_after_its_grant_is_kept(store: JsonFileStore, tmp_path: Path) -> None:
     """The server allows a longer grant than the setting."""
-    await store.save(VISITOR, login(utc_now(), authorized_at=utc_now() - 400 * DAY, refreshed_at=utc_now()))
+    await save_login(store, VISITOR, login(utc_now(), authorized_at=utc_now() - 400 * DAY, refreshed_at=utc_now()))
     assert not await removed(store, tmp_path, later=29 * DAY)
     assert await removed(store, tmp_path, later=32 * DAY)
 
@@ -116,7 +117,7 @@ async def test_login_without_refresh_token_is_kept_until_its_token_expires(
 ) -> None:
     now = utc_now()
     expires_at = now + timedelta(seconds=expires_in) if expires_in else None
-    await store.save(VISITOR, login(now, refresh_token=None, expires_in=expires_in, expires_at=expires_at))
+    await save_login(store, VISITOR, login(now, refresh_token=None, expires_in=expires_in, expires_at=expires_at))
     assert not await removed(store, tmp_path, later=days * DAY + timedelta(hours=23))
     assert await removed(store, tmp_path, later=days * DAY + timedelta(hours=26))
 
@@ -165,14 +166,14 @@ async def test_login_is_kept_while_its_token_is_valid(
     """Such a token is never refreshed, however often it is used."""
     now = utc_now()
     expires_at = now + timedelta(seconds=expires_in) if expires_in else None
-    await store.save(VISITOR, login(now, expires_in=expires_in, expires_at=expires_at))
+    await save_login(store, VISITOR, login(now, expires_in=expires_in, expires_at=expires_at))
     assert not await removed(store, tmp_path, later=days * DAY + timedelta(hours=23))
     assert await removed(store, tmp_path, later=days * DAY + timedelta(hours=26))
 
 
 async def test_temporarily_wrong_clock_removes_no_login(store: JsonFileStore, tmp_path: Path) -> None:
     """As the clock of a machine that has just started."""
-    await store.save(VISITOR, login(utc_now()))
+    await save_login(store, VISITOR, login(utc_now()))
     wrong, uptime = [400 * DAY], [0.0]
     cleanup = VisitorCleanup(store, LIFETIMES, lambda: utc_now() + wrong[0], uptime=lambda: uptime[0])
     for uptime[0] in (0.0, DAY.total_seconds() - 1):  # less than one day apart, as when another worker starts
@@ -192,8 +193,9 @@ async def test_failed_removal_does_not_block_others(
 ) -> None:
     names = [f"web-{number:032x}" for number in range(5)]
     for name in names:
-        await store.save(name, login(utc_now()))
+        await save_login(store, name, login(utc_now()))
     stuck = store.path(names[1]).with_name(store.path(names[1]).name + ".lock")
+    stuck.unlink()
     stuck.mkdir()
     uptime = itertools.count()
     cleanup = VisitorCleanup(
@@ -220,8 +222,8 @@ async def test_service_removes_ended_logins_in_the_background(
     public: Settings, store: JsonFileStore, tmp_path: Path, keep_fresh: bool
 ) -> None:
     oauth = NotionOAuth(public.model_copy(update={"keep_fresh": keep_fresh}))
-    logins = ProfileResolver(oauth, cleanup_interval=timedelta(seconds=0.05))
-    await store.save(VISITOR, login(utc_now() - 40 * DAY))
+    logins = Visitors(oauth, cleanup_interval=timedelta(seconds=0.05))
+    await save_login(store, VISITOR, login(utc_now() - 40 * DAY))
     set_age(tmp_path, since=40 * DAY)
     with Visitor(application(logins)), anyio.fail_after(10):
         while visitor_files(tmp_path):

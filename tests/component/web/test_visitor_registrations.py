@@ -26,8 +26,8 @@ from notion_oauth.sandbox.recording import RecordedRequest
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.web.profiles.resolver import ProfileResolver
 from notion_oauth.web.profiles.visitor_registrations import REGISTERING
+from notion_oauth.web.profiles.visitors import Visitors
 from tests.support.visiting import PUBLIC, Visitor, application
 from tests.support.web_service import Browser
 
@@ -129,7 +129,7 @@ class Late:
 
     def app(self, *, max_extended_scope: int = 100) -> FastAPI:
         oauth = NotionOAuth(self._settings, clock=lambda: utc_now() + self.by)
-        return application(ProfileResolver(oauth, max_extended_scope=max_extended_scope))
+        return application(Visitors(oauth, max_extended_scope=max_extended_scope))
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_completing_a_sign_in_does_not_wait_for_registrations(public: Settings, 
 
 
 def test_long_wait_for_registrations_is_an_error(public: Settings, sandbox: Sandbox) -> None:
-    app = application(ProfileResolver(NotionOAuth(public), registration_timeout=timedelta(seconds=0.05)))
+    app = application(Visitors(NotionOAuth(public), registration_timeout=timedelta(seconds=0.05)))
     with held(JsonFileStore(public.token_file), REGISTERING):
         answer = Visitor(app).get("/auth/login", headers=JSON)
     assert (answer.status_code, answer.json()["error"]) == (502, "ServerUnavailable")

@@ -1,0 +1,178 @@
+"""The browser sessions of a service on a public URL: each has a profile of its own."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
+
+import anyio
+from fastapi import Request
+
+from notion_oauth import profile_names
+from notion_oauth.errors import ResourceMismatch, StorageError, StoreBusy
+from notion_oauth.models import GrantRequest
+from notion_oauth.observability.audit import Audit
+from notion_oauth.service import NotionOAuth
+from notion_oauth.tokens.revocation import SignOut
+from notion_oauth.tokens.source import CHECK_INTERVAL
+from notion_oauth.tokens.status import LoginStatus
+from notion_oauth.web.profiles import visitor_cleanup, visitor_registrations
+from notion_oauth.web.profiles.background_refresh import BackgroundRefresh
+from notion_oauth.web.profiles.logins import MAX_LOGINS, Logins
+from notion_oauth.web.profiles.operator_access import OperatorAccess
+from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
+from notion_oauth.web.profiles.visitor_registrations import VisitorRegistrations
+from notion_oauth.web.sessions import state
+from notion_oauth.web.sessions.state import session_of
+
+REFRESH_VISITORS_FOR = timedelta(days=1)  # after the browser's last visit; a later visit refreshes the token itself
+_LOG = logging.getLogger(__name__)
+
+
+class Visitors:
+    """Each browser session has a profile with a name that cannot be guessed. The arguments are limits."""
+
+    has_visitors = True
+    operator_access: OperatorAccess | None = None
+    sign_in_profile = profile_names.VISITOR_PREFIX
+
+    def __init__(
+        self,
+        oauth: NotionOAuth,
+        *,
+        max_logins: int = MAX_LOGINS,
+        max_extended_scope: int = visitor_registrations.MAX_EXTENDED_SCOPE,
+        registration_timeout: timedelta = visitor_registrations.LOCK_TIMEOUT,
+        refresh_interval: timedelta = CHECK_INTERVAL,
+        cleanup_interval: timedelta = visitor_cleanup.INTERVAL,
+    ) -> None:
+        self.oauth = oauth
+        self.audit: Audit = oauth.audit.without_profile()
+        self._logins = Logins(oauth, max_logins=max_logins, on_drop=self._forget_visit)
+        self._last_visits: dict[str, datetime] = {}  # of the visitors in `_logins`
+        self._refresh_interval = refresh_interval
+        self._cleanup_interval = cleanup_interval
+        self._registrations = VisitorRegistrations(
+            oauth.store,
+            self.sign_in_profile,
+            oauth.clock,
+            max_extended_scope=max_extended_scope,
+            lock_timeout=registration_timeout,
+        )
+        # All visitors share one NotionOAuth to start sign-ins: they have no profile until they complete one
+        self._pending = oauth.for_profile(self.sign_in_profile, audit=self.audit, registrations=self._registrations)
+
+    def _forget_visit(self, profile: str) -> None:
+        self._last_visits.pop(profile, None)
+
+    async def for_request(self, request: Request) -> NotionOAuth | None:
+        browser = session_of(request)
+        name = state.session_profile(browser)
+        if name is None:
+            return None
+        now = self.oauth.clock()
+        state.mark_seen(browser, now.toordinal())
+        self._last_visits[name] = now
+        return self._logins.for_profile(name)
+
+    async def status(self, request: Request) -> LoginStatus:
+        login = await self.for_request(request)
+        return LoginStatus(status="unauthenticated") if login is None else await login.status(storage=False)
+
+    async def previous_login(self, request: Request) -> NotionOAuth | None:
+        """None also for a login that cannot be read: the visitor can have another."""
+        login = await self.for_request(request)
+        if login is not None:
+            try:
+                await login.status(storage=False)
+            except (StorageError, ResourceMismatch) as error:
+                _LOG.warning("Starting a sign-in although the previous login cannot be read: %s", error)
+                return None
+        return login
+
+    async def start_sign_in(self, request: Request) -> NotionOAuth:  # noqa: ARG002 - the same for all visitors
+        """A browser session has no profile, and no file on the disk, before it completes a sign-in."""
+        return self._pending
+
+    async def complete_sign_in(self, request: Request, profile: str) -> NotionOAuth:  # noqa: ARG002 - see below
+        """A new profile each time.
+
+        An attacker who planted the session, or replays it to another worker, therefore neither shares the login that
+        the victim creates in it nor ends that login.
+        """
+        return self.oauth.for_profile(profile_names.VISITOR_PREFIX + secrets.token_hex(16))
+
+    async def discard(self, profile: str) -> None:
+        await self.oauth.store.forget(profile)
+
+    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest) -> None:
+        """Assign the profile to the browser session, claim its client, and end the session's previous login.
+
+        The sign-in is complete already: a StorageError is only logged.
+        """
+        browser = session_of(request)
+        previous = state.session_profile(browser)
+        state.assign_profile(browser, profile)
+        with _log_storage_errors("The client of a completed sign-in could not be claimed"):
+            await self._registrations.claim(started.client)
+        if previous is not None:
+            with _log_storage_errors("The login that a sign-in has replaced could not be ended"):
+                await self._end(previous, started)
+
+    async def sign_out(self, request: Request) -> SignOut:
+        """End the login and remove its profile from the store.
+
+        The browser session is signed out even if its login cannot be read or removed; the files then stay as they are.
+        """
+        login = await self.for_request(request)
+        if login is None:
+            return SignOut.NOT_SIGNED_IN
+        try:
+            outcome = await self._end(login.profile)
+        except StoreBusy:
+            raise  # temporary: the next try may revoke the grant too
+        except StorageError as error:
+            _LOG.warning("A browser session was signed out, but its login could not be ended: %s", error)
+            outcome = SignOut.NOT_REMOVED
+        state.remove_profile(session_of(request))
+        return outcome
+
+    async def _end(self, profile: str, successor: GrantRequest | None = None) -> SignOut:
+        try:
+            outcome = await self._logins.for_profile(profile).sign_out(successor=successor)
+        finally:
+            self._logins.drop(profile)
+        await self.oauth.store.forget(profile)
+        return outcome
+
+    @asynccontextmanager
+    async def background_tasks(self) -> AsyncIterator[None]:
+        """Refresh the logins of recent visitors, and remove ended ones."""
+        cleanup = VisitorCleanup(
+            self.oauth.store, self.oauth.settings.lifetimes, self.oauth.clock, interval=self._cleanup_interval
+        )
+        refresh = BackgroundRefresh(self._recent, self._logins.for_profile, interval=self._refresh_interval)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cleanup.run)
+            if self.oauth.settings.keep_fresh:
+                tasks.start_soon(refresh.run)
+            yield
+            tasks.cancel_scope.cancel()
+        await self._logins.wait_until_idle()
+
+    async def _recent(self) -> Sequence[str]:
+        """The visitors of the last day. Another login is refreshed at its next visit, or ends after thirty days."""
+        now = self.oauth.clock()
+        return [name for name, visit in self._last_visits.items() if now - visit < REFRESH_VISITORS_FOR]
+
+
+@contextmanager
+def _log_storage_errors(message: str) -> Iterator[None]:
+    """Log a StorageError instead of raising it."""
+    try:
+        yield
+    except StorageError as error:
+        _LOG.warning("%s: %s", message, error)
