@@ -144,7 +144,7 @@ async def the_version_changes_with_the_login(make: Make) -> None:
 async def the_version_stays_without_a_change(make: Make) -> None:
     store = make()
     await save_login(store, "default", tokens())
-    with anyio.fail_after(2):
+    with anyio.fail_after(0.5):
         while (version := (await store.load("default")).version) != store.version("default"):
             await anyio.sleep(0.01)  # files do not trust their clock for some milliseconds
     for _ in range(3):
@@ -442,7 +442,7 @@ async def others_wait_for_the_outcome_of_a_claim(make: Make) -> None:
     assert await make().outcome("key") is None
 
     async def wait() -> None:
-        seen.append(await make().outcome("key", wait=timedelta(seconds=5)))
+        seen.append(await make().outcome("key", wait=timedelta(seconds=1)))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(2):

@@ -19,6 +19,8 @@ from tests.support.command_line import CommandLine
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
 
+pytestmark = pytest.mark.slow  # processes in terminals
+
 PYTHON_CLI = (sys.executable, str(ROOT / "cli.py"))
 ASKS = "Address: "
 NEXT_PROGRAM = f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser; read line; echo \"the next got: $line\""
