@@ -219,8 +219,8 @@ def delete_reserved(path: Path) -> None:
     delete_file(path.with_name(path.name + RESERVED), remove_abandoned=False)
 
 
-def replace_with_reserved(path: Path, content: bytes) -> bool:
-    """Replace the file's content as `write_file` does, in the space that was reserved. False without a reservation.
+def replace_with_reserved(path: Path, content: bytes) -> None:
+    """Replace the file's content as `write_file` does, in the space that `reserve_file` has reserved.
 
     Raises StorageError. If the content could be written but the file could not be replaced, the reservation then holds
     the content.
@@ -229,11 +229,7 @@ def replace_with_reserved(path: Path, content: bytes) -> bool:
         raise StorageError(f"{path} was not written: {len(content)} bytes are more than can be read again.")
     with _open_for_writing(path, remove_abandoned=False) as directory:
         name = path.name + RESERVED
-        try:
-            descriptor = directory.open(name, os.O_WRONLY)
-        except FileNotFoundError:
-            return False
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no Path
+        with open(directory.open(name, os.O_WRONLY), "wb") as file:  # noqa: PTH123 - a descriptor has no Path
             # Written over the reserved bytes and cut to length afterwards, so that no space is released in between
             file.write(content)
             file.truncate()
@@ -241,7 +237,6 @@ def replace_with_reserved(path: Path, content: bytes) -> bool:
             os.fsync(file.fileno())
         directory.replace(name, path.name)
         directory.sync()
-    return True
 
 
 def _check_not_mounted(path: Path) -> None:

@@ -143,21 +143,25 @@ class _FileHold:
 
     def __init__(self, path: Callable[[Kind], Path]) -> None:
         self._path = path
+        self._reserved = False
 
     async def reserve(self, marker: bytes, size: int) -> None:
         await in_thread(partial(atomic.reserve_file, self._path("login"), marker, size=size))
+        self._reserved = True
 
     async def reserved(self) -> bytes | None:
         return await in_thread(atomic.read_reserved, self._path("login"))
 
     async def release(self) -> None:
+        self._reserved = False
         await in_thread(atomic.delete_reserved, self._path("login"))
 
     async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:  # noqa: ARG002 - of use to a database
-        path = self._path(kind)
-        if kind == "login" and await in_thread(atomic.replace_with_reserved, path, content):
-            return
-        await in_thread(atomic.write_file, path, content)
+        # Tokens that an earlier holder set aside stay untouched: only this hold's own reservation is used
+        use_reserved = kind == "login" and self._reserved
+        write = atomic.replace_with_reserved if use_reserved else atomic.write_file
+        await in_thread(write, self._path(kind), content)
+        self._reserved = self._reserved and not use_reserved
 
     async def delete(self, kind: Kind) -> bool:
         return await in_thread(atomic.delete_file, self._path(kind))
