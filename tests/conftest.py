@@ -30,20 +30,20 @@ pytest_plugins = [
 hypothesis_settings.register_profile("default", max_examples=30)
 hypothesis_settings.register_profile("full", max_examples=200)
 
-# A run reads the same modules in each worker and in a hundred child processes: compile them once
+# Each worker and a hundred child processes import the same modules: compile them once
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-IN_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it
-ROOM = 256 * 1024 * 1024  # bytes; a run needs a fifth of them
-# Each save waits for the disk, and there are tens of thousands: what tests look at, memory keeps as well
-if IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free >= ROOM:
+IN_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest creates a directory in it
+SPACE = 256 * 1024 * 1024  # bytes; a run needs a fifth of it
+# Tests save tens of thousands of times, and each save waits for the disk: keep their files in memory
+if IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free >= SPACE:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
 @pytest.fixture(autouse=True)
 def _nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting, proxy, `.env` or token file of whoever runs the tests has a say in them."""
+    """Hide this machine's settings, proxies, `.env` and token files from the tests."""
     for name in list(os.environ):
         if name.startswith("NOTION_OAUTH_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -68,7 +68,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def settings(sandbox: Sandbox, tmp_path: Path) -> Settings:
-    """Nobody waits through failures, unless a test is about that."""
+    """Settings without retries, so that a failure is immediate."""
     return Settings(server_url=sandbox.mcp_url, token_file=tmp_path / ".notion-tokens.json", timeout=5.0, retry_for=0)
 
 
@@ -87,7 +87,7 @@ Posted = Callable[[], list[str]]
 
 @pytest.fixture
 def grants_asked(sandbox: Sandbox) -> Posted:
-    """The grant types that the token endpoint was asked for, in order; not the question whether a client is known."""
+    """The grant types of the token requests, in order, without those that check whether the client is registered."""
     return lambda: [
         request.form.get("grant_type", "")
         for request in sandbox.requests_to("/token", "POST")
@@ -96,6 +96,6 @@ def grants_asked(sandbox: Sandbox) -> Posted:
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector skip what all tests share: the modules and the tests themselves."""
+    """Exclude the modules and the tests, which stay until the end, from garbage collection."""
     gc.collect()
     gc.freeze()

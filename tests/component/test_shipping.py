@@ -278,7 +278,7 @@ def test_the_timer_runs_a_command_that_exists() -> None:
     name = "notion-oauth-refresh"
     program, *words = unit(f"{name}.service")["Service"]["ExecStart"].split()
     assert Path(program).name == "notion-oauth"
-    assert CliRunner().invoke(main.app, words).exit_code == 3, "nobody is signed in here"
+    assert CliRunner().invoke(main.app, words).exit_code == 3, "not signed in"
     assert unit(f"{name}.timer")["Timer"]["Persistent"] == "true"
 
 

@@ -62,7 +62,7 @@ def test_memory_store_is_public_and_separate() -> None:
 
 @pytest.mark.anyio
 async def test_encrypted_document_of_another_profile_is_refused(tmp_path: Path) -> None:
-    """Whoever can replace files cannot give one user's login to another."""
+    """A person who can replace files cannot give one user's login to another user."""
     store = encrypted_files(tmp_path)()
     await save_login(store, "user-1", tokens())
     await save_login(store, "user-2", tokens())

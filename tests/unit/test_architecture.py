@@ -11,7 +11,7 @@ import pytest
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "notion_oauth"
-# From top to bottom. A room may import rooms of lower rows, and no other room of its own row.
+# From top to bottom. A package may import packages of lower rows, but no other package of the same row.
 ROWS = (
     {"cli"},
     {"app"},
