@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -113,7 +114,11 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         """Such as 404 and 405: a page for a browser, JSON for a program."""
         home = route_path(request, "notion_oauth_home")
         if responses.wants_html(request):
-            context = {"title": error.detail, "message": "There is no page at this address.", "hint": "", "home": home}
+            missing = error.status_code == HTTPStatus.NOT_FOUND
+            message = (
+                "There is no page at this URL." if missing else f"This URL does not accept {request.method} requests."
+            )
+            context = {"title": error.detail, "message": message, "hint": "Open the status page.", "home": home}
             answer = pages.page("error.html", context, status=error.status_code)
         else:
             answer = responses.data({"error": error.detail}, status=error.status_code)

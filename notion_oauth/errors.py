@@ -11,29 +11,32 @@
     │   └── ResourceMismatch        the stored login is for another server
     ├── SignInRequired              the server has ended the login; only a new sign-in helps
     │   └── StepUpRequired          the login is valid, but the request needs more consent from the user
-    ├── TransientError              temporary: nothing was lost, the same call may succeed later
+    ├── TransientError              temporary: the stored login is unchanged, and the same call may succeed later
     │   ├── NetworkError            no response: DNS, connection, TLS, time-out
     │   └── ServerUnavailable       429, 5xx, or a response that is not an OAuth response
-    │       └── UnexpectedRedirect  a redirect, which is not followed
+    │       └── UnexpectedRedirect  the URL of a discovery document redirects, which is not followed
     ├── MetadataError               discovery documents are missing, unusable or contradict each other
-    │   └── MetadataNotFound        the URL of a discovery document returns another page
+    │   └── MetadataNotFound        the URL of a discovery document returns something else, such as a web page
     ├── OAuthError                  the server refused, with an RFC 6749 error code
     │   ├── RegistrationRefused     at the registration endpoint (RFC 7591 §3.2.2)
     │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
-    │   └── TokenRefused            at the token endpoint (RFC 6749 §5.2)
+    │   └── TokenRefused            at the token (RFC 6749 §5.2), revocation or introspection endpoint
     ├── NotAuthenticated            the application has not identified the user
     │   └── OperatorRequired        this browser has not sent the operator's secret
     ├── RequestForbidden            a form that another site sent, or an outdated page
     ├── BadRequest                  a request that no browser sends
     ├── TooManyRequests             one client sends requests too often
     ├── HostNotAllowed              a request for a host that is not the service's
-    ├── InsecureRequest             plain http where https is required, or from another machine
+    ├── InsecureRequest             plain http where https is required, or a request from another machine
     └── AuthorizationResponseError  a redirect that must not be processed
         ├── StateMismatch           no pending sign-in of this browser has that state
         ├── AuthorizationExpired    the sign-in was started too long ago
         └── IssuerMismatch          another authorization server answered (RFC 9207)
 
 `message` says what happened and why; `hint` says what to do next. Neither ever contains a secret or a response body.
+The hint is `next` in HTTP responses, and `cure` in the output of `doctor --json`. `code` is the class name, with these
+exceptions: StoreSealed (StoreEncrypted), OtherResource (ResourceMismatch), Redirected (UnexpectedRedirect), NoDocument
+(MetadataNotFound), NotIdentified (NotAuthenticated), WrongHost (HostNotAllowed), PendingExpired (AuthorizationExpired).
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from typing import ClassVar
 
 SIGN_IN = "Sign in with: notion-oauth login"
 SIGN_IN_AGAIN = "Sign in again with: notion-oauth login"
-TRY_LATER = "Nothing was lost. Try again in a moment."
+TRY_LATER = "The stored login is unchanged. Try again in a moment."
 
 
 class NotionOAuthError(Exception):
@@ -98,7 +101,9 @@ class KeyUnavailable(StorageError):
 class StoreBusy(StorageError):
     """Another process holds the store's lock for longer than a refresh may take."""
 
-    default_hint = "If none of your programs is signing in or refreshing, find the one that hangs and stop it."
+    default_hint = (
+        "If none of your programs is signing in or refreshing, stop the one that hangs: doctor names its process."
+    )
 
 
 class NotSignedIn(NotionOAuthError):
@@ -161,7 +166,7 @@ class TransientError(NotionOAuthError):
 class NetworkError(TransientError):
     """No response arrived: DNS, connection, TLS or time-out."""
 
-    default_hint = "Nothing was lost. Check the network connection and try again."
+    default_hint = "The stored login is unchanged. Check the network connection and try again."
 
 
 class ServerUnavailable(TransientError):
@@ -179,7 +184,9 @@ class ServerUnavailable(TransientError):
 
 
 class UnexpectedRedirect(ServerUnavailable, code="Redirected"):
-    """The server answered with a redirect. Redirects are not followed."""
+    """The URL of a discovery document answered with a redirect, which is not followed. Another URL may be tried."""
+
+    default_hint = "The stored login is unchanged. Check NOTION_OAUTH_SERVER_URL: redirects are not followed."
 
 
 class MetadataError(NotionOAuthError):
@@ -189,7 +196,7 @@ class MetadataError(NotionOAuthError):
 
 
 class MetadataNotFound(MetadataError, code="NoDocument"):
-    """The URL of a discovery document returns another page."""
+    """The URL of a discovery document returned something other than a JSON object, such as a web page."""
 
 
 class OAuthError(NotionOAuthError):
@@ -204,6 +211,8 @@ class OAuthError(NotionOAuthError):
 class RegistrationRefused(OAuthError):
     """The registration endpoint refused this client (RFC 7591 §3.2.2)."""
 
+    default_hint = "Ask the server's operator for a client ID, and set NOTION_OAUTH_CLIENT_ID."
+
 
 class AuthorizationRefused(OAuthError):
     """The authorization endpoint returned an error (RFC 6749 §4.1.2.1)."""
@@ -212,13 +221,16 @@ class AuthorizationRefused(OAuthError):
 
 
 class TokenRefused(OAuthError):
-    """The token endpoint refused with an error code (RFC 6749 §5.2)."""
+    """The token endpoint (RFC 6749 §5.2), the revocation or the introspection endpoint refused with an error code."""
 
     default_hint = SIGN_IN_AGAIN
 
 
 class NotAuthenticated(NotionOAuthError, code="NotIdentified"):
-    """The application has not identified the user, so it cannot select a login."""
+    """The application does not know the user of this request, so it cannot select a login.
+
+    This says nothing about the user's login at Notion, unlike the status `unauthenticated`.
+    """
 
     default_hint = "Sign in to this application first."
 
@@ -230,7 +242,7 @@ class OperatorRequired(NotAuthenticated):
 
 
 class RequestForbidden(NotionOAuthError):
-    """A request that changes something and was not sent from our own page in this browser."""
+    """Another site sent the request, its form is out of date or incomplete, or the operator's secret is wrong."""
 
     default_hint = "Nothing was changed. Open the status page and use its buttons."
 
@@ -252,7 +264,7 @@ class HostNotAllowed(NotionOAuthError, code="WrongHost"):
 
 
 class InsecureRequest(NotionOAuthError):
-    """A request over plain http where https is required, or from another machine."""
+    """A request over plain http where https is required. Without a public URL: a request from another machine."""
 
 
 class AuthorizationResponseError(NotionOAuthError):

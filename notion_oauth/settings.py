@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from notion_oauth import profile_names
@@ -136,10 +137,12 @@ class Settings(BaseSettings):
         default=True, description="Whether the service refreshes tokens in the background while it runs."
     )
     grant_days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)] = Field(
-        default=180.0, description="After how many days the server ends a login, counted from the sign-in."
+        default=180.0,
+        description="Days after the sign-in at which the server is expected to end a login. It changes warnings and "
+        "cleanup, not the server.",
     )
     idle_days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)] = Field(
-        default=30.0, description="After how many days without a refresh the server ends a login."
+        default=30.0, description="Days without a refresh after which the server is expected to end a login."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
@@ -224,7 +227,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_client_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None and info.data.get("client_id") is None:
-            raise ValueError("has no effect without NOTION_OAUTH_CLIENT_ID")
+            raise ValueError("it has no effect without NOTION_OAUTH_CLIENT_ID")
         return value
 
     @field_validator("trusted_proxies")
@@ -248,21 +251,21 @@ class Settings(BaseSettings):
         except RuntimeError:
             raise ValueError("~ cannot be expanded, because the home directory is unknown") from None
         if path.name in ("", "..") or "\0" in str(path):
-            raise ValueError("is not the path of a file")
+            raise ValueError("it is not the path of a file")
         return path
 
     @field_validator("secret_key")
     @classmethod
     def _check_secret_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and any(len(key) < MIN_SECRET_KEY for key in _split(value.get_secret_value())):
-            raise ValueError(f"is shorter than {MIN_SECRET_KEY} characters")
+            raise ValueError(f"it is shorter than {MIN_SECRET_KEY} characters")
         return value
 
     @field_validator("operator_secret")
     @classmethod
     def _check_operator_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < MIN_OPERATOR_SECRET:
-            raise ValueError(f"is shorter than {MIN_OPERATOR_SECRET} characters")
+            raise ValueError(f"it is shorter than {MIN_OPERATOR_SECRET} characters")
         return value
 
     @field_validator("encryption_key")
@@ -291,16 +294,18 @@ def load_settings(**overrides: object) -> Settings:
         ) from None
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=False)
-        wrong = "; ".join(f"{_variable_name(detail['loc'])}: {_reason(detail['msg'])}" for detail in details)
-        raise ConfigurationError(f"Wrong setting: {wrong}.", hint="Correct it and run the command again.") from None
+        wrong = "; ".join(f"{_variable_name(detail['loc'])}: {_reason(detail)}" for detail in details)
+        raise ConfigurationError(f"Wrong setting {wrong}.", hint="Correct the setting and start again.") from None
 
 
 def _variable_name(location: tuple[int | str, ...]) -> str:
     return PREFIX + "_".join(str(part) for part in location).upper()
 
 
-def _reason(message: str) -> str:
-    return message.removeprefix("Value error, ")
+def _reason(detail: ErrorDetails) -> str:
+    if detail["type"] == "string_pattern_mismatch":  # only the profile has a pattern
+        return "use at most 64 letters, digits, - and _, and begin with a letter or digit"
+    return detail["msg"].removeprefix("Value error, ")
 
 
 def parse_proxies(text: str) -> tuple[tuple[Network, ...], bool]:
@@ -309,4 +314,4 @@ def parse_proxies(text: str) -> tuple[tuple[Network, ...], bool]:
     try:
         return tuple(ipaddress.ip_network(name, strict=False) for name in names if name != UNIX), UNIX in names
     except ValueError:
-        raise ValueError("contains an entry that is neither an address, a network nor `unix`") from None
+        raise ValueError("it contains an entry that is neither an address, a network nor `unix`") from None

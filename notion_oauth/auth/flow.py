@@ -26,7 +26,9 @@ FAILURE_COOLDOWN = 60.0  # seconds before the user is asked again after a sign-i
 Authorize = Callable[[BearerChallenge | None], Awaitable[object]]
 _Steps = Generator[Any, Any, None]
 _Requirement = tuple[str | None, frozenset[str], str | None, int | None]
-_AUTHORIZING: ContextVar[object] = ContextVar("notion_oauth_authorizing", default=None)  # the auth that signs in here
+_AUTHORIZING: ContextVar[object] = ContextVar(
+    "notion_oauth_authorizing", default=None
+)  # the BearerAuth that signs in now
 
 
 class BearerAuthBase:
@@ -34,7 +36,7 @@ class BearerAuthBase:
 
     Only requests to the MCP server's origin get a token, also after redirects. A token that expires soon is refreshed
     in the background. After a 401 the request is sent once more with another token, unless its body is a stream, which
-    cannot be sent twice: the caller then gets the 401. Raises into the request what `TokenSource.token` raises, and
+    cannot be sent twice: the caller then gets the 401. The request raises the errors of `TokenSource.token`, and
     StepUpRequired if the resource requires more than the user has consented to.
 
     `authorize` is for programs with a user present: a coroutine function that signs in, such as

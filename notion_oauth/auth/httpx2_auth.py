@@ -17,7 +17,8 @@ except ImportError:
 class BearerAuth(BearerAuthBase, httpx2.Auth):
     """For `httpx2.Client` and `httpx2.AsyncClient`, and so for `mcp.client.streamable_http.streamable_http_client`.
 
-    Raises into the request what `TokenSource.token` raises: NotSignedIn, SignInRequired, TransientError, StorageError.
+    A request raises NotSignedIn, SignInRequired, StepUpRequired, TransientError, StorageError or another error of
+    `TokenSource.token` if no token can be sent.
     """
 
     replayable_body = httpx2.ByteStream

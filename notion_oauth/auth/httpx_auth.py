@@ -10,7 +10,8 @@ from notion_oauth.auth.flow import BearerAuthBase
 class BearerAuth(BearerAuthBase, httpx.Auth):
     """For `httpx.Client` and `httpx.AsyncClient`: a valid token on requests to the MCP server's own origin.
 
-    Raises into the request what `TokenSource.token` raises: NotSignedIn, SignInRequired, TransientError, StorageError.
+    A request raises NotSignedIn, SignInRequired, StepUpRequired, TransientError, StorageError or another error of
+    `TokenSource.token` if no token can be sent.
     """
 
     replayable_body = httpx.ByteStream

@@ -39,7 +39,7 @@ rare_commands = typer.Typer()
 def login(
     no_browser: Annotated[
         bool,
-        typer.Option("--no-browser", help="Print the address only; also read the redirect from a pipe."),
+        typer.Option("--no-browser", help="Do not open a browser: print the URL. Standard input may be a pipe."),
     ] = False,
     port: Annotated[
         int | None,
@@ -49,11 +49,12 @@ def login(
         str | None, typer.Option(help="Request these scopes in addition to those of the login.", show_default=False)
     ] = None,
     acr_values: Annotated[
-        str | None, typer.Option(help="Request a sign-in of this strength (RFC 9470).", show_default=False)
+        str | None,
+        typer.Option(help="Request these authentication context classes (acr_values, RFC 9470).", show_default=False),
     ] = None,
     max_age: Annotated[
         int | None,
-        typer.Option(help="Request a sign-in at most this old, in seconds.", min=0, show_default=False),
+        typer.Option(help="Request a sign-in that is at most this old, in seconds.", min=0, show_default=False),
     ] = None,
     assertion_file: Annotated[
         Path | None,

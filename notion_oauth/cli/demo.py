@@ -45,7 +45,7 @@ def run_demo() -> bool:
         with _environment() as (sandbox, service_url, settings):
             _Demo(sandbox, service_url, settings).run()
     except (DemoFailed, NotionOAuthError, httpx.HTTPError, OSError) as error:
-        typer.echo(f"  ✗ {error}\n\nThe demo failed.", err=True)
+        typer.echo(f"  ✗ {error}\n\nThe demo failed. Please report this output.", err=True)
         return False
     seconds = time.monotonic() - started
     typer.echo(f"\nAll steps succeeded in {seconds:.1f} seconds. To sign in to Notion itself: notion-oauth login")

@@ -1,8 +1,8 @@
 """The command line: parse, call the service, print. Data goes to stdout, messages to stderr.
 
 Exit codes: 0 success, 1 internal error, or a failed check or demo, 2 invalid usage or setting, 3 not signed in,
-4 refused by the server, 5 no usable answer from the network (temporary), 6 the login has ended: sign in again,
-7 token file cannot be used, 130 interrupted.
+4 the server refused, or its answer is invalid, 5 no usable answer from the network (temporary), 6 the login has ended:
+sign in again, 7 token file cannot be used, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from notion_oauth.cli.options import (
     run_async,
 )
 
+STOPPED = "Interrupted. A request that was already sent may have taken effect. Check with: notion-oauth status"
 ORDER = (
     *("login", "status", "token", "refresh", "run", "profiles", "logout", "key", "reseal", "doctor"),
     *("sandbox", "demo"),
@@ -61,7 +62,7 @@ class _Commands(TyperGroup):
             typer.echo(f"Error: {render_commands(str(error), ctx)}", err=True)
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt:
-            typer.echo("\nStopped. Nothing was changed.", err=True)
+            typer.echo(f"\n{render_commands(STOPPED, ctx)}", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -95,7 +96,10 @@ def status(
     server_url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the status of the login, without any request unless --remote is set. Exits with 3 if not signed in."""
+    """Show the status of the login, without any request unless --remote is set.
+
+    Exits with 3 if not signed in; with --remote, with 4 if the server does not accept the token.
+    """
     from notion_oauth.cli.fast_path import read_fast
     from notion_oauth.cli.status_text import describe, describe_remote
     from notion_oauth.protocol.lifetime import Lifetimes

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.protocol.challenge import BearerChallenge, parse_scope_tokens, requested_challenge
 
-_INVALID_VALUE = "{name} takes values separated by spaces, without quotes or backslashes (RFC 6749 §3.3)."
+_INVALID_VALUE = "{name} must contain values separated by spaces, without quotes or backslashes (RFC 6749 §3.3)."
 MAX_ASSERTION = 64 * 1024  # characters
 
 
@@ -21,7 +21,9 @@ def challenge_of(
     """The options as a resource's challenge; None if none is set. Raises ConfigurationError for an invalid value."""
     for name, value in (("--scope", scope), ("--acr-values", acr_values)):
         if value is not None and parse_scope_tokens(value) is None:
-            raise ConfigurationError(_INVALID_VALUE.format(name=name), hint="Correct it and run the command again.")
+            raise ConfigurationError(
+                _INVALID_VALUE.format(name=name), hint="Correct the option and run the command again."
+            )
     return requested_challenge(scope, acr_values, max_age)
 
 
@@ -31,7 +33,11 @@ def read_assertion(path: Path) -> SecretStr:
         # No check of owner and mode, as for our own files: the issuer of the assertion sets them
         with contextlib.nullcontext(sys.stdin) if str(path) == "-" else path.open(encoding="utf-8") as source:
             content = source.read(MAX_ASSERTION)
-    except (OSError, UnicodeDecodeError):
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be read: {error.strerror}.", hint="Check the path after --assertion-file."
+        ) from None
+    except UnicodeDecodeError:
         content = ""
     parts = content.strip().split(".")
     if len(parts) != 3 or not all(part and part.isascii() and not part.isspace() for part in parts):

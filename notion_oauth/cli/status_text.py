@@ -40,9 +40,9 @@ def describe(status: LoginStatus) -> str:
 def describe_remote(introspection: Introspection | None, *, expired: bool = False) -> str:
     """The server's introspection of the token, in one line. For an `expired` token it is not requested."""
     if expired:
-        return "The server was not asked: the token has expired. Refresh it with: notion-oauth refresh"
+        return "Not checked at the server: the token has expired. Refresh it with: notion-oauth refresh"
     if introspection is None:
-        return "The server was not asked: it offers no introspection."
+        return "Not checked at the server: it offers no introspection."
     if not introspection.active:
         return "The server no longer accepts this token. Refresh it with: notion-oauth refresh"
     parts = [

@@ -134,7 +134,7 @@ def write_file(path: Path, content: bytes) -> None:
     content is then unchanged.
     """
     if len(content) > MAX_FILE:
-        raise StorageError(f"{path} was not written: {len(content)} bytes are more than can be read again.")
+        raise StorageError(f"{path} was not written: {len(content)} bytes are more than the limit of {MAX_FILE}.")
     with _open_for_writing(path) as directory:
         temporary = _write_temporary(directory, path.name, content)
         try:
@@ -226,7 +226,7 @@ def replace_with_reserved(path: Path, content: bytes) -> None:
     the content.
     """
     if len(content) > MAX_FILE:
-        raise StorageError(f"{path} was not written: {len(content)} bytes are more than can be read again.")
+        raise StorageError(f"{path} was not written: {len(content)} bytes are more than the limit of {MAX_FILE}.")
     with _open_for_writing(path, remove_abandoned=False) as directory:
         name = path.name + RESERVED
         with open(directory.open(name, os.O_WRONLY), "wb") as file:  # noqa: PTH123 - a descriptor has no Path

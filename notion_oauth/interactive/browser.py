@@ -129,7 +129,7 @@ class Environment:
         return bool(self.variables.get("DISPLAY") or self.variables.get("WAYLAND_DISPLAY"))
 
     def _from_browser_variable(self, browsers: str) -> Browser | str:
-        reason = "No browser is opened: no program that the BROWSER variable names was found."
+        reason = "No browser is opened: BROWSER names no installed program."
         for entry in filter(None, browsers.split(os.pathsep)):
             try:
                 program = shlex.split(entry)[0]

@@ -22,15 +22,16 @@ class SignOut(Enum):
     NOT_REMOVED = "the stored login could not be read or removed"
 
 
+_DISCONNECT = "To end the grant, disconnect the app in Notion's settings."
 SIGN_OUT_MESSAGES = {
     SignOut.REVOKED: "Signed out. Notion has ended the grant.",
-    SignOut.NOT_OFFERED: "Signed out here. The server offers no revocation. End the connection in Notion's settings.",
-    SignOut.NOT_REACHED: "Signed out here, but the server was not reached. End the connection in Notion's settings.",
-    SignOut.REFUSED: "Signed out here, but the server refused to end the grant. End it in Notion's settings.",
+    SignOut.NOT_OFFERED: "Signed out, but the server offers no revocation. " + _DISCONNECT,
+    SignOut.NOT_REACHED: "Signed out, but the server was not reached. " + _DISCONNECT,
+    SignOut.REFUSED: "Signed out, but the server refused to end the grant. " + _DISCONNECT,
     SignOut.NOT_SIGNED_IN: "You were not signed in.",
-    SignOut.SUPERSEDED: "Signed out here. The later login of the same client stays valid.",
-    SignOut.NOT_REMOVED: "Signed out in this browser, but the service could not remove the login. "
-    "End the connection in Notion's settings.",
+    SignOut.SUPERSEDED: "Signed out. The later login of the same client stays valid.",
+    SignOut.NOT_REMOVED: "Signed out in this browser, but the service could not delete the stored tokens. "
+    + _DISCONNECT,
 }
 
 

@@ -96,8 +96,9 @@ class TokenSource:
         A token that expires soon is returned, and refreshed in the background. The caller waits only if the token has
         expired, was rejected, or expires within `min_ttl`. If a refresh for `min_ttl` fails while the token is valid,
         or if the server's tokens have a shorter lifetime, the current token is returned.
-        Raises NotSignedIn, SignInRequired if the login has ended, TransientError if a refresh is needed and not
-        possible now, StorageError.
+        Raises NotSignedIn; SignInRequired if the login has ended; TransientError if a refresh is needed and not
+        possible now; TokenRefused or MetadataError if the server refuses or is misconfigured; ConfigurationError;
+        StorageError.
         """
         if rejected is None and not min_ttl and (found := self.get_fresh()) is not None:
             return found
@@ -197,7 +198,7 @@ class TokenSource:
                 logged = ""
             except (SignInRequired, StorageError) as error:
                 if error.message != logged:
-                    _LOG.warning("The token cannot be kept fresh: %s", error)
+                    _LOG.warning("The background refresh failed: %s", error)
                 logged = error.message
             except NotionOAuthError:
                 logged = ""

@@ -27,7 +27,7 @@ async def require_own_page(
     # A session without a CSRF token cannot pass, so do not read its body, which may be slow or endless
     fields = {} if foreign or not state.has_csrf(browser) else await _form_fields(request, body_timeout)
     if foreign or not state.csrf_valid(browser, fields.get("csrf_token")):
-        raise RequestForbidden("The request did not come from this service's own page, or the page has expired.")
+        raise RequestForbidden("The form did not come from this service's page, or is out of date or incomplete.")
     return fields
 
 

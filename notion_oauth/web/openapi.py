@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from notion_oauth.protocol.challenge import MAX_AGE_DIGITS
 from notion_oauth.tokens.status import LoginStatus
-from notion_oauth.web.sign_in_query import MAX_WORDS
+from notion_oauth.web.sign_in_query import MAX_VALUE_LENGTH
 
 _CLOSED = ConfigDict(extra="forbid")
 _NOT_OVER_HTTP = ("storage", "storage_warning")
@@ -97,11 +97,15 @@ def _query(*described: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:
 
 
 _TEXT: dict[str, Any] = {"type": "string"}
-_WORDS: dict[str, Any] = {"type": "string", "maxLength": MAX_WORDS, "pattern": r"^ *[!#-\[\]-~]+( +[!#-\[\]-~]+)* *$"}
+_VALUES: dict[str, Any] = {
+    "type": "string",
+    "maxLength": MAX_VALUE_LENGTH,
+    "pattern": r"^ *[!#-\[\]-~]+( +[!#-\[\]-~]+)* *$",
+}
 _SECONDS: dict[str, Any] = {"type": "integer", "minimum": 0, "exclusiveMaximum": 10**MAX_AGE_DIGITS}
 SIGN_IN_QUERY = _query(
-    ("scope", "Additional scopes, separated by spaces (RFC 6749 §3.3).", _WORDS),
-    ("acr_values", "The required authentication strength, separated by spaces (RFC 9470 §3).", _WORDS),
+    ("scope", "Additional scopes, separated by spaces (RFC 6749 §3.3).", _VALUES),
+    ("acr_values", "The required authentication strength, separated by spaces (RFC 9470 §3).", _VALUES),
     ("max_age", "Maximum seconds since the user last authenticated (RFC 9470 §3).", _SECONDS),
 )
 CALLBACK_QUERY = _query(

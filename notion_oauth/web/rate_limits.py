@@ -186,7 +186,7 @@ def _parse(setting: str, limit: str) -> tuple[RateLimitItem, ...]:
         return tuple(parse_many(limit))
     except ValueError:
         raise ConfigurationError(
-            f"Wrong setting: {PREFIX}{setting.upper()}: not a rate limit.",
+            f"Wrong setting {PREFIX}{setting.upper()}: it is not a rate limit.",
             hint="Write it as 30/minute, or 0 for no limit.",
         ) from None
 
@@ -196,7 +196,7 @@ def _shared_limiter(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
         return None
     url, setting = storage.get_secret_value(), f"{PREFIX}RATE_LIMIT_STORAGE"
     not_a_url = ConfigurationError(
-        f"Wrong setting: {setting}: not a Redis URL.", hint="Write it as redis://HOST:PORT/0."
+        f"Wrong setting {setting}: it is not a Redis URL.", hint="Write it as redis://HOST:PORT/0."
     )
     if not url.startswith(_SCHEMES):
         raise not_a_url

@@ -8,9 +8,9 @@ from notion_oauth.errors import BadRequest
 from notion_oauth.protocol.challenge import MAX_AGE_DIGITS, BearerChallenge, parse_scope_tokens, requested_challenge
 
 QUERY = ("scope", "acr_values", "max_age")
-MAX_WORDS = 500  # characters of each value: the pending sign-in must fit into a cookie
-_NOT_WORDS = "{name} must be values without quotes, separated by spaces (RFC 6749 §3.3)."
-_CORRECT_IT = "Correct the address, or remove the parameter: the sign-in has defaults."
+MAX_VALUE_LENGTH = 500  # characters of each value: the pending sign-in must fit into a cookie
+_INVALID_VALUE = "{name} must contain values separated by spaces, without quotes or backslashes (RFC 6749 §3.3)."
+_CORRECT_IT = "Correct the URL, or remove the parameter: the sign-in has defaults."
 _SEND_ONCE = "Send it once, with its values separated by spaces."
 
 
@@ -26,10 +26,10 @@ def challenge_in_query(parameters: Iterable[tuple[str, str]]) -> BearerChallenge
                 raise BadRequest(f"{name} was sent twice.", hint=_SEND_ONCE)
             found[name] = value
     for name in ("scope", "acr_values"):
-        if len(found.get(name, "")) > MAX_WORDS:
-            raise BadRequest(f"{name} is longer than {MAX_WORDS} characters.", hint=_CORRECT_IT)
+        if len(found.get(name, "")) > MAX_VALUE_LENGTH:
+            raise BadRequest(f"{name} is longer than {MAX_VALUE_LENGTH} characters.", hint=_CORRECT_IT)
         if name in found and parse_scope_tokens(found[name]) is None:
-            raise BadRequest(_NOT_WORDS.format(name=name), hint=_CORRECT_IT)
+            raise BadRequest(_INVALID_VALUE.format(name=name), hint=_CORRECT_IT)
     seconds = found.get("max_age")
     if seconds is not None and not (seconds.isascii() and seconds.isdigit() and len(seconds) <= MAX_AGE_DIGITS):
         raise BadRequest("max_age must be a whole number of seconds (RFC 9470 §3).", hint=_CORRECT_IT)

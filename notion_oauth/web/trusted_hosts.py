@@ -41,29 +41,32 @@ class TrustedHosts:
         """Raises HostNotAllowed, InsecureRequest or BadRequest unless the request is allowed."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or len(hosts[0]) > MAX_HOST:
-            raise BadRequest("A request must have one Host header (RFC 9112 §3.2).")
+            raise BadRequest(
+                "A request must have one Host header (RFC 9112 §3.2).",
+                hint="A proxy must send exactly one Host header.",
+            )
         if not self._host_matches(hosts[0]):
             raise self._wrong_host()
         if self.public:
             if not self.is_https(scope):
                 raise InsecureRequest(
                     "This service requires https.",
-                    hint=f"Use its https address. If a proxy terminates TLS, {_ADD_PROXY}, and make it send "
+                    hint=f"Use its https URL. If a proxy terminates TLS, {_ADD_PROXY}, and make it send "
                     "X-Forwarded-Proto.",
                 )
         elif not self._is_local_request(scope):
             raise InsecureRequest(
-                "This service has no public address, and answers only this machine.",
-                hint=f"Set NOTION_OAUTH_PUBLIC_URL to the https address that browsers use, and {_ADD_PROXY}.",
+                "This service has no public URL, so it accepts requests from this machine only.",
+                hint=f"Set NOTION_OAUTH_PUBLIC_URL to the https URL that browsers use, and {_ADD_PROXY}.",
             )
 
     def _wrong_host(self) -> NotionOAuthError:
         if self.public:
-            hint = "Use its public address. A proxy must forward the Host header unchanged."
+            hint = "Use its public URL. A proxy must forward the Host header unchanged."
             return HostNotAllowed("This service does not answer to this host name.", hint=hint)
         return HostNotAllowed(
-            "This service has no public address, and answers only to localhost.",
-            hint="Set NOTION_OAUTH_PUBLIC_URL to the address that browsers use.",
+            "This service has no public URL, so it accepts only requests for localhost.",
+            hint="Set NOTION_OAUTH_PUBLIC_URL to the URL that browsers use.",
         )
 
     def _matches(self, raw: bytes) -> bool:

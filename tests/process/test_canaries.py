@@ -32,16 +32,16 @@ from tests.support.web_service import Browser
 
 CRASHES = """
 from pathlib import Path
-from notion_oauth.storage import JsonFileStore
+from notion_oauth.storage import Hold
 
-save = JsonFileStore.save
+save = Hold.save
 
-async def crash(self, profile, tokens):
+async def crash(self, tokens):
     if Path("crash").exists():
         raise RuntimeError("a mistake of ours")
-    await save(self, profile, tokens)
+    await save(self, tokens)
 
-JsonFileStore.save = crash
+Hold.save = crash
 """
 OURS = """
 import crashes

@@ -126,10 +126,14 @@ async def port(context: CheckContext) -> Sequence[Finding]:
             known = redirect_uri in uris
     except OSError as error:
         message = f"Cannot listen on any port of {loopback.HOST}: {error.strerror or type(error).__name__}."
-        return [failure(message, "Allow this program to listen on that address: a sandbox or a firewall forbids it.")]
+        return [
+            failure(message, "Allow this program to listen on that address: a firewall or a container may prevent it.")
+        ]
     if known:
         return [ok(f"a port of {loopback.HOST} with which this client is registered is free")]
-    used = "the registered ports are in use, and a sign-in registers the client for another one" if uris else ""
+    used = (
+        "the ports of the registered redirect URIs are in use; a sign-in registers another redirect URI" if uris else ""
+    )
     return [ok(f"{used or 'a free port is available'} on {loopback.HOST}")]
 
 
@@ -141,5 +145,5 @@ def browser(environment: Environment) -> list[Finding]:
         which = "browser of Windows" if found.for_windows else "BROWSER variable" if variable else "default browser"
         return [ok(f"login uses the {which}")]
     if variable:
-        return [warning(found, "Correct or unset BROWSER. Until then, login only prints the address.")]
-    return [ok(f"{found} login prints the address, and reads the redirect from a paste")]
+        return [warning(found, "Correct or unset BROWSER. Until then, login only prints the URL.")]
+    return [ok(f"{found} login prints the URL, and you paste the redirect URL")]

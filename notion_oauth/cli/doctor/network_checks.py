@@ -90,10 +90,10 @@ async def certificate(context: CheckContext) -> Sequence[Finding]:
 
 def _validity(context: CheckContext, host: str, content: bytes) -> Finding:
     left = x509.load_der_x509_certificate(content).not_valid_after_utc - context.clock()
-    message = f"that of {host} is trusted, and valid for {max(0, left.days)} days"
     if left >= CERTIFICATE_WARNING:
-        return ok(message)
-    return warning(f"{message}.", "The operator of the server has to renew it.")
+        return ok(f"that of {host} is trusted, and valid for {left.days} days")
+    message = f"The certificate of {host} expires in {max(0, left.days)} days."
+    return warning(message, "The operator of the server has to renew it.")
 
 
 async def clock(context: CheckContext) -> Sequence[Finding]:

@@ -144,7 +144,10 @@ async def _run_all(context: CheckContext, checks: Sequence[tuple[str, Check]], t
             tasks.start_soon(run_shared, work)
         for name, check in checks:
             tasks.start_soon(run_check, name, check)
-    late = failure(f"No result within {time_limit.total_seconds():g} seconds.", "Find out what delays this step.")
+    late = failure(
+        f"No result within {time_limit.total_seconds():g} seconds.",
+        "Run doctor again. If it is slow again, check the network, and the disk of the token file.",
+    )
     return [(name, finding) for name, _ in checks for finding in found.get(name, [late])]
 
 

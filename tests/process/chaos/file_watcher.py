@@ -76,6 +76,6 @@ class FileWatcher:
         """Whether the store reads it as an ended login."""
         self._scratch.write_bytes(content)
         try:
-            return anyio.run(JsonFileStore(self._scratch).load, "default") is None
+            return anyio.run(JsonFileStore(self._scratch).load, "default").ended is not None
         except NotionOAuthError:
             return False
