@@ -37,7 +37,7 @@ INTERRUPTED = 130
 
 def duration_option(help_text: str) -> Any:
     """An option that takes a duration, such as 10m."""
-    return typer.Option(parser=_parse_duration, metavar="DURATION", show_default=False, help=help_text)
+    return typer.Option(parser=_parse_duration, metavar="SPAN", show_default=False, help=help_text)
 
 
 def _parse_duration(value: str | timedelta) -> timedelta:

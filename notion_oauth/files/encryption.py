@@ -121,8 +121,8 @@ class Encryption:
         if not all(map(_KEY.fullmatch, secrets)):
             raise KeyUnavailable(
                 "The entry of notion-oauth in the system keyring is not a key.",
-                hint="Correct the entry encryption-key of the service notion-oauth in the keyring. Delete it only if it "
-                "holds no key that is in use.",
+                hint="Correct the entry encryption-key of the service notion-oauth in the keyring. Delete it only if "
+                "it holds no key that is in use.",
             )
         return [Key(secret, KEYRING_SOURCE) for secret in secrets]
 

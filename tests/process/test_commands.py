@@ -121,7 +121,7 @@ def test_no_network_is_5_and_keeps_the_login(cli: CommandLine, sandbox: Sandbox)
         sandbox.fail_next("/token", **fault)
         done = cli.run("refresh", NOTION_OAUTH_RETRY_FOR="0")
         assert (done.returncode, done.stdout) == (5, "")
-        assert "Nothing was lost" in done.stderr
+        assert "The stored login is unchanged" in done.stderr
     assert (cli.directory / ".notion-tokens.json").read_bytes() == before
     assert cli.run("token").returncode == 0
 
@@ -179,7 +179,7 @@ def test_address_is_printed_if_no_browser_opens(cli: CommandLine) -> None:
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "Stopped. Nothing was changed." in rest
+    assert "Interrupted. A request that was already sent may have taken effect." in rest
     assert "Traceback" not in rest
 
 

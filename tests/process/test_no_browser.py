@@ -102,7 +102,7 @@ def test_ctrl_c_at_the_prompt_is_130_and_restores_the_terminal(cli: CommandLine)
         person.see(ASKS)
         assert person.attributes() != person.before
         person.type("half a line\x03")
-        person.see("Stopped. Nothing was changed.")
+        person.see("Interrupted.")
         assert person.end() == 130
         assert person.attributes() == person.before
 

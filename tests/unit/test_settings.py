@@ -101,7 +101,7 @@ def test_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("SERVER_URL", "http://canary.example/mcp", "not https"),
         ("SERVER_URL", "canary", "not an https URL"),
         ("SERVER_URL", "https://canary:canary@h.example/", "user name"),
-        ("PROFILE", "canary/../x", "match pattern"),
+        ("PROFILE", "canary/../x", "use at most 64 letters"),
         ("PUBLIC_URL", "http://canary.example", "not https"),
         ("PUBLIC_URL", "https://h.example/?canary=1", "must not have a query"),
         ("TRUSTED_PROXIES", "10.0.0.1,canary", "neither an address"),

@@ -72,17 +72,21 @@ class TestAssertionFile:
         assert "another client" in done.stderr
         assert file.read_text() not in done.stderr
 
-    @pytest.mark.parametrize("content", [None, b"", b"canary", b"a.b", b"a..c", b"\xff.b.c"])
+    @pytest.mark.parametrize("content", [b"", b"canary", b"a.b", b"a..c", b"\xff.b.c"])
     def test_file_without_an_assertion_is_invalid_usage(
-        self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path, content: bytes | None
+        self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path, content: bytes
     ) -> None:
         file = tmp_path / "assertion.jwt"
-        if content is not None:
-            file.write_bytes(content)
+        file.write_bytes(content)
         done = cli.run("login", "--assertion-file", str(file))
         assert (done.returncode, "contains no assertion" in done.stderr) == (2, True)
         assert "canary" not in done.stderr
         assert not sandbox.requests
+
+    def test_file_that_cannot_be_read_is_named(self, cli: CommandLine, tmp_path: Path) -> None:
+        done = cli.run("login", "--assertion-file", str(tmp_path / "missing.jwt"))
+        assert done.returncode == 2
+        assert "missing.jwt cannot be read: No such file or directory. Check the path after" in done.stderr
 
 
 class TestRemote:
@@ -129,7 +133,7 @@ class TestRemote:
         age((cli.directory / ".notion-tokens.json"), hours=2)
         done = cli.run("status", "--remote")
         assert done.returncode == 0
-        assert "The server was not asked: the token has expired." in done.stdout
+        assert "Not checked at the server: the token has expired." in done.stdout
         assert not sandbox.requests_to("/introspect")
 
     def test_login_of_another_program_is_completed_first(self, cli: CommandLine, sandbox: Sandbox) -> None:

@@ -191,8 +191,8 @@ def test_an_unusable_proxy_is_reported_with_its_variable(
         (b"HTTP/1.1 407 canary\r\nContent-Length: 0\r\n\r\n", "HTTP 407", "user name and password .* HTTPS_PROXY"),
         (b"HTTP/1.1 403 canary\r\nContent-Length: 0\r\n\r\n", "HTTP 403", "Check HTTPS_PROXY, or list auth.example"),
         (b"HTTP/1.1 502 canary\r\nContent-Length: 0\r\n\r\n", "HTTP 502", "Check HTTPS_PROXY"),
-        (b"220 smtp canary\r\n\r\n", "broke before", "Nothing was lost"),
-        (b"", "broke before", "Nothing was lost"),
+        (b"220 smtp canary\r\n\r\n", "broke before", "The stored login is unchanged"),
+        (b"", "broke before", "The stored login is unchanged"),
     ],
     ids=["407", "403", "502", "another protocol", "nothing"],
 )

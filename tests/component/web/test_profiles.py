@@ -333,7 +333,7 @@ class TestUnusableLogin:
         assert visitor.status() == {"status": "unauthenticated"}
         if "elsewhere" not in content:
             assert file.read_text() == content, "the file is unchanged"
-            assert "could not remove the login" in page.text
+            assert "could not delete the stored tokens" in page.text
             assert "could not be ended" in caplog.text
 
     def test_held_lock_is_a_temporary_error(self, without_floor: Settings) -> None:

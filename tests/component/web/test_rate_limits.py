@@ -236,7 +236,7 @@ class TestRedis:
 
 @pytest.mark.parametrize("limit", ["canary", "5/canary", "-1/minute", "5"])
 def test_invalid_limit_is_refused_and_not_shown(public: Settings, limit: str) -> None:
-    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_RATE_LIMIT: not a rate limit") as caught:
+    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_RATE_LIMIT: it is not a rate limit") as caught:
         create_app(public.model_copy(update={"rate_limit": limit}))
     assert "canary" not in str(caught.value)
 

@@ -95,7 +95,7 @@ async def test_impossible_path_is_reported(tmp_path: Path, kind: str, method: st
 
 @pytest.mark.parametrize("path", [".", "/", "", ".."])
 async def test_setting_that_is_not_the_path_of_a_file_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE: is not the path of a file"):
+    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE: it is not the path of a file"):
         load_settings(token_file=path)
     if path:  # an empty variable counts as unset
         monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", path)
@@ -154,7 +154,7 @@ async def test_deleting_removes_recent_temporary_files(store: JsonFileStore, pat
 async def test_login_too_large_to_read_is_not_written(store: JsonFileStore, path: Path) -> None:
     await save_login(store, "default", tokens())
     before = path.read_bytes()
-    with pytest.raises(StorageError, match="more than can be read again") as caught:
+    with pytest.raises(StorageError, match="more than the limit") as caught:
         await save_login(store, "default", tokens(scope="ü" * (atomic.MAX_FILE // 6)))
     assert "canary" not in str(caught.value)
     assert path.read_bytes() == before

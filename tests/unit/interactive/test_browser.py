@@ -61,7 +61,7 @@ def test_user_name_is_quoted_for_the_shell(monkeypatch: pytest.MonkeyPatch) -> N
         (place({"SSH_TTY": "/dev/pts/0"}, platform="darwin"), "you are connected to this machine over SSH"),
         (place({"BROWSER": "w3m", "DISPLAY": ":0"}, "/usr/bin/w3m"), "w3m would take over this terminal"),
         (place({"BROWSER": "/usr/bin/lynx -x %s"}, "/usr/bin/lynx"), "lynx would take over this terminal"),
-        (place({"BROWSER": "gone:' %s"}), "no program that the BROWSER variable names was found"),
+        (place({"BROWSER": "gone:' %s"}), "BROWSER names no installed program"),
         (place({"WSL_DISTRO_NAME": "Ubuntu"}), "this machine has no graphical display"),
     ],
 )
