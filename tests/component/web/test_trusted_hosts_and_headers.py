@@ -364,7 +364,7 @@ def test_link_from_another_site_requires_a_click(settings: Settings, sandbox: Sa
         assert visitor.get("/auth/login", headers={**led, "Sec-Fetch-Site": own}).status_code == 303
 
 
-def test_page_of_a_404_differs_from_the_page_of_a_405(settings: Settings) -> None:
-    visitor = Visitor(create_app(settings))
+def test_page_of_a_404_differs_from_the_page_of_a_405(public: Settings) -> None:
+    visitor = Visitor(create_app(public))
     assert "There is no page at this URL." in visitor.get("/nowhere", headers={"Accept": "text/html"}).text
     assert "does not accept GET requests" in visitor.get("/auth/logout", headers={"Accept": "text/html"}).text
