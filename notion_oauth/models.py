@@ -143,7 +143,7 @@ class Registration(_Frozen):
         A preregistered client has one key for all loopback ports; only loopback URIs use http.
         """
         if not self.preregistered:
-            return (self.issuer, self.redirect_uri, *(("wide",) if self.extended_scope else ()))
+            return (self.issuer, self.redirect_uri, *(("extended_scope",) if self.extended_scope else ()))
         where = "loopback" if self.redirect_uri.startswith("http:") else self.redirect_uri
         return (self.issuer, where, self.client.client_id)
 

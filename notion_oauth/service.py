@@ -1,4 +1,4 @@
-"""NotionOAuth: sign in, status, refresh, sign out. Every surface calls it."""
+"""NotionOAuth: sign in, status, refresh, sign out. The commands, the routes and BearerAuth use it."""
 
 from __future__ import annotations
 

@@ -58,12 +58,12 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr | None = Field(
         default=None,
-        description="Key that signs and encrypts the session cookie; at least 32 characters. To rotate it, give "
-        "several keys, separated by commas: the first signs, and all are accepted.",
+        description="Key that signs the session cookie and encrypts pending sign-ins; at least 32 characters. To "
+        "rotate it, give several keys, separated by commas: the first signs, and all are accepted.",
     )
     operator_secret: SecretStr | None = Field(
         default=None,
-        description="Secret that a visitor enters once in each browser session before the service shows or uses "
+        description="Secret that the operator enters once in each browser session before the service shows or uses "
         "its single login; at least 16 characters. Without it, each browser session on a public URL has its own "
         "login.",
     )
@@ -114,7 +114,8 @@ class Settings(BaseSettings):
         description="HTTPS URL of a client ID metadata document. It is the client ID if the server supports such IDs.",
     )
     timeout: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
-        default=10.0, description="Time limit in seconds for one request to a server, from the first byte to the last."
+        default=10.0,
+        description="Time limit in seconds for one request to a server: DNS, connection, TLS and the whole response.",
     )
     ca_file: Path | None = Field(
         default=None, description="PEM file of certificate authorities to trust in addition to the system's."

@@ -1,4 +1,4 @@
 """Adapters that attach a valid token to the requests of an HTTP library.
 
-May import: service and everything below it.
+May import: service, and all that service may import (see CONTRIBUTING.md).
 """

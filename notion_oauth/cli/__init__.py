@@ -1,4 +1,4 @@
 """The command line.
 
-May import: every other room. Only this room may import the sandbox.
+May import: all other packages. Only this package may import the sandbox.
 """

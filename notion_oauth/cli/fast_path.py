@@ -1,4 +1,4 @@
-"""Read the stored login with the standard library only: all that `token` and `status` need in the common case.
+"""Read the stored login without any other package: all that `token` and `status` need in the common case.
 
 Importing the models, the settings and the HTTP client takes several times as long as the rest of such a command.
 In any unusual case `read_fast` returns None, and the command takes the normal path, which reports what is wrong.

@@ -17,8 +17,8 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)  # Windows 
 class Directory:
     """An open directory. File names are resolved relative to it, so a later change of its path has no effect.
 
-    Symbolic links are not followed. On a system that cannot open directories, paths are used instead. All methods
-    raise OSError.
+    Symbolic links are not followed. On a system that cannot open directories, paths are used instead. Opening
+    it raises StorageError if its path has another user's symbolic link. All methods but `names` raise OSError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,9 +70,9 @@ class Directory:
             if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
                 raise
 
-    def writable_by_others(self) -> str | None:
-        """Who, apart from us and root, may replace its files, as text; None if no other user may."""
-        return _writable_by_others(os.stat(self.path if self._descriptor is None else self._descriptor))  # noqa: PTH116
+    def other_writers(self) -> str | None:
+        """Return who, apart from this user and root, may replace its files, as text; None if no other user may."""
+        return _other_writers(os.stat(self.path if self._descriptor is None else self._descriptor))  # noqa: PTH116
 
 
 def _open_directory(path: Path) -> int | None:
@@ -117,7 +117,7 @@ def _check_links(directory: Path) -> None:
             )
 
 
-def _writable_by_others(status: os.stat_result) -> str | None:
+def _other_writers(status: os.stat_result) -> str | None:
     if os.name == "nt":
         return None  # Windows has no such modes
     if os.geteuid() and status.st_uid not in (0, os.geteuid()):

@@ -69,7 +69,7 @@ def restrict_to_owner(descriptor: int, path: Path) -> None:
 
 def warn_if_exposed(directory: Directory) -> None:
     """Log a warning once if other users may replace the files in the directory. Raises OSError."""
-    if (who := directory.writable_by_others()) is not None:
+    if (who := directory.other_writers()) is not None:
         _warn(directory.path, _replaceable_weakness(directory.path, who))
 
 
@@ -96,7 +96,7 @@ def directory_weakness(path: Path) -> Weakness | None:
     """Which users may replace files in a directory; None if no other user, or it is missing. Raises nothing."""
     try:
         with Directory(path) as directory:
-            who = directory.writable_by_others()
+            who = directory.other_writers()
     except (OSError, StorageError):
         return None
     return None if who is None else _replaceable_weakness(path, who)

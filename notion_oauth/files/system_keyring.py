@@ -1,4 +1,4 @@
-"""Read and add keys in the system keyring. It may hang without a desktop session: the wait ends after three seconds."""
+"""Read and add keys in the system keyring. It may hang without a desktop session: a call ends after three seconds."""
 
 from __future__ import annotations
 

@@ -149,6 +149,7 @@ def _decode_client(document: dict[str, Any]) -> ClientInformation | None:
 
 
 # Fields of a Registration that have another name in the file
+# The keys of version 0.1, which stay
 _REGISTRATION_KEYS = {"preregistered": "by_hand", "claimed": "taken", "extended_scope": "wide"}
 
 

@@ -88,7 +88,7 @@ _NOT_HTTPS = "is not https (plain http is allowed only for a server on loopback)
 
 
 def _downgrades(url: str, source: str) -> bool:
-    """Whether `source` is https but names a plain-http URL: that is loopback, so it would direct us to this machine."""
+    """Return whether an https source refers to an http URL, which can only be on loopback: on this machine."""
     return urlsplit(source).scheme == "https" and urlsplit(url).scheme != "https"
 
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 MAX_LIFETIME = timedelta(days=3650)  # a longer one is a mistake, and would overflow dates
 _MAX_MILLISECONDS = 4_102_444_800_000  # the year 2100; a later time is a mistake
-LEEWAY_SHARE = 3  # at most a third of the lifetime: short-lived tokens would be refreshed at every use otherwise
+LEEWAY_DIVISOR = 3  # at most a third of the lifetime: short-lived tokens would be refreshed at every use otherwise
 CLOCK_SKEW = timedelta(minutes=5)  # more than the clocks of machines that share a store usually differ
-WARNING = timedelta(days=14)
+WARN_BEFORE_END = timedelta(days=14)  # of a login
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Lifetimes:
 class Phase(Enum):
     """The state of an access token."""
 
-    GOOD = "good"
+    VALID = "valid"
     DUE = "due"  # still valid, but should be refreshed
     EXPIRED = "expired"
 
@@ -98,10 +98,10 @@ def remaining(login: Login, now: datetime) -> timedelta | None:
 def leeway(login: Login, window: timedelta) -> timedelta:
     """How long before its expiry the access token is refreshed."""
     if login.expires_in is not None:
-        return min(window, timedelta(seconds=login.expires_in) / LEEWAY_SHARE)
+        return min(window, timedelta(seconds=login.expires_in) / LEEWAY_DIVISOR)
     if login.expires_at is None:
         return timedelta()
-    return max(timedelta(), min(window, (login.expires_at - login.updated_at) / LEEWAY_SHARE))
+    return max(timedelta(), min(window, (login.expires_at - login.updated_at) / LEEWAY_DIVISOR))
 
 
 def phase(login: Login, now: datetime, window: timedelta) -> Phase:
@@ -113,13 +113,13 @@ def phase(login: Login, now: datetime, window: timedelta) -> Phase:
     if left is not None and left <= timedelta():
         return Phase.EXPIRED
     if login.refresh_token is None:
-        return Phase.GOOD
+        return Phase.VALID
     due = login.updated_at - now > CLOCK_SKEW or (left is not None and left <= leeway(login, window))
-    return Phase.DUE if due else Phase.GOOD
+    return Phase.DUE if due else Phase.VALID
 
 
-def grant_end(login: Login, lifetimes: Lifetimes) -> datetime | None:
-    """When the login ends if it is not refreshed; None if its start is unknown."""
+def login_end(login: Login, lifetimes: Lifetimes) -> datetime | None:
+    """Return when the login ends if it is not refreshed; None if its start is unknown."""
     used = login.refreshed_at or login.updated_at
     ends = [used + lifetimes.idle] if used.timestamp() > 0 else []
     if login.authorized_at is not None:

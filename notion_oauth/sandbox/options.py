@@ -10,7 +10,7 @@ DAY = 24 * 60 * 60.0
 
 @dataclass(kw_only=True)
 class SandboxOptions:
-    """The defaults are Notion's behaviour. Times are in seconds; a test may change any option at any time."""
+    """The defaults follow Notion, apart from the automatic consent. Times are in seconds. Any option may change."""
 
     auto_consent: bool = True  # False shows a consent page
     access_token_lifetime: float = 3600

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 
 class BackgroundServer:
-    """An application that uvicorn serves in a daemon thread, until `stop`. `started` is False if its startup failed."""
+    """Serves an application with uvicorn in a daemon thread, until `stop` is called."""
 
     def __init__(self, app: ASGIApp, listener: socket.socket, **config: Any) -> None:
         self._server = _Server(uvicorn.Config(app, log_config=None, access_log=False, **config))

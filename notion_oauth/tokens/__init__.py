@@ -1,4 +1,4 @@
 """Obtaining tokens and keeping them valid: the OAuth client, registrations, the token source, revocation.
 
-May import: storage, settings, transport, files, protocol, observability, and the modules below them.
+May import: storage, settings, transport, files, protocol, observability, and all that they may import.
 """

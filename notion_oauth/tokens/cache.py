@@ -88,7 +88,7 @@ class TokenCache:
         expired = float("inf") if left is None else uptime + left.total_seconds()
         if self._entry is not None and self._entry.tokens.access_token == tokens.access_token:
             expired = min(expired, self._entry.uptime_expired)
-        good = lifetime.phase(tokens, now, self._window) is Phase.GOOD
+        good = lifetime.phase(tokens, now, self._window) is Phase.VALID
         leeway = timedelta() if tokens.refresh_token is None else lifetime.leeway(tokens, self._window)
         expires_at = tokens.expires_at or _NEVER
         good_until = expires_at - leeway if good else now

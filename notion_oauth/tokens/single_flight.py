@@ -78,7 +78,7 @@ class SharedCall(Generic[T]):
     def start(self) -> None:
         try:
             run = partial(concurrency.copied_context().run, self._run)
-            threading.Thread(target=run, name="notion-oauth refresh", daemon=False).start()
+            threading.Thread(target=run, name="notion-oauth shared call", daemon=False).start()
         except RuntimeError as error:  # no thread can be started
             self._finish(reraiser(error))
 

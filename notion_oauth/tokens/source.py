@@ -109,7 +109,7 @@ class TokenSource:
         while True:
             tokens = await self.stored()
             phase = self._phase(tokens, rejected, min_ttl)
-            if phase is Phase.GOOD:
+            if phase is Phase.VALID:
                 return tokens
             if phase is Phase.DUE:
                 self._refresh_in_background()
@@ -246,7 +246,7 @@ class TokenSource:
         # Read again, whatever the version says: network file systems show changes late
         tokens = self._require_tokens(self._checked(await hold.load()))
         phase = self._phase(tokens, rejected, min_ttl)
-        if phase is Phase.GOOD or (phase is Phase.DUE and not background):
+        if phase is Phase.VALID or (phase is Phase.DUE and not background):
             return tokens  # refreshed by another process while this one waited for the lock
         if self._ended_token is not None and self._ended_token[0] == tokens.refresh_token:
             raise self._sign_in_required(self._ended_token[1])

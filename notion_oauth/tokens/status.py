@@ -1,4 +1,4 @@
-"""Login status, from stored data only. Imports only the standard library, because the fast path imports it."""
+"""Login status, from stored data only. Imports no other package, because the fast path imports it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from notion_oauth.protocol import lifetime
-from notion_oauth.protocol.lifetime import WARNING, Lifetimes
+from notion_oauth.protocol.lifetime import WARN_BEFORE_END, Lifetimes
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -47,7 +47,7 @@ class LoginStatus:
     authorized_at: datetime | None = None
     refreshed_at: datetime | None = None
     updated_at: datetime | None = None
-    login_ends_at: datetime | None = None  # at the latest; a refresh before that may extend it
+    login_ends_at: datetime | None = None  # if it is not refreshed before
     warning: str | None = None  # if that is within two weeks
     storage: str | None = None  # how the tokens are protected on the disk
     storage_warning: str | None = None  # what is weaker than configured
@@ -86,7 +86,7 @@ def login_status(
     expired = left is not None and left <= timedelta()
     if expired and not refreshable:
         return LoginStatus(status="unauthenticated")
-    ends_at = lifetime.grant_end(login, lifetimes) if refreshable else login.expires_at
+    ends_at = lifetime.login_end(login, lifetimes) if refreshable else login.expires_at
     return LoginStatus(
         status="expired" if expired else "authenticated",
         expires_in_seconds=None if left is None else max(0, int(left.total_seconds())),
@@ -108,7 +108,7 @@ def login_status(
 
 def _warning(login: Login, ends_at: datetime | None, now: datetime, lifetimes: Lifetimes) -> str | None:
     """What to do before the login ends, if that is within two weeks."""
-    if ends_at is None or ends_at - now > WARNING:
+    if ends_at is None or ends_at - now > WARN_BEFORE_END:
         return None
     days = max(0, (ends_at - now).days)
     span = f"in {days} day{'' if days == 1 else 's'}" if days else "within a day" if ends_at > now else "now"

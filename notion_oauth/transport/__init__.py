@@ -1,4 +1,4 @@
 """Outgoing HTTP: address checks against request forgery, proxies, certificates, time-outs, size limits.
 
-May import: settings, protocol, and the modules below them.
+May import: settings, protocol, and all that they may import (see CONTRIBUTING.md).
 """

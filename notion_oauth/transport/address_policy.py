@@ -17,7 +17,7 @@ class AddressPolicy:
 
     - Public addresses are always allowed.
     - The configured server (same host and port) may also be on this machine, on a private network (RFC 1918,
-      RFC 4193, 100.64.0.0/10), or behind a placeholder address (198.18.0.0/15).
+      RFC 4193, 100.64.0.0/10), or a benchmarking address (198.18.0.0/15), as some proxies use.
     - Other servers may be at the same kind of address as the configured server: on this machine if it is on this
       machine, on a private network if it is on one. The kind follows from its URL if that contains an address or
       localhost. For a name it follows from the address that presented a valid certificate, never from DNS alone:

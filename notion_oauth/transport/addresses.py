@@ -16,7 +16,7 @@ class Kind(Enum):
     PUBLIC = "a public address"
     LOOPBACK = "an address of this machine"
     PRIVATE = "a private address"
-    PLACEHOLDER = "a placeholder address of a proxy"
+    PLACEHOLDER = "a benchmarking address (RFC 2544), as some proxies use"
     LINK_LOCAL = "a link-local address"
     METADATA = "the address of a cloud metadata service"
     RESERVED = "a reserved address, or one that embeds another"

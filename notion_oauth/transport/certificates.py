@@ -77,16 +77,16 @@ def ssl_context(trusted: TrustedAuthorities) -> ssl.SSLContext:
     else:
         if trusted.file is None:
             _check_directories(trusted.directory or "")
-        with _errors_name("SSL_CERT_FILE"):
+        with _naming("SSL_CERT_FILE"):
             context = ssl.create_default_context(cafile=trusted.file, capath=trusted.directory)
     if trusted.extra is not None:
-        with _errors_name(CA_FILE):
+        with _naming(CA_FILE):
             context.load_verify_locations(trusted.extra)
     return context
 
 
 @contextmanager
-def _errors_name(variable: str) -> Iterator[None]:
+def _naming(variable: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # includes ssl.SSLError

@@ -19,7 +19,7 @@ from notion_oauth.errors import BadRequest, HostNotAllowed, InsecureRequest, Not
 from notion_oauth.protocol.urls import DEFAULT_PORTS, is_loopback
 from notion_oauth.settings import Network, Settings, parse_proxies
 
-HOST_CHECKED = "notion_oauth.guarded"  # set in a scope that has passed: it is not checked again
+HOST_CHECKED = "notion_oauth.host_checked"  # set in a scope that has passed: it is not checked again
 MAX_HOST = 255 + 6  # characters of a name (RFC 1035 §3.1) and a port; longer values are refused, and not cached
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip"})

@@ -85,7 +85,7 @@ class CheckContext:
         self.token_file = profile_names.profile_file(settings.token_file, settings.profile)
         self.transport = RecordingTransport(settings, clock)
         self.encryption: SharedResult[Encryption | None] = SharedResult()
-        self.readable: SharedResult[int | None] = SharedResult()
+        self.file_size: SharedResult[int | None] = SharedResult()
         self.login: SharedResult[StoredFile[TokenSet | EndedLogin] | None] = SharedResult()
         self.registrations: SharedResult[StoredFile[tuple[Registration, ...]] | None] = SharedResult()
         self.response: SharedResult[Response] = SharedResult()
@@ -93,7 +93,7 @@ class CheckContext:
 
     async def read_files(self) -> None:
         """Read the stored files. This may read a key from the system keyring, which takes a few seconds at most."""
-        await self.readable.run(run_in_daemon_thread(partial(atomic.read_file, self.token_file, len, fix=False)))
+        await self.file_size.run(run_in_daemon_thread(partial(atomic.read_file, self.token_file, len, fix=False)))
         await self.encryption.run(run_in_daemon_thread(partial(encryption_for, self.settings)))
         await self.login.run(self._read(self.token_file, "login", token_file.decode_login))
         await self.registrations.run(

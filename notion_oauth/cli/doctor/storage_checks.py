@@ -34,7 +34,7 @@ _OTHER_PATH = "Fix that, or set NOTION_OAUTH_TOKEN_FILE to another path."
 async def file(context: CheckContext) -> Sequence[Finding]:
     """The path of the token file, and who may open it."""
     path = context.token_file
-    if await context.readable.get() is None:  # raises if it cannot be a token file
+    if await context.file_size.get() is None:  # raises if it cannot be a token file
         return [ok(f"{path.absolute()}: does not exist yet")]
     found, weaknesses = os.lstat(path), warnings_for(permissions.mode_weakness(path))
     mode = "" if os.name == "nt" else f", mode {stat.S_IMODE(found.st_mode):04o}"
@@ -107,7 +107,7 @@ def _is_free(path: Path) -> bool:
 
 async def protection(context: CheckContext) -> Sequence[Finding]:
     """How the stored login is encrypted, and with which key."""
-    await context.readable.get_or_skip()
+    await context.file_size.get_or_skip()
     found = await context.login.get()
     if found is None or isinstance(found.content, EndedLogin):
         return await _future_protection(context)
@@ -141,7 +141,7 @@ async def registrations(context: CheckContext) -> Sequence[Finding]:
 
 
 def session_key(context: CheckContext) -> Sequence[Finding]:
-    """The source of the key that encrypts the service's cookies."""
+    """The source of the key of the service's session cookies."""
     if context.settings.secret_keys:
         return [ok("from NOTION_OAUTH_SECRET_KEY")]
     path = keys.key_file(context.settings)

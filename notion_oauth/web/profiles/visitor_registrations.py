@@ -1,4 +1,4 @@
-"""The store for sign-ins that browsers start and may never complete. It stays small whatever browsers do.
+"""Client registrations for sign-ins that browsers start and may never complete. There are few, whatever browsers do.
 
 Pending sign-ins share one unclaimed client registration; the first to complete claims it, and later sign-ins share a
 new one. So a user's logins in two browsers have a client each (Notion allows one grant for each user and client), and
@@ -32,7 +32,7 @@ _WITHOUT_SCOPE = "Sign in without requesting a scope, or try again"
 
 
 class VisitorRegistrations:
-    """The registrations of sign-ins that have no profile yet, as one worker uses them. They are stored in `profile`."""
+    """The registrations of sign-ins that have no profile yet. `profile` is where they are stored."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""The session cookie: its middleware, its keys, pending sign-ins, and the values that we store in it."""
+"""The session cookie: its middleware, its keys, pending sign-ins, and the values in it."""

@@ -1,4 +1,4 @@
-"""The keys that sign and encrypt the session cookie."""
+"""The keys that sign the session cookie and encrypt the pending sign-ins in it."""
 
 from __future__ import annotations
 

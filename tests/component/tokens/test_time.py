@@ -14,7 +14,7 @@ import pytest
 from notion_oauth.cli.status_text import describe
 from notion_oauth.files.documents import FileDocuments
 from notion_oauth.models import TokenSet
-from notion_oauth.protocol.lifetime import Lifetimes, Phase, grant_end, phase
+from notion_oauth.protocol.lifetime import Lifetimes, Phase, login_end, phase
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -171,13 +171,13 @@ async def test_token_of_unknown_lifetime_is_used_until_rejected(
 @pytest.mark.parametrize(
     ("passed", "expected"),
     [
-        (timedelta(), Phase.GOOD),
+        (timedelta(), Phase.VALID),
         (timedelta(minutes=55), Phase.DUE),
-        (timedelta(minutes=54, seconds=59), Phase.GOOD),
+        (timedelta(minutes=54, seconds=59), Phase.VALID),
         (timedelta(minutes=59, seconds=59), Phase.DUE),
         (timedelta(minutes=60), Phase.EXPIRED),
         (timedelta(days=36500), Phase.EXPIRED),
-        (timedelta(minutes=-4), Phase.GOOD),
+        (timedelta(minutes=-4), Phase.VALID),
         (timedelta(minutes=-6), Phase.DUE),
         (timedelta(days=-36500), Phase.DUE),
     ],
@@ -189,7 +189,7 @@ def test_phases_of_a_token(passed: timedelta, expected: Phase) -> None:
 @pytest.mark.parametrize(("lifetime", "due_after"), [(60, 40), (900, 600), (3600, 3300), (28800, 28500)])
 def test_refresh_window_is_at_most_a_third_of_the_lifetime(lifetime: int, due_after: int) -> None:
     login = tokens(expires_in=lifetime, expires_at=NOW + timedelta(seconds=lifetime))
-    assert phase(login, NOW + timedelta(seconds=due_after - 1), WINDOW) is Phase.GOOD
+    assert phase(login, NOW + timedelta(seconds=due_after - 1), WINDOW) is Phase.VALID
     assert phase(login, NOW + timedelta(seconds=due_after), WINDOW) is Phase.DUE
 
 
@@ -216,7 +216,7 @@ def at(days: float, **changes: Any) -> TokenSet:
 def test_end_of_a_login_and_its_warning(login: TokenSet, ends_in: float, warned: str | None) -> None:
     status = login_status(login, now=NOW, lifetimes=Lifetimes())
     assert status.login_ends_at == NOW + timedelta(days=ends_in)
-    assert status.login_ends_at == grant_end(login, Lifetimes())
+    assert status.login_ends_at == login_end(login, Lifetimes())
     assert (status.warning is None) == (warned is None)
     assert warned is None or (warned in str(status.warning) and str(status.warning) in describe(status))
 
