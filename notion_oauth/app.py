@@ -17,7 +17,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.web import responses
 from notion_oauth.web.access_logs import is_callback
-from notion_oauth.web.auth_route import AuthRoute, auth_route_class
+from notion_oauth.web.checked_route import AuthRoute, auth_route_class
 from notion_oauth.web.health import Health, open_paths
 from notion_oauth.web.profiles.resolver import ProfileResolver, create_resolver
 from notion_oauth.web.rate_limits import RateLimits

@@ -17,7 +17,7 @@ from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.service import NotionOAuth
 from notion_oauth.web import openapi, responses
 from notion_oauth.web.access_logs import protect_access_logs
-from notion_oauth.web.auth_route import AuthRoute, auth_route_class
+from notion_oauth.web.checked_route import AuthRoute, auth_route_class
 from notion_oauth.web.csrf import is_cross_site, require_own_page
 from notion_oauth.web.profiles.operator_access import OperatorAccess
 from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver, create_resolver

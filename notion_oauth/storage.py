@@ -20,7 +20,7 @@ import anyio
 from pydantic import SecretStr
 
 from notion_oauth.errors import ConfigurationError, StorageError, StoreDamaged
-from notion_oauth.files import token_file
+from notion_oauth.files import token_file_format
 from notion_oauth.files.documents import FileDocuments
 from notion_oauth.files.encryption import (
     KEY_SETTING,
@@ -170,7 +170,7 @@ class _Codec:
 
     async def check_login(self, profile: str) -> None:
         """Raise StorageError for a login that must not be overwritten: not ours, or one that no key decrypts."""
-        await self.read(profile, "login", token_file.decode_login)
+        await self.read(profile, "login", token_file_format.decode_login)
 
     async def check_key(self) -> None:
         """Raise KeyUnavailable if the keyring returns no key: nothing could be encrypted."""
@@ -204,11 +204,11 @@ class TokenStore:
     async def load(self, profile: str) -> StoredLogin:
         """The stored login, or the record of its end. Raises StoreDamaged for unreadable data."""
         version = self.version(profile)  # before reading: a change in between then shows as another version
-        return StoredLogin(await self._codec.read(profile, "login", token_file.decode_login), version)
+        return StoredLogin(await self._codec.read(profile, "login", token_file_format.decode_login), version)
 
     async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
         """The stored client registrations, the newest last."""
-        return await self._codec.read(profile, "registrations", token_file.decode_registrations) or ()
+        return await self._codec.read(profile, "registrations", token_file_format.decode_registrations) or ()
 
     async def check_writable(self, profile: str) -> None:
         """Raise StorageError unless a login can be saved now. Called before a user is asked to sign in."""
@@ -276,10 +276,10 @@ class TokenStore:
 
     async def protection(self, profile: str) -> Protection:
         """How the stored login is protected, and what is weaker than it should be."""
-        login = await self._protected(profile, "login", token_file.decode_login)
+        login = await self._protected(profile, "login", token_file_format.decode_login)
         if login is None or not isinstance(login[0], TokenSet):
             return Protection(format=None)
-        registrations = await self._protected(profile, "registrations", token_file.decode_registrations)
+        registrations = await self._protected(profile, "registrations", token_file_format.decode_registrations)
         mode, exposed = await anyio.to_thread.run_sync(self.documents.protection, profile)
         key_file = None if self.encryption is None else self.encryption.key_file
         weaknesses = (
@@ -347,7 +347,7 @@ class Hold:
         """
         documents = self._held()
         version = self._codec.documents.version(self._profile)
-        login = await self._codec.read(self._profile, "login", token_file.decode_login)
+        login = await self._codec.read(self._profile, "login", token_file_format.decode_login)
         left = None if self._reserved else await documents.reserved()
         if left is None:
             return StoredLogin(login, version)
@@ -361,7 +361,7 @@ class Hold:
 
     def _unsaved(self, left: bytes) -> TokenSet | None:
         try:
-            found = self._codec.decode(self._profile, "login", token_file.decode_login, left)
+            found = self._codec.decode(self._profile, "login", token_file_format.decode_login, left)
         except StoreDamaged:
             return None
         return found if isinstance(found, TokenSet) else None
@@ -398,12 +398,12 @@ class Hold:
             raise
         if self._codec.encryption is not None:
             with suppress(StorageError):  # the login is saved; `protection` reports the weakness
-                await self._reencrypt("registrations", token_file.decode_registrations)
+                await self._reencrypt("registrations", token_file_format.decode_registrations)
 
     async def _write_login(self, tokens: TokenSet) -> None:
         documents = self._held()
         await self._codec.check_login(self._profile)
-        content = await self._encrypted("login", token_file.encode_tokens(tokens))
+        content = await self._encrypted("login", token_file_format.encode_tokens(tokens))
         await documents.write("login", content, expires_at=tokens.expires_at)
         self._reserved, self.attempt = False, None
 
@@ -412,7 +412,7 @@ class Hold:
         documents = self._held()
         await self._codec.check_login(self._profile)
         # Never encrypted: it has no secret, and is read even if the key is lost
-        await documents.write("login", token_file.encode_ended_login(ended))
+        await documents.write("login", token_file_format.encode_ended_login(ended))
         self._reserved, self.attempt = False, None
 
     async def delete(self) -> bool:
@@ -425,11 +425,11 @@ class Hold:
     async def save_registration(self, registration: Registration) -> None:
         """Store a registration; it replaces the one with the same `key`. Preregistered ones are never dropped."""
         documents = self._held()
-        old = await self._codec.read(self._profile, "registrations", token_file.decode_registrations) or ()
+        old = await self._codec.read(self._profile, "registrations", token_file_format.decode_registrations) or ()
         stored = (*(each for each in old if each.key != registration.key), registration)
         newest = [each for each in stored if not each.preregistered][-MAX_REGISTRATIONS:]
         remaining = tuple(each for each in stored if each.preregistered or each in newest)
-        content = token_file.encode_registrations(remaining)
+        content = token_file_format.encode_registrations(remaining)
         await documents.write("registrations", await self._encrypted("registrations", content))
 
     async def reencrypt(self) -> bool:
@@ -440,8 +440,8 @@ class Hold:
         if self._codec.encryption is None:
             hint = f"Set {KEY_SETTING} to one from: notion-oauth key"
             raise ConfigurationError("No encryption key is configured.", hint=hint)
-        login = await self._reencrypt("login", token_file.decode_login)
-        return await self._reencrypt("registrations", token_file.decode_registrations) or login
+        login = await self._reencrypt("login", token_file_format.decode_login)
+        return await self._reencrypt("registrations", token_file_format.decode_registrations) or login
 
     async def _reencrypt(self, kind: Kind, decode: Callable[[bytes, str], Any]) -> bool:
         documents, codec = self._held(), self._codec

@@ -1,5 +1,7 @@
 """The format of the token file: seven fields that other programs also use, and additional fields.
 
+`files/documents.py` reads and writes the file.
+
 The seven are `access_token`, `token_type`, `expires_in`, `refresh_token`, `client_id`, `client_secret` and
 `updated_at`; a file with only these can be read. The additional fields save requests to the server. All times are
 milliseconds since 1970. When the server has ended a login, the file records that instead of the tokens.

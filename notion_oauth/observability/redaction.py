@@ -1,4 +1,4 @@
-"""Redaction of our logs: text that looks like a secret is removed from a line.
+"""Redaction of the logs: text that looks like a secret is removed from a line.
 
 We never log a secret on purpose. This is a second defence, against libraries that log too much and future mistakes.
 """

@@ -1,4 +1,7 @@
-"""How long to wait between retries after a transient failure: exponential backoff with jitter, and Retry-After."""
+"""How long to wait between retries after a transient failure: exponential backoff with jitter, and Retry-After.
+
+`source.py` retries refreshes with it, and `service.py` retries the exchange of a code.
+"""
 
 from __future__ import annotations
 

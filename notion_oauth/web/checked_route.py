@@ -1,4 +1,4 @@
-"""The route class of our routes: checks each request, applies rate limits, and turns errors into responses."""
+"""The class of the routes in `router.py`: checks each request, applies rate limits, and turns errors into responses."""
 
 from __future__ import annotations
 

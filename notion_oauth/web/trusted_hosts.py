@@ -1,5 +1,7 @@
 """Check the host, the sender and the scheme of a request, before any other code handles it.
 
+The security middleware, the routes of `router.py` in another application, and `ValidToken` call it.
+
 Without a public https URL the service is for this machine only: it answers loopback names, and only to this machine,
 so that neither another machine nor a web page that uses DNS rebinding reaches it. With a public URL it answers only
 that host, and only over https.

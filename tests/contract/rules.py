@@ -17,7 +17,7 @@ import anyio
 from pydantic import SecretStr
 
 from notion_oauth.errors import StorageError
-from notion_oauth.files.token_file import encode_tokens
+from notion_oauth.files.token_file_format import encode_tokens
 from notion_oauth.models import ClientInformation, EndedLogin, Registration, TokenSet
 from notion_oauth.storage import MAX_REGISTRATIONS, TokenStore
 from tests.support.stores import delete_login, load_ended_login, load_login, save_login, save_registration

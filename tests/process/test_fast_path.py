@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from notion_oauth.cli.fast_path import FastLogin, read_fast
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.files.token_file import encode_tokens
+from notion_oauth.files.token_file_format import encode_tokens
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth

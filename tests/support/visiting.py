@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from starlette.middleware.sessions import SessionMiddleware
 
 from notion_oauth.router import build_router
-from notion_oauth.web.auth_route import auth_route_class
+from notion_oauth.web.checked_route import auth_route_class
 from notion_oauth.web.profiles.resolver import ProfileResolver
 from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.trusted_hosts import TrustedHosts

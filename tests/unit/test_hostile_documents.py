@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from notion_oauth import errors
 from notion_oauth.errors import MetadataError, NotionOAuthError, ServerUnavailable, StoreDamaged, TokenRefused
-from notion_oauth.files.token_file import decode_login, decode_registrations
+from notion_oauth.files.token_file_format import decode_login, decode_registrations
 from notion_oauth.models import ClientInformation, TokenResponse
 from notion_oauth.protocol.authorization import check_authorization_response, parse_authorization_response
 from notion_oauth.protocol.discovery import parse_authorization_server_metadata, parse_protected_resource_metadata

@@ -15,9 +15,9 @@ from notion_oauth import profile_names
 from notion_oauth.cli.doctor.findings import Finding, SharedResult
 from notion_oauth.clock import Clock
 from notion_oauth.concurrency import run_in_daemon_thread
-from notion_oauth.files import atomic, token_file
+from notion_oauth.files import atomic, token_file_format
 from notion_oauth.files.encryption import Encryption
-from notion_oauth.files.token_file import StoredFile
+from notion_oauth.files.token_file_format import StoredFile
 from notion_oauth.models import Discovery, EndedLogin, Registration, TokenSet
 from notion_oauth.protocol import discovery
 from notion_oauth.protocol.messages import Request, Response
@@ -95,9 +95,9 @@ class CheckContext:
         """Read the stored files. This may read a key from the system keyring, which takes a few seconds at most."""
         await self.file_size.run(run_in_daemon_thread(partial(atomic.read_file, self.token_file, len, fix=False)))
         await self.encryption.run(run_in_daemon_thread(partial(encryption_for, self.settings)))
-        await self.login.run(self._read(self.token_file, "login", token_file.decode_login))
+        await self.login.run(self._read(self.token_file, "login", token_file_format.decode_login))
         await self.registrations.run(
-            self._read(self.sibling(".clients"), "registrations", token_file.decode_registrations)
+            self._read(self.sibling(".clients"), "registrations", token_file_format.decode_registrations)
         )
 
     def sibling(self, suffix: str) -> Path:
@@ -106,7 +106,7 @@ class CheckContext:
 
     async def _read(self, path: Path, kind: Kind, decode: Callable[[bytes, str], T]) -> StoredFile[T] | None:
         encryption, binding = await self.encryption.get(), bound_to(self.settings.profile, kind)
-        read = partial(token_file.read_stored, path, decode, encryption, bound_to=binding, fix=False)
+        read = partial(token_file_format.read_stored, path, decode, encryption, bound_to=binding, fix=False)
         return await run_in_daemon_thread(read)
 
     async def contact_server(self) -> None:

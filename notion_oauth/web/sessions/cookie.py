@@ -1,4 +1,4 @@
-"""The session cookie."""
+"""The middleware of the session cookie. `keys.py` has its keys; `pending.py` encrypts the pending sign-ins in it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, SecretStr
 from notion_oauth import models
 from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.errors import NotionOAuthError, StoreDamaged
-from notion_oauth.files.token_file import encode_tokens
+from notion_oauth.files.token_file_format import encode_tokens
 from notion_oauth.models import ClientInformation
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.protocol.challenge import bearer_challenge

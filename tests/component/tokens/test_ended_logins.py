@@ -33,7 +33,7 @@ from notion_oauth.errors import (
     StoreDamaged,
     TokenRefused,
 )
-from notion_oauth.files.token_file import encode_tokens
+from notion_oauth.files.token_file_format import encode_tokens
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
@@ -290,7 +290,9 @@ async def test_foreign_file_is_never_changed(
 
 
 ON_A_FULL_DISK = """
-import resource, signal, sys, anyio
+import resource, signal, sys
+sys.dont_write_bytecode = True  # it would be cut at the limit
+import anyio
 from datetime import UTC, datetime, timedelta
 from notion_oauth.service import NotionOAuth
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

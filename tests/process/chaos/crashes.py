@@ -76,6 +76,7 @@ async def _make(order: dict[str, Any], note: int) -> None:
         if "call" in order:
             sys.setprofile(Killer(order["call"], order["when"], note))
         elif "limit" in order:
+            sys.dont_write_bytecode = True  # it would be cut at the limit
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"],) * 2)

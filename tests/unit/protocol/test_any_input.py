@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from notion_oauth.cli.status_text import describe
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.files.token_file import decode_login, decode_registrations, encode_registrations, encode_tokens
+from notion_oauth.files.token_file_format import decode_login, decode_registrations, encode_registrations, encode_tokens
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.authorization import (
