@@ -112,14 +112,12 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         """Such as 404 and 405: a page for a browser, JSON for a program."""
-        home = route_path(request, "notion_oauth_home")
         if responses.wants_html(request):
-            missing = error.status_code == HTTPStatus.NOT_FOUND
-            message = (
-                "There is no page at this URL." if missing else f"This URL does not accept {request.method} requests."
-            )
-            context = {"title": error.detail, "message": message, "hint": "Open the status page.", "home": home}
-            answer = pages.page("error.html", context, status=error.status_code)
+            message = f"This URL does not accept {request.method} requests."
+            if error.status_code == HTTPStatus.NOT_FOUND:
+                message = "There is no page at this URL."
+            home, hint = route_path(request, "notion_oauth_home"), "Open the status page."
+            answer = pages.error_page(message, hint, title=error.detail, status=error.status_code, home=home)
         else:
             answer = responses.data({"error": error.detail}, status=error.status_code)
         answer.headers.update(error.headers or {})

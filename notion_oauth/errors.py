@@ -14,7 +14,7 @@
     ├── TransientError              temporary: the stored login is unchanged, and the same call may succeed later
     │   ├── NetworkError            no response: DNS, connection, TLS, time-out
     │   └── ServerUnavailable       429, 5xx, or a response that is not an OAuth response
-    │       └── UnexpectedRedirect  the URL of a discovery document redirects, which is not followed
+    │       └── UnexpectedRedirect  a redirect, which is not followed
     ├── MetadataError               discovery documents are missing, unusable or contradict each other
     │   └── MetadataNotFound        the URL of a discovery document returns something else, such as a web page
     ├── OAuthError                  the server refused, with an RFC 6749 error code
@@ -41,11 +41,75 @@ exceptions: StoreSealed (StoreEncrypted), OtherResource (ResourceMismatch), Redi
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-SIGN_IN = "Sign in with: notion-oauth login"
-SIGN_IN_AGAIN = "Sign in again with: notion-oauth login"
-TRY_LATER = "The stored login is unchanged. Try again in a moment."
+
+@dataclass(frozen=True)
+class Hint:
+    """What to do next. `str()` returns it for a terminal; a page shows a button instead of the command.
+
+    With a `command` of notion-oauth, `text` lacks its end: "Sign in" becomes "Sign in with: notion-oauth login".
+    `options` are those of the command, by parameter name; an option without a value is None.
+    """
+
+    text: str = ""
+    command: str | None = None
+    options: Mapping[str, str | None] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        return self.with_command()
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+    def with_command(self, program: str = "notion-oauth") -> str:
+        """The hint with its command, as a user of `program` types it."""
+        if self.command is None:
+            return self.text
+        words = [program, self.command]
+        for name, value in self.options.items():
+            words += [f"--{name.replace('_', '-')}", *([] if value is None else [shlex.quote(value)])]
+        return self.instead_of_command(f"with: {' '.join(words)}")
+
+    def instead_of_command(self, how: str) -> str:
+        """The hint with another way to follow it, such as `on the page of the service.`"""
+        return self.text if self.command is None else f"{self.text} {how}"
+
+    def with_options(self, options: Mapping[str, str]) -> Hint:
+        """The hint with these options in addition, if it has a command."""
+        return self if self.command is None else replace(self, options={**options, **self.options})
+
+
+SIGN_IN = Hint("Sign in", "login")
+SIGN_IN_AGAIN = Hint("Sign in again", "login")
+TRY_LATER = "Try again in a moment."
+UNCHANGED = "The stored login is unchanged."
+REPORT_CODE = Hint(f"{UNCHANGED} Report the error code to the server's operator.")
+PREREGISTER = Hint(
+    "Ask the server's operator for a client ID, and set NOTION_OAUTH_CLIENT_ID (and NOTION_OAUTH_CLIENT_SECRET)."
+)
+
+
+def _as_hint(hint: Hint | str) -> Hint:
+    return Hint(hint) if isinstance(hint, str) else hint
+
+
+class Notice(str):
+    """A text for the user: `message` and `hint` together."""
+
+    message: str
+    hint: Hint
+
+    def __new__(cls, message: str, hint: Hint | str) -> Notice:
+        notice = super().__new__(cls, f"{message} {hint}")
+        notice.message, notice.hint = message, _as_hint(hint)
+        return notice
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.hint)
 
 
 class NotionOAuthError(Exception):
@@ -55,16 +119,16 @@ class NotionOAuthError(Exception):
     """
 
     code: ClassVar[str] = "NotionOAuthError"
-    default_hint: ClassVar[str] = ""
+    default_hint: ClassVar[Hint] = Hint()
 
     def __init_subclass__(cls, *, code: str | None = None) -> None:
         """The code is the class name, unless an older name is already public."""
         cls.code = code or cls.__name__
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: Hint | str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = self.default_hint if hint is None else hint
+        self.hint = self.default_hint if hint is None else _as_hint(hint)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip()
@@ -101,9 +165,7 @@ class KeyUnavailable(StorageError):
 class StoreBusy(StorageError):
     """Another process holds the store's lock for longer than a refresh may take."""
 
-    default_hint = (
-        "If none of your programs is signing in or refreshing, stop the one that hangs: doctor names its process."
-    )
+    default_hint = Hint("If none of your programs is signing in or refreshing, find the one that hangs", "doctor")
 
 
 class NotSignedIn(NotionOAuthError):
@@ -115,7 +177,7 @@ class NotSignedIn(NotionOAuthError):
 class ResourceMismatch(NotSignedIn, code="OtherResource"):
     """The stored login is for another server; its token is not sent to this one (MCP, RFC 8707)."""
 
-    default_hint = "Set NOTION_OAUTH_TOKEN_FILE to another file, or end the other login with: notion-oauth logout"
+    default_hint = Hint("Set NOTION_OAUTH_TOKEN_FILE to another file, or end the other login", "logout")
 
 
 class SignInRequired(NotionOAuthError):
@@ -127,7 +189,7 @@ class SignInRequired(NotionOAuthError):
     default_hint = SIGN_IN_AGAIN
 
     def __init__(
-        self, message: str, *, hint: str | None = None, error: str | None = None, reason: str | None = None
+        self, message: str, *, hint: Hint | str | None = None, error: str | None = None, reason: str | None = None
     ) -> None:
         super().__init__(message, hint=hint)
         self.error = error
@@ -145,7 +207,7 @@ class StepUpRequired(SignInRequired):
         self,
         message: str,
         *,
-        hint: str | None = None,
+        hint: Hint | str | None = None,
         error: str | None = None,
         scope: str | None = None,
         acr_values: str | None = None,
@@ -160,13 +222,13 @@ class StepUpRequired(SignInRequired):
 class TransientError(NotionOAuthError):
     """A temporary failure. Stored tokens are unchanged, and the same call may succeed later."""
 
-    default_hint = TRY_LATER
+    default_hint = Hint(f"{UNCHANGED} {TRY_LATER}")
 
 
 class NetworkError(TransientError):
     """No response arrived: DNS, connection, TLS or time-out."""
 
-    default_hint = "The stored login is unchanged. Check the network connection and try again."
+    default_hint = Hint(f"{UNCHANGED} Check the network connection and try again.")
 
 
 class ServerUnavailable(TransientError):
@@ -176,7 +238,12 @@ class ServerUnavailable(TransientError):
     """
 
     def __init__(
-        self, message: str, *, hint: str | None = None, retry_after: float | None = None, not_processed: bool = False
+        self,
+        message: str,
+        *,
+        hint: Hint | str | None = None,
+        retry_after: float | None = None,
+        not_processed: bool = False,
     ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
@@ -184,15 +251,15 @@ class ServerUnavailable(TransientError):
 
 
 class UnexpectedRedirect(ServerUnavailable, code="Redirected"):
-    """The URL of a discovery document answered with a redirect, which is not followed. Another URL may be tried."""
+    """The server answered with a redirect, which is not followed. A retry does not help; another URL may be tried."""
 
-    default_hint = "The stored login is unchanged. Check NOTION_OAUTH_SERVER_URL: redirects are not followed."
+    default_hint = Hint(f"{UNCHANGED} Check NOTION_OAUTH_SERVER_URL: redirects are not followed.")
 
 
 class MetadataError(NotionOAuthError):
     """Discovery documents are missing, unusable or contradict each other (RFC 9728, RFC 8414)."""
 
-    default_hint = "Check NOTION_OAUTH_SERVER_URL. If it is correct, the server is misconfigured."
+    default_hint = Hint("Check NOTION_OAUTH_SERVER_URL. If it is correct, the server is misconfigured.")
 
 
 class MetadataNotFound(MetadataError, code="NoDocument"):
@@ -202,7 +269,9 @@ class MetadataNotFound(MetadataError, code="NoDocument"):
 class OAuthError(NotionOAuthError):
     """The server refused with an error code. `description` is the server's text, made safe to print."""
 
-    def __init__(self, message: str, *, error: str, description: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, error: str, description: str | None = None, hint: Hint | str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.error = error
         self.description = description
@@ -211,7 +280,7 @@ class OAuthError(NotionOAuthError):
 class RegistrationRefused(OAuthError):
     """The registration endpoint refused this client (RFC 7591 §3.2.2)."""
 
-    default_hint = "Ask the server's operator for a client ID, and set NOTION_OAUTH_CLIENT_ID."
+    default_hint = PREREGISTER
 
 
 class AuthorizationRefused(OAuthError):
@@ -232,19 +301,19 @@ class NotAuthenticated(NotionOAuthError, code="NotIdentified"):
     This says nothing about the user's login at Notion, unlike the status `unauthenticated`.
     """
 
-    default_hint = "Sign in to this application first."
+    default_hint = Hint("Sign in to this application first.")
 
 
 class OperatorRequired(NotAuthenticated):
     """Only the operator may use this service, and this browser has not sent the operator's secret."""
 
-    default_hint = "Open the status page in a browser and enter the operator's secret."
+    default_hint = Hint("Open the status page in a browser and enter the operator's secret.")
 
 
 class RequestForbidden(NotionOAuthError):
     """Another site sent the request, its form is out of date or incomplete, or the operator's secret is wrong."""
 
-    default_hint = "Nothing was changed. Open the status page and use its buttons."
+    default_hint = Hint("Nothing was changed. Open the status page and use its buttons.")
 
 
 class BadRequest(NotionOAuthError):
@@ -254,7 +323,7 @@ class BadRequest(NotionOAuthError):
 class TooManyRequests(NotionOAuthError):
     """One client sends requests too often. `retry_after` is in seconds, if it is known."""
 
-    def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, hint: Hint | str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
 
@@ -270,7 +339,7 @@ class InsecureRequest(NotionOAuthError):
 class AuthorizationResponseError(NotionOAuthError):
     """A redirect that must not be processed: it is damaged, replayed or was not meant for us."""
 
-    default_hint = "Nothing was changed. Start the sign-in again."
+    default_hint = Hint("Nothing was changed. Start the sign-in again.")
 
 
 class StateMismatch(AuthorizationResponseError):

@@ -62,3 +62,18 @@ def page(
     """An HTML response, with a policy that allows only the page's own style, images in `data:` URLs, and own forms."""
     policy = {"Content-Security-Policy": _content_security_policy(), "Vary": "Accept"}
     return HTMLResponse(render(template, context), status, {**SECURE_HEADERS, **policy, **(headers or {})})
+
+
+def error_page(
+    message: str,
+    hint: str,
+    *,
+    status: int,
+    title: str = ERROR_TITLE,
+    home: str = "",
+    login: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An error for a user. `home` and `login` are the paths of its buttons, if it has them."""
+    context = {"title": title, "message": message, "hint": hint, "home": home, "login": login}
+    return page("error.html", context, status=status, headers=headers)

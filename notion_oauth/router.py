@@ -48,9 +48,8 @@ def create_router(
     """
     service = oauth or NotionOAuth()
     hosts = TrustedHosts(service.settings)
-    return build_router(
-        create_resolver(service, profile), hosts, auth_route_class(hosts, RateLimits(service.settings)), prefix=prefix
-    )
+    route_class = auth_route_class(hosts, RateLimits(service.settings), has_users=profile is not None)
+    return build_router(create_resolver(service, profile), hosts, route_class, prefix=prefix)
 
 
 def build_router(

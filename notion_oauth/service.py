@@ -14,7 +14,15 @@ from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, utc_now
 from notion_oauth.concurrency import run_shielded
-from notion_oauth.errors import NotionOAuthError, OAuthError, ServerUnavailable, StorageError, TransientError
+from notion_oauth.errors import (
+    UNCHANGED,
+    Hint,
+    NotionOAuthError,
+    OAuthError,
+    ServerUnavailable,
+    StorageError,
+    TransientError,
+)
 from notion_oauth.models import (
     AssertionGrant,
     AuthorizationRequest,
@@ -43,8 +51,10 @@ from notion_oauth.tokens.status import LoginStatus, login_status
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
 CODE_RETRY_FOR = timedelta(seconds=60)  # at least: the user has consented, and Notion sends Retry-After: 30
-RESTART_HINT = "The stored login is unchanged. Start the sign-in again."
-SCOPE_HINT = "The request included the scopes of the last login. Sign in without them after: notion-oauth logout"
+RESTART_HINT = Hint(f"{UNCHANGED} Start the sign-in again.")
+SCOPE_HINT = Hint(
+    "The request included the scopes of the last login. To sign in without them, first sign out", "logout"
+)
 VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
 _EPOCH = datetime.fromtimestamp(0, UTC)
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import anyio
 from pydantic import SecretStr
 
-from notion_oauth.errors import ConfigurationError, StorageError, StoreDamaged
+from notion_oauth.errors import ConfigurationError, Hint, Notice, StorageError, StoreDamaged
 from notion_oauth.files import token_file_format
 from notion_oauth.files.documents import FileDocuments
 from notion_oauth.files.encryption import (
@@ -32,7 +32,7 @@ from notion_oauth.files.encryption import (
     needs_encryption,
 )
 from notion_oauth.files.permissions import weakness
-from notion_oauth.files.protection import Protection, Weakness
+from notion_oauth.files.protection import Protection
 from notion_oauth.models import EndedLogin, Registration, TokenSet
 from notion_oauth.protocol.lifetime import from_milliseconds
 from notion_oauth.protocol.messages import parse_json
@@ -80,7 +80,7 @@ class Documents(Protocol):
     async def forget(self, profile: str) -> None:
         """Delete everything of a profile that will not be used again."""
 
-    def protection(self, profile: str) -> tuple[int | None, Sequence[Weakness]]:
+    def protection(self, profile: str) -> tuple[int | None, Sequence[Notice]]:
         """The file mode of the login, if there is one, and who else could read or replace it."""
 
     def exclusive(self, profile: str) -> AbstractAsyncContextManager[DocumentHold]:
@@ -291,15 +291,15 @@ class TokenStore:
             mode=mode,
             key_id=None if login[1] is None else login[1].id,
             key_source=None if login[1] is None else login[1].source,
-            weaknesses=tuple(str(each) for each in weaknesses if each),
+            weaknesses=tuple(each for each in weaknesses if each),
         )
 
     async def _protected(
         self, profile: str, kind: Kind, decode: Callable[[bytes, str], T]
-    ) -> tuple[T, Key | None, Weakness | None] | None:
+    ) -> tuple[T, Key | None, Notice | None] | None:
         """The document, the key that it is encrypted with, and how that could be better."""
 
-        def read(content: bytes) -> tuple[T, Key | None, Weakness | None]:
+        def read(content: bytes) -> tuple[T, Key | None, Notice | None]:
             decoded = self._codec.decode(profile, kind, decode, content)
             key_id = encryption_key_id(content)
             key = None if key_id is None or self.encryption is None else self.encryption.key(key_id)
@@ -438,7 +438,7 @@ class Hold:
         Raises ConfigurationError if no key is configured, StorageError; no data is lost then.
         """
         if self._codec.encryption is None:
-            hint = f"Set {KEY_SETTING} to one from: notion-oauth key"
+            hint = Hint(f"Set {KEY_SETTING} to a new key. Create one", "key")
             raise ConfigurationError("No encryption key is configured.", hint=hint)
         login = await self._reencrypt("login", token_file_format.decode_login)
         return await self._reencrypt("registrations", token_file_format.decode_registrations) or login

@@ -19,11 +19,11 @@ from notion_oauth.cli.options import (
     duration_option,
     oauth_from_options,
     print_json,
-    render_commands,
+    render_hint,
     run_async,
     stderr_console,
 )
-from notion_oauth.errors import ResourceMismatch, StorageError
+from notion_oauth.errors import Hint, ResourceMismatch, StorageError
 from notion_oauth.profile_names import profile_file
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def profiles(
     for name, status in found.items():
         typer.echo(f"{name}  {status['status']}  {status.get('resource') or status.get('message') or ''}".rstrip())
     if not found:
-        typer.echo(render_commands("No profiles. Sign in with: notion-oauth login --profile NAME", ctx), err=True)
+        typer.echo(f"No profiles. {render_hint(Hint('Sign in', 'login', {'profile': 'NAME'}), ctx)}", err=True)
 
 
 async def _all_profiles(store: TokenStore, *, registered: bool = False) -> list[str]:
@@ -230,7 +230,7 @@ def doctor(
     from notion_oauth.settings import load_settings
 
     load = partial(load_settings, profile=profile, token_file=token_file, server_url=server_url)
-    report = run_async(partial(run_checks, load, os.environ, render_command=partial(render_commands, ctx=ctx)))
+    report = run_async(partial(run_checks, load, os.environ, render=partial(render_hint, ctx=ctx)))
     if as_json:
         print_json(report.as_json())
     else:

@@ -29,11 +29,11 @@ from notion_oauth.cli.options import (
     log_to_stderr,
     oauth_from_options,
     print_json,
-    render_commands,
+    render_hint,
     run_async,
 )
 
-STOPPED = "Interrupted. A request that was already sent may have taken effect. Check with: notion-oauth status"
+STOPPED = errors.Hint("Interrupted. A request that was already sent may have taken effect. Check the status", "status")
 ORDER = (
     *("login", "status", "token", "refresh", "run", "profiles", "logout", "key", "reseal", "doctor"),
     *("sandbox", "demo"),
@@ -59,10 +59,10 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except errors.NotionOAuthError as error:
-            typer.echo(f"Error: {render_commands(str(error), ctx)}", err=True)
+            typer.echo(f"Error: {error.message} {render_hint(error.hint, ctx)}".rstrip(), err=True)
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt:
-            typer.echo(f"\n{render_commands(STOPPED, ctx)}", err=True)
+            typer.echo(f"\n{render_hint(STOPPED, ctx)}", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -110,13 +110,14 @@ def status(
         found = login_status(fast, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=fast.protection)
     else:
         found = run_async(oauth_from_options(profile, token_file, server_url).status)
-    content, text, active, error = found.as_json(), describe(found), True, None
+    render = partial(render_hint, ctx=ctx)
+    content, text, active, error = found.as_json(), describe(found, render), True, None
     if remote and found.status != "unauthenticated":
         introspection, expired = None, found.status == "expired"
         try:
             if not expired:
                 introspection = run_async(oauth_from_options(profile, token_file, server_url).introspect)
-            text = f"{text}\n{describe_remote(introspection, expired=expired)}"
+            text = f"{text}\n{describe_remote(introspection, render, expired=expired)}"
         except errors.NotionOAuthError as caught:
             error = caught  # the stored status is printed all the same
         content["remote"] = None if introspection is None else introspection.model_dump(mode="json")
@@ -124,7 +125,7 @@ def status(
     if as_json:
         print_json(content)
     else:
-        typer.echo(render_commands(text, ctx))
+        typer.echo(text)
     if error is not None:
         raise error
     if not active:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -28,11 +26,12 @@ EXIT_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.TransientError, 5),
     (errors.SignInRequired, 6),
     (errors.StorageError, 7),
-    (errors.NotionOAuthError, 4),  # all others: the server refused, or its answer is invalid
+    (errors.NotionOAuthError, 4),  # all others: an error of the server that a retry does not fix
 )
 FAILED = 1  # the demo or a check of doctor failed; also Python's exit code for an unhandled exception
 NOT_SIGNED_IN, REFUSED = 3, 4
 INTERRUPTED = 130
+_TYPED = "notion_oauth.typed_options"
 
 
 def duration_option(help_text: str) -> Any:
@@ -57,11 +56,11 @@ def exit_code(error: errors.NotionOAuthError) -> int:
 
 
 def _login_option(option: str, help_text: str) -> Any:
-    """An option that selects the login. Its value is recorded, for `render_commands` to repeat it."""
+    """An option that selects the login. Its value is recorded, for `render_hint` to repeat it."""
 
-    def record(ctx: typer.Context, value: Any) -> Any:
+    def record(ctx: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
         if value is not None:
-            ctx.meta[option] = str(value)
+            ctx.meta.setdefault(_TYPED, {})[parameter.name] = str(value)
         return value
 
     return typer.Option(option, help=help_text, show_default=False, callback=record)
@@ -71,21 +70,17 @@ TokenFile = Annotated[Path | None, _login_option("--token-file", "The token file
 ServerUrl = Annotated[str | None, _login_option("--server-url", "The URL of the MCP server. [NOTION_OAUTH_SERVER_URL]")]
 Profile = Annotated[str | None, _login_option("--profile", "The profile, which names a login. [NOTION_OAUTH_PROFILE]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_COMMAND = re.compile(r"notion-oauth (?P<name>login|refresh|logout)(?P<options>(?: --[a-z-]+ \S+)*)")
 
 
-def render_commands(text: str, ctx: typer.Context) -> str:
-    """The text with our commands as the user can run them: the program as started, and the same login options."""
-    started = Path(sys.argv[0])
+def render_hint(hint: errors.Hint, ctx: typer.Context) -> str:
+    """The hint with its command as the user can run it: the program as started, and the same login options."""
+    if hint.command is None:
+        return hint.text
+    started, root = Path(sys.argv[0]), ctx.find_root()
     program = f"python {started.name}" if started.suffix == ".py" else "notion-oauth"
-
-    def render(command: re.Match[str]) -> str:
-        options = {name: value for name, value in ctx.meta.items() if name.startswith("--")}
-        missing = [(name, value) for name, value in options.items() if f"{name} " not in command["options"]]
-        words = [word for option in missing for word in option]
-        return " ".join([f"{program} {command['name']}{command['options']}", *map(shlex.quote, words)])
-
-    return _COMMAND.sub(render, text)
+    accepted = {option.name for option in root.command.get_command(root, hint.command).params}  # type: ignore[attr-defined]
+    typed = {name: value for name, value in ctx.meta.get(_TYPED, {}).items() if name in accepted}
+    return hint.with_options(typed).with_command(program)
 
 
 def oauth_from_options(profile: str | None, token_file: Path | None, server_url: str | None) -> NotionOAuth:

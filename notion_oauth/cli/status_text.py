@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN
+from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN, Hint
 from notion_oauth.humanize import format_duration
 from notion_oauth.tokens.status import LoginStatus
 
 if TYPE_CHECKING:
     from notion_oauth.models import Introspection
 
+_REFRESH, _REFRESH_NOW = Hint("Refresh it", "refresh"), Hint("Refresh it now", "refresh")
 
-def describe(status: LoginStatus) -> str:
+
+def describe(status: LoginStatus, render: Callable[[Hint], str] = str) -> str:
     """The status for a user to read, one fact per line."""
     if status.ended_at is not None:
-        return f"Not signed in.\n  Ended      {_local(status.ended_at)}\n{status.message} {SIGN_IN_AGAIN}"
+        return f"Not signed in.\n  Ended      {_local(status.ended_at)}\n{status.message} {render(SIGN_IN_AGAIN)}"
     if status.status == "unauthenticated":
-        return f"Not signed in. {SIGN_IN}"
+        return f"Not signed in. {render(SIGN_IN)}"
     lines = ["Signed in to Notion." if status.status == "authenticated" else "Signed in; the access token has expired."]
     lines.append(f"  Token      {validity(status)}")
     if status.status == "expired":
-        lines.append("             the next use refreshes it (to refresh now: notion-oauth refresh)")
+        lines.append(f"             The next use refreshes it. {render(_REFRESH_NOW)}")
     if status.authorized_at:
         lines.append(f"  Signed in  {_local(status.authorized_at)}")
     if status.refreshed_at:
@@ -33,18 +36,21 @@ def describe(status: LoginStatus) -> str:
         lines.append(f"  Server     {status.resource}")
     if status.storage:
         lines.append(f"  Storage    {status.storage}")
-    lines += [f"Warning: {warning}" for warning in (status.warning, status.storage_warning) if warning]
+    warnings = (status.warning, *status.storage_warnings)
+    lines += [f"Warning: {warning.message} {render(warning.hint)}" for warning in warnings if warning]
     return "\n".join(lines)
 
 
-def describe_remote(introspection: Introspection | None, *, expired: bool = False) -> str:
+def describe_remote(
+    introspection: Introspection | None, render: Callable[[Hint], str] = str, *, expired: bool = False
+) -> str:
     """The server's introspection of the token, in one line. For an `expired` token it is not requested."""
     if expired:
-        return "Not checked at the server: the token has expired. Refresh it with: notion-oauth refresh"
+        return f"Not checked at the server: the token has expired. {render(_REFRESH)}"
     if introspection is None:
         return "Not checked at the server: it offers no introspection."
     if not introspection.active:
-        return "The server no longer accepts this token. Refresh it with: notion-oauth refresh"
+        return f"The authorization server no longer accepts this token. {render(_REFRESH)}"
     parts = [
         f"until {_local(introspection.expires_at)}" if introspection.expires_at else "",
         f"for {introspection.scope}" if introspection.scope else "",

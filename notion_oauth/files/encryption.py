@@ -18,9 +18,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from notion_oauth.errors import KeyUnavailable, StoreDamaged, StoreEncrypted
+from notion_oauth.errors import Hint, KeyUnavailable, Notice, StoreDamaged, StoreEncrypted
 from notion_oauth.files import system_keyring
-from notion_oauth.files.protection import Weakness
 from notion_oauth.protocol.messages import parse_json
 
 KEY_SETTING = "NOTION_OAUTH_ENCRYPTION_KEY"
@@ -61,7 +60,7 @@ def split_keys(text: str) -> tuple[str, ...]:
     """Split a setting into keys, separated by commas or spaces; one may be `keyring`. Raises ValueError."""
     parts = tuple(part for part in re.split(r"[,\s]+", text) if part)
     if not parts or not all(part == USE_KEYRING or _KEY.fullmatch(part) for part in parts):
-        raise ValueError("is not a key: make one with notion-oauth key, or use keyring")
+        raise ValueError("is not a key: create one with the command key, or use keyring")
     return parts
 
 
@@ -121,8 +120,12 @@ class Encryption:
         if not all(map(_KEY.fullmatch, secrets)):
             raise KeyUnavailable(
                 "The entry of notion-oauth in the system keyring is not a key.",
-                hint="Correct the entry encryption-key of the service notion-oauth in the keyring. Delete it only if "
-                "it holds no key that is in use.",
+                hint=Hint(
+                    "Correct the entry encryption-key of the service notion-oauth. Only if the key is lost, delete it "
+                    "and create a new one",
+                    "key",
+                    {"keyring": None},
+                ),
             )
         return [Key(secret, KEYRING_SOURCE) for secret in secrets]
 
@@ -157,7 +160,7 @@ def encryption_key_id(content: bytes) -> str | None:
     return None if document is None else str(document.get("key_id"))
 
 
-def encryption_weakness(content: bytes, encryption: Encryption | None, name: str) -> Weakness | None:
+def encryption_weakness(content: bytes, encryption: Encryption | None, name: str) -> Notice | None:
     """How a file is protected less than the next save would protect it, or None.
 
     Raises KeyUnavailable.
@@ -168,7 +171,7 @@ def encryption_weakness(content: bytes, encryption: Encryption | None, name: str
     if key_id == first.id:
         return None
     now = "in plain text, but a key is set" if key_id is None else f"encrypted with key {key_id}, not with {first.id}"
-    return Weakness(f"{name} is {now}.", "The next save encrypts it. To do that now, run: notion-oauth reseal")
+    return Notice(f"{name} is {now}.", Hint("The next save encrypts it. Encrypt it now", "reseal"))
 
 
 def decrypt(content: bytes, path: Path | str, encryption: Encryption | None, *, bound_to: str) -> bytes:
@@ -230,8 +233,11 @@ def _no_key(path: Path | str, key_id: str, encryption: Encryption | None) -> Sto
     tried = f"but other keys are set: {keys}" if keys else "but no key is set"
     return StoreEncrypted(
         f"{path} is encrypted with key {key_id}, {tried}.",
-        hint=f"Nothing was changed. Add that key to {KEY_SETTING}, or set it to {USE_KEYRING} if the system keyring "
-        f"holds the key. If the key is lost, move {path} away and sign in again with: notion-oauth login",
+        hint=Hint(
+            f"Nothing was changed. Add that key to {KEY_SETTING}, or set it to {USE_KEYRING} if the system keyring "
+            f"holds the key. If the key is lost, move {path} away and sign in again",
+            "login",
+        ),
     )
 
 

@@ -10,9 +10,8 @@ import os
 import stat
 from pathlib import Path
 
-from notion_oauth.errors import StorageError
+from notion_oauth.errors import Notice, StorageError
 from notion_oauth.files.directories import Directory
-from notion_oauth.files.protection import Weakness
 
 OWNER_ONLY = 0o600
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -73,14 +72,14 @@ def warn_if_exposed(directory: Directory) -> None:
         _warn(directory.path, _replaceable_weakness(directory.path, who))
 
 
-def weakness(path: Path) -> Weakness | None:
+def weakness(path: Path) -> Notice | None:
     """What other users may do with the file; None if nothing, or if it does not exist. Raises nothing."""
     if not os.path.lexists(path):
         return None
     return mode_weakness(path) or directory_weakness(path.parent)
 
 
-def mode_weakness(path: Path) -> Weakness | None:
+def mode_weakness(path: Path) -> Notice | None:
     """Whether other users may open the file; None if not, or if it does not exist. Raises nothing."""
     try:
         status = os.lstat(path)
@@ -88,11 +87,11 @@ def mode_weakness(path: Path) -> Weakness | None:
         return None  # reading the file reports the error
     if os.name != "nt" and status.st_mode & _OTHERS and (status.st_uid or not os.geteuid()):
         mode = stat.S_IMODE(status.st_mode)
-        return Weakness(f"Other users may open {path} (mode {mode:04o}).", f"Fix that with: chmod 600 {path}")
+        return Notice(f"Other users may open {path} (mode {mode:04o}).", f"Fix that with: chmod 600 {path}")
     return None
 
 
-def directory_weakness(path: Path) -> Weakness | None:
+def directory_weakness(path: Path) -> Notice | None:
     """Which users may replace files in a directory; None if no other user, or it is missing. Raises nothing."""
     try:
         with Directory(path) as directory:
@@ -126,9 +125,9 @@ def _sudo_uid() -> int | None:
     return int(value) if value.isascii() and value.isdigit() else None
 
 
-def _replaceable_weakness(directory: Path, who: str) -> Weakness:
+def _replaceable_weakness(directory: Path, who: str) -> Notice:
     absolute = directory.absolute()
-    return Weakness(
+    return Notice(
         f"Files in {absolute} can be replaced by {who}.",
         f"Use another directory, or fix that with: chmod go-w {absolute}",
     )

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from notion_oauth.errors import ConfigurationError, KeyUnavailable
+from notion_oauth.errors import ConfigurationError, Hint, KeyUnavailable
 from notion_oauth.files import system_keyring_process
 from notion_oauth.files.system_keyring_process import ANSWER_WITHIN, NO_ANSWER
 
@@ -35,7 +35,7 @@ def read_keys(*, timeout: float = TIMEOUT) -> str:
     keys = _run("read", timeout=timeout)
     if not keys:
         raise KeyUnavailable(
-            "The system keyring has no key for notion-oauth.", hint="Make one with: notion-oauth key --keyring"
+            "The system keyring has no key for notion-oauth.", hint=Hint("Create one", "key", {"keyring": None})
         )
     return keys
 

@@ -18,10 +18,9 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import SecretStr, ValidationError
 
-from notion_oauth.errors import StoreDamaged
+from notion_oauth.errors import Notice, StoreDamaged
 from notion_oauth.files import atomic
 from notion_oauth.files.encryption import Encryption, Key, decrypt, encryption_key_id, encryption_weakness
-from notion_oauth.files.protection import Weakness
 from notion_oauth.models import ClientInformation, EndedLogin, Registration, TokenSet
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.messages import parse_json
@@ -35,7 +34,7 @@ class StoredFile(Generic[T]):
 
     content: T
     key: Key | None
-    weakness: Weakness | None
+    weakness: Notice | None
 
 
 def read_stored(

@@ -154,8 +154,7 @@ def _success_page() -> Response:
 
 
 def _error_page(error: NotionOAuthError) -> Response:
-    context = {"title": pages.ERROR_TITLE, "message": error.message, "hint": error.hint, "home": ""}
-    return pages.page("error.html", context, status=400)
+    return pages.error_page(error.message, error.hint.instead_of_command("in the terminal."), status=400)
 
 
 class _Server(uvicorn.Server):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from notion_oauth.errors import StepUpRequired
+from notion_oauth.errors import Hint, StepUpRequired
 from notion_oauth.protocol.messages import error_code, printable
 
 MAX_FIELD = 16 * 1024  # characters read from all field values together; the rest is ignored
@@ -66,9 +65,8 @@ def merge_challenges(
 
 
 def step_up_required(challenge: BearerChallenge, host: str) -> StepUpRequired:
-    """The error for a challenge with `requires_step_up`; its hint is the sign-in command to run."""
-    options = [("--scope", challenge.scope), ("--acr-values", challenge.acr_values), ("--max-age", challenge.max_age)]
-    command = " ".join(f"{name} {shlex.quote(str(value))}" for name, value in options if value is not None)
+    """The error for a challenge with `requires_step_up`; its hint is the sign-in to start."""
+    options = {"scope": challenge.scope, "acr_values": challenge.acr_values, "max_age": challenge.max_age}
     if challenge.error == "insufficient_scope":
         wanted = f"the scope {challenge.scope}" if challenge.scope else "a scope that it does not name"
         message = f"{host} requires {wanted}, which this login does not have."
@@ -76,7 +74,7 @@ def step_up_required(challenge: BearerChallenge, host: str) -> StepUpRequired:
         message = f"{host} requires a more recent or stronger sign-in."
     return StepUpRequired(
         message,
-        hint=f"Allow it with: notion-oauth login {command}".rstrip(),
+        hint=Hint("Allow it", "login", {name: str(value) for name, value in options.items() if value is not None}),
         error=challenge.error,
         scope=challenge.scope,
         acr_values=challenge.acr_values,

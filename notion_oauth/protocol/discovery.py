@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ValidationError
 
-from notion_oauth.errors import SIGN_IN, MetadataError, MetadataNotFound, ServerUnavailable, UnexpectedRedirect
+from notion_oauth.errors import SIGN_IN, Hint, MetadataError, MetadataNotFound, ServerUnavailable, UnexpectedRedirect
 from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 from notion_oauth.protocol.messages import Request, Response, host_of, retry_after
@@ -83,7 +83,7 @@ def _issuer_problem(issuer: str, server_url: str) -> str | None:
     return _NOT_HTTPS if _downgrades(issuer, server_url) else None
 
 
-_BY_ASSERTION = "If you have an assertion, run: notion-oauth login --assertion-file FILE"
+_BY_ASSERTION = Hint("If you have an assertion, sign in", "login", {"assertion_file": "FILE"})
 _NOT_HTTPS = "is not https (plain http is allowed only for a server on loopback)"
 
 

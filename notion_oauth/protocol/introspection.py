@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from notion_oauth.errors import ServerUnavailable, TokenRefused
+from notion_oauth.errors import REPORT_CODE, ServerUnavailable, TokenRefused
 from notion_oauth.models import Introspection, TokenSet
 from notion_oauth.protocol.lifetime import from_milliseconds
 from notion_oauth.protocol.messages import Request, Response, host_of, printable, raise_for_error
@@ -32,7 +32,7 @@ def parse_introspection_response(response: Response, *, request: Request) -> Int
     document = response.json_object() if response.ok else None
     if document is None or not isinstance(document.get("active"), bool):
         if not response.ok or (document and "error" in document):
-            raise_for_error(response, request, TokenRefused, "introspect the token")
+            raise_for_error(response, request, TokenRefused, "introspect the token", REPORT_CODE)
         raise ServerUnavailable(f"{host_of(response.url)} sent an invalid introspection response.")
     if not document["active"]:
         return Introspection(active=False)  # other members have no meaning then (§2.2)

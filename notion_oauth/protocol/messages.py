@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 from urllib.parse import unquote_plus, urlencode, urlsplit
 
-from notion_oauth.errors import OAuthError, ServerUnavailable
+from notion_oauth.errors import Hint, OAuthError, ServerUnavailable, UnexpectedRedirect
 
 MAX_DESCRIPTION = 300  # characters of a server's text that we repeat
 MIN_SECRET = 16  # characters; shorter values, such as "refresh_token", are not secret
@@ -147,24 +147,30 @@ def host_of(url: str) -> str:
         return "the server"
 
 
-def raise_for_error(response: Response, request: Request, error_type: type[OAuthError], action: str) -> NoReturn:
+def raise_for_error(
+    response: Response, request: Request, error_type: type[OAuthError], action: str, hint: Hint | None = None
+) -> NoReturn:
     """Raise the error for an unsuccessful response. `action` completes "could not ..." in the message.
 
-    Raises `error_type` for a 4xx with a final OAuth error code, ServerUnavailable for everything else:
-    429, 5xx, pages, redirects and 4xx without a code are transient.
+    Raises `error_type`, with `hint`, for a 4xx with a final OAuth error code, UnexpectedRedirect for a 3xx, and
+    ServerUnavailable for everything else: 429, 5xx, pages and 4xx without a code are transient.
     """
     code, description = _error_and_description(response, request)
     host = host_of(response.url)
+    if 300 <= response.status < 400:
+        raise UnexpectedRedirect(
+            f"{host} could not {action} (HTTP {response.status}, a redirect, which is not followed)."
+        )
     transient = response.status == 429 or not 400 <= response.status < 500
     if code is None or transient or code in {"temporarily_unavailable", "server_error"}:
-        redirect = ", a redirect, which is not followed" if 300 <= response.status < 400 else ""
-        reason = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}{redirect}"
+        reason = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}"
         raise ServerUnavailable(
             f"{host} could not {action} ({reason}).",
             retry_after=retry_after(response),
             not_processed=response.status in (429, 503),
         )
-    raise error_type(f"{host} refused to {action} ({code}{quoted(description)}).", error=code, description=description)
+    message = f"{host} refused to {action} ({code}{quoted(description)})."
+    raise error_type(message, error=code, description=description, hint=hint)
 
 
 def _error_and_description(response: Response, request: Request) -> tuple[str | None, str | None]:

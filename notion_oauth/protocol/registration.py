@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from notion_oauth.errors import MetadataError, RegistrationRefused, ServerUnavailable
+from notion_oauth.errors import PREREGISTER, MetadataError, RegistrationRefused, ServerUnavailable
 from notion_oauth.models import AuthMethod, AuthorizationServerMetadata, ClientInformation, ClientMetadata
 from notion_oauth.protocol.messages import Request, Response, host_of, printable, raise_for_error
 from notion_oauth.protocol.token import client_authentication
@@ -17,8 +17,6 @@ from notion_oauth.protocol.urls import is_loopback
 # first. Servers of the MCP SDK list Basic too, but require a client_id in the body as well, which Notion's refuse.
 _METHODS: tuple[AuthMethod, ...] = ("none", "client_secret_post", "client_secret_basic")
 PROBE_CODE = "is-this-client-registered"  # no server issues it; in a server's log it explains the request
-
-_PREREGISTER = "Ask its operator for a client, and set NOTION_OAUTH_CLIENT_ID (and NOTION_OAUTH_CLIENT_SECRET)."
 
 
 def client_metadata(
@@ -47,7 +45,7 @@ def client_metadata_document(*, client_id: str, client_name: str, redirect_uri: 
 def require_registration(server: AuthorizationServerMetadata) -> str:
     """The registration endpoint. Raises MetadataError if the server has none."""
     if server.registration_endpoint is None:
-        raise MetadataError(f"{server.issuer} offers no client registration.", hint=_PREREGISTER)
+        raise MetadataError(f"{server.issuer} offers no client registration.", hint=PREREGISTER)
     return server.registration_endpoint
 
 
@@ -64,7 +62,7 @@ def parse_registration_response(response: Response, *, request: Request) -> Clie
     """
     if response.status in (404, 405) and response.json_object() is None:
         message = f"{host_of(response.url)} has no client registration at the announced URL."
-        raise MetadataError(message, hint=_PREREGISTER)
+        raise MetadataError(message, hint=PREREGISTER)
     if not response.ok:
         raise_for_error(response, request, RegistrationRefused, "register this client")
     document = response.json_object()
@@ -72,7 +70,7 @@ def parse_registration_response(response: Response, *, request: Request) -> Clie
     if isinstance(method, str) and method not in get_args(AuthMethod):
         message = f"{host_of(response.url)} registered this client with the authentication method {printable(method)}"
         message = f"{message}, which is not supported."
-        raise RegistrationRefused(message, error="invalid_client_metadata", hint=_PREREGISTER)
+        raise RegistrationRefused(message, error="invalid_client_metadata")
     try:
         return ClientInformation.model_validate(document)
     except ValidationError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from notion_oauth.errors import TokenRefused
+from notion_oauth.errors import REPORT_CODE, TokenRefused
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol.messages import Request, Response, raise_for_error
 from notion_oauth.protocol.token import client_authentication
@@ -29,4 +29,4 @@ def check_revocation_response(response: Response, *, request: Request) -> None:
     Raises TokenRefused for an error code, ServerUnavailable for a transient failure.
     """
     if not response.ok:
-        raise_for_error(response, request, TokenRefused, "revoke the login")
+        raise_for_error(response, request, TokenRefused, "revoke the login", REPORT_CODE)

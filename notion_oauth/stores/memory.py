@@ -14,9 +14,8 @@ from typing import TypeVar
 import anyio
 
 from notion_oauth.clock import Clock, uptime, utc_now
-from notion_oauth.errors import StoreBusy
+from notion_oauth.errors import Notice, StoreBusy
 from notion_oauth.files.encryption import Encryption
-from notion_oauth.files.protection import Weakness
 from notion_oauth.storage import LOCK_WAIT, Kind, TokenStore
 
 _POLL = 0.005  # seconds between two tries to get a lock
@@ -86,7 +85,7 @@ class MemoryDocuments:
         with self._changing:
             self._profiles.pop(profile, None)
 
-    def protection(self, profile: str) -> tuple[int | None, Sequence[Weakness]]:  # noqa: ARG002 - there are no files
+    def protection(self, profile: str) -> tuple[int | None, Sequence[Notice]]:  # noqa: ARG002 - there are no files
         return None, ()
 
     async def claim(self, key: str, lifetime: timedelta) -> bool:

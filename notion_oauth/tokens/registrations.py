@@ -10,7 +10,14 @@ from typing import Protocol
 
 from notion_oauth import profile_names
 from notion_oauth.clock import Clock
-from notion_oauth.errors import ConfigurationError, MetadataError, RegistrationRefused, TooManyRequests
+from notion_oauth.errors import (
+    PREREGISTER,
+    ConfigurationError,
+    Hint,
+    MetadataError,
+    RegistrationRefused,
+    TooManyRequests,
+)
 from notion_oauth.models import (
     AuthorizationServerMetadata,
     ClientInformation,
@@ -270,8 +277,7 @@ class Registrations:
             raise MetadataError(message) from None
         except RegistrationRefused as refused:
             if refused.error == "invalid_redirect_uri":
-                hint = "Ask its operator to register a client, and set NOTION_OAUTH_CLIENT_ID."
-                refused.hint = f"The server does not allow {redirect_uri}. {hint}"
+                refused.hint = Hint(f"The server does not allow {redirect_uri}. {PREREGISTER}")
             raise
 
 

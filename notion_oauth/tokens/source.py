@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -23,6 +22,7 @@ from notion_oauth.errors import (
     StorageError,
     TokenRefused,
     TransientError,
+    UnexpectedRedirect,
 )
 from notion_oauth.models import EndedLogin, TokenSet
 from notion_oauth.observability.audit import Audit
@@ -39,8 +39,6 @@ from notion_oauth.tokens.single_flight import Abandoned, SharedCall, SingleFligh
 
 BACKGROUND_LOCK_WAIT = timedelta(seconds=2)  # a process that holds the lock for longer is refreshing already
 CHECK_INTERVAL = timedelta(seconds=30)  # of `keep_fresh`; a sleep does not count the time that the machine is suspended
-PAGE_HINT = "Sign in again on the page of the service."
-_COMMAND = re.compile(r"notion-oauth (login|logout)\b")
 _LOG = logging.getLogger(__name__)
 E = TypeVar("E", bound=NotionOAuthError)
 
@@ -237,7 +235,8 @@ class TokenSource:
             except NotionOAuthError as error:
                 self._backoff.record_failure(error)
                 self._audit.failed("refresh", error, self._cache.latest)
-                if not isinstance(error, TransientError) or not call.waiting or self._backoff.exhausted(deadline):
+                retryable = isinstance(error, TransientError) and not isinstance(error, UnexpectedRedirect)
+                if not retryable or not call.waiting or self._backoff.exhausted(deadline):
                     raise
 
     async def _refresh_locked(
@@ -301,9 +300,7 @@ class TokenSource:
         )
 
     def with_profile_hint(self, error: E) -> E:
-        """The error, with this profile's name in the command of its hint; for a visitor of the service, a page hint."""
-        if VISITOR_PROFILE.match(self._profile):
-            error.hint = PAGE_HINT if _COMMAND.search(error.hint) else error.hint
-        elif self._profile != DEFAULT_PROFILE:
-            error.hint = _COMMAND.sub(rf"\g<0> --profile {self._profile}", error.hint)
+        """The error, with this profile in the command of its hint: a user must not sign in to another profile."""
+        if self._profile != DEFAULT_PROFILE and not VISITOR_PROFILE.match(self._profile):
+            error.hint = error.hint.with_options({"profile": self._profile})
         return error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from notion_oauth.errors import Hint, Notice
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.lifetime import WARN_BEFORE_END, Lifetimes
 
@@ -48,12 +49,16 @@ class LoginStatus:
     refreshed_at: datetime | None = None
     updated_at: datetime | None = None
     login_ends_at: datetime | None = None  # if it is not refreshed before
-    warning: str | None = None  # if that is within two weeks
+    warning: Notice | None = None  # if that is within two weeks
     storage: str | None = None  # how the tokens are protected on the disk
-    storage_warning: str | None = None  # what is weaker than configured
+    storage_warnings: tuple[Notice, ...] = ()  # what is weaker than configured
     ended_at: datetime | None = None
     ended_reason: str | None = None
     message: str | None = None  # why it has ended, as a sentence
+
+    @property
+    def storage_warning(self) -> str | None:
+        return " ".join(self.storage_warnings) or None
 
     def as_json(self, *, storage: bool = True) -> dict[str, Any]:
         """A JSON-ready mapping; without a login, `status` and how the last login ended. Times are RFC 3339 in UTC.
@@ -61,8 +66,10 @@ class LoginStatus:
         Without `storage`, how the tokens are stored is left out.
         """
         if self.status != "unauthenticated":
-            hidden = _ENDED_FIELDS if storage else (*_ENDED_FIELDS, "storage", "storage_warning")
+            hidden = (*_ENDED_FIELDS, "storage", "storage_warnings")
             shown = {name: value for name, value in vars(self).items() if name not in hidden}
+            if storage:
+                shown |= {"storage": self.storage, "storage_warning": self.storage_warning}
         else:
             shown = {"status": self.status}
             if self.ended_at is not None:
@@ -102,19 +109,19 @@ def login_status(
         login_ends_at=ends_at,
         warning=_warning(login, ends_at, now, lifetimes) if refreshable else None,
         storage=None if protection is None else protection.describe(),
-        storage_warning=None if protection is None else protection.warning(),
+        storage_warnings=() if protection is None else protection.weaknesses,
     )
 
 
-def _warning(login: Login, ends_at: datetime | None, now: datetime, lifetimes: Lifetimes) -> str | None:
+def _warning(login: Login, ends_at: datetime | None, now: datetime, lifetimes: Lifetimes) -> Notice | None:
     """What to do before the login ends, if that is within two weeks."""
     if ends_at is None or ends_at - now > WARN_BEFORE_END:
         return None
     days = max(0, (ends_at - now).days)
     span = f"in {days} day{'' if days == 1 else 's'}" if days else "within a day" if ends_at > now else "now"
     if login.authorized_at is not None and ends_at == login.authorized_at + lifetimes.grant:
-        hint = "Sign in again before that with: notion-oauth login"
-        return f"The login ends {span}, {lifetimes.grant.days} days after the sign-in. {hint}"
-    hint = "Refresh it before that with: notion-oauth refresh"
+        message = f"The login ends {span}, {lifetimes.grant.days} days after the sign-in."
+        return Notice(message, Hint("Sign in again before that", "login"))
     limit = f"it ends after {lifetimes.idle.days} days without a refresh"
-    return f"The login ends {span} unless it is refreshed: {limit}. {hint}"
+    message = f"The login ends {span} unless it is refreshed: {limit}."
+    return Notice(message, Hint("Refresh it before that", "refresh"))

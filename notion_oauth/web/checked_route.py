@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from notion_oauth.errors import NotionOAuthError, StorageError
+from notion_oauth.errors import NotionOAuthError
+from notion_oauth.web import responses
 from notion_oauth.web.access_logs import is_callback, protect_span
 from notion_oauth.web.csrf import require_navigation
 from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.status_page import error_response
 from notion_oauth.web.trusted_hosts import HOST_CHECKED, TrustedHosts
 
-_LOG = logging.getLogger(__name__)
 _RATE_LIMITS = {
     "notion_oauth_status": "status",
     "notion_oauth_home": "status",
@@ -50,10 +49,11 @@ class AuthRoute(APIRoute):
         return answer
 
 
-def auth_route_class(hosts: TrustedHosts, limits: RateLimits) -> type[AuthRoute]:
+def auth_route_class(hosts: TrustedHosts, limits: RateLimits, *, has_users: bool = False) -> type[AuthRoute]:
     """A route class that checks the host and the rate limit itself: the application around it may check neither.
 
-    All routes of an application share the same `limits`, so that each request counts once.
+    All routes of an application share the same `limits`, so that each request counts once. `has_users`: requests are
+    from an application's users, who may not see the names of files and profiles.
     """
 
     class CheckedRoute(AuthRoute):
@@ -67,10 +67,6 @@ def auth_route_class(hosts: TrustedHosts, limits: RateLimits) -> type[AuthRoute]
                 await limits.count(limit, hosts.client(request.scope))
 
         def public_error(self, error: NotionOAuthError) -> NotionOAuthError:
-            """A public service shows no path, key or setting of the machine. The log has the full error."""
-            if not hosts.public or not isinstance(error, StorageError):
-                return error
-            _LOG.error("A request failed: %s", error)
-            return type(error)("The service cannot store logins.", hint="Contact the service's operator.")
+            return responses.public_error(error) if hosts.public or has_users else error
 
     return CheckedRoute

@@ -38,7 +38,8 @@ class ValidToken:
                 raise NotSignedIn("Not signed in.")
             return await login.tokens.token()
         except NotionOAuthError as error:
-            detail = responses.problem(error)
+            public = self._hosts is None or self._hosts.public
+            detail = responses.problem(responses.public_error(error) if public else error)
             sign_in = isinstance(error, NotSignedIn | SignInRequired) and not isinstance(error, ResourceMismatch)
             if sign_in:
                 detail["login"] = _login_path(request)

@@ -13,7 +13,7 @@ from notion_oauth.tokens.status import LoginStatus
 from notion_oauth.web.sign_in_query import MAX_VALUE_LENGTH
 
 _CLOSED = ConfigDict(extra="forbid")
-_NOT_OVER_HTTP = ("storage", "storage_warning")
+_NOT_OVER_HTTP = ("storage", "storage_warnings")
 _PAGE: dict[str, Any] = {"text/html": {"schema": {"type": "string"}}}
 
 
@@ -29,7 +29,7 @@ class Problem(BaseModel):
 
 def _status_model(name: str, **more: Any) -> type[BaseModel]:
     """The status as JSON: the fields of LoginStatus. Without a login, all but `status` may be absent."""
-    types = get_type_hints(LoginStatus)
+    types = {**get_type_hints(LoginStatus), "warning": str | None}  # which pydantic knows; a Notice is a str
     found: dict[str, Any] = {
         field.name: (types[field.name], ... if field.name == "status" else None)
         for field in fields(LoginStatus)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 from notion_oauth import errors
-from notion_oauth.pages import ERROR_TITLE, SECURE_HEADERS, page
+from notion_oauth.pages import SECURE_HEADERS, error_page
+from notion_oauth.web.sign_in_query import QUERY as SIGN_IN_QUERY
 
+_LOG = logging.getLogger(__name__)
 _JSON_HEADERS = [
     (name.lower().encode(), value.encode()) for name, value in {**SECURE_HEADERS, "Vary": "Accept"}.items()
 ]
@@ -33,6 +37,10 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.ConfigurationError, 500),
     (errors.NotionOAuthError, 502),  # all others: the authorization server has failed or refused
 )
+
+
+_ON_STATUS_PAGE = ("login", "refresh", "logout")  # it has a button for each of these commands
+_SIGN_IN_OPTIONS = {"profile", *SIGN_IN_QUERY}
 
 
 def data(content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -67,9 +75,24 @@ def status_code(error: errors.NotionOAuthError) -> int:
     return next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
 
 
-def problem(error: errors.NotionOAuthError) -> dict[str, str | None]:
+def next_step(hint: errors.Hint) -> str:
+    """The hint for a page or a program over HTTP: never a command, an option or a profile."""
+    if hint.command is None or ({*hint.options} <= _SIGN_IN_OPTIONS and hint.command in _ON_STATUS_PAGE):
+        return hint.instead_of_command("on the page of the service.")
+    return "Contact the service's operator."
+
+
+def problem(error: errors.NotionOAuthError) -> dict[str, Any]:
     """An error as JSON: its kind, what happened, and what to do next."""
-    return {"error": error.code, "message": error.message, "next": error.hint}
+    return {"error": error.code, "message": error.message, "next": next_step(error.hint)}
+
+
+def public_error(error: errors.NotionOAuthError) -> errors.NotionOAuthError:
+    """The error for users who do not own this machine: no path, key, setting or profile. The log has the full error."""
+    if not isinstance(error, errors.StorageError):
+        return error
+    _LOG.error("A request failed: %s", error)
+    return type(error)("The service cannot store logins.", hint="Contact the service's operator.")
 
 
 def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:
@@ -78,19 +101,25 @@ def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:
     return {} if seconds is None else {"Retry-After": f"{seconds:.0f}"}
 
 
-def failure(request: Request, error: errors.NotionOAuthError, *, home: str = "") -> Response:
-    """An error as a page or as JSON: what happened, and what to do next."""
-    status = status_code(error)
-    if wants_html(request):
-        context = {"title": ERROR_TITLE, "message": error.message, "hint": error.hint, "home": home}
-        return page("error.html", context, status=status, headers=retry_after(error))
-    return data(problem(error), status=status, headers=retry_after(error))
+def failure(request: Request, error: errors.NotionOAuthError, *, home: str = "", login: str = "") -> Response:
+    """An error as a page or as JSON: what happened, and what to do next. `home` and `login` are paths for buttons."""
+    status, content = status_code(error), problem(error)
+    if not wants_html(request):
+        return data(content, status=status, headers=retry_after(error))
+    query = {name: value for name, value in error.hint.options.items() if name in SIGN_IN_QUERY}
+    login = f"{login}?{urlencode(query)}" if query and login else login
+    return error_page(
+        *(error.message, content["next"]),
+        status=status,
+        home=home,
+        login=login if error.hint.command == "login" else "",
+        headers=retry_after(error),
+    )
 
 
 def internal_error(request: Request) -> Response:
     """The response to any other exception. It shows nothing of the exception, which may contain secrets."""
     message, hint = "Internal server error.", "Try again in a moment. The service's log has the details."
     if wants_html(request):
-        context = {"title": ERROR_TITLE, "message": message, "hint": hint, "home": ""}
-        return page("error.html", context, status=500)
+        return error_page(message, hint, status=500)
     return data({"error": "Internal Server Error", "message": message, "next": hint}, status=500)

@@ -63,7 +63,7 @@ class StatusPage:
         if not responses.wants_html(request):
             return responses.data(responses.problem(shown), status=code)
         context = _page_context(request, session_of(request), notice, self._links)
-        context |= {"title": pages.ERROR_TITLE, "message": shown.message, "hint": shown.hint}
+        context |= {"title": pages.ERROR_TITLE, **responses.problem(shown)}
         return pages.page("unusable.html", context, status=code)
 
     async def result(self, request: Request, notice: str) -> Response:
@@ -72,13 +72,20 @@ class StatusPage:
             state.set_notice(session_of(request), notice)
             return responses.redirect(route_path(request, "notion_oauth_status"))
         status = await self._logins.status(request)
-        return responses.data({**status.as_json(storage=False), "message": _NOTICES[notice]})
+        return responses.data({**_json_content(status), "message": _NOTICES[notice]})
 
 
 @lru_cache(maxsize=64)
 def _as_json(status: LoginStatus) -> bytes:
     """The status as JSON. Cached, because many requests within a second get the same."""
-    return responses.encode(status.as_json(storage=False))
+    return responses.encode(_json_content(status))
+
+
+def _json_content(status: LoginStatus) -> dict[str, Any]:
+    content = status.as_json(storage=False)
+    if status.warning is not None:
+        content["warning"] = f"{status.warning.message} {responses.next_step(status.warning.hint)}"
+    return content
 
 
 def error_response(request: Request, error: NotionOAuthError) -> Response:
@@ -89,7 +96,8 @@ def error_response(request: Request, error: NotionOAuthError) -> Response:
             "csrf_token": state.csrf_token(session_of(request)),
         }
         return pages.page("operator.html", {"title": "Operator sign-in", **form}, status=401)
-    return responses.failure(request, error, home=route_path(request, "notion_oauth_status"))
+    home, login = (route_path(request, f"notion_oauth_{name}") for name in ("status", "login"))
+    return responses.failure(request, error, home=home, login=login)
 
 
 def _status_context(status: LoginStatus, now: datetime) -> dict[str, Any]:
@@ -102,8 +110,7 @@ def _status_context(status: LoginStatus, now: datetime) -> dict[str, Any]:
         "refreshed": _format(status.refreshed_at),
         "ends": _format(status.login_ends_at),
         "ended": _format(status.ended_at),
-        # Without its command: the page has a button for it
-        "warning": status.warning.partition(" with: ")[0] + "." if status.warning else None,
+        "warning": f"{status.warning.message} {status.warning.hint.text}." if status.warning else None,  # has a button
     }
 
 

@@ -37,7 +37,7 @@ def test_added_key_comes_first(keyring_file: Path) -> None:
 def test_empty_keyring_names_the_command_that_adds_a_key(keyring_file: Path) -> None:
     with pytest.raises(KeyUnavailable, match="has no key for notion-oauth") as caught:
         system_keyring.read_keys()
-    assert "notion-oauth key --keyring" in caught.value.hint
+    assert "notion-oauth key --keyring" in str(caught.value.hint)
 
 
 def test_chain_of_backends_uses_the_system_backend(keyring_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_backend_that_does_not_protect_secrets_is_refused(monkeypatch: pytest.Mo
             KeyUnavailable, match=f"keyring.backends.{backend}.Keyring, which does not protect"
         ) as caught:
             attempt()
-        assert "NOTION_OAUTH_ENCRYPTION_KEY" in caught.value.hint
+        assert "NOTION_OAUTH_ENCRYPTION_KEY" in str(caught.value.hint)
 
 
 def test_plain_text_backend_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_missing_package_keyring_names_the_extra(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "keyring", None)  # as if it were not installed
     with pytest.raises(ConfigurationError) as caught:
         Encryption(SecretStr("keyring"))
-    assert "notion-oauth[keyring]" in caught.value.hint
+    assert "notion-oauth[keyring]" in str(caught.value.hint)
 
 
 def test_no_module_is_imported_from_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

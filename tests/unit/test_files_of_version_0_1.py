@@ -158,7 +158,7 @@ def test_sealed_files(store: JsonFileStore, with_key: JsonFileStore) -> None:
 
 def test_sealed_files_are_not_reported_as_weak(with_key: JsonFileStore) -> None:
     protection = anyio.run(with_key.protection, "sealed")
-    assert (protection.key_id, protection.warning()) == (content(FILES / "tokens.json.sealed.profile")["key_id"], None)
+    assert (protection.key_id, protection.weaknesses) == (content(FILES / "tokens.json.sealed.profile")["key_id"], ())
 
 
 def test_profiles(store: JsonFileStore) -> None:

@@ -109,7 +109,7 @@ def test_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("SECRET_KEY", "canary", "shorter than 32 characters"),
         ("SECRET_KEY", "canary-" + "k" * 40 + ",canary", "shorter than 32 characters"),
         ("OPERATOR_SECRET", "canary", "shorter than 16 characters"),
-        ("ENCRYPTION_KEY", "canary", "is not a key: make one with notion-oauth key"),
+        ("ENCRYPTION_KEY", "canary", "is not a key: create one with the command key"),
         ("ENCRYPTION_KEY", "canary_" + "k" * 36, "is not a key"),
         ("ENCRYPTION_KEY", "keyring, canary", "is not a key"),
         ("ENCRYPTION_KEY", " , ", "is not a key"),

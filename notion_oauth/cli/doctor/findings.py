@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar
 
 import anyio
 
-from notion_oauth.files.protection import Weakness
+from notion_oauth.errors import Hint, Notice
 
 Result = Literal["ok", "warning", "failure"]
 RESULTS: tuple[Result, ...] = ("ok", "warning", "failure")  # from the best to the worst
@@ -22,22 +22,22 @@ class Finding:
 
     result: Result
     message: str
-    hint: str | None = None
+    hint: Hint | str | None = None
 
 
 def ok(message: str) -> Finding:
     return Finding("ok", message)
 
 
-def warning(message: str, hint: str) -> Finding:
+def warning(message: str, hint: Hint | str) -> Finding:
     return Finding("warning", message, hint)
 
 
-def failure(message: str, hint: str) -> Finding:
+def failure(message: str, hint: Hint | str) -> Finding:
     return Finding("failure", message, hint)
 
 
-def warnings_for(*weaknesses: Weakness | None) -> list[Finding]:
+def warnings_for(*weaknesses: Notice | None) -> list[Finding]:
     """A warning for each weakness that is not None."""
     return [warning(each.message, each.hint) for each in weaknesses if each is not None]
 

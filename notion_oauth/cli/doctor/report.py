@@ -6,7 +6,7 @@ This changes nothing: it writes and repairs no file, registers no client, and re
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ from notion_oauth.cli.doctor.findings import RESULTS, CheckSkipped, Finding, Res
 from notion_oauth.cli.doctor.scrub import scrub
 from notion_oauth.clock import Clock, utc_now
 from notion_oauth.concurrency import run_in_daemon_thread
-from notion_oauth.errors import ConfigurationError, NotionOAuthError
+from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError
 from notion_oauth.interactive import browser
 from notion_oauth.settings import Settings
 
@@ -73,31 +73,22 @@ class Report:
             start = f"{style(found.result, f'{found.result:<7}')}  {name:<{_WIDTH}}  "
             lines.append(start + found.message)
             if found.hint:
-                lines.append(" " * (7 + 2 + _WIDTH + 2) + found.hint)
+                lines.append(f"{' ' * (7 + 2 + _WIDTH + 2)}{found.hint}")
         return "\n".join(lines)
-
-    def map_text(self, change: Callable[[str], str]) -> Report:
-        """The same report with `change` applied to each message and hint."""
-        return Report(
-            tuple(
-                (name, replace(found, message=change(found.message), hint=found.hint and change(found.hint)))
-                for name, found in self.rows
-            )
-        )
 
 
 async def run_checks(
     load: Callable[[], Settings],
     environment: Mapping[str, str],
     *,
-    render_command: Callable[[str], str] = str,
+    render: Callable[[Hint], str] = str,
     clock: Clock = utc_now,
     checks: Sequence[tuple[str, Check]] = CHECKS,
     time_limit: timedelta = TIME_LIMIT,
 ) -> Report:
     """Run all checks concurrently, each within `time_limit`; only those without settings if `load` raises.
 
-    `render_command` rewrites our commands as the user can run them. Private data is removed from the report. Raises
+    `render` returns a hint with its command as the user can run it. Private data is removed from the report. Raises
     nothing.
     """
     here = browser.detect_environment()
@@ -124,7 +115,12 @@ async def run_checks(
         for found in await _run_guarded(run_in_daemon_thread(lambda: environment_checks.browser(here)))
     ]
     clean = scrub({**environment_checks.in_dotenv(), **environment}, *addresses)
-    return Report(tuple(rows)).map_text(lambda text: clean(render_command(text)))
+
+    def shown(found: Finding) -> Finding:
+        hint = render(found.hint) if isinstance(found.hint, Hint) else found.hint
+        return Finding(found.result, clean(found.message), hint and clean(hint))
+
+    return Report(tuple((name, shown(found)) for name, found in rows))
 
 
 async def _run_all(context: CheckContext, checks: Sequence[tuple[str, Check]], time_limit: timedelta) -> list[Row]:

@@ -18,7 +18,7 @@ from notion_oauth.cli.doctor.context import CheckContext
 from notion_oauth.cli.doctor.findings import Finding, failure, ok, warning, warnings_for
 from notion_oauth.cli.doctor.lock_holder import lock_holder
 from notion_oauth.concurrency import run_in_daemon_thread
-from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN, ResourceMismatch
+from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN, Hint, ResourceMismatch
 from notion_oauth.files import atomic, permissions
 from notion_oauth.models import EndedLogin, TokenSet
 from notion_oauth.protocol import end_reasons, lifetime
@@ -114,14 +114,14 @@ async def protection(context: CheckContext) -> Sequence[Finding]:
     if found.key is not None:
         return warnings_for(found.weakness) or [ok(f"encrypted with key {found.key.id} from {found.key.source}")]
     return warnings_for(found.weakness) or [
-        ok("in plain text: protected from other users, but not in backups (see notion-oauth key)")
+        ok("in plain text: protected from other users, but not in backups (see the command key)")
     ]
 
 
 async def _future_protection(context: CheckContext) -> list[Finding]:
     encryption = await context.encryption.get()
     if encryption is None:
-        return [ok("no token; the next one will be stored in plain text (see notion-oauth key)")]
+        return [ok("no token; the next one will be stored in plain text (see the command key)")]
     first = (await run_in_daemon_thread(encryption.all_keys))[0]
     return [ok(f"no token; the next one will be encrypted with key {first.id} from {first.source}")]
 
@@ -182,13 +182,12 @@ def _future_timestamp(context: CheckContext, tokens: TokenSet) -> list[Finding]:
         return []
     stored_at = humanize.format_time(tokens.updated_at)
     message = f"The tokens were stored at {stored_at}, in the future: a clock is or was wrong."
-    return [warning(message, "Correct the clock, then run: notion-oauth refresh")]
+    return [warning(message, Hint("Correct the clock, then refresh the token", "refresh"))]
 
 
 def _grant(context: CheckContext, status: LoginStatus) -> list[Finding]:
     if status.warning is not None:
-        message, _, hint = status.warning.partition(". ")
-        return [warning(f"{message}.", hint)]
+        return [warning(status.warning.message, status.warning.hint)]
     if not status.refreshable or status.login_ends_at is None:
         return []
     days = (status.login_ends_at - context.clock()).days

@@ -55,7 +55,7 @@ class BackgroundRefresh:
                 await tokens.wait_until_idle()
             except NotionOAuthError as error:
                 if error.message != self._failures.get(profile) and not isinstance(error, NotSignedIn):
-                    _LOG.warning("A token cannot be refreshed in the background: %s", error)
+                    _LOG.warning("Background refresh failed: %s", error.message)
                 self._failures[profile] = error.message
             else:
                 self._failures.pop(profile, None)

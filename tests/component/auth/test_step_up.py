@@ -144,7 +144,7 @@ class TestWithoutAuthorize:
         with pytest.raises(StepUpRequired, match="files:write") as caught:
             await post(kind, bearer_auth(kind, oauth), sandbox, json=PING)
         assert caught.value.scope == "files:write x'$(id)"
-        assert "notion-oauth login --scope 'files:write x'\"'\"'$(id)'" in caught.value.hint, "quoted for a shell"
+        assert "notion-oauth login --scope 'files:write x'\"'\"'$(id)'" in str(caught.value.hint), "quoted for a shell"
 
     async def test_sign_in_too_old_or_too_weak_raises_step_up_required(
         self, oauth: NotionOAuth, sandbox: Sandbox, kind: str, grants_asked: Posted
@@ -154,7 +154,7 @@ class TestWithoutAuthorize:
         with pytest.raises(StepUpRequired) as caught:
             await post(kind, bearer_auth(kind, oauth), sandbox, json=PING)
         assert (caught.value.acr_values, caught.value.max_age) == ("myACR other", 300)
-        assert "--acr-values 'myACR other' --max-age 300" in caught.value.hint
+        assert "--acr-values 'myACR other' --max-age 300" in str(caught.value.hint)
         assert grants_asked() == ["authorization_code"], "a refresh would not help"
 
     async def test_login_is_unchanged_after_a_step_up_challenge(
@@ -676,7 +676,7 @@ async def test_hint_names_the_profile(oauth: NotionOAuth, sandbox: Sandbox) -> N
     refuse(sandbox, SCOPE)
     with pytest.raises(StepUpRequired) as caught:
         await post("httpx async", httpx_auth.BearerAuth(work), sandbox, json=PING)
-    assert "--profile work" in caught.value.hint
+    assert "--profile work" in str(caught.value.hint)
 
 
 async def test_second_challenge_in_the_header_is_found(oauth: NotionOAuth, sandbox: Sandbox) -> None:

@@ -311,7 +311,7 @@ def test_plain_text_login_is_a_warning_if_a_key_is_set(signed_in: Doctor) -> Non
     result, message, hint = signed_in.worst("kept")
     assert result == "warning"
     assert "in plain text, but a key is set" in message
-    assert hint.endswith("notion-oauth reseal")
+    assert hint.endswith("python cli.py reseal")
     assert signed_in.problems() == {"kept", "registrations"}
 
 

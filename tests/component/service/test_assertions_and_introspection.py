@@ -93,7 +93,7 @@ class TestAssertions:
     async def test_assertion_needs_a_configured_client(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         with pytest.raises(ConfigurationError, match="issued to one client") as caught:
             await oauth.sign_in_with_assertion(assertion(sandbox))
-        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
+        assert "NOTION_OAUTH_CLIENT_ID" in str(caught.value.hint)
         assert not sandbox.requests_to("/register")
 
     @pytest.mark.parametrize("listed", [["authorization_code"], None])
@@ -110,7 +110,7 @@ class TestAssertions:
         await enterprise.sign_in_with_assertion(assertion(sandbox))
         with pytest.raises(MetadataError, match="no authorization endpoint") as caught:
             await enterprise.begin_authorization("http://127.0.0.1:4321/callback")
-        assert "--assertion-file" in caught.value.hint
+        assert "--assertion-file" in str(caught.value.hint)
 
     async def test_transient_failure_of_an_assertion_is_reported(
         self, enterprise: NotionOAuth, sandbox: Sandbox

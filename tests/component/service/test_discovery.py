@@ -141,7 +141,7 @@ async def test_configured_issuer_must_be_listed(settings: Settings, sandbox: San
     oauth = NotionOAuth(settings.model_copy(update={"issuer": f"{sandbox.issuer}/"}))
     with pytest.raises(MetadataError, match="but the server lists only") as caught:
         await begin(oauth)
-    assert "NOTION_OAUTH_ISSUER" in caught.value.hint
+    assert "NOTION_OAUTH_ISSUER" in str(caught.value.hint)
 
 
 @pytest.mark.spec("MCP §Authorization Server Binding", "Store clients and tokens separately for each issuer")
@@ -181,7 +181,7 @@ class TestLoginWithoutIssuer:
         before = settings.token_file.read_bytes()
         with pytest.raises(MetadataError, match="does not name its issuer") as caught:
             await NotionOAuth(settings).refresh()
-        assert "NOTION_OAUTH_ISSUER" in caught.value.hint
+        assert "NOTION_OAUTH_ISSUER" in str(caught.value.hint)
         assert not other.requests
         assert settings.token_file.read_bytes() == before
 
@@ -242,7 +242,7 @@ class TestWithoutResourceMetadata:
         sandbox.fail_next("/register", status=404)
         with pytest.raises(MetadataError, match="publishes no OAuth metadata") as caught:
             await begin(oauth)
-        assert "NOTION_OAUTH_SERVER_URL" in caught.value.hint
+        assert "NOTION_OAUTH_SERVER_URL" in str(caught.value.hint)
 
     async def test_transient_failure_is_not_a_missing_document(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.serve_path_metadata = True

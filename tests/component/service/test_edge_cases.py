@@ -97,7 +97,7 @@ async def test_listing_profiles_below_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="could not be listed") as caught:
         await JsonFileStore(tmp_path / "file" / "t.json").profiles()
-    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
+    assert "NOTION_OAUTH_TOKEN_FILE" in str(caught.value.hint)
 
 
 async def test_disk_full_during_a_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -497,7 +497,7 @@ class TestBusyServer:
         with pytest.raises(ServerUnavailable) as caught:
             await retrying.complete_authorization(pending, parse_authorization_response(query.multi_items()))
         assert not slept
-        assert "Start the sign-in again" in caught.value.hint
+        assert "Start the sign-in again" in str(caught.value.hint)
 
     @pytest.mark.parametrize("kind", ["lose_response", "garble", "drop"])
     async def test_code_is_not_sent_again_after_a_lost_response(

@@ -66,7 +66,7 @@ async def test_ended_login_is_recorded_without_its_tokens(
     with pytest.raises(SignInRequired, match="Grant not found") as ended:
         await oauth.refresh()
     assert ended.value.error == error
-    assert "notion-oauth login" in ended.value.hint
+    assert "notion-oauth login" in str(ended.value.hint)
     assert login.refresh_token is not None
     content = settings.token_file.read_text()
     for token in (login.access_token, login.refresh_token):
@@ -77,7 +77,7 @@ async def test_ended_login_is_recorded_without_its_tokens(
         with pytest.raises(SignInRequired) as caught:
             await another.tokens.token()
         assert caught.value.error == error
-        assert "notion-oauth login" in caught.value.hint
+        assert "notion-oauth login" in str(caught.value.hint)
         with pytest.raises(SignInRequired):
             await another.refresh()
     assert len(sandbox.requests) == requests
@@ -121,7 +121,7 @@ async def test_hint_names_the_profile(settings: Settings, sandbox: Sandbox) -> N
     work = NotionOAuth(settings, profile="work")
     with pytest.raises(NotSignedIn) as signed_out:
         await work.tokens.token()
-    assert signed_out.value.hint == "Sign in with: notion-oauth login --profile work"
+    assert str(signed_out.value.hint) == "Sign in with: notion-oauth login --profile work"
     await sign_in(work)
     sandbox.fail_next("/token", error="invalid_scope")
     with pytest.raises(TokenRefused) as refused:
@@ -129,7 +129,7 @@ async def test_hint_names_the_profile(settings: Settings, sandbox: Sandbox) -> N
     elsewhere = NotionOAuth(settings.model_copy(update={"server_url": "https://other.example/mcp"}), profile="work")
     with pytest.raises(ResourceMismatch) as other:
         await elsewhere.tokens.token()
-    assert other.value.hint.endswith("notion-oauth logout --profile work")
+    assert str(other.value.hint).endswith("notion-oauth logout --profile work")
     sandbox.revoke_grants()
     with pytest.raises(SignInRequired) as ended:
         await work.refresh()
@@ -140,7 +140,7 @@ async def test_hint_names_the_profile(settings: Settings, sandbox: Sandbox) -> N
     with pytest.raises(SignInRequired) as unrefreshable:
         await work.refresh()
     for caught in (refused, ended, known, unrefreshable):
-        assert caught.value.hint == "Sign in again with: notion-oauth login --profile work"
+        assert str(caught.value.hint) == "Sign in again with: notion-oauth login --profile work"
 
 
 async def test_sign_in_replaces_an_ended_login(settings: Settings, sandbox: Sandbox) -> None:
@@ -284,7 +284,7 @@ async def test_foreign_file_is_never_changed(
     ):
         with pytest.raises(StoreDamaged, match="is damaged or not a file of notion-oauth") as caught:
             await attempt()
-        assert "Move the file away" in caught.value.hint
+        assert "Move the file away" in str(caught.value.hint)
     assert settings.token_file.read_bytes() == content
     assert len(sandbox.requests) == requests, "the user is not asked to consent to a login that cannot be stored"
 

@@ -100,7 +100,7 @@ class TestPreregistered:
             sandbox.options.resource_metadata_overrides = {"authorization_servers": [other.issuer]}
             with pytest.raises(ConfigurationError, match="was registered with") as caught:
                 await begin(oauth)
-            assert other.issuer not in caught.value.hint, "the hint does not suggest to trust it"
+            assert other.issuer not in str(caught.value.hint), "the hint does not suggest to trust it"
             with pytest.raises(ConfigurationError, match="was registered with"):
                 await begin(NotionOAuth(oauth.settings, profile="work"))
             await sign_in_with_registration(settings, sandbox)
@@ -156,7 +156,7 @@ class TestPreregistered:
         sandbox.options.metadata_overrides = {"registration_endpoint": None}
         with pytest.raises(MetadataError, match="offers no client registration") as caught:
             await begin(oauth)
-        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
+        assert "NOTION_OAUTH_CLIENT_ID" in str(caught.value.hint)
 
 
 class TestMetadataDocument:
@@ -279,8 +279,8 @@ class TestDynamicRegistration:
         sandbox.fail_next("/register", status=400, error="invalid_redirect_uri", description="Only https")
         with pytest.raises(RegistrationRefused, match="Only https") as caught:
             await begin(oauth)
-        assert REDIRECT_URI in caught.value.hint
-        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
+        assert REDIRECT_URI in str(caught.value.hint)
+        assert "NOTION_OAUTH_CLIENT_ID" in str(caught.value.hint)
 
     async def test_client_requests_only_its_registered_scopes(self, oauth: NotionOAuth, sandbox: Sandbox) -> None:
         sandbox.options.scopes = ("default", "read", "write")
@@ -296,7 +296,7 @@ class TestDynamicRegistration:
         sandbox.fail_next("/register", status=201, body=json.dumps(registered), content_type="application/json")
         with pytest.raises(RegistrationRefused, match="private_key_jwt, which is not supported") as caught:
             await begin(oauth)
-        assert "NOTION_OAUTH_CLIENT_ID" in caught.value.hint
+        assert "NOTION_OAUTH_CLIENT_ID" in str(caught.value.hint)
         await sign_in(oauth)
 
     @pytest.mark.parametrize("error", ["invalid_client_metadata", "invalid_software_statement", "access_denied"])

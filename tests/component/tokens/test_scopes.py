@@ -78,7 +78,7 @@ async def test_refused_scope_without_a_list_gives_a_hint(oauth: NotionOAuth, san
     pending, query = await begin(oauth)
     with pytest.raises(AuthorizationRefused, match="invalid_scope") as caught:
         await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
-    assert caught.value.hint.endswith("notion-oauth logout")
+    assert str(caught.value.hint).endswith("notion-oauth logout")
     await oauth.sign_out()
     await sign_in(oauth)
 
@@ -89,7 +89,7 @@ async def test_first_login_gets_no_hint_about_a_previous_one(settings: Settings,
     refused = AuthorizationResponse(state=pending.state, iss=pending.issuer, error="invalid_scope")
     with pytest.raises(AuthorizationRefused) as caught:
         await oauth.complete_authorization(pending, refused)
-    assert caught.value.hint == "Sign in again with: notion-oauth login --profile work"
+    assert str(caught.value.hint) == "Sign in again with: notion-oauth login --profile work"
 
 
 async def test_scope_hint_names_the_profile(settings: Settings, sandbox: Sandbox) -> None:
@@ -99,7 +99,7 @@ async def test_scope_hint_names_the_profile(settings: Settings, sandbox: Sandbox
     refused = AuthorizationResponse(state=pending.state, iss=pending.issuer, error="invalid_scope")
     with pytest.raises(AuthorizationRefused) as caught:
         await oauth.complete_authorization(pending, refused)
-    assert caught.value.hint.endswith("notion-oauth logout --profile work")
+    assert str(caught.value.hint).endswith("notion-oauth logout --profile work")
 
 
 async def test_scope_that_was_granted_without_a_request_is_not_requested(oauth: NotionOAuth, sandbox: Sandbox) -> None:

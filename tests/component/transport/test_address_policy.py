@@ -219,7 +219,7 @@ async def test_a_private_address_in_a_url_is_refused(host: str, server_url: str 
 async def test_a_refused_address_is_a_metadata_error_with_a_hint(scheme: str) -> None:
     with pytest.raises(MetadataError, match=r"127\.0\.0\.1 is an address of this machine;") as caught:
         await get(f"{scheme}://127.0.0.1:1/")
-    assert f"set {ALLOW}=true" in caught.value.hint
+    assert f"set {ALLOW}=true" in str(caught.value.hint)
     with pytest.raises(MetadataError, match="metadata service") as never:
         await get("https://169.254.169.254/", server_url=LOOPBACK, allow_private=True)
     assert ALLOW not in str(never.value)

@@ -47,7 +47,7 @@ async def get(server: Visitors, ca_file: Path | None = None) -> int:
 async def test_an_unknown_authority_is_not_trusted(server: Visitors) -> None:
     with pytest.raises(NetworkError, match=r"certificate of localhost:.* is not trusted") as caught:
         await get(server)
-    assert "NOTION_OAUTH_CA_FILE" in caught.value.hint
+    assert "NOTION_OAUTH_CA_FILE" in str(caught.value.hint)
     assert server.heads == []
 
 
@@ -121,7 +121,7 @@ async def test_an_unusable_file_is_reported_with_its_variable(
     monkeypatch.setenv(variable, str(file))
     with pytest.raises(ConfigurationError, match=f"The file that {variable} names cannot be used: {reason}") as caught:
         await Transport.from_settings(Settings()).send(Request("GET", "https://h.invalid/"))
-    assert variable in caught.value.hint
+    assert variable in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -135,7 +135,7 @@ def test_a_directory_without_certificates_is_reported(
     monkeypatch.setenv("SSL_CERT_DIR", str(directory))
     with pytest.raises(ConfigurationError, match="SSL_CERT_DIR") as caught:
         ssl_context(find_trusted_authorities())
-    assert "openssl rehash" in caught.value.hint
+    assert "openssl rehash" in str(caught.value.hint)
 
 
 @pytest.mark.anyio

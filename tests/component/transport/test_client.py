@@ -114,7 +114,7 @@ async def test_a_misbehaving_server_ends_in_an_error_in_time(
         with anyio.fail_after(30), pytest.raises(error, match=message) as caught:
             await send(url, time_limit)
         assert "127.0.0.1" in str(caught.value)
-        assert caught.value.hint
+        assert str(caught.value.hint)
 
 
 async def test_a_redirect_is_returned_and_not_followed() -> None:
@@ -217,7 +217,7 @@ def self_signed(tmp_path: Path) -> Iterator[str]:
 async def test_a_self_signed_certificate_is_not_trusted(self_signed: str) -> None:
     with pytest.raises(NetworkError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
         await send(self_signed)
-    assert "NOTION_OAUTH_CA_FILE" in caught.value.hint
+    assert "NOTION_OAUTH_CA_FILE" in str(caught.value.hint)
 
 
 async def test_a_port_without_tls_is_a_network_error() -> None:

@@ -101,7 +101,7 @@ async def test_a_socks_proxy_is_supported(
         monkeypatch.setenv("ALL_PROXY", f"socks5://user:cAnary@127.0.0.1:{proxy.port}")
         with pytest.raises(NetworkError, match=r"refused the connection to auth\.example") as caught:
             await transport(ca_file).send(Request("GET", AUTH))
-    assert "ALL_PROXY" in caught.value.hint
+    assert "ALL_PROXY" in str(caught.value.hint)
     assert "anary" not in f"{caught.value}{caplog.text}"
 
 
@@ -110,7 +110,7 @@ def test_socks_without_its_package_has_an_install_hint(monkeypatch: pytest.Monke
     monkeypatch.setenv("HTTPS_PROXY", "socks5://user:canary@h.example:1")
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
         proxy_for(AUTH)
-    assert "uv pip install 'notion-oauth[socks]'" in caught.value.hint
+    assert "uv pip install 'notion-oauth[socks]'" in str(caught.value.hint)
     assert "canary" not in str(caught.value)
 
 
@@ -180,7 +180,7 @@ def test_an_unusable_proxy_is_reported_with_its_variable(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError, match=f"proxy that {variable} names cannot be used") as caught:
         proxy_for(AUTH)
-    assert variable in caught.value.hint
+    assert variable in str(caught.value.hint)
     assert not {"canary", "12"} & set(re.split(r"\W+", str(caught.value)))
 
 

@@ -101,7 +101,7 @@ async def test_keys_rotate(path: Path) -> None:
 async def test_reencrypting_requires_a_key(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No encryption key is configured") as caught:
         await reencrypt(store_with(path), "default")
-    assert "notion-oauth key" in caught.value.hint
+    assert "notion-oauth key" in str(caught.value.hint)
 
 
 def attempts(store: JsonFileStore) -> dict[str, Callable[[], Awaitable[object]]]:
@@ -127,7 +127,7 @@ async def test_file_without_its_key_is_reported_and_not_changed(path: Path, keys
     message = str(caught.value)
     assert f"tokens.json{'.clients' if 'registration' in method else ''} is encrypted with key {OLD_ID}" in message
     assert (f"{NEW_ID} (from NOTION_OAUTH_ENCRYPTION_KEY)" if keys else "no key is set") in message
-    assert "Nothing was changed. Add that key to NOTION_OAUTH_ENCRYPTION_KEY" in caught.value.hint
+    assert "Nothing was changed. Add that key to NOTION_OAUTH_ENCRYPTION_KEY" in str(caught.value.hint)
     assert "canary" not in message
     assert OLD[:12] not in message
     assert NEW[:12] not in message

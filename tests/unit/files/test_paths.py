@@ -65,7 +65,7 @@ async def test_symbolic_link_is_never_followed(store: JsonFileStore, path: Path,
     path.symlink_to(target)
     with pytest.raises(StorageError, match="symbolic link") as caught:
         await attempts(store)[method]()
-    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
+    assert "NOTION_OAUTH_TOKEN_FILE" in str(caught.value.hint)
     assert path.is_symlink()
     assert (None if dangling else target.read_bytes()) == before
 
@@ -90,7 +90,7 @@ async def test_impossible_path_is_reported(tmp_path: Path, kind: str, method: st
     with impossible_path(kind, tmp_path) as path, pytest.raises(StorageError) as caught:
         await attempts(JsonFileStore(path))[method]()
     assert str(path) in str(caught.value)
-    assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
+    assert "NOTION_OAUTH_TOKEN_FILE" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("path", [".", "/", "", ".."])
@@ -221,7 +221,7 @@ async def test_read_only_directory_loses_no_data() -> None:
         for method in ("save", "delete", "check_writable"):
             with pytest.raises(StorageError, match="Permission denied") as caught:
                 await attempts(store)[method]()
-            assert "NOTION_OAUTH_TOKEN_FILE" in caught.value.hint
+            assert "NOTION_OAUTH_TOKEN_FILE" in str(caught.value.hint)
         login = await load_login(store, "default")
         assert isinstance(login, TokenSet)
         assert login.access_token.get_secret_value() == "old"

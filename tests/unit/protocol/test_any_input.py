@@ -239,7 +239,7 @@ def test_a_challenge(values: list[str]) -> None:
         challenge = bearer_challenge(together) or BearerChallenge()
         error = step_up_required(challenge, "h.example")
         assert str(error).isprintable()
-        assert shlex.split(error.hint.partition(": ")[2])[:2] == ["notion-oauth", "login"]
+        assert shlex.split(str(error.hint).partition(": ")[2])[:2] == ["notion-oauth", "login"]
         for text in (challenge.realm, challenge.error_description):
             assert text is None or text == printable(text)
         for tokens in (challenge.scope, challenge.acr_values):

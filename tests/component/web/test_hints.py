@@ -1,0 +1,169 @@
+"""A page or a program over HTTP gets no command to type, and an application's users get no profile name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+from fastapi import Depends, FastAPI
+from starlette.middleware.sessions import SessionMiddleware
+
+import notion_oauth
+from notion_oauth import errors
+from notion_oauth.cli.main import ORDER, app
+from notion_oauth.errors import Hint, NotionOAuthError, NotSignedIn, StepUpRequired
+from notion_oauth.router import create_router
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from notion_oauth.web.checked_route import AuthRoute
+from notion_oauth.web.dependency import ValidToken
+from tests.support.signing_in import sign_in
+from tests.support.visiting import Visitor
+
+PACKAGE = Path(notion_oauth.__file__).parent
+COMMAND = re.compile(rf"(notion-oauth|cli\.py) ({'|'.join(ORDER)})\b")
+PROFILE = "user-42"
+ACCEPT = ("text/html", "application/json")
+
+
+def classes(kind: type[NotionOAuthError] = NotionOAuthError) -> Iterator[type[NotionOAuthError]]:
+    yield kind
+    for each in kind.__subclasses__():
+        yield from classes(each)
+
+
+def options_of(command: str) -> dict[str, str | None]:
+    group = typer.main.get_command(app)
+    found = group.get_command(None, command)  # type: ignore[attr-defined]
+    return {option.name: PROFILE if option.name == "profile" else "x" for option in found.params}
+
+
+def all_errors() -> Iterator[NotionOAuthError]:
+    """Each error with its own hint, and any error with a hint for each command, with and without its options."""
+    for kind in classes():
+        yield kind("It failed.", **({"error": "invalid_scope"} if issubclass(kind, errors.OAuthError) else {}))
+    hints = [Hint("Do it", command, options) for command in ORDER for options in ({}, options_of(command))]
+    for hint in (*hints, Hint("Allow it", "login", {"scope": "files:write", "profile": PROFILE})):
+        yield NotionOAuthError("It failed.", hint=hint)
+
+
+def hints_in_source() -> Iterator[tuple[str, ast.Call]]:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Hint":
+                yield path.name, node
+
+
+def test_texts_contain_no_command() -> None:
+    """Otherwise a surface could not render it."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.is_relative_to(PACKAGE / "cli") or path.name in ("settings.py", "single_flight.py"):
+            continue  # help texts, and the name of a thread
+        tree = ast.parse(path.read_text())
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                assert not COMMAND.search(node.value), f"{path.name}:{node.lineno}: use a Hint"
+
+
+def test_hints_name_commands_and_options_that_exist() -> None:
+    found = [(name, call) for name, call in hints_in_source() if len(call.args) > 1]
+    assert len(found) > 10
+    for name, call in found:
+        assert isinstance(call.args[1], ast.Constant), name
+        command = call.args[1].value
+        assert command in ORDER, f"{name}:{call.lineno}"
+        if len(call.args) > 2 and isinstance(call.args[2], ast.Dict):
+            keys = {key.value for key in call.args[2].keys if isinstance(key, ast.Constant)}
+            assert keys <= options_of(command).keys(), f"{name}:{call.lineno}"
+
+
+@pytest.fixture(scope="module")
+def failing() -> tuple[Visitor, list[NotionOAuthError]]:
+    """A service whose route raises the one error in the list."""
+    raised: list[NotionOAuthError] = []
+    service = FastAPI()
+    service.add_middleware(SessionMiddleware, secret_key="made-up")
+    service.router.route_class = AuthRoute
+    for name in ("status", "login", "operator"):
+
+        @service.get(f"/auth/{name}", name=f"notion_oauth_{name}")
+        async def fail() -> None:
+            raise raised[-1]
+
+    return Visitor(service), raised
+
+
+def test_no_error_tells_a_user_of_the_web_to_type_a_command(failing: tuple[Visitor, list[NotionOAuthError]]) -> None:
+    browser, raised = failing
+    for error in all_errors():
+        raised.append(error)
+        for accept in ACCEPT:
+            shown = browser.get("/auth/status", headers={"Accept": accept}).text
+            assert "It failed." in shown or isinstance(error, errors.OperatorRequired)
+            assert not re.search(r"(notion-oauth|cli\.py) \w", shown), error
+            assert " --" not in re.sub("<style>.*</style>", "", shown, flags=re.DOTALL), error
+            assert PROFILE not in shown, error
+
+
+def test_page_offers_the_sign_in_as_a_button(failing: tuple[Visitor, list[NotionOAuthError]]) -> None:
+    browser, raised = failing
+    hint = Hint("Allow it", "login", {"scope": "files:write a", "profile": PROFILE})
+    raised.append(StepUpRequired("More consent is required.", hint=hint))
+    page = browser.get("/auth/status").text
+    assert 'href="/auth/login?scope=files%3Awrite+a">Sign in to Notion</a>' in page
+    assert "Allow it on the page of the service." in page
+    raised.append(errors.StoreBusy("Busy."))
+    assert 'id="login"' not in browser.get("/auth/status").text
+
+
+def test_hint_shows_the_command_in_a_terminal() -> None:
+    error = NotSignedIn("Not signed in.", hint=Hint("Sign in", "login", {"profile": "work", "scope": "a b"}))
+    assert str(error) == "Not signed in. Sign in with: notion-oauth login --profile work --scope 'a b'"
+    assert f"{error.hint}" == "Sign in with: notion-oauth login --profile work --scope 'a b'"
+    assert str(Hint("Create one", "key", {"keyring": None})) == "Create one with: notion-oauth key --keyring"
+    assert not NotionOAuthError("It failed.").hint
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("accept", ACCEPT)
+@pytest.mark.parametrize("state", ["signed out", "ended", "damaged", "of another server"])
+async def test_application_user_sees_no_profile_name(
+    settings: Settings, sandbox: Sandbox, state: str, accept: str
+) -> None:
+    oauth = NotionOAuth(settings, profile="for-the-application")
+    file = settings.token_file.with_name(f"{settings.token_file.name}.{PROFILE}.profile")
+    if state in ("ended", "of another server"):
+        await sign_in(oauth.for_profile(PROFILE))
+    if state == "ended":
+        sandbox.revoke_grants()
+    elif state == "of another server":
+        oauth = NotionOAuth(settings.model_copy(update={"server_url": "https://other.example/mcp"}))
+    elif state == "damaged":
+        file.write_text("damaged")
+    application = FastAPI()
+    application.add_middleware(SessionMiddleware, secret_key="made-up")
+    application.include_router(create_router(oauth, profile=lambda _: PROFILE))
+    valid = ValidToken(oauth, profile=lambda _: PROFILE)
+
+    @application.get("/token", dependencies=[Depends(valid)])
+    async def token() -> None: ...
+
+    with Visitor(application, "http://localhost", client="127.0.0.1") as browser:
+        headers = {"Accept": accept}
+        for method, path in (
+            ("GET", "/auth/status"),
+            ("GET", "/auth/login"),
+            ("POST", "/auth/refresh"),
+            ("GET", "/token"),
+        ):
+            shown = browser.request(method, path, headers=headers)
+            assert shown.status_code not in (404, 422)
+            assert shown.status_code != 500 or state == "damaged", shown.text
+            assert PROFILE not in shown.text, path
+            assert not COMMAND.search(shown.text), path
