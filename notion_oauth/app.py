@@ -58,12 +58,12 @@ def _telemetry(settings: Settings) -> TelemetryConfig:
     }
 
 
-def _home_page(logins: ProfileResolver, route_class: type[AuthRoute]) -> APIRouter:
+def _home_page(resolver: ProfileResolver, route_class: type[AuthRoute]) -> APIRouter:
     router = APIRouter(route_class=route_class)
 
     @router.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
     async def home(request: Request) -> Response:
-        return await StatusPage(logins).status(request)
+        return await StatusPage(resolver).status(request)
 
     return router
 
@@ -78,11 +78,11 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     service = oauth or NotionOAuth(settings)
     if settings is None and oauth is None:
         configure(service.settings.log_level, service.settings.log_format)
-    logins = create_resolver(service)
+    resolver = create_resolver(service)
     hosts = TrustedHosts(service.settings)
     route_class = auth_route_class(hosts, RateLimits(service.settings))
-    auth = build_router(logins, hosts, route_class)
-    home_page = _home_page(logins, route_class)
+    auth = build_router(resolver, hosts, route_class)
+    home_page = _home_page(resolver, route_class)
     app = FastAPI(
         title="notion-oauth",
         summary="Sign in to Notion's MCP server once.",
@@ -98,13 +98,13 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     app.add_middleware(
         SessionCookieMiddleware,
         keys=session_keys(service.settings),
-        lifetime=VISITOR_LIFETIME if logins.has_visitors else SESSION_LIFETIME,
+        lifetime=VISITOR_LIFETIME if resolver.has_visitors else SESSION_LIFETIME,
         secure=service.settings.is_public,
     )
     path = urlsplit(service.settings.public_url or "").path
     if path:
         app.add_middleware(_PublicPath, path=path)
-    app.add_middleware(Health, logins=logins, prefix=path)
+    app.add_middleware(Health, resolver=resolver, prefix=path)
     # The middleware that is added last runs first
     app.add_middleware(SecurityMiddleware, hosts=hosts, open_paths=open_paths(path))
     app.add_middleware(RequestLog, hosts=hosts)  # the outermost

@@ -18,14 +18,14 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.web import openapi, responses
 from notion_oauth.web.access_logs import protect_access_logs
 from notion_oauth.web.checked_route import AuthRoute, auth_route_class
-from notion_oauth.web.csrf import is_cross_site, require_own_page
+from notion_oauth.web.csrf import is_cross_site, read_own_form
 from notion_oauth.web.profiles.operator_access import OperatorAccess
 from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver, create_resolver
 from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.sessions.cookie import sends_cookie_over_http
 from notion_oauth.web.sessions.keys import session_keys
 from notion_oauth.web.sessions.pending import PendingAuthorizations
-from notion_oauth.web.sessions.state import session_of
+from notion_oauth.web.sessions.values import session_of
 from notion_oauth.web.sign_in_query import challenge_in_query
 from notion_oauth.web.status_page import StatusPage, route_path
 from notion_oauth.web.trusted_hosts import TrustedHosts
@@ -53,20 +53,20 @@ def create_router(
 
 
 def build_router(
-    logins: ProfileResolver, hosts: TrustedHosts, route_class: type[AuthRoute], *, prefix: str = "/auth"
+    resolver: ProfileResolver, hosts: TrustedHosts, route_class: type[AuthRoute], *, prefix: str = "/auth"
 ) -> APIRouter:
     """As `create_router`, from parts that the application's other routes share."""
-    service = logins.oauth
+    service = resolver.oauth
     protect_access_logs()
     pending = PendingAuthorizations(session_keys(service.settings))
     router = APIRouter(
         prefix=prefix,
         tags=["auth"],
         route_class=route_class,
-        lifespan=partial(_lifespan, logins),
+        lifespan=partial(_lifespan, resolver),
         responses=openapi.ERRORS,
     )
-    status_page = StatusPage(logins)
+    status_page = StatusPage(resolver)
 
     @router.get("/status", name="notion_oauth_status", response_class=Response, responses=openapi.STATUS)
     async def status(request: Request) -> Response:
@@ -86,15 +86,15 @@ def build_router(
 
         The parameters request additional scopes, or a more recent or stronger authentication (RFC 9470).
         """
-        browser = session_of(request)
+        session = session_of(request)
         challenge = challenge_in_query(request.query_params.multi_items())
         if is_cross_site(request):
             return await status_page.status(request, notice="sent_here")
-        oauth = await logins.start_sign_in(request)
+        oauth = await resolver.start_sign_in(request)
         started = await oauth.begin_authorization(
-            _redirect_uri(request, service), challenge=challenge, replaces=await logins.previous_login(request)
+            _redirect_uri(request, service), challenge=challenge, replaces=await resolver.previous_login(request)
         )
-        pending.save(browser, started.pending, oauth.profile)
+        pending.save(session, started.pending, oauth.profile)
         return responses.redirect(started.url.get_secret_value())
 
     @router.get(
@@ -106,17 +106,17 @@ def build_router(
     )
     async def callback(request: Request) -> Response:
         """Check the redirect, exchange the code, store the tokens, and only then show success."""
-        browser = session_of(request)
-        with logins.audit.attempt("sign_in"):
+        session = session_of(request)
+        with resolver.audit.attempt("sign_in"):
             response = parse_authorization_response(request.query_params.multi_items())
-            started, profile = pending.pop(browser, response.state)
-            oauth = await logins.complete_sign_in(request, profile)
+            started, profile = pending.pop(session, response.state)
+            oauth = await resolver.complete_sign_in(request, profile)
         try:
             await oauth.complete_authorization(started, response)
         except NotionOAuthError:
-            await logins.discard(oauth.profile)
+            await resolver.discard(oauth.profile)
             raise
-        await logins.on_signed_in(request, oauth.profile, started)
+        await resolver.on_signed_in(request, oauth.profile, started)
         return await status_page.result(request, "signed_in")
 
     @router.post(
@@ -128,11 +128,11 @@ def build_router(
     )
     async def refresh(request: Request) -> Response:
         """Refresh the token now. Only forms on the service's own page are accepted."""
-        await require_own_page(request, session_of(request), _base_url(request, service))
-        login = await logins.for_request(request)
-        if login is None:
+        await read_own_form(request, session_of(request), _base_url(request, service))
+        oauth = await resolver.for_request(request)
+        if oauth is None:
             raise NotSignedIn("Not signed in.")
-        return await status_page.result(request, "refreshed" if await _refresh_if_old(login) else "fresh")
+        return await status_page.result(request, "refreshed" if await _refresh_if_old(oauth) else "fresh")
 
     @router.post(
         "/logout",
@@ -143,21 +143,21 @@ def build_router(
     )
     async def logout(request: Request) -> Response:
         """Revoke the grant and delete the tokens. Only forms on the service's own page are accepted."""
-        await require_own_page(request, session_of(request), _base_url(request, service))
-        outcome = await logins.sign_out(request)
+        await read_own_form(request, session_of(request), _base_url(request, service))
+        outcome = await resolver.sign_out(request)
         return await status_page.result(request, f"signed_out_{outcome.name}")
 
-    _add_optional_routes(router, logins.operator_access, service, hosts)
+    _add_optional_routes(router, resolver.operator_access, service, hosts)
     return router
 
 
 @asynccontextmanager
-async def _lifespan(logins: ProfileResolver, app: object) -> AsyncIterator[None]:
-    if logins.oauth.settings.is_public and sends_cookie_over_http(app):
+async def _lifespan(resolver: ProfileResolver, app: object) -> AsyncIterator[None]:
+    if resolver.oauth.settings.is_public and sends_cookie_over_http(app):
         _LOG.warning(
             "The session cookie may go over plain http: set https_only=True in the application's SessionMiddleware."
         )
-    async with logins.background_tasks():
+    async with resolver.background_tasks():
         yield
 
 
@@ -182,13 +182,13 @@ def _add_client_metadata(router: APIRouter, service: NotionOAuth) -> None:
         return responses.data(document.model_dump(mode="json", exclude_none=True))
 
 
-async def _refresh_if_old(login: NotionOAuth) -> bool:
+async def _refresh_if_old(oauth: NotionOAuth) -> bool:
     """Refresh, unless the last refresh is newer than `refresh_floor`: this limits the requests to the server."""
-    status = await login.status(storage=False)
-    refreshed_at, floor = status.refreshed_at, timedelta(seconds=login.settings.refresh_floor)
-    if status.status == "authenticated" and refreshed_at and timedelta() <= login.clock() - refreshed_at < floor:
+    status = await oauth.status(storage=False)
+    refreshed_at, floor = status.refreshed_at, timedelta(seconds=oauth.settings.refresh_floor)
+    if status.status == "authenticated" and refreshed_at and timedelta() <= oauth.clock() - refreshed_at < floor:
         return False
-    await login.refresh()
+    await oauth.refresh()
     return True
 
 
@@ -203,9 +203,9 @@ def _add_operator(router: APIRouter, access: OperatorAccess, service: NotionOAut
     )
     async def operator(request: Request) -> Response:
         """Check the operator's secret, once for each browser session. Only the service's own form is accepted."""
-        browser = session_of(request)
-        fields = await require_own_page(request, browser, _base_url(request, service))
-        access.unlock(browser, fields.get("secret", ""), client=hosts.client(request.scope))
+        session = session_of(request)
+        fields = await read_own_form(request, session, _base_url(request, service))
+        access.unlock(session, fields.get("secret", ""), client=hosts.client(request.scope))
         return responses.redirect(route_path(request, "notion_oauth_status"))
 
     @router.post(
@@ -218,9 +218,9 @@ def _add_operator(router: APIRouter, access: OperatorAccess, service: NotionOAut
     )
     async def lock(request: Request) -> Response:
         """End the operator's access in this browser; the login stays. Only the service's own form is accepted."""
-        browser = session_of(request)
-        await require_own_page(request, browser, _base_url(request, service))
-        access.lock(browser, client=hosts.client(request.scope))
+        session = session_of(request)
+        await read_own_form(request, session, _base_url(request, service))
+        access.lock(session, client=hosts.client(request.scope))
         return responses.redirect(route_path(request, "notion_oauth_status"))
 
 

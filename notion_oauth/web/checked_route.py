@@ -16,7 +16,7 @@ from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.status_page import error_response
 from notion_oauth.web.trusted_hosts import HOST_CHECKED, TrustedHosts
 
-_RATE_LIMITS = {
+_BUDGETS = {
     "notion_oauth_status": "status",
     "notion_oauth_home": "status",
     "notion_oauth_client_metadata": "status",
@@ -31,13 +31,13 @@ class AuthRoute(APIRoute):
         """Raise a NotionOAuthError if the request must not reach the route."""
 
     def public_error(self, error: NotionOAuthError) -> NotionOAuthError:
-        """The error to show to the client."""
+        """Return the error to show to the client."""
         return error
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         route = super().get_route_handler()
 
-        async def answer(request: Request) -> Response:
+        async def handle(request: Request) -> Response:
             if is_callback(request.scope["path"], request.scope.get("query_string", b"")):
                 protect_span()
             try:
@@ -46,7 +46,7 @@ class AuthRoute(APIRoute):
             except NotionOAuthError as error:
                 return error_response(request, self.public_error(error))
 
-        return answer
+        return handle
 
 
 def auth_route_class(hosts: TrustedHosts, limits: RateLimits, *, has_users: bool = False) -> type[AuthRoute]:
@@ -60,11 +60,11 @@ def auth_route_class(hosts: TrustedHosts, limits: RateLimits, *, has_users: bool
         async def check(self, request: Request) -> None:
             if HOST_CHECKED not in request.scope:
                 hosts.check(request.scope)
-            limit = _RATE_LIMITS.get(self.name, "auth")
-            if limit != "status":
+            budget = _BUDGETS.get(self.name, "auth")
+            if budget != "status":
                 require_navigation(request)  # first: requests that another site triggers must not use up the limit
-            if limits.on(limit):
-                await limits.count(limit, hosts.client(request.scope))
+            if limits.is_limited(budget):
+                await limits.count(budget, hosts.client(request.scope))
 
         def public_error(self, error: NotionOAuthError) -> NotionOAuthError:
             return responses.public_error(error) if hosts.public or has_users else error

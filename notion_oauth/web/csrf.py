@@ -8,31 +8,33 @@ import anyio
 from fastapi import Request
 
 from notion_oauth.errors import RequestForbidden
-from notion_oauth.web.sessions import state
+from notion_oauth.web.sessions import values
 
-MAX_FORM = 8 * 1024  # bytes; our forms have one or two short fields
+MAX_FORM = 8 * 1024  # bytes; the forms have one or two short fields
 BODY_TIMEOUT = 10.0  # seconds, for the whole body
 
 
-async def require_own_page(
-    request: Request, browser: state.Session, base_url: str, *, body_timeout: float = BODY_TIMEOUT
+async def read_own_form(
+    request: Request, session: values.Session, base_url: str, *, body_timeout: float = BODY_TIMEOUT
 ) -> dict[str, str]:
-    """The fields of a form that this browser sent from our own page. Raises RequestForbidden.
+    """Read a form that this browser sent from the service's own page, and return its fields.
 
-    The token in the form is the proof. If the browser names the site that sent the form, that must be ours too.
+    Raises RequestForbidden for any other form, and for one that is larger than MAX_FORM or takes too long.
+
+    The token in the form is the proof. If the browser names the site that sent the form, that must be this service.
     `Origin: null` is allowed, because pages with `Referrer-Policy: no-referrer` send it.
     """
     site, origin = request.headers.get("sec-fetch-site", "same-origin"), request.headers.get("origin", "null")
     foreign = site != "same-origin" or origin not in ("null", base_url)
     # A session without a CSRF token cannot pass, so do not read its body, which may be slow or endless
-    fields = {} if foreign or not state.has_csrf(browser) else await _form_fields(request, body_timeout)
-    if foreign or not state.csrf_valid(browser, fields.get("csrf_token")):
+    fields = {} if foreign or not values.has_csrf(session) else await _form_fields(request, body_timeout)
+    if foreign or not values.csrf_valid(session, fields.get("csrf_token")):
         raise RequestForbidden("The form did not come from this service's page, or is out of date or incomplete.")
     return fields
 
 
 async def _form_fields(request: Request, seconds: float) -> dict[str, str]:
-    """The fields that occur once; none if the body is larger than MAX_FORM or takes longer."""
+    """Return the fields that occur once; none if the body is larger than MAX_FORM or takes longer."""
     body = b""
     with anyio.move_on_after(seconds) as deadline:
         async for chunk in request.stream():
@@ -56,5 +58,5 @@ def require_navigation(request: Request) -> None:
 
 
 def is_cross_site(request: Request) -> bool:
-    """Whether the browser says that a page of another site led to this request."""
+    """Return whether the browser says that a page of another site led to this request."""
     return request.headers.get("sec-fetch-site") == "cross-site"

@@ -20,23 +20,23 @@ class ValidToken:
     the application does not include the router. Temporary failures are 503, with `Retry-After` if the server sent one.
     `detail` always has `error`, `message` and `next`.
 
-    `profile` is the same function as create_router's: pass it to both. Without it, requests that address this machine
-    by another name, or that come from another machine, are refused as by the router.
+    `profile` is the same function as create_router's: pass it to both. Without it, requests with
+    another host name than localhost, or from another machine, are refused, as the router does.
     """
 
     def __init__(self, oauth: NotionOAuth | None = None, *, profile: ProfileFromRequest | None = None) -> None:
-        self._logins = create_resolver(oauth or NotionOAuth(), profile)
+        self._resolver = create_resolver(oauth or NotionOAuth(), profile)
         # An application that names the profile has checked the request; otherwise it gets this machine's login
-        self._hosts = TrustedHosts(self._logins.oauth.settings) if profile is None else None
+        self._hosts = TrustedHosts(self._resolver.oauth.settings) if profile is None else None
 
     async def __call__(self, request: Request) -> SecretStr:
         try:
             if self._hosts is not None and HOST_CHECKED not in request.scope:
                 self._hosts.check(request.scope)
-            login = await self._logins.for_request(request)
-            if login is None:
+            oauth = await self._resolver.for_request(request)
+            if oauth is None:
                 raise NotSignedIn("Not signed in.")
-            return await login.tokens.token()
+            return await oauth.tokens.token()
         except NotionOAuthError as error:
             public = self._hosts is None or self._hosts.public
             detail = responses.problem(responses.public_error(error) if public else error)

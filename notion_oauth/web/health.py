@@ -22,7 +22,7 @@ from notion_oauth.web.sessions.keys import session_key_available
 
 ALIVE, READY = "/healthz", "/readyz"
 CACHE_SECONDS = 1.0  # more frequent requests do not write to the disk again
-LOCK_TIMEOUT = 0.5  # seconds; a lock that another process holds for longer works
+LOCK_TIMEOUT = 0.5  # seconds; if another process holds the lock for longer, locking works and the check passes
 
 
 class Health:
@@ -31,14 +31,14 @@ class Health:
     def __init__(
         self,
         app: ASGIApp,
-        logins: ProfileResolver,
+        resolver: ProfileResolver,
         *,
         prefix: str = "",
         uptime: Callable[[], float] = uptime,
         lock_timeout: float = LOCK_TIMEOUT,
     ) -> None:
         self._app = app
-        self._logins = logins
+        self._resolver = resolver
         self._alive = {ALIVE, prefix + ALIVE}
         self._paths = open_paths(prefix)
         self._uptime = uptime
@@ -51,14 +51,14 @@ class Health:
         if scope["type"] != "http" or scope["path"] not in self._paths:
             return await self._app(scope, receive, send)
         if scope["method"] not in ("GET", "HEAD"):
-            answer = responses.data({"error": "Method Not Allowed"}, status=405, headers={"Allow": "GET, HEAD"})
+            response = responses.data({"error": "Method Not Allowed"}, status=405, headers={"Allow": "GET, HEAD"})
         elif scope["path"] in self._alive:
-            answer = responses.data({"status": "ok"})
+            response = responses.data({"status": "ok"})
         else:
             failing = await self._failing_checks()
             body: dict[str, Any] = {"status": "failing", "failing": failing} if failing else {"status": "ok"}
-            answer = responses.data(body, status=503 if failing else 200)
-        return await answer(scope, receive, send)
+            response = responses.data(body, status=503 if failing else 200)
+        return await response(scope, receive, send)
 
     async def _failing_checks(self) -> tuple[str, ...]:
         """The names of the checks that fail, at most CACHE_SECONDS old."""
@@ -75,16 +75,16 @@ class Health:
         except NotionOAuthError:
             failing.append("store")
         try:
-            has_key = session_key_available(self._logins.oauth.settings)
+            has_key = session_key_available(self._resolver.oauth.settings)
         except NotionOAuthError:
             has_key = False
         return (*failing, *(() if has_key else ("session_key",)))
 
     async def _check_store(self) -> None:
         """All that a sign-in writes: the login, and, under a lock, the registration of its client."""
-        store, profile = self._logins.oauth.store, self._logins.sign_in_profile
+        store, profile = self._resolver.oauth.store, self._resolver.sign_in_profile
         await store.check_writable(profile)
-        for name in {profile, SHARED_PROFILE} if self._logins.oauth.settings.preregistered else {profile}:
+        for name in {profile, SHARED_PROFILE} if self._resolver.oauth.settings.preregistered else {profile}:
             await store.load_registrations(name)
             with anyio.move_on_after(self._lock_timeout), suppress(StoreBusy):
                 async with store.exclusive(name):

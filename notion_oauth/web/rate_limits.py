@@ -67,23 +67,23 @@ class RateLimits:
         }
         self._memory = {budget: (memory_storage or MemoryStorage)() for budget in self._limits}
         self._local = {budget: FixedWindowRateLimiter(memory) for budget, memory in self._memory.items()}
-        self._shared = _shared_limiter(settings.rate_limit_storage)
+        self._redis = _redis_limiter(settings.rate_limit_storage)
         self._service = settings.public_url or "local"
         self._uptime = uptime
         self._max_counters = max_counters
-        self._shared_counters = shared_counters
+        self._overflow_counters = shared_counters
         self._ipv6_blocks = ipv6_blocks
         self._retry_at = 0.0
         self._storage_failed = False
 
-    def on(self, budget: str) -> bool:
-        """Whether this budget is limited."""
+    def is_limited(self, budget: str) -> bool:
+        """Return whether this budget is limited."""
         return bool(self._limits[budget])
 
     async def count(self, budget: str, client: str) -> None:
         """Count a request of this client. Raises TooManyRequests if the budget is used up."""
         for limit in self._limits[budget]:
-            wait = await self._seconds_to_wait(limit, budget, client)
+            wait = await self._count_request(limit, budget, client)
             if wait is not None:
                 raise TooManyRequests(
                     "Too many requests from this address.",
@@ -91,14 +91,14 @@ class RateLimits:
                     retry_after=wait,
                 )
 
-    async def _seconds_to_wait(self, limit: RateLimitItem, budget: str, client: str) -> int | None:
-        """Count a request. None if it is allowed."""
-        shared = self._shared
-        if shared is None or self._uptime() < self._retry_at:
+    async def _count_request(self, limit: RateLimitItem, budget: str, client: str) -> int | None:
+        """Count a request. Return None if it is allowed, otherwise the seconds to wait."""
+        redis = self._redis
+        if redis is None or self._uptime() < self._retry_at:
             return self._count_locally(limit, budget, client)
         try:
             counters = _counters(limit, ("notion-oauth", self._service, budget), client)
-            wait = await anyio.to_thread.run_sync(_count, shared, counters)
+            wait = await anyio.to_thread.run_sync(_count, redis, counters)
         except Exception as error:
             self._retry_at = self._uptime() + STORAGE_RETRY_AFTER
             if not self._storage_failed:
@@ -117,15 +117,19 @@ class RateLimits:
         stored, block = self._memory[budget].storage, _address_block(client, self._ipv6_blocks)
         counters: list[Counter] = []
         for item, own in _counters(limit, (budget,), client):
-            shared = (budget, block, str(hash(own[-1]) % self._shared_counters))  # Python salts hash() in each process
+            overflow = (
+                budget,
+                block,
+                str(hash(own[-1]) % self._overflow_counters),
+            )  # Python salts hash() in each process
             # A client that may have been counted in the shared counter stays there
-            full = len(stored) >= self._max_counters or item.key_for(*shared) in stored
-            counters.append((item, shared if full and item.key_for(*own) not in stored else own))
+            full = len(stored) >= self._max_counters or item.key_for(*overflow) in stored
+            counters.append((item, overflow if full and item.key_for(*own) not in stored else own))
         return _count(self._local[budget], counters)
 
 
 def _count(limiter: FixedWindowRateLimiter, counters: Sequence[Counter]) -> int | None:
-    """Count a request in all counters, the widest network first. Seconds to wait if one of them is used up.
+    """Count a request in all counters, the widest network first. Return the seconds to wait if one is used up.
 
     A client whose own counter is used up does not count towards its network. A network whose counter is used up
     creates no counters for its clients.
@@ -144,7 +148,7 @@ def _seconds_to_reset(limiter: FixedWindowRateLimiter, item: RateLimitItem, key:
 
 
 def _counters(limit: RateLimitItem, prefix: tuple[str, ...], client: str) -> list[Counter]:
-    """The counters of a client, the widest network first."""
+    """Return the counters of a client, the widest network first."""
     address = _parse_address(client)
     if address is None:
         return [(limit, (*prefix, client[:64]))]
@@ -155,7 +159,7 @@ def _counters(limit: RateLimitItem, prefix: tuple[str, ...], client: str) -> lis
 
 
 def _address_block(client: str, ipv6_blocks: int) -> str:
-    """The block of addresses that a client belongs to, such as a provider's or a country's. There are few blocks."""
+    """Return the block of addresses of a client, such as a provider's or a country's. There are few blocks."""
     address = _parse_address(client)
     if address is None:
         return "no address"
@@ -165,7 +169,7 @@ def _address_block(client: str, ipv6_blocks: int) -> str:
 
 
 def _parse_address(client: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None if it is not an IP address. An IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) becomes the IPv4 address."""
+    """Return None if it is no IP address. An IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) becomes the IPv4 address."""
     try:
         address = ipaddress.ip_address(client.partition("%")[0])
     except ValueError:
@@ -191,7 +195,7 @@ def _parse(setting: str, limit: str) -> tuple[RateLimitItem, ...]:
         ) from None
 
 
-def _shared_limiter(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
+def _redis_limiter(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
     if storage is None:
         return None
     url, setting = storage.get_secret_value(), f"{PREFIX}RATE_LIMIT_STORAGE"

@@ -40,7 +40,7 @@ class RequestLog:
         REQUEST_ID.set(request_id)
         started, status = self._uptime(), 0
 
-        async def answer(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -49,10 +49,10 @@ class RequestLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive, send_with_id)
         except Exception:
             if not status:
-                await _send_internal_error(answer)
+                await _send_internal_error(send_with_id)
             raise
         finally:
             _log(scope, self._hosts.client(scope), status, self._uptime() - started)

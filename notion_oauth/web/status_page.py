@@ -17,8 +17,8 @@ from notion_oauth.tokens.revocation import SIGN_OUT_MESSAGES
 from notion_oauth.tokens.status import LoginStatus
 from notion_oauth.web import responses
 from notion_oauth.web.profiles.resolver import ProfileResolver
-from notion_oauth.web.sessions import state
-from notion_oauth.web.sessions.state import session_of
+from notion_oauth.web.sessions import values
+from notion_oauth.web.sessions.values import session_of
 
 _LOG = logging.getLogger(__name__)
 _NOTICES = {  # the names are stored in session cookies: never rename one
@@ -34,24 +34,24 @@ _TITLES = {"authenticated": "Connected to Notion", "expired": "Token expired", "
 class StatusPage:
     """The responses that show the login of a request."""
 
-    def __init__(self, logins: ProfileResolver) -> None:
-        self._logins = logins
-        self._links = ("login", "refresh", "logout", *(() if logins.operator_access is None else ("lock",)))
+    def __init__(self, resolver: ProfileResolver) -> None:
+        self._resolver = resolver
+        self._links = ("login", "refresh", "logout", *(() if resolver.operator_access is None else ("lock",)))
 
     async def status(self, request: Request, *, notice: str | None = None) -> Response:
         """The status as a page for a browser and as JSON for a program."""
         try:
-            status = await self._logins.status(request)
+            status = await self._resolver.status(request)
         except (StorageError, ResourceMismatch) as error:
-            if not self._logins.has_visitors:
+            if not self._resolver.has_visitors:
                 raise
             return self._unusable_login(request, error, notice)
         if not responses.wants_html(request):
             return responses.encoded_data(_as_json(status))
-        browser = session_of(request)
-        context = _page_context(request, browser, notice or state.pop_notice(browser), self._links)
-        context["own"] = self._logins.has_visitors
-        return pages.page("status.html", {**_status_context(status, self._logins.oauth.clock()), **context})
+        session = session_of(request)
+        context = _page_context(request, session, notice or values.pop_notice(session), self._links)
+        context["own"] = self._resolver.has_visitors
+        return pages.page("status.html", {**_status_context(status, self._resolver.oauth.clock()), **context})
 
     def _unusable_login(self, request: Request, error: NotionOAuthError, notice: str | None) -> Response:
         """Offer a visitor a new sign-in if the login cannot be used. The reason is logged for the operator."""
@@ -69,9 +69,9 @@ class StatusPage:
     async def result(self, request: Request, notice: str) -> Response:
         """Show what was done. A browser is redirected: a reload repeats nothing, and no code stays in its URL."""
         if responses.wants_html(request):
-            state.set_notice(session_of(request), notice)
+            values.set_notice(session_of(request), notice)
             return responses.redirect(route_path(request, "notion_oauth_status"))
-        status = await self._logins.status(request)
+        status = await self._resolver.status(request)
         return responses.data({**_json_content(status), "message": _NOTICES[notice]})
 
 
@@ -93,7 +93,7 @@ def error_response(request: Request, error: NotionOAuthError) -> Response:
     if isinstance(error, OperatorRequired) and responses.wants_html(request):
         form = {
             "action": route_path(request, "notion_oauth_operator"),
-            "csrf_token": state.csrf_token(session_of(request)),
+            "csrf_token": values.csrf_token(session_of(request)),
         }
         return pages.page("operator.html", {"title": "Operator sign-in", **form}, status=401)
     home, login = (route_path(request, f"notion_oauth_{name}") for name in ("status", "login"))
@@ -118,9 +118,11 @@ def _format(when: datetime | None) -> str | None:
     return format_time(when) if when else None
 
 
-def _page_context(request: Request, browser: state.Session, notice: str | None, names: Sequence[str]) -> dict[str, Any]:
+def _page_context(
+    request: Request, session: values.Session, notice: str | None, names: Sequence[str]
+) -> dict[str, Any]:
     links = {"lock": None, **{name: route_path(request, f"notion_oauth_{name}") for name in names}}
-    return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": state.csrf_token(browser)}
+    return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": values.csrf_token(session)}
 
 
 def route_path(request: Request, route: str) -> str:

@@ -30,7 +30,7 @@ _ADD_PROXY = "add the proxy to NOTION_OAUTH_TRUSTED_PROXIES"
 
 
 class TrustedHosts:
-    """The requests that the settings allow. Create one instance: a check then takes microseconds."""
+    """Checks the host, scheme and sender of requests. Create one instance for an application: it caches results."""
 
     def __init__(self, settings: Settings) -> None:
         self._proxies, self._unix = parse_proxies(settings.trusted_proxies or "")
@@ -40,7 +40,7 @@ class TrustedHosts:
         self._host_matches = lru_cache(maxsize=1024)(self._matches)
 
     def check(self, scope: Scope) -> None:
-        """Raises HostNotAllowed, InsecureRequest or BadRequest unless the request is allowed."""
+        """Raise HostNotAllowed, InsecureRequest or BadRequest unless the request is allowed."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or len(hosts[0]) > MAX_HOST:
             raise BadRequest(
@@ -81,7 +81,7 @@ class TrustedHosts:
         return (host, int(port) if port else DEFAULT_PORTS["https"]) == self._address
 
     def is_https(self, scope: Scope) -> bool:
-        """Whether the browser uses https, to this server or, as a trusted proxy says, to that proxy."""
+        """Return whether the browser uses https, to this server or, as a trusted proxy says, to that proxy."""
         if scope["scheme"] in ("https", "wss"):
             return True
         if not self._is_trusted(peer(scope)):
@@ -90,7 +90,7 @@ class TrustedHosts:
         return bool(protocols) and protocols[-1].rpartition(b",")[2].strip().lower() in (b"https", b"wss")
 
     def client(self, scope: Scope) -> str:
-        """The address of the nearest hop that is not a trusted proxy. Earlier hops can be forged."""
+        """Return the address of the nearest hop that is not a trusted proxy. Earlier hops can be forged."""
         address = peer(scope)
         if not self._is_trusted(address):
             return address
@@ -105,7 +105,7 @@ class TrustedHosts:
         return address
 
     def peer_is_trusted(self, scope: Scope) -> bool:
-        """Whether the connection comes from a trusted proxy or from this machine. Other senders can forge headers.
+        """Return whether a trusted proxy or this machine sent the request. Other senders can forge headers.
 
         If the ASGI server has replaced the connection's address, the replacement counts.
         """
@@ -113,7 +113,7 @@ class TrustedHosts:
         return self._is_trusted(address) or _is_loopback(address)
 
     def _is_local_request(self, scope: Scope) -> bool:
-        """Whether the request was sent on this machine, not forwarded by a proxy.
+        """Return whether the request was sent on this machine, not forwarded by a proxy.
 
         A proxy that adds no header cannot be distinguished from a program on this machine.
         """
@@ -129,7 +129,7 @@ class TrustedHosts:
 
 
 def peer(scope: Scope) -> str:
-    """The address of the connection's other end; empty for a Unix socket."""
+    """Return the address of the connection's other end; empty for a Unix socket."""
     client: Sequence[object] | None = scope.get("client")
     address = str(client[0]) if client and client[0] else ""
     return address.removeprefix("::ffff:") if "." in address else address
@@ -141,7 +141,7 @@ def _is_in(address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Ite
 
 @lru_cache(maxsize=4096)
 def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None if it is not an IP address. An IPv4-mapped IPv6 address, in any spelling, becomes the IPv4 address."""
+    """Return None if it is no IP address. An IPv4-mapped IPv6 address, in any spelling, becomes the IPv4 address."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -151,13 +151,13 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 @lru_cache(maxsize=4096)
 def _is_loopback(address: str) -> bool:
-    """Whether it is a loopback address, or not an IP address: then it came from a Unix socket or a test."""
+    """Return whether it is a loopback address, or not an IP address: then it came from a Unix socket or a test."""
     found = _ip(address)
     return found is None or found.is_loopback
 
 
 def _address(hop: str) -> str | None:
-    """One entry of X-Forwarded-For, without its port; None if it is not an IP address."""
+    """Return one entry of X-Forwarded-For, without its port; None if it is not an IP address."""
     if hop.startswith("["):
         hop = hop[1:].partition("]")[0]
     elif hop.count(":") == 1:

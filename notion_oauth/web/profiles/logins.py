@@ -1,4 +1,4 @@
-"""The logins of many profiles in memory."""
+"""The NotionOAuth objects of many profiles, in memory."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Logins:
         return tuple(self._logins)
 
     def for_profile(self, profile: str) -> NotionOAuth:
-        """The login of that profile. Repeated calls return the same object."""
+        """Return the NotionOAuth of that profile. Repeated calls return the same object."""
         if profile == self._oauth.profile:
             return self._oauth
-        login = self._logins.pop(profile, None) or self._oauth.for_profile(profile)
-        self._logins[profile] = login
+        oauth = self._logins.pop(profile, None) or self._oauth.for_profile(profile)
+        self._logins[profile] = oauth
         if len(self._logins) > self._max_logins:
             self._on_drop(self._logins.popitem(last=False)[0])
-        return login
+        return oauth
 
     def drop(self, profile: str) -> None:
         if self._logins.pop(profile, None) is not None:
@@ -41,5 +41,5 @@ class Logins:
 
     async def wait_until_idle(self) -> None:
         """Wait for the refreshes in progress."""
-        for login in (self._oauth, *self._logins.values()):
-            await login.tokens.wait_until_idle()
+        for oauth in (self._oauth, *self._logins.values()):
+            await oauth.tokens.wait_until_idle()

@@ -12,10 +12,10 @@ from pydantic import SecretStr
 from notion_oauth.errors import OperatorRequired, RequestForbidden
 from notion_oauth.service import NotionOAuth
 from notion_oauth.web.sessions.keys import session_keys
-from notion_oauth.web.sessions.state import KEY_PREFIX, Session, clear_session, session_of
+from notion_oauth.web.sessions.values import KEY_PREFIX, Session, clear_session, session_of
 
 UNLOCKED_FOR = timedelta(hours=8)  # after the secret was sent; using the session does not extend it
-_UNLOCKED_AT = f"{KEY_PREFIX}operator_since"
+_UNLOCKED_AT = f"{KEY_PREFIX}operator_since"  # a name in cookies that browsers hold: it stays
 _PROOF = f"{KEY_PREFIX}operator_proof"
 
 
@@ -36,7 +36,7 @@ class OperatorAccess:
         if not self._is_unlocked(session_of(request)):
             raise OperatorRequired("Only the operator can use this service.")
 
-    def unlock(self, browser: Session, sent: str, *, client: str) -> None:
+    def unlock(self, session: Session, sent: str, *, client: str) -> None:
         """Start a new session for the operator. Raises RequestForbidden if the secret is wrong.
 
         The audit log records both outcomes, with the address of the `client`.
@@ -45,18 +45,18 @@ class OperatorAccess:
             if not hmac.compare_digest(sent.encode(), self._secret):
                 raise RequestForbidden("The operator's secret is wrong.", hint="Try again.")
             unlocked_at = int(self._clock().timestamp())
-            clear_session(browser)
-            browser[_UNLOCKED_AT], browser[_PROOF] = unlocked_at, self._proof(self._keys[0], unlocked_at)
+            clear_session(session)
+            session[_UNLOCKED_AT], session[_PROOF] = unlocked_at, self._proof(self._keys[0], unlocked_at)
             attempt.succeeded()
 
-    def lock(self, browser: Session, *, client: str) -> None:
+    def lock(self, session: Session, *, client: str) -> None:
         """End the operator's session in this browser. The login does not change."""
-        if self._is_unlocked(browser):
+        if self._is_unlocked(session):
             self._audit.succeeded("operator_lock", client=client)
-        clear_session(browser)
+        clear_session(session)
 
-    def _is_unlocked(self, browser: Session) -> bool:
-        unlocked_at, proof = browser.get(_UNLOCKED_AT), browser.get(_PROOF)
+    def _is_unlocked(self, session: Session) -> bool:
+        unlocked_at, proof = session.get(_UNLOCKED_AT), session.get(_PROOF)
         if not isinstance(unlocked_at, int) or not isinstance(proof, str):
             return False
         if not timedelta() <= self._clock() - datetime.fromtimestamp(unlocked_at, UTC) < UNLOCKED_FOR:

@@ -1,11 +1,11 @@
-"""Map a request to a login. There are four kinds of services, and a policy for each.
+"""Find the NotionOAuth of a request. There are four kinds of services, and a policy for each.
 
 | Service | Policy | Profile of a request |
 |---|---|---|
 | on this machine | SingleProfile | the profile of the settings |
 | with an operator's secret | OperatorProfile | the same, in the browser sessions that have sent the secret |
 | an application that knows its users | ApplicationUsers | the one that the application names |
-| on a public URL | Visitors | one of its own for each browser session |
+| on a public URL | Visitors | another one for each browser session |
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["ProfileFromRequest", "ProfileResolver", "create_resolver"]
 
 
 class ProfileResolver(Protocol):
-    """What each policy does. Methods that read the store raise StorageError."""
+    """Finds the NotionOAuth of each request: what each policy does. Methods that read the store raise StorageError."""
 
     @property
     def oauth(self) -> NotionOAuth:
@@ -50,25 +50,25 @@ class ProfileResolver(Protocol):
 
     @property
     def sign_in_profile(self) -> str:
-        """The profile that this service's own sign-ins are started for."""
+        """The profile that /login starts a sign-in for, unless the application names one for each user."""
 
     async def for_request(self, request: Request) -> NotionOAuth | None:
-        """The login of this request; None for a browser session that has never signed in.
+        """Return the NotionOAuth of this request; None for a browser session that has never signed in.
 
         Raises NotAuthenticated if the user is unknown, ConfigurationError for an invalid profile name.
         """
 
     async def status(self, request: Request) -> LoginStatus:
-        """The status of this request's login, from stored data only."""
+        """Return the status of this request's login, from stored data only."""
 
     async def previous_login(self, request: Request) -> NotionOAuth | None:
-        """The login that a new sign-in would replace."""
+        """Return the NotionOAuth of the login that a new sign-in would replace."""
 
     async def start_sign_in(self, request: Request) -> NotionOAuth:
-        """The NotionOAuth that starts this request's sign-in."""
+        """Return the NotionOAuth that starts this request's sign-in."""
 
     async def complete_sign_in(self, request: Request, profile: str) -> NotionOAuth:
-        """The NotionOAuth that completes a sign-in for `profile`. Raises StateMismatch if another user started it."""
+        """Return the NotionOAuth that completes a sign-in for `profile`. Raises StateMismatch for another user's."""
 
     async def discard(self, profile: str) -> None:
         """Remove what a failed sign-in has stored."""
@@ -84,7 +84,7 @@ class ProfileResolver(Protocol):
 
 
 def create_resolver(oauth: NotionOAuth, profile: ProfileFromRequest | None = None) -> ProfileResolver:
-    """The policy for these settings. `profile` names the profile of a request, or returns None for an unknown user."""
+    """Return the policy for these settings. `profile` names a request's profile, or None for an unknown user."""
     if profile is not None:
         return ApplicationUsers(oauth, profile)
     if oauth.settings.operator_secret is not None:

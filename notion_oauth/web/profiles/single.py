@@ -32,8 +32,8 @@ class SingleProfile:
         return self.oauth
 
     async def status(self, request: Request) -> LoginStatus:
-        login = await self.for_request(request)
-        return LoginStatus(status="unauthenticated") if login is None else await login.status(storage=False)
+        oauth = await self.for_request(request)
+        return LoginStatus(status="unauthenticated") if oauth is None else await oauth.status(storage=False)
 
     async def previous_login(self, request: Request) -> NotionOAuth | None:
         return await self.for_request(request)
@@ -42,10 +42,10 @@ class SingleProfile:
         return await self.for_request(request) or self.oauth
 
     async def complete_sign_in(self, request: Request, profile: str) -> NotionOAuth:
-        login = await self.start_sign_in(request)
-        if login.profile != profile:
+        oauth = await self.start_sign_in(request)
+        if oauth.profile != profile:
             raise StateMismatch("This sign-in was started by another user.")
-        return login
+        return oauth
 
     async def discard(self, profile: str) -> None:
         pass  # a sign-in stores nothing before it is complete
@@ -54,8 +54,8 @@ class SingleProfile:
         pass
 
     async def sign_out(self, request: Request) -> SignOut:
-        login = await self.for_request(request)
-        return SignOut.NOT_SIGNED_IN if login is None else await login.sign_out()
+        oauth = await self.for_request(request)
+        return SignOut.NOT_SIGNED_IN if oauth is None else await oauth.sign_out()
 
     @asynccontextmanager
     async def background_tasks(self) -> AsyncIterator[None]:

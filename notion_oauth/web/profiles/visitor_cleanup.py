@@ -57,7 +57,10 @@ class VisitorCleanup:
             await anyio.sleep(self._interval.total_seconds())
 
     async def remove_ended(self) -> StorageError | None:
-        """Remove the profiles that have ended, and had at a check one day ago. The first failure, after trying all."""
+        """Remove the profiles that have ended, and had at a check one day ago.
+
+        Continue after a failure, and return the first one, or None.
+        """
         failure: StorageError | None = None
         ended_before, self._ended_since = self._ended_since, {}
         after = ""
@@ -101,7 +104,7 @@ class VisitorCleanup:
 
 
 def usable_until(login: TokenSet, lifetimes: Lifetimes) -> datetime:
-    """The time from which the token has expired and cannot be refreshed.
+    """Return the time from which the token has expired and cannot be refreshed.
 
     A token without `expires_in` is valid as long as the grant. If a login was refreshed after its grant should have
     ended, the server allows a longer grant than the setting, and only idle time counts.

@@ -25,8 +25,8 @@ from notion_oauth.web.profiles.logins import MAX_LOGINS, Logins
 from notion_oauth.web.profiles.operator_access import OperatorAccess
 from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
 from notion_oauth.web.profiles.visitor_registrations import VisitorRegistrations
-from notion_oauth.web.sessions import state
-from notion_oauth.web.sessions.state import session_of
+from notion_oauth.web.sessions import values
+from notion_oauth.web.sessions.values import session_of
 
 REFRESH_VISITORS_FOR = timedelta(days=1)  # after the browser's last visit; a later visit refreshes the token itself
 _LOG = logging.getLogger(__name__)
@@ -69,29 +69,29 @@ class Visitors:
         self._last_visits.pop(profile, None)
 
     async def for_request(self, request: Request) -> NotionOAuth | None:
-        browser = session_of(request)
-        name = state.session_profile(browser)
+        session = session_of(request)
+        name = values.session_profile(session)
         if name is None:
             return None
         now = self.oauth.clock()
-        state.mark_seen(browser, now.toordinal())
+        values.mark_seen(session, now.toordinal())
         self._last_visits[name] = now
         return self._logins.for_profile(name)
 
     async def status(self, request: Request) -> LoginStatus:
-        login = await self.for_request(request)
-        return LoginStatus(status="unauthenticated") if login is None else await login.status(storage=False)
+        oauth = await self.for_request(request)
+        return LoginStatus(status="unauthenticated") if oauth is None else await oauth.status(storage=False)
 
     async def previous_login(self, request: Request) -> NotionOAuth | None:
         """None also for a login that cannot be read: the visitor can have another."""
-        login = await self.for_request(request)
-        if login is not None:
+        oauth = await self.for_request(request)
+        if oauth is not None:
             try:
-                await login.status(storage=False)
+                await oauth.status(storage=False)
             except (StorageError, ResourceMismatch) as error:
                 _LOG.warning("Starting a sign-in although the previous login cannot be read: %s", error)
                 return None
-        return login
+        return oauth
 
     async def start_sign_in(self, request: Request) -> NotionOAuth:  # noqa: ARG002 - the same for all visitors
         """A browser session has no profile, and no file on the disk, before it completes a sign-in."""
@@ -113,9 +113,9 @@ class Visitors:
 
         The sign-in is complete already: a StorageError is only logged.
         """
-        browser = session_of(request)
-        previous = state.session_profile(browser)
-        state.assign_profile(browser, profile)
+        session = session_of(request)
+        previous = values.session_profile(session)
+        values.assign_profile(session, profile)
         with _log_storage_errors("The client of a completed sign-in could not be claimed"):
             await self._registrations.claim(started.client)
         if previous is not None:
@@ -127,17 +127,17 @@ class Visitors:
 
         The browser session is signed out even if its login cannot be read or removed; the files then stay as they are.
         """
-        login = await self.for_request(request)
-        if login is None:
+        oauth = await self.for_request(request)
+        if oauth is None:
             return SignOut.NOT_SIGNED_IN
         try:
-            outcome = await self._end(login.profile)
+            outcome = await self._end(oauth.profile)
         except StoreBusy:
             raise  # temporary: the next try may revoke the grant too
         except StorageError as error:
             _LOG.warning("A browser session was signed out, but its login could not be ended: %s", error)
             outcome = SignOut.NOT_REMOVED
-        state.remove_profile(session_of(request))
+        values.remove_profile(session_of(request))
         return outcome
 
     async def _end(self, profile: str, successor: GrantRequest | None = None) -> SignOut:

@@ -14,7 +14,7 @@ from notion_oauth.settings import MIN_SECRET_KEY, Settings
 
 
 def session_keys(settings: Settings) -> tuple[SecretStr, ...]:
-    """The session keys: `NOTION_OAUTH_SECRET_KEY`, otherwise a generated key, stored next to the token file.
+    """Return the session keys: `NOTION_OAUTH_SECRET_KEY`, otherwise a generated key, stored next to the token file.
 
     Raises StorageError if the key can neither be read nor created.
     """
@@ -37,11 +37,11 @@ def _decode_key(path: Path, content: bytes) -> SecretStr:
 
 
 def session_key_available(settings: Settings, *, fix: bool = True) -> bool:
-    """Whether a new worker would find the session key. Raises StorageError."""
+    """Return whether a new worker would find the session key. Raises StorageError."""
     path = key_file(settings)
     return bool(settings.secret_keys) or atomic.read_file(path, partial(_decode_key, path), fix=fix) is not None
 
 
 def key_file(settings: Settings) -> Path:
-    """The file of the generated key."""
+    """Return the file of the generated key."""
     return settings.token_file.with_name(f"{settings.token_file.name}.session-key")

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 
 from notion_oauth.errors import MetadataError, StateMismatch
 from notion_oauth.models import PendingAuthorization
-from notion_oauth.web.sessions.state import KEY_PREFIX, Session
+from notion_oauth.web.sessions.values import KEY_PREFIX, Session
 
 MAX_ENCRYPTED = 2600  # characters of all pending sign-ins; the cookie is a third larger, and browsers drop it at 4096
 MAX_COMPLETED = 4096  # sign-ins that are remembered as completed; only those of the last ten minutes matter

@@ -21,7 +21,7 @@ from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.web.csrf import require_own_page
+from notion_oauth.web.csrf import read_own_form
 from notion_oauth.web.trusted_hosts import TrustedHosts
 from tests.support.signing_in import sign_in
 from tests.support.visiting import PUBLIC, Visitor
@@ -322,7 +322,7 @@ async def test_slow_form_is_refused() -> None:
     with anyio.fail_after(30):
         for browser in ({}, {"notion_oauth.csrf": "given"}):
             with pytest.raises(RequestForbidden):
-                await require_own_page(request, browser, "http://localhost", body_timeout=0.05)
+                await read_own_form(request, browser, "http://localhost", body_timeout=0.05)
 
 
 def test_websocket_host_is_checked(local: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The values that we store in a browser session."""
+"""The values that the service stores in a browser session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from notion_oauth.errors import ConfigurationError
 
 Session = MutableMapping[str, Any]
 
-KEY_PREFIX = "notion_oauth."  # of all our keys: the session may belong to an application, which has keys too
+KEY_PREFIX = "notion_oauth."  # of all keys: the session may belong to an application, which has keys too
 _CSRF = f"{KEY_PREFIX}csrf"
 _NOTICE = f"{KEY_PREFIX}notice"
 _PROFILE = f"{KEY_PREFIX}profile"
@@ -22,7 +22,7 @@ _SEEN = f"{KEY_PREFIX}seen"
 
 
 def session_of(request: HTTPConnection) -> Session:
-    """The browser session. Raises ConfigurationError if the application has no sessions."""
+    """Return the browser session. Raises ConfigurationError if the application has no sessions."""
     if "session" not in request.scope:
         raise ConfigurationError(
             "Signing in requires sessions, and this application has none.",
@@ -32,7 +32,7 @@ def session_of(request: HTTPConnection) -> Session:
 
 
 def csrf_token(session: Session) -> str:
-    """The token that proves that a form came from our own page; created on first use."""
+    """Return the token that proves that a form came from the service's own page; created on first use."""
     if not isinstance(session.get(_CSRF), str):
         session[_CSRF] = secrets.token_urlsafe(32)
     token: str = session[_CSRF]
@@ -40,18 +40,18 @@ def csrf_token(session: Session) -> str:
 
 
 def has_csrf(session: Session) -> bool:
-    """Whether this browser has received a form."""
+    """Return whether this browser has received a form."""
     return isinstance(session.get(_CSRF), str)
 
 
 def csrf_valid(session: Session, sent: str | None) -> bool:
-    """Whether the form came from a page that this browser received."""
+    """Return whether the form came from a page that this browser received."""
     expected = session.get(_CSRF)
     return isinstance(expected, str) and sent is not None and hmac.compare_digest(expected.encode(), sent.encode())
 
 
 def clear_session(session: Session) -> None:
-    """Remove our values from a session; the application's values stay."""
+    """Remove the service's values from a session; the application's values stay."""
     for name in [name for name in session if name.startswith(KEY_PREFIX)]:
         del session[name]
 
@@ -62,7 +62,7 @@ def renew_csrf(session: Session) -> None:
 
 
 def session_profile(session: Session) -> str | None:
-    """The profile of a browser session; None if it has none, or if the value is not one that we have set."""
+    """Return the profile of a browser session; None if it has none, or if its value is no profile of a visitor."""
     name = session.get(_PROFILE)
     return name if isinstance(name, str) and profile_names.VISITOR_PROFILE.match(name) else None
 
@@ -74,7 +74,7 @@ def assign_profile(session: Session, profile: str) -> None:
 
 
 def remove_profile(session: Session) -> None:
-    """Remove the profile from the browser session."""
+    """Remove the profile from the browser session. Its stored files stay."""
     session.pop(_PROFILE, None)
 
 
