@@ -29,7 +29,7 @@ from notion_oauth.web.status_page import StatusPage, route_path
 from notion_oauth.web.trusted_hosts import TrustedHosts
 
 if TYPE_CHECKING:
-    from fastapi.telemetry import TelemetryConfig  # newer than the oldest FastAPI that we support
+    from fastapi.telemetry import TelemetryConfig  # newer than the oldest supported FastAPI
 
 SESSION_LIFETIME = 8 * 60 * 60  # seconds after its last change; a pending sign-in in it expires after ten minutes
 VISITOR_LIFETIME = 30 * 24 * 60 * 60  # seconds; a visitor who loses the session loses its login

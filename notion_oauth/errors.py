@@ -21,7 +21,7 @@
     │   ├── RegistrationRefused     at the registration endpoint (RFC 7591 §3.2.2)
     │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
     │   └── TokenRefused            at the token (RFC 6749 §5.2), revocation or introspection endpoint
-    ├── NotAuthenticated            the application has not identified the user
+    ├── UserNotIdentified           the application has not identified the user
     │   └── OperatorRequired        this browser has not sent the operator's secret
     ├── RequestForbidden            a form that another site sent, or an outdated page
     ├── BadRequest                  a request that no browser sends
@@ -36,7 +36,8 @@
 `message` says what happened and why; `hint` says what to do next. Neither ever contains a secret or a response body.
 The hint is `next` in HTTP responses, and `cure` in the output of `doctor --json`. `code` is the class name, with these
 exceptions: StoreSealed (StoreEncrypted), OtherResource (ResourceMismatch), Redirected (UnexpectedRedirect), NoDocument
-(MetadataNotFound), NotIdentified (NotAuthenticated), WrongHost (HostNotAllowed), PendingExpired (AuthorizationExpired).
+(MetadataNotFound), NotIdentified (UserNotIdentified), WrongHost (HostNotAllowed),
+PendingExpired (AuthorizationExpired).
 """
 
 from __future__ import annotations
@@ -295,7 +296,7 @@ class TokenRefused(OAuthError):
     default_hint = SIGN_IN_AGAIN
 
 
-class NotAuthenticated(NotionOAuthError, code="NotIdentified"):
+class UserNotIdentified(NotionOAuthError, code="NotIdentified"):
     """The application does not know the user of this request, so it cannot select a login.
 
     This says nothing about the user's login at Notion, unlike the status `unauthenticated`.
@@ -304,7 +305,7 @@ class NotAuthenticated(NotionOAuthError, code="NotIdentified"):
     default_hint = Hint("Sign in to this application first.")
 
 
-class OperatorRequired(NotAuthenticated):
+class OperatorRequired(UserNotIdentified):
     """Only the operator may use this service, and this browser has not sent the operator's secret."""
 
     default_hint = Hint("Open the status page in a browser and enter the operator's secret.")

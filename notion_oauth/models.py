@@ -193,7 +193,7 @@ class PendingAuthorization(GrantRequest):
     begun_at: datetime
 
 
-class AssertionGrant(GrantRequest):
+class AssertionRequest(GrantRequest):
     """A sign-in with an assertion that a third party signed (RFC 7523 §2.1)."""
 
     assertion: SecretStr

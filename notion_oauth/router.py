@@ -26,7 +26,7 @@ from notion_oauth.web.sessions.cookie import sends_cookie_over_http
 from notion_oauth.web.sessions.keys import session_keys
 from notion_oauth.web.sessions.pending import PendingAuthorizations
 from notion_oauth.web.sessions.values import session_of
-from notion_oauth.web.sign_in_query import challenge_in_query
+from notion_oauth.web.sign_in_query import parse_sign_in_query
 from notion_oauth.web.status_page import StatusPage, route_path
 from notion_oauth.web.trusted_hosts import TrustedHosts
 
@@ -87,7 +87,7 @@ def build_router(
         The parameters request additional scopes, or a more recent or stronger authentication (RFC 9470).
         """
         session = session_of(request)
-        challenge = challenge_in_query(request.query_params.multi_items())
+        challenge = parse_sign_in_query(request.query_params.multi_items())
         if is_cross_site(request):
             return await status_page.status(request, notice="sent_here")
         oauth = await resolver.start_sign_in(request)

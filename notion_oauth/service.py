@@ -24,7 +24,7 @@ from notion_oauth.errors import (
     TransientError,
 )
 from notion_oauth.models import (
-    AssertionGrant,
+    AssertionRequest,
     AuthorizationRequest,
     AuthorizationResponse,
     Discovery,
@@ -174,7 +174,7 @@ class NotionOAuth:
         )
         discovery = discovery.model_copy(update={"challenged_scope": probed and probed.scope})
         scope = scopes.select_scope(
-            challenged=challenge.scope if challenge else None,
+            challenge_scope=challenge.scope if challenge else None,
             resource=discovery.scopes,
             server=discovery.server.scopes_supported,
         )
@@ -222,7 +222,7 @@ class NotionOAuth:
             challenge = None if scope is None else BearerChallenge(scope=scope)
             discovery, scope, _, _ = await self._discover(challenge, require_assertions)
             client = await self.registrations.assertion_client(discovery)
-            grant = AssertionGrant.for_discovery(discovery, client, scope, assertion=assertion)
+            grant = AssertionRequest.for_discovery(discovery, client, scope, assertion=assertion)
             return await self._save_login(partial(self.client.exchange_assertion, grant), attempt)
 
     async def _save_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]], attempt: Attempt) -> TokenSet:

@@ -52,7 +52,7 @@ class Documents(Protocol):
     """The contract of every store. A method that fails raises StorageError and loses no data.
 
     Methods are called from several threads, each with a separate event loop that may end after the call, so a store
-    must hold nothing that is bound to an event loop. `decode` raises StorageError for a document that is not ours.
+    must hold nothing that is bound to an event loop. `decode` raises StorageError for a document of another program.
     """
 
     def name(self, profile: str, kind: Kind) -> str:
@@ -169,7 +169,7 @@ class _Codec:
         return decode(decrypt(content, name, self.encryption, bound_to=bound_to(profile, kind)), name)
 
     async def check_login(self, profile: str) -> None:
-        """Raise StorageError for a login that must not be overwritten: not ours, or one that no key decrypts."""
+        """Raise StorageError for a login not to overwrite: of another program, or one that no key decrypts."""
         await self.read(profile, "login", token_file_format.decode_login)
 
     async def check_key(self) -> None:

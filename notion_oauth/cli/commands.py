@@ -66,11 +66,11 @@ def login(
     as_json: AsJson = False,
 ) -> None:
     """Sign in through a browser, on this machine or another, and store the tokens."""
-    from notion_oauth.cli.sign_in_options import challenge_of, read_assertion
+    from notion_oauth.cli.sign_in_options import parse_sign_in_options, read_assertion
     from notion_oauth.cli.status_text import validity
 
     oauth, console = oauth_from_options(profile, token_file, server_url), stderr_console()
-    challenge = challenge_of(scope, acr_values, max_age)
+    challenge = parse_sign_in_options(scope, acr_values, max_age)
     if assertion_file is not None:
         if no_browser or port is not None or acr_values is not None or max_age is not None:
             message = "can only be combined with --scope, not with options for the browser"
@@ -202,6 +202,7 @@ def key(
 @rare_commands.command(epilog="Example: `notion-oauth reseal`, after a change of keys")
 def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
     """Encrypt all stored logins and registrations with the first key now, instead of at their next save."""
+    # The command is named after the key `sealed` of an encrypted file
     store = oauth_from_options(None, token_file, None).store
 
     async def reencrypt(name: str) -> bool:

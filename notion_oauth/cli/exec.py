@@ -13,7 +13,7 @@ from notion_oauth.errors import ConfigurationError
 
 
 def replace_process(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
-    """Execute the program in place of this process: it inherits the terminal, and its exit code is ours.
+    """Execute the program in place of this process: it inherits the terminal, and its exit code becomes this command's.
 
     Raises ConfigurationError if there is no such program.
     """

@@ -1,4 +1,4 @@
-"""Read the stored login without any other package: all that `token` and `status` need in the common case.
+"""Read the stored login without any third-party package: all that `token` and `status` need in the common case.
 
 Importing the models, the settings and the HTTP client takes several times as long as the rest of such a command.
 In any unusual case `read_fast` returns None, and the command takes the normal path, which reports what is wrong.
@@ -70,7 +70,7 @@ def read_fast(profile: str | None, token_file: Path | None, server_url: str | No
 
 
 def _login(content: bytes) -> FastLogin:
-    """Decode a login that has every field as we write it. Raises ValueError for any other, such as an encrypted one."""
+    """Decode a login that has all fields as the store writes them. Raises ValueError otherwise, also if encrypted."""
     document = parse_json(content)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - an error in the document, not in the program

@@ -41,7 +41,7 @@ ORDER = (
 
 
 class _Commands(TyperGroup):
-    """Prints one of our errors as a message and exits with its exit code.
+    """Prints a NotionOAuthError as a message and exits with its exit code.
 
     Only the commands that scripts run often are loaded at every start; the others on demand.
     """

@@ -15,10 +15,10 @@ _INVALID_VALUE = "{name} must contain values separated by spaces, without quotes
 MAX_ASSERTION = 64 * 1024  # characters
 
 
-def challenge_of(
+def parse_sign_in_options(
     scope: str | None = None, acr_values: str | None = None, max_age: int | None = None
 ) -> BearerChallenge | None:
-    """The options as a resource's challenge; None if none is set. Raises ConfigurationError for an invalid value."""
+    """Return the options as a resource's challenge; None without options. Raises ConfigurationError."""
     for name, value in (("--scope", scope), ("--acr-values", acr_values)):
         if value is not None and parse_scope_tokens(value) is None:
             raise ConfigurationError(
@@ -28,9 +28,9 @@ def challenge_of(
 
 
 def read_assertion(path: Path) -> SecretStr:
-    """The assertion (a JWT) in a file, or on standard input if the path is `-`. Raises ConfigurationError."""
+    """Return the assertion (a JWT) in a file, or on standard input if the path is `-`. Raises ConfigurationError."""
     try:
-        # No check of owner and mode, as for our own files: the issuer of the assertion sets them
+        # No check of owner and mode, as for the token file: the issuer of the assertion sets them
         with contextlib.nullcontext(sys.stdin) if str(path) == "-" else path.open(encoding="utf-8") as source:
             content = source.read(MAX_ASSERTION)
     except OSError as error:

@@ -40,7 +40,7 @@ def read_file(path: Path, decode: Callable[[bytes], T], *, fix: bool = True) -> 
         try:
             content = _read(descriptor)
         except OSError as error:
-            _failed(path, "read", error)
+            _raise_storage_error(path, "read", error)
         if len(content) > MAX_FILE:
             raise StoreDamaged(
                 f"{path} is larger than {MAX_FILE // 1024} KiB, so notion-oauth did not write it.", hint=_MOVE_HINT
@@ -76,11 +76,11 @@ def _open_regular(path: Path, action: str, *, silent: bool = False) -> Iterator[
     except OSError as error:
         if error.errno == errno.ELOOP:
             _check_not_link(path)
-        _failed(path, action, error)
+        _raise_storage_error(path, action, error)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            _not_a_file(path)
+            _raise_not_a_file(path)
         permissions.check_owner(status, path, silent=silent)
         yield descriptor
     finally:
@@ -176,12 +176,15 @@ def delete_file(path: Path, *, remove_abandoned: bool = True) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        _failed(path, "deleted", error)
+        _raise_storage_error(path, "deleted", error)
     return True
 
 
 def ensure_writable(path: Path, *, size: int) -> None:
-    """Raise StorageError unless a new file of `size` bytes could replace this one and be read again."""
+    """Write a temporary file of `size` bytes next to this one, and delete it.
+
+    Raises StorageError if that fails, or if the file system assigns the new file to another owner.
+    """
     with _open_for_writing(path) as directory:
         temporary = _write_temporary(directory, path.name, bytes(size))
         try:
@@ -209,7 +212,7 @@ def reserve_file(path: Path, marker: bytes, *, size: int) -> None:
 
 
 def read_reserved(path: Path) -> bytes | None:
-    """What the reservation of a file contains; None if there is none. Raises StorageError."""
+    """Return what the reservation of a file contains; None if there is none. Raises StorageError."""
     content = read_file(path.with_name(path.name + RESERVED), bytes)
     return None if content is None else content.strip()
 
@@ -264,7 +267,7 @@ def _open_for_writing(path: Path, *, remove_abandoned: bool = True) -> Iterator[
                 _remove_abandoned(directory, path.name, older_than=_ABANDONED_AFTER)
             yield directory
     except OSError as error:
-        _failed(path, "written", error)
+        _raise_storage_error(path, "written", error)
 
 
 def _write_temporary(directory: Directory, name: str, content: bytes) -> str:
@@ -318,13 +321,13 @@ _MOVE_HINT = "Nothing was changed. Move it away, or set NOTION_OAUTH_TOKEN_FILE 
 _LINK_HINT = "Remove the link, or set NOTION_OAUTH_TOKEN_FILE to the real file."
 
 
-def _not_a_file(path: Path) -> NoReturn:
+def _raise_not_a_file(path: Path) -> NoReturn:
     raise StoreDamaged(f"{path} is not a regular file.", hint=_MOVE_HINT) from None
 
 
-def _failed(path: Path, action: str, error: OSError) -> NoReturn:
+def _raise_storage_error(path: Path, action: str, error: OSError) -> NoReturn:
     if isinstance(error, IsADirectoryError):
-        _not_a_file(path)
+        _raise_not_a_file(path)
     reason = error.strerror or type(error).__name__
     hint = "The stored data was not changed. Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path."
     raise StorageError(f"{path} could not be {action}: {reason}.", hint=hint) from None

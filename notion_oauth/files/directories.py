@@ -54,7 +54,7 @@ class Directory:
         os.unlink(self._at(name), dir_fd=self._descriptor)
 
     def names(self) -> list[str]:
-        """The names of the entries; empty if the directory cannot be listed."""
+        """Return the names of the entries; empty if the directory cannot be listed."""
         with contextlib.suppress(OSError):
             return os.listdir(self.path if self._descriptor is None else self._descriptor)  # noqa: PTH208
         return []
@@ -99,7 +99,7 @@ def make_directory(directory: Path) -> None:
 def _check_links(directory: Path) -> None:
     """Raise StorageError if the path contains a symbolic link that another user may have planted.
 
-    A link is trusted if it belongs to us, to root, or to the owner of the directory that contains it: a home directory
+    A link is trusted if it belongs to this user, root, or the owner of the directory that contains it: a home directory
     or /var is often a link. In a directory that many users may write, another user's link may lead anywhere.
     """
     for part in (directory, *directory.parents):

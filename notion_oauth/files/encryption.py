@@ -95,11 +95,14 @@ class Encryption:
         return USE_KEYRING in self._configured
 
     def all_keys(self) -> tuple[Key, ...]:
-        """All keys; the first one encrypts. Raises KeyUnavailable if the keyring returns none."""
+        """Return all keys; the first one encrypts. Raises KeyUnavailable if the keyring returns none."""
         return self._keys or self._read_keys(self._reads)
 
     def _read_keys(self, reads: int) -> tuple[Key, ...]:
-        """Read the keys, unless another thread has since `reads` was current: all waiting threads share one result."""
+        """Read the keys, unless another thread has done so since this caller took `reads` from the counter.
+
+        So all waiting threads share one result.
+        """
         with self._lock:
             if self._reads == reads:
                 self._reads += 1
@@ -155,13 +158,13 @@ def _find(key_id: str, keys: tuple[Key, ...]) -> Key | None:
 
 
 def encryption_key_id(content: bytes) -> str | None:
-    """The key identifier that an encrypted file states; None for a plain file."""
+    """Return the key identifier that an encrypted file states; None for a plain file."""
     document = _document(content)
     return None if document is None else str(document.get("key_id"))
 
 
 def encryption_weakness(content: bytes, encryption: Encryption | None, name: str) -> Notice | None:
-    """How a file is protected less than the next save would protect it, or None.
+    """Return a Notice if the file is not encrypted with the first key; None if it is, or if no key is configured.
 
     Raises KeyUnavailable.
     """

@@ -15,7 +15,7 @@ from notion_oauth.files.directories import Directory
 
 OWNER_ONLY = 0o600
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_UNSAFE_FOR_ROOT_FILE = stat.S_IWGRP | stat.S_IRWXO  # root may let our group read its file
+_UNSAFE_FOR_ROOT_FILE = stat.S_IWGRP | stat.S_IRWXO  # root may let this user's group read its file
 MAX_LOGGED = 1024
 _logged: set[tuple[str, str]] = set()  # each warning is logged once per process, however often the file is read
 

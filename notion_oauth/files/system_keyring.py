@@ -1,4 +1,4 @@
-"""Read and add keys in the system keyring. It may hang without a desktop session: a call ends after three seconds."""
+"""Read and add keys in the system keyring. It may hang without a desktop session: a call then ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from notion_oauth.errors import ConfigurationError, Hint, KeyUnavailable
 from notion_oauth.files import system_keyring_process
 from notion_oauth.files.system_keyring_process import ANSWER_WITHIN, NO_ANSWER
 
-TIMEOUT = 10.0  # seconds; the process exits earlier by itself, unless it cannot run at all
+TIMEOUT = 10.0  # seconds, with the start of Python; if the keyring does not answer, the process exits earlier
 _PROCESS = Path(system_keyring_process.__file__)
 _ALTERNATIVE = "or set NOTION_OAUTH_ENCRYPTION_KEY to a key instead of keyring."
 
@@ -52,7 +52,7 @@ def add_key(key: str) -> None:
 def _run(action: str, key: str = "", *, timeout: float = TIMEOUT) -> str | None:
     try:
         done = subprocess.run(  # noqa: S603 - a file of this package, run with the current interpreter
-            [sys.executable, "-P", str(_PROCESS), action],  # -P: our modules must not shadow others
+            [sys.executable, "-P", str(_PROCESS), action],  # -P: the modules next to it must not shadow others
             input=key.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -38,7 +38,7 @@ class Browser:
     def open(self, url: str) -> bool:
         """Open the URL; returns whether that succeeded. Blocks until the command exits, which may take long.
 
-        The command gets no terminal, so that it can neither read our input nor draw over our output.
+        The command gets no terminal, so that it can neither read the input nor draw over the output of this program.
         """
         if self.for_windows and not _SAFE_FOR_WINDOWS.fullmatch(url):
             return False

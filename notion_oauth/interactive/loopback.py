@@ -88,7 +88,7 @@ def _listen(port: int) -> socket.socket:
 class Receiver(Generic[T]):
     """Accepts redirects, from the browser or pasted by the user, until one of them completes or fails the sign-in.
 
-    `complete` is called with one response at a time. A response whose `state` is not ours is rejected and the wait
+    `complete` is called with one response at a time. A response with another `state` is rejected and the wait
     continues, so that another program on this machine cannot end the sign-in. The page says "signed in" only after
     `complete` has returned.
     """

@@ -133,7 +133,7 @@ class LineReader:
         try:
             return not self.is_terminal or os.tcgetpgrp(self._descriptor) == os.getpgrp()
         except OSError:
-            return True  # a terminal of another session has no jobs of ours
+            return True  # a terminal of another session has no jobs of this shell
 
     def _set(self, attributes: list[Any]) -> None:
         """Use TCSANOW: the other modes wait for output, which may be blocked, or discard input typed ahead."""

@@ -28,7 +28,7 @@ logging.getLogger("notion_oauth").addHandler(logging.NullHandler())
 
 
 def fingerprint(token: SecretStr | None) -> str | None:
-    """The token's identifier in the logs."""
+    """Return the token's identifier in the logs."""
     if token is None:
         return None
     return hashlib.sha256(token.get_secret_value().encode(errors="surrogatepass")).hexdigest()[:FINGERPRINT]
@@ -56,11 +56,11 @@ class Audit:
         self.profile = profile
 
     def without_profile(self) -> Self:
-        """An Audit of the same class, for events of no profile."""
+        """Return an Audit of the same class, for events of no profile."""
         return type(self)(None)
 
     def attempt(self, event: Event, **facts: Fact) -> Attempt:
-        """A context manager that writes one line with these facts: the reported success, or the error of its block."""
+        """Return a context manager that writes one line with these facts: a reported success, or its block's error."""
         return Attempt(self, event, facts)
 
     def succeeded(self, event: Event, tokens: TokenSet | None = None, **facts: Fact) -> None:
@@ -72,7 +72,7 @@ class Audit:
         self.succeeded("refresh", after, replaced_sha256=fingerprint(before.refresh_token))
 
     def failed(self, event: Event, error: Exception, tokens: TokenSet | None = None, **facts: Fact) -> None:
-        """Write a failure."""
+        """Write a failure, with the error's code and text."""
         reason = {
             "reason": error.code if isinstance(error, NotionOAuthError) else type(error).__name__,
             "error": getattr(error, "error", None),

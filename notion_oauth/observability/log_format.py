@@ -16,7 +16,7 @@ from notion_oauth.observability.context import PROFILE, REQUEST_ID
 from notion_oauth.observability.redaction import may_contain_secret, redact
 
 _SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "uvicorn.access")
-_REQUEST_LOGGERS = ("httpx", "httpcore")  # they log each of our requests, which the audit log already covers
+_REQUEST_LOGGERS = ("httpx", "httpcore")  # they log each request to the server, which the audit log already covers
 
 
 def configure(level: str, style: str) -> None:

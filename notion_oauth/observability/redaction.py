@@ -1,6 +1,6 @@
 """Redaction of the logs: text that looks like a secret is removed from a line.
 
-We never log a secret on purpose. This is a second defence, against libraries that log too much and future mistakes.
+No secret is logged on purpose. This is a second defence, against libraries that log too much and future mistakes.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def authorization_request(
 def parse_authorization_response(parameters: Sequence[tuple[str, str]]) -> AuthorizationResponse:
     """Parse the query of the redirect.
 
-    Raises AuthorizationResponseError if a parameter that we read is repeated (RFC 6749 §3.1): another parser
+    Raises AuthorizationResponseError if a parameter that is read here is repeated (RFC 6749 §3.1): another parser
     may have used the other value.
     """
     found: dict[str, str] = {}

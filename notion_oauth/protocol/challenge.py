@@ -57,7 +57,7 @@ class BearerChallenge:
 def merge_challenges(
     requested: BearerChallenge | None, from_resource: BearerChallenge | None
 ) -> BearerChallenge | None:
-    """What the user requests, completed from the resource's challenge: its scope if none is requested, its metadata."""
+    """Return `requested` with the resource's `resource_metadata`, and with its scope if none is requested."""
     if requested is None or from_resource is None:
         return requested or from_resource
     scope = requested.scope or from_resource.scope
@@ -65,7 +65,7 @@ def merge_challenges(
 
 
 def step_up_required(challenge: BearerChallenge, host: str) -> StepUpRequired:
-    """The error for a challenge with `requires_step_up`; its hint is the sign-in to start."""
+    """Return the error for a challenge with `requires_step_up`; its hint is the sign-in to start."""
     options = {"scope": challenge.scope, "acr_values": challenge.acr_values, "max_age": challenge.max_age}
     if challenge.error == "insufficient_scope":
         wanted = f"the scope {challenge.scope}" if challenge.scope else "a scope that it does not name"
@@ -109,7 +109,7 @@ def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
 
 
 def bearer_challenge(values: Iterable[str], *, secrets: frozenset[str] = frozenset()) -> BearerChallenge | None:
-    """The Bearer challenge to follow, or None. Parameters that repeat one of `secrets` are dropped.
+    """Return the Bearer challenge to follow, or None. Parameters that repeat one of `secrets` are dropped.
 
     Of several, the first of these is used:
 
@@ -269,7 +269,7 @@ class _Parser:
 
 
 def requested_challenge(scope: str | None, acr_values: str | None, max_age: int | None) -> BearerChallenge | None:
-    """The challenge that a sign-in with these options answers; None without options."""
+    """Return a challenge that a sign-in with these options would answer; None without options."""
     if scope is None and acr_values is None and max_age is None:
         return None
     authentication = acr_values is not None or max_age is not None

@@ -22,15 +22,15 @@ _ENDPOINTS = (
 )
 
 
-def protected_resource_metadata_urls(server_url: str, challenged: str | None = None) -> tuple[str, ...]:
-    """The URL from the challenge, then the well-known URLs: with the resource's path, and at the root.
+def protected_resource_metadata_urls(server_url: str, metadata_url: str | None = None) -> tuple[str, ...]:
+    """Return the URL from the challenge, then the well-known URLs: with the resource's path, and at the root.
 
     RFC 9728 §3.1 and §5.1, in the order of MCP. A challenge's URL that may not be requested is ignored.
     """
     well_known = _with_and_without_path(server_url, "oauth-protected-resource")
-    if challenged is None or url_problem(challenged) or _downgrades(challenged, server_url):
+    if metadata_url is None or url_problem(metadata_url) or _downgrades(metadata_url, server_url):
         return well_known
-    return tuple(dict.fromkeys((challenged, *well_known)))
+    return tuple(dict.fromkeys((metadata_url, *well_known)))
 
 
 def authorization_server_metadata_urls(issuer: str) -> tuple[str, ...]:
@@ -161,8 +161,8 @@ def assumed_authorization_server(issuer: str) -> AuthorizationServerMetadata:
     )
 
 
-def probe_request(server_url: str) -> Request:
-    """A request without a token, to get the resource's challenge (RFC 9728 §5, MCP).
+def challenge_probe_request(server_url: str) -> Request:
+    """Return a request without a token, to get the resource's challenge (RFC 9728 §5, MCP).
 
     A `ping` changes nothing if the server requires no token; a stream that it opens is not read.
     """
@@ -172,14 +172,14 @@ def probe_request(server_url: str) -> Request:
 
 
 def challenge_of(response: Response) -> BearerChallenge | None:
-    """The Bearer challenge of a 401 or 403; None for any other response."""
+    """Return the Bearer challenge of a 401 or 403; None for any other response."""
     if response.status not in (401, 403):
         return None
     return bearer_challenge(response.challenges)
 
 
 def _read(response: Response, model: type[M], kind: str) -> M | None:
-    """The document at a metadata URL; None for a 4xx, which means that there is none."""
+    """Return the document at a metadata URL; None for a 4xx, which means that there is none."""
     if 400 <= response.status < 500 and response.status not in (408, 425, 429):
         return None
     if 300 <= response.status < 400:

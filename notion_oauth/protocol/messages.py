@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus, urlencode, urlsplit
 
 from notion_oauth.errors import Hint, OAuthError, ServerUnavailable, UnexpectedRedirect
 
-MAX_DESCRIPTION = 300  # characters of a server's text that we repeat
+MAX_DESCRIPTION = 300  # characters of a server's text that are repeated
 MIN_SECRET = 16  # characters; shorter values, such as "refresh_token", are not secret
 _SECRET = frozenset({"client_secret", "code", "code_verifier", "refresh_token", "token", "assertion"})  # of any length
 REGISTERED_ERRORS = frozenset(

@@ -57,7 +57,7 @@ def registration_request(server: AuthorizationServerMetadata, metadata: ClientMe
 def parse_registration_response(response: Response, *, request: Request) -> ClientInformation:
     """Parse the registered client (RFC 7591 §3.2).
 
-    Raises RegistrationRefused for an error code or an authentication method that we do not support, MetadataError
+    Raises RegistrationRefused for an error code or an authentication method that is not supported, MetadataError
     if the endpoint does not exist, ServerUnavailable for a transient failure or invalid client information.
     """
     if response.status in (404, 405) and response.json_object() is None:
@@ -77,11 +77,12 @@ def parse_registration_response(response: Response, *, request: Request) -> Clie
         raise ServerUnavailable(f"{host_of(response.url)} sent an invalid registration response.") from None
 
 
-def probe_request(server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str) -> Request:
-    """Check whether the server still recognises a client, with a code that it never issued.
+def client_check_request(server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str) -> Request:
+    """Return a request that shows whether the server still recognises a client. Its code was never issued.
 
-    A server that does not recognise the client shows an error page in the browser and never redirects, so we would
-    not learn of it. The token endpoint authenticates the client first (RFC 6749 §4.1.3) and answers `invalid_client`.
+    A server that does not recognise the client shows an error page in the browser and never redirects, so the
+    sign-in would wait in vain. The token endpoint authenticates the client first (RFC 6749 §4.1.3) and answers
+    `invalid_client`.
     """
     headers, fields = client_authentication(client, server.token_endpoint_auth_methods_supported)
     form = {
@@ -94,6 +95,6 @@ def probe_request(server: AuthorizationServerMetadata, client: ClientInformation
 
 
 def is_client_unknown(response: Response) -> bool:
-    """Whether the response to a probe says that the client is unknown."""
+    """Return whether the response to such a request says that the client is unknown."""
     document = response.json_object() or {}
     return response.status in (400, 401) and document.get("error") == "invalid_client"

@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 from notion_oauth.errors import ServerUnavailable, SignInRequired, TokenRefused
 from notion_oauth.models import (
     ENDPOINT_FIELDS,
-    AssertionGrant,
+    AssertionRequest,
     AuthMethod,
     ClientInformation,
     GrantRequest,
@@ -129,7 +129,7 @@ def _is_valid_in_header(token: SecretStr) -> bool:
     return bool(value) and all(0x21 <= ord(character) <= 0x7E for character in value)
 
 
-def assertion_request(grant: AssertionGrant) -> Request:
+def assertion_request(grant: AssertionRequest) -> Request:
     """The request that exchanges an assertion for tokens (RFC 7523 §2.1, RFC 8707 §2.2)."""
     headers, fields = client_authentication(grant.client, grant.token_endpoint_auth_methods_supported)
     form = form_of(
@@ -143,27 +143,27 @@ def assertion_request(grant: AssertionGrant) -> Request:
     return Request("POST", grant.token_endpoint, headers=headers, form={**form, **fields})
 
 
-def token_set(response: TokenResponse, pending: GrantRequest, *, requested_at: datetime) -> TokenSet:
-    """The login that starts with these tokens."""
+def token_set(response: TokenResponse, request: GrantRequest, *, requested_at: datetime) -> TokenSet:
+    """Return the login that starts with these tokens."""
     return TokenSet(
         access_token=response.access_token,
         token_type="Bearer",  # noqa: S106 - the scheme, in the spelling that every server accepts
         expires_in=response.expires_in,
         expires_at=expires_at(response.expires_in, requested_at=requested_at),
         refresh_token=response.refresh_token,
-        scope=response.scope or pending.scope,
-        requested_scope=pending.scope,
-        client=pending.client,
-        issuer=pending.issuer,
-        resource=pending.resource,
-        **{name: getattr(pending, name) for name in ENDPOINT_FIELDS},
+        scope=response.scope or request.scope,
+        requested_scope=request.scope,
+        client=request.client,
+        issuer=request.issuer,
+        resource=request.resource,
+        **{name: getattr(request, name) for name in ENDPOINT_FIELDS},
         authorized_at=requested_at,
         updated_at=requested_at,
     )
 
 
 def refreshed(tokens: TokenSet, response: TokenResponse, *, requested_at: datetime) -> TokenSet:
-    """The same login with new tokens; without a new refresh token the old one stays valid (RFC 6749 §6)."""
+    """Return the same login with new tokens; without a new refresh token the old one stays valid (RFC 6749 §6)."""
     return tokens.model_copy(
         update={
             "access_token": response.access_token,

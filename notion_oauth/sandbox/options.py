@@ -10,7 +10,7 @@ DAY = 24 * 60 * 60.0
 
 @dataclass(kw_only=True)
 class SandboxOptions:
-    """The defaults follow Notion, apart from the automatic consent. Times are in seconds. Any option may change."""
+    """Apart from `auto_consent`, the defaults follow Notion. Times are in seconds. Options may change while it runs."""
 
     auto_consent: bool = True  # False shows a consent page
     access_token_lifetime: float = 3600
@@ -36,7 +36,7 @@ class SandboxOptions:
 
 
 def overridden(document: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """The document with the overrides applied; an override of None removes its key."""
+    """Return the document with the overrides applied; an override of None removes its key."""
     return {
         name: value for name, value in {**document, **overrides}.items() if name not in overrides or value is not None
     }

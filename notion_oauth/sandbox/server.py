@@ -190,7 +190,7 @@ class Server(AuthorizationServer):
             raise InvalidScopeError
 
     def check_resource(self, resource: str | None, redirect_uri: str | None = None) -> None:
-        """Raise InvalidTargetError unless `resource` is omitted or identical to one of ours (RFC 8707 §2)."""
+        """Raise InvalidTargetError unless `resource` is omitted or identical to one of this server's (RFC 8707 §2)."""
         if resource not in (None, *self._resources, *self.state.options.other_resources):
             raise InvalidTargetError(redirect_uri=redirect_uri)
 

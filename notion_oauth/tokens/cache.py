@@ -23,10 +23,10 @@ class _Entry:
 
     tokens: TokenSet
     version: object | None
-    good_from: datetime  # a wall clock that shows an earlier time was set back
-    good_until: datetime
+    valid_from: datetime  # a wall clock that shows an earlier time was set back
+    valid_until: datetime
     expires_at: datetime
-    uptime_good_until: float
+    uptime_valid_until: float
     uptime_expired: float
 
 
@@ -53,8 +53,8 @@ class TokenCache:
         entry, uptime = self._entry, self._uptime()
         if (
             entry is None
-            or uptime >= (entry.uptime_expired if allow_due else entry.uptime_good_until)
-            or not entry.good_from <= self._clock() < (entry.expires_at if allow_due else entry.good_until)
+            or uptime >= (entry.uptime_expired if allow_due else entry.uptime_valid_until)
+            or not entry.valid_from <= self._clock() < (entry.expires_at if allow_due else entry.valid_until)
         ):
             return None
         if uptime >= self._unchanged_until:
@@ -91,8 +91,8 @@ class TokenCache:
         good = lifetime.phase(tokens, now, self._window) is Phase.VALID
         leeway = timedelta() if tokens.refresh_token is None else lifetime.leeway(tokens, self._window)
         expires_at = tokens.expires_at or _NEVER
-        good_until = expires_at - leeway if good else now
-        self._entry = _Entry(tokens, version, now, good_until, expires_at, expired - leeway.total_seconds(), expired)
+        valid_until = expires_at - leeway if good else now
+        self._entry = _Entry(tokens, version, now, valid_until, expires_at, expired - leeway.total_seconds(), expired)
         self._unchanged_until = 0.0 if self._store.version(self._profile) is not None else uptime + UNCHECKED_INTERVAL
 
     @property
@@ -111,4 +111,4 @@ class TokenCache:
 
     def time_until_due(self) -> timedelta | None:
         """How long until the cached login is due for a refresh; None without a cached login."""
-        return None if self._entry is None else self._entry.good_until - self._clock()
+        return None if self._entry is None else self._entry.valid_until - self._clock()

@@ -13,7 +13,7 @@ from notion_oauth.clock import Clock, utc_now
 from notion_oauth.errors import MetadataError, MetadataNotFound, NotionOAuthError, TransientError, UnexpectedRedirect
 from notion_oauth.models import (
     ENDPOINT_FIELDS,
-    AssertionGrant,
+    AssertionRequest,
     AuthorizationServerMetadata,
     ClientInformation,
     ClientMetadata,
@@ -49,7 +49,7 @@ class OAuthClient:
     async def challenge(self, server_url: str) -> BearerChallenge | None:
         """The challenge of the resource to a request without a token; None without one, or if it cannot be reached."""
         try:
-            return discovery.challenge_of(await self._transport.send(discovery.probe_request(server_url)))
+            return discovery.challenge_of(await self._transport.send(discovery.challenge_probe_request(server_url)))
         except (TransientError, MetadataError):
             return None  # the metadata at the well-known URLs may be enough
 
@@ -162,7 +162,7 @@ class OAuthClient:
     ) -> bool:
         """Whether the server still recognises a client; True after a transient failure, which is not raised."""
         try:
-            response = await self._transport.send(registration.probe_request(server, client, redirect_uri))
+            response = await self._transport.send(registration.client_check_request(server, client, redirect_uri))
         except TransientError:
             return True
         return not registration.is_client_unknown(response)
@@ -172,7 +172,7 @@ class OAuthClient:
         parsed, requested_at = await self._tokens(token.code_request(pending, code))
         return token.token_set(parsed, pending, requested_at=requested_at)
 
-    async def exchange_assertion(self, grant: AssertionGrant) -> TokenSet:
+    async def exchange_assertion(self, grant: AssertionRequest) -> TokenSet:
         """Exchange an assertion for tokens (RFC 7523). Raises TokenRefused."""
         parsed, requested_at = await self._tokens(token.assertion_request(grant))
         return token.token_set(parsed, grant, requested_at=requested_at)

@@ -1,4 +1,4 @@
-"""Login status, from stored data only. Imports no other package, because the fast path imports it."""
+"""Login status, from stored data only. Imports no third-party package, because the fast path imports it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoginStatus:
-    """Login status, from stored data only.
-
-    `status` is "authenticated", "expired" (the access token has expired and the next use refreshes it) or
+    """`status` is "authenticated", "expired" (the access token has expired and the next use refreshes it) or
     "unauthenticated". `ended_at` and the fields after it describe a login that the server has ended.
     """
 
@@ -61,7 +59,7 @@ class LoginStatus:
         return " ".join(self.storage_warnings) or None
 
     def as_json(self, *, storage: bool = True) -> dict[str, Any]:
-        """A JSON-ready mapping; without a login, `status` and how the last login ended. Times are RFC 3339 in UTC.
+        """Return a JSON-ready mapping; without a login, `status` and how the last one ended. Times are RFC 3339 in UTC.
 
         Without `storage`, how the tokens are stored is left out.
         """

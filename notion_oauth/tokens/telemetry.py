@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from notion_oauth import __version__, profile_names
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.models import (
-    AssertionGrant,
+    AssertionRequest,
     AuthorizationServerMetadata,
     ClientInformation,
     ClientMetadata,
@@ -84,7 +84,7 @@ class TracedClient(OAuthClient):
         with _span("exchange", pending.token_endpoint, pending.issuer):
             return await super().exchange(pending, code)
 
-    async def exchange_assertion(self, grant: AssertionGrant) -> TokenSet:
+    async def exchange_assertion(self, grant: AssertionRequest) -> TokenSet:
         with _span("exchange", grant.token_endpoint, grant.issuer):
             return await super().exchange_assertion(grant)
 
@@ -134,7 +134,7 @@ def _address(url: str) -> dict[str, str | int | None]:
 
 
 def _error_type(error: Exception) -> str:
-    """The server's error code if it sent one, else our own code, else the name of the error's class."""
+    """The server's error code if it sent one, else this package's code, else the name of the error's class."""
     code = getattr(error, "error", None)
     if isinstance(code, str):
         return _known_code(code)

@@ -13,7 +13,7 @@ _HINT = f"If that server is yours and belongs there, set {ALLOW}=true."
 
 
 class AddressPolicy:
-    """The addresses that may be connected to. Metadata is untrusted: it must not direct us to private addresses.
+    """The addresses that may be connected to. Metadata is untrusted: it must not direct requests to private addresses.
 
     - Public addresses are always allowed.
     - The configured server (same host and port) may also be on this machine, on a private network (RFC 1918,

@@ -30,7 +30,7 @@ _HASHED = re.compile(r"[0-9a-fA-F]{8}\.[0-9]+")  # the file names by which OpenS
 class TrustedAuthorities:
     """The trusted authorities: those of `file` and `directory`, or of the operating system if both are None.
 
-    Those of `extra` are trusted in addition. `source` says where they come from.
+    The authorities in `extra` are trusted in addition. `source` describes where the others come from.
     """
 
     source: str
@@ -43,9 +43,9 @@ class TrustedAuthorities:
 
 
 def find_trusted_authorities(extra: Path | None = None, *, bundles: tuple[str, ...] = BUNDLES) -> TrustedAuthorities:
-    """Those of SSL_CERT_FILE and SSL_CERT_DIR, otherwise the system's, otherwise certifi's if the system has none.
+    """Return the authorities of SSL_CERT_FILE and SSL_CERT_DIR, else the system's, else certifi's.
 
-    Those in `extra` are added and replace none: a company's authority signs for its hosts only.
+    The authorities in `extra` are added, and replace no others: a company's authority signs for its hosts only.
     """
     file, directory = os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
     if file or directory:
@@ -66,7 +66,7 @@ def find_trusted_authorities(extra: Path | None = None, *, bundles: tuple[str, .
 
 @cache
 def ssl_context(trusted: TrustedAuthorities) -> ssl.SSLContext:
-    """A context that trusts these authorities; cached, because reading a hundred certificates is slow.
+    """Return a context that trusts these authorities; cached, because reading a hundred certificates is slow.
 
     Raises ConfigurationError if an environment variable or setting names an unusable file or directory.
     """
@@ -77,16 +77,16 @@ def ssl_context(trusted: TrustedAuthorities) -> ssl.SSLContext:
     else:
         if trusted.file is None:
             _check_directories(trusted.directory or "")
-        with _naming("SSL_CERT_FILE"):
+        with _as_configuration_error("SSL_CERT_FILE"):
             context = ssl.create_default_context(cafile=trusted.file, capath=trusted.directory)
     if trusted.extra is not None:
-        with _naming(CA_FILE):
+        with _as_configuration_error(CA_FILE):
             context.load_verify_locations(trusted.extra)
     return context
 
 
 @contextmanager
-def _naming(variable: str) -> Iterator[None]:
+def _as_configuration_error(variable: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # includes ssl.SSLError

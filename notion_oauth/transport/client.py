@@ -112,7 +112,7 @@ class Transport:
             if request.only_headers:
                 return Response(answer.status_code, request.url, names, challenges=challenges)
             body = bytearray()
-            # We decompress ourselves, to stop at the limit; a response that httpx has already read has no raw form
+            # Decompressed here, to stop at the limit; a response that httpx has already read has no raw form
             parts = answer.aiter_raw() if "content-encoding" in answer.headers else answer.aiter_bytes()
             async for chunk in parts:
                 body += chunk
@@ -121,7 +121,7 @@ class Transport:
 
 
 def _decompressed(body: bytes, headers: dict[str, str], host: str) -> bytes:
-    """The body, decompressed although we do not request compression; never more than MAX_BODY of it in memory."""
+    """The body, decompressed although no compression is requested; never more than MAX_BODY of it in memory."""
     coding = headers.get("content-encoding", "identity").strip().lower()
     if coding in ("", "identity"):
         return body

@@ -25,8 +25,8 @@ class CheckedTransport(httpx.AsyncBaseTransport):
     """The transport for one request. Its connections are closed with it, also if the request is cancelled.
 
     Without a proxy, a name is resolved once, its addresses are checked, and one of these is connected to; TLS and the
-    Host header use the name. A proxy resolves names itself, and its operator decides where it may connect to: we
-    check only addresses in URLs. The address of the proxy is not checked.
+    Host header use the name. A proxy resolves names itself, and its operator decides where it may connect to:
+    only addresses in URLs are checked. The address of the proxy is not checked.
 
     `context` is None for plain http.
     """

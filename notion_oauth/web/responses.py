@@ -28,7 +28,7 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.HostNotAllowed, 421),
     (errors.TooManyRequests, 429),
     (errors.ResourceMismatch, 409),
-    (errors.NotAuthenticated, 401),
+    (errors.UserNotIdentified, 401),
     (errors.NotSignedIn, 401),
     (errors.StepUpRequired, 403),
     (errors.SignInRequired, 401),

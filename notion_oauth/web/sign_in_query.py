@@ -14,8 +14,8 @@ _CORRECT_IT = "Correct the URL, or remove the parameter: the sign-in has default
 _SEND_ONCE = "Send it once, with its values separated by spaces."
 
 
-def challenge_in_query(parameters: Iterable[tuple[str, str]]) -> BearerChallenge | None:
-    """A challenge with the `scope`, `acr_values` and `max_age` of a query. Other parameters are ignored.
+def parse_sign_in_query(parameters: Iterable[tuple[str, str]]) -> BearerChallenge | None:
+    """Return a challenge with the `scope`, `acr_values` and `max_age` of a query. Other parameters are ignored.
 
     Raises BadRequest, which names the parameter but does not echo its value.
     """

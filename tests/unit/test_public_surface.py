@@ -328,7 +328,7 @@ ERRORS: dict[str, errors.NotionOAuthError] = {
     "registration refused": errors.RegistrationRefused("-", error="invalid_client_metadata"),
     "authorization refused": errors.AuthorizationRefused("-", error="access_denied"),
     "token refused": errors.TokenRefused("-", error="invalid_grant"),
-    "application does not know the user": errors.NotAuthenticated("-"),
+    "application does not know the user": errors.UserNotIdentified("-"),
     "operator's secret is required": errors.OperatorRequired("-"),
     "request forbidden": errors.RequestForbidden("-"),
     "bad request": errors.BadRequest("-"),

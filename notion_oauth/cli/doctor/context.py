@@ -112,7 +112,7 @@ class CheckContext:
     async def contact_server(self) -> None:
         """Request the MCP server's challenge, then discover its authorization server, as a sign-in does."""
         server_url = self.settings.server_url
-        await self.response.run(self.transport.send(discovery.probe_request(server_url)))
+        await self.response.run(self.transport.send(discovery.challenge_probe_request(server_url)))
         await self.discovery.run(self._discover())
 
     async def _discover(self) -> Discovery:

@@ -75,7 +75,7 @@ def configured(settings: Settings, environment: Mapping[str, str]) -> list[Findi
 
 
 def in_dotenv() -> dict[str, str]:
-    """All variables in the `.env` of the working directory, ours or not; empty if it cannot be read."""
+    """All variables in the `.env` of the working directory, of this program or not; empty if it cannot be read."""
     try:
         found = DotEnvSettingsSource(Settings).env_vars if _DOTENV.exists() else {}
     except (OSError, UnicodeDecodeError):

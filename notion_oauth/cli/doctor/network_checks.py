@@ -97,7 +97,7 @@ def _validity(context: CheckContext, host: str, content: bytes) -> Finding:
 
 
 async def clock(context: CheckContext) -> Sequence[Finding]:
-    """The difference between our clock and the server's, from its Date header, which has a resolution of one second."""
+    """Compare the clock with the server's, from its Date header, which has a resolution of one second."""
     response = await context.response.get_or_skip()
     date = http_date(response.headers.get("date", ""))
     if date is None:
@@ -115,7 +115,7 @@ async def clock(context: CheckContext) -> Sequence[Finding]:
 
 
 def _skew(date: datetime, sent_at: datetime, received_at: datetime) -> timedelta:
-    """Our clock minus theirs, each at its midpoint: of the request's duration, and of the second in the Date header."""
+    """Return this clock minus the server's, at the midpoints of the request and of the second in the Date header."""
     return sent_at + (received_at - sent_at) / 2 - (date + _RESOLUTION / 2)
 
 

@@ -86,7 +86,9 @@ async def run_checks(
     checks: Sequence[tuple[str, Check]] = CHECKS,
     time_limit: timedelta = TIME_LIMIT,
 ) -> Report:
-    """Run all checks concurrently, each within `time_limit`; only those without settings if `load` raises.
+    """Run all checks concurrently, each within `time_limit`, and return the report.
+
+    If `load` raises ConfigurationError, only the checks that need no settings run.
 
     `render` returns a hint with its command as the user can run it. Private data is removed from the report. Raises
     nothing.
@@ -148,7 +150,7 @@ async def _run_all(context: CheckContext, checks: Sequence[tuple[str, Check]], t
 
 
 async def _run_guarded(check: Awaitable[Sequence[Finding]]) -> Sequence[Finding]:
-    """The findings of a check; its error, if it raises, as a finding."""
+    """Return the findings of a check; its error, if it raises, as a finding."""
     try:
         return await check
     except CheckSkipped:

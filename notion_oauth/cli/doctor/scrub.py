@@ -21,7 +21,10 @@ _E_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
 
 def scrub(environment: Mapping[str, str], *urls: str | None) -> Callable[[str], str]:
-    """A function that removes all of that from a text. `urls` are further URLs whose user and query are private."""
+    """Return a function that removes secrets, e-mail addresses, host names and home directories from a text.
+
+    `urls` are further URLs whose user and query are private.
+    """
     secrets = sorted({*_of_settings(environment), *_of_urls([*_proxies(environment), *filter(None, urls)])}, key=len)
     name = socket.gethostname()
     hosts = [each for each in dict.fromkeys((name, name.partition(".")[0])) if len(each) > 1 and each != "localhost"]
@@ -40,14 +43,14 @@ def scrub(environment: Mapping[str, str], *urls: str | None) -> Callable[[str], 
 
 
 def _of_settings(environment: Mapping[str, str]) -> set[str]:
-    """The values of secret settings, whole and in parts: a setting may hold several keys."""
+    """Return the values of secret settings, whole and in parts: a setting may hold several keys."""
     values = [value for name, value in environment.items() if name.upper() in secret_settings()]
     parts = [part for value in values for part in re.split(r"[,\s]+", value)]
     return {each for each in (*values, *parts) if len(each) >= MIN_LENGTH and each != "keyring"}
 
 
 def _of_urls(values: Iterable[str]) -> set[str]:
-    """The users, passwords and queries of URLs, such as those of proxies."""
+    """Return the users, passwords and queries of URLs, such as those of proxies."""
     found: set[str] = set()
     for value in values:
         try:

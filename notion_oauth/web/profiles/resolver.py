@@ -55,7 +55,7 @@ class ProfileResolver(Protocol):
     async def for_request(self, request: Request) -> NotionOAuth | None:
         """Return the NotionOAuth of this request; None for a browser session that has never signed in.
 
-        Raises NotAuthenticated if the user is unknown, ConfigurationError for an invalid profile name.
+        Raises UserNotIdentified if the user is unknown, ConfigurationError for an invalid profile name.
         """
 
     async def status(self, request: Request) -> LoginStatus:

@@ -13,7 +13,7 @@ import anyio
 from fastapi import Request
 
 from notion_oauth import profile_names
-from notion_oauth.errors import ConfigurationError, NotAuthenticated, NotionOAuthError
+from notion_oauth.errors import ConfigurationError, NotionOAuthError, UserNotIdentified
 from notion_oauth.service import NotionOAuth
 from notion_oauth.tokens.source import CHECK_INTERVAL
 from notion_oauth.web.profiles.background_refresh import BackgroundRefresh
@@ -46,7 +46,7 @@ class ApplicationUsers(SingleProfile):
         found = self._profile_from_request(request)
         name: object = await found if inspect.isawaitable(found) else found
         if name is None:
-            raise NotAuthenticated("The application has not identified the user of this request.")
+            raise UserNotIdentified("The application has not identified the user of this request.")
         if not isinstance(name, str) or not profile_names.PROFILE_NAME.match(name):
             raise ConfigurationError(
                 "The application returned an invalid profile name.",

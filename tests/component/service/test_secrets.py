@@ -86,7 +86,7 @@ HELD: list[Any] = [
     models.Registration(
         issuer=ISSUER, redirect_uri="http://127.0.0.1/", client=ClientInformation(client_id="c", client_secret=CANARY)
     ),
-    models.AssertionGrant.for_discovery(DISCOVERY, PUBLIC, None, assertion=SecretStr(CANARY)),
+    models.AssertionRequest.for_discovery(DISCOVERY, PUBLIC, None, assertion=SecretStr(CANARY)),
     models.AuthorizationRequest(url=SecretStr(f"{ISSUER}/authorize?state={CANARY}"), pending=pending()),
     models.AuthorizationResponse(state=SecretStr(CANARY), code=SecretStr(CANARY)),
     models.TokenResponse(access_token=CANARY, token_type="bearer", refresh_token=CANARY),

@@ -79,7 +79,7 @@ def test_the_endpoints_of_a_server_without_metadata() -> None:
     ],
 )
 def test_the_selected_scope(challenged: str | None, listed: tuple[str, ...] | None, expected: str | None) -> None:
-    assert scopes.select_scope(challenged=challenged, resource=listed, server=None) == expected
+    assert scopes.select_scope(challenge_scope=challenged, resource=listed, server=None) == expected
 
 
 @pytest.mark.spec("MCP §Refresh Tokens", "Add offline_access if the authorization server lists it")
@@ -88,7 +88,7 @@ def test_the_selected_scope(challenged: str | None, listed: tuple[str, ...] | No
     [(("openid", "offline_access"), "files:read offline_access"), (("openid",), "files:read"), (None, "files:read")],
 )
 def test_offline_access_is_requested_if_listed(server: tuple[str, ...] | None, expected: str) -> None:
-    assert scopes.select_scope(challenged="files:read", resource=None, server=server) == expected
+    assert scopes.select_scope(challenge_scope="files:read", resource=None, server=server) == expected
 
 
 @pytest.mark.spec("MCP §Step-Up Authorization Flow", "Request the previous scope together with the challenged one")
