@@ -53,12 +53,14 @@ class Hint:
     """What to do next. `str()` returns it for a terminal; a page shows a button instead of the command.
 
     With a `command` of notion-oauth, `text` lacks its end: "Sign in" becomes "Sign in with: notion-oauth login".
-    `options` are those of the command, by parameter name; an option without a value is None.
+    `options` are those of the command, by parameter name; an option without a value is None. `other_command` is a
+    command line of another program instead.
     """
 
     text: str = ""
     command: str | None = None
     options: Mapping[str, str | None] = field(default_factory=dict, hash=False)
+    other_command: str | None = None
 
     def __str__(self) -> str:
         return self.with_command()
@@ -68,16 +70,14 @@ class Hint:
 
     def with_command(self, program: str = "notion-oauth") -> str:
         """The hint with its command, as a user of `program` types it."""
-        if self.command is None:
-            return self.text
-        words = [program, self.command]
+        words = [program, self.command or ""]
         for name, value in self.options.items():
             words += [f"--{name.replace('_', '-')}", *([] if value is None else [shlex.quote(value)])]
-        return self.instead_of_command(f"with: {' '.join(words)}")
+        return self.instead_of_command(f"with: {self.other_command or ' '.join(words)}")
 
     def instead_of_command(self, how: str) -> str:
         """The hint with another way to follow it, such as `on the page of the service.`"""
-        return self.text if self.command is None else f"{self.text} {how}"
+        return self.text if self.command is None and self.other_command is None else f"{self.text} {how}"
 
     def with_options(self, options: Mapping[str, str]) -> Hint:
         """The hint with these options in addition, if it has a command."""

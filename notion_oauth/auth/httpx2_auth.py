@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from notion_oauth.auth.flow import BearerAuthBase
-from notion_oauth.errors import ConfigurationError
+from notion_oauth.errors import ConfigurationError, Hint
 
 try:
     import httpx2
 except ImportError:
-    _HINT = "Install it with: uv pip install 'notion-oauth[httpx2]'"
+    _HINT = Hint("Install it", other_command="uv pip install 'notion-oauth[httpx2]'")
     raise ConfigurationError(
         "notion_oauth.auth.httpx2_auth needs httpx2, which is not installed.", hint=_HINT
     ) from None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from starlette.types import ASGIApp
 
+from notion_oauth.errors import NotionOAuthError
 from notion_oauth.sandbox.serving import BackgroundServer
 
 
@@ -15,7 +16,7 @@ from notion_oauth.sandbox.serving import BackgroundServer
 def served(app: ASGIApp, *, host: str = "127.0.0.1") -> Generator[str]:
     """Serve the application on a free port while the block runs; yields its base URL.
 
-    Raises OSError if no port can be bound, RuntimeError if the application does not start.
+    Raises OSError if no port can be bound, NotionOAuthError if the application does not start.
     """
     with served_by_factory(lambda _: app, host=host) as base_url:
         yield base_url
@@ -30,7 +31,7 @@ def served_by_factory(build: Callable[[str], ASGIApp], *, host: str = "127.0.0.1
         server = BackgroundServer(build(base_url), listener, proxy_headers=False)
         try:
             if not server.wait_until_started():
-                raise RuntimeError("The application did not start.")
+                raise NotionOAuthError("The application did not start.", hint="Its log has the reason.")
             yield base_url
         finally:
             server.stop()

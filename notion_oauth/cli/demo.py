@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from notion_oauth.app import create_app
 from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.cli.background_server import served
+from notion_oauth.cli.options import program_name
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
@@ -48,7 +49,7 @@ def run_demo() -> bool:
         typer.echo(f"  ✗ {error}\n\nThe demo failed. Please report this output.", err=True)
         return False
     seconds = time.monotonic() - started
-    typer.echo(f"\nAll steps succeeded in {seconds:.1f} seconds. To sign in to Notion itself: notion-oauth login")
+    typer.echo(f"\nAll steps succeeded in {seconds:.1f} seconds. To sign in to Notion itself: {program_name()} login")
     return True
 
 

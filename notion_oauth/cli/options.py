@@ -26,7 +26,7 @@ EXIT_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.TransientError, 5),
     (errors.SignInRequired, 6),
     (errors.StorageError, 7),
-    (errors.NotionOAuthError, 4),  # all others: an error of the server that a retry does not fix
+    (errors.NotionOAuthError, 4),  # all others: the server refused, or its answer is invalid
 )
 FAILED = 1  # the demo or a check of doctor failed; also Python's exit code for an unhandled exception
 NOT_SIGNED_IN, REFUSED = 3, 4
@@ -72,15 +72,20 @@ Profile = Annotated[str | None, _login_option("--profile", "The profile, which n
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def program_name() -> str:
+    """How the user started this program."""
+    started = Path(sys.argv[0])
+    return f"python {started.name}" if started.suffix == ".py" else "notion-oauth"
+
+
 def render_hint(hint: errors.Hint, ctx: typer.Context) -> str:
     """The hint with its command as the user can run it: the program as started, and the same login options."""
     if hint.command is None:
-        return hint.text
-    started, root = Path(sys.argv[0]), ctx.find_root()
-    program = f"python {started.name}" if started.suffix == ".py" else "notion-oauth"
+        return str(hint)
+    root = ctx.find_root()
     accepted = {option.name for option in root.command.get_command(root, hint.command).params}  # type: ignore[attr-defined]
     typed = {name: value for name, value in ctx.meta.get(_TYPED, {}).items() if name in accepted}
-    return hint.with_options(typed).with_command(program)
+    return hint.with_options(typed).with_command(program_name())
 
 
 def oauth_from_options(profile: str | None, token_file: Path | None, server_url: str | None) -> NotionOAuth:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import typer
 
+from notion_oauth.cli.options import program_name
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.sandbox import SandboxOptions, serve_sandbox
+
+
+def _set_variable(name: str, value: str) -> str:
+    """The command for sh, or for PowerShell on Windows."""
+    return f'$env:{name} = "{value}"' if os.name == "nt" else f"export {name}={value}"
 
 
 def run_sandbox(*, port: int, token_lifetime: float, auto_consent: bool) -> None:
@@ -18,9 +25,9 @@ def run_sandbox(*, port: int, token_lifetime: float, auto_consent: bool) -> None
             typer.echo(
                 f"The practice server, which behaves like Notion's, runs at {sandbox.base_url}\n"
                 f"Access tokens are valid for {token_lifetime:g} seconds. In another terminal, run:\n\n"
-                f"  export NOTION_OAUTH_SERVER_URL={sandbox.mcp_url}\n"
-                f"  export NOTION_OAUTH_TOKEN_FILE=.notion-tokens.sandbox.json\n"
-                f"  uv run python cli.py login\n\n"
+                f"  {_set_variable('NOTION_OAUTH_SERVER_URL', sandbox.mcp_url)}\n"
+                f"  {_set_variable('NOTION_OAUTH_TOKEN_FILE', '.notion-tokens.sandbox.json')}\n"
+                f"  {program_name()} login\n\n"
                 "Stop it with Ctrl-C. It stores nothing: every login ends with it.",
                 err=True,
             )

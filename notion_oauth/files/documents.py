@@ -127,7 +127,8 @@ class FileDocuments:
                 while not _acquired(lock):  # noqa: ASYNC110
                     await anyio.sleep(LOCK_POLL.total_seconds())
         except TimeoutError:
-            raise StoreBusy(f"Another process holds the lock {path} and did not release it.") from None
+            waited = f"{self._lock_wait.total_seconds():g} seconds"
+            raise StoreBusy(f"Another process has held the lock {path} for more than {waited}.") from None
         except OSError as error:
             hint = "Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path."
             raise StorageError(f"{path} could not be locked: {error.strerror or error}.", hint=hint) from None

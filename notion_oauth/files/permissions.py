@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from notion_oauth.errors import Notice, StorageError
+from notion_oauth.errors import Hint, Notice, StorageError
 from notion_oauth.files.directories import Directory
 
 OWNER_ONLY = 0o600
@@ -40,8 +40,10 @@ def check_owner(status: os.stat_result, path: Path, *, silent: bool = False) -> 
         return
     raise StorageError(
         f"{path} {reason}.",
-        hint=f'Nothing was changed. Make it your file with: sudo chown "$(id -u)" "{path}" && chmod 600 "{path}", '
-        "or set NOTION_OAUTH_TOKEN_FILE to another path.",
+        hint=Hint(
+            "Nothing was changed. Set NOTION_OAUTH_TOKEN_FILE to another path, or make it your file",
+            other_command=f'sudo chown "$(id -u)" "{path}" && chmod 600 "{path}"',
+        ),
     )
 
 
@@ -87,7 +89,9 @@ def mode_weakness(path: Path) -> Notice | None:
         return None  # reading the file reports the error
     if os.name != "nt" and status.st_mode & _OTHERS and (status.st_uid or not os.geteuid()):
         mode = stat.S_IMODE(status.st_mode)
-        return Notice(f"Other users may open {path} (mode {mode:04o}).", f"Fix that with: chmod 600 {path}")
+        return Notice(
+            f"Other users may open {path} (mode {mode:04o}).", Hint("Fix that", other_command=f"chmod 600 {path}")
+        )
     return None
 
 
@@ -129,7 +133,7 @@ def _replaceable_weakness(directory: Path, who: str) -> Notice:
     absolute = directory.absolute()
     return Notice(
         f"Files in {absolute} can be replaced by {who}.",
-        f"Use another directory, or fix that with: chmod go-w {absolute}",
+        Hint("Use another directory, or fix that", other_command=f"chmod go-w {absolute}"),
     )
 
 

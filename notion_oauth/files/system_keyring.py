@@ -23,7 +23,7 @@ def check_installed() -> None:
     if find_spec("keyring") is None:
         raise ConfigurationError(
             "The package keyring, which gives access to the system keyring, is not installed.",
-            hint="Install it with: uv pip install 'notion-oauth[keyring]'",
+            hint=Hint("Install it", other_command="uv pip install 'notion-oauth[keyring]'"),
         )
 
 

@@ -19,13 +19,13 @@ from notion_oauth.models import PENDING_LIFETIME, TokenSet
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.service import NotionOAuth
 
-_PROMPT = "Address: "
+_PROMPT = "URL: "
 _CONTAINER = (
     "This is a container: a browser outside it can reach port {port} only if both share a network (--network host). "
-    "Otherwise, paste the address to which the browser is redirected."
+    "Otherwise, paste the URL to which the browser is redirected."
 )
-_NO_TERMINAL = "To paste it, run this command with a terminal (-it), or pipe the address to it and add --no-browser."
-_QUOTES = "\"'`<>"  # which mail, chat programs and shells put around an address
+_NO_TERMINAL = "To paste it, run this command with a terminal (-it), or pipe the URL to it and add --no-browser."
+_QUOTES = "\"'`<>"  # which mail, chat programs and shells put around a URL
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ async def sign_in(
         await sign_in(NotionOAuth())
         BearerAuth(oauth, authorize=partial(sign_in, oauth))
 
-    Opens a browser if one can be shown here, and always prints the address to open; with `no_browser`, only prints
+    Opens a browser if one can be shown here, and always prints the URL to open; with `no_browser`, only prints
     it. The redirect arrives on `port` of 127.0.0.1 (default: a registered or free one), or the user pastes it;
     the first valid one completes the sign-in. `challenge` is the resource's request for more scope or a newer sign-in.
     Writes to `console` (default: stderr).
@@ -72,9 +72,9 @@ async def sign_in(
 
 def _print_url(console: Console, browser: Browser | str, url: str) -> None:
     if isinstance(browser, Browser):
-        text = "Opening the browser. If no page appears, open this address:"
+        text = "Opening the browser. If no page appears, open this URL:"
     else:
-        text = f"{browser} Open this address in a browser:".lstrip()
+        text = f"{browser} Open this URL in a browser:".lstrip()
     console.print(f"{text}\n", markup=False, highlight=False)
     console.print(url, markup=False, highlight=False, soft_wrap=True)
     console.print()
@@ -108,7 +108,7 @@ class _PastePrompt:
 
     def __init__(self, console: Console, source: LineReader | None, redirect_uri: str) -> None:
         self._console, self._source, self._redirect_uri = console, source, redirect_uri
-        self._instruction = f"Paste the whole address to which the browser is redirected. It starts with {redirect_uri}"
+        self._instruction = f"Paste the full URL to which the browser is redirected. It starts with {redirect_uri}"
         self._prompting = False
 
     def print(self, text: str) -> None:
@@ -131,7 +131,7 @@ class _PastePrompt:
                     await receiver.receive_pasted(pasted_parameters(line, self._redirect_uri))
                     return
             except StateMismatch:
-                self.print(f"That address belongs to another sign-in. {self._instruction}")
+                self.print(f"That URL belongs to another sign-in. {self._instruction}")
             except AuthorizationResponseError as error:
                 self.print(f"{error.message} {self._instruction}")
 
@@ -155,20 +155,20 @@ def pasted_parameters(text: str, redirect_uri: str) -> list[tuple[str, str]]:
     Checks only that `state` and a `code` or `error` are present; the values are checked as for any redirect. Raises
     AuthorizationResponseError, whose message contains nothing of the text: it may hold a code.
     """
-    address = "".join(text.split()).strip(_QUOTES)  # an address has no space, but a copy from a terminal may
-    parameters = parse_qsl(_query(address, redirect_uri).partition("#")[0], keep_blank_values=True)
+    url = "".join(text.split()).strip(_QUOTES)  # a URL has no space, but a copy from a terminal may
+    parameters = parse_qsl(_query(url, redirect_uri).partition("#")[0], keep_blank_values=True)
     present = {name for name, value in parameters if value}
     if "state" not in present or not present & {"code", "error"}:
-        raise AuthorizationResponseError("That address is incomplete: its code or its state is missing.")
+        raise AuthorizationResponseError("That URL is incomplete: its code or its state is missing.")
     return parameters
 
 
-def _query(address: str, redirect_uri: str) -> str:
-    if "code_challenge=" in address:
-        raise AuthorizationResponseError("That is the address to open, not the one to which the browser is redirected.")
-    start, _, query = address.partition("?")
+def _query(url: str, redirect_uri: str) -> str:
+    if "code_challenge=" in url:
+        raise AuthorizationResponseError("That is the URL to open, not the one to which the browser is redirected.")
+    start, _, query = url.partition("?")
     if start in ("", redirect_uri, redirect_uri.removeprefix("http://")):  # browsers hide the scheme
         return query
     if "=" in start and "://" not in start:
-        return address
-    raise AuthorizationResponseError("That is not the address to which the browser is redirected.")
+        return url
+    raise AuthorizationResponseError("That is not the URL to which the browser is redirected.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from notion_oauth.clock import Clock
-from notion_oauth.errors import ConfigurationError
+from notion_oauth.errors import ConfigurationError, Hint
 from notion_oauth.observability.audit import Audit
 from notion_oauth.settings import Settings
 from notion_oauth.tokens.oauth_client import OAuthClient
@@ -36,6 +36,8 @@ def _telemetry() -> ModuleType:
             raise
         raise ConfigurationError(
             "NOTION_OAUTH_TELEMETRY is on, but OpenTelemetry is not installed.",
-            hint="Install it with: uv pip install 'notion-oauth[otel]', or unset NOTION_OAUTH_TELEMETRY.",
+            hint=Hint(
+                "Unset NOTION_OAUTH_TELEMETRY, or install it", other_command="uv pip install 'notion-oauth[otel]'"
+            ),
         ) from None
     return telemetry

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from notion_oauth.errors import ConfigurationError
+from notion_oauth.errors import ConfigurationError, Hint
 
 CA_FILE = "NOTION_OAUTH_CA_FILE"
 # Locations on Linux and BSD, for a Python that was built on another system and has the wrong default
@@ -100,7 +100,9 @@ def _check_directories(directories: str) -> None:
     if any(map(_has_certificates, directories.split(os.pathsep))):
         return
     message = "The directory that SSL_CERT_DIR names contains no certificate under a name that OpenSSL looks for."
-    raise ConfigurationError(message, hint="Run: openssl rehash DIRECTORY, or unset SSL_CERT_DIR.")
+    raise ConfigurationError(
+        message, hint=Hint("Unset SSL_CERT_DIR, or create these names", other_command="openssl rehash DIRECTORY")
+    )
 
 
 def _has_certificates(directory: str) -> bool:

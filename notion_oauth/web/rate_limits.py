@@ -14,7 +14,7 @@ import anyio.to_thread
 from pydantic import SecretStr
 
 from notion_oauth.clock import uptime
-from notion_oauth.errors import ConfigurationError, TooManyRequests
+from notion_oauth.errors import ConfigurationError, Hint, TooManyRequests
 from notion_oauth.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ def _redis_limiter(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
         from redis.retry import Retry  # noqa: PLC0415
     except ImportError:
         raise ConfigurationError(
-            f"{setting} requires the redis library.", hint="Install it with: uv pip install 'notion-oauth[redis]'"
+            f"{setting} requires the redis library.",
+            hint=Hint("Install it", other_command="uv pip install 'notion-oauth[redis]'"),
         ) from None
     options = {
         "socket_timeout": STORAGE_TIMEOUT,

@@ -77,9 +77,8 @@ def status_code(error: errors.NotionOAuthError) -> int:
 
 def next_step(hint: errors.Hint) -> str:
     """The hint for a page or a program over HTTP: never a command, an option or a profile."""
-    if hint.command is None or ({*hint.options} <= _SIGN_IN_OPTIONS and hint.command in _ON_STATUS_PAGE):
-        return hint.instead_of_command("on the page of the service.")
-    return "Contact the service's operator."
+    has_button = hint.command in _ON_STATUS_PAGE and {*hint.options} <= _SIGN_IN_OPTIONS
+    return hint.instead_of_command("on the page of the service." if has_button else "on the machine of the service.")
 
 
 def problem(error: errors.NotionOAuthError) -> dict[str, Any]:

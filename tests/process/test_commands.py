@@ -180,6 +180,8 @@ def test_address_is_printed_if_no_browser_opens(cli: CommandLine) -> None:
         _, rest = process.communicate(timeout=10)
     assert process.returncode == 130
     assert "Interrupted. A request that was already sent may have taken effect." in rest
+    assert "Check the status with: python cli.py status" in rest
+    assert "Nothing was changed" not in rest
     assert "Traceback" not in rest
 
 

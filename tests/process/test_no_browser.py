@@ -22,7 +22,7 @@ from tests.support.terminal import Terminal
 pytestmark = pytest.mark.slow  # processes in terminals
 
 PYTHON_CLI = (sys.executable, str(ROOT / "cli.py"))
-ASKS = "Address: "
+ASKS = "URL: "
 NEXT_PROGRAM = f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser; read line; echo \"the next got: $line\""
 
 
@@ -73,11 +73,11 @@ def test_paste_completes_the_sign_in_after_invalid_ones(cli: CommandLine, sandbo
         code = code_of(location)
         twice = f"{location}&state=other"
         for wrong, said in (
-            ("where is it?", "That is not the address to which the browser is redirected."),
-            (location.replace("127.0.0.1", "127.0.0.2"), "That is not the address to which the browser is redirected."),
-            (url, "That is the address to open, not the one to which the browser is redirected."),
-            (location.partition("&state")[0], "That address is incomplete: its code or its state is missing."),
-            (f"{redirect_uri}?code={code}&state=other", "That address belongs to another sign-in."),
+            ("where is it?", "That is not the URL to which the browser is redirected."),
+            (location.replace("127.0.0.1", "127.0.0.2"), "That is not the URL to which the browser is redirected."),
+            (url, "That is the URL to open, not the one to which the browser is redirected."),
+            (location.partition("&state")[0], "That URL is incomplete: its code or its state is missing."),
+            (f"{redirect_uri}?code={code}&state=other", "That URL belongs to another sign-in."),
             (re.sub("iss=.*", "iss=https%3A%2F%2Fevil.example", location), "another authorization server"),
             (twice, "The redirect contains state twice."),
         ):
@@ -150,7 +150,7 @@ def test_redirect_can_be_piped(cli: CommandLine) -> None:
         location = redirected(url)
         out, err = process.communicate(f"not this\n\n{location}\nfor the next", timeout=60)
     assert (process.returncode, out) == (0, "for the next"), err
-    assert "That is not the address to which the browser is redirected." in err
+    assert "That is not the URL to which the browser is redirected." in err
     assert "Signed in." in err
     assert ASKS not in err, "no prompt without a terminal"
     assert code_of(location) not in err

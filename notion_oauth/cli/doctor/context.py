@@ -84,12 +84,12 @@ class CheckContext:
         self.clock = clock
         self.token_file = profile_names.profile_file(settings.token_file, settings.profile)
         self.transport = RecordingTransport(settings, clock)
-        self.encryption: SharedResult[Encryption | None] = SharedResult()
-        self.file_size: SharedResult[int | None] = SharedResult()
-        self.login: SharedResult[StoredFile[TokenSet | EndedLogin] | None] = SharedResult()
-        self.registrations: SharedResult[StoredFile[tuple[Registration, ...]] | None] = SharedResult()
-        self.response: SharedResult[Response] = SharedResult()
-        self.discovery: SharedResult[Discovery] = SharedResult()
+        self.encryption: SharedResult[Encryption | None] = SharedResult("kept")
+        self.file_size: SharedResult[int | None] = SharedResult("file")
+        self.login: SharedResult[StoredFile[TokenSet | EndedLogin] | None] = SharedResult("login")
+        self.registrations: SharedResult[StoredFile[tuple[Registration, ...]] | None] = SharedResult("registrations")
+        self.response: SharedResult[Response] = SharedResult("server")
+        self.discovery: SharedResult[Discovery] = SharedResult("metadata")
 
     async def read_files(self) -> None:
         """Read the stored files. This may read a key from the system keyring, which takes a few seconds at most."""

@@ -49,7 +49,9 @@ class CheckSkipped(Exception):
 class SharedResult(Generic[T]):
     """The result of work that is done once and awaited by several checks."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: str) -> None:
+        """`check` is the name of the check that reports a failure of the work."""
+        self._check = check
         self._done = anyio.Event()
         self._value: T | None = None
         self._error: Exception | None = None
@@ -73,5 +75,5 @@ class SharedResult(Generic[T]):
         """The result. Raises CheckSkipped if the work failed, for checks that depend on it but do not report it."""
         await self._done.wait()
         if self._error is not None:
-            raise CheckSkipped
+            raise CheckSkipped(self._check)
         return self._value  # type: ignore[return-value]

@@ -153,8 +153,8 @@ async def _run_guarded(check: Awaitable[Sequence[Finding]]) -> Sequence[Finding]
     """Return the findings of a check; its error, if it raises, as a finding."""
     try:
         return await check
-    except CheckSkipped:
-        return [warning("Skipped: a check it depends on failed.", "Fix the failures above first.")]
+    except CheckSkipped as skipped:
+        return [warning(f"Skipped: depends on the check {skipped}, which failed.", "Fix the failures above first.")]
     except NotionOAuthError as error:
         return [failure(error.message, error.hint)]
     except Exception as error:

@@ -83,10 +83,14 @@ def lock(context: CheckContext) -> Sequence[Finding]:
     except OSError as error:
         return [failure(f"{path} cannot be locked: {error.strerror}.", _OTHER_PATH)]
     process = lock_holder(path)
-    who, how = ("Another process", "find the process that hangs and end it.")
-    if process is not None:
-        who, how = f"Process {process}", f"that process hangs. End it with: kill {process}"
-    return [warning(f"{who} holds {path.name}.", f"If none of your programs is signing in or refreshing, {how}")]
+    if process is None:
+        hint = Hint("If none of your programs is signing in or refreshing, find the process that hangs and end it.")
+        return [warning(f"Another process holds {path.name}.", hint)]
+    hint = Hint(
+        "If none of your programs is signing in or refreshing, that process hangs. End it",
+        other_command=f"kill {process}",
+    )
+    return [warning(f"Process {process} holds {path.name}.", hint)]
 
 
 def _is_free(path: Path) -> bool:

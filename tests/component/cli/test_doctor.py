@@ -177,7 +177,7 @@ def test_no_network_is_reported_and_other_checks_still_run(signed_in: Doctor) ->
         "127.0.0.1:1 could not be reached.",
         "The stored login is unchanged. Check the network connection and try again.",
     )
-    assert signed_in.worst("endpoints")[:2] == ("warning", "Skipped: a check it depends on failed.")
+    assert signed_in.worst("endpoints")[:2] == ("warning", "Skipped: depends on the check metadata, which failed.")
     assert signed_in.code == 1
 
 

@@ -22,11 +22,13 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.web.checked_route import AuthRoute
 from notion_oauth.web.dependency import ValidToken
+from notion_oauth.web.responses import problem
 from tests.support.signing_in import sign_in
 from tests.support.visiting import Visitor
 
 PACKAGE = Path(notion_oauth.__file__).parent
 COMMAND = re.compile(rf"(notion-oauth|cli\.py) ({'|'.join(ORDER)})\b")
+OTHER_COMMAND = re.compile(r"\b(uv pip|uv run|sudo|chmod|chown|openssl|kill) \S")
 PROFILE = "user-42"
 ACCEPT = ("text/html", "application/json")
 
@@ -48,6 +50,7 @@ def all_errors() -> Iterator[NotionOAuthError]:
     for kind in classes():
         yield kind("It failed.", **({"error": "invalid_scope"} if issubclass(kind, errors.OAuthError) else {}))
     hints = [Hint("Do it", command, options) for command in ORDER for options in ({}, options_of(command))]
+    hints.append(Hint("Do it", other_command="uv pip install 'notion-oauth[socks]' --user"))
     for hint in (*hints, Hint("Allow it", "login", {"scope": "files:write", "profile": PROFILE})):
         yield NotionOAuthError("It failed.", hint=hint)
 
@@ -69,6 +72,20 @@ def test_texts_contain_no_command() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
                 assert not COMMAND.search(node.value), f"{path.name}:{node.lineno}: use a Hint"
+
+
+def test_texts_of_hints_contain_no_other_command() -> None:
+    """Such as `uv pip install`: it is the hint's `other_command`, which a page does not show."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                texts = [each.value for each in node.keywords if each.arg == "hint"]
+                texts = [text for text in texts if not isinstance(text, ast.Call)]
+                if isinstance(node.func, ast.Name) and node.func.id == "Hint":
+                    texts += node.args
+                for part in ast.walk(ast.Tuple(texts)):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        assert not OTHER_COMMAND.search(part.value), f"{path.name}:{node.lineno}"
 
 
 def test_hints_name_commands_and_options_that_exist() -> None:
@@ -108,6 +125,7 @@ def test_no_error_tells_a_user_of_the_web_to_type_a_command(failing: tuple[Visit
             assert "It failed." in shown or isinstance(error, errors.OperatorRequired)
             assert not re.search(r"(notion-oauth|cli\.py) \w", shown), error
             assert " --" not in re.sub("<style>.*</style>", "", shown, flags=re.DOTALL), error
+            assert "uv pip" not in shown, error
             assert PROFILE not in shown, error
 
 
@@ -120,6 +138,24 @@ def test_page_offers_the_sign_in_as_a_button(failing: tuple[Visitor, list[Notion
     assert "Allow it on the page of the service." in page
     raised.append(errors.StoreBusy("Busy."))
     assert 'id="login"' not in browser.get("/auth/status").text
+
+
+@pytest.mark.parametrize(
+    ("hint", "shown"),
+    [
+        (Hint("Sign in", "login", {"profile": PROFILE}), "Sign in on the page of the service."),
+        (Hint("Sign out", "logout"), "Sign out on the page of the service."),
+        (
+            Hint("Use the assertion", "login", {"assertion_file": "x"}),
+            "Use the assertion on the machine of the service.",
+        ),
+        (Hint("Create one", "key"), "Create one on the machine of the service."),
+        (Hint("Install it", other_command="uv pip install x"), "Install it on the machine of the service."),
+        (Hint("Try again."), "Try again."),
+    ],
+)
+def test_next_step_over_http(hint: Hint, shown: str) -> None:
+    assert problem(NotionOAuthError("It failed.", hint=hint))["next"] == shown
 
 
 def test_hint_shows_the_command_in_a_terminal() -> None:
