@@ -98,16 +98,16 @@ def _as_hint(hint: Hint | str) -> Hint:
     return Hint(hint) if isinstance(hint, str) else hint
 
 
-class Notice(str):
-    """A text for the user: `message` and `hint` together."""
+class WarningWithHint(str):
+    """A warning for the user: the text is `message` and `hint` together."""
 
     message: str
     hint: Hint
 
-    def __new__(cls, message: str, hint: Hint | str) -> Notice:
-        notice = super().__new__(cls, f"{message} {hint}")
-        notice.message, notice.hint = message, _as_hint(hint)
-        return notice
+    def __new__(cls, message: str, hint: Hint | str) -> WarningWithHint:
+        warning = super().__new__(cls, f"{message} {hint}")
+        warning.message, warning.hint = message, _as_hint(hint)
+        return warning
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.message, self.hint)

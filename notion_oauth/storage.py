@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import anyio
 from pydantic import SecretStr
 
-from notion_oauth.errors import ConfigurationError, Hint, Notice, StorageError, StoreDamaged
+from notion_oauth.errors import ConfigurationError, Hint, StorageError, StoreDamaged, WarningWithHint
 from notion_oauth.files import token_file_format
 from notion_oauth.files.documents import FileDocuments
 from notion_oauth.files.encryption import (
@@ -80,7 +80,7 @@ class Documents(Protocol):
     async def forget(self, profile: str) -> None:
         """Delete everything of a profile that will not be used again."""
 
-    def protection(self, profile: str) -> tuple[int | None, Sequence[Notice]]:
+    def protection(self, profile: str) -> tuple[int | None, Sequence[WarningWithHint]]:
         """The file mode of the login, if there is one, and who else could read or replace it."""
 
     def exclusive(self, profile: str) -> AbstractAsyncContextManager[DocumentHold]:
@@ -296,10 +296,10 @@ class TokenStore:
 
     async def _protected(
         self, profile: str, kind: Kind, decode: Callable[[bytes, str], T]
-    ) -> tuple[T, Key | None, Notice | None] | None:
+    ) -> tuple[T, Key | None, WarningWithHint | None] | None:
         """The document, the key that it is encrypted with, and how that could be better."""
 
-        def read(content: bytes) -> tuple[T, Key | None, Notice | None]:
+        def read(content: bytes) -> tuple[T, Key | None, WarningWithHint | None]:
             decoded = self._codec.decode(profile, kind, decode, content)
             key_id = encryption_key_id(content)
             key = None if key_id is None or self.encryption is None else self.encryption.key(key_id)

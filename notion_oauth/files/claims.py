@@ -56,7 +56,9 @@ def _locked(directory: Path) -> Iterator[None]:
         with filelock.FileLock(directory / ".lock", mode=0o600, timeout=LOCK_WAIT, fallback_to_soft=False):
             yield
     except filelock.Timeout:
-        raise StoreBusy(f"Another process holds the lock of {directory} and did not release it.") from None
+        raise StoreBusy(
+            f"Another process has held the lock of {directory} for more than {LOCK_WAIT:g} seconds."
+        ) from None
     except OSError as error:
         raise StorageError(f"{directory} could not be written: {error.strerror or error}.") from None
 

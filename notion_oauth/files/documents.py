@@ -15,7 +15,7 @@ import anyio.to_thread
 import filelock
 
 from notion_oauth import profile_names
-from notion_oauth.errors import ConfigurationError, Notice, StorageError, StoreBusy
+from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy, WarningWithHint
 from notion_oauth.files import atomic, claims, permissions
 from notion_oauth.files.directories import make_directory
 
@@ -99,7 +99,7 @@ class FileDocuments:
         for suffix in (*_SUFFIXES.values(), *_OTHER_SUFFIXES):
             await in_thread(atomic.delete_file, profile_names.add_suffix(path, suffix))
 
-    def protection(self, profile: str) -> tuple[int | None, Sequence[Notice]]:
+    def protection(self, profile: str) -> tuple[int | None, Sequence[WarningWithHint]]:
         path = self.path(profile)
         weakness = permissions.weakness(path)
         return permissions.mode_of(path), () if weakness is None else (weakness,)

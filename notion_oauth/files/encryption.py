@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from notion_oauth.errors import Hint, KeyUnavailable, Notice, StoreDamaged, StoreEncrypted
+from notion_oauth.errors import Hint, KeyUnavailable, StoreDamaged, StoreEncrypted, WarningWithHint
 from notion_oauth.files import system_keyring
 from notion_oauth.protocol.messages import parse_json
 
@@ -163,8 +163,8 @@ def encryption_key_id(content: bytes) -> str | None:
     return None if document is None else str(document.get("key_id"))
 
 
-def encryption_weakness(content: bytes, encryption: Encryption | None, name: str) -> Notice | None:
-    """Return a Notice if the file is not encrypted with the first key; None if it is, or if no key is configured.
+def encryption_weakness(content: bytes, encryption: Encryption | None, name: str) -> WarningWithHint | None:
+    """Return a warning if the file is not encrypted with the first key; None if it is, or if no key is configured.
 
     Raises KeyUnavailable.
     """
@@ -174,7 +174,7 @@ def encryption_weakness(content: bytes, encryption: Encryption | None, name: str
     if key_id == first.id:
         return None
     now = "in plain text, but a key is set" if key_id is None else f"encrypted with key {key_id}, not with {first.id}"
-    return Notice(f"{name} is {now}.", Hint("The next save encrypts it. Encrypt it now", "reseal"))
+    return WarningWithHint(f"{name} is {now}.", Hint("The next save encrypts it. Encrypt it now", "reseal"))
 
 
 def decrypt(content: bytes, path: Path | str, encryption: Encryption | None, *, bound_to: str) -> bytes:

@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from notion_oauth.errors import Hint, Notice, StorageError
+from notion_oauth.errors import Hint, StorageError, WarningWithHint
 from notion_oauth.files.directories import Directory
 
 OWNER_ONLY = 0o600
@@ -74,14 +74,14 @@ def warn_if_exposed(directory: Directory) -> None:
         _warn(directory.path, _replaceable_weakness(directory.path, who))
 
 
-def weakness(path: Path) -> Notice | None:
+def weakness(path: Path) -> WarningWithHint | None:
     """What other users may do with the file; None if nothing, or if it does not exist. Raises nothing."""
     if not os.path.lexists(path):
         return None
     return mode_weakness(path) or directory_weakness(path.parent)
 
 
-def mode_weakness(path: Path) -> Notice | None:
+def mode_weakness(path: Path) -> WarningWithHint | None:
     """Whether other users may open the file; None if not, or if it does not exist. Raises nothing."""
     try:
         status = os.lstat(path)
@@ -89,13 +89,13 @@ def mode_weakness(path: Path) -> Notice | None:
         return None  # reading the file reports the error
     if os.name != "nt" and status.st_mode & _OTHERS and (status.st_uid or not os.geteuid()):
         mode = stat.S_IMODE(status.st_mode)
-        return Notice(
+        return WarningWithHint(
             f"Other users may open {path} (mode {mode:04o}).", Hint("Fix that", other_command=f"chmod 600 {path}")
         )
     return None
 
 
-def directory_weakness(path: Path) -> Notice | None:
+def directory_weakness(path: Path) -> WarningWithHint | None:
     """Which users may replace files in a directory; None if no other user, or it is missing. Raises nothing."""
     try:
         with Directory(path) as directory:
@@ -129,9 +129,9 @@ def _sudo_uid() -> int | None:
     return int(value) if value.isascii() and value.isdigit() else None
 
 
-def _replaceable_weakness(directory: Path, who: str) -> Notice:
+def _replaceable_weakness(directory: Path, who: str) -> WarningWithHint:
     absolute = directory.absolute()
-    return Notice(
+    return WarningWithHint(
         f"Files in {absolute} can be replaced by {who}.",
         Hint("Use another directory, or fix that", other_command=f"chmod go-w {absolute}"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from notion_oauth.errors import Notice
+from notion_oauth.errors import WarningWithHint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Protection:
     mode: int | None = None  # of the file; None on a system without file modes
     key_id: str | None = None
     key_source: str | None = None  # the setting, or the system keyring
-    weaknesses: tuple[Notice, ...] = ()
+    weaknesses: tuple[WarningWithHint, ...] = ()
 
     def describe(self) -> str | None:
         """`encrypted with key 1a2b3c4d from NOTION_OAUTH_ENCRYPTION_KEY`, or `plain, mode 0600`."""

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import SecretStr, ValidationError
 
-from notion_oauth.errors import Notice, StoreDamaged
+from notion_oauth.errors import StoreDamaged, WarningWithHint
 from notion_oauth.files import atomic
 from notion_oauth.files.encryption import Encryption, Key, decrypt, encryption_key_id, encryption_weakness
 from notion_oauth.models import ClientInformation, EndedLogin, Registration, TokenSet
@@ -34,7 +34,7 @@ class StoredFile(Generic[T]):
 
     content: T
     key: Key | None
-    weakness: Notice | None
+    weakness: WarningWithHint | None
 
 
 def read_stored(

@@ -14,7 +14,7 @@ from typing import TypeVar
 import anyio
 
 from notion_oauth.clock import Clock, uptime, utc_now
-from notion_oauth.errors import Notice, StoreBusy
+from notion_oauth.errors import StoreBusy, WarningWithHint
 from notion_oauth.files.encryption import Encryption
 from notion_oauth.storage import LOCK_WAIT, Kind, TokenStore
 
@@ -85,7 +85,7 @@ class MemoryDocuments:
         with self._changing:
             self._profiles.pop(profile, None)
 
-    def protection(self, profile: str) -> tuple[int | None, Sequence[Notice]]:  # noqa: ARG002 - there are no files
+    def protection(self, profile: str) -> tuple[int | None, Sequence[WarningWithHint]]:  # noqa: ARG002 - there are no files
         return None, ()
 
     async def claim(self, key: str, lifetime: timedelta) -> bool:
@@ -112,7 +112,8 @@ class MemoryDocuments:
         deadline = uptime() + self._lock_wait.total_seconds()
         while not lock.acquire(blocking=False):
             if uptime() >= deadline:
-                raise StoreBusy(f"Another task holds the lock of profile {profile} and did not release it.")
+                waited = f"{self._lock_wait.total_seconds():g} seconds"
+                raise StoreBusy(f"Another task has held the lock of this login for more than {waited}.")
             await anyio.sleep(_POLL)
         try:
             yield _MemoryHold(self, profile)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from notion_oauth.errors import Hint, Notice
+from notion_oauth.errors import Hint, WarningWithHint
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.lifetime import WARN_BEFORE_END, Lifetimes
 
@@ -47,9 +47,9 @@ class LoginStatus:
     refreshed_at: datetime | None = None
     updated_at: datetime | None = None
     login_ends_at: datetime | None = None  # if it is not refreshed before
-    warning: Notice | None = None  # if that is within two weeks
+    warning: WarningWithHint | None = None  # if that is within two weeks
     storage: str | None = None  # how the tokens are protected on the disk
-    storage_warnings: tuple[Notice, ...] = ()  # what is weaker than configured
+    storage_warnings: tuple[WarningWithHint, ...] = ()  # what is weaker than configured
     ended_at: datetime | None = None
     ended_reason: str | None = None
     message: str | None = None  # why it has ended, as a sentence
@@ -111,7 +111,7 @@ def login_status(
     )
 
 
-def _warning(login: Login, ends_at: datetime | None, now: datetime, lifetimes: Lifetimes) -> Notice | None:
+def _warning(login: Login, ends_at: datetime | None, now: datetime, lifetimes: Lifetimes) -> WarningWithHint | None:
     """What to do before the login ends, if that is within two weeks."""
     if ends_at is None or ends_at - now > WARN_BEFORE_END:
         return None
@@ -119,7 +119,7 @@ def _warning(login: Login, ends_at: datetime | None, now: datetime, lifetimes: L
     span = f"in {days} day{'' if days == 1 else 's'}" if days else "within a day" if ends_at > now else "now"
     if login.authorized_at is not None and ends_at == login.authorized_at + lifetimes.grant:
         message = f"The login ends {span}, {lifetimes.grant.days} days after the sign-in."
-        return Notice(message, Hint("Sign in again before that", "login"))
+        return WarningWithHint(message, Hint("Sign in again before that", "login"))
     limit = f"it ends after {lifetimes.idle.days} days without a refresh"
     message = f"The login ends {span} unless it is refreshed: {limit}."
-    return Notice(message, Hint("Refresh it before that", "refresh"))
+    return WarningWithHint(message, Hint("Refresh it before that", "refresh"))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from notion_oauth.clock import utc_now
-from notion_oauth.errors import Notice
+from notion_oauth.errors import WarningWithHint
 from notion_oauth.models import EndedLogin, Registration, TokenSet
 from notion_oauth.storage import DocumentHold, Documents, Kind, TokenStore
 from notion_oauth.stores.memory import MemoryDocuments
@@ -91,7 +91,7 @@ class HookedDocuments:
     async def forget(self, profile: str) -> None:
         await self.documents.forget(profile)
 
-    def protection(self, profile: str) -> tuple[int | None, Sequence[Notice]]:
+    def protection(self, profile: str) -> tuple[int | None, Sequence[WarningWithHint]]:
         return self.documents.protection(profile)
 
     async def claim(self, key: str, lifetime: timedelta) -> bool:

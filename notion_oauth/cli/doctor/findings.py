@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar
 
 import anyio
 
-from notion_oauth.errors import Hint, Notice
+from notion_oauth.errors import Hint, WarningWithHint
 
 Result = Literal["ok", "warning", "failure"]
 RESULTS: tuple[Result, ...] = ("ok", "warning", "failure")  # from the best to the worst
@@ -37,7 +37,7 @@ def failure(message: str, hint: Hint | str) -> Finding:
     return Finding("failure", message, hint)
 
 
-def warnings_for(*weaknesses: Notice | None) -> list[Finding]:
+def warnings_for(*weaknesses: WarningWithHint | None) -> list[Finding]:
     """A warning for each weakness that is not None."""
     return [warning(each.message, each.hint) for each in weaknesses if each is not None]
 

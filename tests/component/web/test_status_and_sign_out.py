@@ -204,6 +204,8 @@ async def test_page_shows_when_login_ends_and_why_it_ended(
     shown = browser.get("/", headers=page).text
     assert "unless it is refreshed" in shown
     assert "notion-oauth refresh" not in shown, "the button is on the page"
+    warning = browser.get("/auth/status").json()["warning"]
+    assert warning.endswith("without a refresh. Refresh it before that on the page of the service.")
     sandbox.revoke_grants()
     assert (await NotionOAuth(settings).status()).status == "expired"
     browser.get("/", headers=page)
