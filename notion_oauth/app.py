@@ -117,10 +117,10 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
             if error.status_code == HTTPStatus.NOT_FOUND:
                 message = "There is no page at this URL."
             home, hint = route_path(request, "notion_oauth_home"), "Open the status page."
-            answer = pages.error_page(message, hint, title=error.detail, status=error.status_code, home=home)
+            response = pages.error_page(message, hint, title=error.detail, status=error.status_code, home=home)
         else:
-            answer = responses.data({"error": error.detail}, status=error.status_code)
-        answer.headers.update(error.headers or {})
-        return answer
+            response = responses.data({"error": error.detail}, status=error.status_code)
+        response.headers.update(error.headers or {})
+        return response
 
     return app

@@ -16,7 +16,7 @@
     │   └── ServerUnavailable       429, 5xx, or a response that is not an OAuth response
     │       └── UnexpectedRedirect  a redirect, which is not followed
     ├── MetadataError               discovery documents are missing, unusable or contradict each other
-    │   └── MetadataNotFound        the URL of a discovery document returns something else, such as a web page
+    │   └── MetadataNotJson         the URL of a discovery document returns something else, such as a web page
     ├── OAuthError                  the server refused, with an RFC 6749 error code
     │   ├── RegistrationRefused     at the registration endpoint (RFC 7591 §3.2.2)
     │   ├── AuthorizationRefused    at the authorization endpoint (RFC 6749 §4.1.2.1)
@@ -36,7 +36,7 @@
 `message` says what happened and why; `hint` says what to do next. Neither ever contains a secret or a response body.
 The hint is `next` in HTTP responses, and `cure` in the output of `doctor --json`. `code` is the class name, with these
 exceptions: StoreSealed (StoreEncrypted), OtherResource (ResourceMismatch), Redirected (UnexpectedRedirect), NoDocument
-(MetadataNotFound), NotIdentified (UserNotIdentified), WrongHost (HostNotAllowed),
+(MetadataNotJson), NotIdentified (UserNotIdentified), WrongHost (HostNotAllowed),
 PendingExpired (AuthorizationExpired).
 """
 
@@ -263,7 +263,7 @@ class MetadataError(NotionOAuthError):
     default_hint = Hint("Check NOTION_OAUTH_SERVER_URL. If it is correct, the server is misconfigured.")
 
 
-class MetadataNotFound(MetadataError, code="NoDocument"):
+class MetadataNotJson(MetadataError, code="NoDocument"):
     """The URL of a discovery document returned something other than a JSON object, such as a web page."""
 
 
@@ -338,7 +338,7 @@ class InsecureRequest(NotionOAuthError):
 
 
 class AuthorizationResponseError(NotionOAuthError):
-    """A redirect that must not be processed: it is damaged, replayed or was not meant for us."""
+    """A redirect that must not be processed: it is damaged, replayed or was not meant for this program."""
 
     default_hint = Hint("Nothing was changed. Start the sign-in again.")
 

@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     @property
     def lifetimes(self) -> Lifetimes:
         return Lifetimes(
-            window=timedelta(seconds=self.refresh_window),
+            refresh_window=timedelta(seconds=self.refresh_window),
             grant=timedelta(days=self.grant_days),
             idle=timedelta(days=self.idle_days),
         )

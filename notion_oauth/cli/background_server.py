@@ -1,4 +1,4 @@
-"""Run an ASGI application in a thread of this process, on a loopback port."""
+"""Context managers that serve an ASGI application on a free loopback port."""
 
 from __future__ import annotations
 

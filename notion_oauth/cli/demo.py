@@ -94,7 +94,7 @@ class _Demo:
         _print("\nA browser signs in")
         _check("Not connected" in self._browser.get("/").text, "The page of the service says “Not connected”.")
         page = self._browser.get("/auth/login")
-        codes = [answer.status_code for answer in page.history]
+        codes = [response.status_code for response in page.history]
         done = page.status_code == 200 and "You are signed in" in page.text
         _check(
             done, f"Discovery, registration, consent, code exchange: {len(codes)} redirects, then “You are signed in”."
@@ -108,11 +108,11 @@ class _Demo:
 
     def _use(self, what: str) -> SecretStr:
         _print(f"\n{what}")
-        answer = self._program.post(self._sandbox.mcp_url, json=_SELF, auth=BearerAuth(self._oauth))
-        _check(answer.status_code == 200, f"POST /mcp returns {answer.status_code}.")
-        workspace = json.loads(answer.json()["result"]["content"][0]["text"])["self"]["workspace"]["name"]
+        response = self._program.post(self._sandbox.mcp_url, json=_SELF, auth=BearerAuth(self._oauth))
+        _check(response.status_code == 200, f"POST /mcp returns {response.status_code}.")
+        workspace = json.loads(response.json()["result"]["content"][0]["text"])["self"]["workspace"]["name"]
         _check(bool(workspace), f"The name of the workspace is “{workspace}”.")
-        return SecretStr(answer.request.headers["Authorization"].removeprefix("Bearer "))
+        return SecretStr(response.request.headers["Authorization"].removeprefix("Bearer "))
 
     def _expire(self) -> None:
         _print(f"\nThe token expires (here after {TOKEN_LIFETIME:g} seconds, at Notion after hours)")

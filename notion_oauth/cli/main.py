@@ -148,7 +148,7 @@ def token(
     from notion_oauth.protocol.lifetime import Lifetimes, Phase, phase
 
     fast = read_fast(profile, token_file, server_url)
-    if fast is not None and not min_ttl and phase(fast, datetime.now(UTC), Lifetimes().window) is Phase.VALID:
+    if fast is not None and not min_ttl and phase(fast, datetime.now(UTC), Lifetimes().refresh_window) is Phase.VALID:
         typer.echo(fast.access_token)
         return
     oauth = oauth_from_options(profile, token_file, server_url)

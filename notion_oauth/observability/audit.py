@@ -19,7 +19,7 @@ from notion_oauth.errors import NotionOAuthError
 from notion_oauth.models import EndedLogin, TokenSet
 
 Event = Literal["registration", "sign_in", "refresh", "revocation", "sign_out", "operator_unlock", "operator_lock"]
-Fact = str | None
+FieldValue = str | None
 
 FINGERPRINT = 8  # hexadecimal digits
 LOGGER = logging.getLogger("notion_oauth.audit")
@@ -34,7 +34,7 @@ def fingerprint(token: SecretStr | None) -> str | None:
     return hashlib.sha256(token.get_secret_value().encode(errors="surrogatepass")).hexdigest()[:FINGERPRINT]
 
 
-class Facts(dict[str, str]):
+class LogFields(dict[str, str]):
     """Named values of a log line; `str` writes them as name=value, with quotes if the value needs them."""
 
     def __str__(self) -> str:
@@ -59,48 +59,48 @@ class Audit:
         """Return an Audit of the same class, for events of no profile."""
         return type(self)(None)
 
-    def attempt(self, event: Event, **facts: Fact) -> Attempt:
-        """Return a context manager that writes one line with these facts: a reported success, or its block's error."""
-        return Attempt(self, event, facts)
+    def attempt(self, event: Event, **fields: FieldValue) -> Attempt:
+        """Return a context manager that writes one line with these fields: a reported success, or its block's error."""
+        return Attempt(self, event, fields)
 
-    def succeeded(self, event: Event, tokens: TokenSet | None = None, **facts: Fact) -> None:
+    def succeeded(self, event: Event, tokens: TokenSet | None = None, **fields: FieldValue) -> None:
         """Write a success. `tokens` is the new login, or the one that was just removed."""
-        self._write(logging.INFO, event, "success", {**_login_facts(tokens), **facts})
+        self._write(logging.INFO, event, "success", {**_login_fields(tokens), **fields})
 
     def refreshed(self, before: TokenSet, after: TokenSet) -> None:
         """Write that the server issued new tokens and that they are stored."""
         self.succeeded("refresh", after, replaced_sha256=fingerprint(before.refresh_token))
 
-    def failed(self, event: Event, error: Exception, tokens: TokenSet | None = None, **facts: Fact) -> None:
+    def failed(self, event: Event, error: Exception, tokens: TokenSet | None = None, **fields: FieldValue) -> None:
         """Write a failure, with the error's code and text."""
         reason = {
             "reason": error.code if isinstance(error, NotionOAuthError) else type(error).__name__,
             "error": getattr(error, "error", None),
             "detail": error.message if isinstance(error, NotionOAuthError) else None,
         }
-        self._write(logging.WARNING, event, "failure", {**_login_facts(tokens), **facts, **reason})
+        self._write(logging.WARNING, event, "failure", {**_login_fields(tokens), **fields, **reason})
 
     def ended(self, tokens: TokenSet, ended: EndedLogin) -> None:
         """Write that the server ended the login instead of refreshing it."""
         reason = {"reason": ended.reason, "error": ended.error, "detail": ended.description}
-        self._write(logging.WARNING, "refresh", "login_ended", {**_login_facts(tokens), **reason})
+        self._write(logging.WARNING, "refresh", "login_ended", {**_login_fields(tokens), **reason})
 
-    def _write(self, level: int, event: Event, outcome: str, facts: dict[str, Fact]) -> None:
-        all_facts = {"outcome": outcome, "profile": self.profile, **facts}
-        known = Facts({name: value for name, value in all_facts.items() if value is not None})
+    def _write(self, level: int, event: Event, outcome: str, fields: dict[str, FieldValue]) -> None:
+        all_fields = {"outcome": outcome, "profile": self.profile, **fields}
+        known = LogFields({name: value for name, value in all_fields.items() if value is not None})
         LOGGER.log(level, "%s %s", event, known, extra={"event": event, "facts": known})
 
 
 class Attempt:
     """Writes exactly one line for its `with` blocks: the reported success, or the first error that leaves a block."""
 
-    def __init__(self, audit: Audit, event: Event, facts: dict[str, Fact]) -> None:
-        self._audit, self._event, self._facts = audit, event, facts
+    def __init__(self, audit: Audit, event: Event, fields: dict[str, FieldValue]) -> None:
+        self._audit, self._event, self._fields = audit, event, fields
         self._written = False
 
-    def succeeded(self, tokens: TokenSet | None = None, **facts: Fact) -> None:
+    def succeeded(self, tokens: TokenSet | None = None, **fields: FieldValue) -> None:
         self._written = True
-        self._audit.succeeded(self._event, tokens, **{**self._facts, **facts})
+        self._audit.succeeded(self._event, tokens, **{**self._fields, **fields})
 
     def __enter__(self) -> Attempt:
         return self
@@ -108,10 +108,10 @@ class Attempt:
     def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
         if isinstance(error, Exception) and not self._written:
             self._written = True
-            self._audit.failed(self._event, error, None, **self._facts)
+            self._audit.failed(self._event, error, None, **self._fields)
 
 
-def _login_facts(tokens: TokenSet | None) -> dict[str, Fact]:
+def _login_fields(tokens: TokenSet | None) -> dict[str, FieldValue]:
     if tokens is None:
         return {}
     return {

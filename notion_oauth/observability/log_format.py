@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from notion_oauth.observability.audit import Facts
+from notion_oauth.observability.audit import LogFields
 from notion_oauth.observability.context import PROFILE, REQUEST_ID
 from notion_oauth.observability.redaction import may_contain_secret, redact
 
@@ -52,18 +52,18 @@ class _Handler(logging.StreamHandler[Any]):
             return  # standard error is closed
 
 
-def _facts(record: logging.LogRecord) -> Facts:
-    """The facts of a line, with those of its context."""
-    facts = Facts(getattr(record, "facts", ()))
+def _fields(record: logging.LogRecord) -> LogFields:
+    """The fields of a line, with those of its context."""
+    fields = LogFields(getattr(record, "facts", ()))
     for name, value in (("request_id", REQUEST_ID.get()), ("profile", PROFILE.get())):
         if value is not None:
-            facts.setdefault(name, value)
-    return facts
+            fields.setdefault(name, value)
+    return fields
 
 
-def _redacted(facts: Facts) -> Facts:
-    """Redact each fact separately, so that a match in one cannot extend into the next; the patterns need its name."""
-    return Facts({name: redact(f"{name}={value}")[len(name) + 1 :] for name, value in facts.items()})
+def _redacted(fields: LogFields) -> LogFields:
+    """Redact each field separately, so that a match in one cannot extend into the next; the patterns need its name."""
+    return LogFields({name: redact(f"{name}={value}")[len(name) + 1 :] for name, value in fields.items()})
 
 
 def _timestamp(record: logging.LogRecord) -> str:
@@ -91,10 +91,10 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
         message = record.getMessage() if event is None else event
-        facts = _facts(record)
-        text = f"{message} {facts}"
+        fields = _fields(record)
+        text = f"{message} {fields}"
         if may_contain_secret(text) or "\\" in text:  # a backslash: quoting may hide text from the patterns
-            text = f"{redact(message)} {_redacted(facts)}"
+            text = f"{redact(message)} {_redacted(fields)}"
         line = _one_line(f"{_timestamp(record)} {record.levelname} {record.name} {text}".rstrip())
         if record.exc_info:
             trace = redact(self.formatException(record.exc_info)).splitlines()
@@ -103,7 +103,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object on each line: time, level, logger, message, the facts, and a traceback as one value."""
+    """One JSON object on each line: time, level, logger, message, the fields, and a traceback as one value."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
@@ -112,7 +112,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": redact(record.getMessage() if event is None else event),
-            **_redacted(_facts(record)),
+            **_redacted(_fields(record)),
         }
         if record.exc_info:
             content["exception"] = redact(self.formatException(record.exc_info))

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ValidationError
 
-from notion_oauth.errors import SIGN_IN, Hint, MetadataError, MetadataNotFound, ServerUnavailable, UnexpectedRedirect
+from notion_oauth.errors import SIGN_IN, Hint, MetadataError, MetadataNotJson, ServerUnavailable, UnexpectedRedirect
 from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
 from notion_oauth.protocol.messages import Request, Response, host_of, retry_after
@@ -56,7 +56,7 @@ def parse_protected_resource_metadata(response: Response, *, server_url: str) ->
     """Parse a resource's metadata; None if there is no document at that URL (a 4xx).
 
     Raises MetadataError if the metadata is invalid, describes another resource (RFC 9728 §3.3) or lists no usable
-    authorization server, MetadataNotFound if the body is no JSON object, ServerUnavailable for a transient failure.
+    authorization server, MetadataNotJson if the body is no JSON object, ServerUnavailable for a transient failure.
     """
     metadata = _read(response, ProtectedResourceMetadata, "protected resource metadata")
     if metadata is None:
@@ -98,7 +98,7 @@ def parse_authorization_server_metadata(
     """Parse an authorization server's metadata; None if there is no document at that URL (a 4xx).
 
     Raises MetadataError unless the document's issuer is identical to `issuer` (RFC 8414 §3.3) and all endpoints are
-    https (http on loopback), MetadataNotFound if the body is no JSON object, ServerUnavailable for a transient
+    https (http on loopback), MetadataNotJson if the body is no JSON object, ServerUnavailable for a transient
     failure. If the issuer was only `presumed`, the document may add a trailing slash to it.
     """
     metadata = _read(response, AuthorizationServerMetadata, "authorization server metadata")
@@ -189,7 +189,7 @@ def _read(response: Response, model: type[M], kind: str) -> M | None:
         raise ServerUnavailable(message, retry_after=retry_after(response))
     document = response.json_object()
     if document is None:
-        raise MetadataNotFound(f"{response.url} is not a JSON object.")
+        raise MetadataNotJson(f"{response.url} is not a JSON object.")
     try:  # some servers write null for omitted members
         return model.model_validate({name: value for name, value in document.items() if value is not None})
     except ValidationError as error:

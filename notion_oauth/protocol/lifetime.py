@@ -39,7 +39,7 @@ WARN_BEFORE_END = timedelta(days=14)  # of a login
 class Lifetimes:
     """Lifetimes of a login. The server enforces `grant` and `idle`, and does not publish them."""
 
-    window: timedelta = timedelta(minutes=5)  # refresh this long before the expiry; Notion recommends five to ten
+    refresh_window: timedelta = timedelta(minutes=5)  # before the expiry; Notion recommends five to ten
     grant: timedelta = timedelta(days=180)  # from the sign-in, even if it is refreshed
     idle: timedelta = timedelta(days=30)  # without a refresh
 
@@ -95,16 +95,16 @@ def remaining(login: Login, now: datetime) -> timedelta | None:
     return left if login.expires_in is None else min(left, timedelta(seconds=login.expires_in))
 
 
-def leeway(login: Login, window: timedelta) -> timedelta:
+def leeway(login: Login, refresh_window: timedelta) -> timedelta:
     """How long before its expiry the access token is refreshed."""
     if login.expires_in is not None:
-        return min(window, timedelta(seconds=login.expires_in) / LEEWAY_DIVISOR)
+        return min(refresh_window, timedelta(seconds=login.expires_in) / LEEWAY_DIVISOR)
     if login.expires_at is None:
         return timedelta()
-    return max(timedelta(), min(window, (login.expires_at - login.updated_at) / LEEWAY_DIVISOR))
+    return max(timedelta(), min(refresh_window, (login.expires_at - login.updated_at) / LEEWAY_DIVISOR))
 
 
-def phase(login: Login, now: datetime, window: timedelta) -> Phase:
+def phase(login: Login, now: datetime, refresh_window: timedelta) -> Phase:
     """The state of the access token. Without a refresh token it is good until it expires.
 
     A login from the future means that a clock was or is wrong: it is due, and the refresh corrects it.
@@ -114,7 +114,7 @@ def phase(login: Login, now: datetime, window: timedelta) -> Phase:
         return Phase.EXPIRED
     if login.refresh_token is None:
         return Phase.VALID
-    due = login.updated_at - now > CLOCK_SKEW or (left is not None and left <= leeway(login, window))
+    due = login.updated_at - now > CLOCK_SKEW or (left is not None and left <= leeway(login, refresh_window))
     return Phase.DUE if due else Phase.VALID
 
 

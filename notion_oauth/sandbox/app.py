@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from notion_oauth.sandbox import mcp
 from notion_oauth.sandbox.assertions import AUTH_METHODS, IdentityProvider
-from notion_oauth.sandbox.messages import Answer, Message
+from notion_oauth.sandbox.messages import AuthlibResponse, Message
 from notion_oauth.sandbox.options import overridden
 from notion_oauth.sandbox.pages import consent_page, text_page
 from notion_oauth.sandbox.recording import json_of, pairs_of
@@ -141,15 +141,15 @@ class Routes:
     def _authorization_response(self, message: Message, user: str | None) -> Response:
         try:
             grant = self._server.get_consent_grant(message)
-            answer = self._server.create_authorization_response(grant.request, user, grant)
+            response = self._server.create_authorization_response(grant.request, user, grant)
         except OAuth2Error as error:
-            answer = self._server.handle_error_response(message, error)
-            if answer.location is not None and self._state.options.announce_iss:
-                answer.location += f"&iss={self._base_url}"
-        if answer.location is None:  # no redirect to an unregistered URI (RFC 6749 §4.1.2.1)
-            reason = answer.body.get("error_description") or answer.body["error"]
+            response = self._server.handle_error_response(message, error)
+            if response.location is not None and self._state.options.announce_iss:
+                response.location += f"&iss={self._base_url}"
+        if response.location is None:  # no redirect to an unregistered URI (RFC 6749 §4.1.2.1)
+            reason = response.body.get("error_description") or response.body["error"]
             return text_page("This sign-in cannot continue", f"{reason}.", status=400)
-        return RedirectResponse(answer.location, 302, {**_NO_STORE, "Referrer-Policy": "no-referrer"})
+        return RedirectResponse(response.location, 302, {**_NO_STORE, "Referrer-Policy": "no-referrer"})
 
     async def _token(self, request: Request) -> Response:
         message = await _message(request)
@@ -178,7 +178,7 @@ class Routes:
             )
             error = {"error": "invalid_token", "error_description": "Missing or invalid access token"}
             return JSONResponse(error, 401, {"WWW-Authenticate": challenge})
-        status, content = mcp.answer(json_of(await request.body()))
+        status, content = mcp.handle_message(json_of(await request.body()))
         return Response(status_code=status) if content is None else JSONResponse(content, status)
 
 
@@ -192,5 +192,5 @@ async def _message(request: Request) -> Message:
     return Message(request.method, str(request.url), request.headers, pairs, json_of(body))
 
 
-def _response(answer: Answer) -> Response:
-    return JSONResponse(answer.body, answer.status, {**answer.headers, **_NO_STORE})
+def _response(response: AuthlibResponse) -> Response:
+    return JSONResponse(response.body, response.status, {**response.headers, **_NO_STORE})

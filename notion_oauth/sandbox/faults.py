@@ -182,10 +182,10 @@ async def _read(receive: Any) -> bytes:
     return body
 
 
-def answer(
+def error_response(
     status: int | None, error: str | None, description: str | None, body: bytes | str | None
 ) -> tuple[int, bytes]:
-    """The status and the body of an error response."""
+    """Return the status and the body of an error response."""
     if body is None and error is not None:
         document = {"error": error, **({"error_description": description} if description else {})}
         body = json.dumps(document)

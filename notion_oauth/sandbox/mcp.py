@@ -20,8 +20,8 @@ TOOL = {
 }
 
 
-def answer(message: Any) -> tuple[int, dict[str, Any] | None]:
-    """The HTTP status and the JSON-RPC response to one message; None for a notification."""
+def handle_message(message: Any) -> tuple[int, dict[str, Any] | None]:
+    """Return the HTTP status and the JSON-RPC response to one message; None for a notification."""
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or not isinstance(message.get("method"), str):
         return 400, _error(None, -32600, "Invalid Request")
     if "id" not in message:

@@ -18,7 +18,7 @@ class Message:
         self.method, self.url, self.headers, self.pairs, self.json = method, url, headers, pairs, json
 
 
-class Answer:
+class AuthlibResponse:
     """Authlib's response; its extensions may still change `location`."""
 
     def __init__(self, status: int, body: Any, headers: list[tuple[str, str]]) -> None:

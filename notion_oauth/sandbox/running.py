@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from notion_oauth.sandbox.app import Routes
-from notion_oauth.sandbox.faults import Fault, Faults, Kind, OnAnswer, OnArrival, answer
+from notion_oauth.sandbox.faults import Fault, Faults, Kind, OnAnswer, OnArrival, error_response
 from notion_oauth.sandbox.options import SandboxOptions
 from notion_oauth.sandbox.recording import RecordedRequest, Recorder
 from notion_oauth.sandbox.serving import BackgroundServer
@@ -63,7 +63,7 @@ class Sandbox:
         method: str | None = None,
     ) -> None:
         """Answer the next requests for this path like this, without processing them. `error` makes an OAuth error."""
-        code, raw = answer(status, error, description, body)
+        code, raw = error_response(status, error, description, body)
         kind = content_type or ("application/json" if body is None and error else "text/html")
         all_headers = {"Content-Type": kind, "Cache-Control": "no-store", **(headers or {})}
         self._faults.add(Fault(path, method, "answer", status=code, headers=all_headers, body=raw), times)

@@ -25,7 +25,7 @@ from authlib.oauth2.rfc9207 import IssuerParameter
 
 from notion_oauth.sandbox.assertions import AUTH_METHODS, AssertionGrant, IdentityProvider
 from notion_oauth.sandbox.introspection import Introspection
-from notion_oauth.sandbox.messages import Answer, FormRequest, JsonBody, Message
+from notion_oauth.sandbox.messages import AuthlibResponse, FormRequest, JsonBody, Message
 from notion_oauth.sandbox.options import overridden
 from notion_oauth.sandbox.state import LOOPBACK, Client, Code, Grant, State
 
@@ -241,8 +241,8 @@ class Server(AuthorizationServer):
         result.payload = JsonBody(request.json)
         return result
 
-    def handle_response(self, status: int, body: Any, headers: Any) -> Answer:
-        return Answer(status, body, headers)
+    def handle_response(self, status: int, body: Any, headers: Any) -> AuthlibResponse:
+        return AuthlibResponse(status, body, headers)
 
     def send_signal(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: there are no listeners."""

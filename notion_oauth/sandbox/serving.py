@@ -1,4 +1,4 @@
-"""Run an ASGI application in a thread of this process."""
+"""Run uvicorn in a thread of this process, without its delays at startup and shutdown."""
 
 from __future__ import annotations
 

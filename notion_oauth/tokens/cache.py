@@ -34,11 +34,11 @@ class TokenCache:
     """The last login that was read or saved. The wall clock may be set and may jump; `uptime` only increases."""
 
     def __init__(
-        self, store: TokenStore, profile: str, *, window: timedelta, clock: Clock, uptime: Callable[[], float]
+        self, store: TokenStore, profile: str, *, refresh_window: timedelta, clock: Clock, uptime: Callable[[], float]
     ) -> None:
         self._store = store
         self._profile = profile
-        self._window = window
+        self._refresh_window = refresh_window
         self._clock = clock
         self._uptime = uptime
         self._entry: _Entry | None = None
@@ -88,8 +88,8 @@ class TokenCache:
         expired = float("inf") if left is None else uptime + left.total_seconds()
         if self._entry is not None and self._entry.tokens.access_token == tokens.access_token:
             expired = min(expired, self._entry.uptime_expired)
-        good = lifetime.phase(tokens, now, self._window) is Phase.VALID
-        leeway = timedelta() if tokens.refresh_token is None else lifetime.leeway(tokens, self._window)
+        good = lifetime.phase(tokens, now, self._refresh_window) is Phase.VALID
+        leeway = timedelta() if tokens.refresh_token is None else lifetime.leeway(tokens, self._refresh_window)
         expires_at = tokens.expires_at or _NEVER
         valid_until = expires_at - leeway if good else now
         self._entry = _Entry(tokens, version, now, valid_until, expires_at, expired - leeway.total_seconds(), expired)

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, utc_now
-from notion_oauth.errors import MetadataError, MetadataNotFound, NotionOAuthError, TransientError, UnexpectedRedirect
+from notion_oauth.errors import MetadataError, MetadataNotJson, NotionOAuthError, TransientError, UnexpectedRedirect
 from notion_oauth.models import (
     ENDPOINT_FIELDS,
     AssertionRequest,
@@ -71,7 +71,7 @@ class OAuthClient:
         """
         try:
             resource, not_found = await self._protected_resource_metadata(server_url, challenge), None
-        except MetadataNotFound as error:
+        except MetadataNotJson as error:
             if challenge is not None and challenge.resource_metadata is not None:
                 raise  # the challenge says that metadata exists, so the failure may be temporary
             resource, not_found = None, error
@@ -100,7 +100,7 @@ class OAuthClient:
         raise failure
 
     async def _without_resource_metadata(
-        self, server_url: str, not_found: MetadataNotFound | None, usable: Requirement | None
+        self, server_url: str, not_found: MetadataNotJson | None, usable: Requirement | None
     ) -> Discovery:
         base = discovery.base_url(server_url)
         if self._issuer not in (None, base, f"{base}/"):
@@ -135,10 +135,10 @@ class OAuthClient:
         """The first valid document at the URLs; None if every URL answers that there is no document.
 
         Raises MetadataError if only invalid documents were found, or if the one at the `decisive` URL is invalid;
-        MetadataNotFound or UnexpectedRedirect if the URLs led to nothing else.
+        MetadataNotJson or UnexpectedRedirect if the URLs led to nothing else.
         """
         failure: NotionOAuthError | None = None
-        nothing = (MetadataNotFound, UnexpectedRedirect)
+        nothing = (MetadataNotJson, UnexpectedRedirect)
         for url in urls:
             try:
                 if (metadata := parse(await self._transport.send(Request("GET", url)))) is not None:

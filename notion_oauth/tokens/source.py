@@ -75,7 +75,9 @@ class TokenSource:
         self._audit = audit or Audit(profile)
         self._backoff = Backoff(retry_for, uptime=uptime)
         self._single_flight: SingleFlight[TokenSet] = SingleFlight()
-        self._cache = TokenCache(store, profile, window=self._lifetimes.window, clock=clock, uptime=uptime)
+        self._cache = TokenCache(
+            store, profile, refresh_window=self._lifetimes.refresh_window, clock=clock, uptime=uptime
+        )
         self._ended_token: tuple[SecretStr, EndedLogin] | None = None  # this token is not sent again
 
     def get_fresh(self) -> SecretStr | None:
@@ -137,7 +139,7 @@ class TokenSource:
         left = lifetime.remaining(tokens, self._clock())
         if min_ttl and left is not None and left <= min_ttl and tokens.refresh_token is not None:
             return Phase.EXPIRED
-        return lifetime.phase(tokens, self._clock(), self._lifetimes.window)
+        return lifetime.phase(tokens, self._clock(), self._lifetimes.refresh_window)
 
     def if_unchanged(self) -> TokenSet | None:
         """The cached login, valid or not, if the store has not changed since it was read."""

@@ -26,7 +26,7 @@ from notion_oauth.models import (
     PendingAuthorization,
     TokenSet,
 )
-from notion_oauth.observability.audit import Audit, Event, Fact
+from notion_oauth.observability.audit import Audit, Event, FieldValue
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.messages import REGISTERED_ERRORS, Request, Response
 from notion_oauth.tokens.oauth_client import OAuthClient
@@ -168,12 +168,12 @@ class CountedAudit(Audit):
             "notion_oauth.failures", unit="{failure}", description="Attempts that did not succeed."
         )
 
-    def _write(self, level: int, event: Event, outcome: str, facts: dict[str, Fact]) -> None:
-        super()._write(level, event, outcome, facts)
-        issuer, code = facts.get("issuer"), facts.get("error")
+    def _write(self, level: int, event: Event, outcome: str, fields: dict[str, FieldValue]) -> None:
+        super()._write(level, event, outcome, fields)
+        issuer, code = fields.get("issuer"), fields.get("error")
         labels = {**self._labels(), **(_limited_label(ISSUER, issuer) if issuer else {})}
         if outcome != "success":
-            error_type = _known_code(code) if code else facts.get("reason") or OTHER
+            error_type = _known_code(code) if code else fields.get("reason") or OTHER
             self._failures.add(1, {**labels, EVENT: event, OUTCOME: outcome, ERROR_TYPE: error_type})
         elif event in self._counters:
             self._counters[event].add(1, labels)

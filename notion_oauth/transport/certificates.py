@@ -77,21 +77,23 @@ def ssl_context(trusted: TrustedAuthorities) -> ssl.SSLContext:
     else:
         if trusted.file is None:
             _check_directories(trusted.directory or "")
-        with _as_configuration_error("SSL_CERT_FILE"):
+        from_environment = trusted.file == os.environ.get("SSL_CERT_FILE")
+        with _as_configuration_error("SSL_CERT_FILE" if from_environment else "the system", "SSL_CERT_FILE"):
             context = ssl.create_default_context(cafile=trusted.file, capath=trusted.directory)
     if trusted.extra is not None:
-        with _as_configuration_error(CA_FILE):
+        with _as_configuration_error(CA_FILE, CA_FILE):
             context.load_verify_locations(trusted.extra)
     return context
 
 
 @contextmanager
-def _as_configuration_error(variable: str) -> Iterator[None]:
+def _as_configuration_error(source: str, variable: str) -> Iterator[None]:
+    """Raise an OSError of the block as a ConfigurationError, without a path. `variable` selects another source."""
     try:
         yield
     except OSError as error:  # includes ssl.SSLError
         reason = "it contains no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-        message = f"The file that {variable} names cannot be used: {reason}."
+        message = f"No certificates can be loaded from {source}: {reason}."
         raise ConfigurationError(message, hint=f"Set {variable} to a PEM file, or unset it.") from None
 
 

@@ -33,7 +33,7 @@ class Transport:
     `server_url` is the configured server: it and `allow_private` decide which private addresses are allowed (see
     AddressPolicy). The authorities in `ca_file` are trusted in addition to the usual ones. Each request has its own
     connection: requests are rare, and a pooled one would be bound to an event loop and a process. For tests and special
-    networks, `network` replaces the sockets and all address checks, and `resolve` replaces DNS.
+    networks, `httpx_transport` replaces the sockets and all address checks, and `resolve` replaces DNS.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Transport:
         server_url: str | None = None,
         allow_private: bool = False,
         ca_file: Path | None = None,
-        network: httpx.AsyncBaseTransport | None = None,
+        httpx_transport: httpx.AsyncBaseTransport | None = None,
         resolve: Resolver = resolve_host,
     ) -> None:
         self._timeout = timeout
         self._policy = AddressPolicy(server_url, allow_private=allow_private)
         self._ca_file = ca_file
-        self._network = network
+        self._httpx_transport = httpx_transport
         self._resolve = resolve
 
     @classmethod
@@ -73,7 +73,7 @@ class Transport:
             raise MetadataError(f"The URL of {host_of(request.url)} {reason}; nothing was sent.")
         host = host_of(request.url)
         client = httpx.AsyncClient(
-            transport=self._network or self._checked(request),
+            transport=self._httpx_transport or self._checked(request),
             timeout=httpx.Timeout(None),
             follow_redirects=False,
             trust_env=False,

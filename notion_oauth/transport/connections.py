@@ -52,7 +52,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         secure = self._context is not None
         if self._proxy is not None:
             self._policy.check_literal(host, port)  # a name is resolved by the proxy
-        answer = await self._exchange(
+        response = await self._exchange(
             httpcore.Request(
                 request.method,
                 httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
@@ -63,7 +63,9 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         )
         if secure and self._backend.address is not None and self._policy.is_configured_server(host, port):
             self._policy.confirm_private(self._backend.address)
-        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer), extensions=answer.extensions)
+        return httpx.Response(
+            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
+        )
 
     async def _exchange(self, request: httpcore.Request) -> httpcore.Response:
         try:
@@ -99,15 +101,15 @@ def _proxy_refusal(proxy: Proxy, host: str, error: Exception) -> NetworkError:
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, answer: httpcore.Response) -> None:
-        self._answer = answer
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._answer.aiter_stream():
+        async for part in self._response.aiter_stream():
             yield part
 
     async def aclose(self) -> None:
-        await self._answer.aclose()
+        await self._response.aclose()
 
 
 class _TrackingBackend(httpcore.AsyncNetworkBackend):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from notion_oauth.observability.audit import Facts
+from notion_oauth.observability.audit import LogFields
 from notion_oauth.observability.context import REQUEST_ID, new_request_id
 from notion_oauth.web.trusted_hosts import TrustedHosts
 
@@ -74,13 +74,13 @@ async def _send_internal_error(send: Send) -> None:
 def _log(scope: Scope, client: str, status: int, duration: float) -> None:
     if not _LOG.isEnabledFor(logging.INFO):
         return
-    facts = Facts(
+    fields = LogFields(
         method=scope["method"],
         path=scope["path"][:MAX_PATH],
         status=str(status or "none"),
         milliseconds=f"{duration * 1000:.0f}",
         client=client or "unknown",
     )
-    about = {"event": "request", "facts": facts}
+    about = {"event": "request", "facts": fields}
     # Not `_LOG.info`: it searches the stack for the caller at each request
-    _LOG.handle(_LOG.makeRecord(_LOG.name, logging.INFO, __file__, 0, "%s %s", ("request", facts), None, extra=about))
+    _LOG.handle(_LOG.makeRecord(_LOG.name, logging.INFO, __file__, 0, "%s %s", ("request", fields), None, extra=about))

@@ -54,9 +54,9 @@ def encode(content: Mapping[str, Any]) -> bytes:
 
 def encoded_data(content: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """As `data`, for content that `encode` returned."""
-    answer = Response(content, status, headers, "application/json")
-    answer.raw_headers += _JSON_HEADERS  # encoded once
-    return answer
+    response = Response(content, status, headers, "application/json")
+    response.raw_headers += _JSON_HEADERS  # encoded once
+    return response
 
 
 def redirect(url: str) -> Response:

@@ -247,7 +247,7 @@ def test_requests_and_changes_need_the_lock(settings: Settings, sandbox: Sandbox
     def clock() -> datetime:
         return datetime.now(UTC) + ahead
 
-    client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=network), clock=clock)
+    client = OAuthClient(Transport(timeout=timedelta(seconds=5), httpx_transport=network), clock=clock)
     oauth = NotionOAuth(settings, store=TokenStore(documents), client=client, clock=clock)
 
     async def use_all() -> None:

@@ -210,7 +210,7 @@ def serve(sandbox: Sandbox, file: Path, monkeypatch: pytest.MonkeyPatch) -> Serv
 
     def serve(cookie_name: str, value: str, *, base_url: str, **directory_entries: Any) -> TestClient:
         settings = Settings(server_url=sandbox.mcp_url, token_file=file, retry_for=0, **directory_entries)
-        transport = Transport(timeout=timedelta(seconds=10), network=httpx.ASGITransport(sandbox.app))
+        transport = Transport(timeout=timedelta(seconds=10), httpx_transport=httpx.ASGITransport(sandbox.app))
         client = OAuthClient(transport, clock=lambda: WRITTEN_AT)
         oauth = NotionOAuth(settings, client=client, clock=lambda: WRITTEN_AT)
         return TestClient(

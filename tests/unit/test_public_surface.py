@@ -158,7 +158,7 @@ def oauth(settings: Settings, network: httpx.AsyncBaseTransport) -> NotionOAuth:
 
 
 def over(settings: Settings, network: httpx.AsyncBaseTransport) -> NotionOAuth:
-    client = OAuthClient(Transport(timeout=timedelta(seconds=10), network=network))
+    client = OAuthClient(Transport(timeout=timedelta(seconds=10), httpx_transport=network))
     return NotionOAuth(settings, client=client)
 
 
@@ -323,7 +323,7 @@ ERRORS: dict[str, errors.NotionOAuthError] = {
     "server unavailable": errors.ServerUnavailable("-"),
     "server redirects": errors.UnexpectedRedirect("-"),
     "metadata": errors.MetadataError("-"),
-    "metadata: not a document": errors.MetadataNotFound("-"),
+    "metadata: not a document": errors.MetadataNotJson("-"),
     "refused": errors.OAuthError("-", error="invalid_request"),
     "registration refused": errors.RegistrationRefused("-", error="invalid_client_metadata"),
     "authorization refused": errors.AuthorizationRefused("-", error="access_denied"),
@@ -690,7 +690,7 @@ def test_telemetry(
     # The providers of a process can be set once, and other tests have theirs
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     monkeypatch.setattr(metrics, "get_meter", meters.get_meter)
-    client = TracedClient(TracedTransport(timeout=timedelta(seconds=10), network=network))
+    client = TracedClient(TracedTransport(timeout=timedelta(seconds=10), httpx_transport=network))
     oauth = NotionOAuth(settings.model_copy(update={"telemetry": True}), client=client)
 
     async def live() -> None:

@@ -42,6 +42,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("client", network_checks.client),
     ("port", environment_checks.port),
 )
+_LABELS = {"place": "system", "folder": "directory", "kept": "encryption", "trust": "authorities"}  # in the text report
 _WIDTH = max(len(name) for name, _ in CHECKS)
 
 Row = tuple[str, Finding]
@@ -70,7 +71,7 @@ class Report:
         """One line per finding, followed by its hint. `style` colours a text according to the result."""
         lines = []
         for name, found in self.rows:
-            start = f"{style(found.result, f'{found.result:<7}')}  {name:<{_WIDTH}}  "
+            start = f"{style(found.result, f'{found.result:<7}')}  {_LABELS.get(name, name):<{_WIDTH}}  "
             lines.append(start + found.message)
             if found.hint:
                 lines.append(f"{' ' * (7 + 2 + _WIDTH + 2)}{found.hint}")

@@ -67,7 +67,7 @@ class ApplicationUsers(SingleProfile):
     async def _due(self) -> Sequence[str]:
         """All users whose token may have to be refreshed now."""
         try:
-            return await self.oauth.store.due(self.oauth.clock() + self.oauth.settings.lifetimes.window)
+            return await self.oauth.store.due(self.oauth.clock() + self.oauth.settings.lifetimes.refresh_window)
         except NotionOAuthError as error:
             _LOG.warning("The profiles to refresh cannot be listed: %s", error)
             return self._logins.profiles

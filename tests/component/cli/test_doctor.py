@@ -572,7 +572,7 @@ def test_untrusted_certificate_authority_is_reported(authority: trustme.CA, doct
     assert "is not trusted" in doctor.worst("server")[1]
     assert "NOTION_OAUTH_CA_FILE" in doctor.worst("server")[2]
     doctor.run_checks(NOTION_OAUTH_SERVER_URL="https://localhost:1/mcp", NOTION_OAUTH_CA_FILE="nowhere.pem")
-    assert "NOTION_OAUTH_CA_FILE names cannot be used" in doctor.worst("trust")[1]
+    assert "No certificates can be loaded from NOTION_OAUTH_CA_FILE" in doctor.worst("trust")[1]
 
 
 # Private data in the report

@@ -199,7 +199,7 @@ async def test_a_sign_in_completed_after_cancellation_is_logged(
     settings: Settings, sandbox: Sandbox, audit_events: AuditEvents, refused: bool
 ) -> None:
     network = Held()
-    client = OAuthClient(Transport(timeout=timedelta(seconds=10), network=network))
+    client = OAuthClient(Transport(timeout=timedelta(seconds=10), httpx_transport=network))
     oauth = NotionOAuth(settings, client=client)
     pending, query = await begin(oauth)
     answer: AuthorizationResponse = parse_authorization_response(query.multi_items())

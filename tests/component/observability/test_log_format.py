@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from notion_oauth.observability.audit import Facts
+from notion_oauth.observability.audit import LogFields
 from notion_oauth.observability.context import PROFILE, REQUEST_ID
 from notion_oauth.observability.log_format import JsonLines, TextLines
 from tests.support.command_line import CommandLine
@@ -41,13 +41,13 @@ def crash() -> Exception:
 
 def test_the_text_format() -> None:
     assert re.fullmatch(rf"{TIME} INFO a\.name said 7", TextLines().format(record("said %d", 7)))
-    facts = Facts(outcome="success", detail='He said "no" = never', empty="")
+    facts = LogFields(outcome="success", detail='He said "no" = never', empty="")
     line = TextLines().format(record("%s %s", "refresh", facts, event="refresh", facts=facts))
     assert line.endswith(r'a.name refresh outcome=success detail="He said \"no\" = never" empty=""')
 
 
 def test_the_json_format() -> None:
-    facts = Facts(outcome="success")
+    facts = LogFields(outcome="success")
     line = json.loads(JsonLines().format(record("%s %s", "refresh", facts, event="refresh", facts=facts)))
     assert re.fullmatch(TIME, line.pop("time"))
     assert line == {"level": "info", "logger": "a.name", "message": "refresh", "outcome": "success"}
@@ -61,7 +61,7 @@ def test_a_line_contains_its_context(formatter: logging.Formatter) -> None:
     line = context.run(formatter.format, record("said"))
     assert "from-the-proxy" in line
     assert "work" in line
-    own = context.run(formatter.format, record("said", facts=Facts(profile="home")))
+    own = context.run(formatter.format, record("said", facts=LogFields(profile="home")))
     assert "home" in own
     assert "work" not in own
 
@@ -69,7 +69,7 @@ def test_a_line_contains_its_context(formatter: logging.Formatter) -> None:
 @pytest.mark.parametrize("formatter", [TextLines(), JsonLines()], ids=["text", "json"])
 @pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\x85", "\u2028", "\u202e", "\0"])
 def test_control_characters_are_escaped(formatter: logging.Formatter, character: str) -> None:
-    line = formatter.format(record("path %s", f"/a{character}b", facts=Facts(path=f"/c{character}d")))
+    line = formatter.format(record("path %s", f"/a{character}b", facts=LogFields(path=f"/c{character}d")))
     assert character not in line
     assert "b" in line
     assert "d" in line
@@ -85,7 +85,7 @@ def test_a_traceback_is_indented() -> None:
 
 @pytest.mark.parametrize("formatter", [TextLines(), JsonLines()], ids=["text", "json"])
 def test_secrets_are_redacted_in_every_part(formatter: logging.Formatter) -> None:
-    facts = Facts(detail=f"code={CANARY}")
+    facts = LogFields(detail=f"code={CANARY}")
     line = formatter.format(record("Authorization: Bearer %s", CANARY, facts=facts, error=crash()))
     assert line.count("[redacted]") == 3
     assert CANARY not in line
@@ -104,7 +104,7 @@ def test_secrets_are_redacted_in_every_part(formatter: logging.Formatter) -> Non
 )
 def test_redacting_one_fact_keeps_the_others(formatter: logging.Formatter, value: str) -> None:
     """A sender must not be able to hide its address."""
-    facts = Facts(method="GET", path=value, status="404", client="203.0.113.9", request_id="7c1e0f9d2b34a6e8")
+    facts = LogFields(method="GET", path=value, status="404", client="203.0.113.9", request_id="7c1e0f9d2b34a6e8")
     line = formatter.format(record("%s %s", "request", facts, event="request", facts=facts))
     assert CANARY not in line
     assert "[redacted]" in line
@@ -114,7 +114,7 @@ def test_redacting_one_fact_keeps_the_others(formatter: logging.Formatter, value
 
 def test_the_name_of_a_fact_is_used_for_redaction() -> None:
     for formatter in (TextLines(), JsonLines()):
-        line = formatter.format(record("said", facts=Facts(code=CANARY, cookie=f"a={CANARY}", outcome="success")))
+        line = formatter.format(record("said", facts=LogFields(code=CANARY, cookie=f"a={CANARY}", outcome="success")))
         assert CANARY not in line
         assert "success" in line
 

@@ -115,7 +115,7 @@ async def use(network: httpx.AsyncBaseTransport) -> None:
     oauth = NotionOAuth(
         Settings(server_url=f"{HOST}/mcp", retry_for=0),
         store=MemoryStore(),
-        client=OAuthClient(Transport(timeout=timedelta(seconds=5), network=network)),
+        client=OAuthClient(Transport(timeout=timedelta(seconds=5), httpx_transport=network)),
     )
     for _ in range(2):  # the second time with the stored registration
         started = await oauth.begin_authorization(REDIRECT_URI)

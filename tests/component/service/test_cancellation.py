@@ -86,7 +86,7 @@ def later() -> datetime:
 
 def on_network(network: Held, settings: Settings) -> NotionOAuth:
     """A profile that uses the network, after its token has expired."""
-    transport = Transport(timeout=timedelta(seconds=5), network=network)
+    transport = Transport(timeout=timedelta(seconds=5), httpx_transport=network)
     return NotionOAuth(settings, client=OAuthClient(transport), clock=later)
 
 
@@ -113,7 +113,7 @@ async def test_refresh_of_a_cancelled_caller_is_stored(
 async def test_sign_in_of_a_cancelled_caller_is_stored(settings: Settings, sandbox: Sandbox, cancel: Cancel) -> None:
     pending, query = await begin(NotionOAuth(settings))
     network = Held()
-    transport = Transport(timeout=timedelta(seconds=5), network=network)
+    transport = Transport(timeout=timedelta(seconds=5), httpx_transport=network)
     oauth = NotionOAuth(settings, client=OAuthClient(transport))
     response = parse_authorization_response(query.multi_items())
     await cancel(network, lambda: oauth.complete_authorization(pending, response))

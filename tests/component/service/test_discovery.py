@@ -9,7 +9,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from notion_oauth.errors import MetadataError, MetadataNotFound, TransientError
+from notion_oauth.errors import MetadataError, MetadataNotJson, TransientError
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
@@ -321,7 +321,7 @@ async def test_no_endpoints_are_assumed_for_a_site_of_pages(oauth: NotionOAuth, 
     challenge(sandbox, "Bearer")
     serve_pages(sandbox)
     sandbox.fail_next(SERVER, status=404)
-    with pytest.raises(MetadataNotFound, match="not a JSON object"):
+    with pytest.raises(MetadataNotJson, match="not a JSON object"):
         await begin(oauth)
     assert not sandbox.requests_to("/register")
 
@@ -337,7 +337,7 @@ async def test_server_is_found_at_its_origin_if_resource_metadata_are_pages(
 async def test_page_at_the_challenge_url_does_not_select_the_origin(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     """Otherwise a maintenance page would send the user to another authorization server."""
     serve_pages(sandbox)
-    with pytest.raises(MetadataNotFound):
+    with pytest.raises(MetadataNotJson):
         await begin(oauth)
     assert not sandbox.requests_to("/register")
 
@@ -374,6 +374,6 @@ async def test_challenge_headers_are_parsed_separately() -> None:
     def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(401, headers=[(b"WWW-Authenticate", value) for value in values])
 
-    transport = Transport(timeout=timedelta(seconds=5), network=httpx.MockTransport(answer))
+    transport = Transport(timeout=timedelta(seconds=5), httpx_transport=httpx.MockTransport(answer))
     found = await OAuthClient(transport).challenge("https://h.example/mcp")
     assert found == BearerChallenge(resource_metadata="https://h.example/metadata", scope="a")

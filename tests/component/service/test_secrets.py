@@ -176,7 +176,7 @@ def test_any_token_file_gives_a_value_or_our_error(content: bytes, hours: int) -
     """In every operation: status, token, refresh, sign-out."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "tokens.json"
-        client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=NoNetwork()))
+        client = OAuthClient(Transport(timeout=timedelta(seconds=5), httpx_transport=NoNetwork()))
         clock = partial(_moved, timedelta(hours=hours))
         oauth = NotionOAuth(Settings(token_file=path, retry_for=0), client=client, clock=clock)
 

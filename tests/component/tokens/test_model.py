@@ -86,7 +86,7 @@ class Engine(RuleBasedStateMachine):
 
     def process(self) -> NotionOAuth:
         path = Path(self.directory.name) / "tokens.json"
-        client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=self.network), clock=self.clock)
+        client = OAuthClient(Transport(timeout=timedelta(seconds=5), httpx_transport=self.network), clock=self.clock)
         settings = Settings(server_url=self.sandbox.mcp_url, token_file=path, retry_for=0)
         return NotionOAuth(settings, store=Dying(path), client=client, clock=self.clock)
 

@@ -147,7 +147,9 @@ async def test_lifetime_counts_from_before_the_request(settings: Settings, sandb
                 machine.wall += timedelta(hours=9)
             return response
 
-    client = OAuthClient(Transport(timeout=timedelta(seconds=5), network=SuspendedNetwork()), clock=machine.clock)
+    client = OAuthClient(
+        Transport(timeout=timedelta(seconds=5), httpx_transport=SuspendedNetwork()), clock=machine.clock
+    )
     oauth = NotionOAuth(settings, client=client, clock=machine.clock)
     await sign_in(oauth)
     assert (await oauth.status()).status == "expired"

@@ -20,7 +20,7 @@ from notion_oauth.errors import ConfigurationError, NetworkError
 from notion_oauth.protocol.messages import Request
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
-from notion_oauth.transport.certificates import find_trusted_authorities, ssl_context
+from notion_oauth.transport.certificates import TrustedAuthorities, find_trusted_authorities, ssl_context
 from notion_oauth.transport.client import Transport
 from tests.support.servers import Visitors, secure_server
 
@@ -119,9 +119,19 @@ async def test_an_unusable_file_is_reported_with_its_variable(
     if content is not None:
         file.write_text(content)
     monkeypatch.setenv(variable, str(file))
-    with pytest.raises(ConfigurationError, match=f"The file that {variable} names cannot be used: {reason}") as caught:
+    with pytest.raises(ConfigurationError, match=f"loaded from {variable}: {reason}") as caught:
         await Transport.from_settings(Settings()).send(Request("GET", "https://h.invalid/"))
     assert variable in str(caught.value.hint)
+
+
+def test_a_damaged_bundle_of_the_system_is_not_blamed_on_a_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("no certificate")
+    with pytest.raises(ConfigurationError, match="loaded from the system: it contains no certificate"):
+        ssl_context(TrustedAuthorities("the system's authorities", str(bundle)))
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -31,7 +31,7 @@ TIMEOUT = timedelta(seconds=0.4)
 
 
 async def send(url: str, network: httpx.AsyncBaseTransport | None = None) -> bytes:
-    return (await Transport(timeout=TIMEOUT, network=network).send(Request("GET", url))).body
+    return (await Transport(timeout=TIMEOUT, httpx_transport=network).send(Request("GET", url))).body
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from notion_oauth.errors import MetadataError, MetadataNotFound, ServerUnavailable, UnexpectedRedirect
+from notion_oauth.errors import MetadataError, MetadataNotJson, ServerUnavailable, UnexpectedRedirect
 from notion_oauth.models import AuthorizationServerMetadata
 from notion_oauth.protocol.discovery import (
     authorization_server_metadata_urls,
@@ -218,9 +218,9 @@ def test_an_invalid_resource_document_is_refused(changes: dict[str, Any], messag
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"null", b"\xff\xfe", b"[" * 100_000])
 def test_a_body_that_is_no_json_object(body: bytes) -> None:
-    with pytest.raises(MetadataNotFound, match="not a JSON object"):
+    with pytest.raises(MetadataNotJson, match="not a JSON object"):
         parse_protected_resource_metadata(answer(body), server_url=SERVER)
-    with pytest.raises(MetadataNotFound, match="not a JSON object"):
+    with pytest.raises(MetadataNotJson, match="not a JSON object"):
         parse_authorization_server_metadata(answer(body), issuer=ISSUER)
 
 
