@@ -43,7 +43,7 @@ PendingExpired (AuthorizationExpired).
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -109,6 +109,10 @@ class WarningWithHint(str):
         warning.message, warning.hint = message, _as_hint(hint)
         return warning
 
+    def shown_with(self, render: Callable[[Hint], str]) -> str:
+        """The text with its hint as a surface renders it."""
+        return f"{self.message} {render(self.hint)}"
+
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.message, self.hint)
 
@@ -129,7 +133,7 @@ class NotionOAuthError(Exception):
     def __init__(self, message: str, *, hint: Hint | str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = self.default_hint if hint is None else _as_hint(hint)
+        self.hint = _as_hint(self.default_hint if hint is None else hint)  # a subclass may have a text as its default
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip()

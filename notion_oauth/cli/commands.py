@@ -24,7 +24,7 @@ from notion_oauth.cli.options import (
     stderr_console,
 )
 from notion_oauth.errors import Hint, ResourceMismatch, StorageError
-from notion_oauth.profile_names import profile_file
+from notion_oauth.profile_names import DEFAULT_PROFILE, profile_file
 
 if TYPE_CHECKING:
     from notion_oauth.service import NotionOAuth
@@ -37,6 +37,7 @@ rare_commands = typer.Typer()
 
 @rare_commands.command(epilog="Example: `notion-oauth login --no-browser`, over SSH")
 def login(
+    ctx: typer.Context,
     no_browser: Annotated[
         bool,
         typer.Option("--no-browser", help="Do not open a browser: print the URL. Standard input may be a pipe."),
@@ -85,11 +86,12 @@ def login(
     message = f"Signed in. The token is {validity(status)}.\nIt is stored in {file}."
     console.print(message, markup=False, highlight=False)
     if as_json:
-        print_json(status.as_json())
+        print_json(status.as_json(render=partial(render_hint, ctx=ctx)))
 
 
 @rare_commands.command(epilog="Example: `notion-oauth refresh --if-older-than 20d`, from a timer")
 def refresh(
+    ctx: typer.Context,
     if_older_than: Annotated[
         timedelta, duration_option("Only if the last refresh is older than this, such as 20d.")
     ] = timedelta(),
@@ -106,7 +108,7 @@ def refresh(
     run_async(partial(oauth.refresh, if_older_than=if_older_than))
     found = run_async(oauth.status)
     if as_json:
-        print_json(found.as_json())
+        print_json(found.as_json(render=partial(render_hint, ctx=ctx)))
     else:
         result = "Refreshed" if found.updated_at != before else "Not due yet"
         stderr_console().print(f"{result}. The token is {validity(found)}.", markup=False, highlight=False)
@@ -140,7 +142,7 @@ def profiles(
     """List the profiles and their status."""
     oauth = oauth_from_options(None, token_file, server_url)
     names = run_async(partial(_all_profiles, oauth.store))
-    found = {name: _profile_status(oauth.for_profile(name)) for name in names}
+    found = {name: _profile_status(oauth.for_profile(name), ctx) for name in names}
     if as_json:
         print_json(found)
         return
@@ -154,10 +156,11 @@ async def _all_profiles(store: TokenStore, *, registered: bool = False) -> list[
     return [name async for name in store.all_profiles(registered=registered)]
 
 
-def _profile_status(oauth: NotionOAuth) -> dict[str, Any]:
+def _profile_status(oauth: NotionOAuth, ctx: typer.Context) -> dict[str, Any]:
     """The status of one profile. An unusable profile is listed as such, so that the others are still shown."""
+    selected = {} if oauth.profile == DEFAULT_PROFILE else {"profile": oauth.profile}
     try:
-        return run_async(oauth.status).as_json()
+        return run_async(oauth.status).as_json(render=lambda hint: render_hint(hint.with_options(selected), ctx))
     except (ResourceMismatch, StorageError) as error:
         return {"status": "unusable", "message": error.message}
 

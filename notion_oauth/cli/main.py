@@ -111,7 +111,7 @@ def status(
     else:
         found = run_async(oauth_from_options(profile, token_file, server_url).status)
     render = partial(render_hint, ctx=ctx)
-    content, text, active, error = found.as_json(), describe(found, render), True, None
+    content, text, active, error = found.as_json(render=render), describe(found, render), True, None
     if remote and found.status != "unauthenticated":
         introspection, expired = None, found.status == "expired"
         try:

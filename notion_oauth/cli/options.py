@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -75,7 +76,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def program_name() -> str:
     """How the user started this program."""
     started = Path(sys.argv[0])
-    return f"python {started.name}" if started.suffix == ".py" else "notion-oauth"
+    program = f"python {started.name}" if started.suffix == ".py" else "notion-oauth"
+    return f"uv run {program}" if _needs_uv_run() else program
+
+
+def _needs_uv_run() -> bool:
+    """Whether `uv run` has started this program, and finds the same environment from this directory again."""
+    environment = os.environ.get("VIRTUAL_ENV")
+    if environment is None or "UV_RUN_RECURSION_DEPTH" not in os.environ:
+        return False
+    return Path(environment) == Path(sys.prefix) and Path.cwd().is_relative_to(Path(environment).parent)
 
 
 def render_hint(hint: errors.Hint, ctx: typer.Context) -> str:

@@ -37,7 +37,7 @@ def describe(status: LoginStatus, render: Callable[[Hint], str] = str) -> str:
     if status.storage:
         lines.append(f"  Storage    {status.storage}")
     warnings = (status.warning, *status.storage_warnings)
-    lines += [f"Warning: {warning.message} {render(warning.hint)}" for warning in warnings if warning]
+    lines += [f"Warning: {warning.shown_with(render)}" for warning in warnings if warning]
     return "\n".join(lines)
 
 

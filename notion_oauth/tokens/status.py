@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,16 +59,18 @@ class LoginStatus:
     def storage_warning(self) -> str | None:
         return " ".join(self.storage_warnings) or None
 
-    def as_json(self, *, storage: bool = True) -> dict[str, Any]:
+    def as_json(self, *, storage: bool = True, render: Callable[[Hint], str] = str) -> dict[str, Any]:
         """Return a JSON-ready mapping; without a login, `status` and how the last one ended. Times are RFC 3339 in UTC.
 
-        Without `storage`, how the tokens are stored is left out.
+        Without `storage`, how the tokens are stored is left out. `render` returns the text of a hint.
         """
         if self.status != "unauthenticated":
             hidden = (*_ENDED_FIELDS, "storage", "storage_warnings")
             shown = {name: value for name, value in vars(self).items() if name not in hidden}
+            shown["warning"] = self.warning and self.warning.shown_with(render)
             if storage:
-                shown |= {"storage": self.storage, "storage_warning": self.storage_warning}
+                warnings = " ".join(each.shown_with(render) for each in self.storage_warnings)
+                shown |= {"storage": self.storage, "storage_warning": warnings or None}
         else:
             shown = {"status": self.status}
             if self.ended_at is not None:

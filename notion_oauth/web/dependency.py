@@ -39,10 +39,11 @@ class ValidToken:
             return await oauth.tokens.token()
         except NotionOAuthError as error:
             public = self._hosts is None or self._hosts.public
-            detail = responses.problem(responses.public_error(error) if public else error)
+            login = _login_path(request)
+            detail = responses.problem(responses.public_error(error) if public else error, login=login or "")
             sign_in = isinstance(error, NotSignedIn | SignInRequired) and not isinstance(error, ResourceMismatch)
             if sign_in:
-                detail["login"] = _login_path(request)
+                detail["login"] = login
             headers = {**responses.retry_after(error), "Cache-Control": "no-store"}
             status = 503 if isinstance(error, TransientError) else responses.status_code(error)
             if status == 401:

@@ -75,15 +75,31 @@ def status_code(error: errors.NotionOAuthError) -> int:
     return next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
 
 
-def next_step(hint: errors.Hint) -> str:
-    """The hint for a page or a program over HTTP: never a command, an option or a profile."""
-    has_button = hint.command in _ON_STATUS_PAGE and {*hint.options} <= _SIGN_IN_OPTIONS
-    return hint.instead_of_command("on the page of the service." if has_button else "on the machine of the service.")
+def next_step(hint: errors.Hint, *, login: str = "") -> str:
+    """The hint for a page or a program over HTTP: never a command, an option or a profile.
+
+    `login` is the path of the sign-in, if it is known.
+    """
+    if path := _sign_in_path(hint, login):
+        return hint.instead_of_command(f"at {path}")  # without a full stop, which a reader could take for a part of it
+    return hint.instead_of_command(f"on the {'page' if _has_button(hint) else 'machine'} of the service.")
 
 
-def problem(error: errors.NotionOAuthError) -> dict[str, Any]:
-    """An error as JSON: its kind, what happened, and what to do next."""
-    return {"error": error.code, "message": error.message, "next": next_step(error.hint)}
+def _has_button(hint: errors.Hint) -> bool:
+    return hint.command in _ON_STATUS_PAGE and {*hint.options} <= _SIGN_IN_OPTIONS
+
+
+def _sign_in_path(hint: errors.Hint, login: str) -> str:
+    """The path of the sign-in that the hint asks for, with the scopes that it names; empty if there is no such path."""
+    if not login or hint.command != "login" or not _has_button(hint):
+        return ""
+    query = {name: value for name, value in hint.options.items() if name in SIGN_IN_QUERY}
+    return f"{login}?{urlencode(query)}" if query else login
+
+
+def problem(error: errors.NotionOAuthError, *, login: str = "") -> dict[str, Any]:
+    """An error as JSON: its kind, what happened, and what to do next. `login` is the path of the sign-in, if known."""
+    return {"error": error.code, "message": error.message, "next": next_step(error.hint, login=login)}
 
 
 def public_error(error: errors.NotionOAuthError) -> errors.NotionOAuthError:
@@ -102,18 +118,12 @@ def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:
 
 def failure(request: Request, error: errors.NotionOAuthError, *, home: str = "", login: str = "") -> Response:
     """An error as a page or as JSON: what happened, and what to do next. `home` and `login` are paths for buttons."""
-    status, content = status_code(error), problem(error)
+    status, headers = status_code(error), retry_after(error)
     if not wants_html(request):
-        return data(content, status=status, headers=retry_after(error))
-    query = {name: value for name, value in error.hint.options.items() if name in SIGN_IN_QUERY}
-    login = f"{login}?{urlencode(query)}" if query and login else login
-    return error_page(
-        *(error.message, content["next"]),
-        status=status,
-        home=home,
-        login=login if error.hint.command == "login" else "",
-        headers=retry_after(error),
-    )
+        return data(problem(error, login=login), status=status, headers=headers)
+    sign_in = _sign_in_path(error.hint, login)
+    hint = f"{error.hint.text}." if sign_in else next_step(error.hint)
+    return error_page(error.message, hint, status=status, home=home, login=sign_in, headers=headers)
 
 
 def internal_error(request: Request) -> Response:

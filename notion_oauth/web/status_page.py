@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from fastapi import Request, Response
@@ -47,7 +47,7 @@ class StatusPage:
                 raise
             return self._unusable_login(request, error, notice)
         if not responses.wants_html(request):
-            return responses.encoded_data(_as_json(status))
+            return responses.encoded_data(_as_json(status, _login_path(request, status)))
         session = session_of(request)
         context = _page_context(request, session, notice or values.pop_notice(session), self._links)
         context["own"] = self._resolver.has_visitors
@@ -72,20 +72,23 @@ class StatusPage:
             values.set_notice(session_of(request), notice)
             return responses.redirect(route_path(request, "notion_oauth_status"))
         status = await self._resolver.status(request)
-        return responses.data({**_json_content(status), "message": _NOTICES[notice]})
+        content = _json_content(status, _login_path(request, status))
+        return responses.data({**content, "message": _NOTICES[notice]})
 
 
 @lru_cache(maxsize=64)
-def _as_json(status: LoginStatus) -> bytes:
+def _as_json(status: LoginStatus, login: str) -> bytes:
     """The status as JSON. Cached, because many requests within a second get the same."""
-    return responses.encode(_json_content(status))
+    return responses.encode(_json_content(status, login))
 
 
-def _json_content(status: LoginStatus) -> dict[str, Any]:
-    content = status.as_json(storage=False)
-    if status.warning is not None:
-        content["warning"] = f"{status.warning.message} {responses.next_step(status.warning.hint)}"
-    return content
+def _json_content(status: LoginStatus, login: str) -> dict[str, Any]:
+    return status.as_json(storage=False, render=partial(responses.next_step, login=login))
+
+
+def _login_path(request: Request, status: LoginStatus) -> str:
+    """The path of the sign-in, if the status needs it: for its warning."""
+    return "" if status.warning is None else route_path(request, "notion_oauth_login")
 
 
 def error_response(request: Request, error: NotionOAuthError) -> Response:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -42,3 +44,49 @@ def test_installed_program_is_named_as_it_was_started(cli: CommandLine, monkeypa
     monkeypatch.chdir(cli.directory)
     monkeypatch.setattr(sys, "argv", ["/usr/local/bin/notion-oauth"])
     assert "Sign in with: notion-oauth login\n" in CliRunner().invoke(app, ["token"], env=cli.environment).stderr
+
+
+def test_json_shows_the_command_as_it_can_be_typed(cli: CommandLine) -> None:
+    cli.run("login")
+    done = cli.run("status", "--json", "--token-file", ".notion-tokens.json", NOTION_OAUTH_GRANT_DAYS="1")
+    expected = ["python", "cli.py", "login", "--token-file", ".notion-tokens.json"]
+    assert hinted_command(json.loads(done.stdout)["warning"]) == expected
+    done = cli.run("refresh", "--json", "--token-file", ".notion-tokens.json", NOTION_OAUTH_GRANT_DAYS="1")
+    assert hinted_command(json.loads(done.stdout)["warning"]) == expected
+
+
+def test_list_of_profiles_names_each_profile_in_its_command(cli: CommandLine) -> None:
+    cli.run("login")
+    cli.run("login", "--profile", "work")
+    found = json.loads(cli.run("profiles", "--json", NOTION_OAUTH_GRANT_DAYS="1").stdout)
+    commands = {name: hinted_command(status["warning"]) for name, status in found.items()}
+    login = ["python", "cli.py", "login"]
+    assert commands == {"default": login, "work": [*login, "--profile", "work"]}
+
+
+@pytest.mark.parametrize(
+    ("directory", "environment", "shown"),
+    [
+        ("project/sub", "project/.venv", "uv run python cli.py login"),
+        ("elsewhere", "project/.venv", "python cli.py login"),  # uv would not find the project from there
+        ("project/sub", "other/.venv", "python cli.py login"),  # another Python was started below uv run
+        ("project/sub", None, "python cli.py login"),
+    ],
+)
+def test_program_that_uv_run_started_is_named_with_it(
+    cli: CommandLine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    directory: str,
+    environment: str | None,
+    shown: str,
+) -> None:
+    cli.directory = tmp_path / directory
+    cli.directory.mkdir(parents=True)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "project/.venv"))
+    variables = {"UV_RUN_RECURSION_DEPTH": "1", "VIRTUAL_ENV": str(tmp_path / (environment or ""))}
+    if environment is None:
+        monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+        variables = {"VIRTUAL_ENV": str(tmp_path / "project/.venv")}  # activated
+    done = cli.run("token", **variables)
+    assert f"Sign in with: {shown}\n" in done.stderr

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import typer.main
@@ -14,8 +15,10 @@ from starlette.middleware.sessions import SessionMiddleware
 
 import notion_oauth
 from notion_oauth import errors
+from notion_oauth.app import create_app
 from notion_oauth.cli.main import ORDER, app
 from notion_oauth.errors import Hint, NotionOAuthError, NotSignedIn, StepUpRequired
+from notion_oauth.protocol.challenge import requested_challenge
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -23,6 +26,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.web.checked_route import AuthRoute
 from notion_oauth.web.dependency import ValidToken
 from notion_oauth.web.responses import problem
+from notion_oauth.web.sign_in_query import parse_sign_in_query
 from tests.support.signing_in import sign_in
 from tests.support.visiting import Visitor
 
@@ -31,6 +35,7 @@ COMMAND = re.compile(rf"(notion-oauth|cli\.py) ({'|'.join(ORDER)})\b")
 OTHER_COMMAND = re.compile(r"\b(uv pip|uv run|sudo|chmod|chown|openssl|kill) \S")
 PROFILE = "user-42"
 ACCEPT = ("text/html", "application/json")
+JSON = {"Accept": "application/json"}
 
 
 def classes(kind: type[NotionOAuthError] = NotionOAuthError) -> Iterator[type[NotionOAuthError]]:
@@ -135,9 +140,13 @@ def test_page_offers_the_sign_in_as_a_button(failing: tuple[Visitor, list[Notion
     raised.append(StepUpRequired("More consent is required.", hint=hint))
     page = browser.get("/auth/status").text
     assert 'href="/auth/login?scope=files%3Awrite+a">Sign in to Notion</a>' in page
-    assert "Allow it on the page of the service." in page
-    raised.append(errors.StoreBusy("Busy."))
-    assert 'id="login"' not in browser.get("/auth/status").text
+    assert '<p class="soft">Allow it.</p>' in page
+    for error in (
+        errors.StoreBusy("Busy."),
+        errors.MetadataError("No endpoint.", hint=Hint("Use the assertion", "login", {"assertion_file": "FILE"})),
+    ):
+        raised.append(error)
+        assert 'id="login"' not in browser.get("/auth/status").text, "the button would not help"
 
 
 @pytest.mark.parametrize(
@@ -156,6 +165,35 @@ def test_page_offers_the_sign_in_as_a_button(failing: tuple[Visitor, list[Notion
 )
 def test_next_step_over_http(hint: Hint, shown: str) -> None:
     assert problem(NotionOAuthError("It failed.", hint=hint))["next"] == shown
+
+
+def test_json_names_the_path_of_the_sign_in(failing: tuple[Visitor, list[NotionOAuthError]]) -> None:
+    browser, raised = failing
+    raised.append(NotSignedIn("Not signed in.", hint=Hint("Sign in", "login", {"profile": PROFILE})))
+    assert browser.get("/auth/status", headers=JSON).json()["next"] == "Sign in at /auth/login"
+    raised.append(StepUpRequired("More.", hint=Hint("Allow it", "login", {"scope": "a b", "max_age": "300"})))
+    path = browser.get("/auth/status", headers=JSON).json()["next"].removeprefix("Allow it at ")
+    assert path == "/auth/login?scope=a+b&max_age=300"
+    assert parse_sign_in_query(parse_qsl(urlsplit(path).query)) == requested_challenge("a b", None, 300)
+
+
+@pytest.mark.anyio
+async def test_warning_of_the_status_names_the_path_or_the_page(settings: Settings, sandbox: Sandbox) -> None:
+    await sign_in(NotionOAuth(settings))
+    for days, warned in ((1, "Sign in again before that at /auth/login"), (40, "Refresh it before that on the page")):
+        limits = settings.model_copy(update={"grant_days": days, "idle_days": 3})
+        browser = Visitor(create_app(limits), "http://localhost", client="127.0.0.1")
+        warning = browser.get("/auth/status", headers=JSON).json()["warning"]
+        assert warned in warning
+        assert not COMMAND.search(warning)
+
+
+def test_hint_of_an_error_is_never_a_text() -> None:
+    class Theirs(NotionOAuthError):
+        default_hint = "Ask us."  # type: ignore[assignment] # before hints had a structure
+
+    assert Theirs("It failed.").hint == NotionOAuthError("It failed.", hint="Ask us.").hint == Hint("Ask us.")
+    assert str(Theirs("It failed.")) == "It failed. Ask us."
 
 
 def test_hint_shows_the_command_in_a_terminal() -> None:

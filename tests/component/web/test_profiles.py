@@ -94,7 +94,7 @@ class TestBrowserSessions:
         ended = visitor.post("/auth/refresh", data=data, headers=JSON)
         known = visitor.post("/auth/refresh", data=data, headers=JSON)
         for answer in (refused, ended, known):
-            assert answer.json()["next"] == "Sign in again on the page of the service."
+            assert answer.json()["next"] == "Sign in again at /auth/login"
             assert "web-" not in answer.text
         visitor.sign_in()
 
