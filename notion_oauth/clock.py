@@ -16,5 +16,5 @@ uptime: Callable[[], float] = (
 
 
 def utc_now() -> datetime:
-    """The wall clock, in UTC."""
+    """Return the wall clock, in UTC."""
     return datetime.now(UTC)

@@ -15,10 +15,10 @@ VISITOR_PROFILE = re.compile(f"{VISITOR_PREFIX}[0-9a-f]{{32}}\\Z")
 
 
 def add_suffix(path: Path, suffix: str) -> Path:
-    """The path with the suffix added to its name."""
+    """Return the path with the suffix added to its name."""
     return path.with_name(path.name + suffix)
 
 
 def profile_file(path: Path, profile: str) -> Path:
-    """The token file of a profile with a valid name: `path` itself, or `path.NAME.profile`."""
+    """Return the token file of a profile with a valid name: `path` itself, or `path.NAME.profile`."""
     return path if profile == DEFAULT_PROFILE else add_suffix(path, f".{profile}.profile")

@@ -182,7 +182,7 @@ class NotionOAuth:
         return discovery, scope, challenge, login if same_issuer else None
 
     async def registered_redirect_uris(self) -> Sequence[str]:
-        """The redirect URIs of this profile's stored registrations, the newest first."""
+        """Return the redirect URIs of this profile's stored registrations, the newest first."""
         return await self.registrations.registered_redirect_uris()
 
     async def complete_authorization(self, pending: PendingAuthorization, response: AuthorizationResponse) -> TokenSet:
@@ -287,7 +287,7 @@ class NotionOAuth:
         return await self.client.introspect(tokens)
 
     async def _status_of(self, tokens: TokenSet, storage: bool) -> LoginStatus:
-        """The status, created once per second and login, because many requests may ask for it."""
+        """Return the status, created once per second and login, because many requests may ask for it."""
         now = self.clock()
         seconds = int(((tokens.expires_at or _EPOCH) - now).total_seconds() // 1)
         last = self._last_status

@@ -278,7 +278,7 @@ class Settings(BaseSettings):
 
 
 def _split(text: str) -> list[str]:
-    """The parts of a comma-separated list; at least one."""
+    """Return the parts of a comma-separated list; at least one."""
     return [part.strip() for part in text.split(",")]
 
 

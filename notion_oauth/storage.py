@@ -56,17 +56,17 @@ class Documents(Protocol):
     """
 
     def name(self, profile: str, kind: Kind) -> str:
-        """The document's name for messages, such as a path."""
+        """Return the document's name for messages, such as a path."""
 
     def version(self, profile: str) -> object | None:
-        """A value that stays equal as long as the stored login is unchanged. Raises nothing.
+        """Return a value that stays equal as long as the stored login is unchanged. Raises nothing.
 
         Called each time a token is used, from any thread, so it must take only microseconds. None if that needs a
         request to a server: then a login that was loaded within the last second counts as unchanged.
         """
 
     async def read(self, profile: str, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
-        """The decoded document; None if there is none. `slow` says that `decode` may block for long."""
+        """Return the decoded document; None if there is none. `slow` says that `decode` may block for long."""
 
     async def check_writable(self, profile: str, size: int) -> None:
         """Raise StorageError unless a login of `size` bytes can be written now."""
@@ -81,7 +81,7 @@ class Documents(Protocol):
         """Delete everything of a profile that will not be used again."""
 
     def protection(self, profile: str) -> tuple[int | None, Sequence[WarningWithHint]]:
-        """The file mode of the login, if there is one, and who else could read or replace it."""
+        """Return the file mode of the login, if there is one, and who else could read or replace it."""
 
     def exclusive(self, profile: str) -> AbstractAsyncContextManager[DocumentHold]:
         """Lock the profile against all other tasks, threads, processes and machines that share the store.
@@ -97,7 +97,7 @@ class Documents(Protocol):
         """Store the outcome of a claim for the rest of its lifetime."""
 
     async def outcome(self, key: str) -> bytes | None:
-        """The outcome of a claim; None until it is settled, and after its end."""
+        """Return the outcome of a claim; None until it is settled, and after its end."""
 
 
 class DocumentHold(Protocol):
@@ -198,16 +198,16 @@ class TokenStore:
         self._expiries: dict[str, tuple[object, datetime | None]] = {}
 
     def version(self, profile: str) -> object | None:
-        """The version of the stored login, in microseconds; None if only `load` can tell. Raises nothing."""
+        """Return the version of the stored login, in microseconds; None if only `load` can tell. Raises nothing."""
         return self.documents.version(profile)
 
     async def load(self, profile: str) -> StoredLogin:
-        """The stored login, or the record of its end. Raises StoreDamaged for unreadable data."""
+        """Return the stored login, or the record of its end. Raises StoreDamaged for unreadable data."""
         version = self.version(profile)  # before reading: a change in between then shows as another version
         return StoredLogin(await self._codec.read(profile, "login", token_file_format.decode_login), version)
 
     async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
-        """The stored client registrations, the newest last."""
+        """Return the stored client registrations, the newest last."""
         return await self._codec.read(profile, "registrations", token_file_format.decode_registrations) or ()
 
     async def check_writable(self, profile: str) -> None:
@@ -242,11 +242,11 @@ class TokenStore:
             after = page[-1]
 
     async def last_changed(self, *, after: str = "", limit: int = PAGE) -> Mapping[str, datetime]:
-        """One page of profiles of which anything is stored, and when that last changed."""
+        """Return one page of profiles of which anything is stored, and when that last changed."""
         return await self.documents.last_changed(after=after, limit=limit)
 
     async def due(self, before: datetime) -> Sequence[str]:
-        """The profiles whose access token expires before that time, and those whose login cannot be read."""
+        """Return the profiles whose access token expires before that time, and those whose login cannot be read."""
         due, seen = [], set()
         async for profile in self.all_profiles():
             seen.add(profile)
@@ -275,7 +275,7 @@ class TokenStore:
         await self.documents.forget(profile)
 
     async def protection(self, profile: str) -> Protection:
-        """How the stored login is protected, and what is weaker than it should be."""
+        """Return how the stored login is protected, and what is weaker than it should be."""
         login = await self._protected(profile, "login", token_file_format.decode_login)
         if login is None or not isinstance(login[0], TokenSet):
             return Protection(format=None)
@@ -297,7 +297,7 @@ class TokenStore:
     async def _protected(
         self, profile: str, kind: Kind, decode: Callable[[bytes, str], T]
     ) -> tuple[T, Key | None, WarningWithHint | None] | None:
-        """The document, the key that it is encrypted with, and how that could be better."""
+        """Return the document, the key that it is encrypted with, and how that could be better."""
 
         def read(content: bytes) -> tuple[T, Key | None, WarningWithHint | None]:
             decoded = self._codec.decode(profile, kind, decode, content)
@@ -320,7 +320,7 @@ class TokenStore:
         await self.documents.settle(_hash(key), await self._codec.encrypt(outcome, _hash(key)))
 
     async def outcome(self, key: str, *, wait: timedelta = timedelta()) -> bytes | None:
-        """The outcome of a claim; None if it is not settled within `wait`, or over."""
+        """Return the outcome of a claim; None if it is not settled within `wait`, or over."""
         deadline = anyio.current_time() + wait.total_seconds()
         while (content := await self.documents.outcome(_hash(key))) is None:
             if anyio.current_time() >= deadline:
@@ -341,7 +341,7 @@ class Hold:
         self.attempt: Attempt | None = None  # of an earlier holder that did not finish; set by `load`
 
     async def load(self) -> StoredLogin:
-        """The stored login, or the record of its end, read anew.
+        """Return the stored login, or the record of its end, read anew.
 
         Tokens that an earlier holder received and could not save are saved first, if they are newer.
         """
@@ -447,7 +447,7 @@ class Hold:
         documents, codec = self._held(), self._codec
 
         def needed(content: bytes) -> tuple[Any, bytes] | None:
-            """The document if it has secrets and the first key does not encrypt it for this profile."""
+            """Return the document if it has secrets and the first key does not encrypt it for this profile."""
             name = codec.documents.name(self._profile, kind)
             plain = decrypt(content, name, codec.encryption, bound_to=bound_to(self._profile, kind))
             decoded = decode(plain, name)
@@ -491,12 +491,12 @@ class JsonFileStore(TokenStore):
         super().__init__(self._files, encryption=encryption)
 
     def path(self, profile: str) -> Path:
-        """The token file of a profile. Raises ConfigurationError for an invalid name or path."""
+        """Return the token file of a profile. Raises ConfigurationError for an invalid name or path."""
         return self._files.path(profile)
 
 
 def bound_to(profile: str, kind: Kind) -> str:
-    """What an encrypted document is bound to: it cannot be opened as another profile's or another kind's."""
+    """Return what an encrypted document is bound to: it cannot be opened as another profile's or another kind's."""
     return f"{profile}/{kind}"
 
 

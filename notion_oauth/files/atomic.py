@@ -95,7 +95,7 @@ def _read(descriptor: int) -> bytes:
 
 
 def file_version(path: str) -> object:
-    """A value that changes when the file is replaced, created or removed. Raises nothing.
+    """Return a value that changes when the file is replaced, created or removed. Raises nothing.
 
     A file that has just been changed gets a different value on each call: it may change again within the same tick of
     the file system's clock, and with the same inode number.

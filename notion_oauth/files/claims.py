@@ -43,7 +43,7 @@ def settle(directory: Path, name: str, outcome: bytes) -> None:
 
 
 def outcome(directory: Path, name: str) -> bytes | None:
-    """The outcome of a claim; None until it is settled, and after its end. Raises StorageError."""
+    """Return the outcome of a claim; None until it is settled, and after its end. Raises StorageError."""
     document = _read(directory, name)
     stored = None if document is None else document.get("outcome")
     return base64.b64decode(stored) if isinstance(stored, str) else None
@@ -64,7 +64,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _read(directory: Path, name: str) -> dict[str, Any] | None:
-    """The claim of that name, unless its lifetime is over."""
+    """Return the claim of that name, unless its lifetime is over."""
     document = atomic.read_file(directory / name, _decode)
     return document if document is not None and document["until"] > time.time() else None
 

@@ -132,7 +132,7 @@ def _other_writers(status: os.stat_result) -> str | None:
 
 
 def _is_private_group(gid: int) -> bool:
-    """Whether the group is a user private group: named like the user, and without other members."""
+    """Return whether the group is a user private group: named like the user, and without other members."""
     import grp  # noqa: PLC0415 - rarely needed, and missing on Windows
     import pwd  # noqa: PLC0415
 

@@ -41,7 +41,7 @@ class FileDocuments:
         self._file_names = lru_cache(maxsize=1024)(lambda profile: str(self.path(profile)))
 
     def path(self, profile: str, kind: Kind = "login") -> Path:
-        """The file of a document. Raises ConfigurationError for an invalid name or path."""
+        """Return the file of a document. Raises ConfigurationError for an invalid name or path."""
         if not self._path.name:
             raise ConfigurationError(
                 f"{self._path} is not the path of a file.", hint="Set NOTION_OAUTH_TOKEN_FILE to the path of a file."
@@ -84,7 +84,7 @@ class FileDocuments:
         return {profile: datetime.fromtimestamp(times[profile], UTC) for profile in sorted(times)[:limit]}
 
     def _profile_of(self, name: str, suffixes: Sequence[str]) -> str | None:
-        """The profile whose file has this name; None for another file."""
+        """Return the profile whose file has this name; None for another file."""
         if not name.startswith(self._path.name):
             return None
         rest = name[len(self._path.name) :]

@@ -50,7 +50,7 @@ class Key:
 
 
 def new_key() -> str:
-    """A new random key, in the form that the setting accepts."""
+    """Return a new random key, in the form that the setting accepts."""
     from cryptography.fernet import Fernet  # noqa: PLC0415 - most commands encrypt nothing
 
     return Fernet.generate_key().decode()
@@ -133,7 +133,7 @@ class Encryption:
         return [Key(secret, KEYRING_SOURCE) for secret in secrets]
 
     def key(self, key_id: str) -> Key | None:
-        """The key with that identifier, or None. An unknown key is looked up once more in the system keyring."""
+        """Return the key with that identifier, or None. An unknown key is looked up once more in the system keyring."""
         reads = self._reads
         key = _find(key_id, self.all_keys())
         if key is None and self.uses_keyring and reads:
@@ -204,7 +204,7 @@ def decrypt(content: bytes, path: Path | str, encryption: Encryption | None, *, 
 
 
 def needs_encryption(content: bytes, encryption: Encryption | None) -> bool:
-    """Whether encrypting a document again would protect it better: with the first key, bound to its profile."""
+    """Return whether encrypting a document again would protect it better: with the first key, bound to its profile."""
     if encryption is None:
         return False
     document = _document(content)

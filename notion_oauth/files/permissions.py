@@ -75,14 +75,14 @@ def warn_if_exposed(directory: Directory) -> None:
 
 
 def weakness(path: Path) -> WarningWithHint | None:
-    """What other users may do with the file; None if nothing, or if it does not exist. Raises nothing."""
+    """Return what other users may do with the file; None if nothing, or if it does not exist. Raises nothing."""
     if not os.path.lexists(path):
         return None
     return mode_weakness(path) or directory_weakness(path.parent)
 
 
 def mode_weakness(path: Path) -> WarningWithHint | None:
-    """Whether other users may open the file; None if not, or if it does not exist. Raises nothing."""
+    """Return whether other users may open the file; None if not, or if it does not exist. Raises nothing."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -96,7 +96,7 @@ def mode_weakness(path: Path) -> WarningWithHint | None:
 
 
 def directory_weakness(path: Path) -> WarningWithHint | None:
-    """Which users may replace files in a directory; None if no other user, or it is missing. Raises nothing."""
+    """Return which users may replace files in a directory; None if no other user, or it is missing. Raises nothing."""
     try:
         with Directory(path) as directory:
             who = directory.other_writers()
@@ -106,7 +106,7 @@ def directory_weakness(path: Path) -> WarningWithHint | None:
 
 
 def mode_of(path: Path) -> int | None:
-    """The file's mode; None if the file does not exist or the system has no modes."""
+    """Return the file's mode; None if the file does not exist or the system has no modes."""
     try:
         return None if os.name == "nt" else stat.S_IMODE(os.lstat(path).st_mode)
     except OSError:
@@ -124,7 +124,7 @@ def keep_owner(descriptor: int, directory: Directory, name: str) -> None:
 
 
 def _sudo_uid() -> int | None:
-    """The user who runs the command through sudo; None without sudo."""
+    """Return the user who runs the command through sudo; None without sudo."""
     value = os.environ.get("SUDO_UID", "")
     return int(value) if value.isascii() and value.isdigit() else None
 

@@ -60,7 +60,7 @@ def read_stored(
 
 
 def encode_tokens(tokens: TokenSet) -> bytes:
-    """The content of the token file: indented JSON, so that people can read it."""
+    """Return the content of the token file: indented JSON, so that people can read it."""
     client = tokens.client
     document = {
         "access_token": tokens.access_token.get_secret_value(),
@@ -89,7 +89,7 @@ def encode_tokens(tokens: TokenSet) -> bytes:
 
 
 def encode_ended_login(ended: EndedLogin) -> bytes:
-    """The content of the token file after the server has ended the login."""
+    """Return the content of the token file after the server has ended the login."""
     times = {name: _milliseconds(getattr(ended, name)) for name in _ENDED_LOGIN_TIMES}
     return _to_json({**ended.model_dump(mode="json"), **times})
 
@@ -155,7 +155,7 @@ _REGISTRATION_KEYS = {"preregistered": "by_hand", "claimed": "taken", "extended_
 
 
 def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
-    """The content of the file of client registrations."""
+    """Return the content of the file of client registrations."""
     return _to_json(
         {
             "registrations": [

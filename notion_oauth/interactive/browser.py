@@ -88,7 +88,7 @@ class Environment:
         return bool(self.variables.get("WSL_DISTRO_NAME")) or "microsoft" in self.kernel.lower()
 
     def ssh_tunnel_command(self, port: int) -> str | None:
-        """The command that forwards `port` from the user's own computer to this machine; None without SSH.
+        """Return the command that forwards `port` from the user's own computer to this machine; None without SSH.
 
         SSH_CONNECTION holds the client's address and port, then the server's as the client reached it.
         """
@@ -104,7 +104,7 @@ class Environment:
         return f"ssh -L {port}:127.0.0.1:{port} {ssh_port}{shlex.quote(f'{_user_name()}@{host}')}"
 
     def browser(self) -> Browser | str:
-        """How to open a browser that the user can see, or the reason why none is opened, as a sentence.
+        """Return how to open a browser that the user can see, or the reason why none is opened, as a sentence.
 
         The BROWSER variable comes first: over SSH, VS Code sets one that opens the page on the user's own computer.
         """
@@ -147,7 +147,7 @@ class Environment:
         return Browser(_OPEN, {**variables, **changes})
 
     def _windows_browser(self) -> Browser | None:
-        """The default browser of Windows, started from WSL.
+        """Return the default browser of Windows, started from WSL.
 
         Not through cmd.exe, which splits a URL at each `&`, nor explorer.exe, which opens a directory for a URL with
         a query.
@@ -159,7 +159,7 @@ class Environment:
 
 
 def detect_environment() -> Environment:
-    """The environment of this process."""
+    """Return the environment of this process."""
     try:
         kernel = Path("/proc/version").read_text()
     except (OSError, ValueError):

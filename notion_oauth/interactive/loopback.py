@@ -107,7 +107,7 @@ class Receiver(Generic[T]):
         await self._done.wait()
 
     def result(self) -> T:
-        """What `complete` returned. Raises what it raised, and AuthorizationExpired if no redirect arrived."""
+        """Return what `complete` returned. Raises what it raised, and AuthorizationExpired if no redirect arrived."""
         if self._error is not None:
             raise self._error
         if self._result is None:

@@ -150,7 +150,7 @@ class _PastePrompt:
 
 
 def pasted_parameters(text: str, redirect_uri: str) -> list[tuple[str, str]]:
-    """The redirect's query parameters, as the loopback receiver would have got them from the browser.
+    """Return the redirect's query parameters, as the loopback receiver would have got them from the browser.
 
     Checks only that `state` and a `code` or `error` are present; the values are checked as for any redirect. Raises
     AuthorizationResponseError, whose message contains nothing of the text: it may hold a code.

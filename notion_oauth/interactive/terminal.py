@@ -84,7 +84,7 @@ class LineReader:
             self._set(self._original)
 
     async def read_line(self) -> str | None:
-        """The next line without its line end; None at the end of the input."""
+        """Return the next line without its line end; None at the end of the input."""
         line, decoder = LineEditor(), codecs.getincrementaldecoder("utf-8")(errors="replace")
         while True:
             byte = await self._read_byte()
@@ -129,7 +129,7 @@ class LineReader:
         return True
 
     def _in_foreground(self) -> bool:
-        """Whether this process may read: a background job that reads from its terminal is stopped."""
+        """Return whether this process may read: a background job that reads from its terminal is stopped."""
         try:
             return not self.is_terminal or os.tcgetpgrp(self._descriptor) == os.getpgrp()
         except OSError:
@@ -149,7 +149,7 @@ class LineReader:
 
 
 def open_standard_input(*, pipes: bool) -> LineReader | None:
-    """A reader of standard input if it is a terminal or, with `pipes`, anything else; None if it cannot be read.
+    """Return a reader of standard input if it is a terminal or, with `pipes`, anything else; None if it cannot be read.
 
     None on Windows, whose event loops cannot wait for standard input.
     """

@@ -53,7 +53,7 @@ class _Handler(logging.StreamHandler[Any]):
 
 
 def _fields(record: logging.LogRecord) -> LogFields:
-    """The fields of a line, with those of its context."""
+    """Return the fields of a line, with those of its context."""
     fields = LogFields(getattr(record, "facts", ()))
     for name, value in (("request_id", REQUEST_ID.get()), ("profile", PROFILE.get())):
         if value is not None:

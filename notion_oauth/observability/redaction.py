@@ -44,7 +44,7 @@ def redact(text: str) -> str:
 
 
 def may_contain_secret(text: str) -> bool:
-    """Whether a pattern could match; much faster than applying the patterns."""
+    """Return whether a pattern could match; much faster than applying the patterns."""
     if not text.isascii():  # the patterns ignore case, and some letters outside ASCII fold to ASCII
         return True
     lowered = text.lower()

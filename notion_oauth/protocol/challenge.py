@@ -153,7 +153,7 @@ def parse_scope_tokens(value: str | None) -> str | None:
 
 
 def _seconds(value: str | None) -> int | None:
-    """A non-negative whole number (RFC 9470 §3); None for anything else."""
+    """Return a non-negative whole number (RFC 9470 §3); None for anything else."""
     valid = value and value.isascii() and value.isdigit() and len(value) <= MAX_AGE_DIGITS
     return int(value) if value and valid else None
 
@@ -197,7 +197,7 @@ class _Parser:
         return found
 
     def _read(self, characters: frozenset[str]) -> str:
-        """The longest run of these characters from here on."""
+        """Return the longest run of these characters from here on."""
         start = self._at
         while self._at < self._end and self._text[self._at] in characters:
             self._at += 1
@@ -208,7 +208,7 @@ class _Parser:
         return "," in self._read(_SEPARATOR)
 
     def _at_separator(self) -> bool:
-        """Whether a space, a comma or the end follows, so that what was read is complete."""
+        """Return whether a space, a comma or the end follows, so that what was read is complete."""
         return self._text[self._at] in _SEPARATOR if self._at < self._end else self._complete
 
     def _skip_to_comma(self) -> None:
@@ -231,7 +231,7 @@ class _Parser:
         return True
 
     def _value(self) -> str | None:
-        """A parameter's value; None if it is empty and unquoted, or no separator follows it."""
+        """Return a parameter's value; None if it is empty and unquoted, or no separator follows it."""
         quoted = self._at < self._end and self._text[self._at] == '"'
         value = self._quoted() if quoted else self._read(_UNQUOTED) or None
         if self._at_separator():
@@ -240,7 +240,7 @@ class _Parser:
         return None
 
     def _quoted(self) -> str | None:
-        """The quoted string that starts here; None if it is not closed."""
+        """Return the quoted string that starts here; None if it is not closed."""
         characters: list[str] = []
         self._at += 1
         while self._at < self._end:
@@ -255,7 +255,7 @@ class _Parser:
         return None
 
     def _token68(self) -> str | None:
-        """The token68 after a scheme; None if something else follows, and then nothing is skipped."""
+        """Return the token68 after a scheme; None if something else follows, and then nothing is skipped."""
         start = self._at
         self._read(_SPACE)
         token68 = self._read(_TOKEN68)

@@ -34,7 +34,7 @@ def protected_resource_metadata_urls(server_url: str, metadata_url: str | None =
 
 
 def authorization_server_metadata_urls(issuer: str) -> tuple[str, ...]:
-    """The well-known URLs of an issuer, in the order of MCP (RFC 8414 §3.1, OpenID Discovery §4)."""
+    """Return the well-known URLs of an issuer, in the order of MCP (RFC 8414 §3.1, OpenID Discovery §4)."""
     parts = urlsplit(issuer)
     path = parts.path.rstrip("/")
     paths = [f"/.well-known/oauth-authorization-server{path}", f"/.well-known/openid-configuration{path}"]
@@ -117,7 +117,7 @@ def parse_authorization_server_metadata(
 
 
 def require_sign_in(server: AuthorizationServerMetadata) -> str:
-    """The authorization endpoint of a server that supports a safe sign-in in a browser.
+    """Return the authorization endpoint of a server that supports a safe sign-in in a browser.
 
     Raises MetadataError if it has none (RFC 8414 §2), or does not list PKCE with S256 (MCP).
     """
@@ -141,7 +141,7 @@ def require_assertions(server: AuthorizationServerMetadata) -> None:
 
 
 def base_url(server_url: str) -> str:
-    """The authorization server of a resource without metadata: the resource's origin (MCP 2025-03-26)."""
+    """Return the authorization server of a resource without metadata: the resource's origin (MCP 2025-03-26)."""
     parts = urlsplit(server_url)
     return urlunsplit((parts.scheme, parts.netloc, "", "", ""))
 
@@ -197,6 +197,6 @@ def _read(response: Response, model: type[M], kind: str) -> M | None:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """The first invalid field and why, without its value."""
+    """Return the first invalid field and why, without its value."""
     detail = error.errors(include_input=False, include_url=False)[0]
     return f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}"

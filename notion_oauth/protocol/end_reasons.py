@@ -12,7 +12,7 @@ TERMINAL = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 
 
 def ended_login(tokens: TokenSet, refused: TokenRefused, *, now: datetime, lifetimes: Lifetimes) -> EndedLogin:
-    """The record of a login whose refresh failed for good: when and why, without any secret."""
+    """Return the record of a login whose refresh failed for good: when and why, without any secret."""
     return EndedLogin(
         ended_at=now,
         reason=_reason(tokens, refused, now, lifetimes),
@@ -48,7 +48,7 @@ def _reason(tokens: TokenSet, refused: TokenRefused, now: datetime, lifetimes: L
 
 
 def describe_end(ended: EndedLogin, lifetimes: Lifetimes) -> str:
-    """The reason as a clause, without a capital letter and a full stop."""
+    """Return the reason as a clause, without a capital letter and a full stop."""
     return {
         "reused": "its refresh token was used twice, which the server treats as theft; "
         "a copy of the tokens may be in use on another machine",

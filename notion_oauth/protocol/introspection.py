@@ -12,7 +12,7 @@ from notion_oauth.protocol.token import client_authentication
 
 
 def introspection_request(tokens: TokenSet) -> Request | None:
-    """The request about the access token (RFC 7662 §2.1); None if the server offers no introspection."""
+    """Return the request about the access token (RFC 7662 §2.1); None if the server offers no introspection."""
     if tokens.introspection_endpoint is None or tokens.client is None:
         return None
     headers, fields = client_authentication(

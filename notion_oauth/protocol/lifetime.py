@@ -53,7 +53,7 @@ class Phase(Enum):
 
 
 def parse_lifetime(value: Any) -> int | None:
-    """A lifetime in whole seconds, from any value that a server may send; None if it is not usable.
+    """Return a lifetime in whole seconds, from any value that a server may send; None if it is not usable.
 
     Zero and negative values are not usable: no server issues an expired token, and a token that counts as expired
     would be refreshed at every use.
@@ -77,7 +77,7 @@ def from_milliseconds(value: object) -> datetime | None:
 
 
 def expires_at(expires_in: int | None, *, requested_at: datetime) -> datetime | None:
-    """When a token expires, as an absolute time. Call it once, on receipt, and store the result.
+    """Return when a token expires, as an absolute time. Call it once, on receipt, and store the result.
 
     Counted from before the request: the server starts counting later, so the token expires there no earlier.
     """
@@ -85,7 +85,7 @@ def expires_at(expires_in: int | None, *, requested_at: datetime) -> datetime | 
 
 
 def remaining(login: Login, now: datetime) -> timedelta | None:
-    """How long the access token is still valid, negative if it has expired; None if the server did not say.
+    """Return how long the access token is still valid, negative if it has expired; None if the server did not say.
 
     Never more than `expires_in`: a longer time means that the wall clock was set back.
     """
@@ -96,7 +96,7 @@ def remaining(login: Login, now: datetime) -> timedelta | None:
 
 
 def leeway(login: Login, refresh_window: timedelta) -> timedelta:
-    """How long before its expiry the access token is refreshed."""
+    """Return how long before its expiry the access token is refreshed."""
     if login.expires_in is not None:
         return min(refresh_window, timedelta(seconds=login.expires_in) / LEEWAY_DIVISOR)
     if login.expires_at is None:
@@ -105,7 +105,7 @@ def leeway(login: Login, refresh_window: timedelta) -> timedelta:
 
 
 def phase(login: Login, now: datetime, refresh_window: timedelta) -> Phase:
-    """The state of the access token. Without a refresh token it is good until it expires.
+    """Return the state of the access token. Without a refresh token it is valid until it expires.
 
     A login from the future means that a clock was or is wrong: it is due, and the refresh corrects it.
     """

@@ -48,7 +48,7 @@ class Request:
     only_headers: bool = False  # do not read the body of the response
 
     def content(self) -> bytes | None:
-        """The encoded body, or None."""
+        """Return the encoded body, or None."""
         if self.form is not None:
             return urlencode(self.form, errors="replace").encode()
         if self.json is not None:
@@ -68,7 +68,7 @@ class Request:
         return frozenset(value for value in values if value)
 
     def all_headers(self) -> dict[str, str]:
-        """The headers, with Accept and Content-Type."""
+        """Return the headers, with Accept and Content-Type."""
         headers = {"Accept": "application/json", **self.headers}
         if self.form is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
@@ -92,7 +92,7 @@ class Response:
         return 200 <= self.status < 300
 
     def json_object(self) -> dict[str, Any] | None:
-        """The body as a JSON object; None for anything else."""
+        """Return the body as a JSON object; None for anything else."""
         try:
             value = parse_json(self.body)
         except ValueError:
@@ -101,7 +101,7 @@ class Response:
 
 
 def parse_json(content: bytes) -> Any:
-    """The JSON value. Raises ValueError for invalid JSON.
+    """Return the JSON value. Raises ValueError for invalid JSON.
 
     Text with half a surrogate pair counts as invalid (RFC 8259 §8.2, RFC 7493 §2.1): it cannot be encoded.
     """
@@ -114,12 +114,12 @@ def parse_json(content: bytes) -> Any:
 
 
 def form_of(fields: Mapping[str, str | None]) -> dict[str, str]:
-    """The fields that have a value: a parameter without a value counts as omitted (RFC 6749 §3.2)."""
+    """Return the fields that have a value: a parameter without a value counts as omitted (RFC 6749 §3.2)."""
     return {name: value for name, value in fields.items() if value}
 
 
 def printable(text: object, *, secrets: frozenset[str] = frozenset()) -> str | None:
-    """A server's text, made safe for a terminal, a log and a page; None if nothing is left.
+    """Return a server's text, made safe for a terminal, a log and a page; None if nothing is left.
 
     Text that contains one of `secrets` is dropped as a whole: a server may repeat what it was sent.
     """
@@ -130,7 +130,7 @@ def printable(text: object, *, secrets: frozenset[str] = frozenset()) -> str | N
 
 
 def error_code(value: object) -> str | None:
-    """An error code as RFC 6749 §5.2 allows it; None for anything else."""
+    """Return an error code as RFC 6749 §5.2 allows it; None for anything else."""
     return value if isinstance(value, str) and _ERROR_CODE.match(value) else None
 
 
@@ -174,7 +174,7 @@ def raise_for_error(
 
 
 def _error_and_description(response: Response, request: Request) -> tuple[str | None, str | None]:
-    """The error code and the description of a response, without secrets of the request.
+    """Return the error code and the description of a response, without secrets of the request.
 
     A separate function, so that no local variable in a traceback holds a secret.
     """
@@ -194,7 +194,7 @@ def retry_after(response: Response) -> float | None:
 
 
 def http_date(value: str) -> datetime | None:
-    """An HTTP date in the format that senders must use (RFC 9110 §5.6.7); None for anything else."""
+    """Return an HTTP date in the format that senders must use (RFC 9110 §5.6.7); None for anything else."""
     try:
         return datetime.strptime(value, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
     except ValueError:

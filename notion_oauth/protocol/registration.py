@@ -22,7 +22,7 @@ PROBE_CODE = "is-this-client-registered"  # no server issues it; in a server's l
 def client_metadata(
     *, client_name: str, redirect_uri: str, scope: str | None, methods: tuple[str, ...] = ("none",)
 ) -> ClientMetadata:
-    """The metadata to register: a native client if the redirect URI is on loopback, otherwise a web client.
+    """Return the metadata to register: a native client if the redirect URI is on loopback, otherwise a web client.
 
     It is a public client, unless `methods`, which the token endpoint supports, lack "none".
     """
@@ -37,20 +37,20 @@ def client_metadata(
 
 
 def client_metadata_document(*, client_id: str, client_name: str, redirect_uri: str) -> ClientMetadata:
-    """The document to publish at the URL that is the client's id (OAuth client ID metadata documents)."""
+    """Return the document to publish at the URL that is the client's id (OAuth client ID metadata documents)."""
     metadata = client_metadata(client_name=client_name, redirect_uri=redirect_uri, scope=None)
     return metadata.model_copy(update={"client_id": client_id})
 
 
 def require_registration(server: AuthorizationServerMetadata) -> str:
-    """The registration endpoint. Raises MetadataError if the server has none."""
+    """Return the registration endpoint. Raises MetadataError if the server has none."""
     if server.registration_endpoint is None:
         raise MetadataError(f"{server.issuer} offers no client registration.", hint=PREREGISTER)
     return server.registration_endpoint
 
 
 def registration_request(server: AuthorizationServerMetadata, metadata: ClientMetadata) -> Request:
-    """The registration request (RFC 7591 §3.1). Raises MetadataError if the server offers no registration."""
+    """Return the registration request (RFC 7591 §3.1). Raises MetadataError if the server offers no registration."""
     return Request("POST", require_registration(server), json=metadata.model_dump(mode="json", exclude_none=True))
 
 

@@ -28,7 +28,7 @@ _SECRET_METHODS: tuple[AuthMethod, ...] = ("client_secret_basic", "client_secret
 
 
 def authentication_method(client: ClientInformation, supported: tuple[str, ...]) -> AuthMethod:
-    """How this client authenticates: as registered, otherwise by what the server lists (RFC 6749 §2.3)."""
+    """Return how this client authenticates: as registered, otherwise by what the server lists (RFC 6749 §2.3)."""
     if client.client_secret is None:
         return "none"
     if client.token_endpoint_auth_method is not None:
@@ -41,7 +41,7 @@ def authentication_method(client: ClientInformation, supported: tuple[str, ...])
 def client_authentication(
     client: ClientInformation, supported: tuple[str, ...], *, endpoint_methods: tuple[str, ...] | None = None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The headers and form fields that authenticate the client, always by exactly one method.
+    """Return the headers and form fields that authenticate the client, always by exactly one method.
 
     `supported` is what the token endpoint lists; `endpoint_methods` what the requested endpoint lists, if that is
     another one.
@@ -62,7 +62,7 @@ def client_authentication(
 
 
 def code_request(pending: PendingAuthorization, code: SecretStr) -> Request:
-    """The request that exchanges a code for tokens (RFC 6749 §4.1.3, RFC 7636 §4.5, RFC 8707 §2.2)."""
+    """Return the request that exchanges a code for tokens (RFC 6749 §4.1.3, RFC 7636 §4.5, RFC 8707 §2.2)."""
     headers, fields = client_authentication(pending.client, pending.token_endpoint_auth_methods_supported)
     form = {
         "grant_type": "authorization_code",
@@ -75,7 +75,7 @@ def code_request(pending: PendingAuthorization, code: SecretStr) -> Request:
 
 
 def refresh_request(tokens: TokenSet) -> Request:
-    """The request for new tokens (RFC 6749 §6). Raises SignInRequired if the login cannot be refreshed."""
+    """Return the request for new tokens (RFC 6749 §6). Raises SignInRequired if the login cannot be refreshed."""
     if tokens.refresh_token is None:
         raise SignInRequired("The access token has expired, and the server issued no refresh token.")
     if tokens.client is None or tokens.token_endpoint is None:
@@ -110,7 +110,7 @@ def parse_token_response(response: Response, *, request: Request) -> TokenRespon
 
 
 def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset[str]]:
-    """The parsed token response, None if it is invalid; and the names of all its members.
+    """Return the parsed token response, None if it is invalid; and the names of all its members.
 
     A separate function, so that no local variable in a traceback holds a token.
     """
@@ -124,13 +124,13 @@ def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset
 
 
 def _is_valid_in_header(token: SecretStr) -> bool:
-    """Whether a token may stand in a header (RFC 6750 §2.1); other characters could inject a header."""
+    """Return whether a token may stand in a header (RFC 6750 §2.1); other characters could inject a header."""
     value = token.get_secret_value()
     return bool(value) and all(0x21 <= ord(character) <= 0x7E for character in value)
 
 
 def assertion_request(grant: AssertionRequest) -> Request:
-    """The request that exchanges an assertion for tokens (RFC 7523 §2.1, RFC 8707 §2.2)."""
+    """Return the request that exchanges an assertion for tokens (RFC 7523 §2.1, RFC 8707 §2.2)."""
     headers, fields = client_authentication(grant.client, grant.token_endpoint_auth_methods_supported)
     form = form_of(
         {

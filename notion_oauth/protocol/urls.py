@@ -10,7 +10,7 @@ DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host is a loopback address or localhost (RFC 8252 §7.3)."""
+    """Return whether a host is a loopback address or localhost (RFC 8252 §7.3)."""
     if not host:
         return False
     if host == "localhost":
@@ -49,7 +49,7 @@ def origin(parts: SplitResult) -> tuple[str, str, int | None]:
 
 
 def resource_covers(resource: str, url: str) -> bool:
-    """Whether `resource` is the URL itself or one of its parents: same origin, whole path segments."""
+    """Return whether `resource` is the URL itself or one of its parents: same origin, whole path segments."""
     if url_problem(resource) or url_problem(url):
         return False
     outer, inner = urlsplit(resource), urlsplit(url)

@@ -122,7 +122,7 @@ class Routes:
         return consent_page(client=name, scope=parameters.get("scope") or "default", host=host, ticket=ticket)
 
     async def _decide(self, request: Request) -> Response:
-        """The user's decision. The ticket proves that it comes from this server's consent page."""
+        """Handle the user's decision. The ticket proves that it comes from this server's consent page."""
         form = dict(pairs_of(await request.body()))
         message = self._awaiting_consent.pop(form.get("ticket", ""), None)
         if message is None:
@@ -131,7 +131,7 @@ class Routes:
             return self._authorization_response(message, USER if form.get("decision") == "approve" else None)
 
     def _is_valid(self, message: Message) -> bool:
-        """Whether the authorization request is valid, so that the consent page may be shown."""
+        """Return whether the authorization request is valid, so that the consent page may be shown."""
         try:
             self._server.get_consent_grant(message).validate_authorization_request()
         except OAuth2Error:

@@ -27,7 +27,7 @@ class IdentityProvider:
         self._clock = clock
 
     def assertion(self, client_id: str, **claims: Any) -> str:
-        """A JWT for one use; `claims` replace the default ones, and None removes one."""
+        """Return a JWT for one use; `claims` replace the default ones, and None removes one."""
         now = int(self._clock())
         defaults = {
             "iss": IDENTITY_PROVIDER,

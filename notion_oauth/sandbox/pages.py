@@ -62,5 +62,5 @@ def consent_page(*, client: str, scope: str, host: str, ticket: str) -> HTMLResp
 
 
 def text_page(title: str, text: str, *, status: int = 200) -> HTMLResponse:
-    """A page with one sentence."""
+    """Return a page with one sentence."""
     return _page(title, _TEXT, status, text=text)

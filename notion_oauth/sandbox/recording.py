@@ -51,12 +51,12 @@ class Recorder:
 
 
 def pairs_of(body: bytes) -> list[tuple[str, str]]:
-    """The fields of a form, including repeated ones."""
+    """Return the fields of a form, including repeated ones."""
     return parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
 
 
 def json_of(body: bytes) -> Any | None:
-    """The JSON value; None for anything else."""
+    """Return the JSON value; None for anything else."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

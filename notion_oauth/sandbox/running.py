@@ -42,7 +42,7 @@ class Sandbox:
         return list(self._recorder.requests)
 
     def requests_to(self, path: str, method: str | None = None) -> list[RecordedRequest]:
-        """The requests for one path, and for one method unless that is None."""
+        """Return the requests for one path, and for one method unless that is None."""
         return [found for found in self.requests if found.path == path and method in (None, found.method)]
 
     def advance(self, seconds: float) -> None:
@@ -124,7 +124,7 @@ class Sandbox:
                 grant.access_tokens.clear()
 
     def is_access_token_live(self, token: str) -> bool:
-        """Whether /mcp accepts this token."""
+        """Return whether /mcp accepts this token."""
         with self._state.lock:
             return self._state.grant_of_access_token(token) is not None
 

@@ -32,7 +32,7 @@ class Client(ClientMixin):
         return None  # a request must always contain it
 
     def get_allowed_scope(self, scope: str) -> str:
-        """The part of the scope that the client may request: any, unless it registered a scope (RFC 7591 §2)."""
+        """Return the part of the scope that the client may request: any, unless it registered a scope (RFC 7591 §2)."""
         registered = self.metadata.get("scope")
         allowed = set(registered.split()) if registered else None
         requested = (scope or "default").split()
@@ -55,7 +55,7 @@ class Client(ClientMixin):
 
 
 def _without_port(uri: str) -> str:
-    """The port of a loopback redirect URI may differ from the registered one (RFC 8252 §7.3)."""
+    """Remove the port of a loopback redirect URI: it may differ from the registered one (RFC 8252 §7.3)."""
     parts = urlsplit(uri)
     if parts.scheme != "http" or parts.hostname not in LOOPBACK:
         return uri
@@ -118,7 +118,7 @@ class State:
         self._refresh_tokens: dict[str, str] = {}  # every refresh token ever issued, to its grant's id
 
     def find_client(self, client_id: str | None) -> Client | None:
-        """The client, if it is registered and its registration has not expired."""
+        """Return the client, if it is registered and its registration has not expired."""
         if (document := self.options.client_metadata_documents.get(client_id or "")) is not None:
             return self._client_of_document(client_id or "", document)
         client = self.clients.get(client_id or "")
@@ -128,7 +128,7 @@ class State:
         return client
 
     def _client_of_document(self, client_id: str, document: dict[str, Any]) -> Client | None:
-        """A client whose id is the URL of its metadata document; the document must contain the same id."""
+        """Return a client whose id is the URL of its metadata document; the document must contain the same id."""
         if document.get("client_id") != client_id:
             return None
         return Client(client_id, None, {"token_endpoint_auth_method": "none", **document}, self.clock())
@@ -140,7 +140,7 @@ class State:
         self._assertions.add(jti)
 
     def find_code(self, code: str, client: Client) -> Code | None:
-        """The code, if it is this client's and has not expired. A second use ends the grant of the first."""
+        """Return the code, if it is this client's and has not expired. A second use ends the grant of the first."""
         found = self.codes.get(code)
         if found is None or found.client_id != client.client_id or found.expires_at <= self.clock():
             return None
@@ -150,7 +150,7 @@ class State:
         return found
 
     def start_grant(self, client_id: str, scope: str) -> Grant:
-        """A new grant. It ends the earlier grant of the same user to the same client."""
+        """Return a new grant. It ends the earlier grant of the same user to the same client."""
         for grant in self.grants.values():
             if grant.client_id == client_id and grant.ended is None:
                 self.end(grant, "Grant not found")
@@ -170,7 +170,7 @@ class State:
         return access, refresh
 
     def use_refresh_token(self, token: str, client: Client) -> Grant:
-        """The grant of a valid refresh token. Raises InvalidGrantError with Notion's descriptions."""
+        """Return the grant of a valid refresh token. Raises InvalidGrantError with Notion's descriptions."""
         if token.count(":") != 2:
             raise InvalidGrantError("Invalid token format")
         if token not in self._refresh_tokens:
@@ -196,11 +196,11 @@ class State:
             raise InvalidGrantError("Refresh token has expired")
 
     def grant_of_refresh_token(self, token: str) -> Grant | None:
-        """The grant that the refresh token was issued for, valid or not."""
+        """Return the grant that the refresh token was issued for, valid or not."""
         return self.grants.get(self._refresh_tokens.get(token, ""))
 
     def grant_of_access_token(self, token: str) -> Grant | None:
-        """The grant of an access token, if neither has ended."""
+        """Return the grant of an access token, if neither has ended."""
         for grant in self.grants.values():
             if grant.ended is None and grant.access_tokens.get(token, 0) > self.clock():
                 return grant

@@ -58,11 +58,11 @@ class Backoff:
         return self._uptime() < self._retry_at
 
     def new_deadline(self) -> float:
-        """When a caller that starts to wait now stops waiting."""
+        """Return when a caller that starts to wait now stops waiting."""
         return self._uptime() + self._retry_for
 
     def exhausted(self, deadline: float) -> bool:
-        """Whether no further attempt is possible before the deadline."""
+        """Return whether no further attempt is possible before the deadline."""
         return self._uptime() >= deadline or (self._server_delay and self._retry_at > deadline)
 
     def next_delay(self, deadline: float) -> float:

@@ -45,7 +45,7 @@ class TokenCache:
         self._unchanged_until = 0.0  # in seconds of `uptime`
 
     def get_fresh(self, *, allow_due: bool = False) -> TokenSet | None:
-        """The login if its token is certainly valid and the stored login has not changed, else None.
+        """Return the login if its token is certainly valid and the stored login has not changed, else None.
 
         A token that is due for a refresh is returned only with `allow_due`. The version in the store is read at most
         once in RECHECK_INTERVAL, because that takes longer than everything else here.
@@ -67,7 +67,7 @@ class TokenCache:
         return entry.version is not None and self._store.version(self._profile) == entry.version
 
     def if_unchanged(self) -> TokenSet | None:
-        """The cached login, valid or not, if the store reports the same version as when it was read."""
+        """Return the cached login, valid or not, if the store reports the same version as when it was read."""
         entry = self._entry
         return entry.tokens if entry is not None and self._is_unchanged(entry) else None
 
@@ -75,7 +75,7 @@ class TokenCache:
         return self._uptime() < self._unchanged_until or self._is_current(entry)
 
     async def load(self) -> StoredLogin:
-        """The stored login, read only if it may have changed."""
+        """Return the stored login, read only if it may have changed."""
         entry = self._entry
         if entry is not None and self._is_current(entry):
             return StoredLogin(entry.tokens, entry.version)
@@ -88,10 +88,10 @@ class TokenCache:
         expired = float("inf") if left is None else uptime + left.total_seconds()
         if self._entry is not None and self._entry.tokens.access_token == tokens.access_token:
             expired = min(expired, self._entry.uptime_expired)
-        good = lifetime.phase(tokens, now, self._refresh_window) is Phase.VALID
+        valid = lifetime.phase(tokens, now, self._refresh_window) is Phase.VALID
         leeway = timedelta() if tokens.refresh_token is None else lifetime.leeway(tokens, self._refresh_window)
         expires_at = tokens.expires_at or _NEVER
-        valid_until = expires_at - leeway if good else now
+        valid_until = expires_at - leeway if valid else now
         self._entry = _Entry(tokens, version, now, valid_until, expires_at, expired - leeway.total_seconds(), expired)
         self._unchanged_until = 0.0 if self._store.version(self._profile) is not None else uptime + UNCHECKED_INTERVAL
 
@@ -104,11 +104,11 @@ class TokenCache:
         self._entry = None
 
     def expired_by_uptime(self, tokens: TokenSet) -> bool:
-        """Whether a cached token has expired by `uptime`, whatever the wall clock shows."""
+        """Return whether a cached token has expired by `uptime`, whatever the wall clock shows."""
         entry = self._entry
         same = entry is not None and entry.tokens.access_token == tokens.access_token
         return entry is not None and same and self._uptime() >= entry.uptime_expired
 
     def time_until_due(self) -> timedelta | None:
-        """How long until the cached login is due for a refresh; None without a cached login."""
+        """Return how long until the cached login is due for a refresh; None without a cached login."""
         return None if self._entry is None else self._entry.valid_until - self._clock()

@@ -13,7 +13,7 @@ from notion_oauth.transport.client import Transport
 
 
 def build_client(settings: Settings, clock: Clock) -> OAuthClient:
-    """The client that sends the requests. Raises ConfigurationError if telemetry is on without OpenTelemetry."""
+    """Return the client that sends the requests. Raises ConfigurationError if telemetry is on without OpenTelemetry."""
     if not settings.telemetry:
         return OAuthClient(Transport.from_settings(settings), clock=clock, issuer=settings.issuer)
     telemetry = _telemetry()
@@ -23,7 +23,7 @@ def build_client(settings: Settings, clock: Clock) -> OAuthClient:
 
 
 def build_audit(settings: Settings, profile: str) -> Audit:
-    """The log of sign-ins and refreshes. Raises ConfigurationError if telemetry is on without OpenTelemetry."""
+    """Return the log of sign-ins and refreshes. Raises ConfigurationError if telemetry is on without OpenTelemetry."""
     audit: Audit = _telemetry().CountedAudit(profile) if settings.telemetry else Audit(profile)
     return audit
 

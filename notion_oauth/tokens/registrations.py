@@ -44,7 +44,7 @@ class RegistrationMethod(Enum):
 
 
 def registration_method(settings: Settings, server: AuthorizationServerMetadata) -> RegistrationMethod:
-    """The method to use with the server. Does not check whether the server offers registration."""
+    """Return the method to use with the server. Does not check whether the server offers registration."""
     if settings.client_id is not None:
         return RegistrationMethod.PREREGISTERED
     if settings.client_metadata_url is not None and server.client_id_metadata_document_supported:
@@ -59,7 +59,7 @@ class StoredRegistrations(Protocol):
     """Where the dynamic registrations of a sign-in are stored."""
 
     async def load(self) -> Sequence[Registration]:
-        """The registrations that a sign-in may use, the newest last."""
+        """Return the registrations that a sign-in may use, the newest last."""
 
     def lock(self, *, extra: bool) -> AbstractAsyncContextManager[Save]:
         """Prevent concurrent registrations; yields the function that stores one.
@@ -121,14 +121,14 @@ class Registrations:
             registration.require_registration(server)
 
     async def registered_redirect_uris(self) -> Sequence[str]:
-        """The redirect URIs of this profile's stored registrations, the newest first."""
+        """Return the redirect URIs of this profile's stored registrations, the newest first."""
         preregistered = [each for each in await self._store.load_registrations(SHARED_PROFILE) if each.preregistered]
         own = await self._stored.load()
         stored = preregistered if self._settings.preregistered else own
         return list(dict.fromkeys(each.redirect_uri for each in reversed(stored) if each.redirect_uri))
 
     async def own_issuers(self) -> Collection[str]:
-        """The issuers that the client in the settings has been used with."""
+        """Return the issuers that the client in the settings has been used with."""
         if (configured := self._settings.preregistered) is None:
             return ()
         return _issuers_of(configured, await self._store.load_registrations(SHARED_PROFILE))
@@ -142,7 +142,7 @@ class Registrations:
         minimum_scope: str | None,
         known_client: ClientInformation | None = None,
     ) -> tuple[ClientInformation, str | None]:
-        """The preregistered client, else the one of the metadata document, else a stored or new registration.
+        """Return the preregistered client, else the one of the metadata document, else a stored or new registration.
 
         Also returns the scope that this client may request: a server may register it for less than was requested. If
         too many registrations prevent a client for the whole scope, the client is one for `minimum_scope`.
@@ -189,7 +189,7 @@ class Registrations:
     async def _matching(
         self, discovery: Discovery, redirect_uri: str, scope: str | None, extended_scope: bool
     ) -> Sequence[Registration]:
-        """The stored registrations for the issuer, redirect URI and scope.
+        """Return the stored registrations for the issuer, redirect URI and scope.
 
         One with an extended scope is used only for such a scope: without a `scope` parameter, a server might grant all
         scopes that the client was registered for.
@@ -215,7 +215,7 @@ class Registrations:
         )
 
     async def assertion_client(self, discovery: Discovery) -> ClientInformation:
-        """The client that assertions are issued to: its id must be known to the issuer of the assertion.
+        """Return the client that assertions are issued to: its id must be known to the issuer of the assertion.
 
         Raises ConfigurationError if no client is configured, StorageError.
         """
@@ -226,7 +226,7 @@ class Registrations:
         return client
 
     async def _configured(self, discovery: Discovery) -> ClientInformation | None:
-        """The client in the settings, if this server supports it."""
+        """Return the client in the settings, if this server supports it."""
         method = registration_method(self._settings, discovery.server)
         if method is RegistrationMethod.PREREGISTERED and (client := self._settings.preregistered) is not None:
             async with self._store.exclusive(SHARED_PROFILE) as hold:
@@ -236,7 +236,7 @@ class Registrations:
         return None
 
     async def _preregistered(self, client: ClientInformation, discovery: Discovery, hold: Hold) -> ClientInformation:
-        """The preregistered client, if it may be sent to this issuer.
+        """Return the preregistered client, if it may be sent to this issuer.
 
         Its issuer is stored at its first use, once for all profiles because they share the setting.
         """

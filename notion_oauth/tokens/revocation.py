@@ -57,6 +57,6 @@ async def revoke(
 
 
 def _same_client(tokens: TokenSet, successor: GrantRequest) -> bool:
-    """Whether both logins have the same issuer and client. Values that the stored login lacks count as equal."""
+    """Return whether both logins have the same issuer and client. Values that the stored login lacks count as equal."""
     issuer, client = tokens.issuer or successor.issuer, tokens.client or successor.client
     return (issuer, client.client_id) == (successor.issuer, successor.client.client_id)

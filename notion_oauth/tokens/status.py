@@ -88,7 +88,7 @@ def _rfc3339(moment: datetime) -> str:
 def login_status(
     login: StoredLogin, *, now: datetime, lifetimes: Lifetimes, protection: Protection | None = None
 ) -> LoginStatus:
-    """The status of a login at the time `now`, and how it is protected on the disk."""
+    """Return the status of a login at the time `now`, and how it is protected on the disk."""
     left = lifetime.remaining(login, now)
     refreshable = login.refresh_token is not None
     expired = left is not None and left <= timedelta()
@@ -115,7 +115,7 @@ def login_status(
 
 
 def _warning(login: Login, ends_at: datetime | None, now: datetime, lifetimes: Lifetimes) -> WarningWithHint | None:
-    """What to do before the login ends, if that is within two weeks."""
+    """Return what to do before the login ends, if that is within two weeks."""
     if ends_at is None or ends_at - now > WARN_BEFORE_END:
         return None
     days = max(0, (ends_at - now).days)

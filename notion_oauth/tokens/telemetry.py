@@ -134,7 +134,7 @@ def _address(url: str) -> dict[str, str | int | None]:
 
 
 def _error_type(error: Exception) -> str:
-    """The server's error code if it sent one, else this package's code, else the name of the error's class."""
+    """Return the server's error code if it sent one, else this package's code, else the name of the error's class."""
     code = getattr(error, "error", None)
     if isinstance(code, str):
         return _known_code(code)
@@ -142,7 +142,7 @@ def _error_type(error: Exception) -> str:
 
 
 def _known_code(code: str) -> str:
-    """A registered error code, else OTHER: a visitor at the callback or a server can send any text as a code."""
+    """Return a registered error code, else OTHER: a visitor at the callback or a server can send any text as a code."""
     return code if code in REGISTERED_ERRORS else OTHER
 
 
@@ -179,6 +179,6 @@ class CountedAudit(Audit):
             self._counters[event].add(1, labels)
 
     def _labels(self) -> dict[str, str]:
-        """The profile, unless it is one of a browser session, whose number has no limit."""
+        """Return the profile, unless it is one of a browser session, whose number has no limit."""
         is_named = self.profile is not None and not profile_names.VISITOR_PROFILE.match(self.profile)
         return _limited_label(PROFILE, self.profile) if is_named and self.profile else {}

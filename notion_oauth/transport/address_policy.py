@@ -35,7 +35,7 @@ class AddressPolicy:
         self._allowed_kinds = PRIVATE_KINDS if allow_private else _private_kind(address)
 
     def is_configured_server(self, host: str, port: int) -> bool:
-        """Whether this is the host and port of the configured server."""
+        """Return whether this is the host and port of the configured server."""
         return self._configured == (host, port)
 
     def allows(self, address: Address, *, configured: bool) -> bool:
@@ -44,7 +44,7 @@ class AddressPolicy:
         return kind is Kind.PUBLIC or (kind in PRIVATE_KINDS and (configured or kind in self._allowed_kinds))
 
     def could_be_confirmed(self, address: Address) -> bool:
-        """Whether this address could become allowed by checking the certificate of the configured server."""
+        """Return whether this address could become allowed by checking the certificate of the configured server."""
         return self._has_name and bool(_private_kind(address))
 
     def confirm_private(self, address: Address) -> None:
@@ -67,5 +67,5 @@ class AddressPolicy:
 
 
 def _private_kind(address: Address | None) -> frozenset[Kind]:
-    """The kind of the address, if it is one of PRIVATE_KINDS."""
+    """Return the kind of the address, if it is one of PRIVATE_KINDS."""
     return PRIVATE_KINDS & {kind_of(address)} if address is not None else frozenset()

@@ -61,7 +61,7 @@ _EMBEDDING = tuple(map(ip_network, ("2002::/16", "2001::/32")))  # 6to4, Teredo:
 
 
 def kind_of(address: Address) -> Kind:
-    """The kind of an address; IPv4-mapped IPv6 and NAT64 are unwrapped (IANA's special-purpose registries)."""
+    """Return the kind of an address; IPv4-mapped IPv6 and NAT64 are unwrapped (IANA's special-purpose registries)."""
     if isinstance(address, IPv6Address):
         address = IPv6Address(int(address))  # without the zone
         if address.ipv4_mapped is not None:
@@ -84,7 +84,7 @@ def _is_public(address: Address) -> bool:
 
 
 def literal_address(host: str) -> Address | None:
-    """The address that a host spells, in any notation; None for a name that needs DNS.
+    """Return the address that a host spells, in any notation; None for a name that needs DNS.
 
     Other spellings of 127.0.0.1: 2130706433, 0x7f.1, 0177.0.0.1, 127.1, 127.0.0.1. and localhost (RFC 6761 §6.3).
     """

@@ -54,7 +54,7 @@ class Transport:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Transport:
-        """A transport with the time-out, server, address policy and authorities of the settings."""
+        """Return a transport with the time-out, server, address policy and authorities of the settings."""
         return cls(
             timeout=settings.timeout_delta,
             server_url=settings.server_url,
@@ -121,7 +121,7 @@ class Transport:
 
 
 def _decompressed(body: bytes, headers: dict[str, str], host: str) -> bytes:
-    """The body, decompressed although no compression is requested; never more than MAX_BODY of it in memory."""
+    """Return the body, decompressed although no compression is requested; never more than MAX_BODY of it in memory."""
     coding = headers.get("content-encoding", "identity").strip().lower()
     if coding in ("", "identity"):
         return body

@@ -84,7 +84,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
 
 def _is_proxy_refusal(proxy: Proxy, error: Exception) -> bool:
-    """Whether the proxy refused; for SOCKS, also any error that its parser raises for an invalid response."""
+    """Return whether the proxy refused; for SOCKS, also any error that its parser raises for an invalid response."""
     other_cause = isinstance(error, (*CONNECTION_ERRORS, NotionOAuthError))
     return isinstance(error, httpcore.ProxyError) or (proxy.is_socks and not other_cause)
 
@@ -224,7 +224,7 @@ class _DirectBackend(_TrackingBackend):
 
 
 def _alternating(addresses: Sequence[Address]) -> list[Address]:
-    """The preferred address first, then alternating IP versions: often only one of them works (RFC 8305 §4)."""
+    """Sort: the preferred address first, then alternating IP versions: often only one of them works (RFC 8305 §4)."""
     first = [address for address in addresses if address.version == addresses[0].version]
     other = [address for address in addresses if address.version != addresses[0].version]
     turns = chain.from_iterable(zip_longest(first, other))

@@ -76,7 +76,7 @@ async def describe_connection(
 
 
 async def resolve_host(host: str, port: int) -> list[Address]:
-    """The addresses of a host, the preferred one first (RFC 6724).
+    """Return the addresses of a host, the preferred one first (RFC 6724).
 
     Raises OSError if there are none, UnicodeError for an invalid name.
     """
@@ -85,13 +85,13 @@ async def resolve_host(host: str, port: int) -> list[Address]:
 
 
 def port_of(url: str) -> int:
-    """The port of a URL, or the default port of its scheme."""
+    """Return the port of a URL, or the default port of its scheme."""
     parts = urlsplit(url)
     return parts.port or DEFAULT_PORTS[parts.scheme]
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy of HTTPS_PROXY or ALL_PROXY (or the system's settings), unless NO_PROXY lists the host.
+    """Return the proxy of HTTPS_PROXY or ALL_PROXY (or the system's settings), unless NO_PROXY lists the host.
 
     There is no proxy for loopback: its plain text must not leave this machine. Plain http is allowed nowhere else, so
     HTTP_PROXY is never used. Raises ConfigurationError if the proxy cannot be used.
@@ -110,13 +110,13 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def _variable(name: str) -> str:
-    """The name of the variable that is set; lower case takes precedence, as in other programs."""
+    """Return the name of the variable that is set; lower case takes precedence, as in other programs."""
     lowercase = f"{name}_proxy"
     return lowercase if os.environ.get(lowercase) else lowercase.upper()
 
 
 def _is_listed(host: str, port: int, no_proxy: str) -> bool:
-    """Whether NO_PROXY lists a host: by name, parent domain, address, network (10.0.0.0/8) or `*`."""
+    """Return whether NO_PROXY lists a host: by name, parent domain, address, network (10.0.0.0/8) or `*`."""
     for listed in filter(None, (entry.strip().lower() for entry in no_proxy.split(","))):
         if listed == "*" or listed in (host, f"{host}:{port}", f"[{host}]", f"[{host}]:{port}"):
             return True

@@ -43,7 +43,7 @@ def _value(value: Any) -> Any:
 
 
 def _fields(fields: Mapping[str, Any]) -> Any:
-    """A copy of a line's fields: the original may be the ASGI scope that the application uses."""
+    """Return a copy of a line's fields: the original may be the ASGI scope that the application uses."""
     changed: Any = copy.copy(fields)
     for name, value in fields.items():
         if name not in _QUERY_FIELDS:

@@ -50,7 +50,7 @@ class AuthRoute(APIRoute):
 
 
 def auth_route_class(hosts: TrustedHosts, limits: RateLimits, *, has_users: bool = False) -> type[AuthRoute]:
-    """A route class that checks the host and the rate limit itself: the application around it may check neither.
+    """Return a route class that checks the host and the rate limit itself: the application around it may check neither.
 
     All routes of an application share the same `limits`, so that each request counts once. `has_users`: requests are
     from an application's users, who may not see the names of files and profiles.

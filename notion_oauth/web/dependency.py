@@ -52,7 +52,7 @@ class ValidToken:
 
 
 def _login_path(request: Request) -> str | None:
-    """The path of the sign-in as browsers see it; None if this application has no such route."""
+    """Return the path of the sign-in as browsers see it; None if this application has no such route."""
     try:
         return request.url_for("notion_oauth_login").path
     except NoMatchFound:

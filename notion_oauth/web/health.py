@@ -61,7 +61,7 @@ class Health:
         return await response(scope, receive, send)
 
     async def _failing_checks(self) -> tuple[str, ...]:
-        """The names of the checks that fail, at most CACHE_SECONDS old."""
+        """Return the names of the checks that fail, at most CACHE_SECONDS old."""
         async with self._check_lock:
             if self._uptime() >= self._cached_until:
                 self._failing = await self._run_checks()
@@ -92,5 +92,5 @@ class Health:
 
 
 def open_paths(prefix: str) -> frozenset[str]:
-    """The paths that are answered under any host name: health checkers use an address of the machine."""
+    """Return the paths that are answered under any host name: health checkers use an address of the machine."""
     return frozenset(before + path for before in ("", prefix) for path in (ALIVE, READY))

@@ -28,7 +28,7 @@ class Problem(BaseModel):
 
 
 def _status_model(name: str, **more: Any) -> type[BaseModel]:
-    """The status as JSON: the fields of LoginStatus. Without a login, all but `status` may be absent."""
+    """Return the status as JSON: the fields of LoginStatus. Without a login, all but `status` may be absent."""
     types = {**get_type_hints(LoginStatus), "warning": str | None}  # which pydantic knows; a WarningWithHint is a str
     found: dict[str, Any] = {
         field.name: (types[field.name], ... if field.name == "status" else None)

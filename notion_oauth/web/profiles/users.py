@@ -65,7 +65,7 @@ class ApplicationUsers(SingleProfile):
         await self._logins.wait_until_idle()
 
     async def _due(self) -> Sequence[str]:
-        """All users whose token may have to be refreshed now."""
+        """Return all users whose token may have to be refreshed now."""
         try:
             return await self.oauth.store.due(self.oauth.clock() + self.oauth.settings.lifetimes.refresh_window)
         except NotionOAuthError as error:

@@ -55,7 +55,7 @@ class VisitorRegistrations:
         self._extended_scope_times: deque[datetime] = deque()
 
     async def load(self) -> Sequence[Registration]:
-        """The clients that a sign-in may use: the unclaimed ones of the last day."""
+        """Return the clients that a sign-in may use: the unclaimed ones of the last day."""
         stored = await self._store.load_registrations(self._profile)
         return [one for one in stored if not one.preregistered and not one.claimed and self._is_recent(one)]
 

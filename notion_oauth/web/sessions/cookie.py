@@ -30,7 +30,7 @@ class SessionCookieMiddleware(SessionMiddleware):
 
 
 def sends_cookie_over_http(app: object) -> bool:
-    """Whether an application uses Starlette's SessionMiddleware with a cookie that is not restricted to https.
+    """Return whether an application uses Starlette's SessionMiddleware with a cookie that is not restricted to https.
 
     False for any other session middleware, whose settings are unknown.
     """

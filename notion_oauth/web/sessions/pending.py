@@ -90,5 +90,5 @@ def _fernet(key: SecretStr) -> Fernet:
 
 
 def _name(state: SecretStr) -> str:
-    """The key of a pending sign-in in the session: 128 bits of a hash, so that names cannot collide."""
+    """Return the key of a pending sign-in in the session: 128 bits of a hash, so that names cannot collide."""
     return hashlib.sha256(state.get_secret_value().encode(errors="surrogatepass")).hexdigest()[:32]
