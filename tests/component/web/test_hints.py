@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import typer.main
 from fastapi import Depends, FastAPI
+from pydantic import SecretStr
 from starlette.middleware.sessions import SessionMiddleware
 
 import notion_oauth
@@ -18,11 +21,13 @@ from notion_oauth import errors
 from notion_oauth.app import create_app
 from notion_oauth.cli.main import ORDER, app
 from notion_oauth.errors import Hint, NotionOAuthError, NotSignedIn, StepUpRequired
+from notion_oauth.files.encryption import new_key
 from notion_oauth.protocol.challenge import requested_challenge
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.storage import JsonFileStore
 from notion_oauth.web.checked_route import AuthRoute
 from notion_oauth.web.dependency import ValidToken
 from notion_oauth.web.responses import problem
@@ -204,22 +209,28 @@ def test_hint_shows_the_command_in_a_terminal() -> None:
     assert not NotionOAuthError("It failed.").hint
 
 
+STATES = {  # what the state makes of the status, of a refresh, and of a use of the token
+    "signed out": (200, 401, 401),
+    "ended": (200, 401, 401),
+    "refused": (200, 502, 200),
+    "damaged": (500, 500, 500),
+    "a directory": (500, 500, 500),
+    "encrypted": (500, 500, 500),
+    "of another server": (409, 409, 409),
+    "locked": (200, 503, 200),
+}
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("accept", ACCEPT)
-@pytest.mark.parametrize("state", ["signed out", "ended", "damaged", "of another server"])
+@pytest.mark.parametrize("state", STATES)
 async def test_application_user_sees_no_profile_name(
     settings: Settings, sandbox: Sandbox, state: str, accept: str
 ) -> None:
-    oauth = NotionOAuth(settings, profile="for-the-application")
+    store = JsonFileStore(settings.token_file, lock_wait=timedelta(milliseconds=10))
+    oauth = NotionOAuth(settings, profile="for-the-application", store=store)
     file = settings.token_file.with_name(f"{settings.token_file.name}.{PROFILE}.profile")
-    if state in ("ended", "of another server"):
-        await sign_in(oauth.for_profile(PROFILE))
-    if state == "ended":
-        sandbox.revoke_grants()
-    elif state == "of another server":
-        oauth = NotionOAuth(settings.model_copy(update={"server_url": "https://other.example/mcp"}))
-    elif state == "damaged":
-        file.write_text("damaged")
+    await sign_in(oauth.for_profile(PROFILE))
     application = FastAPI()
     application.add_middleware(SessionMiddleware, secret_key="made-up")
     application.include_router(create_router(oauth, profile=lambda _: PROFILE))
@@ -228,16 +239,37 @@ async def test_application_user_sees_no_profile_name(
     @application.get("/token", dependencies=[Depends(valid)])
     async def token() -> None: ...
 
-    with Visitor(application, "http://localhost", client="127.0.0.1") as browser:
-        headers = {"Accept": accept}
-        for method, path in (
-            ("GET", "/auth/status"),
-            ("GET", "/auth/login"),
-            ("POST", "/auth/refresh"),
-            ("GET", "/token"),
-        ):
-            shown = browser.request(method, path, headers=headers)
-            assert shown.status_code not in (404, 422)
-            assert shown.status_code != 500 or state == "damaged", shown.text
-            assert PROFILE not in shown.text, path
-            assert not COMMAND.search(shown.text), path
+    browser = Visitor(application, "http://localhost", client="127.0.0.1")  # nothing refreshes in the background
+    form = {"csrf_token": browser.csrf_token("/auth/status")}
+    async with AsyncExitStack() as held:
+        if state == "ended":
+            sandbox.revoke_grants()
+            with pytest.raises(errors.SignInRequired):
+                await NotionOAuth(settings, profile=PROFILE).refresh()
+        elif state == "refused":
+            sandbox.fail_next("/token", status=400, error="invalid_scope")
+        elif state == "damaged":
+            file.write_text("damaged")
+        elif state == "encrypted":
+            key = settings.model_copy(update={"encryption_key": SecretStr(new_key())})
+            await sign_in(NotionOAuth(key, profile=PROFILE))
+        elif state == "of another server":
+            file.write_text(file.read_text().replace(sandbox.mcp_url, "https://other.example/mcp"))
+        elif state == "locked":
+            await held.enter_async_context(JsonFileStore(settings.token_file).exclusive(PROFILE))
+        else:
+            file.unlink()
+            if state == "a directory":
+                file.mkdir()
+        requests = (("GET", "/auth/status"), ("POST", "/auth/refresh"), ("GET", "/token"))
+        for (method, path), status in zip(requests, STATES[state], strict=True):
+            shown = browser.request(method, path, headers={"Accept": accept}, data=form if method == "POST" else None)
+            assert shown.status_code == status, (path, shown.text)
+            assert_names_neither_profile_nor_command(shown.text)
+        assert_names_neither_profile_nor_command(browser.get("/auth/login", headers={"Accept": accept}).text)
+
+
+def assert_names_neither_profile_nor_command(shown: str) -> None:
+    assert PROFILE not in shown
+    assert not COMMAND.search(shown)
+    assert not OTHER_COMMAND.search(shown)
