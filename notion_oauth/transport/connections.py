@@ -224,7 +224,7 @@ class _DirectBackend(_TrackingBackend):
 
 
 def _alternating(addresses: Sequence[Address]) -> list[Address]:
-    """Sort: the preferred address first, then alternating IP versions: often only one of them works (RFC 8305 §4)."""
+    """Return the preferred address first, then alternating IP versions, as often only one works (RFC 8305 §4)."""
     first = [address for address in addresses if address.version == addresses[0].version]
     other = [address for address in addresses if address.version != addresses[0].version]
     turns = chain.from_iterable(zip_longest(first, other))

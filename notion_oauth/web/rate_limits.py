@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OPERATOR_LIMIT = "5/minute"  # tries of the operator's secret; not configurable
 MAX_COUNTERS = 10_000  # in memory, for each budget; further clients share counters
 NETWORK_FACTOR = 10  # an IPv6 /48 may make this many times the requests of one client
-SHARED_COUNTERS = 1024  # for each address block; a client cannot choose whose counter it shares
+OVERFLOW_COUNTERS = 1024  # for each address block; a client cannot choose whose counter it shares
 IPV6_BLOCKS = 256  # as many as the /8 blocks of IPv4
 STORAGE_TIMEOUT = 0.5  # seconds
 STORAGE_RETRY_AFTER = 5.0  # seconds; no tries in between when a storage has failed
@@ -54,7 +54,7 @@ class RateLimits:
         uptime: Callable[[], float] = uptime,
         memory_storage: Callable[[], MemoryStorage] | None = None,
         max_counters: int = MAX_COUNTERS,
-        shared_counters: int = SHARED_COUNTERS,
+        overflow_counters: int = OVERFLOW_COUNTERS,
         ipv6_blocks: int = IPV6_BLOCKS,
     ) -> None:
         from limits.storage import MemoryStorage  # noqa: PLC0415 - as slow to load as the rest of the service
@@ -71,7 +71,7 @@ class RateLimits:
         self._service = settings.public_url or "local"
         self._uptime = uptime
         self._max_counters = max_counters
-        self._overflow_counters = shared_counters
+        self._overflow_counters = overflow_counters
         self._ipv6_blocks = ipv6_blocks
         self._retry_at = 0.0
         self._storage_failed = False

@@ -321,7 +321,7 @@ class TestCountersUsedUp:
     @pytest.fixture
     def limits(self, public: Settings, counters: Counters, request: pytest.FixtureRequest) -> RateLimits:
         """With 4 counters, and so many shared ones that no two addresses share one, unless a test says otherwise."""
-        bounds = {"shared_counters": 2**40, **getattr(request, "param", {})}
+        bounds = {"overflow_counters": 2**40, **getattr(request, "param", {})}
         return limits_of(public, counters, max_counters=4, **bounds)
 
     @pytest.mark.anyio
@@ -344,7 +344,7 @@ class TestCountersUsedUp:
         assert await allowed(limits, "203.0.113.1") == [False]
 
     @pytest.mark.anyio
-    @pytest.mark.parametrize("limits", [{"shared_counters": 1}], indirect=True)
+    @pytest.mark.parametrize("limits", [{"overflow_counters": 1}], indirect=True)
     async def test_earlier_clients_have_their_own_counter(self, limits: RateLimits) -> None:
         await allowed(limits, *(f"198.51.100.{number}" for number in range(1, 5)))
         late = await allowed(limits, *(f"198.51.{number}.9" for number in range(1, 10)))
@@ -358,7 +358,7 @@ class TestCountersUsedUp:
         assert await allowed(limits, "2001:db8:2::1") == [True]
 
     @pytest.mark.anyio
-    @pytest.mark.parametrize("limits", [{"shared_counters": 1}], indirect=True)
+    @pytest.mark.parametrize("limits", [{"overflow_counters": 1}], indirect=True)
     async def test_budgets_have_separate_memory(self, limits: RateLimits) -> None:
         """Status requests are cheap and frequent."""
         await allowed(limits, *(f"198.51.{number}.1" for number in range(20)), budget="status")
@@ -367,14 +367,14 @@ class TestCountersUsedUp:
             assert await allowed(limits, *["198.51.100.0"] * 2, budget=budget) == [True] * 2
 
     @pytest.mark.anyio
-    @pytest.mark.parametrize("limits", [{"shared_counters": 2}], indirect=True)
+    @pytest.mark.parametrize("limits", [{"overflow_counters": 2}], indirect=True)
     async def test_client_that_fills_the_memory_locks_out_no_other_block(self, limits: RateLimits) -> None:
         """The owner of an IPv6 /32 has 65536 /48 networks."""
         await allowed(limits, *(f"2001:db8:{number:x}::1" for number in range(200)))
         assert await allowed(limits, "198.51.100.7", "192.0.2.1", "2a00:1450::1", "no address") == [True] * 4
 
     @pytest.mark.anyio
-    @pytest.mark.parametrize("limits", [{"ipv6_blocks": 8, "shared_counters": 2}], indirect=True)
+    @pytest.mark.parametrize("limits", [{"ipv6_blocks": 8, "overflow_counters": 2}], indirect=True)
     async def test_number_of_counters_is_bounded(self, limits: RateLimits, counters: Counters) -> None:
         await allowed(limits, *(f"{number % 256}.1.2.{number % 7}" for number in range(600)))
         await allowed(limits, *(f"2a{number:02x}:{number:x}::1" for number in range(256)))
