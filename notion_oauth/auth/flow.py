@@ -169,7 +169,7 @@ class BearerAuthBase:
         The sign-in continues while at least one request waits for it. Its error is raised in each of them.
         """
         try:
-            yield call.result
+            yield partial(call.result, counted=new)
         except Abandoned:
             new = False
         except Exception:

@@ -56,11 +56,11 @@ class SharedCall(Generic[T]):
     The thread is not a daemon thread: the interpreter waits for it at exit.
     """
 
-    def __init__(self, work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]]) -> None:
+    def __init__(self, work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]], *, waiting: int = 0) -> None:
         self._work = work
         self._outcome: Callable[[], T] | None = None
         self._wakers: set[Callable[[], object]] = set()  # each notifies one event loop that the work is done
-        self._waiting = 0
+        self._waiting = waiting
         self._abandoned = False  # whether all callers have stopped waiting
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -111,17 +111,20 @@ class SharedCall(Generic[T]):
         finally:
             self._wakers.discard(wake)
 
-    async def result(self) -> T:
-        """Wait for the outcome. Cancelling one caller does not cancel the work. Raises what the work raises."""
-        with self._count_as_waiting():
+    async def result(self, *, counted: bool = False) -> T:
+        """Wait for the outcome. Cancelling one caller does not cancel the work. Raises what the work raises.
+
+        `counted`: this caller started the call, and counts as waiting since then.
+        """
+        with self._count_as_waiting(counted):
             await self.wait_until_done()
         assert self._outcome is not None  # noqa: S101 - the work is done
         return self._outcome()
 
     @contextmanager
-    def _count_as_waiting(self) -> Iterator[None]:
+    def _count_as_waiting(self, counted: bool) -> Iterator[None]:
         with self._lock:
-            self._waiting += 1
+            self._waiting += not counted
             self._abandoned = False
         try:
             yield
@@ -176,14 +179,24 @@ class SingleFlight(Generic[T]):
         with self._lock:
             return self._current if self._current is not None and not self._current.done else None
 
-    def join_or_start(self, work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]]) -> tuple[SharedCall[T], bool]:
-        """Return the running call, else start a new one; and whether it is new."""
-        joined = self.join_or_start_if(lambda: True, work)
+    def join_or_start(
+        self, work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]], *, waits: bool = True
+    ) -> tuple[SharedCall[T], bool]:
+        """Return the running call, else start a new one; and whether it is new.
+
+        The caller of a new call counts as waiting from the start, because the work may end before the caller calls
+        `result(counted=True)`. Without `waits`, it does not wait.
+        """
+        joined = self.join_or_start_if(lambda: True, work, waits=waits)
         assert joined is not None  # noqa: S101 - it is always allowed
         return joined
 
     def join_or_start_if(
-        self, allowed: Callable[[], bool], work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]]
+        self,
+        allowed: Callable[[], bool],
+        work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]],
+        *,
+        waits: bool = True,
     ) -> tuple[SharedCall[T], bool] | None:
         """Like `join_or_start`; None if a new call is not `allowed()`. The check and the start are one atomic step."""
         with self._lock:
@@ -191,7 +204,7 @@ class SingleFlight(Generic[T]):
                 return self._current, False
             if not allowed():
                 return None
-            call = self._current = SharedCall(work)
+            call = self._current = SharedCall(work, waiting=int(waits))
         call.start()
         return call, True
 

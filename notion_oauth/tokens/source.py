@@ -116,7 +116,7 @@ class TokenSource:
                 return tokens
             call, new = self._single_flight.join_or_start(partial(self._refresh, rejected, min_ttl))
             try:
-                refreshed = await call.result()
+                refreshed = await call.result(counted=new)
             except Abandoned:
                 continue  # this caller joined a refresh that was abandoned
             except (NotSignedIn, SignInRequired):
@@ -217,7 +217,8 @@ class TokenSource:
     def _refresh_in_background(self) -> None:
         """Start a refresh without waiting for it, unless one is running or the last one failed moments ago."""
         if not self._backoff.in_cooldown:
-            self._single_flight.join_or_start(partial(self._refresh, None, timedelta(), background=True))
+            refresh = partial(self._refresh, None, timedelta(), background=True)
+            self._single_flight.join_or_start(refresh, waits=False)
 
     async def _refresh(
         self, rejected: SecretStr | None, min_ttl: timedelta, call: SharedCall[TokenSet], *, background: bool = False

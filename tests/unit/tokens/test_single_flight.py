@@ -29,7 +29,7 @@ class Work:
 
     def __init__(self) -> None:
         self.release = threading.Event()
-        self.call, _ = SingleFlight[str]().join_or_start(self._run)
+        self.call, _ = SingleFlight[str]().join_or_start(self._run, waits=False)
 
     async def _run(self, call: SharedCall[str]) -> str:
         with call.abandonable():
@@ -108,6 +108,25 @@ async def test_work_without_callers_is_not_started() -> None:
     with anyio.fail_after(60):
         await call.wait_until_done()
     assert not done
+
+
+@BACKENDS
+async def test_starter_counts_as_waiting_from_the_start() -> None:
+    """The work may fail before its starter calls `result`, and must know that a caller waits."""
+    waiting: list[int] = []
+
+    async def fail(call: SharedCall[None]) -> None:
+        waiting.append(call.waiting)
+        raise NetworkError("No answer.")
+
+    for waits in (True, False):
+        call, new = SingleFlight[None]().join_or_start(fail, waits=waits)
+        with anyio.fail_after(60):
+            await call.wait_until_done()
+            with pytest.raises(NetworkError):
+                await call.result(counted=new and waits)
+        assert call.waiting == 0
+    assert waiting == [1, 0]
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
