@@ -1,9 +1,10 @@
-"""Run coroutines from synchronous code, run blocking calls in daemon threads, and shield work from cancellation."""
+"""Run coroutines from synchronous code or in a shared thread, blocking calls in daemon threads, and shield work."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -13,9 +14,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
 
 T = TypeVar("T")
 
+FILE_THREADS = 4  # of a SharedLoop, for files; further calls wait
 _LIBRARY = "current_async_library_cvar"  # of sniffio, which may not be installed
 
 
@@ -86,12 +89,89 @@ async def run_in_daemon_thread(function: Callable[[], T]) -> T:
     return await future
 
 
+class SharedLoop:
+    """One thread with one event loop for all work that is started here. It ends when no work is left.
+
+    The interpreter waits for the thread at exit, because it is not a daemon thread. A forked child starts without it.
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._new: list[tuple[Context, Callable[[], Coroutine[Any, Any, None]]]] | None = None  # None: no thread
+        self._wake: Callable[[], object] | None = None
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run the work, which raises nothing, in a copy of this context. Raises RuntimeError if there is no thread."""
+        with self._lock:
+            if self._new is None:
+                thread = threading.Thread(target=run_in_this_thread, args=(self._run,), name="notion-oauth loop")
+                thread.daemon = False
+                thread.start()
+                self._new = []
+            self._new.append((copied_context(), work))
+            if self._wake is not None:
+                self._wake()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _Loop)  # noqa: S101 - made by run_in_this_thread
+        loop.shared = {}
+        anyio.to_thread.current_default_thread_limiter().total_tokens = FILE_THREADS
+        changed = asyncio.Event()
+        tasks: set[asyncio.Task[None]] = set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            changed.set()
+
+        while (new := self._next(partial(loop.call_soon_threadsafe, changed.set), idle=not tasks)) is not None:
+            for context, work in new:
+                task = loop.create_task(work(), context=context)
+                tasks.add(task)
+                task.add_done_callback(ended)
+            await changed.wait()
+            changed.clear()
+        for resource in loop.shared.values():
+            await resource.aclose()
+
+    def _next(
+        self, wake: Callable[[], object], *, idle: bool
+    ) -> list[tuple[Context, Callable[[], Coroutine[Any, Any, None]]]] | None:
+        """Take the work that was started; None if there is none and the thread is idle, which then ends."""
+        with self._lock:
+            new = self._new or []
+            if new or not idle:
+                self._new, self._wake = [], wake
+                return new
+            self._new = self._wake = None
+            return None
+
+
+def shared_resources() -> dict[object, Any] | None:
+    """Return what the work of the running SharedLoop shares, by key; None in any other event loop.
+
+    A resource has a method `aclose`, which is called before the loop ends.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return None  # Trio
+    return loop.shared if isinstance(loop, _Loop) else None
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """Resolves host names in daemon threads.
 
     asyncio resolves them in an executor that is joined when the loop ends: a name server that does not answer would
     block us long after the time-out.
     """
+
+    shared: dict[object, Any] | None = None  # in the thread of a SharedLoop
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
         return await run_in_daemon_thread(partial(socket.getaddrinfo, host, port, **options))

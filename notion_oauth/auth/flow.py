@@ -57,7 +57,7 @@ class BearerAuthBase:
         uptime: Callable[[], float] = clock.uptime,
     ) -> None:
         service = oauth or NotionOAuth()
-        self.sign_ins: SingleFlight[object] = SingleFlight()
+        self.sign_ins: SingleFlight[object] = SingleFlight(own_thread=True)  # `authorize` may block
         self._tokens = service.tokens
         self._authorize = authorize
         self._uptime = uptime

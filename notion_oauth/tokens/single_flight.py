@@ -1,4 +1,4 @@
-"""Run a coroutine once for all concurrent callers, in a separate thread; any thread and event loop can wait for it."""
+"""Run a coroutine once for all concurrent callers, in another thread; any thread and event loop can wait for it."""
 
 from __future__ import annotations
 
@@ -50,14 +50,21 @@ class Abandoned(Exception):
     """The work was cancelled: no caller waited any longer, or the timeout passed, before it reached `must_complete`."""
 
 
+_SHARED_LOOP = concurrency.SharedLoop()
+
+
 class SharedCall(Generic[T]):
     """One run of the work, shared by its callers. It continues if a caller is cancelled or a caller's event loop ends.
 
-    The thread is not a daemon thread: the interpreter waits for it at exit.
+    The work runs in the thread that all shared calls have in common, or in its own `own_thread` if it may block. The
+    interpreter waits for both at exit.
     """
 
-    def __init__(self, work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]], *, waiting: int = 0) -> None:
+    def __init__(
+        self, work: Callable[[SharedCall[T]], Coroutine[Any, Any, T]], *, own_thread: bool = False, waiting: int = 0
+    ) -> None:
         self._work = work
+        self._own_thread = own_thread
         self._outcome: Callable[[], T] | None = None
         self._wakers: set[Callable[[], object]] = set()  # each notifies one event loop that the work is done
         self._waiting = waiting
@@ -77,18 +84,18 @@ class SharedCall(Generic[T]):
 
     def start(self) -> None:
         try:
-            run = partial(concurrency.copied_context().run, self._run)
-            threading.Thread(target=run, name="notion-oauth shared call", daemon=False).start()
+            if self._own_thread:
+                run = partial(concurrency.copied_context().run, concurrency.run_in_this_thread, self._run)
+                threading.Thread(target=run, name="notion-oauth sign-in", daemon=False).start()
+            else:
+                _SHARED_LOOP.start(self._run)
         except RuntimeError as error:  # no thread can be started
             self._finish(reraiser(error))
 
-    def _run(self) -> None:
-        async def work() -> T:
-            self._loop = asyncio.get_running_loop()
-            return await self._work(self)
-
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
         try:
-            result = concurrency.run_in_this_thread(work)
+            result = await self._work(self)
         except BaseException as error:  # raised again in every caller
             self._finish(reraiser(error))
         else:
@@ -163,9 +170,13 @@ class SharedCall(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """At most one SharedCall at a time in this process. A forked child starts without one."""
+    """At most one SharedCall at a time in this process. A forked child starts without one.
 
-    def __init__(self) -> None:
+    With `own_thread`, each call runs in a separate thread: for work that may block its event loop.
+    """
+
+    def __init__(self, *, own_thread: bool = False) -> None:
+        self._own_thread = own_thread
         self.reset()
         _INSTANCES.add(self)
 
@@ -204,7 +215,7 @@ class SingleFlight(Generic[T]):
                 return self._current, False
             if not allowed():
                 return None
-            call = self._current = SharedCall(work, waiting=int(waits))
+            call = self._current = SharedCall(work, own_thread=self._own_thread, waiting=int(waits))
         call.start()
         return call, True
 

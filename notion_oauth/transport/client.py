@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import zlib
@@ -14,15 +15,17 @@ import httpcore
 import httpx
 
 from notion_oauth import __version__
+from notion_oauth.concurrency import shared_resources
 from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable, TransientError
 from notion_oauth.protocol.messages import Request, Response, host_of
-from notion_oauth.protocol.urls import url_problem
+from notion_oauth.protocol.urls import origin, url_problem
 from notion_oauth.settings import Settings
 from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.certificates import CA_FILE, find_trusted_authorities, ssl_context
 from notion_oauth.transport.connections import CONNECTION_ERRORS, CheckedTransport
 from notion_oauth.transport.proxies import Resolver, proxy_for, resolve_host
 
+MAX_SHARED = 50  # simultaneous requests of a SharedLoop to one origin
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
 USER_AGENT = f"notion-oauth/{__version__}"
 
@@ -31,9 +34,10 @@ class Transport:
     """Sends one request and reads the whole response, within `timeout` for all of it, DNS included.
 
     `server_url` is the configured server: it and `allow_private` decide which private addresses are allowed (see
-    AddressPolicy). The authorities in `ca_file` are trusted in addition to the usual ones. Each request has its own
-    connection: requests are rare, and a pooled one would be bound to an event loop and a process. For tests and special
-    networks, `httpx_transport` replaces the sockets and all address checks, and `resolve` replaces DNS.
+    AddressPolicy). The authorities in `ca_file` are trusted in addition to the usual ones. Requests of
+    a SharedLoop that follow each other within a second share connections; every other request has its own, because a
+    pool would be bound to an event loop and a process. For tests and special networks, `network` replaces the sockets and all address
+    checks, and `resolve` replaces DNS.
     """
 
     def __init__(
@@ -72,15 +76,12 @@ class Transport:
         if reason := url_problem(request.url):
             raise MetadataError(f"The URL of {host_of(request.url)} {reason}; nothing was sent.")
         host = host_of(request.url)
-        client = httpx.AsyncClient(
-            transport=self._httpx_transport or self._checked(request),
-            timeout=httpx.Timeout(None),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        client, limit = self._client(request)
         try:
-            with anyio.fail_after(self._timeout.total_seconds()):
-                return await self._send(client, request)
+            async with limit or contextlib.nullcontext():
+                with anyio.fail_after(self._timeout.total_seconds()):
+                    async with contextlib.nullcontext() if limit else client:
+                        return await self._send(client, request)
         except (TimeoutError, httpx.TimeoutException):
             seconds = f"{self._timeout.total_seconds():g}"
             failure: TransientError = NetworkError(f"{host} sent no complete response within {seconds} seconds.")
@@ -89,6 +90,20 @@ class Transport:
         except TransientError as error:
             failure = error.with_traceback(None)
         raise failure  # outside the except blocks: httpx's errors hold the request, and must not become its context
+
+    def _client(self, request: Request) -> tuple[httpx.AsyncClient, anyio.CapacityLimiter | None]:
+        """Return a client for the request; if other requests share it, with the limit of simultaneous requests."""
+        if self._httpx_transport is not None:
+            return _new_client(self._httpx_transport), None
+        shared = shared_resources()
+        if shared is None:
+            return _new_client(self._checked(request)), None
+        # One for each origin: an address that was confirmed is that of its host
+        key = (self, origin(urlsplit(request.url)), proxy_for(request.url))
+        if key not in shared:
+            shared[key] = _SharedClient(_new_client(self._checked(request)))
+        found: _SharedClient = shared[key]
+        return found.client, found.limit
 
     def _checked(self, request: Request) -> httpx.AsyncBaseTransport:
         secure = urlsplit(request.url).scheme == "https"
@@ -102,10 +117,8 @@ class Transport:
     async def _send(self, client: httpx.AsyncClient, request: Request) -> Response:
         # fail_after limits the time: httpx's time-outs restart with every byte
         headers = {**request.all_headers(), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        async with (
-            client,
-            client.stream(request.method, request.url, headers=headers, content=request.content()) as answer,
-        ):
+        stream = client.stream(request.method, request.url, headers=headers, content=request.content())
+        async with stream as answer:
             host = host_of(request.url)
             names = {name.lower(): value for name, value in answer.headers.items()}
             challenges = tuple(answer.headers.get_list("www-authenticate"))
@@ -118,6 +131,21 @@ class Transport:
                 body += chunk
                 _check_size(len(body), host)
         return Response(answer.status_code, request.url, names, _decompressed(bytes(body), names, host), challenges)
+
+
+class _SharedClient:
+    """A client that the work of a SharedLoop shares."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+        self.limit = anyio.CapacityLimiter(MAX_SHARED)
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+
+
+def _new_client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(None), follow_redirects=False, trust_env=False)
 
 
 def _decompressed(body: bytes, headers: dict[str, str], host: str) -> bytes:

@@ -16,13 +16,15 @@ from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.addresses import Address
 from notion_oauth.transport.proxies import Proxy, Resolver, port_of, proxy_for
 
+MAX_IDLE = 100  # connections
+MAX_IDLE_TIME = 1.0  # seconds; servers close an idle connection later, so that it is not closed during a request
 STAGGER = 0.25  # seconds after which the next address is tried too (RFC 8305 §8)
 # UnicodeError: an invalid host name
 CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError)
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
-    """The transport for one request. Its connections are closed with it, also if the request is cancelled.
+    """The transport for requests to one origin. Its connections are closed with it, also if a request is cancelled.
 
     Without a proxy, a name is resolved once, its addresses are checked, and one of these is connected to; TLS and the
     Host header use the name. A proxy resolves names itself, and its operator decides where it may connect to:
@@ -40,7 +42,14 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         if proxy is not None:
             secure = proxy.address.startswith("https:")
             pool_proxy = httpcore.Proxy(proxy.address, auth=proxy.auth, ssl_context=context if secure else None)
-        self._pool = httpcore.AsyncConnectionPool(context, pool_proxy, network_backend=self._backend)
+        self._pool = httpcore.AsyncConnectionPool(
+            context,
+            pool_proxy,
+            max_connections=None,
+            max_keepalive_connections=MAX_IDLE,
+            keepalive_expiry=MAX_IDLE_TIME,
+            network_backend=self._backend,
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; return when the response headers arrive.
