@@ -34,10 +34,10 @@ class Transport:
     """Sends one request and reads the whole response, within `timeout` for all of it, DNS included.
 
     `server_url` is the configured server: it and `allow_private` decide which private addresses are allowed (see
-    AddressPolicy). The authorities in `ca_file` are trusted in addition to the usual ones. Requests of
-    a SharedLoop that follow each other within a second share connections; every other request has its own, because a
-    pool would be bound to an event loop and a process. For tests and special networks, `network` replaces the sockets and all address
-    checks, and `resolve` replaces DNS.
+    AddressPolicy). The authorities in `ca_file` are trusted in addition to the usual ones. In a SharedLoop, requests
+    that follow each other within a second share connections; every other request has its own, because a pool would be
+    bound to an event loop and a process. For tests and special networks, `httpx_transport` replaces the sockets and all
+    address checks, and `resolve` replaces DNS.
     """
 
     def __init__(

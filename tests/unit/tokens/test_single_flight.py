@@ -188,3 +188,38 @@ def test_traceback_of_another_error_does_not_grow() -> None:
     again = reraiser(raised(partial(os.stat, "/nowhere")))
     first, *_, last = [len(traceback.extract_tb(raised(again).__traceback__)) for _ in range(9)]
     assert first == last
+
+
+async def test_calls_share_one_thread_which_ends_with_them() -> None:
+    release, threads = threading.Event(), set[threading.Thread]()
+
+    async def work(call: SharedCall[None]) -> None:
+        threads.add(threading.current_thread())
+        while not release.is_set():
+            await anyio.sleep(0.01)
+
+    calls = [SingleFlight[None]().join_or_start(work)[0] for _ in range(50)]
+    release.set()
+    with anyio.fail_after(60):
+        for call in calls:
+            await call.result()
+    assert len(threads) == 1
+    threads.pop().join(60)
+
+
+async def test_work_that_blocks_in_its_own_thread_delays_no_other_call() -> None:
+    release = threading.Event()
+
+    async def block(call: SharedCall[bool]) -> bool:
+        return release.wait(60)
+
+    async def answer(call: SharedCall[str]) -> str:
+        return "done"
+
+    blocked, _ = SingleFlight[bool](own_thread=True).join_or_start(block)
+    other, _ = SingleFlight[str]().join_or_start(answer)
+    with anyio.fail_after(60):
+        assert await other.result() == "done"
+        assert not blocked.done
+        release.set()
+        assert await blocked.result()
