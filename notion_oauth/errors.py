@@ -256,7 +256,10 @@ class ServerUnavailable(TransientError):
 
 
 class UnexpectedRedirect(ServerUnavailable, code="Redirected"):
-    """The server answered with a redirect, which is not followed. A retry does not help; another URL may be tried."""
+    """The server answered with a redirect, which is not followed.
+
+    It may be from a maintenance page or the portal of a network, so the same call may succeed later.
+    """
 
     default_hint = Hint(f"{UNCHANGED} Check NOTION_OAUTH_SERVER_URL: redirects are not followed.")
 

@@ -22,7 +22,6 @@ from notion_oauth.errors import (
     StorageError,
     TokenRefused,
     TransientError,
-    UnexpectedRedirect,
 )
 from notion_oauth.models import EndedLogin, TokenSet
 from notion_oauth.observability.audit import Audit
@@ -238,8 +237,7 @@ class TokenSource:
             except NotionOAuthError as error:
                 self._backoff.record_failure(error)
                 self._audit.failed("refresh", error, self._cache.latest)
-                retryable = isinstance(error, TransientError) and not isinstance(error, UnexpectedRedirect)
-                if not retryable or not call.waiting or self._backoff.exhausted(deadline):
+                if not isinstance(error, TransientError) or not call.waiting or self._backoff.exhausted(deadline):
                     raise
 
     async def _refresh_locked(
