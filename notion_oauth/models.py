@@ -25,21 +25,35 @@ class ProtectedResourceMetadata(_Frozen):
     resource_name: str | None = None
 
 
-class AuthorizationServerMetadata(_Frozen):
+class ServerEndpoints(_Frozen):
+    """The endpoints that a login uses, and how a client may authenticate there (RFC 8414 §2).
+
+    A login stores them, so that it needs no further discovery.
+    """
+
+    token_endpoint: str | None = None  # None only in a login that another program has stored
+    revocation_endpoint: str | None = None
+    introspection_endpoint: str | None = None
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ()
+    revocation_endpoint_auth_methods_supported: tuple[str, ...] | None = None
+    introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
+
+    def endpoints(self) -> dict[str, Any]:
+        """Return these fields with their values, to copy them into another model."""
+        return {name: value for name, value in self if name in ServerEndpoints.model_fields}
+
+
+class AuthorizationServerMetadata(ServerEndpoints):
     """Metadata that an authorization server publishes (RFC 8414 §2, RFC 9207 §3)."""
 
     issuer: str
     authorization_endpoint: str | None = None  # absent from a server that accepts only assertions
     token_endpoint: str
     registration_endpoint: str | None = None
-    revocation_endpoint: str | None = None
-    introspection_endpoint: str | None = None
     scopes_supported: tuple[str, ...] | None = None
     grant_types_supported: tuple[str, ...] | None = None
     # The default is client_secret_basic (RFC 8414 §2)
     token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
-    revocation_endpoint_auth_methods_supported: tuple[str, ...] | None = None
-    introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
     code_challenge_methods_supported: tuple[str, ...] = ()
     authorization_response_iss_parameter_supported: bool = False
     client_id_metadata_document_supported: bool = False
@@ -148,14 +162,7 @@ class Registration(_Frozen):
         return (self.issuer, where, self.client.client_id)
 
 
-ENDPOINT_FIELDS = (  # server metadata that a login stores, so that it needs no further discovery
-    *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
-    *("token_endpoint_auth_methods_supported", "revocation_endpoint_auth_methods_supported"),
-    "introspection_endpoint_auth_methods_supported",
-)
-
-
-class GrantRequest(_Frozen):
+class GrantRequest(ServerEndpoints):
     """What a token request needs: the server, the resource, the scope and the client. A login stores the same data."""
 
     resource: str
@@ -163,11 +170,6 @@ class GrantRequest(_Frozen):
     client: ClientInformation
     issuer: str
     token_endpoint: str
-    revocation_endpoint: str | None
-    introspection_endpoint: str | None = None
-    token_endpoint_auth_methods_supported: tuple[str, ...]
-    revocation_endpoint_auth_methods_supported: tuple[str, ...] | None = None
-    introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
 
     @classmethod
     def for_discovery(cls, discovery: Discovery, client: ClientInformation, scope: str | None, **more: Any) -> Self:
@@ -178,7 +180,7 @@ class GrantRequest(_Frozen):
             scope=scope,
             client=client,
             issuer=server.issuer,
-            **{name: getattr(server, name) for name in ENDPOINT_FIELDS},
+            **server.endpoints(),
             **more,
         )
 
@@ -238,7 +240,7 @@ class TokenResponse(_Frozen):
         )  # an invalid scope must not lose tokens that are issued only once
 
 
-class TokenSet(_Frozen):
+class TokenSet(ServerEndpoints):
     """A login: the tokens, and everything needed to refresh and revoke them without discovery."""
 
     access_token: SecretStr
@@ -251,12 +253,6 @@ class TokenSet(_Frozen):
     client: ClientInformation | None = None
     issuer: str | None = None
     resource: str | None = None
-    token_endpoint: str | None = None
-    revocation_endpoint: str | None = None
-    introspection_endpoint: str | None = None
-    token_endpoint_auth_methods_supported: tuple[str, ...] = ()
-    revocation_endpoint_auth_methods_supported: tuple[str, ...] | None = None
-    introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
     authorized_at: datetime | None = None  # when the user signed in
     refreshed_at: datetime | None = None  # the last refresh
     updated_at: datetime  # when these tokens were requested

@@ -10,7 +10,6 @@ from pydantic import SecretStr, ValidationError
 
 from notion_oauth.errors import ServerUnavailable, SignInRequired, TokenRefused
 from notion_oauth.models import (
-    ENDPOINT_FIELDS,
     AssertionRequest,
     AuthMethod,
     ClientInformation,
@@ -156,7 +155,7 @@ def token_set(response: TokenResponse, request: GrantRequest, *, requested_at: d
         client=request.client,
         issuer=request.issuer,
         resource=request.resource,
-        **{name: getattr(request, name) for name in ENDPOINT_FIELDS},
+        **request.endpoints(),
         authorized_at=requested_at,
         updated_at=requested_at,
     )

@@ -18,8 +18,7 @@ def build_client(settings: Settings, clock: Clock) -> OAuthClient:
         return OAuthClient(Transport.from_settings(settings), clock=clock, issuer=settings.issuer)
     telemetry = _telemetry()
     transport = telemetry.TracedTransport.from_settings(settings)
-    client: OAuthClient = telemetry.TracedClient(transport, clock=clock, issuer=settings.issuer)
-    return client
+    return OAuthClient(transport, clock=clock, issuer=settings.issuer, span=telemetry.span)
 
 
 def build_audit(settings: Settings, profile: str) -> Audit:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, utc_now
 from notion_oauth.errors import MetadataError, MetadataNotJson, NotionOAuthError, TransientError, UnexpectedRedirect
 from notion_oauth.models import (
-    ENDPOINT_FIELDS,
     AssertionRequest,
     AuthorizationServerMetadata,
     ClientInformation,
@@ -34,24 +34,46 @@ MAX_SERVERS = 5  # how many of the listed authorization servers are tried; a res
 M = TypeVar("M")
 
 
+class Span(Protocol):
+    """Makes the context around an operation, from its name, URL and issuer. It gives a setter of the issuer."""
+
+    def __call__(
+        self, name: str, url: str | None, issuer: str | None = None, /
+    ) -> AbstractContextManager[Callable[[str], object]]: ...
+
+
+def no_span(*_: str | None) -> AbstractContextManager[Callable[[str], object]]:
+    """Do nothing around an operation."""
+    return nullcontext(lambda _: None)
+
+
 class OAuthClient:
     """Sends requests to the resource and to its authorization server. Stores nothing.
 
     Every method raises NetworkError or ServerUnavailable for a transient failure; its docstring names other errors.
-    `issuer` is the authorization server to use, if the user has configured one.
+    `issuer` is the authorization server to use, if the user has configured one. `span` surrounds each operation.
     """
 
-    def __init__(self, transport: Transport, *, clock: Clock = utc_now, issuer: str | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        clock: Clock = utc_now,
+        issuer: str | None = None,
+        span: Span = no_span,
+    ) -> None:
         self._transport = transport
         self._clock = clock
         self._issuer = issuer
+        self._span = span
 
     async def challenge(self, server_url: str) -> BearerChallenge | None:
         """The challenge of the resource to a request without a token; None without one, or if it cannot be reached."""
-        try:
-            return discovery.challenge_of(await self._transport.send(discovery.challenge_probe_request(server_url)))
-        except (TransientError, MetadataError):
-            return None  # the metadata at the well-known URLs may be enough
+        with self._span("challenge", server_url):
+            try:
+                return discovery.challenge_of(await self._transport.send(discovery.challenge_probe_request(server_url)))
+            except (TransientError, MetadataError):
+                return None  # the metadata at the well-known URLs may be enough
 
     async def discover(
         self,
@@ -69,6 +91,20 @@ class OAuthClient:
         for a server that cannot be used; at most `max_servers` are tried. Without protected resource metadata, the
         origin of the MCP server is the authorization server (MCP 2025-03-26). Raises MetadataError.
         """
+        with self._span("discover", server_url) as set_issuer:
+            found = await self._discover(server_url, challenge, prefer, allow_ambiguous, usable, max_servers)
+            set_issuer(found.server.issuer)
+            return found
+
+    async def _discover(
+        self,
+        server_url: str,
+        challenge: BearerChallenge | None,
+        prefer: Collection[str],
+        allow_ambiguous: bool,
+        usable: Requirement | None,
+        max_servers: int,
+    ) -> Discovery:
         try:
             resource, not_found = await self._protected_resource_metadata(server_url, challenge), None
         except MetadataNotJson as error:
@@ -154,33 +190,38 @@ class OAuthClient:
 
     async def register(self, server: AuthorizationServerMetadata, metadata: ClientMetadata) -> ClientInformation:
         """Register a client (RFC 7591). Raises MetadataError if that is not offered, RegistrationRefused."""
-        request = registration.registration_request(server, metadata)
-        return registration.parse_registration_response(await self._transport.send(request), request=request)
+        with self._span("register", server.registration_endpoint, server.issuer):
+            request = registration.registration_request(server, metadata)
+            return registration.parse_registration_response(await self._transport.send(request), request=request)
 
     async def is_client_registered(
         self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str
     ) -> bool:
         """Whether the server still recognises a client; True after a transient failure, which is not raised."""
-        try:
-            response = await self._transport.send(registration.client_check_request(server, client, redirect_uri))
-        except TransientError:
-            return True
-        return not registration.is_client_unknown(response)
+        with self._span("knows", server.token_endpoint, server.issuer):
+            try:
+                response = await self._transport.send(registration.client_check_request(server, client, redirect_uri))
+            except TransientError:
+                return True
+            return not registration.is_client_unknown(response)
 
     async def exchange(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
         """Exchange a code for tokens. Raises TokenRefused."""
-        parsed, requested_at = await self._tokens(token.code_request(pending, code))
-        return token.token_set(parsed, pending, requested_at=requested_at)
+        with self._span("exchange", pending.token_endpoint, pending.issuer):
+            parsed, requested_at = await self._tokens(token.code_request(pending, code))
+            return token.token_set(parsed, pending, requested_at=requested_at)
 
     async def exchange_assertion(self, grant: AssertionRequest) -> TokenSet:
         """Exchange an assertion for tokens (RFC 7523). Raises TokenRefused."""
-        parsed, requested_at = await self._tokens(token.assertion_request(grant))
-        return token.token_set(parsed, grant, requested_at=requested_at)
+        with self._span("exchange", grant.token_endpoint, grant.issuer):
+            parsed, requested_at = await self._tokens(token.assertion_request(grant))
+            return token.token_set(parsed, grant, requested_at=requested_at)
 
     async def refresh(self, tokens: TokenSet) -> TokenSet:
         """Refresh a login. Raises TokenRefused, SignInRequired if it has no refresh token."""
-        parsed, requested_at = await self._tokens(token.refresh_request(tokens))
-        return token.refreshed(tokens, parsed, requested_at=requested_at)
+        with self._span("refresh", tokens.token_endpoint, tokens.issuer):
+            parsed, requested_at = await self._tokens(token.refresh_request(tokens))
+            return token.refreshed(tokens, parsed, requested_at=requested_at)
 
     async def _tokens(self, request: Request) -> tuple[TokenResponse, datetime]:
         requested_at = self._now()
@@ -202,24 +243,26 @@ class OAuthClient:
             update={
                 "issuer": found.server.issuer,
                 "resource": found.resource,
-                **{name: getattr(found.server, name) for name in ENDPOINT_FIELDS},
+                **found.server.endpoints(),
             }
         )
 
     async def introspect(self, tokens: TokenSet) -> Introspection | None:
         """Introspect the access token (RFC 7662); None if the server does not offer that. Raises TokenRefused."""
-        request = introspection.introspection_request(tokens)
-        if request is None:
-            return None
-        return introspection.parse_introspection_response(await self._transport.send(request), request=request)
+        with self._span("introspect", tokens.introspection_endpoint, tokens.issuer):
+            request = introspection.introspection_request(tokens)
+            if request is None:
+                return None
+            return introspection.parse_introspection_response(await self._transport.send(request), request=request)
 
     async def revoke(self, tokens: TokenSet) -> bool:
         """Revoke the grant (RFC 7009); False if the server offers no revocation. Raises TokenRefused."""
-        request = revocation.revocation_request(tokens)
-        if request is None:
-            return False
-        revocation.check_revocation_response(await self._transport.send(request), request=request)
-        return True
+        with self._span("revoke", tokens.revocation_endpoint, tokens.issuer):
+            request = revocation.revocation_request(tokens)
+            if request is None:
+                return False
+            revocation.check_revocation_response(await self._transport.send(request), request=request)
+            return True
 
     def _now(self) -> datetime:
         """The time in whole milliseconds, as stores save it, so that a login equals itself after it is read back."""

@@ -5,31 +5,18 @@ Uses the API alone: the application chooses the SDK and the exporter. No attribu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 from urllib.parse import urlsplit
 
 from opentelemetry import metrics, trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
-from pydantic import SecretStr
+from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from notion_oauth import __version__, profile_names
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.models import (
-    AssertionRequest,
-    AuthorizationServerMetadata,
-    ClientInformation,
-    ClientMetadata,
-    Discovery,
-    Introspection,
-    PendingAuthorization,
-    TokenSet,
-)
 from notion_oauth.observability.audit import Audit, Event, FieldValue
-from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.messages import REGISTERED_ERRORS, Request, Response
-from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Transport
 
 NAME = "notion_oauth"
@@ -57,53 +44,9 @@ class TracedTransport(Transport):
         return response
 
 
-class TracedClient(OAuthClient):
-    """An OAuthClient with a span around each operation, as a child of the caller's span."""
-
-    async def challenge(self, server_url: str) -> BearerChallenge | None:
-        with _span("challenge", server_url):
-            return await super().challenge(server_url)
-
-    async def discover(self, server_url: str, **how: Any) -> Discovery:
-        with _span("discover", server_url) as span:
-            found = await super().discover(server_url, **how)
-            span.set_attribute(ISSUER, found.server.issuer)
-            return found
-
-    async def register(self, server: AuthorizationServerMetadata, metadata: ClientMetadata) -> ClientInformation:
-        with _span("register", server.registration_endpoint, server.issuer):
-            return await super().register(server, metadata)
-
-    async def is_client_registered(
-        self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str
-    ) -> bool:
-        with _span("knows", server.token_endpoint, server.issuer):
-            return await super().is_client_registered(server, client, redirect_uri)
-
-    async def exchange(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
-        with _span("exchange", pending.token_endpoint, pending.issuer):
-            return await super().exchange(pending, code)
-
-    async def exchange_assertion(self, grant: AssertionRequest) -> TokenSet:
-        with _span("exchange", grant.token_endpoint, grant.issuer):
-            return await super().exchange_assertion(grant)
-
-    async def refresh(self, tokens: TokenSet) -> TokenSet:
-        with _span("refresh", tokens.token_endpoint, tokens.issuer):
-            return await super().refresh(tokens)
-
-    async def introspect(self, tokens: TokenSet) -> Introspection | None:
-        with _span("introspect", tokens.introspection_endpoint, tokens.issuer):
-            return await super().introspect(tokens)
-
-    async def revoke(self, tokens: TokenSet) -> bool:
-        with _span("revoke", tokens.revocation_endpoint, tokens.issuer):
-            return await super().revoke(tokens)
-
-
 @contextmanager
-def _span(name: str, url: str | None, issuer: str | None = None) -> Iterator[Span]:
-    """A span around the block. Records only the type of an error, because a traceback could hold a secret."""
+def span(name: str, url: str | None, issuer: str | None = None, /) -> Iterator[Callable[[str], object]]:
+    """Open a client span around an operation. It records only the type of an error: a traceback could hold a secret."""
     tracer = trace.get_tracer(NAME, __version__)
     attributes = {**_address(url or ""), ISSUER: issuer}
     with tracer.start_as_current_span(
@@ -112,16 +55,16 @@ def _span(name: str, url: str | None, issuer: str | None = None) -> Iterator[Spa
         attributes={key: value for key, value in attributes.items() if value is not None},
         record_exception=False,
         set_status_on_exception=False,
-    ) as span:
+    ) as current:
         try:
-            yield span
+            yield partial(current.set_attribute, ISSUER)
         except Exception as error:
-            span.set_attributes({OUTCOME: "failure", ERROR_TYPE: _error_type(error)})
+            current.set_attributes({OUTCOME: "failure", ERROR_TYPE: _error_type(error)})
             description = error.message if isinstance(error, NotionOAuthError) else None
-            span.set_status(Status(StatusCode.ERROR, description))
+            current.set_status(Status(StatusCode.ERROR, description))
             raise
         else:
-            span.set_attribute(OUTCOME, "success")
+            current.set_attribute(OUTCOME, "success")
 
 
 def _address(url: str) -> dict[str, str | int | None]:

@@ -50,9 +50,9 @@ from notion_oauth.sandbox import Sandbox, SandboxOptions
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
+from notion_oauth.tokens import telemetry
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.tokens.revocation import SignOut
-from notion_oauth.tokens.telemetry import TracedClient, TracedTransport
 from notion_oauth.transport.client import Transport
 from notion_oauth.web.dependency import ValidToken
 from notion_oauth.web.responses import problem, status_code
@@ -690,7 +690,9 @@ def test_telemetry(
     # The providers of a process can be set once, and other tests have theirs
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     monkeypatch.setattr(metrics, "get_meter", meters.get_meter)
-    client = TracedClient(TracedTransport(timeout=timedelta(seconds=10), httpx_transport=network))
+    client = OAuthClient(
+        telemetry.TracedTransport(timeout=timedelta(seconds=10), httpx_transport=network), span=telemetry.span
+    )
     oauth = NotionOAuth(settings.model_copy(update={"telemetry": True}), client=client)
 
     async def live() -> None:
