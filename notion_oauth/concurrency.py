@@ -1,11 +1,17 @@
-"""Run coroutines from synchronous code or in a shared thread, blocking calls in daemon threads, and shield work."""
+"""Run coroutines from synchronous code or in a shared thread, blocking calls in daemon threads, and shield work.
+
+After gevent's `monkey.patch_all()`, `threading` starts greenlets, and only one event loop can run in a thread: threads
+with an event loop are then started with the functions that gevent has replaced.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +33,9 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
 
     Can be called where an event loop already runs. Ctrl-C cancels the coroutine.
     """
+    if (gevent := _patching_gevent()) is not None:  # its thread pool lets other greenlets run
+        result: T = gevent.get_hub().threadpool.apply(copied_context().run, (run_in_this_thread, function))
+        return result
     scope: anyio.CancelScope | None = None
     loop: asyncio.AbstractEventLoop | None = None
 
@@ -65,6 +74,48 @@ def run_in_this_thread(function: Callable[[], Awaitable[T]]) -> T:
     return anyio.run(function, backend_options={"loop_factory": _Loop})
 
 
+def _patching_gevent() -> Any:
+    """Return the module gevent if it has patched `threading`, else None."""
+    monkey = sys.modules.get("gevent.monkey")
+    patched = monkey is not None and monkey.is_module_patched("threading")
+    return sys.modules["gevent"] if patched else None
+
+
+def _unpatched(name: str) -> Any:
+    """Return a function of the module _thread, as it was before gevent replaced it."""
+    if _patching_gevent() is not None:
+        return sys.modules["gevent.monkey"].get_original("_thread", name)
+    return getattr(sys.modules["_thread"], name)
+
+
+def allocate_lock() -> Any:
+    """Return a lock between threads of the operating system. Hold it only for code that waits for nothing."""
+    return _unpatched("allocate_lock")()
+
+
+def start_thread(function: Callable[[], object], *, name: str) -> None:
+    """Start a thread of the operating system, also under gevent. The interpreter waits for it at exit.
+
+    Raises RuntimeError if no thread can be started.
+    """
+    if (gevent := _patching_gevent()) is None:
+        threading.Thread(target=function, name=name, daemon=False).start()
+        return
+    running = allocate_lock()
+    running.acquire()
+    atexit.register(running.acquire)
+
+    def run_and_release() -> None:
+        try:
+            function()
+        finally:
+            gevent.get_hub().destroy(destroy_loop=True)  # gevent has made one for the sockets of this thread
+            atexit.unregister(running.acquire)
+            running.release()
+
+    _unpatched("start_new_thread")(run_and_release, ())
+
+
 async def run_in_daemon_thread(function: Callable[[], T]) -> T:
     """Run the function in a daemon thread: neither a cancelled caller nor the exit of the program waits for it.
 
@@ -101,7 +152,7 @@ class SharedLoop:
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._new: list[tuple[Context, Callable[[], Coroutine[Any, Any, None]]]] | None = None  # None: no thread
         self._wake: Callable[[], object] | None = None
 
@@ -109,9 +160,7 @@ class SharedLoop:
         """Run the work, which raises nothing, in a copy of this context. Raises RuntimeError if there is no thread."""
         with self._lock:
             if self._new is None:
-                thread = threading.Thread(target=run_in_this_thread, args=(self._run,), name="notion-oauth loop")
-                thread.daemon = False
-                thread.start()
+                start_thread(partial(Context().run, run_in_this_thread, self._run), name="notion-oauth loop")
                 self._new = []
             self._new.append((copied_context(), work))
             if self._wake is not None:

@@ -6,7 +6,6 @@ import asyncio
 import copy
 import math
 import os
-import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -69,7 +68,7 @@ class SharedCall(Generic[T]):
         self._wakers: set[Callable[[], object]] = set()  # each notifies one event loop that the work is done
         self._waiting = waiting
         self._abandoned = False  # whether all callers have stopped waiting
-        self._lock = threading.Lock()
+        self._lock = concurrency.allocate_lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scope: anyio.CancelScope | None = None
 
@@ -86,7 +85,7 @@ class SharedCall(Generic[T]):
         try:
             if self._own_thread:
                 run = partial(concurrency.copied_context().run, concurrency.run_in_this_thread, self._run)
-                threading.Thread(target=run, name="notion-oauth sign-in", daemon=False).start()
+                concurrency.start_thread(run, name="notion-oauth sign-in")
             else:
                 _SHARED_LOOP.start(self._run)
         except RuntimeError as error:  # no thread can be started
@@ -182,7 +181,7 @@ class SingleFlight(Generic[T]):
 
     def reset(self) -> None:
         """Drop the reference to the running call."""
-        self._lock = threading.Lock()
+        self._lock = concurrency.allocate_lock()
         self._current: SharedCall[T] | None = None
 
     def current(self) -> SharedCall[T] | None:

@@ -194,6 +194,31 @@ def test_background_refresh_outlives_its_event_loop(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_multiprocessing_child_waits_for_its_background_refresh(
+    sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
+) -> None:
+    """Before Python 3.13, such a child runs no exit handlers."""
+    aged(57)
+    sandbox.misbehave_next("/token", "slow", seconds=0.5)
+    code = """
+import anyio, multiprocessing
+from notion_oauth import NotionOAuth
+oauth = NotionOAuth()
+child = multiprocessing.get_context("fork").Process(target=anyio.run, args=(oauth.tokens.token,))
+child.start()
+child.join()
+raise SystemExit(child.exitcode)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(settings), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert grants_asked() == ONE_REFRESH
+    anyio.run(NotionOAuth(settings).refresh)
+    assert sandbox.live_grants == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_forked_child_refreshes_for_itself(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], tmp_path: Path, grants_asked: Posted
 ) -> None:

@@ -1,0 +1,63 @@
+"""BearerAuth after gevent's `monkey.patch_all()`, which replaces threads by greenlets of one thread."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import anyio
+
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from tests.conftest import Posted
+from tests.process.test_concurrency import AGES, ONE_REFRESH, aged, environment
+
+__all__ = ["aged"]  # a fixture
+GREENLETS = 20
+PROGRAM = f"""
+import gevent.monkey
+gevent.monkey.patch_all()
+import gevent, httpx
+from notion_oauth import BearerAuth, NotionOAuth
+
+oauth = NotionOAuth()
+ticks = []
+
+def tick():
+    while True:
+        gevent.sleep(0.01)
+        ticks.append(1)
+
+def post():
+    with httpx.Client(auth=BearerAuth(oauth), trust_env=False, timeout=60) as client:
+        ping = {{"jsonrpc": "2.0", "id": 1, "method": "ping"}}
+        return client.post(oauth.settings.server_url, json=ping).status_code
+
+gevent.spawn(tick)
+greenlets = [gevent.spawn(post) for _ in range({GREENLETS})]
+print(*{{each.get() for each in greenlets}}, "other greenlets ran" if len(ticks) > 10 else "blocked")
+"""
+
+
+@AGES
+def test_greenlets_share_one_refresh(
+    minutes: float, sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
+) -> None:
+    """Other greenlets run meanwhile, and the process does not exit before a background refresh is stored."""
+    aged(minutes)
+    sandbox.misbehave_next("/token", "slow", seconds=1.5)
+    sandbox.misbehave_next("/mcp", "slow", seconds=0.5)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("200 other greenlets ran\n", "", 0)
+    assert grants_asked() == ONE_REFRESH
+    anyio.run(NotionOAuth(settings).refresh)  # with a refresh token that was lost, the server would end the grant
+    assert sandbox.live_grants == 1
