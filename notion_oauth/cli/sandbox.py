@@ -7,7 +7,7 @@ import threading
 
 import typer
 
-from notion_oauth.cli.options import program_name
+from notion_oauth.cli.options import INTERRUPTED, program_name
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.sandbox import SandboxOptions, serve_sandbox
 
@@ -32,6 +32,9 @@ def run_sandbox(*, port: int, token_lifetime: float, auto_consent: bool) -> None
                 err=True,
             )
             threading.Event().wait()
+    except KeyboardInterrupt:
+        typer.echo("\nStopped. The logins of the practice server have ended.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
         message = f"Cannot listen on port {port}: {error.strerror or error}."
         raise ConfigurationError(message, hint="Choose another port with --port; 0 means any free port.") from None

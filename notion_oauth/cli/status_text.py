@@ -22,7 +22,7 @@ def describe(status: LoginStatus, render: Callable[[Hint], str] = str) -> str:
         return f"Not signed in.\n  Ended      {_local(status.ended_at)}\n{status.message} {render(SIGN_IN_AGAIN)}"
     if status.status == "unauthenticated":
         return f"Not signed in. {render(SIGN_IN)}"
-    lines = ["Signed in to Notion." if status.status == "authenticated" else "Signed in; the access token has expired."]
+    lines = ["Signed in." if status.status == "authenticated" else "Signed in; the access token has expired."]
     lines.append(f"  Token      {validity(status)}")
     if status.status == "expired":
         lines.append(f"             The next use refreshes it. {render(_REFRESH_NOW)}")

@@ -24,7 +24,7 @@ class SignOut(Enum):
 
 _DISCONNECT = "To end the grant, disconnect the app in Notion's settings."
 SIGN_OUT_MESSAGES = {
-    SignOut.REVOKED: "Signed out. Notion has ended the grant.",
+    SignOut.REVOKED: "Signed out. The server has ended the grant.",
     SignOut.NOT_OFFERED: "Signed out, but the server offers no revocation. " + _DISCONNECT,
     SignOut.NOT_REACHED: "Signed out, but the server was not reached. " + _DISCONNECT,
     SignOut.REFUSED: "Signed out, but the server refused to end the grant. " + _DISCONNECT,

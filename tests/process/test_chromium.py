@@ -91,7 +91,7 @@ def test_user_signs_in_refreshes_and_signs_out(
     assert [request.form["grant_type"] for request in sandbox.requests_to("/token")][-1] == "refresh_token"
 
     click(chromium, "logout", then="Not connected")
-    assert "Signed out. Notion has ended the grant." in text(chromium)
+    assert "Signed out. The server has ended the grant." in text(chromium)
     assert not settings.token_file.exists()
     assert sandbox.live_grants == 0
 

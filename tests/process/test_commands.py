@@ -37,7 +37,7 @@ def test_login_status_token_refresh_and_logout(
 
     status = cli.process("status")
     assert status.returncode == 0
-    assert status.stdout.startswith("Signed in to Notion.")
+    assert status.stdout.startswith("Signed in.\n")
     assert "valid for 59 minutes" in status.stdout or "valid for 1 hour" in status.stdout
     as_json = json.loads(cli.process("status", "--json").stdout)
     assert as_json["status"] == "authenticated"
@@ -55,7 +55,7 @@ def test_login_status_token_refresh_and_logout(
 
     logout = cli.process("logout")
     assert logout.returncode == 0
-    assert "Signed out. Notion has ended the grant." in logout.stderr
+    assert "Signed out. The server has ended the grant." in logout.stderr
     assert sandbox.live_grants == 0
     assert not (cli.directory / ".notion-tokens.json").exists()
 

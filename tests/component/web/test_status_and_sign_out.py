@@ -88,7 +88,7 @@ def test_sign_out_revokes_and_deletes(signed_in: Browser, sandbox: Sandbox, sett
     assert sandbox.live_grants == 1
     page = signed_in.post("/auth/logout", data={"csrf_token": signed_in.csrf_token()})
     assert page.status_code == 200
-    assert "Notion has ended the grant" in page.text
+    assert "The server has ended the grant" in page.text
     assert sandbox.live_grants == 0
     assert not settings.token_file.exists()
     assert signed_in.status() == {"status": "unauthenticated"}
