@@ -52,7 +52,7 @@ from typing import ClassVar
 class Hint:
     """What to do next. `str()` returns it for a terminal; a page shows a button instead of the command.
 
-    With a `command` of notion-oauth, `text` lacks its end: "Sign in" becomes "Sign in with: notion-oauth login".
+    If `command` is set, it is appended to `text`: "Sign in" is shown as "Sign in with: notion-oauth login".
     `options` are those of the command, by parameter name; an option without a value is None. `other_command` is a
     command line of another program instead.
     """
@@ -110,7 +110,7 @@ class WarningWithHint(str):
         return warning
 
     def shown_with(self, render: Callable[[Hint], str]) -> str:
-        """The text with its hint as a surface renders it."""
+        """The text, with the hint as `render` formats it for a terminal, a page or JSON."""
         return f"{self.message} {render(self.hint)}"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -170,7 +170,10 @@ class KeyUnavailable(StorageError):
 class StoreBusy(StorageError):
     """Another process holds the store's lock for longer than a refresh may take."""
 
-    default_hint = Hint("If none of your programs is signing in or refreshing, find the one that hangs", "doctor")
+    default_hint = Hint(
+        "Wait until your other programs have signed in or refreshed. If the lock is still held then, find its holder",
+        "doctor",
+    )
 
 
 class NotSignedIn(NotionOAuthError):

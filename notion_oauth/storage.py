@@ -61,8 +61,8 @@ class Documents(Protocol):
     def version(self, profile: str) -> object | None:
         """Return a value that stays equal as long as the stored login is unchanged. Raises nothing.
 
-        Called each time a token is used, from any thread, so it must take only microseconds. None if that needs a
-        request to a server: then a login that was loaded within the last second counts as unchanged.
+        Called each time a token is used, from any thread, so it must take only microseconds. None if a
+        database would have to be asked: then a login that was loaded within the last second counts as unchanged.
         """
 
     async def read(self, profile: str, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
@@ -91,7 +91,7 @@ class Documents(Protocol):
         """
 
     async def claim(self, key: str, lifetime: timedelta) -> bool:
-        """Claim a key, which is a hash. Returns whether it was free; it is free again after `lifetime`."""
+        """Claim `key`, the hash of a name: of all callers, only the first gets True until `lifetime` has passed."""
 
     async def settle(self, key: str, outcome: bytes) -> None:
         """Store the outcome of a claim for the rest of its lifetime."""
@@ -110,7 +110,7 @@ class DocumentHold(Protocol):
         """
 
     async def reserved(self) -> bytes | None:
-        """The marker of a reservation that was not released, or a login that could not be written to its place."""
+        """The content of the reservation: its marker, or a login that could not be written; None without one."""
 
     async def release(self) -> None:
         """End the reservation."""
@@ -169,7 +169,7 @@ class _Codec:
         return decode(decrypt(content, name, self.encryption, bound_to=bound_to(profile, kind)), name)
 
     async def check_login(self, profile: str) -> None:
-        """Raise StorageError for a login not to overwrite: of another program, or one that no key decrypts."""
+        """Raise StorageError if the stored login must not be overwritten: damaged, or encrypted with a lost key."""
         await self.read(profile, "login", token_file_format.decode_login)
 
     async def check_key(self) -> None:
@@ -320,7 +320,7 @@ class TokenStore:
         await self.documents.settle(_hash(key), await self._codec.encrypt(outcome, _hash(key)))
 
     async def outcome(self, key: str, *, wait: timedelta = timedelta()) -> bytes | None:
-        """Return the outcome of a claim; None if it is not settled within `wait`, or over."""
+        """Return the outcome of a claim; None if none is stored within `wait`, or the claim has expired."""
         deadline = anyio.current_time() + wait.total_seconds()
         while (content := await self.documents.outcome(_hash(key))) is None:
             if anyio.current_time() >= deadline:
@@ -338,7 +338,7 @@ class Hold:
         self._codec = codec
         self._reserved = False
         self._keep_reservation = False
-        self.attempt: Attempt | None = None  # of an earlier holder that did not finish; set by `load`
+        self.attempt: Attempt | None = None  # by an earlier holder of the lock that did not finish; set by `load`
 
     async def load(self) -> StoredLogin:
         """Return the stored login, or the record of its end, read anew.
@@ -367,7 +367,7 @@ class Hold:
         return found if isinstance(found, TokenSet) else None
 
     async def reserve(self, refresh_token: SecretStr | None = None) -> None:
-        """Make sure that tokens can be saved, before a request for them is sent; and note that it is under way.
+        """Reserve space for the tokens before the request for them is sent, and record the request as an `Attempt`.
 
         `refresh_token` is the one that the request sends. The reservation lasts until `save`, or the end of the hold.
         """
@@ -383,7 +383,7 @@ class Hold:
         self._reserved, self._keep_reservation = True, False
 
     def request_may_arrive(self) -> None:
-        """Keep the note of the attempt after this hold: its request got no answer and may still arrive."""
+        """Keep the `Attempt` after the lock is released: its request may still reach the server."""
         self._keep_reservation = self._reserved
 
     async def save(self, tokens: TokenSet) -> None:

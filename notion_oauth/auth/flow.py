@@ -61,7 +61,7 @@ class BearerAuthBase:
         self._tokens = service.tokens
         self._authorize = authorize
         self._uptime = uptime
-        self._recent: dict[_Requirement, float] = {}  # when the user last answered, or a sign-in did not help
+        self._recent: dict[_Requirement, float] = {}  # uptime of the last answer, or of a sign-in in vain
         self._last_failure: tuple[Callable[[], NoReturn], float] | None = None  # raises its error; when it failed
         scheme, host, port = origin(urlsplit(service.settings.server_url))
         self._origin = (scheme, host.encode("idna") if not host.isascii() else host.encode(), port)
@@ -164,7 +164,7 @@ class BearerAuthBase:
     def _token_after_sign_in(
         self, call: SharedCall[object], new: bool, refused: SecretStr | None
     ) -> Generator[Any, Any, SecretStr | None]:
-        """The token after a sign-in; None if the sign-in of another request did not change it, or was abandoned.
+        """The token after a sign-in; None if another request signed in, and the token is still the refused one.
 
         The sign-in continues while at least one request waits for it. Its error is raised in each of them.
         """
@@ -188,9 +188,10 @@ class BearerAuthBase:
         return self._authorize is None or _AUTHORIZING.get() is self
 
     def _may_start_sign_in(self, challenge: BearerChallenge, *, again: bool) -> bool:
-        """Whether to ask the user: once per requirement. A plain sign-in always, unless one just failed to help here.
+        """Whether to ask the user to sign in. The same requirement is asked for once within REPEAT_COOLDOWN.
 
-        During the cooldown after a failed sign-in, raises its error.
+        A 401 without a requirement may always ask, but not twice for one request (`again`): a sign-in did not help.
+        Within FAILURE_COOLDOWN after a failed sign-in, raises its error.
         """
         now = self._uptime()
         if self._last_failure is not None and now - self._last_failure[1] < FAILURE_COOLDOWN:
@@ -243,7 +244,7 @@ class BearerAuthBase:
     def _challenge_in(self, response: Any) -> BearerChallenge | None:
         """The challenge of a 401 or a step-up 403 of the resource; None for any other response.
 
-        After a redirect to another origin, a refusal there is the caller's to handle.
+        A 401 or 403 of another origin, reached by a redirect, is returned to the caller unchanged.
         """
         status = response.status_code
         if status not in REFUSALS or not self._is_resource(response.request.url):

@@ -74,7 +74,7 @@ def login(
     challenge = parse_sign_in_options(scope, acr_values, max_age)
     if assertion_file is not None:
         if no_browser or port is not None or acr_values is not None or max_age is not None:
-            message = "can only be combined with --scope, not with options for the browser"
+            message = "cannot be used with --no-browser, --port, --acr-values or --max-age"
             raise typer.BadParameter(message, param_hint="--assertion-file")
         run_async(partial(oauth.sign_in_with_assertion, read_assertion(assertion_file), scope=scope))
     else:

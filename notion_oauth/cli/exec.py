@@ -1,4 +1,4 @@
-"""The command `run`: replace this process by another program, with a token in its environment."""
+"""The command `run`: replace this process (on Windows: start a child) by a program with a token in its environment."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def describe_remote(
     if expired:
         return f"Not checked at the server: the token has expired. {render(_REFRESH)}"
     if introspection is None:
-        return "Not checked at the server: it offers no introspection."
+        return "The server cannot check tokens: it offers no introspection (RFC 7662)."
     if not introspection.active:
         return f"The authorization server no longer accepts this token. {render(_REFRESH)}"
     parts = [

@@ -1,6 +1,6 @@
-"""Claims in files: of all processes one succeeds, and the others can read its outcome.
+"""Claims in files: the first process to claim a name does the work, and the others read its result.
 
-A claim is a file in a directory. It ends after its lifetime, also when its owner has died.
+A claim is a file in a directory. It expires after its lifetime, even if the process that made it has died.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def settle(directory: Path, name: str, outcome: bytes) -> None:
 
 
 def outcome(directory: Path, name: str) -> bytes | None:
-    """Return the outcome of a claim; None until it is settled, and after its end. Raises StorageError."""
+    """Return the outcome of a claim; None until it is stored, and once the claim has expired. Raises StorageError."""
     document = _read(directory, name)
     stored = None if document is None else document.get("outcome")
     return base64.b64decode(stored) if isinstance(stored, str) else None
@@ -60,7 +60,10 @@ def _locked(directory: Path) -> Iterator[None]:
             f"Another process has held the lock of {directory} for more than {LOCK_WAIT:g} seconds."
         ) from None
     except OSError as error:
-        raise StorageError(f"{directory} could not be written: {error.strerror or error}.") from None
+        raise StorageError(
+            f"{directory} could not be written: {error.strerror or error}.",
+            hint="Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path.",
+        ) from None
 
 
 def _read(directory: Path, name: str) -> dict[str, Any] | None:

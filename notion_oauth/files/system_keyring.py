@@ -13,9 +13,9 @@ from notion_oauth.errors import ConfigurationError, Hint, KeyUnavailable
 from notion_oauth.files import system_keyring_process
 from notion_oauth.files.system_keyring_process import ANSWER_WITHIN, NO_ANSWER
 
-TIMEOUT = 10.0  # seconds, with the start of Python; if the keyring does not answer, the process exits earlier
+TIMEOUT = 10.0  # seconds, including the start of Python; the process itself gives up earlier (ANSWER_WITHIN)
 _PROCESS = Path(system_keyring_process.__file__)
-_ALTERNATIVE = "or set NOTION_OAUTH_ENCRYPTION_KEY to a key instead of keyring."
+_ALTERNATIVE = "or set NOTION_OAUTH_ENCRYPTION_KEY to a key, instead of the word `keyring`."
 
 
 def check_installed() -> None:
@@ -74,7 +74,8 @@ def _keys_in(answer: dict[str, Any]) -> str | None:
     if refused := answer.get("refused"):
         raise KeyUnavailable(
             f"There is no system keyring: the package keyring uses {refused}, which does not protect secrets.",
-            hint=f"Nothing was changed. Start or install one (Secret Service or KWallet on Linux), {_ALTERNATIVE}",
+            hint="Nothing was changed. Start or install a system keyring (Secret Service or KWallet on Linux), "
+            f"{_ALTERNATIVE}",
         )
     if "keys" not in answer:
         failed = answer.get("failed", "keyring cannot be loaded")

@@ -74,7 +74,7 @@ def step_up_required(challenge: BearerChallenge, host: str) -> StepUpRequired:
         message = f"{host} requires a more recent or stronger sign-in."
     return StepUpRequired(
         message,
-        hint=Hint("Allow it", "login", {name: str(value) for name, value in options.items() if value is not None}),
+        hint=Hint("Sign in again", "login", {name: str(value) for name, value in options.items() if value is not None}),
         error=challenge.error,
         scope=challenge.scope,
         acr_values=challenge.acr_values,

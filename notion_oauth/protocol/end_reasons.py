@@ -55,8 +55,9 @@ def describe_end(ended: EndedLogin, lifetimes: Lifetimes) -> str:
         "idle": f"it was not refreshed for {lifetimes.idle.days} days",
         "too_old": f"a login ends {lifetimes.grant.days} days after the sign-in",
         "expired": "the server reports that its refresh token has expired",
-        "revoked": "it was revoked, in Notion's settings or by a sign-out on another machine",
+        "revoked": "it was revoked: the app was disconnected in Notion's settings, or another machine signed out",
         "client_forgotten": "the server no longer recognises this client; a new sign-in registers it again",
-        "client_refused": "the server does not allow this client to refresh it",
-        "ended": "the server ended it, in Notion's settings or because of a new sign-in with the same client",
+        "client_refused": "the server no longer allows this client to use refresh tokens",
+        "ended": "the server ended it: the app was disconnected in Notion's settings, "
+        "or the same client signed in again",
     }[ended.reason]

@@ -23,7 +23,7 @@ class _Entry:
 
     tokens: TokenSet
     version: object | None
-    valid_from: datetime  # a wall clock that shows an earlier time was set back
+    valid_from: datetime  # if the wall clock shows an earlier time, it was set back, and the entry is not used
     valid_until: datetime
     expires_at: datetime
     uptime_valid_until: float

@@ -145,7 +145,7 @@ class Registrations:
         """Return the preregistered client, else the one of the metadata document, else a stored or new registration.
 
         Also returns the scope that this client may request: a server may register it for less than was requested. If
-        too many registrations prevent a client for the whole scope, the client is one for `minimum_scope`.
+        a limit on registrations (TooManyRequests) prevents a new client for `scope`, the client is for `minimum_scope`.
 
         A stored registration is used again, unless the server no longer recognises it or it lacks a scope: then a new
         one is made. `known_client` is the client of a login that the resource has just accepted. The authorization

@@ -29,7 +29,7 @@ SIGN_OUT_MESSAGES = {
     SignOut.NOT_REACHED: "Signed out, but the server was not reached. " + _DISCONNECT,
     SignOut.REFUSED: "Signed out, but the server refused to end the grant. " + _DISCONNECT,
     SignOut.NOT_SIGNED_IN: "You were not signed in.",
-    SignOut.SUPERSEDED: "Signed out. The later login of the same client stays valid.",
+    SignOut.SUPERSEDED: "Signed out. The grant was not revoked, because a newer login uses the same client.",
     SignOut.NOT_REMOVED: "Signed out in this browser, but the service could not delete the stored tokens. "
     + _DISCONNECT,
 }

@@ -37,7 +37,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class RateLimits:
-    """Counts requests for each client and budget. A limit is written as `30/minute` or `5/second;200/hour`.
+    """Counts requests for each client and budget: a budget is a limit that several routes share.
+
+    A limit is written as `30/minute` or `5/second;200/hour`.
 
     A client is an IPv4 address or an IPv6 /64. The owner of an IPv6 network has very many /64s, so its /48 is counted
     too, with ten times the limit.

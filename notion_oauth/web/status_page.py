@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 _NOTICES = {  # the names are stored in session cookies: never rename one
     "signed_in": "You are signed in.",
     "refreshed": "The token was refreshed.",
-    "fresh": "The token was refreshed a moment ago.",
+    "fresh": "The token was not refreshed again: the last refresh was a moment ago.",
     "sent_here": "Another site sent you here. Sign in only if you want to.",
     **{f"signed_out_{outcome.name}": text for outcome, text in SIGN_OUT_MESSAGES.items()},
 }

@@ -130,7 +130,7 @@ async def port(context: CheckContext) -> Sequence[Finding]:
             failure(message, "Allow this program to listen on that address: a firewall or a container may prevent it.")
         ]
     if known:
-        return [ok(f"a port of {loopback.HOST} with which this client is registered is free")]
+        return [ok(f"a registered redirect port on {loopback.HOST} is free")]
     used = (
         "the ports of the registered redirect URIs are in use; a sign-in registers another redirect URI" if uris else ""
     )
@@ -143,7 +143,7 @@ def browser(environment: Environment) -> list[Finding]:
     variable = environment.variables.get("BROWSER")
     if isinstance(found, Browser):
         which = "browser of Windows" if found.for_windows else "BROWSER variable" if variable else "default browser"
-        return [ok(f"login uses the {which}")]
+        return [ok(f"login opens its page with the {which}")]
     if variable:
         return [warning(found, "Correct or unset BROWSER. Until then, login only prints the URL.")]
     return [ok(f"{found} login prints the URL, and you paste the redirect URL")]

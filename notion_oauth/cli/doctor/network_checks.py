@@ -83,7 +83,7 @@ async def certificate(context: CheckContext) -> Sequence[Finding]:
     """How long the servers' certificates are valid. They are trusted, as a response was received."""
     await context.response.get_or_skip()
     if urlsplit(context.settings.server_url).scheme != "https":
-        return [ok("none: plain http, only within this machine")]
+        return [ok("none needed: the MCP server is on this machine, and uses plain http")]
     found = {host_of(each.url): each.certificate for each in context.transport.exchanges if each.certificate}
     return [_validity(context, host, content) for host, content in found.items()]
 

@@ -196,4 +196,4 @@ def _grant(context: CheckContext, status: LoginStatus) -> list[Finding]:
         return []
     days = (status.login_ends_at - context.clock()).days
     until = humanize.format_time(status.login_ends_at)
-    return [ok(f"the login is valid for {days} days without a refresh, until {until}")]
+    return [ok(f"without a refresh, the login ends in {days} days, on {until}")]

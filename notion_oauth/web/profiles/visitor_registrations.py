@@ -123,7 +123,7 @@ class VisitorRegistrations:
             )
 
     async def claim(self, client: ClientInformation) -> None:
-        """Reserve the client for the login that was completed with it: later sign-ins do not use it."""
+        """Mark the client as claimed: the completed sign-in keeps it, and later sign-ins use another."""
         async with self._file_lock, self._store.exclusive(self._profile) as hold:
             for stored in await self._store.load_registrations(self._profile):
                 if stored.client.client_id == client.client_id:

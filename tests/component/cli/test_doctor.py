@@ -479,8 +479,8 @@ def test_invalid_setting_is_a_failure_and_checks_without_settings_still_run(doct
 
 
 def test_port_and_browser_of_a_sign_in_are_checked(signed_in: Doctor) -> None:
-    assert signed_in.run_checks().of("port")[0][1] == "a port of 127.0.0.1 with which this client is registered is free"
-    assert signed_in.of("browser")[0][1] == "login uses the BROWSER variable"
+    assert signed_in.run_checks().of("port")[0][1] == "a registered redirect port on 127.0.0.1 is free"
+    assert signed_in.of("browser")[0][1] == "login opens its page with the BROWSER variable"
     with socket.create_server(("127.0.0.1", 4321)):  # of the redirect URI that it signed in with
         assert "registered redirect URIs are in use" in signed_in.run_checks().of("port")[0][1]
     assert signed_in.run_checks(BROWSER="w3m").worst("browser")[2].startswith("Correct or unset BROWSER")

@@ -177,7 +177,7 @@ async def test_valid_token_is_served_during_an_outage_with_few_requests(
     assert time.slept == [], "no caller waits"
 
 
-async def test_all_waitinging_callers_get_the_error_after_one_wait(
+async def test_all_waiting_callers_get_the_error_after_one_wait(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
     await sign_in(oauth)

@@ -137,7 +137,7 @@ def test_refresh_floor_limits_refreshes(settings: Settings, grants_asked: Posted
     answers = [visitor.post("/auth/refresh", data=data, headers=JSON) for _ in range(10)]
     assert {answer.status_code for answer in answers} == {200}
     assert answers[0].json()["message"] == "The token was refreshed."
-    assert answers[1].json()["message"] == "The token was refreshed a moment ago."
+    assert answers[1].json()["message"] == "The token was not refreshed again: the last refresh was a moment ago."
     assert grants_asked() == ["authorization_code", "refresh_token"]
     age(settings.token_file, seconds=31)
     assert visitor.post("/auth/refresh", data=data, headers=JSON).json()["message"] == "The token was refreshed."
