@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.environments import CANDIDATES, Installed, prepare
-from benchmarks.measurements import commands, concurrency, cost, processes, service, sign_ins
+from benchmarks.measurements import commands, concurrency, cost, due, processes, service, sign_ins
 from benchmarks.measurements.context import Context, Measurement
 from benchmarks.tables import Table
 
@@ -24,8 +24,9 @@ MEASUREMENTS: dict[str, Measurement] = {
     "commands": commands.measure,
     "service": service.measure,
     "sign-ins": sign_ins.measure,
+    "due": due.measure,
 }
-WITHOUT_PEERS = {"commands", "service", "sign-ins"}
+WITHOUT_PEERS = {"commands", "service", "sign-ins", "due"}
 
 
 def main() -> None:
