@@ -16,6 +16,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -153,18 +154,34 @@ class SharedLoop:
 
     def _reset(self) -> None:
         self._lock = allocate_lock()
-        self._new: list[tuple[Context, Callable[[], Coroutine[Any, Any, None]]]] | None = None  # None: no thread
+        self._new: list[_Work] | None = None  # None: no thread
         self._wake: Callable[[], object] | None = None
+        self._current: object | None = None  # identifies the thread
 
-    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run the work, which raises nothing, in a copy of this context. Raises RuntimeError if there is no thread."""
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]], failed: Callable[[BaseException], object]) -> None:
+        """Run the work, which raises nothing, in a copy of this context.
+
+        If the event loop cannot be started, `failed` gets the error. Raises RuntimeError if there is no thread.
+        """
         with self._lock:
             if self._new is None:
-                start_thread(partial(Context().run, run_in_this_thread, self._run), name="notion-oauth loop")
-                self._new = []
-            self._new.append((copied_context(), work))
+                current = object()
+                start_thread(partial(Context().run, self._run_thread, current), name="notion-oauth loop")
+                self._new, self._current = [], current
+            self._new.append(_Work(copied_context(), work, failed))
             if self._wake is not None:
                 self._wake()
+
+    def _run_thread(self, current: object) -> None:
+        try:
+            run_in_this_thread(self._run)
+        except BaseException as error:  # such as too many open files
+            with self._lock:
+                if self._current is not current:
+                    return
+                lost, self._new, self._wake = self._new or [], None, None
+            for work in lost:
+                work.failed(error)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -179,26 +196,32 @@ class SharedLoop:
             changed.set()
 
         while (new := self._next(partial(loop.call_soon_threadsafe, changed.set), idle=not tasks)) is not None:
-            for context, work in new:
-                task = loop.create_task(work(), context=context)
+            for work in new:
+                task = loop.create_task(work.run(), context=work.context)
                 tasks.add(task)
                 task.add_done_callback(ended)
             await changed.wait()
             changed.clear()
         for resource in loop.shared.values():
-            await resource.aclose()
+            with contextlib.suppress(Exception):  # the other resources are closed too
+                await resource.aclose()
 
-    def _next(
-        self, wake: Callable[[], object], *, idle: bool
-    ) -> list[tuple[Context, Callable[[], Coroutine[Any, Any, None]]]] | None:
+    def _next(self, wake: Callable[[], object], *, idle: bool) -> list[_Work] | None:
         """Take the work that was started; None if there is none and the thread is idle, which then ends."""
         with self._lock:
             new = self._new or []
             if new or not idle:
                 self._new, self._wake = [], wake
                 return new
-            self._new = self._wake = None
+            self._new = self._wake = self._current = None
             return None
+
+
+@dataclass(frozen=True)
+class _Work:
+    context: Context
+    run: Callable[[], Coroutine[Any, Any, None]]
+    failed: Callable[[BaseException], object]
 
 
 def shared_resources() -> dict[object, Any] | None:

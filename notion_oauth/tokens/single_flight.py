@@ -84,11 +84,21 @@ class SharedCall(Generic[T]):
     def start(self) -> None:
         try:
             if self._own_thread:
-                run = partial(concurrency.copied_context().run, concurrency.run_in_this_thread, self._run)
+                run = partial(concurrency.copied_context().run, self._run_in_this_thread)
                 concurrency.start_thread(run, name="notion-oauth sign-in")
             else:
-                _SHARED_LOOP.start(self._run)
+                _SHARED_LOOP.start(self._run, self._fail)
         except RuntimeError as error:  # no thread can be started
+            self._fail(error)
+
+    def _run_in_this_thread(self) -> None:
+        try:
+            concurrency.run_in_this_thread(self._run)
+        except BaseException as error:  # such as too many open files
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.done:
             self._finish(reraiser(error))
 
     async def _run(self) -> None:

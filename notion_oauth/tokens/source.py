@@ -10,6 +10,7 @@ from functools import partial
 from typing import NoReturn, TypeVar
 
 import anyio
+from anyio.lowlevel import RunVar
 from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, uptime, utc_now
@@ -38,8 +39,20 @@ from notion_oauth.tokens.single_flight import Abandoned, SharedCall, SingleFligh
 
 BACKGROUND_LOCK_WAIT = timedelta(seconds=2)  # a process that holds the lock for longer is refreshing already
 CHECK_INTERVAL = timedelta(seconds=30)  # of `keep_fresh`; a sleep does not count the time that the machine is suspended
+MAX_REFRESHES = 32  # at once in one event loop: each opens files and a connection, whose number systems limit
+_LIMITER: RunVar[anyio.CapacityLimiter] = RunVar("notion_oauth refreshes")
 _LOG = logging.getLogger(__name__)
 E = TypeVar("E", bound=NotionOAuthError)
+
+
+def _limiter() -> anyio.CapacityLimiter:
+    """Return the limiter of refreshes of the running event loop."""
+    try:
+        return _LIMITER.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(MAX_REFRESHES)
+        _LIMITER.set(limiter)
+        return limiter
 
 
 class TokenSource:
@@ -223,15 +236,21 @@ class TokenSource:
         self, rejected: SecretStr | None, min_ttl: timedelta, call: SharedCall[TokenSet], *, background: bool = False
     ) -> TokenSet:
         """Refresh, with retries while a caller waits and until the deadline. Between attempts the lock is released."""
-        PROFILE.set(self._profile)  # for the log lines of this thread
+        PROFILE.set(self._profile)  # for the log lines of this refresh
+        limiter = _limiter()
         deadline = self._backoff.new_deadline()
         while True:
             try:
-                with call.abandonable(BACKGROUND_LOCK_WAIT if background else None):
+                with call.abandonable():
                     await self._sleep(self._backoff.next_delay(deadline))
-                    async with self._store.exclusive(self._profile) as hold:
-                        call.must_complete()
-                        return await self._refresh_locked(hold, rejected, min_ttl, background=background)
+                    await limiter.acquire_on_behalf_of(call)
+                try:
+                    with call.abandonable(BACKGROUND_LOCK_WAIT if background else None):
+                        async with self._store.exclusive(self._profile) as hold:
+                            call.must_complete()
+                            return await self._refresh_locked(hold, rejected, min_ttl, background=background)
+                finally:
+                    limiter.release_on_behalf_of(call)
             except (NotSignedIn, SignInRequired):
                 raise
             except NotionOAuthError as error:

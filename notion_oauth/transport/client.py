@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 import zlib
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +25,7 @@ from notion_oauth.transport.certificates import CA_FILE, find_trusted_authoritie
 from notion_oauth.transport.connections import CONNECTION_ERRORS, CheckedTransport
 from notion_oauth.transport.proxies import Resolver, proxy_for, resolve_host
 
-MAX_SHARED = 50  # simultaneous requests of a SharedLoop to one origin
+MAX_SHARED = 4  # origins to which the requests of a SharedLoop share connections
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
 USER_AGENT = f"notion-oauth/{__version__}"
 
@@ -76,12 +76,15 @@ class Transport:
         if reason := url_problem(request.url):
             raise MetadataError(f"The URL of {host_of(request.url)} {reason}; nothing was sent.")
         host = host_of(request.url)
-        client, limit = self._client(request)
+        client = httpx.AsyncClient(  # a new one for each request, because it keeps cookies
+            transport=self._httpx_transport or self._checked(request),
+            timeout=httpx.Timeout(None),
+            follow_redirects=False,
+            trust_env=False,
+        )
         try:
-            async with limit or contextlib.nullcontext():
-                with anyio.fail_after(self._timeout.total_seconds()):
-                    async with contextlib.nullcontext() if limit else client:
-                        return await self._send(client, request)
+            with anyio.fail_after(self._timeout.total_seconds()):
+                return await self._send(client, request)
         except (TimeoutError, httpx.TimeoutException):
             seconds = f"{self._timeout.total_seconds():g}"
             failure: TransientError = NetworkError(f"{host} sent no complete response within {seconds} seconds.")
@@ -91,34 +94,27 @@ class Transport:
             failure = error.with_traceback(None)
         raise failure  # outside the except blocks: httpx's errors hold the request, and must not become its context
 
-    def _client(self, request: Request) -> tuple[httpx.AsyncClient, anyio.CapacityLimiter | None]:
-        """Return a client for the request; if other requests share it, with the limit of simultaneous requests."""
-        if self._httpx_transport is not None:
-            return _new_client(self._httpx_transport), None
-        shared = shared_resources()
-        if shared is None:
-            return _new_client(self._checked(request)), None
-        # One for each origin: an address that was confirmed is that of its host
-        key = (self, origin(urlsplit(request.url)), proxy_for(request.url))
-        if key not in shared:
-            shared[key] = _SharedClient(_new_client(self._checked(request)))
-        found: _SharedClient = shared[key]
-        return found.client, found.limit
-
     def _checked(self, request: Request) -> httpx.AsyncBaseTransport:
         secure = urlsplit(request.url).scheme == "https"
-        return CheckedTransport(
-            self._policy,
-            proxy=proxy_for(request.url),
-            resolve=self._resolve,
-            context=ssl_context(find_trusted_authorities(self._ca_file)) if secure else None,
-        )
+        proxy = proxy_for(request.url)
+        context = ssl_context(find_trusted_authorities(self._ca_file)) if secure else None
+        new = partial(CheckedTransport, self._policy, proxy=proxy, resolve=self._resolve, context=context)
+        shared = shared_resources()
+        # One for each origin: an address that was confirmed is that of its host
+        key = (self, origin(urlsplit(request.url)), proxy, context)
+        if shared is None or (key not in shared and len(shared) >= MAX_SHARED):
+            return new()
+        if key not in shared:
+            shared[key] = new()
+        return _Shared(shared[key])
 
     async def _send(self, client: httpx.AsyncClient, request: Request) -> Response:
         # fail_after limits the time: httpx's time-outs restart with every byte
         headers = {**request.all_headers(), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        stream = client.stream(request.method, request.url, headers=headers, content=request.content())
-        async with stream as answer:
+        async with (
+            client,
+            client.stream(request.method, request.url, headers=headers, content=request.content()) as answer,
+        ):
             host = host_of(request.url)
             names = {name.lower(): value for name, value in answer.headers.items()}
             challenges = tuple(answer.headers.get_list("www-authenticate"))
@@ -133,19 +129,14 @@ class Transport:
         return Response(answer.status_code, request.url, names, _decompressed(bytes(body), names, host), challenges)
 
 
-class _SharedClient:
-    """A client that the work of a SharedLoop shares."""
+class _Shared(httpx.AsyncBaseTransport):
+    """A transport that stays open after a request, for the next one."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
-        self.limit = anyio.CapacityLimiter(MAX_SHARED)
+    def __init__(self, transport: CheckedTransport) -> None:
+        self._transport = transport
 
-    async def aclose(self) -> None:
-        await self.client.aclose()
-
-
-def _new_client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(None), follow_redirects=False, trust_env=False)
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
 
 
 def _decompressed(body: bytes, headers: dict[str, str], host: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -9,8 +10,10 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import anyio
+import anyio.to_thread
 import pytest
 
+from notion_oauth.errors import NetworkError
 from notion_oauth.protocol.messages import Request
 from notion_oauth.tokens.single_flight import SharedCall, SingleFlight
 from notion_oauth.transport.client import Transport
@@ -24,6 +27,7 @@ class Server:
 
     def __init__(self) -> None:
         self.connections = 0
+        self.cookies: list[str | None] = []
         counter = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -34,7 +38,9 @@ class Server:
                 super().setup()
 
             def do_GET(self) -> None:
+                counter.cookies.append(self.headers["Cookie"])
                 self.send_response(200)
+                self.send_header("Set-Cookie", "login=1")
                 self.send_header("Content-Length", "2")
                 self.end_headers()
                 self.wfile.write(b"{}")
@@ -71,6 +77,38 @@ async def test_requests_of_shared_calls_share_a_connection(server: Server) -> No
     call, _ = SingleFlight[None]().join_or_start(work)
     with anyio.fail_after(60):
         await call.result()
+    assert server.connections == 1
+    assert server.cookies == [None] * REQUESTS, "a cookie would connect the requests of two logins"
+
+
+async def test_cancelled_request_closes_its_connection_and_no_other(server: Server) -> None:
+    """A connection that was cancelled during its handshake would stay open as long as the others are in use."""
+    accepted: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        transport = Transport(timeout=timedelta(seconds=0.3), server_url=url)
+        closed = threading.Event()
+
+        def accept() -> None:
+            accepted.append(silent.accept()[0])
+            while accepted[0].recv(4096):
+                pass
+            closed.set()
+
+        threading.Thread(target=accept).start()
+
+        async def work(_: SharedCall[bool]) -> bool:
+            await send(transport, server.url)
+            with pytest.raises(NetworkError):
+                await transport.send(Request("GET", url))
+            await anyio.to_thread.run_sync(closed.wait, 30)
+            await send(transport, server.url)
+            return closed.is_set()
+
+        call, _ = SingleFlight[bool]().join_or_start(work)
+        with anyio.fail_after(60):
+            assert await call.result(), "closed before the shared loop ends"
+    accepted[0].close()
     assert server.connections == 1
 
 

@@ -207,6 +207,29 @@ async def test_calls_share_one_thread_which_ends_with_them() -> None:
     threads.pop().join(60)
 
 
+@pytest.mark.parametrize("own_thread", [False, True])
+async def test_event_loop_that_cannot_be_created_fails_the_call(
+    monkeypatch: pytest.MonkeyPatch, own_thread: bool
+) -> None:
+    """Such as with too many open files. Later calls are not affected."""
+
+    async def work(call: SharedCall[str]) -> str:
+        return "done"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("Too many open files")
+
+    flight = SingleFlight[str](own_thread=own_thread)
+    with anyio.fail_after(60):
+        with monkeypatch.context() as patched:
+            patched.setattr(anyio, "run", refuse)
+            call, _ = flight.join_or_start(work)
+            await call.wait_until_done()
+        with pytest.raises(OSError, match="Too many open files"):
+            await call.result()
+        assert await flight.join_or_start(work)[0].result() == "done"
+
+
 async def test_work_that_blocks_in_its_own_thread_delays_no_other_call() -> None:
     release = threading.Event()
 
