@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -283,7 +284,7 @@ def _split(text: str) -> list[str]:
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the settings from the environment. Overrides that are not None take precedence.
+    """Read the settings from the environment. Overrides, the options of a command, take precedence unless None.
 
     Raises ConfigurationError, which names each wrong setting and the reason, never the value.
     """
@@ -295,11 +296,14 @@ def load_settings(**overrides: object) -> Settings:
         ) from None
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=False)
-        wrong = "; ".join(f"{_variable_name(detail['loc'])}: {_reason(detail)}" for detail in details)
+        wrong = "; ".join(f"{_name(detail['loc'], overrides)}: {_reason(detail)}" for detail in details)
         raise ConfigurationError(f"Wrong setting {wrong}.", hint="Correct the setting and start again.") from None
 
 
-def _variable_name(location: tuple[int | str, ...]) -> str:
+def _name(location: tuple[int | str, ...], options: Mapping[str, object]) -> str:
+    """Return the name that the user has set: an option of a command, or an environment variable."""
+    if options.get(str(location[0])) is not None:
+        return f"--{str(location[0]).replace('_', '-')}"
     return PREFIX + "_".join(str(part) for part in location).upper()
 
 

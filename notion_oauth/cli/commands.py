@@ -35,12 +35,12 @@ TOKEN_VARIABLE = "NOTION_MCP_TOKEN"  # noqa: S105 - the name of a variable
 rare_commands = typer.Typer()
 
 
-@rare_commands.command(epilog="Example: `notion-oauth login --no-browser`, over SSH")
+@rare_commands.command(epilog="Example: `notion-oauth login --profile work`")
 def login(
     ctx: typer.Context,
     no_browser: Annotated[
         bool,
-        typer.Option("--no-browser", help="Do not open a browser: print the URL. Standard input may be a pipe."),
+        typer.Option("--no-browser", help="Do not open a browser: print the URL. The final URL can also be piped in."),
     ] = False,
     port: Annotated[
         int | None,
@@ -121,7 +121,9 @@ def refresh(
 def run(
     command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.")],
     variable: Annotated[str, typer.Option("--env", help="The environment variable for the token.")] = TOKEN_VARIABLE,
-    min_ttl: Annotated[timedelta, duration_option("How long the token must remain valid, such as 10m.")] = timedelta(),
+    min_ttl: Annotated[
+        timedelta, duration_option("Refresh first if the token expires within this time, such as 10m.")
+    ] = timedelta(),
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,

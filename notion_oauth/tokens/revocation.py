@@ -22,16 +22,16 @@ class SignOut(Enum):
     NOT_REMOVED = "the stored login could not be read or removed"
 
 
-_DISCONNECT = "To end the grant, disconnect the app in Notion's settings."
+_END_GRANT = "To end the grant, disconnect the app in the server's settings (at Notion: Connections)."
 SIGN_OUT_MESSAGES = {
     SignOut.REVOKED: "Signed out. The server has ended the grant.",
-    SignOut.NOT_OFFERED: "Signed out, but the server offers no revocation. " + _DISCONNECT,
-    SignOut.NOT_REACHED: "Signed out, but the server was not reached. " + _DISCONNECT,
-    SignOut.REFUSED: "Signed out, but the server refused to end the grant. " + _DISCONNECT,
+    SignOut.NOT_OFFERED: "Signed out, but the server offers no revocation. " + _END_GRANT,
+    SignOut.NOT_REACHED: "Signed out, but the server was not asked to end the grant, or did not answer. " + _END_GRANT,
+    SignOut.REFUSED: "Signed out, but the server refused to end the grant. " + _END_GRANT,
     SignOut.NOT_SIGNED_IN: "You were not signed in.",
     SignOut.SUPERSEDED: "Signed out. The grant was not revoked, because a newer login uses the same client.",
     SignOut.NOT_REMOVED: "Signed out in this browser, but the service could not delete the stored tokens. "
-    + _DISCONNECT,
+    + _END_GRANT,
 }
 
 

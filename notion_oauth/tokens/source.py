@@ -171,7 +171,10 @@ class TokenSource:
             return stored
         if tokens.resource is not None and not resource_covers(tokens.resource, self._server_url):
             raise self.with_profile_hint(
-                ResourceMismatch(f"The stored login is for {tokens.resource}, not for {self._server_url}.")
+                ResourceMismatch(
+                    f"The stored login is for {tokens.resource}, not for {self._server_url}.",
+                    hint=ResourceMismatch.default_hint.with_options({"server_url": tokens.resource}),
+                )
             )
         self._cache.put(tokens, version=stored.version)
         return stored

@@ -89,7 +89,7 @@ def test_not_signed_in_is_3_and_opens_no_browser(
         (["status", "--bogus"], {}, "No such option"),
         (["sandbox", "--port", "70000"], {}, "--port"),
         (["status"], {"NOTION_OAUTH_TIMEOUT": "soon"}, "NOTION_OAUTH_TIMEOUT"),
-        (["status", "--server-url", "http://mcp.notion.com/mcp"], {}, "NOTION_OAUTH_SERVER_URL: the URL is not https"),
+        (["status", "--server-url", "http://mcp.notion.com/mcp"], {}, "--server-url: the URL is not https"),
     ],
 )
 def test_invalid_usage_is_2(cli: CommandLine, arguments: list[str], environment: dict[str, str], said: str) -> None:

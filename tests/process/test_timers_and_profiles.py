@@ -144,4 +144,4 @@ def test_suggested_command_names_the_same_login(cli: CommandLine, sandbox: Sandb
 def test_invalid_profile_name_is_invalid_usage(cli: CommandLine, name: str) -> None:
     done = cli.run("status", f"--profile={name}")
     assert done.returncode == 2
-    assert "NOTION_OAUTH_PROFILE" in done.stderr
+    assert "Wrong setting --profile: use at most 64 letters" in done.stderr

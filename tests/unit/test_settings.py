@@ -137,7 +137,7 @@ def test_wrong_setting_is_named_without_its_value(
 def test_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_settings(token_file="~/tokens.json").token_file == tmp_path / "tokens.json"
-    with pytest.raises(ConfigurationError, match="TOKEN_FILE"):
+    with pytest.raises(ConfigurationError, match="--token-file"):
         load_settings(token_file="~nobody-of-that-name/tokens.json")
 
 

@@ -129,7 +129,8 @@ async def test_hint_names_the_profile(settings: Settings, sandbox: Sandbox) -> N
     elsewhere = NotionOAuth(settings.model_copy(update={"server_url": "https://other.example/mcp"}), profile="work")
     with pytest.raises(ResourceMismatch) as other:
         await elsewhere.tokens.token()
-    assert str(other.value.hint).endswith("notion-oauth logout --profile work")
+    command = f"notion-oauth logout --profile work --server-url {settings.server_url}"
+    assert str(other.value.hint).endswith(command)
     sandbox.revoke_grants()
     with pytest.raises(SignInRequired) as ended:
         await work.refresh()

@@ -95,7 +95,7 @@ async def test_impossible_path_is_reported(tmp_path: Path, kind: str, method: st
 
 @pytest.mark.parametrize("path", [".", "/", "", ".."])
 async def test_setting_that_is_not_the_path_of_a_file_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE: it is not the path of a file"):
+    with pytest.raises(ConfigurationError, match="--token-file: it is not the path of a file"):
         load_settings(token_file=path)
     if path:  # an empty variable counts as unset
         monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", path)
@@ -110,7 +110,7 @@ async def test_store_without_a_file_name_is_refused(method: str) -> None:
 
 
 def test_path_with_a_null_byte_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_TOKEN_FILE"):
+    with pytest.raises(ConfigurationError, match="--token-file"):
         load_settings(token_file="a\0b")
 
 
