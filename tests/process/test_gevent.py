@@ -6,10 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-import anyio
-
 from notion_oauth.sandbox import Sandbox
-from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
 from tests.process.test_concurrency import AGES, ONE_REFRESH, aged, environment
@@ -47,6 +44,7 @@ def test_greenlets_share_one_refresh(
 ) -> None:
     """Other greenlets run meanwhile, and the process does not exit before a background refresh is stored."""
     aged(minutes)
+    before = settings.token_file.read_text()
     sandbox.misbehave_next("/token", "slow", seconds=1.5)
     sandbox.misbehave_next("/mcp", "slow", seconds=0.5)
     done = subprocess.run(
@@ -58,6 +56,6 @@ def test_greenlets_share_one_refresh(
         timeout=60,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("200 other greenlets ran\n", "", 0)
+    assert settings.token_file.read_text() != before
     assert grants_asked() == ONE_REFRESH
-    anyio.run(NotionOAuth(settings).refresh)  # with a refresh token that was lost, the server would end the grant
     assert sandbox.live_grants == 1
