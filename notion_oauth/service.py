@@ -78,6 +78,7 @@ class NotionOAuth:
         audit: Audit | None = None,
         registrations: StoredRegistrations | None = None,
     ) -> None:
+        self._given = {"store": store, "client": client, "audit": audit, "registrations": registrations}
         self.settings = settings or load_settings()
         self.profile = profile or self.settings.profile
         self.store: TokenStore = store or file_store(self.settings)
@@ -113,7 +114,7 @@ class NotionOAuth:
         self, profile: str, *, audit: Audit | None = None, registrations: StoredRegistrations | None = None
     ) -> NotionOAuth:
         """Another profile's login, with the same settings, store, client, clock and randomness."""
-        return NotionOAuth(
+        other = NotionOAuth(
             self.settings,
             profile=profile,
             store=self.store,
@@ -124,6 +125,20 @@ class NotionOAuth:
             audit=audit,
             registrations=registrations,
         )
+        other._given = {**self._given, "audit": audit, "registrations": registrations}
+        return other
+
+    def _constructor(self) -> Callable[[], NotionOAuth]:
+        functions = {"clock": self.clock, "random": self._random, "sleep": self._sleep}
+        return partial(NotionOAuth, self.settings, profile=self.profile, **self._given, **functions)  # type: ignore[arg-type]
+
+    def __reduce__(self) -> tuple[Callable[[], NotionOAuth], tuple[()]]:
+        """Pickle what the constructor needs, without tokens. For secrets, see `Settings.__reduce__`."""
+        return self._constructor(), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NotionOAuth:
+        """Return an independent object for the same stored login: store and client are shared."""
+        return self._constructor()()
 
     async def begin_authorization(
         self, redirect_uri: str, *, challenge: BearerChallenge | None = None, replaces: NotionOAuth | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from notion_oauth import profile_names
 from notion_oauth.errors import ConfigurationError
@@ -157,6 +158,26 @@ class Settings(BaseSettings):
         default=False, description="Whether to send spans and counters to OpenTelemetry; needs the extra `otel`."
     )
 
+    def __reduce__(self) -> tuple[Callable[..., Settings], tuple[object, ...]]:
+        """Pickle without secrets: the process that unpickles reads them from its environment or `.env` file.
+
+        Raises ConfigurationError if a secret is from neither of these.
+        """
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        read = _secrets_outside_code(type(self))
+        secret = {}
+        for name, value in values.items():
+            if isinstance(value, SecretStr) and value.get_secret_value() != encryption.USE_KEYRING:
+                secret[name] = value.get_secret_value() == read.get(name)
+        if missing := [name for name, is_readable in secret.items() if not is_readable]:
+            variable = PREFIX + missing[0].upper()
+            raise ConfigurationError(
+                f"The settings cannot be pickled: {missing[0]} is neither from the environment nor from the file .env, "
+                "and pickles must not contain secrets.",
+                hint=f"Set {variable} in the environment or the file .env, or create the object in the other process.",
+            )
+        return _unpickle, (type(self), {k: v for k, v in values.items() if k not in secret}, tuple(secret))
+
     @property
     def preregistered(self) -> ClientInformation | None:
         """The configured client (`NOTION_OAUTH_CLIENT_ID`); None to register one dynamically."""
@@ -281,6 +302,26 @@ class Settings(BaseSettings):
 def _split(text: str) -> list[str]:
     """Return the parts of a comma-separated list; at least one."""
     return [part.strip() for part in text.split(",")]
+
+
+def _secrets_outside_code(settings: type[Settings]) -> dict[str, object]:
+    """Return the settings that are in the environment or, with less precedence, in the file `.env`."""
+    found: dict[str, object] = {}
+    with suppress(OSError, UnicodeDecodeError):
+        found = DotEnvSettingsSource(settings)()
+    return {**found, **EnvSettingsSource(settings)()}
+
+
+def _unpickle(settings: type[Settings], values: dict[str, object], secret: tuple[str, ...]) -> Settings:
+    """Return pickled settings with the secrets of this process. Raises ConfigurationError if one is missing."""
+    read = _secrets_outside_code(settings)
+    for name in secret:
+        if not read.get(name):
+            raise ConfigurationError(
+                f"{PREFIX}{name.upper()} is not set in this process. It was set where the settings were pickled.",
+                hint="Set it in the environment or in the file .env of this process.",
+            )
+    return settings(_env_file=None, **values, **{name: read[name] for name in secret})  # type: ignore[arg-type]
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -34,6 +34,7 @@ from notion_oauth.files.encryption import (
 from notion_oauth.files.permissions import weakness
 from notion_oauth.files.protection import Protection
 from notion_oauth.models import EndedLogin, Registration, TokenSet
+from notion_oauth.profile_names import DEFAULT_PROFILE
 from notion_oauth.protocol.lifetime import from_milliseconds
 from notion_oauth.protocol.messages import parse_json
 
@@ -489,6 +490,11 @@ class JsonFileStore(TokenStore):
         self.lock_wait = lock_wait
         self._files = FileDocuments(path, lock_wait=lock_wait)
         super().__init__(self._files, encryption=encryption)
+
+    def __reduce__(self) -> tuple[Callable[..., JsonFileStore], tuple[object, ...]]:
+        """Pickle the path; an Encryption refuses to be pickled."""
+        path = self.path(DEFAULT_PROFILE)
+        return partial(JsonFileStore, lock_wait=self.lock_wait, encryption=self.encryption), (path,)
 
     def path(self, profile: str) -> Path:
         """Return the token file of a profile. Raises ConfigurationError for an invalid name or path."""

@@ -58,6 +58,7 @@ class BearerAuthBase:
     ) -> None:
         service = oauth or NotionOAuth()
         self.sign_ins: SingleFlight[object] = SingleFlight(own_thread=True)  # `authorize` may block
+        self._service = service
         self._tokens = service.tokens
         self._authorize = authorize
         self._uptime = uptime
@@ -65,6 +66,10 @@ class BearerAuthBase:
         self._last_failure: tuple[Callable[[], NoReturn], float] | None = None  # raises its error; when it failed
         scheme, host, port = origin(urlsplit(service.settings.server_url))
         self._origin = (scheme, host.encode("idna") if not host.isascii() else host.encode(), port)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[NotionOAuth]]:
+        """Pickle and copy what the constructor needs: no token, and nothing of a sign-in in progress."""
+        return partial(type(self), authorize=self._authorize, uptime=self._uptime), (self._service,)
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         if not self._is_resource(request.url):

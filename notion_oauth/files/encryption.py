@@ -14,11 +14,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import SecretStr
 
-from notion_oauth.errors import Hint, KeyUnavailable, StoreDamaged, StoreEncrypted, WarningWithHint
+from notion_oauth.errors import ConfigurationError, Hint, KeyUnavailable, StoreDamaged, StoreEncrypted, WarningWithHint
 from notion_oauth.files import system_keyring
 from notion_oauth.protocol.messages import parse_json
 
@@ -88,6 +88,12 @@ class Encryption:
         self._lock = threading.Lock()
         if self.uses_keyring:
             system_keyring.check_installed()
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigurationError(
+            "An Encryption cannot be pickled, because pickles must not contain keys.",
+            hint=f"Set {KEY_SETTING} in the environment, and create NotionOAuth without the argument store.",
+        )
 
     @property
     def uses_keyring(self) -> bool:

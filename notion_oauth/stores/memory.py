@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import anyio
 
 from notion_oauth.clock import Clock, uptime, utc_now
-from notion_oauth.errors import StoreBusy, WarningWithHint
+from notion_oauth.errors import ConfigurationError, StoreBusy, WarningWithHint
 from notion_oauth.files.encryption import Encryption
 from notion_oauth.storage import LOCK_WAIT, Kind, TokenStore
 
@@ -30,6 +30,12 @@ class MemoryStore(TokenStore):
         self, *, lock_wait: timedelta = LOCK_WAIT, encryption: Encryption | None = None, clock: Clock = utc_now
     ) -> None:
         super().__init__(MemoryDocuments(lock_wait=lock_wait, clock=clock), encryption=encryption)
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigurationError(
+            "A MemoryStore cannot be pickled: its logins exist only in this process.",
+            hint="Use a JsonFileStore, which several processes can share.",
+        )
 
 
 @dataclass
