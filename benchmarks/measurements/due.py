@@ -17,13 +17,15 @@ from benchmarks.tables import Table, listed
 from notion_oauth.sandbox import Sandbox, serve_sandbox
 
 TIME_LIMIT = 300  # seconds for one process
+LATENCY = 0.3  # seconds until the response to a refresh
 
 
 def measure(context: Context) -> Iterator[Table]:
     logins, rounds = context.choose(100, 1000), context.choose(1, 3)
     table = Table(
         f"{logins} logins that have expired, in one process",
-        f"Their callers wait together, each for one login in the same folder. Processor time, threads and failures are"
+        f"Their callers wait together, each for one login in the same folder. The practice server, in another process,"
+        f" responds to a refresh after {LATENCY} seconds. Processor time, threads and failures are"
         f" those of the process, without the practice server; medians of {rounds} rounds.",
         ("Logins", "Processor time", "Time", "Threads added", "Refreshes of one login", "Failed"),
     )
@@ -34,6 +36,7 @@ def measure(context: Context) -> Iterator[Table]:
         counts: list[int] = []
         for _ in range(rounds):
             already = len(sandbox.requests)
+            sandbox.misbehave_next("/token", "slow", seconds=LATENCY, times=logins + 1)
             results.append(_round(sandbox, directory, logins))
             sent = refreshes(sandbox.requests[already:])
             counts.extend(sent[grant] for grant in grants)

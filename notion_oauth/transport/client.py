@@ -8,6 +8,7 @@ import zlib
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from urllib.parse import urlsplit
 
 import anyio
@@ -25,6 +26,7 @@ from notion_oauth.transport.certificates import CA_FILE, find_trusted_authoritie
 from notion_oauth.transport.connections import CONNECTION_ERRORS, CheckedTransport
 from notion_oauth.transport.proxies import Resolver, proxy_for, resolve_host
 
+MAX_IDLE = 32  # connections to one origin that wait for the next request of a SharedLoop
 MAX_SHARED = 4  # origins to which the requests of a SharedLoop share connections
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
 USER_AGENT = f"notion-oauth/{__version__}"
@@ -104,9 +106,8 @@ class Transport:
         key = (self, origin(urlsplit(request.url)), proxy, context)
         if shared is None or (key not in shared and len(shared) >= MAX_SHARED):
             return new()
-        if key not in shared:
-            shared[key] = new()
-        return _Shared(shared[key])
+        idle: _IdleTransports = shared.setdefault(key, _IdleTransports())
+        return _ReusedTransport(idle.pop() or new(), idle)
 
     async def _send(self, client: httpx.AsyncClient, request: Request) -> Response:
         # fail_after limits the time: httpx's time-outs restart with every byte
@@ -129,14 +130,47 @@ class Transport:
         return Response(answer.status_code, request.url, names, _decompressed(bytes(body), names, host), challenges)
 
 
-class _Shared(httpx.AsyncBaseTransport):
-    """A transport that stays open after a request, for the next one."""
+class _IdleTransports:
+    """Transports to one origin that wait for their next request."""
 
-    def __init__(self, transport: CheckedTransport) -> None:
-        self._transport = transport
+    def __init__(self) -> None:
+        self._transports: list[CheckedTransport] = []
+
+    def pop(self) -> CheckedTransport | None:
+        """Return the transport that was used last, if there is one."""
+        return self._transports.pop() if self._transports else None
+
+    async def put(self, transport: CheckedTransport) -> None:
+        """Keep the transport for a later request, or close it if there are MAX_IDLE others."""
+        if len(self._transports) < MAX_IDLE:
+            self._transports.append(transport)
+        else:
+            await transport.aclose()
+
+    async def aclose(self) -> None:
+        while self._transports:
+            await self._transports.pop().aclose()
+
+
+class _ReusedTransport(httpx.AsyncBaseTransport):
+    """A transport for one request, which stays open for the next one unless the request fails or is cancelled."""
+
+    def __init__(self, transport: CheckedTransport, idle: _IdleTransports) -> None:
+        self._transport, self._idle = transport, idle
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         return await self._transport.handle_async_request(request)
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        if error_type is None:
+            await self._idle.put(self._transport)
+        else:
+            await self._transport.aclose()
 
 
 def _decompressed(body: bytes, headers: dict[str, str], host: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextvars import ContextVar
 from itertools import chain, zip_longest
 from urllib.parse import urlsplit
 
@@ -17,7 +16,6 @@ from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.addresses import Address
 from notion_oauth.transport.proxies import Proxy, Resolver, port_of, proxy_for
 
-MAX_IDLE = 32  # connections to one origin
 MAX_IDLE_TIME = 1.0  # seconds; servers close an idle connection later, so that it is not closed during a request
 STAGGER = 0.25  # seconds after which the next address is tried too (RFC 8305 §8)
 # UnicodeError: an invalid host name
@@ -25,10 +23,9 @@ CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, OSError, Uni
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
-    """The transport for requests to one origin. Its connections are closed with it, also if a request is cancelled.
+    """The transport for one request at a time. Its connection is closed with it, also if a request is cancelled.
 
-    Several requests may share it: they use one another's connections, whose addresses were checked when they were
-    opened.
+    A further request to the same origin within MAX_IDLE_TIME uses the same connection, whose address was checked.
 
     Without a proxy, a name is resolved once, its addresses are checked, and one of these is connected to; TLS and the
     Host header use the name. A proxy resolves names itself, and its operator decides where it may connect to:
@@ -41,7 +38,6 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         self, policy: AddressPolicy, *, proxy: Proxy | None, resolve: Resolver, context: ssl.SSLContext | None
     ) -> None:
         self._policy, self._proxy, self._context = policy, proxy, context
-        self._opened: set[_Opened] = set()  # by requests without a response
         self._backend = _DirectBackend(policy, resolve, context) if proxy is None else _ProxyBackend(proxy)
         pool_proxy = None
         if proxy is not None:
@@ -50,8 +46,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         self._pool = httpcore.AsyncConnectionPool(
             context,
             pool_proxy,
-            max_connections=None,
-            max_keepalive_connections=MAX_IDLE,
+            max_connections=1,
             keepalive_expiry=MAX_IDLE_TIME,
             network_backend=self._backend,
         )
@@ -66,25 +61,17 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         secure = self._context is not None
         if self._proxy is not None:
             self._policy.check_literal(host, port)  # a name is resolved by the proxy
-        opened = _Opened()
-        self._opened.add(opened)
-        _OPENED.set(opened)
-        try:
-            response = await self._exchange(
-                httpcore.Request(
-                    request.method,
-                    httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
-                )
+        response = await self._exchange(
+            httpcore.Request(
+                request.method,
+                httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
             )
-            opened.release()
-        finally:
-            self._opened.discard(opened)
-            await opened.close()
-        if secure and opened.address is not None and self._policy.is_configured_server(host, port):
-            self._policy.confirm_private(opened.address)  # its certificate is valid: it has sent a response
+        )
+        if secure and self._backend.address is not None and self._policy.is_configured_server(host, port):
+            self._policy.confirm_private(self._backend.address)
         return httpx.Response(
             response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
         )
@@ -102,8 +89,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         try:
             await self._pool.aclose()
         finally:
-            for opened in list(self._opened):
-                await opened.close()
+            await self._backend.close_all()
 
 
 def _is_proxy_refusal(proxy: Proxy, error: Exception) -> bool:
@@ -135,34 +121,12 @@ class _Body(httpx.AsyncByteStream):
         await self._response.aclose()
 
 
-class _Opened:
-    """The connections that one request has opened: httpcore leaks one if it is cancelled during a handshake."""
+class _TrackingBackend(httpcore.AsyncNetworkBackend):
+    """Opens connections and tracks them: httpcore leaks one if it is cancelled during a handshake."""
 
     def __init__(self) -> None:
         self.address: Address | None = None  # the checked address of the last connection
-        self.streams: list[httpcore.AsyncNetworkStream] = []
-        self.used: httpcore.AsyncNetworkStream | None = None  # the one that httpcore got
-
-    def release(self) -> None:
-        """Leave the connection of the response to the pool, which closes it."""
-        self.streams = [stream for stream in self.streams if stream is not self.used]
-
-    async def close(self) -> None:
-        """Close the other connections at once, without a TLS close that could block."""
-        with anyio.CancelScope(shield=True):
-            while self.streams:
-                with anyio.CancelScope() as scope:
-                    scope.cancel()
-                    await self.streams.pop().aclose()
-
-
-_OPENED: ContextVar[_Opened] = ContextVar("notion_oauth_opened")
-
-
-class _TrackingBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections, and records them for the request."""
-
-    def __init__(self) -> None:
+        self._opened: list[httpcore.AsyncNetworkStream] = []
         self._tcp = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -174,9 +138,8 @@ class _TrackingBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Called by httpcore. The caller of the transport limits the time."""
-        stream = await self.connect(host, port)
-        _OPENED.get().used = stream
-        return stream
+        await self.close_all()  # those before: httpcore uses one connection at a time
+        return await self.connect(host, port)
 
     async def connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         """Open a connection for this host and port."""
@@ -184,8 +147,16 @@ class _TrackingBackend(httpcore.AsyncNetworkBackend):
 
     async def _open(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         stream = await self._tcp.connect_tcp(host, port)
-        _OPENED.get().streams.append(stream)
+        self._opened.append(stream)
         return stream
+
+    async def close_all(self) -> None:
+        """Close all connections at once, without a TLS close that could block."""
+        with anyio.CancelScope(shield=True):
+            while self._opened:
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await self._opened.pop().aclose()
 
 
 class _ProxyBackend(_TrackingBackend):
@@ -232,8 +203,8 @@ class _DirectBackend(_TrackingBackend):
             await stream.start_tls(self._context, server_hostname=host)
         except CONNECTION_ERRORS:
             return False
-        if (address := _OPENED.get().address) is not None:
-            self._policy.confirm_private(address)
+        if self.address is not None:
+            self._policy.confirm_private(self.address)
         return True
 
     async def _connect_first(self, addresses: Sequence[Address], port: int) -> httpcore.AsyncNetworkStream:
@@ -258,7 +229,7 @@ class _DirectBackend(_TrackingBackend):
                     await done.wait()
         if not connected:
             raise failed[0] if failed else httpcore.ConnectError("no address")
-        _OPENED.get().address, stream = next(iter(connected.items()))
+        self.address, stream = next(iter(connected.items()))
         return stream
 
 
