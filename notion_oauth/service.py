@@ -145,14 +145,15 @@ class NotionOAuth:
     ) -> AuthorizationRequest:
         """Discover the server, register a client if needed, and build the URL for the browser.
 
-        `challenge` is the resource's, from a 401 or 403; without one, a request gets it. The scopes of the previous
-        sign-in are requested again; `replaces` is the profile of that sign-in if it is another one. Raises StorageError
-        if the login could not be stored (checked before the user consents), ResourceMismatch if a login of another
-        server would be lost, MetadataError, RegistrationRefused, ConfigurationError, TransientError.
+        `challenge` is that of the resource's 401 or 403 response. If it is None, a request without a token is sent to
+        obtain one. The scopes of the previous sign-in are requested again; `replaces` is the profile of that sign-in if
+        it is another one. Raises StorageError if the login could not be stored (checked before the user consents),
+        ResourceMismatch if a login of another server would be lost, MetadataError, RegistrationRefused,
+        ConfigurationError, TransientError.
         """
         with self.audit.attempt("sign_in"):
             from_resource = challenge is not None and challenge.resource_metadata is not None  # else the user typed it
-            discovery, scope, challenge, login = await self._discover(challenge, self.registrations.require_sign_in)
+            discovery, scope, challenge, login = await self._discover(challenge, self.registrations.check_can_sign_in)
             steps_up = challenge is not None and challenge.requires_step_up
             previous = (replaces or self).tokens
             previous_login = (await previous.load()).login
@@ -173,7 +174,7 @@ class NotionOAuth:
         )
 
     async def _discover(
-        self, challenge: BearerChallenge | None, usable: Requirement
+        self, challenge: BearerChallenge | None, check_server: Requirement
     ) -> tuple[Discovery, str | None, BearerChallenge | None, TokenSet | None]:
         """The authorization server, the scope, the whole challenge, and the stored login if that server issued it."""
         await self.store.check_writable(self.profile)
@@ -185,7 +186,7 @@ class NotionOAuth:
         if login is not None and login.issuer and challenge is not None and challenge.requires_step_up:
             preferred = {login.issuer}  # this server has to grant more scopes
         discovery = await self.client.discover(
-            self.settings.server_url, challenge=challenge, prefer=preferred, usable=usable
+            self.settings.server_url, challenge=challenge, prefer=preferred, check_server=check_server
         )
         discovery = discovery.model_copy(update={"challenged_scope": probed and probed.scope})
         scope = scopes.select_scope(
@@ -314,7 +315,10 @@ class NotionOAuth:
         return last[3]
 
     async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
-        """Refresh now, or only if the last refresh is older. Raises as TokenSource.token does."""
+        """Refresh now, or only if the last refresh is older than `if_older_than`, and return the stored login.
+
+        Raises as TokenSource.token does.
+        """
         return await self.tokens.refresh(if_older_than=if_older_than)
 
     async def sign_out(self, *, successor: GrantRequest | None = None) -> SignOut:

@@ -93,19 +93,19 @@ def _downgrades(url: str, source: str) -> bool:
 
 
 def parse_authorization_server_metadata(
-    response: Response, *, issuer: str, presumed: bool = False
+    response: Response, *, issuer: str, issuer_is_guess: bool = False
 ) -> AuthorizationServerMetadata | None:
     """Parse an authorization server's metadata; None if there is no document at that URL (a 4xx).
 
     Raises MetadataError unless the document's issuer is identical to `issuer` (RFC 8414 §3.3) and all endpoints are
     https (http on loopback), MetadataNotJson if the body is no JSON object, ServerUnavailable for a transient
-    failure. If the issuer was only `presumed`, the document may add a trailing slash to it.
+    failure. If `issuer_is_guess`, the document may add a trailing slash to it.
     """
     metadata = _read(response, AuthorizationServerMetadata, "authorization server metadata")
     if metadata is None:
         return None
     # Both spellings have the same well-known URLs
-    if metadata.issuer != issuer and not (presumed and metadata.issuer == f"{issuer}/"):
+    if metadata.issuer != issuer and not (issuer_is_guess and metadata.issuer == f"{issuer}/"):
         raise MetadataError(f"{response.url} describes another issuer than {issuer}; it was not used.")
     for name in _ENDPOINTS:
         endpoint: str | None = getattr(metadata, name)
@@ -149,7 +149,7 @@ def base_url(server_url: str) -> str:
 def assumed_authorization_server(issuer: str) -> AuthorizationServerMetadata:
     """The endpoints of a server without metadata: /authorize, /token and /register at its origin (MCP 2025-03-26).
 
-    PKCE is presumed: that revision requires it of every server.
+    PKCE is assumed: that revision requires it of every server.
     """
     return AuthorizationServerMetadata(
         issuer=issuer,

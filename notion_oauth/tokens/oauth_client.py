@@ -82,17 +82,18 @@ class OAuthClient:
         challenge: BearerChallenge | None = None,
         prefer: Collection[str] = (),
         allow_ambiguous: bool = True,
-        usable: Requirement | None = None,
+        check_server: Requirement | None = None,
         max_servers: int = MAX_SERVERS,
     ) -> Discovery:
         """Find the authorization server of an MCP server: the configured one, else the first usable one.
 
-        Servers in `prefer` are tried first. Without `allow_ambiguous`, several candidates are an error. `usable` raises
-        for a server that cannot be used; at most `max_servers` are tried. Without protected resource metadata, the
-        origin of the MCP server is the authorization server (MCP 2025-03-26). Raises MetadataError.
+        Servers in `prefer` are tried first. Without `allow_ambiguous`, several candidates are an error.
+        `check_server` raises for a server that cannot be used; at most `max_servers` are tried. Without protected
+        resource metadata, the origin of the MCP server is the authorization server (MCP 2025-03-26). Raises
+        MetadataError.
         """
         with self._span("discover", server_url) as set_issuer:
-            found = await self._discover(server_url, challenge, prefer, allow_ambiguous, usable, max_servers)
+            found = await self._discover(server_url, challenge, prefer, allow_ambiguous, check_server, max_servers)
             set_issuer(found.server.issuer)
             return found
 
@@ -102,7 +103,7 @@ class OAuthClient:
         challenge: BearerChallenge | None,
         prefer: Collection[str],
         allow_ambiguous: bool,
-        usable: Requirement | None,
+        check_server: Requirement | None,
         max_servers: int,
     ) -> Discovery:
         try:
@@ -112,7 +113,7 @@ class OAuthClient:
                 raise  # the challenge says that metadata exists, so the failure may be temporary
             resource, not_found = None, error
         if resource is None:
-            return await self._without_resource_metadata(server_url, not_found, usable)
+            return await self._without_resource_metadata(server_url, not_found, check_server)
         candidates = _candidates(resource.authorization_servers, self._issuer, prefer)
         if not allow_ambiguous and len(candidates) > 1:
             raise MetadataError(
@@ -123,8 +124,8 @@ class OAuthClient:
         for issuer in candidates[:max_servers]:
             try:
                 server = await self._authorization_server_metadata(issuer)
-                if server is not None and usable is not None:
-                    usable(server)
+                if server is not None and check_server is not None:
+                    check_server(server)
             except MetadataError as error:
                 failure = failure or error
                 continue  # another server may be usable
@@ -136,19 +137,19 @@ class OAuthClient:
         raise failure
 
     async def _without_resource_metadata(
-        self, server_url: str, not_found: MetadataNotJson | None, usable: Requirement | None
+        self, server_url: str, not_found: MetadataNotJson | None, check_server: Requirement | None
     ) -> Discovery:
         base = discovery.base_url(server_url)
         if self._issuer not in (None, base, f"{base}/"):
             raise MetadataError(
                 f"NOTION_OAUTH_ISSUER is {self._issuer}, but {server_url} lists no authorization server."
             )
-        published = await self._authorization_server_metadata(base, presumed=True)
+        published = await self._authorization_server_metadata(base, issuer_is_guess=True)
         if published is None and not_found is not None:
             raise not_found  # a site that answers every URL with a page: no endpoints can be assumed
         server = published or discovery.assumed_authorization_server(base)
-        if usable is not None:
-            usable(server)
+        if check_server is not None:
+            check_server(server)
         return Discovery(resource=server_url, scopes=None, server=server, assumed=published is None)
 
     async def _protected_resource_metadata(
@@ -160,9 +161,9 @@ class OAuthClient:
         return await self._first(urls, parse, decisive=url)
 
     async def _authorization_server_metadata(
-        self, issuer: str, *, presumed: bool = False
+        self, issuer: str, *, issuer_is_guess: bool = False
     ) -> AuthorizationServerMetadata | None:
-        parse = partial(discovery.parse_authorization_server_metadata, issuer=issuer, presumed=presumed)
+        parse = partial(discovery.parse_authorization_server_metadata, issuer=issuer, issuer_is_guess=issuer_is_guess)
         return await self._first(discovery.authorization_server_metadata_urls(issuer), parse)
 
     async def _first(
@@ -229,7 +230,7 @@ class OAuthClient:
         return token.parse_token_response(response, request=request), requested_at
 
     async def with_endpoints(self, tokens: TokenSet, server_url: str) -> TokenSet:
-        """Discover the endpoints of a login that another program stored without them. Otherwise sends no request.
+        """Return the login with its endpoints. They are discovered if another program stored it without them.
 
         Raises MetadataError, also if the login could belong to several servers: then none of them gets its secrets.
         """

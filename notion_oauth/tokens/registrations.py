@@ -114,7 +114,7 @@ class Registrations:
             async with self._store.exclusive(SHARED_PROFILE) as hold:
                 await hold.save_registration(_preregistered_for(configured, pending.issuer, pending.redirect_uri))
 
-    def require_sign_in(self, server: AuthorizationServerMetadata) -> None:
+    def check_can_sign_in(self, server: AuthorizationServerMetadata) -> None:
         """Raise MetadataError if the server supports no safe sign-in, or no way to register this client."""
         require_sign_in(server)
         if registration_method(self._settings, server) is RegistrationMethod.DYNAMIC:
@@ -153,7 +153,7 @@ class Registrations:
         ConfigurationError if the preregistered client belongs to another issuer, RegistrationRefused, MetadataError if
         the server offers no registration, TooManyRequests, TransientError, StorageError.
         """
-        if (configured := await self._configured(discovery)) is not None:
+        if (configured := await self._client_from_settings(discovery)) is not None:
             return configured, scope
         try:
             found = await self._find_or_register(discovery, redirect_uri, scope, known_client)
@@ -219,13 +219,13 @@ class Registrations:
 
         Raises ConfigurationError if no client is configured, StorageError.
         """
-        client = await self._configured(discovery)
+        client = await self._client_from_settings(discovery)
         if client is None:
             message = "An assertion is issued to one client, so a dynamically registered client cannot use it."
             raise ConfigurationError(message, hint="Set NOTION_OAUTH_CLIENT_ID to the client that it was issued to.")
         return client
 
-    async def _configured(self, discovery: Discovery) -> ClientInformation | None:
+    async def _client_from_settings(self, discovery: Discovery) -> ClientInformation | None:
         """Return the client in the settings, if this server supports it."""
         method = registration_method(self._settings, discovery.server)
         if method is RegistrationMethod.PREREGISTERED and (client := self._settings.preregistered) is not None:

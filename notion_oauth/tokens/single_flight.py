@@ -36,7 +36,10 @@ def reraiser(error: BaseException) -> Callable[[], NoReturn]:
 
 
 def _call_soon() -> Callable[[Callable[[], object]], object]:
-    """Return what schedules a call on this event loop from any thread; that raises RuntimeError on a closed loop."""
+    """Return a function that schedules a call on this event loop from any thread.
+
+    It raises RuntimeError if the loop is closed.
+    """
     try:
         return asyncio.get_running_loop().call_soon_threadsafe
     except RuntimeError:

@@ -121,7 +121,9 @@ class CheckContext:
             challenge = discovery.challenge_of(await self.response.get())
         except Exception:  # the well-known URLs may work all the same
             challenge = None
-        return await client.discover(self.settings.server_url, challenge=challenge, usable=discovery.require_any_grant)
+        return await client.discover(
+            self.settings.server_url, challenge=challenge, check_server=discovery.require_any_grant
+        )
 
 
 Check = Callable[[CheckContext], Awaitable[Sequence[Finding]]]
