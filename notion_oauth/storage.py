@@ -339,6 +339,7 @@ class Hold:
         self._codec = codec
         self._reserved = False
         self._keep_reservation = False
+        self._loaded = False
         self.attempt: Attempt | None = None  # by an earlier holder of the lock that did not finish; set by `load`
 
     async def load(self) -> StoredLogin:
@@ -350,6 +351,7 @@ class Hold:
         version = self._codec.documents.version(self._profile)
         login = await self._codec.read(self._profile, "login", token_file_format.decode_login)
         left = None if self._reserved else await documents.reserved()
+        self._loaded = True
         if left is None:
             return StoredLogin(login, version)
         unsaved = self._unsaved(left)
@@ -373,9 +375,8 @@ class Hold:
         `refresh_token` is the one that the request sends. The reservation lasts until `save`, or the end of the hold.
         """
         documents = self._held()
-        await (
-            self.load()
-        )  # saves what is left of an earlier holder, and raises for a login that must not be overwritten
+        if not self._loaded:  # saves what an earlier holder left, raises for a login that must not be overwritten
+            await self.load()
         await self._codec.check_key()
         sent = None if refresh_token is None else _hash(refresh_token.get_secret_value())
         now = round(datetime.now(UTC).timestamp() * 1000)

@@ -98,9 +98,9 @@ def proxy_for(url: str) -> Proxy | None:
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
-    environment = getproxies_environment()
     if is_loopback(host):
         return None
+    environment = getproxies_environment()
     proxies = environment or getproxies()
     name = next((name for name in (parts.scheme, "all") if proxies.get(name)), None)
     direct = _is_listed(host, port_of(url), environment.get("no", "")) if environment else proxy_bypass(host)
