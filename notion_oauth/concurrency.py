@@ -13,12 +13,12 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -34,9 +34,6 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
 
     Can be called where an event loop already runs. Ctrl-C cancels the coroutine.
     """
-    if (gevent := _patching_gevent()) is not None:  # its thread pool lets other greenlets run
-        result: T = gevent.get_hub().threadpool.apply(copied_context().run, (run_in_this_thread, function))
-        return result
     scope: anyio.CancelScope | None = None
     loop: asyncio.AbstractEventLoop | None = None
 
@@ -47,15 +44,53 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
             return await function()
         raise asyncio.CancelledError
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="notion-oauth") as thread:
-        running = thread.submit(copied_context().run, run_in_this_thread, cancellable)
+    with _one_thread() as submit:
+        result: Callable[[], T] = submit(partial(copied_context().run, run_in_this_thread, cancellable))
         try:
-            return running.result()
+            return result()
         except KeyboardInterrupt:
             if loop is not None and scope is not None:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(scope.cancel)
             raise
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[Callable[[Callable[[], Any]], Callable[[], Any]]]:
+    """Yield a function that starts a call in a thread, and returns what waits for its result. Wait for it at the end.
+
+    Other greenlets of gevent run meanwhile.
+    """
+    if (gevent := _patching_gevent()) is None:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="notion-oauth") as thread:
+            yield lambda call: thread.submit(call).result
+        return
+    started: list[Any] = []
+
+    def start(call: Callable[[], Any]) -> Callable[[], Any]:
+        def outcome() -> Callable[[], Any]:
+            try:
+                value = call()
+            except BaseException as error:  # returned, because gevent prints what a thread raises
+                return partial(_raise, error)
+            return lambda: value
+
+        running = gevent.get_hub().threadpool.spawn(outcome)
+        started.append(running)
+
+        def result() -> Any:
+            return running.get()()
+
+        return result
+
+    try:
+        yield start
+    finally:
+        gevent.wait(started)
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def copied_context() -> Context:
@@ -102,16 +137,21 @@ def start_thread(function: Callable[[], object], *, name: str) -> None:
     if (gevent := _patching_gevent()) is None:
         threading.Thread(target=function, name=name, daemon=False).start()
         return
-    running = allocate_lock()
+    running, process = allocate_lock(), os.getpid()
     running.acquire()
-    atexit.register(running.acquire)
+
+    def wait() -> None:
+        if os.getpid() == process:  # a forked child has no such thread
+            running.acquire()
+
+    atexit.register(wait)
 
     def run_and_release() -> None:
         try:
             function()
         finally:
             gevent.get_hub().destroy(destroy_loop=True)  # gevent has made one for the sockets of this thread
-            atexit.unregister(running.acquire)
+            atexit.unregister(wait)
             running.release()
 
     _unpatched("start_new_thread")(run_and_release, ())

@@ -59,3 +59,50 @@ def test_greenlets_share_one_refresh(
     assert settings.token_file.read_text() != before
     assert grants_asked() == ONE_REFRESH
     assert sandbox.live_grants == 1
+
+
+CLEANUP_PROGRAM = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import os, signal, sys
+import anyio
+from notion_oauth import concurrency
+
+ended = []
+
+async def fail():
+    raise ValueError
+
+async def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    try:
+        await anyio.sleep_forever()
+    finally:
+        ended.append("cancelled")
+
+try:
+    concurrency.run(fail)
+except ValueError:
+    print("raised")
+try:
+    concurrency.run(interrupt)
+except KeyboardInterrupt:
+    print(*ended)
+release = concurrency.allocate_lock()
+release.acquire()
+concurrency.start_thread(release.acquire, name="under way during the fork")
+child = os.fork()
+if child == 0:
+    sys.exit()
+print("exit code", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+release.release()
+"""
+
+
+def test_errors_ctrl_c_and_forks() -> None:
+    """An error is raised and not printed, Ctrl-C cancels, and a forked child waits for no thread of its parent."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLEANUP_PROGRAM], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout == "raised\ncancelled\nexit code 0\n"
+    assert "Traceback" not in done.stderr, "gevent prints a line about the KeyboardInterrupt"
