@@ -26,6 +26,7 @@ import anyio.to_thread
 T = TypeVar("T")
 
 FILE_THREADS = 4  # of a SharedLoop, for files; further calls wait
+SIGNAL_CHECK = 0.5  # seconds
 _LIBRARY = "current_async_library_cvar"  # of sniffio, which may not be installed
 
 
@@ -79,6 +80,8 @@ def _one_thread() -> Iterator[Callable[[Callable[[], Any]], Callable[[], Any]]]:
         started.append(running)
 
         def result() -> Any:
+            while not running.ready():  # a signal just before the wait is handled after it
+                gevent.wait([running], timeout=SIGNAL_CHECK)
             return running.get()()
 
         return result

@@ -93,7 +93,7 @@ def test_hanging_keyring_is_7_and_leaves_no_process(keyring_file: Path, cli: Com
     done = cli.process("login", **os.environ, NOTION_OAUTH_ENCRYPTION_KEY="keyring", FAKE_KEYRING_DOES="hang")
     assert done.returncode == 7
     assert "The system keyring did not answer within 3 seconds." in done.stderr
-    assert "set NOTION_OAUTH_ENCRYPTION_KEY to a key instead of keyring" in done.stderr
+    assert "set NOTION_OAUTH_ENCRYPTION_KEY to a key, instead of the word `keyring`" in done.stderr
     assert not is_running(int(keyring_file.with_name("pid").read_text()))
 
 
