@@ -15,7 +15,7 @@ from notion_oauth.sandbox.recording import RecordedRequest, Recorder
 
 Kind = Literal["hang", "drop", "lose_response", "slow", "drip", "oversize", "redirect", "garble"]
 App = Callable[[Any, Any, Any], Awaitable[None]]
-OnArrival = Callable[[RecordedRequest], None]
+OnArrival = Callable[[RecordedRequest], Awaitable[None] | None]
 OnAnswer = Callable[[RecordedRequest, int, bytes], None]
 CONTENT_LENGTH = b"1000000"  # bytes that a truncated response announces, so that its reader notices the truncation
 
@@ -74,8 +74,8 @@ class Faults:
                 request.status = message["status"]
             await send(message)
 
-        if self.on_arrival is not None:
-            self.on_arrival(request)
+        if self.on_arrival is not None and (delay := self.on_arrival(request)) is not None:
+            await delay
         fault = self._take(request)
         if fault is None:
             await self._process(request, scope, replay, note_status)

@@ -97,8 +97,8 @@ class Sandbox:
     def observe(self, *, on_arrival: OnArrival | None = None, on_answer: OnAnswer | None = None) -> None:
         """Set callbacks for each request: on its arrival, when a fault can still be set for it, and after processing.
 
-        `on_answer` gets the status and the body before they are sent, also if a fault loses them. Both are called in
-        the event loop that serves the requests.
+        `on_arrival` may return an awaitable, which delays the request. `on_answer` gets the status and the body before
+        they are sent, also if a fault loses them. Both are called in the event loop that serves the requests.
         """
         self._faults.on_arrival, self._faults.on_answer = on_arrival, on_answer
 

@@ -94,6 +94,7 @@ class Grant(TokenMixin):
     refreshed_at: float
     current: str = ""
     previous: str | None = None
+    replaced: set[str] = field(default_factory=set)  # refresh tokens that a replay of the previous one has replaced
     access_tokens: dict[str, float] = field(default_factory=dict)  # token to expiry time
     ended: str | None = None  # the reason
 
@@ -170,7 +171,10 @@ class State:
         return access, refresh
 
     def use_refresh_token(self, token: str, client: Client) -> Grant:
-        """Return the grant of a valid refresh token. Raises InvalidGrantError with Notion's descriptions."""
+        """Return the grant of a valid refresh token. Raises InvalidGrantError with Notion's descriptions.
+
+        With Notion's rules, a replay of the previous refresh token replaces the current one, which is invalid then.
+        """
         if token.count(":") != 2:
             raise InvalidGrantError("Invalid token format")
         if token not in self._refresh_tokens:
@@ -181,11 +185,14 @@ class State:
         if not grant.check_client(client):
             raise InvalidGrantError("Client ID mismatch")
         self._check_age(grant)
-        replayed = token != grant.current and (self.options.reuse == "strict" or token != grant.previous)
-        if replayed:
+        if token in grant.replaced:
+            raise InvalidGrantError("Invalid refresh token")
+        if token == grant.previous and self.options.reuse == "notion":
+            grant.replaced.add(grant.current)
+        elif token != grant.current:
             self.end(grant, "Refresh token reuse detected")
             raise InvalidGrantError("Refresh token reuse detected")
-        grant.previous = token  # if it was the previous one, the token issued after it becomes invalid
+        grant.previous = token
         return grant
 
     def _check_age(self, grant: Grant) -> None:
