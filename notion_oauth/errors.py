@@ -13,6 +13,7 @@
     │   └── StepUpRequired          the login is valid, but the request needs more consent from the user
     ├── TransientError              temporary: the stored login is unchanged, and the same call may succeed later
     │   ├── NetworkError            no response: DNS, connection, TLS, time-out
+    │   ├── NewTokenRejected        the resource refused a token that had just been refreshed
     │   └── ServerUnavailable       429, 5xx, or a response that is not an OAuth response
     │       └── UnexpectedRedirect  a redirect, which is not followed
     ├── MetadataError               discovery documents are missing, unusable or contradict each other
@@ -237,6 +238,12 @@ class NetworkError(TransientError):
     """No response arrived: DNS, connection, TLS or time-out."""
 
     default_hint = Hint(f"{UNCHANGED} Check the network connection and try again.")
+
+
+class NewTokenRejected(TransientError):
+    """The resource refused a token that had just been refreshed because it refused the one before."""
+
+    default_hint = Hint(f"{UNCHANGED} Try again later. If it stays so, the server does not accept its own tokens.")
 
 
 class ServerUnavailable(TransientError):

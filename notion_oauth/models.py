@@ -222,22 +222,21 @@ class TokenResponse(_Frozen):
     """A successful response of the token endpoint (RFC 6749 §5.1). `expires_in` is in seconds."""
 
     access_token: SecretStr
-    token_type: str
+    token_type: str = "Bearer"  # noqa: S105 - a scheme, no secret
     expires_in: int | None = None
     refresh_token: SecretStr | None = None
     scope: str | None = None
 
-    @field_validator("refresh_token", mode="before")
-    @classmethod
-    def _no_empty_token(cls, value: object) -> object:
-        return None if value == "" else value  # an empty token cannot refresh anything
-
-    @field_validator("scope", mode="before")
+    @field_validator("refresh_token", "scope", mode="before")
     @classmethod
     def _text_or_none(cls, value: object) -> object:
-        return (
-            value if isinstance(value, str) else None
-        )  # an invalid scope must not lose tokens that are issued only once
+        """Leave out what cannot be used: the tokens beside it are issued only once."""
+        return value if isinstance(value, str) and value else None
+
+    @field_validator("token_type", mode="before")
+    @classmethod
+    def _bearer_if_missing(cls, value: object) -> object:
+        return "Bearer" if value is None or value == "" else value
 
 
 class TokenSet(ServerEndpoints):
@@ -248,6 +247,7 @@ class TokenSet(ServerEndpoints):
     expires_in: int | None = None  # as the server sent it; in seconds, from updated_at
     expires_at: datetime | None = None  # None: not sent by the server
     refresh_token: SecretStr | None = None
+    previous_refresh_token: SecretStr | None = None  # if its request may still arrive at the server and replace ours
     scope: str | None = None  # granted by the server
     requested_scope: str | None = None  # at the sign-in
     client: ClientInformation | None = None

@@ -38,6 +38,7 @@ from notion_oauth.observability.audit import Attempt, Audit
 from notion_oauth.protocol import authorization, end_reasons, scopes
 from notion_oauth.protocol.challenge import BearerChallenge, merge_challenges
 from notion_oauth.protocol.discovery import require_assertions
+from notion_oauth.protocol.lifetime import expiry
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.storage import Hold, TokenStore
 from notion_oauth.stores.factory import file_store
@@ -256,7 +257,7 @@ class NotionOAuth:
                     if not busy.not_processed or backoff.exhausted(deadline):
                         raise
                     return None
-                await hold.save(tokens)
+                await self._save(hold, tokens)
                 attempt.succeeded(tokens)
             return tokens
 
@@ -265,6 +266,19 @@ class NotionOAuth:
                 if (tokens := await run_shielded(partial(locked, hold))) is not None:
                     return tokens
             await self._sleep(backoff.next_delay(deadline))  # without the lock; the code stays valid for minutes
+
+    async def _save(self, hold: Hold, tokens: TokenSet) -> None:
+        """Save the tokens of a code that is used up: tried again for `retry_for` before the error is raised."""
+        backoff = Backoff(self._retry_for)
+        deadline = backoff.new_deadline()
+        while True:
+            try:
+                return await hold.save(tokens)
+            except StorageError as error:
+                backoff.record_failure(error)
+                if backoff.exhausted(deadline):
+                    raise
+            await self._sleep(backoff.next_delay(deadline))
 
     async def status(self, *, storage: bool = True) -> LoginStatus:
         """Login status from stored data, without a request; with `storage`, also how it is protected on the disk.
@@ -305,7 +319,7 @@ class NotionOAuth:
     async def _status_of(self, tokens: TokenSet, storage: bool) -> LoginStatus:
         """Return the status, created once per second and login, because many requests may ask for it."""
         now = self.clock()
-        seconds = int(((tokens.expires_at or _EPOCH) - now).total_seconds() // 1)
+        seconds = int(((expiry(tokens) or _EPOCH) - now).total_seconds() // 1)
         last = self._last_status
         if last is None or last[0] is not tokens or last[1:3] != (seconds, storage):
             protection = await self.store.protection(self.profile) if storage else None

@@ -35,7 +35,7 @@ from notion_oauth.files.permissions import weakness
 from notion_oauth.files.protection import Protection
 from notion_oauth.models import EndedLogin, Registration, TokenSet
 from notion_oauth.profile_names import DEFAULT_PROFILE
-from notion_oauth.protocol.lifetime import from_milliseconds
+from notion_oauth.protocol.lifetime import expiry, from_milliseconds
 from notion_oauth.protocol.messages import parse_json
 
 LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
@@ -265,7 +265,7 @@ class TokenStore:
             return known[1]
         try:
             tokens = (await self.load(profile)).tokens
-            expires_at = tokens.expires_at if tokens is not None and tokens.refresh_token is not None else None
+            expires_at = expiry(tokens) if tokens is not None and tokens.refresh_token is not None else None
         except StorageError:
             expires_at = datetime.min.replace(tzinfo=UTC)
         self._expiries[profile] = version, expires_at
@@ -384,6 +384,11 @@ class Hold:
         await documents.reserve(marker, _MAX_LOGIN_SIZE)
         self._reserved, self._keep_reservation = True, False
 
+    def may_still_arrive(self, refresh_token: SecretStr | None) -> bool:
+        """Return whether an earlier holder sent this refresh token and its request may still reach the server."""
+        sent = None if refresh_token is None else _hash(refresh_token.get_secret_value())
+        return sent is not None and self.attempt is not None and self.attempt.refresh_token_sha256 == sent
+
     def request_may_arrive(self) -> None:
         """Keep the `Attempt` after the lock is released: its request may still reach the server."""
         self._keep_reservation = self._reserved
@@ -406,7 +411,7 @@ class Hold:
         documents = self._held()
         await self._codec.check_login(self._profile)
         content = await self._encrypted("login", token_file_format.encode_tokens(tokens))
-        await documents.write("login", content, expires_at=tokens.expires_at)
+        await documents.write("login", content, expires_at=expiry(tokens))
         self._reserved, self.attempt = False, None
 
     async def end(self, ended: EndedLogin) -> None:
@@ -459,7 +464,7 @@ class Hold:
         found = await codec.documents.read(self._profile, kind, needed, slow=True)
         if found is None:
             return False
-        expires_at = found[0].expires_at if isinstance(found[0], TokenSet) else None
+        expires_at = expiry(found[0]) if isinstance(found[0], TokenSet) else None
         await documents.write(kind, await self._encrypted(kind, found[1]), expires_at=expires_at)
         return True
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from notion_oauth import clock, concurrency
-from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
+from notion_oauth.errors import NewTokenRejected, NotionOAuthError, NotSignedIn, SignInRequired, TransientError
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge, step_up_required
 from notion_oauth.protocol.urls import DEFAULT_PORTS, origin
 from notion_oauth.service import NotionOAuth
@@ -150,11 +150,14 @@ class BearerAuthBase:
                 return
             token = another
             response = yield _with_token(token, request)
+        self._tokens.record_accepted(token)
 
     def _get_token(self, rejected: SecretStr | None = None) -> Generator[Any, Any, SecretStr | None]:
-        """A valid token; None if a sign-in is needed and the user can be asked for it."""
+        """A valid token; None if a sign-in is needed and the user can be asked for it, or a refresh does not help."""
         try:
             found: SecretStr = yield partial(self._tokens.token, rejected=rejected)
+        except NewTokenRejected:
+            return None
         except (NotSignedIn, SignInRequired):
             if self._non_interactive:
                 raise

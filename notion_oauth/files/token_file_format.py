@@ -85,6 +85,8 @@ def encode_tokens(tokens: TokenSet) -> bytes:
         **{name: getattr(tokens, name) for name in _AUTH_METHOD_FIELDS},
         "client_secret_expires_at": client.client_secret_expires_at if client else 0,
     }
+    if tokens.previous_refresh_token is not None:
+        document["previous_refresh_token"] = _secret_value(tokens.previous_refresh_token)
     return _to_json(document)
 
 
@@ -122,6 +124,7 @@ def decode_login(content: bytes, path: str) -> TokenSet | EndedLogin:
             expires_in=expires_in,
             expires_at=expires_at or lifetime.expires_at(expires_in, requested_at=updated_at),
             refresh_token=document.get("refresh_token") or None,
+            previous_refresh_token=document.get("previous_refresh_token") or None,
             client=_decode_client(document),
             token_endpoint_auth_methods_supported=document.get("token_endpoint_auth_methods_supported") or (),
             authorized_at=lifetime.from_milliseconds(document.get("authorized_at")),

@@ -8,7 +8,9 @@ from notion_oauth.errors import TokenRefused
 from notion_oauth.models import EndedLogin, EndReason, TokenSet
 from notion_oauth.protocol.lifetime import Lifetimes
 
-TERMINAL = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
+# The last three are not registered: servers such as GitHub send them for a refresh token that they refuse for good
+REFUSED_GRANT = frozenset({"invalid_grant", "invalid_token", "bad_refresh_token", "invalid_refresh_token"})
+TERMINAL = REFUSED_GRANT | {"invalid_client", "unauthorized_client"}
 
 
 def ended_login(tokens: TokenSet, refused: TokenRefused, *, now: datetime, lifetimes: Lifetimes) -> EndedLogin:

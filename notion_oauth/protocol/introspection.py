@@ -29,10 +29,10 @@ def parse_introspection_response(response: Response, *, request: Request) -> Int
 
     Raises TokenRefused for an error code, ServerUnavailable for a transient failure or an invalid response.
     """
-    document = response.json_object() if response.ok else None
+    if response.is_error:
+        raise_for_error(response, request, TokenRefused, "introspect the token", REPORT_CODE)
+    document = response.json_object()
     if document is None or not isinstance(document.get("active"), bool):
-        if not response.ok or (document and "error" in document):
-            raise_for_error(response, request, TokenRefused, "introspect the token", REPORT_CODE)
         raise ServerUnavailable(f"{host_of(response.url)} sent an invalid introspection response.")
     if not document["active"]:
         return Introspection(active=False)  # other members have no meaning then (§2.2)

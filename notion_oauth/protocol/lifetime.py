@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MAX_LIFETIME = timedelta(days=3650)  # a longer one is a mistake, and would overflow dates
 _MAX_MILLISECONDS = 4_102_444_800_000  # the year 2100; a later time is a mistake
 LEEWAY_DIVISOR = 3  # at most a third of the lifetime: short-lived tokens would be refreshed at every use otherwise
+UNKNOWN_LIFETIME = timedelta(hours=1)  # of a token that can be refreshed and whose lifetime the server did not send
 CLOCK_SKEW = timedelta(minutes=5)  # more than the clocks of machines that share a store usually differ
 WARN_BEFORE_END = timedelta(days=14)  # of a login
 
@@ -85,20 +86,34 @@ def expires_at(expires_in: int | None, *, requested_at: datetime) -> datetime | 
 
 
 def remaining(login: Login, now: datetime) -> timedelta | None:
-    """Return how long the access token is still valid, negative if it has expired; None if the server did not say.
+    """Return how long the access token is still valid, negative if it has expired; None if that is unknown.
 
-    Never more than `expires_in`: a longer time means that the wall clock was set back.
+    Never more than its lifetime: a longer time means that the wall clock was set back.
     """
-    if login.expires_at is None:
+    lifetime, end = _lifetime(login), expiry(login)
+    if end is None:
         return None
-    left = login.expires_at - now  # now + something could overflow
-    return left if login.expires_in is None else min(left, timedelta(seconds=login.expires_in))
+    left = end - now  # now + something could overflow
+    return left if lifetime is None else min(left, lifetime)
+
+
+def expiry(login: Login) -> datetime | None:
+    """Return when the access token expires: if the server did not say, an hour after a token that can be refreshed."""
+    if login.expires_at is None and login.refresh_token is not None:
+        return login.updated_at + UNKNOWN_LIFETIME
+    return login.expires_at
+
+
+def _lifetime(login: Login) -> timedelta | None:
+    if login.expires_in is not None:
+        return timedelta(seconds=login.expires_in)
+    return UNKNOWN_LIFETIME if login.expires_at is None and login.refresh_token is not None else None
 
 
 def leeway(login: Login, refresh_window: timedelta) -> timedelta:
     """Return how long before its expiry the access token is refreshed."""
-    if login.expires_in is not None:
-        return min(refresh_window, timedelta(seconds=login.expires_in) / LEEWAY_DIVISOR)
+    if (lifetime := _lifetime(login)) is not None:
+        return min(refresh_window, lifetime / LEEWAY_DIVISOR)
     if login.expires_at is None:
         return timedelta()
     return max(timedelta(), min(refresh_window, (login.expires_at - login.updated_at) / LEEWAY_DIVISOR))

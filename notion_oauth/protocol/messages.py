@@ -91,6 +91,11 @@ class Response:
     def ok(self) -> bool:
         return 200 <= self.status < 300
 
+    @property
+    def is_error(self) -> bool:
+        """Whether the response reports an error, by its status or, as some servers do, by an `error` in a 2xx."""
+        return not self.ok or bool((self.json_object() or {}).get("error"))
+
     def json_object(self) -> dict[str, Any] | None:
         """Return the body as a JSON object; None for anything else."""
         try:
@@ -152,8 +157,9 @@ def raise_for_error(
 ) -> NoReturn:
     """Raise the error for an unsuccessful response. `action` completes "could not ..." in the message.
 
-    Raises `error_type`, with `hint`, for a 4xx with a final OAuth error code, UnexpectedRedirect for a 3xx, and
-    ServerUnavailable for everything else: 429, 5xx, pages and 4xx without a code are transient.
+    Raises `error_type`, with `hint`, for a 4xx with a final OAuth error code, and for a 2xx, with which some servers
+    send errors; UnexpectedRedirect for a 3xx; and ServerUnavailable for everything else: 429, 5xx, pages and responses
+    without a code are transient.
     """
     code, description = _error_and_description(response, request)
     host = host_of(response.url)
@@ -161,7 +167,7 @@ def raise_for_error(
         raise UnexpectedRedirect(
             f"{host} could not {action} (HTTP {response.status}, a redirect, which is not followed)."
         )
-    transient = response.status == 429 or not 400 <= response.status < 500
+    transient = response.status == 429 or response.status >= 500
     if code is None or transient or code in {"temporarily_unavailable", "server_error"}:
         reason = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}"
         raise ServerUnavailable(

@@ -63,7 +63,7 @@ def parse_registration_response(response: Response, *, request: Request) -> Clie
     if response.status in (404, 405) and response.json_object() is None:
         message = f"{host_of(response.url)} has no client registration at the announced URL."
         raise MetadataError(message, hint=PREREGISTER)
-    if not response.ok:
+    if response.is_error:
         raise_for_error(response, request, RegistrationRefused, "register this client")
     document = response.json_object()
     method = (document or {}).get("token_endpoint_auth_method")

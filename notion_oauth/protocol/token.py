@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, ValidationError
 
-from notion_oauth.errors import ServerUnavailable, SignInRequired, TokenRefused
+from notion_oauth.errors import TRY_LATER, ServerUnavailable, SignInRequired, TokenRefused
 from notion_oauth.models import (
     AssertionRequest,
     AuthMethod,
@@ -93,19 +93,34 @@ def refresh_request(tokens: TokenSet) -> Request:
 def parse_token_response(response: Response, *, request: Request) -> TokenResponse:
     """Parse the token response (RFC 6749 §5).
 
-    Raises TokenRefused for an error code, ServerUnavailable for a transient failure, an invalid token response,
-    or a token that is no bearer token.
+    Raises TokenRefused for an error code, ServerUnavailable for a transient failure, NoUsableToken for an invalid
+    token response or a token that is no bearer token.
     """
     parsed, names = _token_response(response)
-    if "access_token" not in names:
-        if not response.ok or "error" in names:
-            raise_for_error(response, request, TokenRefused, "issue a token")
-        raise ServerUnavailable(f"{host_of(response.url)} sent a response without a token.")
-    if parsed is None:
-        raise ServerUnavailable(f"{host_of(response.url)} sent an invalid token response.")
-    if parsed.token_type.lower() != "bearer" or not _is_valid_in_header(parsed.access_token):
-        raise ServerUnavailable(f"{host_of(response.url)} issued a token that cannot be sent as a bearer token.")
-    return parsed
+    if parsed is not None and _is_bearer(parsed):
+        return parsed
+    new = _new_refresh_token(response)
+    if new is None and response.is_error:
+        raise_for_error(response, request, TokenRefused, "issue a token")
+    problem = "sent a response without a token"
+    if "access_token" in names:
+        problem = "sent an invalid token response"
+    if parsed is not None:
+        problem = "issued a token that cannot be sent as a bearer token"
+    raise NoUsableToken(f"{host_of(response.url)} {problem}.", refresh_token=new)
+
+
+class NoUsableToken(ServerUnavailable, code="ServerUnavailable"):
+    """The response contains no access token that can be used, and maybe a new refresh token, which must be kept."""
+
+    def __init__(self, message: str, *, refresh_token: SecretStr | None = None) -> None:
+        super().__init__(message, hint=TRY_LATER)
+        self.refresh_token = refresh_token
+        self.login: TokenSet | None = None  # the refreshed login with this refresh token
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle and copy without the token."""
+        return (*super().__reduce__()[:2], {**self.__dict__, "refresh_token": None, "login": None})
 
 
 def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset[str]]:
@@ -113,19 +128,26 @@ def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset
 
     A separate function, so that no local variable in a traceback holds a token.
     """
-    document = response.json_object() if response.ok else None
-    names = frozenset(document or ())
+    document = (None if response.is_error else response.json_object()) or {}
+    names = frozenset(document)
     try:
-        fields = {**(document or {}), "expires_in": parse_lifetime((document or {}).get("expires_in"))}
+        fields = {**document, "expires_in": parse_lifetime(document.get("expires_in"))}
         return TokenResponse.model_validate(fields), names
     except ValidationError:
         return None, names
 
 
-def _is_valid_in_header(token: SecretStr) -> bool:
-    """Return whether a token may stand in a header (RFC 6750 §2.1); other characters could inject a header."""
-    value = token.get_secret_value()
-    return bool(value) and all(0x21 <= ord(character) <= 0x7E for character in value)
+def _new_refresh_token(response: Response) -> SecretStr | None:
+    document = (response.json_object() or {}) if response.ok else {}
+    value = document.get("refresh_token")
+    return SecretStr(value) if isinstance(value, str) and value else None
+
+
+def _is_bearer(response: TokenResponse) -> bool:
+    """Return whether the token may stand in a header (RFC 6750 §2.1); other characters could inject a header."""
+    value = response.access_token.get_secret_value()
+    valid = bool(value) and all(0x21 <= ord(character) <= 0x7E for character in value)
+    return valid and response.token_type.strip().lower() == "bearer"
 
 
 def assertion_request(grant: AssertionRequest) -> Request:
@@ -161,6 +183,12 @@ def token_set(response: TokenResponse, request: GrantRequest, *, requested_at: d
     )
 
 
+def with_new_refresh_token(tokens: TokenSet, refresh_token: SecretStr, *, requested_at: datetime) -> TokenSet:
+    """Return the same login after a response with a new refresh token and no usable access token."""
+    update = {"refresh_token": refresh_token, "previous_refresh_token": None, "updated_at": requested_at}
+    return tokens.model_copy(update={**update, "refreshed_at": requested_at})
+
+
 def refreshed(tokens: TokenSet, response: TokenResponse, *, requested_at: datetime) -> TokenSet:
     """Return the same login with new tokens; without a new refresh token the old one stays valid (RFC 6749 §6)."""
     return tokens.model_copy(
@@ -169,6 +197,7 @@ def refreshed(tokens: TokenSet, response: TokenResponse, *, requested_at: dateti
             "expires_in": response.expires_in,
             "expires_at": expires_at(response.expires_in, requested_at=requested_at),
             "refresh_token": response.refresh_token or tokens.refresh_token,
+            "previous_refresh_token": None,
             "scope": response.scope or tokens.scope,
             "refreshed_at": requested_at,
             "updated_at": requested_at,

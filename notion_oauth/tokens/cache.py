@@ -90,7 +90,7 @@ class TokenCache:
             expired = min(expired, self._entry.uptime_expired)
         valid = lifetime.phase(tokens, now, self._refresh_window) is Phase.VALID
         leeway = timedelta() if tokens.refresh_token is None else lifetime.leeway(tokens, self._refresh_window)
-        expires_at = tokens.expires_at or _NEVER
+        expires_at = lifetime.expiry(tokens) or _NEVER
         valid_until = expires_at - leeway if valid else now
         self._entry = _Entry(tokens, version, now, valid_until, expires_at, expired - leeway.total_seconds(), expired)
         self._unchanged_until = 0.0 if self._store.version(self._profile) is not None else uptime + UNCHECKED_INTERVAL

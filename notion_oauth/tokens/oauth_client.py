@@ -219,9 +219,15 @@ class OAuthClient:
             return token.token_set(parsed, grant, requested_at=requested_at)
 
     async def refresh(self, tokens: TokenSet) -> TokenSet:
-        """Refresh a login. Raises TokenRefused, SignInRequired if it has no refresh token."""
+        """Refresh a login. Raises TokenRefused, NoUsableToken, SignInRequired if it has no refresh token."""
         with self._span("refresh", tokens.token_endpoint, tokens.issuer):
-            parsed, requested_at = await self._tokens(token.refresh_request(tokens))
+            requested_at = self._now()
+            try:
+                parsed, requested_at = await self._tokens(token.refresh_request(tokens))
+            except token.NoUsableToken as error:
+                if error.refresh_token is not None:
+                    error.login = token.with_new_refresh_token(tokens, error.refresh_token, requested_at=requested_at)
+                raise
             return token.refreshed(tokens, parsed, requested_at=requested_at)
 
     async def _tokens(self, request: Request) -> tuple[TokenResponse, datetime]:
@@ -259,11 +265,10 @@ class OAuthClient:
     async def revoke(self, tokens: TokenSet) -> bool:
         """Revoke the grant (RFC 7009); False if the server offers no revocation. Raises TokenRefused."""
         with self._span("revoke", tokens.revocation_endpoint, tokens.issuer):
-            request = revocation.revocation_request(tokens)
-            if request is None:
-                return False
-            revocation.check_revocation_response(await self._transport.send(request), request=request)
-            return True
+            requests = revocation.revocation_requests(tokens)
+            for request in requests:
+                revocation.check_revocation_response(await self._transport.send(request), request=request)
+            return bool(requests)
 
     def _now(self) -> datetime:
         """The time in whole milliseconds, as stores save it, so that a login equals itself after it is read back."""

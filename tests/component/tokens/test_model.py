@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -165,6 +166,7 @@ class Engine(RuleBasedStateMachine):
             self.sandbox.expire_access_tokens()
             token = await oauth.tokens.token(rejected=token)
             assert self.sandbox.is_access_token_live(token.get_secret_value())
+            oauth.tokens.record_accepted(token)
 
         self.check_use(which, use)
 
@@ -222,13 +224,14 @@ class Engine(RuleBasedStateMachine):
         assert stored.refresh_token.get_secret_value() in self.usable_refresh_tokens
 
     @invariant()
-    def dead_refresh_token_is_sent_at_most_once(self) -> None:
-        refused = [
+    def dead_refresh_token_is_sent_at_most_twice(self) -> None:
+        """A refusal is believed when the server repeats it."""
+        refused = Counter(
             request.form.get("refresh_token")
             for request in self.sandbox.requests_to("/token", "POST")
             if request.status == 400 and request.form.get("grant_type") == "refresh_token"
-        ]
-        assert len(refused) == len(set(refused))
+        )
+        assert max(refused.values(), default=0) <= 2
 
 
 Engine.TestCase.settings = hypothesis_settings(max_examples=25, stateful_step_count=25, deadline=None)

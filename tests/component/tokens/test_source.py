@@ -18,7 +18,6 @@ from notion_oauth.models import TokenSet
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.storage import Hold
 from tests.conftest import Posted
 from tests.support.signing_in import sign_in
 from tests.support.stores import load_login
@@ -230,23 +229,6 @@ async def test_login_of_seven_fields_is_refreshed_after_discovery(
     complete = await stored(oauth)
     assert (complete.token_endpoint, complete.resource) == (login.token_endpoint, login.resource)
     assert len(sandbox.requests_to("/register")) == 1
-
-
-async def test_new_tokens_are_stored_before_they_are_returned(
-    oauth: NotionOAuth, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    login = await sign_in(oauth)
-    clock.ahead = timedelta(hours=2)
-
-    async def fail(hold: Hold, tokens: TokenSet) -> None:
-        raise StorageError("The disk is full.")
-
-    monkeypatch.setattr(Hold, "save", fail)
-    with pytest.raises(StorageError):
-        await oauth.tokens.token()
-    monkeypatch.undo()
-    assert await stored(oauth) == login
-    assert await oauth.tokens.token() != login.access_token, "the server accepts the stored refresh token once more"
 
 
 async def test_sign_out_during_a_refresh_is_not_undone(oauth: NotionOAuth, settings: Settings, clock: Clock) -> None:

@@ -155,19 +155,31 @@ async def test_lifetime_counts_from_before_the_request(settings: Settings, sandb
     assert (await oauth.status()).status == "expired"
 
 
-@pytest.mark.parametrize("sent", [None, "soon", 0, -7, "0", [], 10**30, 10**400])
-async def test_token_of_unknown_lifetime_is_used_until_rejected(
+@pytest.mark.parametrize("sent", [None, "soon", 0, -7, "0", []])
+async def test_token_of_unknown_lifetime_is_refreshed_after_an_hour(
     oauth: NotionOAuth, sandbox: Sandbox, machine: Machine, sent: Any, grants_asked: Posted
 ) -> None:
-    """It is not refreshed at every use."""
+    """It is not used for ever, and not refreshed at every use."""
     sandbox.options.token_response_overrides = {"expires_in": sent}
     login = await sign_in(oauth)
-    machine.advance(hours=7)
+    machine.advance(minutes=50)
     for _ in range(3):
         assert await oauth.tokens.token() == login.access_token
         await oauth.tokens.wait_until_idle()
     assert grants_asked() == ["authorization_code"]
-    assert await oauth.tokens.token(rejected=login.access_token) != login.access_token
+    machine.advance(minutes=11)
+    assert await oauth.tokens.token() != login.access_token
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+@pytest.mark.parametrize("sent", [10**30, 10**400])
+async def test_very_long_lifetime_is_a_lifetime(
+    oauth: NotionOAuth, sandbox: Sandbox, machine: Machine, sent: int
+) -> None:
+    sandbox.options.token_response_overrides = {"expires_in": sent}
+    login = await sign_in(oauth)
+    machine.advance(days=20)
+    assert await oauth.tokens.token() == login.access_token
 
 
 @pytest.mark.parametrize(

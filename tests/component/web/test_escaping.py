@@ -78,7 +78,7 @@ def test_authorization_error_is_escaped(visitor: Visitor, sandbox: Sandbox, atta
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_token_endpoint_error_is_escaped(visitor: Visitor, sandbox: Sandbox, attack: str) -> None:
     back = visitor.consent()
-    sandbox.fail_next("/token", error="invalid_grant", description=attack)
+    sandbox.fail_next("/token", error="invalid_grant", times=2, description=attack)
     page = visitor.get(back)
     assert page.status_code == 502
     assert harmless(page.text)

@@ -86,7 +86,7 @@ class TestBrowserSessions:
         app = create_app(public)
         visitor = Visitor(app)
         back = visitor.consent()
-        sandbox.fail_next("/token", status=400, error="invalid_grant")
+        sandbox.fail_next("/token", status=400, error="invalid_grant", times=2)
         refused = visitor.get(back, headers=JSON)
         visitor.sign_in()
         data = {"csrf_token": visitor.csrf_token()}
@@ -126,7 +126,7 @@ class TestBrowserSessions:
 
     def test_failed_sign_in_leaves_no_file(self, public: Settings, sandbox: Sandbox) -> None:
         visitor = Visitor(create_app(public))
-        sandbox.fail_next("/token", error="invalid_grant")
+        sandbox.fail_next("/token", error="invalid_grant", times=2)
         assert visitor.get(visitor.consent()).status_code == 502
         assert visitor_files(public) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 from datetime import timedelta
 from typing import Any
@@ -14,8 +15,9 @@ from notion_oauth.errors import NotionOAuthError, ServerUnavailable, SignInRequi
 from notion_oauth.models import ClientInformation
 from notion_oauth.protocol.lifetime import expires_at
 from notion_oauth.protocol.messages import Request, Response
-from notion_oauth.protocol.revocation import check_revocation_response, revocation_request
+from notion_oauth.protocol.revocation import check_revocation_response, revocation_requests
 from notion_oauth.protocol.token import (
+    NoUsableToken,
     code_request,
     parse_token_response,
     refresh_request,
@@ -206,11 +208,11 @@ def test_a_final_error_code_is_a_refusal(status: int, code: str) -> None:
         ([], 200),
         ({"access_token": None, "token_type": "bearer"}, 200),
         ({"access_token": "", "token_type": "bearer"}, 200),
-        ({"access_token": "a"}, 200),
         ({"access_token": "a", "token_type": "mac"}, 200),
+        ({"access_token": "a", "token_type": 7}, 200),
+        ({"error": {"code": 7}}, 200),
         ({"access_token": "a\r\nHost: evil", "token_type": "bearer"}, 200),
         ({"access_token": "ü", "token_type": "bearer"}, 200),
-        ({"access_token": "a", "token_type": "bearer", "refresh_token": 7}, 200),
     ],
 )
 def test_every_other_failure_is_transient(document: Any, status: int) -> None:
@@ -218,10 +220,48 @@ def test_every_other_failure_is_transient(document: Any, status: int) -> None:
         parse_token_response(answer(document, status), request=REQUEST)
 
 
-def test_an_error_in_a_200_is_an_error() -> None:
-    """Some servers do this. The status does not show whether the error is final, so it counts as transient."""
-    with pytest.raises(ServerUnavailable, match="bad_refresh"):
-        parse_token_response(answer({"error": "bad_refresh"}), request=REQUEST)
+@pytest.mark.parametrize("beside", [{}, {"access_token": "a", "token_type": "bearer"}])
+def test_an_error_in_a_200_is_that_error(beside: dict[str, str]) -> None:
+    """GitHub's authorization server sends its errors like this."""
+    with pytest.raises(TokenRefused, match="bad_refresh_token"):
+        parse_token_response(answer({"error": "bad_refresh_token", **beside}), request=REQUEST)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"token_type": None},
+        {"token_type": ""},
+        {"token_type": "bearer "},
+        {"error": None},
+        {"refresh_token": 7},
+        {"scope": ["a", "b"]},
+        {"expires_in": "soon"},
+    ],
+)
+def test_odd_members_beside_good_tokens_lose_nothing(odd: dict[str, Any]) -> None:
+    """Tokens are issued once. A missing type means Bearer."""
+    parsed = parse_token_response(answer({"access_token": "a", "token_type": "bearer", **odd}), request=REQUEST)
+    assert parsed.access_token.get_secret_value() == "a"
+    assert parsed.refresh_token is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"access_token": None},
+        {"access_token": "a\nb", "token_type": "bearer"},
+        {"access_token": "a", "token_type": "mac"},
+        {"access_token": "a", "error": "server_error"},
+        {},
+    ],
+)
+def test_new_refresh_token_beside_an_unusable_access_token_is_kept(odd: dict[str, Any]) -> None:
+    with pytest.raises(NoUsableToken) as caught:
+        parse_token_response(answer({"refresh_token": "new", **odd}), request=REQUEST)
+    assert caught.value.refresh_token == SecretStr("new")
+    assert "new" not in repr(caught.value)
+    assert copy.copy(caught.value).refresh_token is None, "copies and pickles contain no secret"
 
 
 @pytest.mark.parametrize(
@@ -243,17 +283,17 @@ def test_an_echoed_secret_is_not_repeated(where: str) -> None:
 
 @pytest.mark.spec("RFC 7009 §2.1", "Send token, token_type_hint and client authentication")
 def test_revocation_sends_the_refresh_token() -> None:
-    request = revocation_request(tokens())
+    (request,) = revocation_requests(tokens())
     assert request is not None
     assert request.form == {
         "token": "canary-refresh-token",
         "token_type_hint": "refresh_token",
         "client_id": "public-client",
     }
-    only_access = revocation_request(tokens(refresh_token=None))
+    (only_access,) = revocation_requests(tokens(refresh_token=None))
     assert only_access is not None
     assert (only_access.form or {})["token_type_hint"] == "access_token"
-    assert revocation_request(tokens(revocation_endpoint=None)) is None
+    assert revocation_requests(tokens(revocation_endpoint=None)) == ()
 
 
 @pytest.mark.spec("RFC 7009 §2.2", "Treat any success as revoked, even for an unknown token")

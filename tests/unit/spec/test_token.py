@@ -14,7 +14,7 @@ from notion_oauth.errors import ServerUnavailable, TokenRefused
 from notion_oauth.models import ClientInformation
 from notion_oauth.protocol.introspection import introspection_request, parse_introspection_response
 from notion_oauth.protocol.messages import Request, Response
-from notion_oauth.protocol.revocation import check_revocation_response, revocation_request
+from notion_oauth.protocol.revocation import check_revocation_response, revocation_requests
 from notion_oauth.protocol.token import client_authentication, code_request, parse_token_response, refresh_request
 from notion_oauth.protocol.token import refreshed as with_new_tokens
 from tests.unit.protocol.builders import NOW, pending, tokens
@@ -56,7 +56,7 @@ def test_an_endpoint_may_list_other_methods(listed: tuple[str, ...] | None, basi
     login = tokens(client=client("a secret"), introspection_endpoint="https://h.example/introspect").model_copy(
         update=methods
     )
-    for request in (revocation_request(login), introspection_request(login)):
+    for request in (*revocation_requests(login), introspection_request(login)):
         assert request is not None
         assert ("Authorization" in request.headers, "client_secret" in (request.form or {})) == (basic, not basic)
     assert "Authorization" in refresh_request(login).headers
@@ -168,7 +168,7 @@ def test_a_new_refresh_token_replaces_the_old_one() -> None:
 @pytest.mark.spec("RFC 7009 §2.1", "Send token, token_type_hint and client authentication")
 def test_the_example_of_a_revocation() -> None:
     login = tokens(client=client("gX1fBat3bV"), refresh_token=SecretStr("45ghiukldjahdnhzdauz"))
-    request = revocation_request(login)
+    (request,) = revocation_requests(login)
     assert body_of(request) == {"token": ["45ghiukldjahdnhzdauz"], "token_type_hint": ["refresh_token"]}
     assert request is not None
     assert request.headers["Authorization"] == "Basic czZCaGRSa3F0MzpnWDFmQmF0M2JW"

@@ -1,0 +1,340 @@
+"""No tokens that the server has issued are lost: late requests, passing refusals, odd responses and failed saves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from notion_oauth.auth.httpx_auth import BearerAuth
+from notion_oauth.errors import ServerUnavailable, SignInRequired, StorageError, TokenRefused
+from notion_oauth.files.encryption import Encryption, new_key
+from notion_oauth.models import TokenSet
+from notion_oauth.protocol.authorization import parse_authorization_response
+from notion_oauth.sandbox import Sandbox
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import Settings
+from notion_oauth.storage import JsonFileStore, TokenStore
+from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.tokens.revocation import SignOut
+from notion_oauth.transport.client import Transport
+from tests.conftest import Posted
+from tests.support.signing_in import begin, sign_in
+from tests.support.stores import HookedDocuments, load_login
+
+pytestmark = pytest.mark.anyio
+REFUSALS = ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_token", "bad_refresh_token"]
+
+
+class Clock:
+    """A wall clock that tests move."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+class LateNetwork(httpx.AsyncHTTPTransport):
+    """A network that can delay a token request until its client no longer waits for the response."""
+
+    delays = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delayed: list[httpx.Request] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.delays and request.url.path == "/token":
+            self.delays = False
+            self.delayed.append(request)
+            raise httpx.ReadTimeout("no response in time")
+        return await super().handle_async_request(request)
+
+    async def deliver(self) -> None:
+        for request in self.delayed:
+            response = await super().handle_async_request(request)
+            assert response.status_code == 200, "the server still accepts the refresh token that was sent first"
+            await response.aclose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def network() -> LateNetwork:
+    return LateNetwork()
+
+
+async def no_sleep(seconds: float) -> None:
+    await anyio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+def oauth(settings: Settings, clock: Clock, network: LateNetwork) -> NotionOAuth:
+    patient = settings.model_copy(update={"retry_for": 20.0})
+    client = OAuthClient(Transport(timeout=timedelta(seconds=5), httpx_transport=network), clock=clock)
+    return NotionOAuth(patient, clock=clock, client=client, sleep=no_sleep)
+
+
+async def stored(oauth: NotionOAuth) -> TokenSet:
+    login = await load_login(oauth.store, "default")
+    assert login is not None
+    return login
+
+
+async def refresh_with_late_first_request(oauth: NotionOAuth, network: LateNetwork) -> TokenSet:
+    """Refresh: the first request times out, the second is answered. Then the first reaches the server."""
+    first = await sign_in(oauth)
+    network.delays = True
+    login = await oauth.refresh()
+    assert login.previous_refresh_token == first.refresh_token
+    await network.deliver()
+    return login
+
+
+async def test_request_that_arrives_after_its_retry_ends_no_login(
+    oauth: NotionOAuth, network: LateNetwork, sandbox: Sandbox, settings: Settings, clock: Clock
+) -> None:
+    """It replaces the new refresh token, and the one before is the only one that still works."""
+    login = await refresh_with_late_first_request(oauth, network)
+    another = NotionOAuth(settings, clock=clock)
+    clock.ahead = timedelta(hours=2)
+    token = await another.tokens.token()
+    assert sandbox.is_access_token_live(token.get_secret_value())
+    assert sandbox.live_grants == 1
+    assert (await stored(oauth)).previous_refresh_token is None
+    assert (await stored(oauth)).refresh_token not in (login.refresh_token, login.previous_refresh_token)
+
+
+async def test_request_of_a_killed_process_may_still_arrive(oauth: NotionOAuth) -> None:
+    """The next process finds the reservation of the killed one."""
+    login = await sign_in(oauth)
+    async with oauth.store.exclusive("default") as hold:
+        await hold.reserve(login.refresh_token)
+        hold.request_may_arrive()
+    assert (await oauth.refresh()).previous_refresh_token == login.refresh_token
+
+
+@pytest.mark.parametrize("failure", [{"status": 429}, {"status": 503}])
+async def test_request_that_the_server_did_not_process_cannot_arrive_late(
+    oauth: NotionOAuth, sandbox: Sandbox, failure: dict[str, int]
+) -> None:
+    await sign_in(oauth)
+    sandbox.fail_next("/token", **failure)  # type: ignore[arg-type]
+    assert (await oauth.refresh()).previous_refresh_token is None
+
+
+async def test_next_refresh_forgets_the_previous_refresh_token(oauth: NotionOAuth, network: LateNetwork) -> None:
+    await sign_in(oauth)
+    network.delays = True
+    assert (await oauth.refresh()).previous_refresh_token is not None
+    assert (await oauth.refresh()).previous_refresh_token is None
+
+
+async def test_sign_out_revokes_and_deletes_the_previous_refresh_token(
+    oauth: NotionOAuth, network: LateNetwork, sandbox: Sandbox, settings: Settings
+) -> None:
+    """The server may know only that one."""
+    await refresh_with_late_first_request(oauth, network)
+    assert await oauth.sign_out() is SignOut.REVOKED
+    assert sandbox.live_grants == 0
+    assert not settings.token_file.exists()
+
+
+async def test_previous_refresh_token_is_encrypted(settings: Settings, network: LateNetwork, clock: Clock) -> None:
+    store = JsonFileStore(settings.token_file, encryption=Encryption(SecretStr(new_key())))
+    client = OAuthClient(Transport(timeout=timedelta(seconds=5), httpx_transport=network), clock=clock)
+    oauth = NotionOAuth(settings.model_copy(update={"retry_for": 20.0}), store=store, client=client, sleep=no_sleep)
+    login = await refresh_with_late_first_request(oauth, network)
+    assert login.previous_refresh_token is not None
+    secret = login.previous_refresh_token.get_secret_value()
+    assert secret not in settings.token_file.read_text()
+    assert secret not in repr(login)
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+async def test_refusal_that_is_not_repeated_ends_no_login(oauth: NotionOAuth, sandbox: Sandbox, error: str) -> None:
+    """Servers that copy their data with a delay refuse once, and accept the same token a moment later."""
+    login = await sign_in(oauth)
+    sandbox.fail_next("/token", error=error)
+    assert (await oauth.refresh()).access_token != login.access_token
+
+
+async def test_refused_token_is_sent_again_after_a_pause(settings: Settings, sandbox: Sandbox) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    oauth = NotionOAuth(settings.model_copy(update={"retry_for": 20.0}), sleep=sleep)
+    await sign_in(oauth)
+    sandbox.revoke_grants()
+    with pytest.raises(SignInRequired):
+        await oauth.refresh()
+    assert [seconds for seconds in slept if seconds] == [2.0]
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+async def test_error_with_status_200_ends_the_login(oauth: NotionOAuth, sandbox: Sandbox, error: str) -> None:
+    """GitHub's way. It is not a temporary failure, which the user would be told to wait for."""
+    await sign_in(oauth)
+    sandbox.fail_next("/token", status=200, error=error, times=2)
+    with pytest.raises(SignInRequired) as caught:
+        await oauth.refresh()
+    assert caught.value.error == error
+    assert caught.value.hint.command == "login"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"access_token": None}, {"access_token": "a\nb"}, {"token_type": "mac"}, {"error": "server_error"}],
+    ids=lambda odd: next(iter(odd)),
+)
+async def test_new_refresh_token_is_kept_although_its_access_token_cannot_be_used(
+    oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, odd: dict[str, Any]
+) -> None:
+    """The access token is not handed out, and the next refresh sends the new refresh token."""
+    sandbox.options.reuse = "strict"
+    login = await sign_in(oauth)
+    sandbox.options.token_response_overrides = odd
+    with pytest.raises(ServerUnavailable):
+        await NotionOAuth(settings).refresh()
+    kept = await stored(oauth)
+    assert kept.access_token == login.access_token
+    assert kept.refresh_token != login.refresh_token
+    sandbox.options.token_response_overrides = {}
+    assert sandbox.is_access_token_live((await oauth.refresh()).access_token.get_secret_value())
+
+
+class Failing:
+    """A store in memory that cannot write while `fails`."""
+
+    def __init__(self) -> None:
+        self.fails = False
+        self.failures = 0
+        self.store = TokenStore(HookedDocuments(self._hook))
+
+    def _hook(self, operation: str, profile: str, content: bytes | None) -> None:
+        if operation == "write" and self.fails:
+            self.failures += 1
+            raise StorageError("The disk is full.")
+
+
+@pytest.fixture
+def failing() -> Failing:
+    return Failing()
+
+
+async def test_tokens_that_cannot_be_saved_are_used_and_saved_later(
+    settings: Settings, sandbox: Sandbox, clock: Clock, failing: Failing, grants_asked: Posted
+) -> None:
+    sandbox.options.reuse = "strict"
+    oauth = NotionOAuth(settings, store=failing.store, clock=clock)
+    login = await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    failing.fails = True
+    token = await oauth.tokens.token()
+    assert sandbox.is_access_token_live(token.get_secret_value())
+    await oauth.tokens.wait_until_idle()
+    assert await oauth.tokens.token() == token, "the spent refresh token is not sent again"
+    assert (await stored(oauth)).access_token == login.access_token
+    with pytest.raises(StorageError, match="disk is full"):
+        oauth.tokens.check_saved()
+    failing.fails = False
+    assert await oauth.tokens.token() == token
+    await oauth.tokens.wait_until_idle()
+    oauth.tokens.check_saved()
+    assert (await stored(oauth)).access_token == token
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+async def test_save_is_tried_again_in_the_background(
+    settings: Settings, sandbox: Sandbox, clock: Clock, failing: Failing
+) -> None:
+    """A program that asks for one token and ends has saved it."""
+
+    async def sleep(seconds: float) -> None:
+        failing.fails = failing.failures < 3
+        await anyio.lowlevel.checkpoint()
+
+    patient = settings.model_copy(update={"retry_for": 20.0})
+    oauth = NotionOAuth(patient, store=failing.store, clock=clock, sleep=sleep)
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    failing.fails = True
+    token = await oauth.tokens.token()
+    await oauth.tokens.wait_until_idle()
+    oauth.tokens.check_saved()
+    assert failing.failures == 3
+    assert (await stored(oauth)).access_token == token
+
+
+async def test_later_sign_in_replaces_tokens_that_could_not_be_saved(
+    settings: Settings, clock: Clock, failing: Failing
+) -> None:
+    oauth = NotionOAuth(settings, store=failing.store, clock=clock)
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    failing.fails = True
+    await oauth.tokens.token()
+    await oauth.tokens.wait_until_idle()
+    failing.fails = False
+    newer = await sign_in(NotionOAuth(settings, store=failing.store, clock=clock))
+    assert await oauth.tokens.token() == newer.access_token
+    await oauth.tokens.wait_until_idle()
+    assert await stored(oauth) == newer
+
+
+async def test_tokens_of_a_sign_in_are_saved_at_the_next_try(
+    settings: Settings, sandbox: Sandbox, failing: Failing
+) -> None:
+    """The code is spent, so the person would have to sign in again."""
+
+    async def sleep(seconds: float) -> None:
+        failing.fails = failing.failures < 3
+
+    patient = settings.model_copy(update={"retry_for": 20.0})
+    oauth = NotionOAuth(patient, store=failing.store, sleep=sleep)
+    pending, query = await begin(oauth)
+    failing.fails = True
+    login = await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
+    assert await stored(oauth) == login
+
+
+@pytest.mark.parametrize("requests", [12])
+async def test_resource_that_refuses_every_token_causes_one_refresh(
+    settings: Settings, sandbox: Sandbox, grants_asked: Posted, requests: int
+) -> None:
+    oauth = NotionOAuth(settings)
+    await sign_in(oauth)
+    sandbox.fail_next("/mcp", status=401, times=2 * requests)
+    async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
+        for _ in range(requests):
+            assert (await client.post(settings.server_url, json={})).status_code == 401
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+async def test_accepted_token_can_be_rejected_later(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings)
+    await sign_in(oauth)
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
+        for _ in range(3):
+            sandbox.expire_access_tokens()
+            assert (await client.post(settings.server_url, json=ping)).status_code == 200
+
+
+async def test_other_refusals_are_not_repeated(oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted) -> None:
+    await sign_in(oauth)
+    sandbox.fail_next("/token", error="invalid_target")
+    with pytest.raises(TokenRefused):
+        await oauth.refresh()
+    assert grants_asked() == ["authorization_code", "refresh_token"]
