@@ -33,9 +33,10 @@ ISSUED = "canary-token-of-some-length"  # in unusable responses
 Break = Callable[[Sandbox], None]
 
 
-def answer(status: int, document: dict[str, Any] | str) -> Break:
+def answer(status: int, document: dict[str, Any] | str, *, times: int = 1) -> Break:
     body = document if isinstance(document, str) else json.dumps(document)
-    return lambda sandbox: sandbox.fail_next("/token", status=status, body=body, content_type="application/json")
+    headers = {"Content-Type": "application/json"}
+    return lambda sandbox: sandbox.fail_next("/token", status=status, body=body, headers=headers, times=times)
 
 
 BREAKS: dict[str, Break] = {
@@ -45,7 +46,7 @@ BREAKS: dict[str, Break] = {
     "too much": lambda sandbox: sandbox.misbehave_next("/token", "oversize"),
     "a page": answer(200, f"<html>{ISSUED}"),
     "refused": answer(400, {"error": "invalid_request", "error_description": "no"}),
-    "ended": answer(400, {"error": "invalid_grant"}),
+    "ended": answer(400, {"error": "invalid_grant"}, times=2),
     "busy": answer(503, {"error": "temporarily_unavailable", "access_token": ISSUED}),
     "damaged": answer(200, {"access_token": [ISSUED], "token_type": "bearer"}),
     "no bearer": answer(200, {"access_token": ISSUED, "token_type": "mac"}),

@@ -80,7 +80,7 @@ def counted(profile: str | None) -> dict[str, list[tuple[float, dict[str, Any]]]
 
 
 def named(spans: InMemorySpanExporter, name: str) -> ReadableSpan:
-    [span] = [span for span in spans.get_finished_spans() if span.name == f"notion_oauth.{name}"]
+    [*_, span] = [span for span in spans.get_finished_spans() if span.name == f"notion_oauth.{name}"]
     return span
 
 

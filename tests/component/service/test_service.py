@@ -415,7 +415,7 @@ async def test_no_secret_is_shown(
     for error in ("invalid_grant", "temporarily_unavailable"):
         assert login.refresh_token is not None
         echo = login.refresh_token.get_secret_value()
-        sandbox.fail_next("/token", error=error, description=f"{echo} is bad", status=400)
+        sandbox.fail_next("/token", error=error, description=f"{echo} is bad", status=400, times=2)
         try:
             await oauth.refresh()
         except NotionOAuthError as failure:

@@ -62,8 +62,8 @@ def test_expired_token_without_refresh_token_is_no_login(
     assert browser.status() == {"status": "unauthenticated"}
 
 
-def test_token_without_expiry_is_valid(sandbox: Sandbox, browser: Browser) -> None:
-    sandbox.options.token_response_overrides = {"expires_in": None}
+def test_token_without_expiry_that_cannot_be_refreshed_is_valid(sandbox: Sandbox, browser: Browser) -> None:
+    sandbox.options.token_response_overrides = {"expires_in": None, "refresh_token": None}
     page = browser.get("/auth/login")
     assert "until the server rejects it" in page.text
     assert browser.status()["expires_in_seconds"] is None
