@@ -47,9 +47,7 @@ async def test_min_ttl_may_be_the_longest_timedelta(settings: Settings, grants_a
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_token_without_lifetime_and_refresh_token_is_used(
-    settings: Settings, sandbox: Sandbox
-) -> None:
+async def test_token_without_lifetime_and_refresh_token_is_used(settings: Settings, sandbox: Sandbox) -> None:
     sandbox.options.token_response_overrides = {"expires_in": None, "refresh_token": None}
     login = await sign_in(NotionOAuth(settings))
     later = NotionOAuth(settings, clock=ahead(days=365))
