@@ -106,6 +106,8 @@ def refresh(
     oauth = oauth_from_options(profile, token_file, server_url)
     before = run_async(oauth.status).updated_at
     run_async(partial(oauth.refresh, if_older_than=if_older_than))
+    run_async(oauth.tokens.wait_until_idle)
+    oauth.tokens.check_saved()
     found = run_async(oauth.status)
     if as_json:
         print_json(found.as_json(render=partial(render_hint, ctx=ctx)))
