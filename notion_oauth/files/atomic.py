@@ -10,7 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from notion_oauth.errors import StorageError, StoreDamaged
 from notion_oauth.files import permissions
@@ -40,7 +40,7 @@ def read_file(path: Path, decode: Callable[[bytes], T], *, fix: bool = True) -> 
         try:
             content = _read(descriptor)
         except OSError as error:
-            _raise_storage_error(path, "read", error)
+            raise storage_error(path, "read", error) from None
         if len(content) > MAX_FILE:
             raise StoreDamaged(
                 f"{path} is larger than {MAX_FILE // 1024} KiB, so notion-oauth did not write it.", hint=_MOVE_HINT
@@ -51,36 +51,56 @@ def read_file(path: Path, decode: Callable[[bytes], T], *, fix: bool = True) -> 
         return decoded
 
 
-def secure_lock_file(path: Path, *, fix: bool = True) -> None:
-    """Restrict an existing lock file to its owner: every user who may open it can hold the lock forever.
+def prepare_lock_file(path: Path) -> None:
+    """Create the lock file, and its directory, unless it exists.
 
-    Raises StorageError as `read_file` does.
+    It is restricted to its owner, because every user who may open it can hold the lock forever. One that root has
+    created in a user's directory is given to that user. Raises StorageError as `read_file` does.
     """
-    with _open_regular(path, "locked", silent=not fix) as descriptor:
-        if descriptor is not None and fix:
+    try:
+        make_directory(path.parent)
+    except OSError as error:
+        raise storage_error(path, "locked", error) from None
+    with _open_regular(path, "locked", create=True) as descriptor:
+        if descriptor is not None:
             permissions.restrict_to_owner(descriptor, path)
 
 
+def check_lock_file(path: Path) -> None:
+    """Raise StorageError if the path cannot be a lock file. Changes nothing."""
+    with _open_regular(path, "locked", silent=True):
+        pass
+
+
 @contextlib.contextmanager
-def _open_regular(path: Path, action: str, *, silent: bool = False) -> Iterator[int | None]:
-    """Open the regular file after checking its owner; yields None if it does not exist."""
+def _open_regular(path: Path, action: str, *, silent: bool = False, create: bool = False) -> Iterator[int | None]:
+    """Open the regular file after checking its owner; yields None if it does not exist.
+
+    With `create`, a missing file is created, and an empty file of root's is given to the owner of the directory.
+    """
     try:
         with Directory(path.parent) as directory:
             if not silent:
                 permissions.warn_if_exposed(directory)
             # O_NONBLOCK, so that opening a FIFO cannot block
-            descriptor = directory.open(path.name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+            try:
+                descriptor = directory.open(path.name, flags)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                descriptor = directory.open(path.name, flags | os.O_CREAT)
+            if create:
+                directory.give_to_owner(descriptor)
     except FileNotFoundError:
         yield None
         return
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            _check_not_link(path)
-        _raise_storage_error(path, action, error)
+        raise storage_error(path, action, error) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            _raise_not_a_file(path)
+            raise _not_a_file(path)
         permissions.check_owner(status, path, silent=silent)
         yield descriptor
     finally:
@@ -176,7 +196,7 @@ def delete_file(path: Path, *, remove_abandoned: bool = True) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        _raise_storage_error(path, "deleted", error)
+        raise storage_error(path, "deleted", error) from None
     return True
 
 
@@ -226,13 +246,13 @@ def replace_with_reserved(path: Path, content: bytes) -> None:
     """Replace the file's content as `write_file` does, in the space that `reserve_file` has reserved.
 
     Raises StorageError. If the content could be written but the file could not be replaced, the reservation then holds
-    the content.
+    the content. If something else is in its place, that is replaced by a new file, and not written to.
     """
     if len(content) > MAX_FILE:
         raise StorageError(f"{path} was not written: {len(content)} bytes are more than the limit of {MAX_FILE}.")
     with _open_for_writing(path, remove_abandoned=False) as directory:
         name = path.name + RESERVED
-        with open(directory.open(name, os.O_WRONLY), "wb") as file:  # noqa: PTH123 - a descriptor has no Path
+        with open(_open_reserved(directory, name, owner_of=path.name), "wb") as file:
             # Written over the reserved bytes and cut to length afterwards, so that no space is released in between
             file.write(content)
             file.truncate()
@@ -267,7 +287,7 @@ def _open_for_writing(path: Path, *, remove_abandoned: bool = True) -> Iterator[
                 _remove_abandoned(directory, path.name, older_than=_ABANDONED_AFTER)
             yield directory
     except OSError as error:
-        _raise_storage_error(path, "written", error)
+        raise storage_error(path, "written", error) from None
 
 
 def _write_temporary(directory: Directory, name: str, content: bytes) -> str:
@@ -288,6 +308,20 @@ def _write_new(directory: Directory, name: str, descriptor: int, content: bytes,
     except BaseException:
         _remove(directory, name)
         raise
+
+
+def _open_reserved(directory: Directory, name: str, *, owner_of: str) -> int:
+    """Open the reservation for writing, or a new file if it was removed, or replaced by a link, a pipe or the like."""
+    with contextlib.suppress(OSError):
+        descriptor = directory.open(name, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            return descriptor
+        os.close(descriptor)
+    _remove(directory, name)
+    descriptor = directory.open(name, _CREATE)
+    permissions.keep_owner(descriptor, directory, owner_of)
+    return descriptor
 
 
 def _new_file(directory: Directory, name: str) -> tuple[int, str]:
@@ -314,20 +348,29 @@ def _remove_abandoned(directory: Directory, name: str, *, older_than: float) -> 
 def _check_not_link(path: Path) -> None:
     """Raise StorageError if the path is a symbolic link: its target must be neither replaced nor left behind."""
     if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises if the directory is not searchable
-        raise StorageError(f"{path} is a symbolic link. Secrets are not stored behind symbolic links.", hint=_LINK_HINT)
+        raise _is_link(path)
 
 
 _MOVE_HINT = "Nothing was changed. Move it away, or set NOTION_OAUTH_TOKEN_FILE to another path."
 _LINK_HINT = "Remove the link, or set NOTION_OAUTH_TOKEN_FILE to the real file."
 
 
-def _raise_not_a_file(path: Path) -> NoReturn:
-    raise StoreDamaged(f"{path} is not a regular file.", hint=_MOVE_HINT) from None
+def _is_link(path: Path) -> StorageError:
+    return StorageError(f"{path} is a symbolic link. Secrets are not stored behind symbolic links.", hint=_LINK_HINT)
 
 
-def _raise_storage_error(path: Path, action: str, error: OSError) -> NoReturn:
+def _not_a_file(path: Path) -> StoreDamaged:
+    return StoreDamaged(f"{path} is not a regular file.", hint=_MOVE_HINT)
+
+
+def storage_error(path: Path, action: str, error: OSError) -> StorageError:
+    """Return the error of an access to the file. `action` completes "could not be ..." in the message."""
     if isinstance(error, IsADirectoryError):
-        _raise_not_a_file(path)
+        return _not_a_file(path)
+    if error.errno == errno.ELOOP and os.path.islink(path):  # noqa: PTH114 - as above
+        return _is_link(path)
+    if isinstance(error, PermissionError) and (denied := permissions.denied_by_owner(path)) is not None:
+        return denied
     reason = error.strerror or type(error).__name__
     hint = "The stored data was not changed. Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path."
-    raise StorageError(f"{path} could not be {action}: {reason}.", hint=hint) from None
+    return StorageError(f"{path} could not be {action}: {reason}.", hint=hint)

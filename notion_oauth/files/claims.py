@@ -16,9 +16,8 @@ from typing import Any
 
 import filelock
 
-from notion_oauth.errors import StorageError, StoreBusy
+from notion_oauth.errors import StoreBusy
 from notion_oauth.files import atomic
-from notion_oauth.files.directories import make_directory
 from notion_oauth.protocol.messages import parse_json
 
 LOCK_WAIT = 10.0  # seconds; the lock is held for milliseconds
@@ -51,19 +50,17 @@ def outcome(directory: Path, name: str) -> bytes | None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
+    path = directory / ".lock"
     try:
-        make_directory(directory)
-        with filelock.FileLock(directory / ".lock", mode=0o600, timeout=LOCK_WAIT, fallback_to_soft=False):
+        atomic.prepare_lock_file(path)
+        with filelock.FileLock(path, mode=0o600, timeout=LOCK_WAIT, fallback_to_soft=False):
             yield
     except filelock.Timeout:
         raise StoreBusy(
             f"Another process has held the lock of {directory} for more than {LOCK_WAIT:g} seconds."
         ) from None
     except OSError as error:
-        raise StorageError(
-            f"{directory} could not be written: {error.strerror or error}.",
-            hint="Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path.",
-        ) from None
+        raise atomic.storage_error(path, "locked", error) from None
 
 
 def _read(directory: Path, name: str) -> dict[str, Any] | None:

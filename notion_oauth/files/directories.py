@@ -53,6 +53,21 @@ class Directory:
     def unlink(self, name: str) -> None:
         os.unlink(self._at(name), dir_fd=self._descriptor)
 
+    def give_to_owner(self, descriptor: int) -> None:
+        """As root: let a file or directory that root has created here belong to the owner of this directory.
+
+        That user could otherwise neither read nor lock it later. Only a new lock, a new file or an empty directory with
+        one name is given away: the owner could have put something else of root's under its name. A failure is ignored,
+        as on network file systems that know no root.
+        """
+        if os.name == "nt" or os.geteuid():
+            return
+        owner, created = self._status(), os.fstat(descriptor)
+        empty = not os.listdir(descriptor) if stat.S_ISDIR(created.st_mode) else _is_empty_file(created)
+        if owner.st_uid and not created.st_uid and empty:
+            with contextlib.suppress(OSError):
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
     def names(self) -> list[str]:
         """Return the names of the entries; empty if the directory cannot be listed."""
         with contextlib.suppress(OSError):
@@ -72,7 +87,14 @@ class Directory:
 
     def other_writers(self) -> str | None:
         """Return who, apart from this user and root, may replace its files, as text; None if no other user may."""
-        return _other_writers(os.stat(self.path if self._descriptor is None else self._descriptor))  # noqa: PTH116
+        return _other_writers(self._status())
+
+    def owner(self) -> int:
+        """Return the uid of its owner; 0 on Windows."""
+        return self._status().st_uid
+
+    def _status(self) -> os.stat_result:
+        return os.stat(self.path if self._descriptor is None else self._descriptor)  # noqa: PTH116
 
 
 def _open_directory(path: Path) -> int | None:
@@ -83,7 +105,10 @@ def _open_directory(path: Path) -> int | None:
 
 
 def make_directory(directory: Path) -> None:
-    """Create the directory and its missing parents with mode 0700. Raises OSError."""
+    """Create the directory and its missing parents with mode 0700. They belong to the owner of the existing parent.
+
+    Raises OSError, and StorageError as opening a `Directory` does.
+    """
     try:
         directory.mkdir(mode=0o700)
     except FileNotFoundError:
@@ -94,6 +119,18 @@ def make_directory(directory: Path) -> None:
     except OSError:  # not only FileExistsError: a directory that is not writable may exist, too
         if not directory.is_dir():
             raise
+        return
+    if os.name != "nt" and not os.geteuid():
+        with Directory(directory.parent) as parent:
+            descriptor = parent.open(directory.name, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                parent.give_to_owner(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _is_empty_file(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and not status.st_size
 
 
 def _check_links(directory: Path) -> None:

@@ -15,9 +15,8 @@ import anyio.to_thread
 import filelock
 
 from notion_oauth import profile_names
-from notion_oauth.errors import ConfigurationError, StorageError, StoreBusy, WarningWithHint
+from notion_oauth.errors import ConfigurationError, StoreBusy, WarningWithHint
 from notion_oauth.files import atomic, claims, permissions
-from notion_oauth.files.directories import make_directory
 
 LOCK_POLL = timedelta(milliseconds=20)
 _SUFFIXES = {"login": "", "registrations": ".clients"}
@@ -130,8 +129,7 @@ class FileDocuments:
             waited = f"{self._lock_wait.total_seconds():g} seconds"
             raise StoreBusy(f"Another process has held the lock {path} for more than {waited}.") from None
         except OSError as error:
-            hint = "Fix the cause, or set NOTION_OAUTH_TOKEN_FILE to another path."
-            raise StorageError(f"{path} could not be locked: {error.strerror or error}.", hint=hint) from None
+            raise atomic.storage_error(path, "locked", error) from None
         try:
             yield _FileHold(partial(self.path, profile))
         finally:
@@ -168,9 +166,7 @@ class _FileHold:
 
 
 def _acquired(lock: filelock.BaseFileLock) -> bool:
-    path = Path(lock.lock_file)
-    make_directory(path.parent)
-    atomic.secure_lock_file(path)
+    atomic.prepare_lock_file(Path(lock.lock_file))
     try:
         lock.acquire()
     except filelock.Timeout:

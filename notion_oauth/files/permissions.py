@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -38,13 +39,37 @@ def check_owner(status: os.stat_result, path: Path, *, silent: bool = False) -> 
         reason = f"belongs to root and is open to other users (mode {stat.S_IMODE(status.st_mode):04o})"
     else:
         return
-    raise StorageError(
-        f"{path} {reason}.",
-        hint=Hint(
-            "Nothing was changed. Set NOTION_OAUTH_TOKEN_FILE to another path, or make it your file",
-            other_command=f'sudo chown "$(id -u)" "{path}" && chmod 600 "{path}"',
-        ),
+    raise StorageError(f"{path} {reason}.", hint=_take_over(path, 0o600))
+
+
+def _take_over(path: Path, mode: int) -> Hint:
+    quoted = shlex.quote(str(path))
+    return Hint(
+        "Nothing was changed. Set NOTION_OAUTH_TOKEN_FILE to another path, or make it yours",
+        other_command=f'sudo chown "$(id -u)" {quoted} && chmod {mode:o} {quoted}',
     )
+
+
+def denied_by_owner(path: Path) -> StorageError | None:
+    """After access was denied: return the error if the cause is a file, or a directory of the file, of another user's.
+
+    A directory counts only if it is in a directory of this user, as one that was created with sudo. Raises nothing.
+    """
+    if os.name == "nt":
+        return None
+    for part in (path, *path.parents):
+        try:
+            status, above = os.lstat(part), os.lstat(part.parent)
+        except (FileNotFoundError, PermissionError):
+            continue  # look at the directory that it is in
+        except OSError:
+            return None
+        file, directory = stat.S_ISREG(status.st_mode), stat.S_ISDIR(status.st_mode)
+        if status.st_uid == os.geteuid() or not (file or (directory and above.st_uid == os.geteuid())):
+            return None
+        who = f"another user (uid {status.st_uid})" if status.st_uid else "root"
+        return StorageError(f"{part} belongs to {who}.", hint=_take_over(part, 0o600 if file else 0o700))
+    return None
 
 
 def restrict_to_owner(descriptor: int, path: Path) -> None:
@@ -114,8 +139,13 @@ def mode_of(path: Path) -> int | None:
 
 
 def keep_owner(descriptor: int, directory: Directory, name: str) -> None:
-    """With sudo: keep the user as the owner of a file that is replaced, so that the user can still read it."""
-    if os.name == "nt" or os.geteuid() or (uid := _sudo_uid()) is None:
+    """As root: keep the user as the owner of a new file, so that the user can still read it.
+
+    The user is the owner of the directory, or, in a directory of root's, the one who runs sudo and owns the file that
+    is replaced.
+    """
+    directory.give_to_owner(descriptor)
+    if os.name == "nt" or os.geteuid() or directory.owner() or (uid := _sudo_uid()) is None:
         return
     with contextlib.suppress(FileNotFoundError):
         replaced = directory.lstat(name)

@@ -95,7 +95,7 @@ def lock(context: CheckContext) -> Sequence[Finding]:
 
 def _is_free(path: Path) -> bool:
     """Whether the lock becomes free within LOCK_TIMEOUT. Raises StorageError if the path cannot be a lock file."""
-    atomic.secure_lock_file(path, fix=False)
+    atomic.check_lock_file(path)
     try:
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:

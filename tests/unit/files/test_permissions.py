@@ -192,7 +192,7 @@ async def test_file_of_another_user_is_refused_and_not_changed(uid: int, gid: in
                     await attempts(JsonFileStore(path))[method]()
                 assert message in str(caught.value)
                 assert "canary" not in str(caught.value)
-                assert f'sudo chown "$(id -u)" "{path}"' in str(caught.value.hint)
+                assert f'sudo chown "$(id -u)" {path} && chmod 600 {path}' in str(caught.value.hint)
             assert path.stat() == before
 
 
