@@ -30,7 +30,7 @@ def check_owner(status: os.stat_result, path: Path, *, silent: bool = False) -> 
     if os.name == "nt" or status.st_uid == os.geteuid():
         return
     if not os.geteuid():
-        if status.st_uid != _sudo_uid() and not silent:
+        if status.st_uid != sudo_uid() and not silent:
             _warn(path, f"{path} belongs to another user (uid {status.st_uid}), who can read and change it.")
         return
     if status.st_uid:
@@ -145,7 +145,7 @@ def keep_owner(descriptor: int, directory: Directory, name: str) -> None:
     is replaced.
     """
     directory.give_to_owner(descriptor)
-    if os.name == "nt" or os.geteuid() or directory.owner() or (uid := _sudo_uid()) is None:
+    if os.name == "nt" or os.geteuid() or directory.owner() or (uid := sudo_uid()) is None:
         return
     with contextlib.suppress(FileNotFoundError):
         replaced = directory.lstat(name)
@@ -153,7 +153,7 @@ def keep_owner(descriptor: int, directory: Directory, name: str) -> None:
             os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
 
 
-def _sudo_uid() -> int | None:
+def sudo_uid() -> int | None:
     """Return the user who runs the command through sudo; None without sudo."""
     value = os.environ.get("SUDO_UID", "")
     return int(value) if value.isascii() and value.isdigit() else None

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _TEXT_BROWSERS = frozenset({"www-browser", "w3m", "lynx", "links", "links2", "elinks", "browsh"})
 _CONTAINER_MARKERS = ("/.dockerenv", "/run/.containerenv")
+_INITIAL_NAMESPACES = {"pid": 0xEFFFFFFC, "user": 0xEFFFFFFD}  # their inodes (linux/nsfs.h)
 _WINDOWS = Path("/mnt/c/Windows/System32")
 # Windows passes all arguments as one string, and wslview passes it to PowerShell: allow no shell metacharacters
 _SAFE_FOR_WINDOWS = re.compile(r"https?://[A-Za-z0-9:/?\[\]@&=+,._~%-]+")
@@ -70,13 +72,14 @@ def open_in_thread(browser: Browser, url: str, on_failure: Callable[[], None]) -
 class Environment:
     """Where the program runs: its environment variables, and whether that is SSH, a container or WSL.
 
-    `which` finds a program on the PATH.
+    `which` finds a program on the PATH. `namespaced`: processes or users have other numbers here than outside.
     """
 
     variables: Mapping[str, str] = field(repr=False)
     platform: str = sys.platform
     kernel: str = ""
     container: bool = False
+    namespaced: bool = False
     which: Which = shutil.which
 
     @property
@@ -86,6 +89,14 @@ class Environment:
     @property
     def wsl(self) -> bool:
         return bool(self.variables.get("WSL_DISTRO_NAME")) or "microsoft" in self.kernel.lower()
+
+    @property
+    def tells_users_apart(self) -> bool:
+        """Whether each connection to a loopback port shows the user who opened it.
+
+        In a container and in WSL, the browser is outside: its connection shows no user, or another number.
+        """
+        return self.platform == "linux" and not (self.container or self.namespaced or self.wsl)
 
     def ssh_tunnel_command(self, port: int) -> str | None:
         """Return the command that forwards `port` from the user's own computer to this machine; None without SSH.
@@ -165,7 +176,19 @@ def detect_environment() -> Environment:
     except (OSError, ValueError):
         kernel = ""
     container = any(Path(marker).exists() for marker in _CONTAINER_MARKERS)
-    return Environment(dict(os.environ), kernel=kernel, container=container)
+    return Environment(dict(os.environ), kernel=kernel, container=container, namespaced=_namespaced())
+
+
+def _namespaced() -> bool:
+    """Return whether this process is in another PID or user namespace than the first of the system, as in containers.
+
+    Some container runtimes, such as containerd, leave no other marker.
+    """
+    for name, inode in _INITIAL_NAMESPACES.items():
+        with suppress(OSError):  # no Linux, or a kernel without such namespaces
+            if os.stat(f"/proc/self/ns/{name}").st_ino != inode:  # noqa: PTH116 - no path of a file
+                return True
+    return False
 
 
 def _user_name() -> str:

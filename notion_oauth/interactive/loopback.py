@@ -26,6 +26,7 @@ from notion_oauth.errors import (
     NotionOAuthError,
     StateMismatch,
 )
+from notion_oauth.interactive.peers import own_user_only
 from notion_oauth.models import AuthorizationResponse
 from notion_oauth.protocol.authorization import parse_authorization_response
 
@@ -164,10 +165,18 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve(receiver: Receiver[T], listener: socket.socket) -> AsyncIterator[None]:
-    """Serve the receiver on the bound socket while the block runs. Logs nothing: the URL holds the code."""
+async def serve(receiver: Receiver[T], listener: socket.socket, *, own_user: bool) -> AsyncIterator[None]:
+    """Serve the receiver on the bound socket while the block runs. Logs nothing: the URL holds the code.
+
+    With `own_user`, requests of other users of this machine are refused, and have no effect.
+    """
     config = uvicorn.Config(
-        receiver.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        own_user_only(receiver.app) if own_user else receiver.app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        proxy_headers=False,  # a header must not say who the client is
     )
     server = _Server(config)
     async with anyio.create_task_group() as tasks:

@@ -57,7 +57,7 @@ async def sign_in(
     with loopback.bind_redirect_uri(await oauth.registered_redirect_uris(), port) as (listener, redirect_uri):
         started = await oauth.begin_authorization(redirect_uri, challenge=challenge)
         receiver = Receiver(partial(oauth.complete_authorization, started.pending))
-        async with loopback.serve(receiver, listener):
+        async with loopback.serve(receiver, listener, own_user=environment.tells_users_apart):
             url = started.url.get_secret_value()
             _print_url(console, browser, url)
             with open_standard_input(pipes=no_browser) or nullcontext() as source:
