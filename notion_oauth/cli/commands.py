@@ -134,8 +134,8 @@ def run(
     from notion_oauth.cli.exec import replace_process
 
     oauth = oauth_from_options(profile, token_file, server_url)
-    valid = run_async(partial(oauth.tokens.token, min_ttl=min_ttl))
-    run_async(oauth.tokens.wait_until_idle)  # replacing the process would kill a refresh in the background
+    # Replacing the process would kill a refresh in the background
+    valid = run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl))
     replace_process(command, {variable: valid.get_secret_value()})
 
 

@@ -152,4 +152,4 @@ def token(
         typer.echo(fast.access_token)
         return
     oauth = oauth_from_options(profile, token_file, server_url)
-    typer.echo(run_async(partial(oauth.tokens.token, min_ttl=min_ttl)).get_secret_value())
+    typer.echo(run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value())

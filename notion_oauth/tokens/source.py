@@ -141,6 +141,17 @@ class TokenSource:
             self._renewed = login.access_token, self._uptime()
         return login.access_token
 
+    async def token_at_exit(self, *, min_ttl: timedelta = timedelta()) -> SecretStr:
+        """A valid access token like that of `token`, after the end of any refresh: for a program that then exits.
+
+        It is the one that is stored then: the new one, or the current one if the refresh has failed. Raises the same
+        errors as `token`.
+        """
+        await self.token(min_ttl=min_ttl)
+        await self.wait_until_idle()
+        tokens = await self.stored()
+        return tokens.access_token if self._phase(tokens, None) is not Phase.EXPIRED else await self.token()
+
     async def _valid_login(self, rejected: SecretStr | None, min_ttl: timedelta) -> TokenSet:
         deadline = self._backoff.new_deadline()
         while True:

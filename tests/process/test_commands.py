@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 
 import httpx
@@ -18,6 +19,8 @@ from notion_oauth.sandbox import Sandbox
 from tests.conftest import Posted
 from tests.support.command_line import CommandLine
 from tests.support.signing_in import age
+
+PRINT_TOKEN = "import os; print(os.environ['NOTION_MCP_TOKEN'])"
 
 
 def test_login_status_token_refresh_and_logout(
@@ -157,6 +160,45 @@ def test_token_refreshes_an_expired_token(cli: CommandLine, sandbox: Sandbox, gr
 
 
 @pytest.mark.spec("RFC 8252 §7.3", "Use a loopback address and any port as redirect URI")
+@pytest.mark.parametrize("command", [("token",), ("run", "--", sys.executable, "-c", PRINT_TOKEN)])
+def test_token_that_is_due_is_refreshed_before_it_is_handed_out(
+    cli: CommandLine, sandbox: Sandbox, grants_asked: Posted, command: tuple[str, ...]
+) -> None:
+    cli.run("login")
+    file = cli.directory / ".notion-tokens.json"
+    before = json.loads(file.read_text())["access_token"]
+    age(file, minutes=57)
+    sandbox.misbehave_next("/token", "slow", seconds=0.3)
+    done = cli.process(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == json.loads(file.read_text())["access_token"] != before
+    assert grants_asked() == ["authorization_code", "refresh_token"]
+
+
+@pytest.mark.parametrize("failure", ["the server", "the disk"])
+def test_token_that_is_due_is_handed_out_if_its_refresh_fails(cli: CommandLine, sandbox: Sandbox, failure: str) -> None:
+    cli.run("login")
+    file = cli.directory / ".notion-tokens.json"
+    age(file, minutes=57)
+    if failure == "the server":
+        sandbox.fail_next("/token", status=503)
+    else:
+        reserved = file.with_name(f"{file.name}.reserved")
+        reserved.mkdir()
+        (reserved / "file").touch()
+    done = cli.run("token")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == json.loads(file.read_text())["access_token"]
+
+
+def test_token_of_a_login_that_has_ended_is_6_also_if_it_was_due(cli: CommandLine, sandbox: Sandbox) -> None:
+    cli.run("login")
+    age(cli.directory / ".notion-tokens.json", minutes=57)
+    sandbox.revoke_grants()
+    done = cli.run("token")
+    assert (done.returncode, done.stdout) == (6, "")
+
+
 def test_second_login_reuses_port_and_registration(
     cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]
 ) -> None:
