@@ -143,8 +143,10 @@ async def test_sign_out_revokes_and_deletes_the_previous_refresh_token(
     oauth: NotionOAuth, network: LateNetwork, sandbox: Sandbox, settings: Settings
 ) -> None:
     """The server may know only that one."""
-    await refresh_with_late_first_request(oauth, network)
+    login = await refresh_with_late_first_request(oauth, network)
     assert await oauth.sign_out() is SignOut.REVOKED
+    revoked = [SecretStr(request.form["token"]) for request in sandbox.requests if "token" in request.form]
+    assert revoked == [login.refresh_token, login.previous_refresh_token]
     assert sandbox.live_grants == 0
     assert not settings.token_file.exists()
 
