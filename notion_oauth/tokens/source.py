@@ -145,10 +145,11 @@ class TokenSource:
         """A valid access token like that of `token`, after the end of any refresh: for a program that then exits.
 
         It is the one that is stored then: the new one, or the current one if the refresh has failed. Raises the same
-        errors as `token`.
+        errors as `token`, and StorageError if new tokens could not be saved.
         """
         await self.token(min_ttl=min_ttl)
         await self.wait_until_idle()
+        self.check_saved()
         tokens = await self.stored()
         return tokens.access_token if self._phase(tokens, None) is not Phase.EXPIRED else await self.token()
 

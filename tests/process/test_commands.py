@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from notion_oauth.cli import demo
 from notion_oauth.cli.main import app
+from notion_oauth.files.directories import Directory
 from notion_oauth.sandbox import Sandbox
 from tests.conftest import Posted
 from tests.support.command_line import CommandLine
@@ -197,6 +199,29 @@ def test_token_of_a_login_that_has_ended_is_6_also_if_it_was_due(cli: CommandLin
     sandbox.revoke_grants()
     done = cli.run("token")
     assert (done.returncode, done.stdout) == (6, "")
+
+
+@pytest.mark.parametrize("command", ["token", "refresh"])
+def test_tokens_that_cannot_be_saved_are_7_and_are_not_lost(
+    cli: CommandLine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, grants_asked: Posted, command: str
+) -> None:
+    """The command tries again until its time-out. The next one finds the tokens; the old ones are not sent again."""
+
+    def replace(directory: Directory, source: str, target: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    sandbox.options.reuse = "strict"
+    cli.run("login")
+    file = cli.directory / ".notion-tokens.json"
+    age(file, hours=2)
+    with monkeypatch.context() as disk:
+        disk.setattr(Directory, "replace", replace)
+        done = cli.run(command, NOTION_OAUTH_RETRY_FOR="1")
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "Input/output error" in done.stderr
+    found = cli.run("token")
+    assert sandbox.is_access_token_live(found.stdout.strip())
+    assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
 def test_second_login_reuses_port_and_registration(
