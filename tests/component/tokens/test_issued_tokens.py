@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -23,21 +23,12 @@ from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.tokens.revocation import SignOut
 from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
+from tests.support.clock import Clock
 from tests.support.signing_in import begin, sign_in
 from tests.support.stores import HookedDocuments, load_login
 
 pytestmark = pytest.mark.anyio
 REFUSALS = ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_token", "bad_refresh_token"]
-
-
-class Clock:
-    """A wall clock that tests move."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
 
 
 class LateNetwork(httpx.AsyncHTTPTransport):

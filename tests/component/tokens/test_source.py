@@ -12,27 +12,17 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth.clock import utc_now
 from notion_oauth.errors import NotSignedIn, SignInRequired, StorageError, TransientError
 from notion_oauth.models import TokenSet
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
+from tests.support.clock import Clock
 from tests.support.signing_in import sign_in
 from tests.support.stores import load_login
 
 pytestmark = pytest.mark.anyio
-
-
-class Clock:
-    """A wall clock that tests move."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-
-    def __call__(self) -> datetime:
-        return utc_now() + self.ahead
 
 
 @pytest.fixture
