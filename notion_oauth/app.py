@@ -80,7 +80,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         configure(service.settings.log_level, service.settings.log_format)
     resolver = create_resolver(service)
     hosts = TrustedHosts(service.settings)
-    route_class = auth_route_class(hosts, RateLimits(service.settings))
+    route_class = auth_route_class(resolver, hosts, RateLimits(service.settings))
     auth = build_router(resolver, hosts, route_class)
     home_page = _home_page(resolver, route_class)
     app = FastAPI(

@@ -357,7 +357,7 @@ class InsecureRequest(NotionOAuthError):
 class AuthorizationResponseError(NotionOAuthError):
     """A redirect that must not be processed: it is damaged, replayed or was not meant for this program."""
 
-    default_hint = Hint("Nothing was changed. Start the sign-in again.")
+    default_hint = Hint("Nothing was changed. Start the sign-in again", "login")
 
 
 class StateMismatch(AuthorizationResponseError):

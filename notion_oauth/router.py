@@ -7,24 +7,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 
-from notion_oauth.errors import NotionOAuthError, NotSignedIn
+from notion_oauth.errors import NotSignedIn
 from notion_oauth.protocol import registration
-from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.service import NotionOAuth
 from notion_oauth.web import openapi, responses
 from notion_oauth.web.access_logs import protect_access_logs
+from notion_oauth.web.callbacks import Callbacks
 from notion_oauth.web.checked_route import AuthRoute, auth_route_class
-from notion_oauth.web.csrf import is_cross_site, read_own_form
+from notion_oauth.web.csrf import Forms, base_url, is_cross_site
 from notion_oauth.web.profiles.operator_access import OperatorAccess
 from notion_oauth.web.profiles.resolver import ProfileFromRequest, ProfileResolver, create_resolver
 from notion_oauth.web.rate_limits import RateLimits
+from notion_oauth.web.sessions.browser_cookies import BrowserCookies
 from notion_oauth.web.sessions.cookie import sends_cookie_over_http
 from notion_oauth.web.sessions.keys import session_keys
-from notion_oauth.web.sessions.pending import PendingAuthorizations
+from notion_oauth.web.sessions.pending import SignInCookies
 from notion_oauth.web.sessions.values import session_of
 from notion_oauth.web.sign_in_query import parse_sign_in_query
 from notion_oauth.web.status_page import StatusPage, route_path
@@ -48,8 +48,9 @@ def create_router(
     """
     service = oauth or NotionOAuth()
     hosts = TrustedHosts(service.settings)
-    route_class = auth_route_class(hosts, RateLimits(service.settings), has_users=profile is not None)
-    return build_router(create_resolver(service, profile), hosts, route_class, prefix=prefix)
+    resolver = create_resolver(service, profile)
+    route_class = auth_route_class(resolver, hosts, RateLimits(service.settings))
+    return build_router(resolver, hosts, route_class, prefix=prefix)
 
 
 def build_router(
@@ -58,7 +59,8 @@ def build_router(
     """As `create_router`, from parts that the application's other routes share."""
     service = resolver.oauth
     protect_access_logs()
-    pending = PendingAuthorizations(session_keys(service.settings))
+    sign_ins = SignInCookies(session_keys(service.settings), BrowserCookies(public=service.settings.is_public))
+    callbacks, forms, status_page = Callbacks(resolver, sign_ins), Forms(resolver), StatusPage(resolver)
     router = APIRouter(
         prefix=prefix,
         tags=["auth"],
@@ -66,7 +68,6 @@ def build_router(
         lifespan=partial(_lifespan, resolver),
         responses=openapi.ERRORS,
     )
-    status_page = StatusPage(resolver)
 
     @router.get("/status", name="notion_oauth_status", response_class=Response, responses=openapi.STATUS)
     async def status(request: Request) -> Response:
@@ -86,7 +87,7 @@ def build_router(
 
         The parameters request additional scopes, or a more recent or stronger authentication (RFC 9470).
         """
-        session = session_of(request)
+        session_of(request)  # raises if the application has none: the login may need it
         challenge = parse_sign_in_query(request.query_params.multi_items())
         if is_cross_site(request):
             return await status_page.status(request, notice="sent_here")
@@ -94,7 +95,7 @@ def build_router(
         started = await oauth.begin_authorization(
             _redirect_uri(request, service), challenge=challenge, replaces=await resolver.previous_login(request)
         )
-        pending.save(session, started.pending, oauth.profile)
+        sign_ins.save(request, started.pending, oauth.profile)
         return responses.redirect(started.url.get_secret_value())
 
     @router.get(
@@ -105,18 +106,12 @@ def build_router(
         openapi_extra=openapi.CALLBACK_QUERY,
     )
     async def callback(request: Request) -> Response:
-        """Check the redirect, exchange the code, store the tokens, and only then show success."""
-        session = session_of(request)
-        with resolver.audit.attempt("sign_in"):
-            response = parse_authorization_response(request.query_params.multi_items())
-            started, profile = pending.pop(session, response.state)
-            oauth = await resolver.complete_sign_in(request, profile)
-        try:
-            await oauth.complete_authorization(started, response)
-        except NotionOAuthError:
-            await resolver.discard(oauth.profile)
-            raise
-        await resolver.on_signed_in(request, oauth.profile, started)
+        """Check the redirect, exchange the code, store the tokens, and only then show success.
+
+        The same browser may repeat it.
+        """
+        session_of(request)
+        await callbacks.complete(request)
         return await status_page.result(request, "signed_in")
 
     @router.post(
@@ -128,7 +123,7 @@ def build_router(
     )
     async def refresh(request: Request) -> Response:
         """Refresh the token now. Only forms on the service's own page are accepted."""
-        await read_own_form(request, session_of(request), _base_url(request, service))
+        await forms.read(request)
         oauth = await resolver.for_request(request)
         if oauth is None:
             raise NotSignedIn("Not signed in.")
@@ -143,11 +138,15 @@ def build_router(
     )
     async def logout(request: Request) -> Response:
         """Revoke the grant and delete the tokens. Only forms on the service's own page are accepted."""
-        await read_own_form(request, session_of(request), _base_url(request, service))
+        await forms.read(request)
         outcome = await resolver.sign_out(request)
+        sign_ins.forget_completed(request)
         return await status_page.result(request, f"signed_out_{outcome.name}")
 
-    _add_optional_routes(router, resolver.operator_access, service, hosts)
+    if service.settings.is_public:
+        _add_client_metadata(router, service)
+    if resolver.operator_access is not None:
+        _add_operator(router, resolver.operator_access, hosts, forms, sign_ins)
     return router
 
 
@@ -161,21 +160,13 @@ async def _lifespan(resolver: ProfileResolver, app: object) -> AsyncIterator[Non
         yield
 
 
-def _add_optional_routes(
-    router: APIRouter, access: OperatorAccess | None, service: NotionOAuth, hosts: TrustedHosts
-) -> None:
-    if service.settings.is_public:
-        _add_client_metadata(router, service)
-    if access is not None:
-        _add_operator(router, access, service, hosts)
-
-
 def _add_client_metadata(router: APIRouter, service: NotionOAuth) -> None:
     @router.get("/client-metadata.json", name="notion_oauth_client_metadata")
     async def client_metadata(request: Request) -> Response:
         """The client metadata, for authorization servers that accept this URL as the client_id."""
         document = registration.client_metadata_document(
-            client_id=_base_url(request, service) + route_path(request, "notion_oauth_client_metadata"),
+            client_id=base_url(request, service.settings.public_url)
+            + route_path(request, "notion_oauth_client_metadata"),
             client_name=service.settings.client_name,
             redirect_uri=_redirect_uri(request, service),
         )
@@ -192,7 +183,9 @@ async def _refresh_if_old(oauth: NotionOAuth) -> bool:
     return True
 
 
-def _add_operator(router: APIRouter, access: OperatorAccess, service: NotionOAuth, hosts: TrustedHosts) -> None:
+def _add_operator(
+    router: APIRouter, access: OperatorAccess, hosts: TrustedHosts, forms: Forms, sign_ins: SignInCookies
+) -> None:
     @router.post(
         "/operator",
         name="notion_oauth_operator",
@@ -203,9 +196,8 @@ def _add_operator(router: APIRouter, access: OperatorAccess, service: NotionOAut
     )
     async def operator(request: Request) -> Response:
         """Check the operator's secret, once for each browser session. Only the service's own form is accepted."""
-        session = session_of(request)
-        fields = await read_own_form(request, session, _base_url(request, service))
-        access.unlock(session, fields.get("secret", ""), client=hosts.client(request.scope))
+        fields = await forms.read(request)
+        access.unlock(session_of(request), fields.get("secret", ""), client=hosts.client(request.scope))
         return responses.redirect(route_path(request, "notion_oauth_status"))
 
     @router.post(
@@ -218,17 +210,11 @@ def _add_operator(router: APIRouter, access: OperatorAccess, service: NotionOAut
     )
     async def lock(request: Request) -> Response:
         """End the operator's access in this browser; the login stays. Only the service's own form is accepted."""
-        session = session_of(request)
-        await read_own_form(request, session, _base_url(request, service))
-        access.lock(session, client=hosts.client(request.scope))
+        await forms.read(request)
+        access.lock(session_of(request), client=hosts.client(request.scope))
+        sign_ins.forget_all(request)
         return responses.redirect(route_path(request, "notion_oauth_status"))
 
 
-def _base_url(request: Request, service: NotionOAuth) -> str:
-    """Scheme, host and port as browsers see them: of the public URL, otherwise of the request on loopback."""
-    public = urlsplit(service.settings.public_url or "")
-    return f"{public.scheme}://{public.netloc}" if public.netloc else f"{request.url.scheme}://{request.url.netloc}"
-
-
 def _redirect_uri(request: Request, service: NotionOAuth) -> str:
-    return _base_url(request, service) + route_path(request, "notion_oauth_callback")
+    return base_url(request, service.settings.public_url) + route_path(request, "notion_oauth_callback")

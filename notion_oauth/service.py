@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -44,6 +44,7 @@ from notion_oauth.storage import Hold, TokenStore
 from notion_oauth.stores.factory import file_store
 from notion_oauth.tokens.backoff import Backoff
 from notion_oauth.tokens.client_factory import build_audit, build_client
+from notion_oauth.tokens.code_claims import CodeAlreadySent, CodeClaim
 from notion_oauth.tokens.oauth_client import OAuthClient, Requirement
 from notion_oauth.tokens.registrations import ProfileRegistrations, Registrations, StoredRegistrations
 from notion_oauth.tokens.revocation import SignOut, revoke
@@ -52,7 +53,7 @@ from notion_oauth.tokens.status import LoginStatus, login_status
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
 CODE_RETRY_FOR = timedelta(seconds=60)  # at least: the user has consented, and Notion sends Retry-After: 30
-RESTART_HINT = Hint(f"{UNCHANGED} Start the sign-in again.")
+RESTART_HINT = Hint(f"{UNCHANGED} Start the sign-in again", "login")
 SCOPE_HINT = Hint(
     "The request included the scopes of the last login. To sign in without them, first sign out", "logout"
 )
@@ -202,17 +203,26 @@ class NotionOAuth:
         """Return the redirect URIs of this profile's stored registrations, the newest first."""
         return await self.registrations.registered_redirect_uris()
 
-    async def complete_authorization(self, pending: PendingAuthorization, response: AuthorizationResponse) -> TokenSet:
+    async def complete_authorization(
+        self, pending: PendingAuthorization, response: AuthorizationResponse, *, claim: CodeClaim | None = None
+    ) -> TokenSet:
         """Check the redirect, exchange its code, store the tokens. Only then does the user count as signed in.
 
+        With a `claim`, the code is sent only if no other caller has sent it, and the outcome is stored for the others.
         Raises AuthorizationResponseError or a subclass for a redirect that does not belong to `pending`,
-        AuthorizationRefused for an error of the server, TokenRefused, TransientError, StorageError. After an error, the
-        stored login is unchanged.
+        CodeAlreadySent, AuthorizationRefused for an error of the server, TokenRefused, TransientError, StorageError.
+        After an error, the stored login is unchanged.
         """
+        async with nullcontext() if claim is None else claim.settled():
+            return await self._complete_authorization(pending, response, claim)
+
+    async def _complete_authorization(
+        self, pending: PendingAuthorization, response: AuthorizationResponse, claim: CodeClaim | None
+    ) -> TokenSet:
         with self.audit.attempt("sign_in", issuer=pending.issuer) as attempt:
             try:
                 code = authorization.check_authorization_response(response, pending, now=self.clock())
-                tokens = await self._save_login(partial(self.client.exchange, pending, code), attempt)
+                tokens = await self._save_login(partial(self.client.exchange, pending, code), attempt, claim)
             except OAuthError as error:
                 raise await self._with_hint(error) from None
             except TransientError as error:
@@ -242,7 +252,12 @@ class NotionOAuth:
             grant = AssertionRequest.for_discovery(discovery, client, scope, assertion=assertion)
             return await self._save_login(partial(self.client.exchange_assertion, grant), attempt)
 
-    async def _save_login(self, exchange: Callable[[], Coroutine[Any, Any, TokenSet]], attempt: Attempt) -> TokenSet:
+    async def _save_login(
+        self,
+        exchange: Callable[[], Coroutine[Any, Any, TokenSet]],
+        attempt: Attempt,
+        claim: CodeClaim | None = None,
+    ) -> TokenSet:
         """Exchange under the lock and store the tokens. Repeats a request that a busy server did not process."""
         backoff = Backoff(max(self._retry_for, CODE_RETRY_FOR) if self._retry_for else self._retry_for)
         deadline = backoff.new_deadline()
@@ -251,13 +266,21 @@ class NotionOAuth:
             with attempt:  # also here: a cancelled caller does not see the error
                 await hold.reserve()  # before the code is used up
                 try:
+                    if claim is not None:
+                        await claim.take()
+                except CodeAlreadySent:
+                    attempt.dismiss()
+                    raise
+                try:
                     tokens = await exchange()
                 except ServerUnavailable as busy:
                     backoff.record_failure(busy)
                     if not busy.not_processed or backoff.exhausted(deadline):
                         raise
                     return None
-                await self._save(hold, tokens)
+                await self._save(hold, tokens, claim)
+                if claim is not None:
+                    await claim.succeeded(self.profile, tokens)
                 attempt.succeeded(tokens)
             return tokens
 
@@ -265,9 +288,12 @@ class NotionOAuth:
             async with self.store.exclusive(self.profile) as hold:
                 if (tokens := await run_shielded(partial(locked, hold))) is not None:
                     return tokens
-            await self._sleep(backoff.next_delay(deadline))  # without the lock; the code stays valid for minutes
+            delay = backoff.next_delay(deadline)
+            if claim is not None:
+                await claim.extend(delay)
+            await self._sleep(delay)  # without the lock; the code stays valid for minutes
 
-    async def _save(self, hold: Hold, tokens: TokenSet) -> None:
+    async def _save(self, hold: Hold, tokens: TokenSet, claim: CodeClaim | None) -> None:
         """Save the tokens of a code that is used up: tried again for `retry_for` before the error is raised."""
         backoff = Backoff(self._retry_for)
         deadline = backoff.new_deadline()
@@ -278,7 +304,10 @@ class NotionOAuth:
                 backoff.record_failure(error)
                 if backoff.exhausted(deadline):
                     raise
-            await self._sleep(backoff.next_delay(deadline))
+            delay = backoff.next_delay(deadline)
+            if claim is not None:
+                await claim.extend(delay)
+            await self._sleep(delay)
 
     async def status(self, *, storage: bool = True) -> LoginStatus:
         """Login status from stored data, without a request; with `storage`, also how it is protected on the disk.

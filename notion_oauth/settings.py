@@ -60,8 +60,8 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr | None = Field(
         default=None,
-        description="Key that signs the session cookie and encrypts pending sign-ins; at least 32 characters. To "
-        "rotate it, give several keys, separated by commas: the first signs, and all are accepted.",
+        description="Key that signs and encrypts the service's cookies; at least 32 characters. To rotate it, give "
+        "several keys, separated by commas: the first signs and encrypts, and all are accepted.",
     )
     operator_secret: SecretStr | None = Field(
         default=None,

@@ -102,6 +102,10 @@ class Attempt:
         self._written = True
         self._audit.succeeded(self._event, tokens, **{**self._fields, **fields})
 
+    def dismiss(self) -> None:
+        """Write no line: this repeats an attempt that writes its own."""
+        self._written = True
+
     def __enter__(self) -> Attempt:
         return self
 

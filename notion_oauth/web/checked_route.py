@@ -11,9 +11,12 @@ from fastapi.routing import APIRoute
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.web import responses
 from notion_oauth.web.access_logs import is_callback, protect_span
-from notion_oauth.web.csrf import require_navigation
+from notion_oauth.web.csrf import Forms, require_navigation
+from notion_oauth.web.profiles.resolver import ProfileResolver
+from notion_oauth.web.profiles.users import ApplicationUsers
 from notion_oauth.web.rate_limits import RateLimits
-from notion_oauth.web.status_page import error_response
+from notion_oauth.web.sessions.browser_cookies import add_collected_cookies
+from notion_oauth.web.status_page import StatusPage, error_response
 from notion_oauth.web.trusted_hosts import HOST_CHECKED, TrustedHosts
 
 _BUDGETS = {
@@ -30,9 +33,9 @@ class AuthRoute(APIRoute):
     async def check(self, request: Request) -> None:
         """Raise a NotionOAuthError if the request must not reach the route."""
 
-    def public_error(self, error: NotionOAuthError) -> NotionOAuthError:
-        """Return the error to show to the client."""
-        return error
+    def error_response(self, request: Request, error: NotionOAuthError) -> Response:
+        """Return the response that shows the error to the client."""
+        return error_response(request, error)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         route = super().get_route_handler()
@@ -42,31 +45,36 @@ class AuthRoute(APIRoute):
                 protect_span()
             try:
                 await self.check(request)
-                return await route(request)
+                response = await route(request)
             except NotionOAuthError as error:
-                return error_response(request, self.public_error(error))
+                response = self.error_response(request, error)
+            add_collected_cookies(request, response)
+            return response
 
         return handle
 
 
-def auth_route_class(hosts: TrustedHosts, limits: RateLimits, *, has_users: bool = False) -> type[AuthRoute]:
+def auth_route_class(resolver: ProfileResolver, hosts: TrustedHosts, limits: RateLimits) -> type[AuthRoute]:
     """Return a route class that checks the host and the rate limit itself: the application around it may check neither.
 
-    All routes of an application share the same `limits`, so that each request counts once. `has_users`: requests are
-    from an application's users, who may not see the names of files and profiles.
+    All routes of an application share the same `limits`, so that each request counts once.
     """
+    page, forms = StatusPage(resolver), Forms(resolver)
+    only_owner = not hosts.public and not isinstance(resolver, ApplicationUsers)
 
     class CheckedRoute(AuthRoute):
         async def check(self, request: Request) -> None:
             if HOST_CHECKED not in request.scope:
                 hosts.check(request.scope)
             budget = _BUDGETS.get(self.name, "auth")
-            if budget != "status":
-                require_navigation(request)  # first: requests that another site triggers must not use up the limit
+            if budget != "status":  # first: requests that another site triggers must not use up the limit
+                require_navigation(request)
+            if request.method == "POST":
+                forms.check_sender(request)
             if limits.is_limited(budget):
                 await limits.count(budget, hosts.client(request.scope))
 
-        def public_error(self, error: NotionOAuthError) -> NotionOAuthError:
-            return responses.public_error(error) if hosts.public or has_users else error
+        def error_response(self, request: Request, error: NotionOAuthError) -> Response:
+            return page.error(request, error if only_owner else responses.public_error(error))
 
     return CheckedRoute

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any
@@ -16,12 +15,14 @@ from notion_oauth.humanize import format_time
 from notion_oauth.tokens.revocation import SIGN_OUT_MESSAGES
 from notion_oauth.tokens.status import LoginStatus
 from notion_oauth.web import responses
+from notion_oauth.web.csrf import Forms
 from notion_oauth.web.profiles.resolver import ProfileResolver
-from notion_oauth.web.sessions import values
-from notion_oauth.web.sessions.values import session_of
+from notion_oauth.web.sessions.browser_cookies import BrowserCookies
 
 _LOG = logging.getLogger(__name__)
-_NOTICES = {  # the names are stored in session cookies: never rename one
+NOTICE = "notion_oauth_notice"  # the cookie with the name of the notice for the next page
+NOTICE_LIFETIME = 60  # seconds
+_NOTICES = {  # the names are stored in cookies
     "signed_in": "You are signed in.",
     "refreshed": "The token was refreshed.",
     "fresh": "The token was not refreshed again: the last refresh was a moment ago.",
@@ -36,6 +37,8 @@ class StatusPage:
 
     def __init__(self, resolver: ProfileResolver) -> None:
         self._resolver = resolver
+        self._forms = Forms(resolver)
+        self._cookies = BrowserCookies(public=resolver.oauth.settings.is_public)
         self._links = ("login", "refresh", "logout", *(() if resolver.operator_access is None else ("lock",)))
 
     async def status(self, request: Request, *, notice: str | None = None) -> Response:
@@ -48,8 +51,7 @@ class StatusPage:
             return self._unusable_login(request, error, notice)
         if not responses.wants_html(request):
             return responses.encoded_data(_as_json(status, _login_path(request, status)))
-        session = session_of(request)
-        context = _page_context(request, session, notice or values.pop_notice(session), self._links)
+        context = self._page_context(request, notice or self._pop_notice(request))
         context["own"] = self._resolver.has_visitors
         return pages.page("status.html", {**_status_context(status, self._resolver.oauth.clock()), **context})
 
@@ -62,18 +64,36 @@ class StatusPage:
         code = responses.status_code(shown)
         if not responses.wants_html(request):
             return responses.data(responses.problem(shown), status=code)
-        context = _page_context(request, session_of(request), notice, self._links)
+        context = self._page_context(request, notice)
         context |= {"title": pages.ERROR_TITLE, **responses.problem(shown)}
         return pages.page("unusable.html", context, status=code)
 
     async def result(self, request: Request, notice: str) -> Response:
         """Show what was done. A browser is redirected: a reload repeats nothing, and no code stays in its URL."""
         if responses.wants_html(request):
-            values.set_notice(session_of(request), notice)
+            self._cookies.set(request, NOTICE, notice, max_age=NOTICE_LIFETIME)
             return responses.redirect(route_path(request, "notion_oauth_status"))
         status = await self._resolver.status(request)
         content = _json_content(status, _login_path(request, status))
         return responses.data({**content, "message": _NOTICES[notice]})
+
+    def error(self, request: Request, error: NotionOAuthError) -> Response:
+        """As `error_response`. If the operator's secret is required, the page is the form for it."""
+        if isinstance(error, OperatorRequired) and responses.wants_html(request):
+            form = {"action": route_path(request, "notion_oauth_operator"), "csrf_token": self._forms.token(request)}
+            return pages.page("operator.html", {"title": "Operator sign-in", **form}, status=401)
+        return error_response(request, error)
+
+    def _pop_notice(self, request: Request) -> str | None:
+        """Return the name of the notice for the next page, once."""
+        notice = self._cookies.get(request, NOTICE)
+        if notice is not None:
+            self._cookies.delete(request, NOTICE)
+        return notice
+
+    def _page_context(self, request: Request, notice: str | None) -> dict[str, Any]:
+        links = {"lock": None, **{name: route_path(request, f"notion_oauth_{name}") for name in self._links}}
+        return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": self._forms.token(request)}
 
 
 @lru_cache(maxsize=64)
@@ -92,13 +112,7 @@ def _login_path(request: Request, status: LoginStatus) -> str:
 
 
 def error_response(request: Request, error: NotionOAuthError) -> Response:
-    """An error as a page or as JSON. If the operator's secret is required, the page is the form for it."""
-    if isinstance(error, OperatorRequired) and responses.wants_html(request):
-        form = {
-            "action": route_path(request, "notion_oauth_operator"),
-            "csrf_token": values.csrf_token(session_of(request)),
-        }
-        return pages.page("operator.html", {"title": "Operator sign-in", **form}, status=401)
+    """An error as a page or as JSON."""
     home, login = (route_path(request, f"notion_oauth_{name}") for name in ("status", "login"))
     return responses.failure(request, error, home=home, login=login)
 
@@ -119,13 +133,6 @@ def _status_context(status: LoginStatus, now: datetime) -> dict[str, Any]:
 
 def _format(when: datetime | None) -> str | None:
     return format_time(when) if when else None
-
-
-def _page_context(
-    request: Request, session: values.Session, notice: str | None, names: Sequence[str]
-) -> dict[str, Any]:
-    links = {"lock": None, **{name: route_path(request, f"notion_oauth_{name}") for name in names}}
-    return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": values.csrf_token(session)}
 
 
 def route_path(request: Request, route: str) -> str:

@@ -62,7 +62,7 @@ def application(logins: ProfileResolver) -> FastAPI:
     hosts = TrustedHosts(logins.oauth.settings)
     app = FastAPI()
     app.add_middleware(SessionMiddleware, secret_key="k" * 40, https_only=True)
-    app.include_router(build_router(logins, hosts, auth_route_class(hosts, RateLimits(logins.oauth.settings))))
+    app.include_router(build_router(logins, hosts, auth_route_class(logins, hosts, RateLimits(logins.oauth.settings))))
     return app
 
 

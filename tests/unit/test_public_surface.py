@@ -7,7 +7,6 @@ A difference is a change for users. Where it is intended, record it anew and rev
 
 from __future__ import annotations
 
-import base64
 import difflib
 import json
 import logging
@@ -56,6 +55,8 @@ from notion_oauth.tokens.revocation import SignOut
 from notion_oauth.transport.client import Transport
 from notion_oauth.web.dependency import ValidToken
 from notion_oauth.web.responses import problem, status_code
+from notion_oauth.web.sessions.cookie import SessionCookieMiddleware
+from notion_oauth.web.sessions.encryption import SESSION, cookie_encryption
 from tests.support.stores import save_login, save_registration
 
 RECORDED = Path(__file__).with_name("public_surface.json")
@@ -189,15 +190,19 @@ class Browser(TestClient):
         self.session_keys: set[str] = set()
         self.set_cookies: set[str] = set()
         self.event_hooks = {"response": [self._remember]}
+        middleware: list[Any] = [*application.user_middleware]
+        keys = [key for each in middleware if each.cls is SessionCookieMiddleware for key in each.kwargs["keys"]]
+        self._encryption = cookie_encryption(keys, SESSION) if keys else None
 
     def _remember(self, response: Any) -> None:
         for cookie in response.headers.get_list("set-cookie"):
             name, _, rest = cookie.partition("=")
             value, *attributes = rest.split("; ")
-            shown = sorted(re.sub("expires=.*", "expires=…", each) for each in attributes)
-            if value != "null":
-                self.session_keys |= json.loads(base64.b64decode(value.rsplit(".", 2)[0])).keys()
-                self.set_cookies.add("; ".join([name, *shown]))
+            if value in ("null", ""):
+                continue
+            if name.endswith("_session") and self._encryption is not None:
+                self.session_keys |= json.loads(self._encryption.decrypt(value.rsplit(".", 2)[0])).keys()
+            self.set_cookies.add("; ".join([re.sub("[0-9a-f]{32}", "HEX", name), *sorted(attributes)]))
 
     def csrf_token(self) -> str:
         found = re.search(r'name="csrf_token" value="([^"]+)"', self.get("/").text)

@@ -8,6 +8,7 @@ from pydantic import SecretStr
 from notion_oauth.service import NotionOAuth
 from notion_oauth.web.profiles.operator_access import OperatorAccess
 from notion_oauth.web.profiles.single import SingleProfile
+from notion_oauth.web.sessions.values import session_of
 
 
 class OperatorProfile(SingleProfile):
@@ -23,3 +24,6 @@ class OperatorProfile(SingleProfile):
         """Raises OperatorRequired unless the session is the operator's."""
         self.operator_access.require(request)
         return self.oauth
+
+    def session_identity(self, request: Request) -> str:
+        return self.operator_access.proof(session_of(request))

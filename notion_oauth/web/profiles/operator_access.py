@@ -55,6 +55,10 @@ class OperatorAccess:
             self._audit.succeeded("operator_lock", client=client)
         clear_session(session)
 
+    def proof(self, session: Session) -> str:
+        """Return the proof in the session, valid or not; empty if there is none."""
+        return str(session.get(_PROOF, ""))
+
     def _is_unlocked(self, session: Session) -> bool:
         unlocked_at, proof = session.get(_UNLOCKED_AT), session.get(_PROOF)
         if not isinstance(unlocked_at, int) or not isinstance(proof, str):

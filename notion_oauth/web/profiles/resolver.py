@@ -73,8 +73,17 @@ class ProfileResolver(Protocol):
     async def discard(self, profile: str) -> None:
         """Remove what a failed sign-in has stored."""
 
-    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest) -> None:
-        """Called when a sign-in is complete and stored."""
+    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest, signed_in_at: int) -> None:
+        """Called when a sign-in is complete and stored, with its time in milliseconds since 1970."""
+
+    async def repeat_sign_in(self, request: Request, profile: str, signed_in_at: int) -> bool:
+        """Give the browser the login of a sign-in that it has completed before; False if there is no login any more.
+
+        Raises StateMismatch for another user's.
+        """
+
+    def session_identity(self, request: Request) -> str:
+        """Return what distinguishes this session's login or access from that of other sessions: for form tokens."""
 
     async def sign_out(self, request: Request) -> SignOut:
         """End the login of this request."""

@@ -50,8 +50,15 @@ class SingleProfile:
     async def discard(self, profile: str) -> None:
         pass  # a sign-in stores nothing before it is complete
 
-    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest) -> None:
+    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest, signed_in_at: int) -> None:
         pass
+
+    async def repeat_sign_in(self, request: Request, profile: str, signed_in_at: int) -> bool:  # noqa: ARG002 - see Visitors
+        oauth = await self.complete_sign_in(request, profile)
+        return (await oauth.status(storage=False)).status != "unauthenticated"
+
+    def session_identity(self, request: Request) -> str:  # noqa: ARG002 - of use to other policies
+        return ""
 
     async def sign_out(self, request: Request) -> SignOut:
         oauth = await self.for_request(request)

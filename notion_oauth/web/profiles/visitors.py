@@ -26,6 +26,9 @@ from notion_oauth.web.profiles.operator_access import OperatorAccess
 from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
 from notion_oauth.web.profiles.visitor_registrations import VisitorRegistrations
 from notion_oauth.web.sessions import values
+from notion_oauth.web.sessions.browser_cookies import BrowserCookies
+from notion_oauth.web.sessions.keys import session_keys
+from notion_oauth.web.sessions.pending import SignInCookies
 from notion_oauth.web.sessions.values import session_of
 
 REFRESH_VISITORS_FOR = timedelta(days=1)  # after the browser's last visit; a later visit refreshes the token itself
@@ -62,6 +65,7 @@ class Visitors:
             max_extended_scope=max_extended_scope,
             lock_timeout=registration_timeout,
         )
+        self._sign_ins = SignInCookies(session_keys(oauth.settings), BrowserCookies(public=oauth.settings.is_public))
         # All visitors share one NotionOAuth to start sign-ins: they have no profile until they complete one
         self._pending = oauth.for_profile(self.sign_in_profile, audit=self.audit, registrations=self._registrations)
 
@@ -69,14 +73,33 @@ class Visitors:
         self._last_visits.pop(profile, None)
 
     async def for_request(self, request: Request) -> NotionOAuth | None:
-        session = session_of(request)
-        name = values.session_profile(session)
+        name = self._profile_of(request)
         if name is None:
             return None
         now = self.oauth.clock()
-        values.mark_seen(session, now.toordinal())
+        values.mark_seen(session_of(request), now.toordinal())
         self._last_visits[name] = now
         return self._logins.for_profile(name)
+
+    def _profile_of(self, request: Request) -> str | None:
+        """Return the profile of the newest login of the browser.
+
+        A response that was late, or that another program wrote, may have restored an older session. The cookies of
+        completed sign-ins, which no other response changes, then correct it.
+        """
+        session = session_of(request)
+        for completed in self._sign_ins.all_completed(request):
+            if completed.profile is not None and completed.signed_in_at > values.signed_in_at(session):
+                self._assign(session, completed.profile, completed.signed_in_at)
+        return values.session_profile(session)
+
+    def _assign(self, session: values.Session, profile: str, signed_in_at: int) -> None:
+        values.assign_profile(session, profile, signed_in_at, self.oauth.clock().toordinal())
+
+    def session_identity(self, request: Request) -> str:
+        """It stays after a sign-out, so that a second click on the button is answered as the first one."""
+        self._profile_of(request)
+        return str(values.signed_in_at(session_of(request)))
 
     async def status(self, request: Request) -> LoginStatus:
         oauth = await self.for_request(request)
@@ -108,19 +131,31 @@ class Visitors:
     async def discard(self, profile: str) -> None:
         await self.oauth.store.forget(profile)
 
-    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest) -> None:
+    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest, signed_in_at: int) -> None:
         """Assign the profile to the browser session, claim its client, and end the session's previous login.
 
         The sign-in is complete already: a StorageError is only logged.
         """
-        session = session_of(request)
-        previous = values.session_profile(session)
-        values.assign_profile(session, profile)
+        previous = self._profile_of(request)
+        self._assign(session_of(request), profile, signed_in_at)
         with _log_storage_errors("The client of a completed sign-in could not be claimed"):
             await self._registrations.claim(started.client)
         if previous is not None:
             with _log_storage_errors("The login that a sign-in has replaced could not be ended"):
                 await self._end(previous, started)
+
+    async def repeat_sign_in(self, request: Request, profile: str, signed_in_at: int) -> bool:
+        """A later login of the browser stays."""
+        current = self._profile_of(request)
+        if current is None or signed_in_at > values.signed_in_at(session_of(request)):
+            current = profile
+        status = await self._logins.for_profile(current).status(storage=False)
+        if status.status == "unauthenticated":
+            self._logins.drop(current)
+            return False
+        if current == profile:
+            self._assign(session_of(request), profile, signed_in_at)
+        return True
 
     async def sign_out(self, request: Request) -> SignOut:
         """End the login and remove its profile from the store.

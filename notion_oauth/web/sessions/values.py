@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-import secrets
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -15,10 +13,11 @@ from notion_oauth.errors import ConfigurationError
 Session = MutableMapping[str, Any]
 
 KEY_PREFIX = "notion_oauth."  # of all keys: the session may belong to an application, which has keys too
-_CSRF = f"{KEY_PREFIX}csrf"
-_NOTICE = f"{KEY_PREFIX}notice"
 _PROFILE = f"{KEY_PREFIX}profile"
+_SIGNED_IN_AT = f"{KEY_PREFIX}signed_in_at"
 _SEEN = f"{KEY_PREFIX}seen"
+_OLD_PENDING = f"{KEY_PREFIX}pending"
+_OF_EARLIER_VERSIONS = (f"{KEY_PREFIX}csrf", f"{KEY_PREFIX}notice")  # cookies have replaced them
 
 
 def session_of(request: HTTPConnection) -> Session:
@@ -31,34 +30,10 @@ def session_of(request: HTTPConnection) -> Session:
     return request.session
 
 
-def csrf_token(session: Session) -> str:
-    """Return the token that proves that a form came from the service's own page; created on first use."""
-    if not isinstance(session.get(_CSRF), str):
-        session[_CSRF] = secrets.token_urlsafe(32)
-    token: str = session[_CSRF]
-    return token
-
-
-def has_csrf(session: Session) -> bool:
-    """Return whether this browser has received a form."""
-    return isinstance(session.get(_CSRF), str)
-
-
-def csrf_valid(session: Session, sent: str | None) -> bool:
-    """Return whether the form came from a page that this browser received."""
-    expected = session.get(_CSRF)
-    return isinstance(expected, str) and sent is not None and hmac.compare_digest(expected.encode(), sent.encode())
-
-
 def clear_session(session: Session) -> None:
     """Remove the service's values from a session; the application's values stay."""
     for name in [name for name in session if name.startswith(KEY_PREFIX)]:
         del session[name]
-
-
-def renew_csrf(session: Session) -> None:
-    """Invalidate the forms shown before a sign-in: an attacker who planted the session knows their token."""
-    session.pop(_CSRF, None)
 
 
 def session_profile(session: Session) -> str | None:
@@ -67,10 +42,17 @@ def session_profile(session: Session) -> str | None:
     return name if isinstance(name, str) and profile_names.VISITOR_PROFILE.match(name) else None
 
 
-def assign_profile(session: Session, profile: str) -> None:
-    """Give the browser session this profile, after a sign-in."""
-    session[_PROFILE] = profile
-    renew_csrf(session)
+def signed_in_at(session: Session) -> int:
+    """When the last login of the session was signed in, in milliseconds since 1970; 0 if that is unknown."""
+    at = session.get(_SIGNED_IN_AT)
+    return at if isinstance(at, int) else 0
+
+
+def assign_profile(session: Session, profile: str, signed_in_at: int, day: int) -> None:
+    """Give the browser session this profile, after a sign-in on this day (see `mark_seen`)."""
+    session.update({_PROFILE: profile, _SIGNED_IN_AT: signed_in_at, _SEEN: day})
+    for name in _OF_EARLIER_VERSIONS:
+        session.pop(name, None)
 
 
 def remove_profile(session: Session) -> None:
@@ -78,18 +60,19 @@ def remove_profile(session: Session) -> None:
     session.pop(_PROFILE, None)
 
 
+def old_pending(session: Session, name: str) -> str | None:
+    """Return an encrypted pending sign-in that an earlier version has stored in the session."""
+    stored = session.get(_OLD_PENDING)
+    found = stored.get(name) if isinstance(stored, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def remove_old_pending(session: Session, name: str) -> None:
+    if old_pending(session, name) is not None:
+        session[_OLD_PENDING] = {key: value for key, value in session[_OLD_PENDING].items() if key != name}
+
+
 def mark_seen(session: Session, day: int) -> None:
     """Store the day, as an ordinal number: this sends the cookie again once a day, which extends its lifetime."""
     if session.get(_SEEN) != day:
         session[_SEEN] = day
-
-
-def set_notice(session: Session, notice: str) -> None:
-    """Store the name of a notice (never its text) for the next page."""
-    session[_NOTICE] = notice
-
-
-def pop_notice(session: Session) -> str | None:
-    """Remove and return the name of the stored notice."""
-    notice = session.pop(_NOTICE, None)
-    return notice if isinstance(notice, str) else None

@@ -21,7 +21,8 @@ from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.web.csrf import read_own_form
+from notion_oauth.web.csrf import Forms
+from notion_oauth.web.profiles.resolver import create_resolver
 from notion_oauth.web.trusted_hosts import TrustedHosts
 from tests.support.signing_in import sign_in
 from tests.support.visiting import PUBLIC, Visitor
@@ -313,16 +314,16 @@ def test_public_errors_hide_paths_and_settings(public: Settings, accept: str) ->
 
 
 @pytest.mark.anyio
-async def test_slow_form_is_refused() -> None:
+async def test_slow_form_is_refused(oauth: NotionOAuth) -> None:
     async def drip() -> dict[str, object]:
         await anyio.sleep_forever()
         raise AssertionError
 
-    request = Request({"type": "http", "method": "POST", "headers": []}, drip)
     with anyio.fail_after(30):
-        for browser in ({}, {"notion_oauth.csrf": "given"}):
+        for cookies in ([], [(b"cookie", b"notion_oauth_csrf=given")]):
+            request = Request({"type": "http", "method": "POST", "headers": cookies}, drip)
             with pytest.raises(RequestForbidden):
-                await read_own_form(request, browser, "http://localhost", body_timeout=0.05)
+                await Forms(create_resolver(oauth)).read(request, body_timeout=0.05)
 
 
 def test_websocket_host_is_checked(local: Settings) -> None:
