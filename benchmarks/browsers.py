@@ -75,7 +75,7 @@ class Browser:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._cookie = ""
+        self._cookies: dict[str, str] = {}
 
     async def sign_in(self) -> None:
         login = await self._request("GET", "/auth/login", PAGE, expected=303)
@@ -105,11 +105,16 @@ class Browser:
         self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, expected: int = 200
     ) -> Answer:
         defaults = {"Host": HOST, "X-Forwarded-Proto": "https", "Content-Type": "application/x-www-form-urlencoded"}
-        sent = {**defaults, **headers, **({"Cookie": self._cookie} if self._cookie else {})}
+        sent = {**defaults, **headers, **self._cookie_header()}
         answer = await request(self._port, method, path, sent, body, expected=expected)
-        if set_cookie := answer.headers.get("set-cookie"):
-            self._cookie = set_cookie.partition(";")[0]
+        for set_cookie in answer.set_cookies:
+            name, _, value = set_cookie.partition(";")[0].partition("=")
+            self._cookies[name] = value
         return answer
+
+    def _cookie_header(self) -> dict[str, str]:
+        cookies = [f"{name}={value}" for name, value in self._cookies.items() if value not in ("", "null")]
+        return {"Cookie": "; ".join(cookies)} if cookies else {}
 
 
 class Answer:
@@ -119,7 +124,9 @@ class Answer:
         head, _, self.body = received.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         self.status = first.split(" ")[1] if " " in first else "nothing"
-        self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        found = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        self.headers = dict(found)
+        self.set_cookies = [value for name, value in found if name == "set-cookie"]
 
 
 async def request(
