@@ -270,6 +270,20 @@ async def test_save_is_tried_again_in_the_background(
     assert (await stored(oauth)).access_token == token
 
 
+@pytest.mark.parametrize("age", [timedelta(minutes=57), timedelta(hours=2)], ids=["due", "expired"])
+async def test_program_that_ends_is_told_that_tokens_could_not_be_saved(
+    settings: Settings, clock: Clock, failing: Failing, age: timedelta
+) -> None:
+    oauth = NotionOAuth(settings, store=failing.store, clock=clock)
+    login = await sign_in(oauth)
+    clock.ahead = age
+    failing.fails = True
+    with pytest.raises(StorageError, match="disk is full"):
+        await oauth.tokens.token_at_exit()
+    failing.fails = False
+    assert await oauth.tokens.token_at_exit() == (await stored(oauth)).access_token != login.access_token
+
+
 async def test_later_sign_in_replaces_tokens_that_could_not_be_saved(
     settings: Settings, clock: Clock, failing: Failing
 ) -> None:
