@@ -49,6 +49,23 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 
+def escape(text: str, *, keep: str = "") -> str:
+    """Return the text with control and formatting characters, but not those of `keep`, as `\\x1b` and the like.
+
+    Text from a file, a server or the environment can then neither control a terminal nor start a line of its own.
+    """
+    if text.isprintable():
+        return text
+    import unicodedata  # noqa: PLC0415 - rarely needed
+
+    return "".join(
+        character
+        if character.isprintable() or character in keep or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 @dataclass(frozen=True)
 class Hint:
     """What to do next. `str()` returns it for a terminal; a page shows a button instead of the command.
@@ -78,7 +95,7 @@ class Hint:
 
     def instead_of_command(self, how: str) -> str:
         """The hint with another way to follow it, such as `on the page of the service.`"""
-        return self.text if self.command is None and self.other_command is None else f"{self.text} {how}"
+        return escape(self.text if self.command is None and self.other_command is None else f"{self.text} {how}")
 
     def with_options(self, options: Mapping[str, str]) -> Hint:
         """The hint with these options in addition, if it has a command."""
@@ -106,8 +123,9 @@ class WarningWithHint(str):
     hint: Hint
 
     def __new__(cls, message: str, hint: Hint | str) -> WarningWithHint:
+        message, hint = escape(message), _as_hint(hint)
         warning = super().__new__(cls, f"{message} {hint}")
-        warning.message, warning.hint = message, _as_hint(hint)
+        warning.message, warning.hint = message, hint
         return warning
 
     def shown_with(self, render: Callable[[Hint], str]) -> str:
@@ -132,6 +150,7 @@ class NotionOAuthError(Exception):
         cls.code = code or cls.__name__
 
     def __init__(self, message: str, *, hint: Hint | str | None = None) -> None:
+        message = escape(message)
         super().__init__(message)
         self.message = message
         self.hint = _as_hint(self.default_hint if hint is None else hint)  # a subclass may have a text as its default

@@ -17,13 +17,14 @@ from notion_oauth.cli.options import (
     ServerUrl,
     TokenFile,
     duration_option,
+    echo,
     oauth_from_options,
     print_json,
     render_hint,
     run_async,
     stderr_console,
 )
-from notion_oauth.errors import Hint, ResourceMismatch, StorageError
+from notion_oauth.errors import Hint, ResourceMismatch, StorageError, escape
 from notion_oauth.profile_names import DEFAULT_PROFILE, profile_file
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def login(
         run_async(partial(sign_in, oauth, challenge, console=console, no_browser=no_browser, port=port))
     status = run_async(oauth.status)
     file = profile_file(oauth.settings.token_file, oauth.profile)
-    message = f"Signed in. The token is {validity(status)}.\nIt is stored in {file}."
-    console.print(message, markup=False, highlight=False)
+    message = f"Signed in. The token is {validity(status)}.\nIt is stored in {escape(str(file))}."
+    echo(message, err=True)
     if as_json:
         print_json(status.as_json(render=partial(render_hint, ctx=ctx)))
 
@@ -113,7 +114,7 @@ def refresh(
         print_json(found.as_json(render=partial(render_hint, ctx=ctx)))
     else:
         result = "Refreshed" if found.updated_at != before else "Not due yet"
-        stderr_console().print(f"{result}. The token is {validity(found)}.", markup=False, highlight=False)
+        echo(f"{result}. The token is {validity(found)}.", err=True)
 
 
 @rare_commands.command(
@@ -151,9 +152,9 @@ def profiles(
         print_json(found)
         return
     for name, status in found.items():
-        typer.echo(f"{name}  {status['status']}  {status.get('resource') or status.get('message') or ''}".rstrip())
+        echo(f"{name}  {status['status']}  {status.get('resource') or status.get('message') or ''}".rstrip())
     if not found:
-        typer.echo(f"No profiles. {render_hint(Hint('Sign in', 'login', {'profile': 'NAME'}), ctx)}", err=True)
+        echo(f"No profiles. {render_hint(Hint('Sign in', 'login', {'profile': 'NAME'}), ctx)}", err=True)
 
 
 async def _all_profiles(store: TokenStore, *, registered: bool = False) -> list[str]:
@@ -180,7 +181,7 @@ def logout(
     if as_json:
         print_json({"status": "unauthenticated", "outcome": outcome.name.lower()})
     else:
-        typer.echo(SIGN_OUT_MESSAGES[outcome], err=True)
+        echo(SIGN_OUT_MESSAGES[outcome], err=True)
 
 
 @rare_commands.command(epilog="Example: `notion-oauth key`")
@@ -196,14 +197,14 @@ def key(
     made = encryption.Key(encryption.new_key(), encryption.KEYRING_SOURCE if keyring else encryption.KEY_SETTING)
     if keyring:
         add_key(made.secret)
-        typer.echo(
+        echo(
             f"Key {made.id} is in the system keyring. Use it with {encryption.KEY_SETTING}={encryption.USE_KEYRING}",
             err=True,
         )
         return
-    typer.echo(made.secret)
+    echo(made.secret)
     message = f"This is key {made.id}. Set {encryption.KEY_SETTING} to it and keep a copy: without it, logins are lost."
-    typer.echo(message, err=True)
+    echo(message, err=True)
 
 
 @rare_commands.command(epilog="Example: `notion-oauth reseal`, after a change of keys")
@@ -222,7 +223,7 @@ def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
         print_json(done)
         return
     for name, changed in done.items():
-        typer.echo(f"{name}  {'encrypted' if changed else 'already encrypted'}")
+        echo(f"{name}  {'encrypted' if changed else 'already encrypted'}")
 
 
 @rare_commands.command(epilog="Example: `notion-oauth doctor --json`")

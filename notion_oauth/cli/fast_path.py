@@ -16,7 +16,7 @@ from notion_oauth.errors import NotionOAuthError
 from notion_oauth.files import atomic, permissions
 from notion_oauth.files.protection import Protection
 from notion_oauth.protocol import lifetime
-from notion_oauth.protocol.messages import parse_json
+from notion_oauth.protocol.messages import is_sendable, parse_json
 from notion_oauth.protocol.urls import resource_covers, url_problem
 
 _PREFIX = "NOTION_OAUTH_"
@@ -76,8 +76,8 @@ def _login(content: bytes) -> FastLogin:
         raise ValueError("not a JSON object")  # noqa: TRY004 - an error in the document, not in the program
     updated_at = lifetime.from_milliseconds(document.get("updated_at"))
     if (
-        not all(isinstance(document.get(name), str | None) for name in _STRINGS)
-        or not document.get("access_token")
+        not all(_is_plain(document.get(name)) for name in _STRINGS)
+        or not is_sendable(document.get("access_token") or "")
         or not document.get("token_endpoint")
         or document.get("token_endpoint_auth_method") not in _METHODS
         or type(document.get("client_secret_expires_at")) is not int
@@ -102,6 +102,10 @@ def _login(content: bytes) -> FastLogin:
         resource=document.get("resource"),
         protection=Protection(format="plain"),
     )
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or (isinstance(value, str) and value.isprintable())
 
 
 def _is_list_of_strings(value: object) -> bool:

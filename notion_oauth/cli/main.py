@@ -7,6 +7,8 @@ sign in again, 7 token file cannot be used, 130 interrupted.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
@@ -25,6 +27,7 @@ from notion_oauth.cli.options import (
     ServerUrl,
     TokenFile,
     duration_option,
+    echo,
     exit_code,
     log_to_stderr,
     oauth_from_options,
@@ -55,15 +58,31 @@ class _Commands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(ORDER)
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _escaped_message():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _escaped_message():
+                return super().invoke(ctx)
         except errors.NotionOAuthError as error:
-            typer.echo(f"Error: {error.message} {render_hint(error.hint, ctx)}".rstrip(), err=True)
+            echo(f"Error: {error.message} {render_hint(error.hint, ctx)}".rstrip(), err=True)
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt:
-            typer.echo(f"\n{render_hint(STOPPED, ctx)}", err=True)
+            echo(f"\n{render_hint(STOPPED, ctx)}", err=True)
             raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _escaped_message() -> Iterator[None]:
+    """Escape the message of an error of the parser: it may repeat an argument."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            error.message = errors.escape(message, keep="\n")  # type: ignore[attr-defined]
+        raise
 
 
 app = typer.Typer(
@@ -125,7 +144,7 @@ def status(
     if as_json:
         print_json(content)
     else:
-        typer.echo(text)
+        echo(text)
     if error is not None:
         raise error
     if not active:
@@ -149,7 +168,7 @@ def token(
 
     fast = read_fast(profile, token_file, server_url)
     if fast is not None and not min_ttl and phase(fast, datetime.now(UTC), Lifetimes().refresh_window) is Phase.VALID:
-        typer.echo(fast.access_token)
+        echo(fast.access_token)
         return
     oauth = oauth_from_options(profile, token_file, server_url)
-    typer.echo(run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value())
+    echo(run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value())

@@ -128,5 +128,10 @@ def stderr_console() -> Console:
     return Console(stderr=True)
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text that may contain what others have written: it cannot control the terminal."""
+    typer.echo(errors.escape(text, keep="\n"), err=err)
+
+
 def print_json(content: dict[str, Any]) -> None:
-    typer.echo(json.dumps(content, indent=2))
+    typer.echo(json.dumps(content, indent=2))  # escapes control characters

@@ -7,7 +7,7 @@ import threading
 
 import typer
 
-from notion_oauth.cli.options import INTERRUPTED, program_name
+from notion_oauth.cli.options import INTERRUPTED, echo, program_name
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.sandbox import SandboxOptions, serve_sandbox
 
@@ -22,7 +22,7 @@ def run_sandbox(*, port: int, token_lifetime: float, auto_consent: bool) -> None
     options = SandboxOptions(access_token_lifetime=token_lifetime, auto_consent=auto_consent)
     try:
         with serve_sandbox(options, port=port) as sandbox:
-            typer.echo(
+            echo(
                 f"The practice server, which behaves like Notion's, runs at {sandbox.base_url}\n"
                 f"Access tokens are valid for {token_lifetime:g} seconds. In another terminal, run:\n\n"
                 f"  {_set_variable('NOTION_OAUTH_SERVER_URL', sandbox.mcp_url)}\n"
@@ -33,7 +33,7 @@ def run_sandbox(*, port: int, token_lifetime: float, auto_consent: bool) -> None
             )
             threading.Event().wait()
     except KeyboardInterrupt:
-        typer.echo("\nStopped. The logins of the practice server have ended.", err=True)
+        echo("\nStopped. The logins of the practice server have ended.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
         message = f"Cannot listen on port {port}: {error.strerror or error}."

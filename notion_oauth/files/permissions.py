@@ -11,7 +11,7 @@ import shlex
 import stat
 from pathlib import Path
 
-from notion_oauth.errors import Hint, StorageError, WarningWithHint
+from notion_oauth.errors import Hint, StorageError, WarningWithHint, escape
 from notion_oauth.files.directories import Directory
 
 OWNER_ONLY = 0o600
@@ -115,7 +115,8 @@ def mode_weakness(path: Path) -> WarningWithHint | None:
     if os.name != "nt" and status.st_mode & _OTHERS and (status.st_uid or not os.geteuid()):
         mode = stat.S_IMODE(status.st_mode)
         return WarningWithHint(
-            f"Other users may open {path} (mode {mode:04o}).", Hint("Fix that", other_command=f"chmod 600 {path}")
+            f"Other users may open {path} (mode {mode:04o}).",
+            Hint("Fix that", other_command=f"chmod 600 {shlex.quote(str(path))}"),
         )
     return None
 
@@ -163,7 +164,7 @@ def _replaceable_weakness(directory: Path, who: str) -> WarningWithHint:
     absolute = directory.absolute()
     return WarningWithHint(
         f"Files in {absolute} can be replaced by {who}.",
-        Hint("Use another directory, or fix that", other_command=f"chmod go-w {absolute}"),
+        Hint("Use another directory, or fix that", other_command=f"chmod go-w {shlex.quote(str(absolute))}"),
     )
 
 
@@ -174,4 +175,4 @@ def _warn(path: Path, message: str) -> None:
         if len(_logged) >= MAX_LOGGED:
             _logged.clear()  # limits the memory, because each browser session has a file; a warning may then repeat
         _logged.add((str(path), message))
-        logging.getLogger(__name__).warning("%s", message)
+        logging.getLogger(__name__).warning("%s", escape(message))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from notion_oauth.errors import WarningWithHint
+from notion_oauth.errors import WarningWithHint, escape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,5 +23,5 @@ class Protection:
         if self.format is None:
             return None
         if self.format == "encrypted":
-            return f"encrypted with key {self.key_id} from {self.key_source}"
+            return escape(f"encrypted with key {self.key_id} from {self.key_source}")
         return "plain" if self.mode is None else f"plain, mode {self.mode:04o}"

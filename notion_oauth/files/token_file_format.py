@@ -18,12 +18,12 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import SecretStr, ValidationError
 
-from notion_oauth.errors import StoreDamaged, WarningWithHint
+from notion_oauth.errors import StoreDamaged, WarningWithHint, escape
 from notion_oauth.files import atomic
 from notion_oauth.files.encryption import Encryption, Key, decrypt, encryption_key_id, encryption_weakness
 from notion_oauth.models import ClientInformation, EndedLogin, Registration, TokenSet
 from notion_oauth.protocol import lifetime
-from notion_oauth.protocol.messages import parse_json
+from notion_oauth.protocol.messages import is_sendable, parse_json
 
 T = TypeVar("T")
 
@@ -105,12 +105,15 @@ def decode_login(content: bytes, path: str) -> TokenSet | EndedLogin:
     if isinstance(document, dict) and "ended_at" in document and "access_token" not in document:
         times = {name: lifetime.from_milliseconds(document.get(name)) for name in _ENDED_LOGIN_TIMES}
         try:
-            return EndedLogin.model_validate({**document, **times})
+            return EndedLogin.model_validate({**_escaped(document, *EndedLogin.model_fields), **times})
         except ValidationError:
             raise _damaged(path, "it records an ended login without the time or the reason") from None
     access_token = document.get("access_token") if isinstance(document, dict) else None
     if not isinstance(access_token, str) or not access_token:
         raise _damaged(path, "it has no access_token")
+    if not is_sendable(access_token):
+        raise _damaged(path, "its access_token contains a character that no token has")
+    document = _escaped(document, "token_type", *_TEXT_FIELDS)
     expires_in = lifetime.parse_lifetime(document.get("expires_in"))
     updated_at = lifetime.from_milliseconds(document.get("updated_at"))
     expires_at = lifetime.from_milliseconds(document.get("expires_at"))
@@ -134,6 +137,13 @@ def decode_login(content: bytes, path: str) -> TokenSet | EndedLogin:
     except ValidationError as error:
         fields = ", ".join(sorted({str(detail["loc"][0]) for detail in error.errors(include_input=False)}))
         raise _damaged(path, f"these fields are invalid: {fields}") from None
+
+
+def _escaped(document: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return the document with control characters escaped in these texts: somebody else may have written the file."""
+    return {
+        name: escape(value) if name in names and isinstance(value, str) else value for name, value in document.items()
+    }
 
 
 _TEXT_FIELDS = (
@@ -185,7 +195,7 @@ def decode_registrations(content: bytes, path: str) -> tuple[Registration, ...]:
         return tuple(
             Registration.model_validate(
                 {
-                    **entry,
+                    **_escaped(entry, *Registration.model_fields),
                     **{field: entry.get(key, False) for field, key in _REGISTRATION_KEYS.items()},
                     "client": {**entry, "scope": None},
                     "registered_at": lifetime.from_milliseconds(entry.get("registered_at")),

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import anyio
 from rich.console import Console
 
-from notion_oauth.errors import AuthorizationResponseError, StateMismatch
+from notion_oauth.errors import AuthorizationResponseError, StateMismatch, escape
 from notion_oauth.interactive import loopback
 from notion_oauth.interactive.browser import Browser, Environment, detect_environment, open_in_thread
 from notion_oauth.interactive.loopback import Receiver
@@ -76,7 +76,7 @@ def _print_url(console: Console, browser: Browser | str, url: str) -> None:
     else:
         text = f"{browser} Open this URL in a browser:".lstrip()
     console.print(f"{text}\n", markup=False, highlight=False)
-    console.print(url, markup=False, highlight=False, soft_wrap=True)
+    console.print(escape(url), markup=False, highlight=False, soft_wrap=True)
     console.print()
 
 
@@ -85,7 +85,7 @@ def _print_remote_hints(console: Console, environment: Environment, port: int, *
     tunnel = environment.ssh_tunnel_command(port)
     if tunnel is not None:
         console.print("If the browser runs on your own computer, run this command there first:\n")
-        console.print(f"  {tunnel}\n", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {escape(tunnel)}\n", markup=False, highlight=False, soft_wrap=True)
     elif environment.container:
         console.print(_CONTAINER.format(port=port), markup=False, highlight=False)
         if not terminal:

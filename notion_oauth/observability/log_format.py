@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from notion_oauth.errors import escape
 from notion_oauth.observability.audit import LogFields
 from notion_oauth.observability.context import PROFILE, REQUEST_ID
 from notion_oauth.observability.redaction import may_contain_secret, redact
@@ -76,15 +77,6 @@ def _second(since_epoch: int) -> str:
     return datetime.fromtimestamp(since_epoch, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _one_line(text: str) -> str:
-    """Escape text of others, so that it can neither start a line nor control a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
-
-
 class TextLines(logging.Formatter):
     """`time LEVEL logger message name=value …`; a traceback follows, indented so that it cannot look like an event."""
 
@@ -95,10 +87,10 @@ class TextLines(logging.Formatter):
         text = f"{message} {fields}"
         if may_contain_secret(text) or "\\" in text:  # a backslash: quoting may hide text from the patterns
             text = f"{redact(message)} {_redacted(fields)}"
-        line = _one_line(f"{_timestamp(record)} {record.levelname} {record.name} {text}".rstrip())
+        line = escape(f"{_timestamp(record)} {record.levelname} {record.name} {text}".rstrip())
         if record.exc_info:
             trace = redact(self.formatException(record.exc_info)).splitlines()
-            line += "".join(f"\n    {_one_line(each)}" for each in trace)
+            line += "".join(f"\n    {escape(each)}" for each in trace)
         return line
 
 

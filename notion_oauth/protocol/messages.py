@@ -118,6 +118,11 @@ def parse_json(content: bytes) -> Any:
     return value
 
 
+def is_sendable(access_token: str) -> bool:
+    """Return whether a token may stand in a header (RFC 6750 §2.1); other characters could inject a header."""
+    return bool(access_token) and all("!" <= character <= "~" for character in access_token)
+
+
 def form_of(fields: Mapping[str, str | None]) -> dict[str, str]:
     """Return the fields that have a value: a parameter without a value counts as omitted (RFC 6749 §3.2)."""
     return {name: value for name, value in fields.items() if value}

@@ -19,7 +19,7 @@ from notion_oauth.models import (
     TokenSet,
 )
 from notion_oauth.protocol.lifetime import expires_at, parse_lifetime
-from notion_oauth.protocol.messages import Request, Response, form_of, host_of, raise_for_error
+from notion_oauth.protocol.messages import Request, Response, form_of, host_of, is_sendable, raise_for_error
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
 
@@ -144,10 +144,8 @@ def _new_refresh_token(response: Response) -> SecretStr | None:
 
 
 def _is_bearer(response: TokenResponse) -> bool:
-    """Return whether the token may stand in a header (RFC 6750 §2.1); other characters could inject a header."""
-    value = response.access_token.get_secret_value()
-    valid = bool(value) and all(0x21 <= ord(character) <= 0x7E for character in value)
-    return valid and response.token_type.strip().lower() == "bearer"
+    """Return whether the token is a bearer token that may stand in a header."""
+    return is_sendable(response.access_token.get_secret_value()) and response.token_type.strip().lower() == "bearer"
 
 
 def assertion_request(grant: AssertionRequest) -> Request:

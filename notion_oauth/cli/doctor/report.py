@@ -18,7 +18,7 @@ from notion_oauth.cli.doctor.findings import RESULTS, CheckSkipped, Finding, Res
 from notion_oauth.cli.doctor.scrub import scrub
 from notion_oauth.clock import Clock, utc_now
 from notion_oauth.concurrency import run_in_daemon_thread
-from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError
+from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError, escape
 from notion_oauth.interactive import browser
 from notion_oauth.settings import Settings
 
@@ -121,7 +121,7 @@ async def run_checks(
 
     def shown(found: Finding) -> Finding:
         hint = render(found.hint) if isinstance(found.hint, Hint) else found.hint
-        return Finding(found.result, clean(found.message), hint and clean(hint))
+        return Finding(found.result, escape(clean(found.message)), hint and escape(clean(hint)))
 
     return Report(tuple((name, shown(found)) for name, found in rows))
 
