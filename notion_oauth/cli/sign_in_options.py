@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import os
+import stat
 import sys
 from pathlib import Path
 
@@ -31,8 +33,7 @@ def read_assertion(path: Path) -> SecretStr:
     """Return the assertion (a JWT) in a file, or on standard input if the path is `-`. Raises ConfigurationError."""
     try:
         # No check of owner and mode, as for the token file: the issuer of the assertion sets them
-        with contextlib.nullcontext(sys.stdin) if str(path) == "-" else path.open(encoding="utf-8") as source:
-            content = source.read(MAX_ASSERTION)
+        content = sys.stdin.read(MAX_ASSERTION) if str(path) == "-" else _read(path).decode()
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be read: {error.strerror}.", hint="Check the path after --assertion-file."
@@ -47,3 +48,15 @@ def read_assertion(path: Path) -> SecretStr:
             hint="Request an assertion for this server from your identity provider, and sign in before it expires.",
         )
     return SecretStr(content.strip())
+
+
+def _read(path: Path) -> bytes:
+    # O_NONBLOCK, because opening a pipe would wait for its writer. Without a writer, the pipe is at its end
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no Path
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISFIFO(kind):
+            os.set_blocking(descriptor, True)
+        elif not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "it is neither a file nor a pipe")
+        return file.read(MAX_ASSERTION)

@@ -353,10 +353,15 @@ def _check_not_link(path: Path) -> None:
 
 _MOVE_HINT = "Nothing was changed. Move it away, or set NOTION_OAUTH_TOKEN_FILE to another path."
 _LINK_HINT = "Remove the link, or set NOTION_OAUTH_TOKEN_FILE to the real file."
+_KUBERNETES_HINT = (
+    "New tokens cannot be stored in a mounted Kubernetes secret. Let an init container copy it to a writable volume, "
+    "and set NOTION_OAUTH_TOKEN_FILE to the copy (docs/deploying.md)."
+)
 
 
 def _is_link(path: Path) -> StorageError:
-    return StorageError(f"{path} is a symbolic link. Secrets are not stored behind symbolic links.", hint=_LINK_HINT)
+    hint = _KUBERNETES_HINT if permissions.is_kubernetes_mount(path) else _LINK_HINT
+    return StorageError(f"{path} is a symbolic link. Secrets are not stored behind symbolic links.", hint=hint)
 
 
 def _not_a_file(path: Path) -> StoreDamaged:

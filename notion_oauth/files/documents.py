@@ -59,6 +59,8 @@ class FileDocuments:
 
     async def read(self, profile: str, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
         path = self.path(profile, kind)
+        if kind == "login":
+            permissions.warn_if_linked(path)
         if slow or kind != "login":
             return await in_thread(atomic.read_file, path, decode)
         # Not in a thread: it is one kilobyte, read only after a change. Other callers then find it in the cache

@@ -103,22 +103,57 @@ def weakness(path: Path) -> WarningWithHint | None:
     """Return what other users may do with the file; None if nothing, or if it does not exist. Raises nothing."""
     if not os.path.lexists(path):
         return None
-    return mode_weakness(path) or directory_weakness(path.parent)
+    return mode_weakness(path) or link_weakness(path) or directory_weakness(path.parent)
 
 
 def mode_weakness(path: Path) -> WarningWithHint | None:
     """Return whether other users may open the file; None if not, or if it does not exist. Raises nothing."""
     try:
-        status = os.lstat(path)
+        status = os.stat(path)  # noqa: PTH116 - faster, and called for each use
     except OSError:
         return None  # reading the file reports the error
     if os.name != "nt" and status.st_mode & _OTHERS and (status.st_uid or not os.geteuid()):
         mode = stat.S_IMODE(status.st_mode)
-        return WarningWithHint(
-            f"Other users may open {path} (mode {mode:04o}).",
-            Hint("Fix that", other_command=f"chmod 600 {shlex.quote(str(path))}"),
-        )
+        fix = Hint("Fix that", other_command=f"chmod 600 {shlex.quote(str(path))}")
+        if is_kubernetes_mount(path):
+            fix = Hint("Set defaultMode: 0400 for the volume.")
+        return WarningWithHint(f"Other users may open {path} (mode {mode:04o}).", fix)
     return None
+
+
+def link_weakness(path: Path) -> WarningWithHint | None:
+    """Return whether the file has a second name; None if not, or if it does not exist. Raises nothing.
+
+    Two programs that use one login by two names do not share a lock, and after the next save one has the old tokens.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    if os.name == "nt" or not stat.S_ISREG(status.st_mode) or status.st_nlink == 1:
+        return None
+    top = next((part for part in path.absolute().parents if os.path.ismount(part)), path.absolute().parent)
+    return WarningWithHint(
+        f"{path} has another name (hard link). A program that uses the other name would end this login.",
+        Hint(
+            "Delete the other name. Find it",
+            other_command=f"find {shlex.quote(str(top))} -xdev -samefile {shlex.quote(str(path))}",
+        ),
+    )
+
+
+def warn_if_linked(path: Path) -> None:
+    """Log a warning once if the file has a second name. Raises nothing."""
+    if (found := link_weakness(path)) is not None:
+        _warn(path, found)
+
+
+def is_kubernetes_mount(path: Path) -> bool:
+    """Return whether the file is from a mounted Kubernetes secret: a link that is replaced at each update."""
+    try:
+        return path.readlink().parts[0] == "..data"
+    except OSError:
+        return False
 
 
 def directory_weakness(path: Path) -> WarningWithHint | None:

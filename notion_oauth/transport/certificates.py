@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import ssl
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,9 +81,11 @@ def ssl_context(trusted: TrustedAuthorities) -> ssl.SSLContext:
             _check_directories(trusted.directory or "")
         from_environment = trusted.file == os.environ.get("SSL_CERT_FILE")
         with _as_configuration_error("SSL_CERT_FILE" if from_environment else "the system", "SSL_CERT_FILE"):
+            _check_is_file(trusted.file)
             context = ssl.create_default_context(cafile=trusted.file, capath=trusted.directory)
     if trusted.extra is not None:
         with _as_configuration_error(CA_FILE, CA_FILE):
+            _check_is_file(trusted.extra)
             context.load_verify_locations(trusted.extra)
     return context
 
@@ -95,6 +99,12 @@ def _as_configuration_error(source: str, variable: str) -> Iterator[None]:
         reason = "it contains no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         message = f"No certificates can be loaded from {source}: {reason}."
         raise ConfigurationError(message, hint=f"Set {variable} to a PEM file, or unset it.") from None
+
+
+def _check_is_file(path: Path | str | None) -> None:
+    """Raise OSError for a pipe or a device: OpenSSL would wait for it forever."""
+    if path is not None and not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - may be a str
+        raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def _check_directories(directories: str) -> None:

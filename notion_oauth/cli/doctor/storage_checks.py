@@ -36,7 +36,7 @@ async def file(context: CheckContext) -> Sequence[Finding]:
     path = context.token_file
     if await context.file_size.get() is None:  # raises if it cannot be a token file
         return [ok(f"{path.absolute()}: does not exist yet")]
-    found, weaknesses = os.lstat(path), warnings_for(permissions.mode_weakness(path))
+    found, weaknesses = os.lstat(path), warnings_for(permissions.mode_weakness(path), permissions.link_weakness(path))
     mode = "" if os.name == "nt" else f", mode {stat.S_IMODE(found.st_mode):04o}"
     if os.name != "nt" and found.st_uid != os.geteuid():
         mode += f", owned by another user (uid {found.st_uid})"

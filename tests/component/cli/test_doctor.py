@@ -362,6 +362,18 @@ def test_file_open_to_other_users_is_reported_and_not_changed(signed_in: Doctor)
     assert stat.S_IMODE(signed_in.file.stat().st_mode) == 0o644
 
 
+def test_second_name_of_the_token_file_is_reported(signed_in: Doctor) -> None:
+    signed_in.file.with_name("backup.json").hardlink_to(signed_in.file)
+    signed_in.run_checks()
+    assert signed_in.problems() == {"file"}
+    result, message, hint = signed_in.worst("file")
+    assert (result, message) == (
+        "warning",
+        f"{signed_in.file.name} has another name (hard link). A program that uses the other name would end this login.",
+    )
+    assert f"-samefile {signed_in.file.name}" in (hint or "")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="it has no modes")
 @pytest.mark.parametrize("signs_in_first", [True, False])
 def test_directory_writable_by_other_users_is_reported_once(doctor: Doctor, signs_in_first: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,23 @@ class TestAssertionFile:
         sandbox.options.scopes = ("default", "write")
         assert cli.run("login", "--assertion-file", str(file), "--scope", "write").returncode == 0
         assert sandbox.requests_to("/token")[-1].form["scope"] == "write"
+
+    def test_assertion_is_read_from_a_pipe(self, cli: CommandLine, sandbox: Sandbox) -> None:
+        """As with `--assertion-file <(COMMAND)` in a shell."""
+        reading, writing = os.pipe()
+        os.write(writing, sandbox.identity_provider.assertion(CLIENT).encode())
+        os.close(writing)
+        assert cli.run("login", "--assertion-file", f"/dev/fd/{reading}").returncode == 0
+        os.close(reading)
+
+    def test_assertion_file_that_is_no_file_does_not_block(self, cli: CommandLine, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        for path, said in (
+            (tmp_path / "pipe", "contains no assertion"),
+            ("/dev/zero", "it is neither a file nor a pipe"),
+        ):
+            done = cli.run("login", "--assertion-file", str(path))
+            assert (done.returncode, said in done.stderr) == (2, True)
 
     def test_refused_assertion_is_4_and_not_shown(self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path) -> None:
         file = tmp_path / "assertion.jwt"

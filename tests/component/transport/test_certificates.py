@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import ssl
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,26 @@ async def test_ca_file_adds_an_authority(
     assert await get(server, ca_file) == 200
     with secure_server(other, "localhost") as signed_by_other:
         assert await get(signed_by_other, ca_file) == 200
+
+
+@pytest.mark.anyio
+async def test_ca_file_may_be_in_a_kubernetes_config_map(server: Visitors, ca_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "..2026").mkdir()
+    (tmp_path / "..data").symlink_to("..2026")
+    (tmp_path / "..2026" / "ca.pem").write_bytes(ca_file.read_bytes())
+    (tmp_path / "ca.pem").symlink_to("..data/ca.pem")
+    assert await get(server, tmp_path / "ca.pem") == 200
+
+
+@pytest.mark.parametrize("variable", ["NOTION_OAUTH_CA_FILE", "SSL_CERT_FILE"])
+def test_a_pipe_as_ca_file_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    pipe = tmp_path / "ca.pem"
+    os.mkfifo(pipe)
+    if variable == "SSL_CERT_FILE":
+        monkeypatch.setenv(variable, str(pipe))
+    with pytest.raises(ConfigurationError) as caught:
+        ssl_context(find_trusted_authorities(pipe if variable == "NOTION_OAUTH_CA_FILE" else None))
+    assert caught.value.message == f"No certificates can be loaded from {variable}: it is not a regular file."
 
 
 @pytest.mark.anyio

@@ -140,7 +140,7 @@ async def test_hard_link_to_another_file_is_neither_written_nor_changed(
     path.hardlink_to(victim)
     assert await load_login(store, "default") is not None
     assert mode(victim) == 0o644
-    assert "Its mode was not changed." in warnings(caplog)[0]
+    assert "Its mode was not changed." in warnings(caplog)[1]
     await save_login(store, "default", tokens())
     assert json.loads(victim.read_text()) == VICTIM
     assert (mode(victim), victim.stat().st_nlink) == (0o644, 1)
