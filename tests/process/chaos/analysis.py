@@ -1,59 +1,71 @@
 """Why a login was lost and why a token was refused, from the events of the server, the workers and the token file.
 
-A loss was unavoidable if a strict server ended the login because a refresh token was used twice, and its first sender
-could not store the new tokens: the response was lost, it came after the time-out, or the sender was killed. A loss was
+With a strict server, which ends a login when a refresh token is used twice, a loss was unavoidable if the first sender
+could not store the new tokens (the response was lost, it came after the time-out, or the sender was killed), if a
+request arrived after its sender had timed out, or if a backup with a used refresh token was restored. A loss was
 avoidable if the response had arrived at a worker that was not killed, or if the token file already had the next token:
-then a process went back to an older token.
+then a process went back to an older token. With Notion's rules every loss was avoidable.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
+from tests.process.chaos.disruptions import Disruptions, Kind
 from tests.process.chaos.file_watcher import FileWatcher
 from tests.process.chaos.server_events import Refresh, Refusal, ServerEvents
-from tests.process.chaos.worker_events import WorkerEvents
+from tests.process.chaos.worker_events import Problem, WorkerEvents
 
 REUSED = "Refresh token reuse detected"
+RESTORED = "a backup was restored"
 IN_TRANSIT = "expired between the request for it and its use"
 EXPIRY_UNKNOWN = "expired at the server, not yet by the time of its response"
+CLOCK_SET = "expired while the clock was set"
 EXPIRED = "EXPIRED BEFORE IT WAS REQUESTED"
 VALID = "WITHIN ITS LIFETIME AND NOT REPLACED"
 UNKNOWN = "NEVER ISSUED"
 UNEXPECTED = (EXPIRED, VALID, UNKNOWN)
+BEFORE = 4.0  # seconds of the record that are shown before a loss
 
 
 @dataclass
 class Loss:
-    """A lost login, and whether the loss was unavoidable."""
+    """A lost login, whether the loss was unavoidable, and the events that led to it, with their times."""
 
     login: int
     at: float
     unavoidable: bool
     cause: str
+    record: list[tuple[float, str]]
 
 
 @dataclass
 class Analysis:
-    """Compares the events. `killed` has the time when each worker was killed; `timeout` is a client's, in seconds."""
+    """Compares the events. `timeout` is a worker's for a request, `lock_wait` for the lock, in seconds."""
 
     server_events: ServerEvents
     worker_events: WorkerEvents
     watcher: FileWatcher
-    killed: dict[str, float]
+    disruptions: Disruptions
     timeout: float
+    lock_wait: float
 
-    def cause(self, grant: str) -> tuple[bool, str]:
+    def cause(self, login: int, grant: str) -> tuple[bool, str]:
         """Whether the loss of a login was unavoidable with a strict server, and its cause."""
         end = self.server_events.end_of(grant)
         if end is None:
-            return False, "the server has not ended it"
+            return False, "a worker gave up, although the server has not ended the login"
         first = self._first_use(end)
         if end.why != REUSED or first is None:
             return False, f"the server answered {end.why!r}, but the token had not been used before"
+        if self._restored(login, end, first):
+            return True, RESTORED
+        if end.fault == "late":
+            return True, "a request came after its sender had timed out"
         seen = self.watcher.stored.get(first.issued)
-        if seen is not None and seen < end.arrived:
+        if seen is not None and seen < end.sent:
             return False, "an older token was sent although the file had a newer one"
         return self._unstored(first, end)
 
@@ -62,20 +74,78 @@ class Analysis:
             (each for each in self.server_events.refreshes if each.used == end.used and each.status == 200), None
         )
 
+    def _restored(self, login: int, end: Refresh, first: Refresh) -> bool:
+        """Whether the refused token came from a backup that was restored after its first use."""
+        restored = self.disruptions.find("backup restored", login, first.done, end.sent)
+        return any(each.token == end.used for each in restored)
+
     def _unstored(self, first: Refresh, end: Refresh) -> tuple[bool, str]:
         """Why the new tokens for the first use of a refresh token were not stored."""
-        killed = self.killed.get(first.sender.rpartition(".")[0])
+        sender = first.sender.rpartition(".")[0]
         arrived = self.worker_events.answered.get(first.sender)
+        unanswered = self.worker_events.unanswered.get(first.sender)
+        killed = self.disruptions.killed.get(sender, math.inf)
         if first.fault == "lost":
             return True, "the response to its refresh was lost"
+        if first.fault == "late":
+            return True, "a request came after its sender had timed out"
+        if first.sent - 1 < killed < end.sent and unanswered is None and self._had_no_time(sender, arrived, killed):
+            return True, f"its refresher was killed {'before' if arrived is None else 'after'} the response arrived"
+        if self.disruptions.find("stopped", sender, first.sent, end.sent):
+            return False, "its refresher was stopped, and the response was not used when it went on"
         if first.fault == "slow" and arrived is None:
             return True, "the response to its refresh came too late"
-        if killed is not None and first.arrived - 1 < killed < min(end.arrived, first.done + self.timeout + 1):
-            return True, f"its refresher was killed {'before' if arrived is None else 'after'} the response arrived"
-        unanswered = self.worker_events.unanswered.get(first.sender)
-        if arrived is None and unanswered is not None and unanswered - first.arrived > self.timeout / 2:
+        if arrived is None and unanswered is not None and unanswered - first.sent > self.timeout / 2:
             return True, "the machine was too slow for the time-out"
         return False, "the response to its refresh had arrived, but was not stored"
+
+    def _had_no_time(self, sender: str, arrived: float | None, killed: float) -> bool:
+        """Whether a worker was killed before it could store the response that had arrived."""
+        if arrived is None or killed < arrived + self.timeout + 1:
+            return True
+        login = int(sender.partition("-")[0])
+        return bool(
+            self.disruptions.find("stopped", sender, arrived, killed)
+            or self.disruptions.find("disk full", login, arrived, killed)
+        )
+
+    def record(self, login: int, grant: str) -> list[tuple[float, str]]:
+        """What happened to a login before it was lost."""
+        refreshes = [each for each in self.server_events.refreshes if each.grant == grant]
+        until = refreshes[-1].sent if refreshes else math.inf
+        lines = [(each.sent, self._line(each)) for each in refreshes if each.sent > until - BEFORE]
+        lines += [
+            (each.began, each.describe())
+            for each in self.disruptions.record.copy()
+            if each.login == login and each.overlaps(until - BEFORE, until)
+        ]
+        return sorted(lines)
+
+    def _line(self, refresh: Refresh) -> str:
+        outcome = f"{refresh.status} {refresh.why}".strip() if refresh.status else refresh.why or "not processed"
+        issued = f", which issued {refresh.issued[:6]}" if refresh.status == 200 else ""
+        arrived = refresh.arrived - refresh.sent
+        late = f" arrived {arrived:.2f} s later" if arrived else ""
+        known = self.worker_events.answered.get(refresh.sender)
+        received = f", received {known - refresh.sent:.2f} s later" if known else ", no response received"
+        fault = f" ({refresh.fault})" if refresh.fault else ""
+        return (
+            f"{refresh.sender or 'runner'}: refresh with {refresh.used[:6]}{fault}{late}: {outcome}{issued}{received}"
+        )
+
+    def unexpected_problems(self) -> list[str]:
+        """Problems with the store that no disruption explains."""
+        found = [each for each in self.worker_events.storage if not self._has("disk full", each, 0)]
+        found += [each for each in self.worker_events.busy if not self._has("stopped", each, self.lock_wait)]
+        return [f"worker {each.worker}: {each.message}" for each in found]
+
+    def _has(self, kind: Kind, problem: Problem, at_least: float) -> bool:
+        login = int(problem.worker.partition("-")[0])
+        return any(
+            each.kind == kind and each.login == login and each.ended - each.began >= at_least
+            for each in self.disruptions.record
+            if each.overlaps(problem.requested - 1, problem.at)
+        )
 
     def refusals(self) -> Counter[str]:
         """Tokens that /mcp refused, by reason."""
@@ -91,6 +161,8 @@ class Analysis:
             return VALID
         if token.expires > received.requested:
             return IN_TRANSIT
+        if self.disruptions.find("clock set", int(refusal.sender.partition("-")[0]), token.issued, refusal.at):
+            return CLOCK_SET
         known_until = self.watcher.known_until.get(refusal.token, token.expires)
         return EXPIRY_UNKNOWN if known_until > received.requested else EXPIRED
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.process.chaos.fingerprints import fingerprint
 FIELDS = frozenset(
     ["access_token", "token_type", "expires_in", "refresh_token", "client_id", "client_secret", "updated_at"]
 )
+BACKUPS = 8  # earlier contents of each file
 PAUSE = 0.002  # seconds between two reads of all files
 
 
@@ -35,6 +37,11 @@ class FileWatcher:
         self.reads = self.torn = 0
         self.stored: dict[str, float] = {}
         self.known_until: dict[str, float] = {}
+        self._backups: dict[Path, deque[tuple[str, bytes]]] = {file: deque(maxlen=BACKUPS) for file in files}
+
+    def backups(self, file: Path) -> list[tuple[str, bytes]]:
+        """Earlier contents of a file with a login: the fingerprint of the refresh token, and the content."""
+        return list(self._backups[file])
 
     def __enter__(self) -> FileWatcher:
         self._thread.start()
@@ -58,16 +65,18 @@ class FileWatcher:
             return
         if content != self._last.get(file):
             self._last[file] = content
-            self.torn += not self._is_complete(content)
+            self.torn += not self._is_complete(file, content)
 
-    def _is_complete(self, content: bytes) -> bool:
+    def _is_complete(self, file: Path, content: bytes) -> bool:
         try:
             document = json.loads(content)
         except ValueError:
             return False
         if not isinstance(document, dict) or not document.keys() >= FIELDS or not document["access_token"]:
             return self._is_ended_login(content)
-        self.stored.setdefault(fingerprint(document["refresh_token"] or ""), time.time())
+        refresh_token = fingerprint(document["refresh_token"] or "")
+        self.stored.setdefault(refresh_token, time.time())
+        self._backups[file].append((refresh_token, content))
         if document.get("expires_at") is not None:
             self.known_until[fingerprint(document["access_token"])] = document["expires_at"] / 1000
         return True

@@ -13,13 +13,17 @@ class Report:
     """The results of a run in numbers. The run has failed if `failures` is not empty."""
 
     seconds: float
+    started: float
     expiries: int
     refreshes: int
-    kills: int
+    disruptions: Counter[str]
+    skipped: str  # why no disk was filled; empty if that was possible
     faults: Counter[str]
     received: int
     refused: Counter[str]
     transient: Counter[str]
+    storage: int
+    busy: int
     reads: int
     torn: int
     losses: list[Loss]
@@ -28,10 +32,15 @@ class Report:
     @property
     def failures(self) -> list[str]:
         """Everything that must not happen."""
-        found = [f"a login was lost: {loss.cause}" for loss in self.losses if not loss.unavoidable]
+        found = [self._describe(loss) for loss in self.losses if not loss.unavoidable]
         found += [f"tokens refused, {reason}: {self.refused[reason]}" for reason in UNEXPECTED if self.refused[reason]]
         found += [f"torn files: {self.torn}"] if self.torn else []
         return found + self.errors
+
+    def _describe(self, loss: Loss) -> str:
+        """The loss, and the events that led to it, in seconds since the start."""
+        events = [f"\n    {at - self.started:8.2f}  {event}" for at, event in loss.record]
+        return f"login {loss.login} was lost at {loss.at - self.started:.2f} s: {loss.cause}{''.join(events)}"
 
     def __str__(self) -> str:
         causes = Counter(loss.cause for loss in self.losses)
@@ -40,7 +49,9 @@ class Report:
             ("seconds", f"{self.seconds:.0f}"),
             ("expiries", self.expiries),
             ("refreshes (token responses)", self.refreshes),
-            ("workers killed", self.kills),
+            ("disruptions", self.disruptions.total()),
+            *((f"    {kind}", count) for kind, count in sorted(self.disruptions.items())),
+            *([("    disk full", "skipped")] if self.skipped else []),
             ("faults", self.faults.total()),
             *((f"    {kind}", count) for kind, count in sorted(self.faults.items())),
             ("tokens received", self.received),
@@ -48,6 +59,8 @@ class Report:
             *((f"    {reason}", count) for reason, count in sorted(self.refused.items())),
             ("refused within lifetime, not replaced", sum(self.refused[reason] for reason in UNEXPECTED)),
             ("transient errors in workers", self.transient.total()),
+            ("errors of a full disk in workers", self.storage),
+            ("locks held for too long by a stopped worker", self.busy),
             ("reads of the token files", self.reads),
             ("torn files", self.torn),
             ("logins lost", len(self.losses)),
@@ -56,4 +69,6 @@ class Report:
         ]
         width = max(len(name) for name, _ in rows)
         table = "\n".join(f"{name:<{width}}  {value:>8}" for name, value in rows)
-        return "\n".join([table, *(f"FAILED: {failure}" for failure in self.failures)])
+        skipped = [f"SKIPPED: no disk was filled: {self.skipped}"] if self.skipped else []
+        accepted = [f"unavoidable: {self._describe(loss)}" for loss in self.losses if loss.unavoidable]
+        return "\n".join([table, *skipped, *accepted, *(f"FAILED: {failure}" for failure in self.failures)])

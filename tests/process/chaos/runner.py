@@ -1,20 +1,18 @@
-"""Starts workers, kills them, signs in again after a lost login, and collects the results."""
+"""Starts workers, disrupts them, signs in again after a lost login, and collects the results."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-import queue
 import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +23,10 @@ from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.process.chaos.analysis import Analysis, Loss
+from tests.process.chaos.disruptions import KINDS, Disks, Disruptions, Login
 from tests.process.chaos.file_watcher import FileWatcher
 from tests.process.chaos.report import Report
-from tests.process.chaos.server_events import Refresh, ServerEvents
+from tests.process.chaos.server_events import FAULTS, ServerEvents
 from tests.process.chaos.worker_events import WorkerEvents
 from tests.support.paths import ROOT
 from tests.support.signing_in import sign_in
@@ -36,8 +35,6 @@ ENOUGH = 20  # of this number of refreshes, at least one must have been made to 
 # Workers may write compiled modules; otherwise each one compiles its imports for seconds
 _REMOVED = ("NOTION_OAUTH_", "COV", "PYTHONDONTWRITEBYTECODE")
 STEP = 0.05  # seconds between two reads of the events
-TARGETED = 0.5  # share of the kills that hit a worker during a refresh
-TARGET_DELAY = 0.03  # seconds at most between the refresh at the server and that kill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,53 +51,52 @@ class Plan:
     faults: float = 0.3  # of the refreshes
     lifetime: float = 1
     timeout: float = 0.6
-    kill_every: float = 1.5
+    lock_wait: float = 2
+    disrupt_every: float = 1
     end_every: float = 4
 
 
-@dataclass
-class Login:
-    """A token file, and the workers that share it."""
-
-    number: int
-    oauth: NotionOAuth
-    file: Path
-    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    grant: str = ""
-    signed_in_at: float = 0
-
-
 class Runner:
-    def __init__(self, plan: Plan, sandbox: Sandbox, directory: Path) -> None:
-        self._plan, self._sandbox, self._directory = plan, sandbox, directory
+    def __init__(self, plan: Plan, sandbox: Sandbox, directory: Path, disks: Disks) -> None:
+        self._plan, self._sandbox, self._directory, self._disks = plan, sandbox, directory, disks
         self._rng = random.Random(plan.seed)  # noqa: S311 - no secret
         faults = random.Random(f"{plan.seed} faults")  # noqa: S311 - used in the server's thread
-        self._server_events = ServerEvents(
-            sandbox, faults, plan.faults, slow_seconds=plan.timeout * 1.6, on_refresh=self._on_refresh
-        )
+        self._server_events = ServerEvents(sandbox, faults, plan.faults, plan.timeout)
         self._worker_events = WorkerEvents(directory)
         self._logins = [self._login(number) for number in range(plan.logins)]
         self._watcher = FileWatcher([login.file for login in self._logins], self._may_be_missing, directory / "scratch")
-        self._killed: dict[str, float] = {}
-        self._analysis = Analysis(self._server_events, self._worker_events, self._watcher, self._killed, plan.timeout)
+        self._disruptions = Disruptions(
+            self._logins,
+            self._server_events,
+            self._watcher,
+            seed=plan.seed,
+            max_stop=plan.lock_wait * 1.6,
+            kinds=tuple(kind for kind in KINDS if kind != "disk full" or not disks.skipped),
+            is_ready=lambda worker: worker in self._worker_events.ready,
+        )
+        self._server_events.on_refresh = self._disruptions.on_refresh
+        self._analysis = Analysis(
+            self._server_events, self._worker_events, self._watcher, self._disruptions, plan.timeout, plan.lock_wait
+        )
         self._losses: list[Loss] = []
         self._errors: list[str] = []
         self._started = 0
-        self._target_wanted = threading.Event()
-        self._targets: queue.Queue[tuple[str, float] | None] = queue.Queue()
 
     def _login(self, number: int) -> Login:
         file = self._directory / f"login-{number}" / ".notion-tokens.json"
         settings = Settings(server_url=self._sandbox.mcp_url, token_file=file, timeout=10.0)
-        return Login(number, NotionOAuth(settings), file)
+        clock = self._directory / f"login-{number}.clock"
+        clock.write_text("0.0")
+        return Login(number, NotionOAuth(settings), file, clock)
 
     def run(self) -> Report:
         started = time.time()
         for login in self._logins:
             self._sign_in(login)
         try:
-            with self._watcher, self._killer_thread():
-                self._until_done(started)
+            with self._watcher:
+                with self._disruptions.targeting():
+                    self._until_done(started)
                 for login in self._logins:
                     self._stop(login)
                 self._read_reports()
@@ -112,23 +108,31 @@ class Runner:
                     process.kill()
                     process.communicate()
         self._worker_events.read()
-        return self._report(time.time() - started)
+        return self._report(started)
 
     def _until_done(self, started: float) -> None:
-        next_kill = next_end = started + 2  # the first workers have started then
+        next_disruption = next_end = started + 2  # the first workers have started then
         while (now := time.time()) < started + self._plan.seconds:
             for login in self._logins:
                 self._start_missing(login)
             time.sleep(STEP)
             self._read_reports()
-            if now >= next_kill and self._worker_events.ready:
-                next_kill = now + self._rng.expovariate(1 / self._plan.kill_every)
-                self._kill_a_worker()
+            self._disruptions.end_due()
+            if now >= next_disruption and self._worker_events.ready:
+                next_disruption = now + self._rng.expovariate(1 / self._plan.disrupt_every)
+                self._disruptions.cause_one()
             if now >= next_end:
                 next_end = now + self._rng.expovariate(1 / self._plan.end_every)
                 self._server_events.end_tokens_early()
-            if self._killed and self._plan.expiries < math.inf and self._analysis.expiries(now) >= self._plan.expiries:
+            if self._plan.expiries < math.inf and self._everything_has_happened(now):
                 return
+
+    def _everything_has_happened(self, now: float) -> bool:
+        return (
+            self._analysis.expiries(now) >= self._plan.expiries
+            and self._disruptions.counts().keys() >= self._disruptions.kinds
+            and self._server_events.faults.keys() >= set(FAULTS)
+        )
 
     # The workers
 
@@ -138,7 +142,7 @@ class Runner:
             if process.poll() is not None:
                 process.communicate()
                 del login.workers[name]
-                if name not in self._killed:
+                if name not in self._disruptions.killed:
                     self._errors.append(f"worker {name} ended without being killed")
         while len(login.workers) < self._plan.processes:
             name = f"{login.number}-{self._started}"
@@ -155,9 +159,9 @@ class Runner:
             "NOTION_OAUTH_TIMEOUT": str(self._plan.timeout),
             "NOTION_OAUTH_RETRY_FOR": "5",
         }
-        arguments = [name, str(self._directory / f"{name}.events"), str(self._plan.tasks), str(self._plan.seed)]
+        arguments = [name, self._directory / f"{name}.events", self._plan.tasks, self._plan.seed, login.clock]
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.process.chaos.worker", *arguments],
+            [sys.executable, "-m", "tests.process.chaos.worker", *map(str, [*arguments, self._plan.lock_wait])],
             env=environment,
             cwd=self._directory,
             stdin=subprocess.PIPE,
@@ -165,6 +169,7 @@ class Runner:
 
     def _stop(self, login: Login) -> None:
         """Let the workers end."""
+        self._disruptions.end_due(login)
         for process in login.workers.values():
             assert process.stdin is not None
             process.stdin.close()
@@ -174,47 +179,8 @@ class Runner:
             except subprocess.TimeoutExpired:
                 self._errors.append(f"worker {name} did not stop")
             else:
-                if code and name not in self._killed:
+                if code and name not in self._disruptions.killed:
                     self._errors.append(f"worker {name} ended with {code}")
-
-    # Kills
-
-    def _kill_a_worker(self) -> None:
-        if self._rng.random() < TARGETED:
-            self._target_wanted.set()
-            return
-        ready = [name for login in self._logins for name in login.workers if name in self._worker_events.ready]
-        if ready:
-            self._kill(self._rng.choice(ready))
-
-    def _kill(self, name: str) -> None:
-        process = self._logins[int(name.partition("-")[0])].workers.get(name)
-        if process is not None and name not in self._killed and process.poll() is None:
-            self._killed[name] = time.time()
-            process.kill()
-
-    def _on_refresh(self, refresh: Refresh) -> None:
-        """In the server's thread: choose the sender of this refresh as the next target."""
-        if self._target_wanted.is_set() and refresh.sender and refresh.status == 200:
-            self._target_wanted.clear()
-            self._targets.put((refresh.sender.rpartition(".")[0], time.time()))
-
-    @contextmanager
-    def _killer_thread(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._kill_targets, name="killer")
-        thread.start()
-        try:
-            yield
-        finally:
-            self._targets.put(None)
-            thread.join()
-
-    def _kill_targets(self) -> None:
-        rng = random.Random(f"{self._plan.seed} killer")  # noqa: S311 - no secret
-        while target := self._targets.get():
-            name, seen = target
-            time.sleep(max(0, seen + rng.uniform(0, TARGET_DELAY) - time.time()))
-            self._kill(name)
 
     # Logins
 
@@ -238,9 +204,11 @@ class Runner:
         if not signed_out and self._server_events.end_of(login.grant) is None:
             self._errors.append(f"a live login was reported as lost: {message}")
             return
-        unavoidable, cause = self._analysis.cause(login.grant)
+        unavoidable, cause = self._analysis.cause(login.number, login.grant)
         accepted = unavoidable and self._plan.rules == "strict"
-        self._losses.append(Loss(login.number, time.time(), accepted, cause))
+        record = self._analysis.record(login.number, login.grant)
+        self._losses.append(Loss(login.number, time.time(), accepted, cause, record))
+        self._disruptions.end_due(login)
         self._sign_in(login)
 
     def _refresh_once_more(self, login: Login) -> None:
@@ -250,20 +218,24 @@ class Runner:
         except (NotSignedIn, SignInRequired) as error:
             self._record_loss(login, f"{type(error).__name__}: {error.message}")
 
-    def _report(self, seconds: float) -> Report:
+    def _report(self, started: float) -> Report:
         results: dict[str, Any] = {
-            "seconds": seconds,
+            "seconds": time.time() - started,
+            "started": started,
             "expiries": self._analysis.expiries(time.time()),
             "refreshes": sum(each.status == 200 for each in self._server_events.refreshes),
-            "kills": len(self._killed),
+            "disruptions": self._disruptions.counts(),
+            "skipped": self._disks.skipped,
             "faults": self._server_events.faults,
             "received": len(self._worker_events.received),
             "refused": self._analysis.refusals(),
             "transient": self._worker_events.transient,
+            "storage": len(self._worker_events.storage),
+            "busy": len(self._worker_events.busy),
             "reads": self._watcher.reads,
             "torn": self._watcher.torn,
             "losses": self._losses,
-            "errors": [*self._errors, *self._worker_events.errors],
+            "errors": [*self._errors, *self._worker_events.errors, *self._analysis.unexpected_problems()],
         }
         if self._plan.faults >= 0.1 and results["refreshes"] >= ENOUGH and not self._server_events.failed_responses():
             results["errors"].append("no response was made to fail: the run has proved nothing")
@@ -277,8 +249,13 @@ def run(plan: Plan) -> Report:
         access_token_lifetime=plan.lifetime,
         access_token_survives_refresh=plan.rules == "notion",
     )
-    with _silent("uvicorn.error"), tempfile.TemporaryDirectory() as directory, serve_sandbox(options) as sandbox:
-        return Runner(plan, sandbox, Path(directory)).run()
+    with (
+        _silent("uvicorn.error"),
+        tempfile.TemporaryDirectory() as directory,
+        Disks([Path(directory) / f"login-{number}" for number in range(plan.logins)]) as disks,
+        serve_sandbox(options) as sandbox,
+    ):
+        return Runner(plan, sandbox, Path(directory), disks).run()
 
 
 @contextmanager

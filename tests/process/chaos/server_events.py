@@ -7,16 +7,23 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import anyio
+
 from notion_oauth.sandbox import RecordedRequest, Sandbox
+from tests.process.chaos.deck import Deck
 from tests.process.chaos.fingerprints import fingerprint
 
-Fault = Literal["dropped", "lost", "slow", "garbled", "429", "503"]
-FAULTS: tuple[Fault, ...] = ("dropped", "lost", "slow", "garbled", "429", "503")
+# late: the request arrives after its sender has timed out; refused: once, with an error that would end a login
+Fault = Literal["dropped", "lost", "slow", "garbled", "429", "503", "refused", "late"]
+FAULTS: tuple[Fault, ...] = ("dropped", "lost", "slow", "garbled", "429", "503", "refused", "late")
+REFUSALS = ((400, "invalid_grant"), (401, "invalid_client"), (400, "unauthorized_client"))
+REPLACED_TOKEN = "Invalid refresh token"  # does not end the grant
 ENDED_EARLY, REPLACED, LOGIN_LOST = "ended early by the runner", "replaced by a refresh", "the login was lost"
+POLL = 0.01  # seconds
 
 
 @dataclass
@@ -26,12 +33,17 @@ class Refresh:
     sender: str
     grant: str
     used: str  # the fingerprint of the refresh token
-    arrived: float
+    sent: float
     fault: Fault | None
+    arrived: float
     status: int = 0
     why: str = ""
     done: float = 0
     issued: str = ""  # the fingerprint of the new refresh token
+
+    @property
+    def ended_grant(self) -> bool:
+        return self.status in (400, 401) and self.why != REPLACED_TOKEN
 
 
 @dataclass
@@ -39,6 +51,7 @@ class Access:
     """The lifetime of an access token."""
 
     grant: str
+    issued: float
     expires: float
     ended: float | None = None
     why: str = ""
@@ -61,13 +74,13 @@ class Refusal:
 class ServerEvents:
     """Observes a practice server, and makes refreshes of workers fail at `rate`. Workers number their requests.
 
-    `on_refresh` gets each refresh after the server has done it and before the response is sent.
+    `timeout` is that of the workers, in seconds. `on_refresh` gets each refresh when it arrives.
     """
 
     sandbox: Sandbox
     rng: random.Random
     rate: float
-    slow_seconds: float  # longer than the time-out of a client
+    timeout: float
     on_refresh: Callable[[Refresh], None] = lambda refresh: None
     refreshes: list[Refresh] = field(default_factory=list)
     tokens: dict[str, Access] = field(default_factory=dict)
@@ -76,9 +89,11 @@ class ServerEvents:
     lock: threading.RLock = field(default_factory=threading.RLock)
     _open: dict[int, Refresh] = field(default_factory=dict)
     _arrived_at: dict[int, float] = field(default_factory=dict)  # of all requests for tokens
+    _refused: set[str] = field(default_factory=set)  # the fingerprints of refresh tokens that were refused once
     _ended_early: float = 0
 
     def __post_init__(self) -> None:
+        self._deck = Deck(FAULTS, self.rng)
         self.sandbox.observe(on_arrival=self._arrived, on_answer=self._answered)
 
     def end_tokens_early(self) -> None:
@@ -91,42 +106,89 @@ class ServerEvents:
                 token.end(self._ended_early, ENDED_EARLY)
 
     def failed_responses(self) -> int:
-        """How many responses to workers were made to fail."""
+        """How many requests of workers were made to fail."""
         return sum(self.faults[kind] for kind in FAULTS)
 
     def end_of(self, grant: str) -> Refresh | None:
         """The refresh at which the server ended the login, or None."""
         with self.lock:
-            return next((each for each in self.refreshes if each.grant == grant and each.status in (400, 401)), None)
+            return next((each for each in self.refreshes if each.grant == grant and each.ended_grant), None)
 
-    def _arrived(self, request: RecordedRequest) -> None:
+    def replayable(self, grant: str) -> set[str]:
+        """The refresh token before the current one; none while a request may change that.
+
+        By Notion's rules it is valid. A strict server ends the grant when it is sent.
+        """
+        with self.lock:
+            if any(each.grant == grant for each in self._open.values()):
+                return set()
+            last = self._last_success(grant)
+            return set() if last is None else {last.used}
+
+    def _last_success(self, grant: str) -> Refresh | None:
+        done = [each for each in self.refreshes if each.grant == grant and each.status == 200]
+        return max(done, key=lambda each: each.done, default=None)
+
+    def _arrived(self, request: RecordedRequest) -> Awaitable[None] | None:
         if request.path != "/token":
-            return
-        self._arrived_at[id(request)] = time.time()  # the sandbox keeps its requests, so ids are unique
+            return None
+        now = self._arrived_at[id(request)] = time.time()  # the sandbox keeps its requests, so ids are unique
         if request.form.get("grant_type") != "refresh_token":
-            return
+            return None
         token, sender = request.form.get("refresh_token", ""), request.headers.get("x-sender", "")
         with self.lock:
-            refresh = Refresh(sender, _grant(token), fingerprint(token), time.time(), self._fault() if sender else None)
+            used = fingerprint(token)
+            refresh = Refresh(sender, _grant(token), used, now, self._fault(used) if sender else None, now)
             self.refreshes.append(refresh)
-            self._open[id(request)] = refresh
+            if refresh.fault in (None, "slow", "lost", "late"):
+                self._open[id(request)] = refresh
+        self.on_refresh(refresh)
+        return self._delay(request, refresh) if refresh.fault == "late" else None
 
-    def _fault(self) -> Fault | None:
+    def _fault(self, used: str) -> Fault | None:
         if self.rng.random() >= self.rate:
             return None
-        fault = self.rng.choice(FAULTS)
-        self.faults[fault] += 1
-        if fault == "429":
+        fault = self._deck.draw()
+        if fault == "refused":
+            if used in self._refused:
+                return None  # a refusal that is repeated is final
+            self._refused.add(used)
+            status, error = self.rng.choice(REFUSALS)
+            self.sandbox.fail_next("/token", status=status, error=error)
+        elif fault == "429":
             self.sandbox.fail_next("/token", status=429, error="temporarily_unavailable", headers={"Retry-After": "1"})
         elif fault == "503":
             self.sandbox.fail_next("/token", status=503, body="<html>unavailable")
         elif fault == "slow":
-            self.sandbox.misbehave_next("/token", "slow", seconds=self.slow_seconds)
+            self.sandbox.misbehave_next("/token", "slow", seconds=self.rng.uniform(0.2, 1.8) * self.timeout)
         elif fault == "lost":
             self.sandbox.misbehave_next("/token", "lose_response")
-        else:
+        elif fault != "late":
             self.sandbox.misbehave_next("/token", "drop" if fault == "dropped" else "garble")
+        self.faults[fault] += 1
         return fault
+
+    async def _delay(self, request: RecordedRequest, refresh: Refresh) -> None:
+        """Delay a request until its sender has timed out: it arrives before the retry or soon after it.
+
+        It never arrives once the tokens of the retry were used: an older refresh token would end the grant.
+        """
+        due, retried = refresh.sent + self.rng.uniform(1.2, 6) * self.timeout, False
+        while time.time() < due:
+            await anyio.sleep(POLL)
+            last = self._last_success(refresh.grant)
+            if last is not None and last.done > refresh.sent and not retried:
+                retried = True
+                due = min(due, time.time() + self.rng.uniform(0, 0.3))
+            if last is not None and last.done > refresh.sent and last.used != refresh.used:
+                break
+        with self.lock:
+            refresh.arrived = self._arrived_at[id(request)] = time.time()
+            last = self._last_success(refresh.grant)
+            if last is not None and last.done > refresh.sent and last.used != refresh.used:
+                refresh.why = "never arrived"
+                self._open.pop(id(request))
+                self.sandbox.misbehave_next("/token", "drop")
 
     def _answered(self, request: RecordedRequest, status: int, body: bytes) -> None:
         with self.lock:
@@ -144,17 +206,16 @@ class ServerEvents:
             grant = _grant(document["access_token"])
             if not self.sandbox.options.access_token_survives_refresh:
                 self._end(grant, since, REPLACED)
-            access = Access(grant, since + self.sandbox.options.access_token_lifetime)
+            access = Access(grant, since, since + self.sandbox.options.access_token_lifetime)
             if self._ended_early >= since:
                 access.end(self._ended_early, ENDED_EARLY)
             self.tokens[fingerprint(document["access_token"])] = access
         if refresh is None:
             return
         refresh.status, refresh.done, refresh.why = status, now, document.get("error_description", "")
-        if status in (400, 401):
+        if refresh.ended_grant:
             self._end(refresh.grant, since, LOGIN_LOST)
         refresh.issued = fingerprint(document.get("refresh_token", ""))
-        self.on_refresh(refresh)
 
     def _end(self, grant: str, now: float, why: str) -> None:
         for token in self.tokens.values():

@@ -1,9 +1,9 @@
 """A program with a login: its tasks request a token and use it, until standard input ends or the program is killed.
 
-    python -m tests.process.chaos.worker NAME FILE TASKS SEED
+    python -m tests.process.chaos.worker NAME FILE TASKS SEED CLOCK LOCK_WAIT
 
 Its settings come from the environment. It writes each event to FILE as a line of JSON, with fingerprints instead of
-tokens. Each request has a number in the header `X-Sender`.
+tokens. Each request has a number in the header `X-Sender`. The file CLOCK says how many seconds its clock is ahead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -25,8 +27,18 @@ import httpx
 from pydantic import SecretStr
 
 from notion_oauth.auth.httpx_auth import BearerAuth
-from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired, TransientError
+from notion_oauth.clock import Clock, utc_now
+from notion_oauth.errors import (
+    NotionOAuthError,
+    NotSignedIn,
+    SignInRequired,
+    StorageError,
+    StoreBusy,
+    TransientError,
+)
 from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import load_settings
+from notion_oauth.storage import JsonFileStore
 from notion_oauth.transport.connections import CheckedTransport
 from tests.process.chaos.fingerprints import fingerprint
 
@@ -76,9 +88,10 @@ def _number(network: type[httpx.AsyncBaseTransport], name: str, numbers: Iterato
 class Worker:
     """Tasks that share a login with those of other processes."""
 
-    def __init__(self, record: EventFile, rng: random.Random) -> None:
+    def __init__(self, record: EventFile, rng: random.Random, clock: Clock, lock_wait: timedelta) -> None:
         self._record, self._rng = record, rng
-        self._oauth = NotionOAuth()
+        settings = load_settings()
+        self._oauth = NotionOAuth(settings, store=JsonFileStore(settings.token_file, lock_wait=lock_wait), clock=clock)
         self._url = self._oauth.settings.server_url
         self._stopping = False
 
@@ -129,6 +142,9 @@ class Worker:
                 await self._wait_for_sign_in()
             except TransientError as error:
                 self._record("transient", error=type(error).__name__)
+            except StorageError as error:
+                kind = "busy" if isinstance(error, StoreBusy) else "storage"
+                self._record(kind, requested=requested_at.get(), message=f"{type(error).__name__}: {error}")
             except (NotionOAuthError, httpx.HTTPError) as error:
                 self._record("error", message=f"{type(error).__name__}: {error}")
             await anyio.sleep(self._rng.uniform(*PAUSE))
@@ -138,12 +154,19 @@ class Worker:
             await anyio.sleep(PAUSE[0])
 
 
+def machine_clock(file: Path) -> Clock:
+    """The clock of the worker's machine, which may be set while the worker runs."""
+    return lambda: utc_now() + timedelta(seconds=float(file.read_text()))
+
+
 def main() -> None:
-    name, path, tasks, seed = sys.argv[1:]
+    name, path, tasks, seed, clock, lock_wait = sys.argv[1:]
     record = EventFile(path)
     number_requests(name, record)
     logging.getLogger("notion_oauth").setLevel(logging.ERROR)  # transient failures are expected
-    anyio.run(Worker(record, random.Random(f"{seed} {name}")).run, int(tasks))  # noqa: S311 - no secret
+    rng = random.Random(f"{seed} {name}")  # noqa: S311 - no secret
+    worker = Worker(record, rng, machine_clock(Path(clock)), timedelta(seconds=float(lock_wait)))
+    anyio.run(worker.run, int(tasks))
 
 
 if __name__ == "__main__":

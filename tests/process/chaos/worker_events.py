@@ -20,6 +20,16 @@ class ReceivedToken:
 
 
 @dataclass
+class Problem:
+    """The store of a worker that requested a token at `requested` could not be used until `at`."""
+
+    worker: str
+    requested: float
+    at: float
+    message: str
+
+
+@dataclass
 class WorkerEvents:
     """All event files of a directory. `read` adds the new events and returns the reports of lost logins."""
 
@@ -28,6 +38,8 @@ class WorkerEvents:
     answered: dict[str, float] = field(default_factory=dict)
     unanswered: dict[str, float] = field(default_factory=dict)
     transient: Counter[str] = field(default_factory=Counter)
+    storage: list[Problem] = field(default_factory=list)
+    busy: list[Problem] = field(default_factory=list)  # another process held the lock
     errors: list[str] = field(default_factory=list)
     ready: set[str] = field(default_factory=set)
     _offsets: dict[Path, int] = field(default_factory=dict)
@@ -61,6 +73,9 @@ class WorkerEvents:
             self.unanswered[event["sender"]] = at
         elif kind == "transient":
             self.transient[event["error"]] += 1
+        elif kind in ("storage", "busy"):
+            problems = self.storage if kind == "storage" else self.busy
+            problems.append(Problem(worker, event["requested"], at, event["message"]))
         elif kind == "error":
             self.errors.append(f"worker {worker}: {event['message']}")
         elif kind == "ready":
