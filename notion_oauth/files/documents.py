@@ -17,6 +17,7 @@ import filelock
 from notion_oauth import profile_names
 from notion_oauth.errors import ConfigurationError, StoreBusy, WarningWithHint
 from notion_oauth.files import atomic, claims, permissions
+from notion_oauth.files.held_file import HeldFile
 
 LOCK_POLL = timedelta(milliseconds=20)
 _SUFFIXES = {"login": "", "registrations": ".clients"}
@@ -122,10 +123,11 @@ class FileDocuments:
     async def exclusive(self, profile: str) -> AsyncIterator[_FileHold]:
         path = profile_names.add_suffix(self.path(profile), ".lock")
         lock = filelock.FileLock(path, mode=0o600, thread_local=False, blocking=False, fallback_to_soft=False)
+        login = HeldFile(self.path(profile))
         try:
             with anyio.fail_after(self._lock_wait.total_seconds()):
                 # Polling: a try takes microseconds, and the kernel does not signal a released lock
-                while not _acquired(lock):  # noqa: ASYNC110
+                while not _acquired(lock, login):  # noqa: ASYNC110
                     await anyio.sleep(LOCK_POLL.total_seconds())
         except TimeoutError:
             waited = f"{self._lock_wait.total_seconds():g} seconds"
@@ -135,6 +137,7 @@ class FileDocuments:
         try:
             yield _FileHold(partial(self.path, profile))
         finally:
+            login.release()
             lock.release()
 
 
@@ -167,13 +170,20 @@ class _FileHold:
         return await in_thread(atomic.delete_file, self._path(kind))
 
 
-def _acquired(lock: filelock.BaseFileLock) -> bool:
+def _acquired(lock: filelock.BaseFileLock, login: HeldFile) -> bool:
     atomic.prepare_lock_file(Path(lock.lock_file))
     try:
         lock.acquire()
     except filelock.Timeout:
         return False
-    return True
+    try:
+        held = login.acquire()
+    except BaseException:
+        lock.release()
+        raise
+    if not held:  # by a holder whose lock file was deleted
+        lock.release()
+    return held
 
 
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -340,41 +341,77 @@ def test_invalid_profile_name_is_refused(store: JsonFileStore, name: str) -> Non
 
 
 HOLD = """
-import sys
+import os, sys, time
 from pathlib import Path
 import anyio
 from notion_oauth.storage import JsonFileStore
 async def hold():
     async with JsonFileStore(Path(sys.argv[1])).exclusive("default"):
-        print("held", flush=True)
-        await anyio.sleep(60)
+        child = os.fork() if sys.argv[2:] == ["fork"] else None
+        if child != 0:
+            print(child or 0, flush=True)
+        time.sleep(60)
 anyio.run(hold)
 """
 
 
-def start_holder(path: Path) -> subprocess.Popen[str]:
+def start_holder(path: Path, *arguments: str) -> tuple[subprocess.Popen[str], int]:
+    """Start a process that holds the lock, and with the argument `fork` a child. Returns it and the child's id."""
     # Without coverage, because the process is killed
     variables = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     environment = {**variables, "PYTHONPATH": str(ROOT)}
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(path), *arguments], env=environment, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    return holder
+    return holder, int(holder.stdout.readline())
 
 
-async def test_lock_excludes_processes_and_is_released_when_its_holder_dies(path: Path) -> None:
-    short_wait, long_wait = JsonFileStore(path, lock_wait=timedelta(milliseconds=100)), JsonFileStore(path)
-    with await anyio.to_thread.run_sync(start_holder, path) as holder:
-        with pytest.raises(StoreBusy, match=r"\.lock"):
-            async with short_wait.exclusive("default"):
-                pass
+async def check_busy(path: Path) -> None:
+    with pytest.raises(StoreBusy, match=r"\.lock"):
+        async with JsonFileStore(path, lock_wait=timedelta(milliseconds=100)).exclusive("default"):
+            pass
+
+
+async def check_free(path: Path) -> None:
+    with anyio.fail_after(5):
+        async with JsonFileStore(path).exclusive("default"):
+            pass
+
+
+@pytest.mark.parametrize("delete_lock", [False, True])
+async def test_lock_excludes_processes_and_is_released_when_its_holder_dies(path: Path, delete_lock: bool) -> None:
+    """Also if somebody deletes the lock file while it is held."""
+    await save_login(JsonFileStore(path), "default", tokens())
+    holder, _ = await anyio.to_thread.run_sync(start_holder, path)
+    with holder:
+        if delete_lock:
+            path.with_name(f"{path.name}.lock").unlink()
+        await check_busy(path)
         holder.kill()
-        with anyio.fail_after(5):
-            async with long_wait.exclusive("default"):
-                pass
+        await check_free(path)
     assert path.with_name(f"{path.name}.lock").exists(), "it stays: removing it would allow two holders"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+async def test_forked_child_does_not_keep_the_lock(path: Path) -> None:
+    await save_login(JsonFileStore(path), "default", tokens())
+    holder, child = await anyio.to_thread.run_sync(start_holder, path, "fork")
+    with holder:
+        await check_busy(path)
+        holder.kill()
+        try:
+            await check_free(path)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+async def test_lock_is_released_after_the_login_was_replaced(path: Path) -> None:
+    await save_login(JsonFileStore(path), "default", tokens())
+    async with JsonFileStore(path).exclusive("default") as hold:
+        await hold.save(tokens())
+        await check_busy(path)
+    await check_free(path)
 
 
 async def test_lock_excludes_threads_with_separate_event_loops(path: Path) -> None:
