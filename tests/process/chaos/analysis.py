@@ -109,15 +109,21 @@ class Analysis:
             or self.disruptions.find("disk full", login, arrived, killed)
         )
 
-    def record(self, login: int, grant: str) -> list[tuple[float, str]]:
-        """What happened to a login before it was lost."""
-        refreshes = [each for each in self.server_events.refreshes if each.grant == grant]
+    def record(self, login: int, grant: str, *, brief: bool) -> list[tuple[float, str]]:
+        """What happened to a login before it was lost; if `brief`, only since the first use of the refused token."""
+        refreshes = [each for each in self.server_events.refreshes.copy() if each.grant == grant]
+        end = self.server_events.end_of(grant)
+        first = self._first_use(end) if end is not None else None
         until = refreshes[-1].sent if refreshes else math.inf
-        lines = [(each.sent, self._line(each)) for each in refreshes if each.sent > until - BEFORE]
+        since = until - BEFORE
+        if brief and end is not None and first is not None:
+            since, until = first.sent, end.arrived
+            refreshes = [each for each in refreshes if each.used == end.used]
+        lines = [(each.sent, self._line(each)) for each in refreshes if since <= each.sent <= until]
         lines += [
             (each.began, each.describe())
             for each in self.disruptions.record.copy()
-            if each.login == login and each.overlaps(until - BEFORE, until)
+            if each.login == login and each.overlaps(since, until)
         ]
         return sorted(lines)
 
@@ -161,9 +167,10 @@ class Analysis:
             return VALID
         if token.expires > received.requested:
             return IN_TRANSIT
-        if self.disruptions.find("clock set", int(refusal.sender.partition("-")[0]), token.issued, refusal.at):
+        login = int(refusal.sender.partition("-")[0])
+        if self.disruptions.find("clock set", login, token.issued - self.timeout, refusal.at):
             return CLOCK_SET
-        known_until = self.watcher.known_until.get(refusal.token, token.expires)
+        known_until = self.watcher.known_until.get(refusal.token, token.expires) - self.disruptions.ahead(login)
         return EXPIRY_UNKNOWN if known_until > received.requested else EXPIRED
 
     def expiries(self, now: float) -> int:

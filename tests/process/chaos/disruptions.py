@@ -29,6 +29,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.storage import JsonFileStore
 from tests.process.chaos.deck import Deck
 from tests.process.chaos.file_watcher import FileWatcher
+from tests.process.chaos.machine_clock import read_clock
 from tests.process.chaos.server_events import Refresh, ServerEvents
 
 Kind = Literal["killed", "stopped", "lock deleted", "disk full", "clock set", "backup restored"]
@@ -142,6 +143,10 @@ class Disruptions:
             if each.kind == kind and name in (each.worker, each.login) and each.overlaps(start, end)
         ]
 
+    def ahead(self, login: int) -> float:
+        """How many seconds the clock of a login is ahead."""
+        return read_clock(self._logins[login].clock)
+
     def cause_one(self) -> None:
         """Cause the next disruption, now or during the next refresh."""
         kind = self._deck.draw()
@@ -240,7 +245,7 @@ class Disruptions:
         self._add(disruption, filler.unlink, self._rng.uniform(0.1, 1) * MAX_FULL)
 
     def _set_clock(self, login: Login) -> None:
-        ahead = self._rng.choice([each for each in CLOCKS if f"{each}" != login.clock.read_text()])
+        ahead = self._rng.choice([each for each in CLOCKS if each != read_clock(login.clock)])
         scratch = login.clock.with_suffix(".new")
         scratch.write_text(f"{ahead}")
         scratch.replace(login.clock)

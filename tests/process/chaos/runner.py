@@ -25,6 +25,7 @@ from notion_oauth.settings import Settings
 from tests.process.chaos.analysis import Analysis, Loss
 from tests.process.chaos.disruptions import KINDS, Disks, Disruptions, Login
 from tests.process.chaos.file_watcher import FileWatcher
+from tests.process.chaos.machine_clock import machine_clock
 from tests.process.chaos.report import Report
 from tests.process.chaos.server_events import FAULTS, ServerEvents
 from tests.process.chaos.worker_events import WorkerEvents
@@ -87,7 +88,7 @@ class Runner:
         settings = Settings(server_url=self._sandbox.mcp_url, token_file=file, timeout=10.0)
         clock = self._directory / f"login-{number}.clock"
         clock.write_text("0.0")
-        return Login(number, NotionOAuth(settings), file, clock)
+        return Login(number, NotionOAuth(settings, clock=machine_clock(clock)), file, clock)
 
     def run(self) -> Report:
         started = time.time()
@@ -206,7 +207,7 @@ class Runner:
             return
         unavoidable, cause = self._analysis.cause(login.number, login.grant)
         accepted = unavoidable and self._plan.rules == "strict"
-        record = self._analysis.record(login.number, login.grant)
+        record = self._analysis.record(login.number, login.grant, brief=accepted)
         self._losses.append(Loss(login.number, time.time(), accepted, cause, record))
         self._disruptions.end_due(login)
         self._sign_in(login)

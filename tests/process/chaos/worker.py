@@ -27,7 +27,7 @@ import httpx
 from pydantic import SecretStr
 
 from notion_oauth.auth.httpx_auth import BearerAuth
-from notion_oauth.clock import Clock, utc_now
+from notion_oauth.clock import Clock
 from notion_oauth.errors import (
     NotionOAuthError,
     NotSignedIn,
@@ -41,6 +41,7 @@ from notion_oauth.settings import load_settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.transport.connections import CheckedTransport
 from tests.process.chaos.fingerprints import fingerprint
+from tests.process.chaos.machine_clock import machine_clock
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 PAUSE = (0.02, 0.15)  # seconds between two uses
@@ -152,11 +153,6 @@ class Worker:
     async def _wait_for_sign_in(self) -> None:
         while not self._stopping and (await self._oauth.status()).status == "unauthenticated":
             await anyio.sleep(PAUSE[0])
-
-
-def machine_clock(file: Path) -> Clock:
-    """The clock of the worker's machine, which may be set while the worker runs."""
-    return lambda: utc_now() + timedelta(seconds=float(file.read_text()))
 
 
 def main() -> None:
