@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 FILE_THREADS = 4  # of a SharedLoop, for files; further calls wait
 SIGNAL_CHECK = 0.5  # seconds
+LATE = 0.1  # seconds; a timer is this late if the process was stopped, or its event loop blocked
+GRACE = 1.0  # seconds
 _LIBRARY = "current_async_library_cvar"  # of sniffio, which may not be installed
 
 
@@ -290,6 +292,38 @@ class _Loop(asyncio.SelectorEventLoop):
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
         return await run_in_daemon_thread(partial(socket.getaddrinfo, host, port, **options))
+
+
+async def run_within(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work` and return its result. Raises TimeoutError after `seconds`, and whatever `work` raises.
+
+    A process that was stopped meanwhile gets GRACE more seconds when it goes on, to read what has arrived.
+    """
+    results: list[T] = []
+    failure: Exception | None = None
+
+    async def expire() -> None:
+        due = anyio.current_time() + seconds
+        await anyio.sleep(seconds)
+        if anyio.current_time() > due + LATE:
+            await anyio.sleep(GRACE)
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(expire)
+        try:
+            results.append(await work())
+        except Exception as error:  # raised below, because the task group would put it into an ExceptionGroup
+            failure = error
+        group.cancel_scope.cancel()
+    try:
+        if failure is not None:
+            raise failure
+    finally:
+        del failure  # its traceback refers to this frame
+    if not results:
+        raise TimeoutError
+    return results[0]
 
 
 async def run_shielded(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

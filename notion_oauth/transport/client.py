@@ -11,12 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
-import anyio
 import httpcore
 import httpx
 
 from notion_oauth import __version__
-from notion_oauth.concurrency import shared_resources
+from notion_oauth.concurrency import run_within, shared_resources
 from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable, TransientError
 from notion_oauth.protocol.messages import Request, Response, host_of
 from notion_oauth.protocol.urls import origin, url_problem
@@ -85,8 +84,7 @@ class Transport:
             trust_env=False,
         )
         try:
-            with anyio.fail_after(self._timeout.total_seconds()):
-                return await self._send(client, request)
+            return await run_within(self._timeout.total_seconds(), partial(self._send, client, request))
         except (TimeoutError, httpx.TimeoutException):
             seconds = f"{self._timeout.total_seconds():g}"
             failure: TransientError = NetworkError(f"{host} sent no complete response within {seconds} seconds.")
@@ -110,7 +108,7 @@ class Transport:
         return _ReusedTransport(idle.pop() or new(), idle)
 
     async def _send(self, client: httpx.AsyncClient, request: Request) -> Response:
-        # fail_after limits the time: httpx's time-outs restart with every byte
+        # run_within limits the time: httpx's time-outs restart with every byte
         headers = {**request.all_headers(), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         async with (
             client,

@@ -134,6 +134,32 @@ async def test_only_headers_does_not_wait_for_the_body() -> None:
     assert (answer.status, answer.headers["x-a"], answer.body) == (200, "b", b"")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_what_arrived_while_the_process_was_stopped_is_read(arrives: bool) -> None:
+    """A stopped process runs no event loop, and neither does one that is blocked."""
+
+    def script(connection: socket.socket) -> None:
+        time.sleep(0.2)
+        if arrives:
+            connection.sendall(HEAD + b"Content-Length: 200000\r\n\r\n" + b"x" * 200_000)  # read in several steps
+        hang(connection)
+
+    async def block() -> None:
+        await anyio.sleep(0.1)
+        time.sleep(0.6)  # longer than the time-out
+
+    with raw_server(script) as url:
+        async with anyio.create_task_group() as group:
+            group.start_soon(block)
+            if arrives:
+                assert await send(url, TIMEOUT) == 200
+            else:
+                with pytest.raises(NetworkError, match=r"no complete response within 0\.4 seconds"):
+                    await send(url, TIMEOUT)
+
+
 async def test_exactly_one_mebibyte_is_accepted() -> None:
     with raw_server(say(HEAD + f"Content-Length: {MAX_BODY}\r\n\r\n".encode() + b"x" * MAX_BODY)) as url:
         assert await send(url) == 200
