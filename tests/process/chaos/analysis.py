@@ -27,7 +27,7 @@ EXPIRED = "EXPIRED BEFORE IT WAS REQUESTED"
 VALID = "WITHIN ITS LIFETIME AND NOT REPLACED"
 UNKNOWN = "NEVER ISSUED"
 UNEXPECTED = (EXPIRED, VALID, UNKNOWN)
-BEFORE = 4.0  # seconds of the record that are shown before a loss
+BEFORE = 10.0  # seconds of the record that are shown before a loss
 
 
 @dataclass

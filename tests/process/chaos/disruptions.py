@@ -116,12 +116,12 @@ class Disruptions:
         watcher: FileWatcher,
         *,
         seed: int,
-        max_stop: float,
+        stops: tuple[float, ...],
         kinds: tuple[Kind, ...],
         is_ready: Callable[[str], bool],
     ) -> None:
         self._logins, self._server_events, self._watcher = logins, server_events, watcher
-        self._max_stop, self._is_ready = max_stop, is_ready
+        self._stops, self._is_ready = stops, is_ready
         self._rng = random.Random(f"{seed} disruptions")  # noqa: S311 - no secret
         self._deck = Deck(kinds, self._rng)
         self.kinds = frozenset(kinds)
@@ -229,7 +229,7 @@ class Disruptions:
         if process is None or process.poll() is not None or self.find("stopped", disruption.worker, disruption.began):
             return
         process.send_signal(signal.SIGSTOP)
-        self._add(disruption, lambda: process.send_signal(signal.SIGCONT), self._rng.uniform(0.1, 1) * self._max_stop)
+        self._add(disruption, lambda: process.send_signal(signal.SIGCONT), self._rng.choice(self._stops))
 
     def _fill(self, login: Login, disruption: Disruption) -> None:
         if self.find("disk full", login.number, disruption.began):

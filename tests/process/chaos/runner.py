@@ -52,7 +52,7 @@ class Plan:
     faults: float = 0.3  # of the refreshes
     lifetime: float = 1
     timeout: float = 0.6
-    lock_wait: float = 2
+    lock_wait: float = 5  # longer than a refresh that is refused and repeated holds the lock
     disrupt_every: float = 1
     end_every: float = 4
 
@@ -71,7 +71,7 @@ class Runner:
             self._server_events,
             self._watcher,
             seed=plan.seed,
-            max_stop=plan.lock_wait * 1.6,
+            stops=(plan.timeout / 2, plan.timeout * 1.5, plan.timeout * 3, plan.lock_wait * 1.2),
             kinds=tuple(kind for kind in KINDS if kind != "disk full" or not disks.skipped),
             is_ready=lambda worker: worker in self._worker_events.ready,
         )

@@ -150,8 +150,8 @@ class ServerEvents:
             return None
         fault = self._deck.draw()
         if fault == "refused":
-            if used in self._refused:
-                return None  # a refusal that is repeated is final
+            if used in self._refused or any(each.used == used and each.status for each in self.refreshes):
+                return None  # a refusal that is repeated is final, and so is that of the previous refresh token
             self._refused.add(used)
             status, error = self.rng.choice(REFUSALS)
             self.sandbox.fail_next("/token", status=status, error=error)
