@@ -382,7 +382,8 @@ class Hold:
         now = round(datetime.now(UTC).timestamp() * 1000)
         marker = json.dumps({"attempt": {"started_at": now, "refresh_token_sha256": sent}}).encode()
         await documents.reserve(marker, _MAX_LOGIN_SIZE)
-        self._reserved, self._keep_reservation = True, False
+        # An earlier attempt with the same token may still arrive, even if this one turns out not to
+        self._reserved, self._keep_reservation = True, self.may_still_arrive(refresh_token)
 
     def may_still_arrive(self, refresh_token: SecretStr | None) -> bool:
         """Return whether an earlier holder sent this refresh token and its request may still reach the server."""

@@ -123,6 +123,20 @@ async def test_request_that_the_server_did_not_process_cannot_arrive_late(
     assert (await oauth.refresh()).previous_refresh_token is None
 
 
+@pytest.mark.parametrize("failure", [{"status": 429}, {"status": 503}, {"status": 400, "error": "slow_down"}])
+async def test_request_may_still_arrive_although_the_server_did_not_process_its_retry(
+    oauth: NotionOAuth, network: LateNetwork, sandbox: Sandbox, failure: dict[str, Any]
+) -> None:
+    login = await sign_in(oauth)
+    network.delays = True
+    sandbox.fail_next("/token", **failure)
+    try:
+        new = await oauth.refresh()
+    except TokenRefused:  # not repeated by itself
+        new = await oauth.refresh()
+    assert new.previous_refresh_token == login.refresh_token
+
+
 async def test_next_refresh_forgets_the_previous_refresh_token(oauth: NotionOAuth, network: LateNetwork) -> None:
     await sign_in(oauth)
     network.delays = True
