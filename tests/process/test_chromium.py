@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 from pydantic import SecretStr
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
@@ -18,6 +20,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from notion_oauth.app import create_app
 from notion_oauth.cli.background_server import served
+from notion_oauth.interactive.loopback import Receiver, bind_redirect_uri, serve
+from notion_oauth.models import AuthorizationResponse
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
 
@@ -140,6 +144,22 @@ def test_operator_enters_the_secret(chromium: Chrome, settings: Settings) -> Non
         click(chromium, "login", then="Connected to Notion")
         click(chromium, "logout", then="Not connected")
         click(chromium, "lock", then="Operator sign-in")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells users apart")
+def test_redirect_of_a_browser_of_the_same_user_is_taken(chromium: Chrome) -> None:
+    async def complete(response: AuthorizationResponse) -> AuthorizationResponse:
+        return response
+
+    receiver = Receiver(complete)
+    with (
+        bind_redirect_uri(()) as (listener, redirect_uri),
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serve(receiver, listener, own_user=True)),
+    ):
+        chromium.get(f"{redirect_uri}?code=c&state=s")
+        WebDriverWait(chromium, 10).until(title_contains("You are signed in"))
+    assert receiver.result().code == SecretStr("c")
 
 
 @pytest.mark.parametrize("width", [320, 1280])
