@@ -271,7 +271,8 @@ def _check_not_mounted(path: Path) -> None:
         return  # no Linux: there are no such mounts
     if any(line.split(" ")[4].encode().decode("unicode_escape") == real for line in mounts.splitlines()):
         raise StorageError(
-            f"{path} is a mount point, so it cannot be replaced by a new file.", hint="Mount its directory instead."
+            f"{path} is a mount point, so it cannot be replaced by a new file.",
+            hint="Mount its directory instead. If it is a read-only secret, copy it to a writable directory first.",
         )
 
 

@@ -51,12 +51,13 @@ def _take_over(path: Path, mode: int) -> Hint:
 
 
 def denied_by_owner(path: Path) -> StorageError | None:
-    """After access was denied: return the error if the cause is a file, or a directory of the file, of another user's.
+    """After access was denied: return the error if the file is another user's, or its directory is root's.
 
     A directory counts only if it is in a directory of this user, as one that was created with sudo. Raises nothing.
     """
     if os.name == "nt":
         return None
+    path = path.absolute()
     for part in (path, *path.parents):
         try:
             status, above = os.lstat(part), os.lstat(part.parent)
@@ -64,11 +65,14 @@ def denied_by_owner(path: Path) -> StorageError | None:
             continue  # look at the directory that it is in
         except OSError:
             return None
-        file, directory = stat.S_ISREG(status.st_mode), stat.S_ISDIR(status.st_mode)
-        if status.st_uid == os.geteuid() or not (file or (directory and above.st_uid == os.geteuid())):
-            return None
-        who = f"another user (uid {status.st_uid})" if status.st_uid else "root"
-        return StorageError(f"{part} belongs to {who}.", hint=_take_over(part, 0o600 if file else 0o700))
+        if stat.S_ISREG(status.st_mode):
+            if status.st_uid == os.geteuid():
+                continue
+            who = f"another user (uid {status.st_uid})" if status.st_uid else "root"
+            return StorageError(f"{part} belongs to {who}.", hint=_take_over(part, 0o600))
+        if stat.S_ISDIR(status.st_mode) and not status.st_uid and above.st_uid == os.geteuid():
+            return StorageError(f"{part} belongs to root.", hint=_take_over(part, 0o700))
+        return None
     return None
 
 

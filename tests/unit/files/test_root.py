@@ -134,6 +134,21 @@ async def test_directory_that_root_has_left_is_named_to_the_user(
     assert caught.value.hint.other_command == f'sudo chown "$(id -u)" {directory} && chmod 700 {directory}'
 
 
+async def test_directory_that_root_has_left_around_a_file_of_the_user_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = home / "data"
+    directory.mkdir(mode=0o755)
+    (directory / "tokens.json").write_text("{}")
+    os.chown(directory / "tokens.json", NOBODY, NOBODY)
+    monkeypatch.chdir(directory)
+    with as_user(), pytest.raises(StorageError, match=f"^{directory} belongs to root"):
+        atomic.write_file(Path("tokens.json"), b"{}")
+    os.chown(directory, NOBODY + 1, 0)  # another user's: perhaps shared on purpose
+    with as_user(), pytest.raises(StorageError, match="Permission denied"):
+        atomic.write_file(Path("tokens.json"), b"{}")
+
+
 async def test_directory_of_the_system_is_not_to_be_taken_over() -> None:
     with as_user(), pytest.raises(StorageError, match="Permission denied") as caught:
         atomic.write_file(Path("/etc/tokens.json"), b"{}")
