@@ -17,6 +17,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.web import responses
 from notion_oauth.web.access_logs import is_callback
+from notion_oauth.web.api_docs import add_api_docs
 from notion_oauth.web.checked_route import AuthRoute, auth_route_class
 from notion_oauth.web.health import Health, open_paths
 from notion_oauth.web.profiles.resolver import ProfileResolver, create_resolver
@@ -87,6 +88,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         title="notion-oauth",
         summary="Sign in to Notion's MCP server once.",
         version=__version__,
+        openapi_url="/openapi.json" if service.settings.api_docs or not service.settings.is_public else None,
         docs_url=None,  # these pages load scripts from another site
         redoc_url=None,
         redirect_slashes=False,
@@ -95,6 +97,8 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
         routes=[*auth.routes, *home_page.routes],
         lifespan=auth.lifespan_context,
     )
+    if service.settings.api_docs:
+        add_api_docs(app)
     app.add_middleware(
         SessionCookieMiddleware,
         keys=session_keys(service.settings),

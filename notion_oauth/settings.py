@@ -87,6 +87,11 @@ class Settings(BaseSettings):
         description="URL of a database that counts these requests for all workers together, such as "
         "`redis://localhost:6379/0` (needs the extra `redis`). Without it, each worker counts its own.",
     )
+    api_docs: bool = Field(
+        default=False,
+        description="Whether the service has the pages `/docs` and `/redoc`, which load scripts from "
+        "cdn.jsdelivr.net, and on a public URL also `/openapi.json`.",
+    )
     encryption_key: SecretStr | None = Field(
         default=None,
         description="Key that encrypts the stored tokens and client registrations; `notion-oauth key` makes one. "

@@ -27,6 +27,7 @@ VALUES = {
     "STATUS_RATE_LIMIT": "0",
     "REFRESH_FLOOR": "0",
     "RATE_LIMIT_STORAGE": "redis://:canary@localhost:6379/0",
+    "API_DOCS": "true",
     "ENCRYPTION_KEY": "canary_" + "k" * 36 + "=",
     "CLIENT_NAME": "Mine",
     "ISSUER": "https://auth.example",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
@@ -73,6 +75,29 @@ def operated(settings: Settings) -> FastAPI:
     keys = {"secret_key": SecretStr("k" * 40), "operator_secret": SecretStr("correct-horse-battery")}
     off = {"rate_limit": "0", "status_rate_limit": "0"}
     return create_app(settings.model_copy(update={"public_url": PUBLIC, **keys, **off}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "opened"),
+    [
+        ({}, {"/openapi.json"}),
+        ({"public_url": PUBLIC}, set()),
+        ({"public_url": PUBLIC, "api_docs": True}, {"/openapi.json", "/docs", "/redoc"}),
+        ({"public_url": f"{PUBLIC}/path", "api_docs": True}, {"/openapi.json", "/docs", "/redoc"}),
+    ],
+)
+def test_documents_are_closed_on_a_public_url(settings: Settings, changes: dict[str, Any], opened: set[str]) -> None:
+    app = create_app(settings.model_copy(update={"secret_key": SecretStr("k" * 40), **changes}))
+    visitor = Visitor(app, PUBLIC) if changes else Visitor(app, HOME, client="127.0.0.1")
+    answers = {path: visitor.get(path) for path in ("/openapi.json", "/docs", "/redoc")}
+    assert {path for path, answer in answers.items() if answer.status_code == 200} == opened
+    for path in opened - {"/openapi.json"}:
+        policy = answers[path].headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        for url in re.findall(r'<script[^>]* src="([^"]+)"', answers[path].text):
+            assert urlsplit(url).hostname in policy
+        [document] = {*re.findall(r"""["']([^"']*/openapi.json)["']""", answers[path].text)}
+        assert visitor.get(document).status_code == 200
 
 
 def test_every_route_is_documented(app: FastAPI, operated: FastAPI) -> None:

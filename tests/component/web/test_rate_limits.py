@@ -130,6 +130,18 @@ def test_requests_of_other_sites_do_not_count(local: Settings) -> None:
     assert visitor.get("/auth/login").status_code == 303
 
 
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}])
+def test_forms_of_other_sites_do_not_count(public: Settings, headers: dict[str, str]) -> None:
+    """Also those that the browser sends as a visit to the page."""
+    operator = Visitor(create_app(public.model_copy(update={"operator_secret": SecretStr("s" * 20)})))
+    data = {"csrf_token": operator.csrf_token(), "secret": "s" * 20}
+    visit = {"Sec-Fetch-Dest": "document", "Sec-Fetch-Mode": "navigate", **headers}
+    for path in ("/auth/operator", "/auth/lock", "/auth/refresh", "/auth/logout"):
+        assert {operator.post(path, data=data, headers=visit).status_code for _ in range(10)} == {403}
+    assert operator.post("/auth/operator", data=data).status_code == 303
+    assert operator.get("/auth/login").status_code == 303
+
+
 def test_refresh_floor_limits_refreshes(settings: Settings, grants_asked: Posted) -> None:
     visitor = local_browser(settings)
     visitor.sign_in()

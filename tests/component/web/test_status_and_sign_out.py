@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
@@ -131,6 +135,34 @@ def test_forms_of_other_sites_are_refused(
     assert answer.status_code == 403
     assert "did not come from this service" in answer.text
     assert len(sandbox.requests) == before
+    assert signed_in.status()["status"] == "authenticated"
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"5\r\nhello\r\nzz\r\n", b"-1\r\n"])
+def test_broken_chunked_body_is_a_bad_request(
+    signed_in: Browser, caplog: pytest.LogCaptureFixture, service_url: str, body: bytes
+) -> None:
+    caplog.set_level(logging.INFO, "notion_oauth")
+    signed_in.csrf_token()
+    cookies = "; ".join(f"{name}={value}" for name, value in signed_in.cookies.items())
+    head = (
+        "POST /auth/logout HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        f"Cookie: {cookies}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    caplog.clear()
+    with socket.create_connection((urlsplit(service_url).hostname, urlsplit(service_url).port), timeout=10) as sent:
+        sent.sendall(head.encode())
+        time.sleep(0.1)  # the route waits for the body
+        sent.sendall(body)
+        assert sent.recv(1000).startswith(b"HTTP/1.1 400 ")
+    deadline = time.monotonic() + 10
+    lines: list[logging.LogRecord] = []
+    while not lines and time.monotonic() < deadline:
+        lines = [each for each in caplog.records if each.name.startswith("notion_oauth")]
+    assert [line.getMessage().partition(" milliseconds")[0] for line in lines] == [
+        "request method=POST path=/auth/logout status=400"
+    ]
+    assert "Traceback" not in caplog.text
     assert signed_in.status()["status"] == "authenticated"
 
 
