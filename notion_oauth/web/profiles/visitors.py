@@ -165,6 +165,7 @@ class Visitors:
         oauth = await self.for_request(request)
         if oauth is None:
             return SignOut.NOT_SIGNED_IN
+        await self._end_others(request, oauth.profile)
         try:
             outcome = await self._end(oauth.profile)
         except StoreBusy:
@@ -174,6 +175,14 @@ class Visitors:
             outcome = SignOut.NOT_REMOVED
         values.remove_profile(session_of(request))
         return outcome
+
+    async def _end_others(self, request: Request, profile: str) -> None:
+        """End the logins of sign-ins that this browser has completed at the same time."""
+        for other in {completed.profile for completed in self._sign_ins.all_completed(request)} - {None, profile}:
+            with _log_storage_errors("Another login of a browser that has signed out could not be ended"):
+                status = await self._logins.for_profile(str(other)).status(storage=False)
+                if status.status != "unauthenticated":
+                    await self._end(str(other))
 
     async def _end(self, profile: str, successor: GrantRequest | None = None) -> SignOut:
         try:

@@ -101,6 +101,17 @@ class TestTabs:
         receive(browser, *(answers[index] for index in order))
         assert works(browser)
 
+    def test_sign_out_ends_the_logins_of_all_parallel_sign_ins(
+        self, browser: Visitor, public: Settings, sandbox: Sandbox
+    ) -> None:
+        redirects = [browser.consent(), browser.consent()]
+        receive(browser, *[tab(browser).get(back) for back in redirects])
+        assert len(list(public.token_file.parent.glob("*.web-?*.profile"))) == 2
+        browser.post("/auth/logout", data={"csrf_token": browser.csrf_token()})
+        assert list(public.token_file.parent.glob("*.web-?*.profile")) == []
+        assert sandbox.live_grants == 0
+        assert browser.status() == {"status": "unauthenticated"}
+
     def test_response_from_before_the_sign_in_that_restores_the_session_is_corrected(self, browser: Visitor) -> None:
         browser.sign_in()
         before = browser.cookies[SESSION]
@@ -229,10 +240,11 @@ class TestRepeatedCallback:
         assert grants_asked() == ["authorization_code"]
         assert "pending" not in str(browser.cookies)
 
+    @pytest.mark.slow
     def test_busy_server_is_asked_again_by_the_first_request_only(
         self, public: Settings, sandbox: Sandbox, grants_asked: Posted
     ) -> None:
-        retrying = public.model_copy(update={"retry_for": 5.0, "timeout": 0.3})
+        retrying = public.model_copy(update={"retry_for": 5.0, "timeout": 0.7})  # shorter than the retries
         sandbox.fail_next("/token", status=429, times=2)
         browser = Visitor(create_app(retrying))
         back = browser.consent()
@@ -253,6 +265,16 @@ class TestRepeatedCallback:
             assert 'href="/auth/login"' in answer.text
             assert each.status() == {"status": "unauthenticated"}
         assert grants_asked().count("authorization_code") == 1
+
+    def test_nobody_is_told_of_another_login_after_a_sign_out(self, settings: Settings) -> None:
+        """One login for all browsers: another one signs in after the sign-out."""
+        app = create_app(settings)
+        local, other = (Visitor(app, "http://127.0.0.1:8000", client="127.0.0.1") for _ in range(2))
+        back = local.consent()
+        assert local.get(back).status_code == 303
+        local.post("/auth/logout", data={"csrf_token": local.csrf_token()})
+        other.sign_in()
+        assert local.get(back).status_code == 400
 
     def test_later_login_of_the_browser_stays(self, browser: Visitor) -> None:
         back = browser.consent()
@@ -305,11 +327,11 @@ class TestRepeatedCallback:
     ) -> None:
         """The worker that had claimed it has died."""
         oauth = NotionOAuth(public.model_copy(update={"timeout": 0.2}))
-        browser = Visitor(create_app(oauth=oauth))
+        browser = Visitor(create_app(public))
         back = browser.consent()
         response = parse_authorization_response(parse_qsl(urlsplit(back).query))
         anyio.run(CodeClaim(oauth.store, response, request_timeout=timedelta(seconds=1)).take)
-        answer = browser.get(back)
+        answer = tab(browser, create_app(oauth=oauth)).get(back)
         assert answer.status_code == 400
         assert "Sign in again" in answer.text
         assert re.search('<a class="button primary" id="login" href="/auth/login">', answer.text)
