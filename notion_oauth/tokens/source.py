@@ -387,7 +387,10 @@ class TokenSource:
         except TokenRefused as refused:
             if tokens.previous_refresh_token is None or refused.error not in end_reasons.REFUSED_GRANT:
                 raise
-        return await self._send(hold, tokens.model_copy(update={"refresh_token": tokens.previous_refresh_token}))
+        previous = tokens.previous_refresh_token
+        new = await self._send(hold, tokens.model_copy(update={"refresh_token": previous}))
+        # Another late request with it may follow. It stays valid until the new refresh token is used
+        return new.model_copy(update={"previous_refresh_token": previous if new.refresh_token != previous else None})
 
     async def _send(self, hold: Hold, tokens: TokenSet) -> TokenSet:
         """Refresh. Keeps the refresh token that was sent, where an earlier request with it may still arrive."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qs
 
 import anyio
 import httpx
@@ -15,7 +16,7 @@ from notion_oauth.errors import ServerUnavailable, SignInRequired, StorageError,
 from notion_oauth.files.encryption import Encryption, new_key
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol.authorization import parse_authorization_response
-from notion_oauth.sandbox import Sandbox
+from notion_oauth.sandbox import RecordedRequest, Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore, TokenStore
@@ -32,23 +33,32 @@ REFUSALS = ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_t
 
 
 class LateNetwork(httpx.AsyncHTTPTransport):
-    """A network that can delay a token request until its client no longer waits for the response."""
+    """A network that can delay a token request until its client no longer waits for the response.
 
-    delays = False
+    `delays` is whether it delays the next one, or the refresh token in it.
+    """
+
+    delays: bool | SecretStr = False
 
     def __init__(self) -> None:
         super().__init__()
         self.delayed: list[httpx.Request] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self.delays and request.url.path == "/token":
+        if request.url.path == "/token" and self._delays(parse_qs(request.content.decode())):
             self.delays = False
             self.delayed.append(request)
             raise httpx.ReadTimeout("no response in time")
         return await super().handle_async_request(request)
 
+    def _delays(self, form: dict[str, list[str]]) -> bool:
+        if isinstance(self.delays, bool):
+            return self.delays
+        return [self.delays.get_secret_value()] == form.get("refresh_token")
+
     async def deliver(self) -> None:
-        for request in self.delayed:
+        while self.delayed:
+            request = self.delayed.pop()
             response = await super().handle_async_request(request)
             assert response.status_code == 200, "the server still accepts the refresh token that was sent first"
             await response.aclose()
@@ -101,8 +111,28 @@ async def test_request_that_arrives_after_its_retry_ends_no_login(
     token = await another.tokens.token()
     assert sandbox.is_access_token_live(token.get_secret_value())
     assert sandbox.live_grants == 1
-    assert (await stored(oauth)).previous_refresh_token is None
     assert (await stored(oauth)).refresh_token not in (login.refresh_token, login.previous_refresh_token)
+
+
+async def test_request_with_the_previous_refresh_token_may_be_late_too(
+    oauth: NotionOAuth, network: LateNetwork, sandbox: Sandbox
+) -> None:
+    login = await refresh_with_late_first_request(oauth, network)
+    assert login.previous_refresh_token is not None
+    network.delays = login.previous_refresh_token  # after the server has refused the current one twice
+    arrived = 0
+
+    def on_arrival(request: RecordedRequest) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 3:  # the current one in the next attempt
+            sandbox.fail_next("/token", status=503)
+
+    sandbox.observe(on_arrival=on_arrival)
+    await oauth.refresh()
+    await network.deliver()
+    await oauth.refresh()
+    assert sandbox.live_grants == 1
 
 
 async def test_request_of_a_killed_process_may_still_arrive(oauth: NotionOAuth) -> None:
