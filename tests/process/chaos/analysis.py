@@ -13,7 +13,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from tests.process.chaos.disruptions import Disruptions, Kind
+from notion_oauth.tokens.source import REFUSAL_PAUSE
+from tests.process.chaos.disruptions import Disruption, Disruptions, Kind
 from tests.process.chaos.file_watcher import FileWatcher
 from tests.process.chaos.server_events import Refresh, Refusal, ServerEvents
 from tests.process.chaos.worker_events import Problem, WorkerEvents
@@ -141,17 +142,20 @@ class Analysis:
 
     def unexpected_problems(self) -> list[str]:
         """Problems with the store that no disruption explains."""
-        found = [each for each in self.worker_events.storage if not self._has("disk full", each, 0)]
-        found += [each for each in self.worker_events.busy if not self._has("stopped", each, self.lock_wait)]
+        found = [each for each in self.worker_events.storage if not self._overlapping("disk full", each)]
+        for each in self.worker_events.busy:
+            stopped = sum(stop.ended - stop.began for stop in self._overlapping("stopped", each))
+            if stopped + self.max_hold < self.lock_wait:
+                found.append(each)
         return [f"worker {each.worker}: {each.message}" for each in found]
 
-    def _has(self, kind: Kind, problem: Problem, at_least: float) -> bool:
-        login = int(problem.worker.partition("-")[0])
-        return any(
-            each.kind == kind and each.login == login and each.ended - each.began >= at_least
-            for each in self.disruptions.record
-            if each.overlaps(problem.requested - 1, problem.at)
-        )
+    @property
+    def max_hold(self) -> float:
+        """For how long a worker that is not stopped holds the lock, in seconds: it sends a refused token again."""
+        return REFUSAL_PAUSE + 3 * self.timeout
+
+    def _overlapping(self, kind: Kind, problem: Problem) -> list[Disruption]:
+        return self.disruptions.find(kind, int(problem.worker.partition("-")[0]), problem.requested - 1, problem.at)
 
     def refusals(self) -> Counter[str]:
         """Tokens that /mcp refused, by reason."""

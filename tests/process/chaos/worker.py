@@ -141,12 +141,12 @@ class Worker:
             except (NotSignedIn, SignInRequired) as error:
                 self._record("lost", requested=requested_at.get(), error=type(error).__name__, message=error.message)
                 await self._wait_for_sign_in()
-            except TransientError as error:
+            except (TransientError, httpx.TransportError) as error:  # a server closes connections of a stopped client
                 self._record("transient", error=type(error).__name__)
             except StorageError as error:
                 kind = "busy" if isinstance(error, StoreBusy) else "storage"
                 self._record(kind, requested=requested_at.get(), message=f"{type(error).__name__}: {error}")
-            except (NotionOAuthError, httpx.HTTPError) as error:
+            except NotionOAuthError as error:
                 self._record("error", message=f"{type(error).__name__}: {error}")
             await anyio.sleep(self._rng.uniform(*PAUSE))
 
