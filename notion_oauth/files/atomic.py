@@ -147,15 +147,16 @@ def directory_entries(directory: Path) -> list[tuple[str, float]]:
     return names
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, remove_abandoned: bool = True) -> None:
     """Replace the file's content atomically: temporary file, fsync, rename, fsync of the directory.
 
     A crash at any time leaves either the old content or the new. Ends a reservation. Raises StorageError; the old
-    content is then unchanged.
+    content is then unchanged. `remove_abandoned` removes the temporary files of killed writers, and lists the directory
+    for that.
     """
     if len(content) > MAX_FILE:
         raise StorageError(f"{path} was not written: {len(content)} bytes are more than the limit of {MAX_FILE}.")
-    with _open_for_writing(path) as directory:
+    with _open_for_writing(path, remove_abandoned=remove_abandoned) as directory:
         temporary = _write_temporary(directory, path.name, content)
         try:
             directory.replace(temporary, path.name)
@@ -166,12 +167,12 @@ def write_file(path: Path, content: bytes) -> None:
         directory.sync()
 
 
-def create_file(path: Path, content: bytes) -> bool:
+def create_file(path: Path, content: bytes, *, remove_abandoned: bool = True) -> bool:
     """Create the file atomically unless it exists. Returns whether this call created it.
 
-    Raises StorageError.
+    Raises StorageError. For `remove_abandoned`, see `write_file`.
     """
-    with _open_for_writing(path) as directory:
+    with _open_for_writing(path, remove_abandoned=remove_abandoned) as directory:
         temporary = _write_temporary(directory, path.name, content)
         try:
             directory.link(temporary, path.name)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,61 +17,84 @@ from typing import Any
 
 import filelock
 
+from notion_oauth.clock import uptime
 from notion_oauth.errors import StoreBusy
 from notion_oauth.files import atomic
 from notion_oauth.protocol.messages import parse_json
 
 LOCK_WAIT = 10.0  # seconds; the lock is held for milliseconds
+REMOVE_INTERVAL = 60.0  # seconds between two removals of ended claims
 
 
-def claim(directory: Path, name: str, lifetime: timedelta) -> bool:
-    """Claim the name for `lifetime`. Returns whether it was free. Raises StorageError."""
-    with _locked(directory):
-        _remove_ended(directory)
-        if _read(directory, name) is not None:
+class Claims:
+    """The claims in one directory. All methods block, and raise StorageError."""
+
+    def __init__(self, directory: Path, *, uptime: Callable[[], float] = uptime) -> None:
+        self._directory, self._uptime = directory, uptime
+        self._removed_at = -math.inf
+
+    def claim(self, name: str, lifetime: timedelta) -> bool:
+        """Claim the name for `lifetime`. Returns whether it was free."""
+        self._remove_ended()
+        if self._create(name, lifetime):  # without the lock: one of all callers creates the file
+            return True
+        if self._read(name) is not None:
             return False
-        _write(directory, name, {"until": time.time() + lifetime.total_seconds()})
-        return True
+        with self._locked():
+            if self._read(name) is not None:
+                return False
+            atomic.delete_file(self._directory / name, remove_abandoned=False)
+            return self._create(name, lifetime)
 
-
-def settle(directory: Path, name: str, outcome: bytes) -> None:
-    """Store the outcome of a claim, for the rest of its lifetime. Raises StorageError."""
-    with _locked(directory):
-        document = _read(directory, name)
+    def settle(self, name: str, outcome: bytes) -> None:
+        """Store the outcome of a claim, for the rest of its lifetime. Only its holder may call this."""
+        document = self._read(name)
         if document is not None:
-            _write(directory, name, {**document, "outcome": base64.b64encode(outcome).decode()})
+            content = _encode({**document, "outcome": base64.b64encode(outcome).decode()})
+            atomic.write_file(self._directory / name, content, remove_abandoned=False)
+
+    def outcome(self, name: str) -> bytes | None:
+        """Return the outcome of a claim; None until it is stored, and once the claim has expired."""
+        document = self._read(name)
+        stored = None if document is None else document.get("outcome")
+        return base64.b64decode(stored) if isinstance(stored, str) else None
+
+    def _create(self, name: str, lifetime: timedelta) -> bool:
+        content = _encode({"until": time.time() + lifetime.total_seconds()})
+        return atomic.create_file(self._directory / name, content, remove_abandoned=False)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """Return the claim of that name, unless its lifetime is over."""
+        document = atomic.read_file(self._directory / name, _decode)
+        return document if document is not None and document["until"] > time.time() else None
+
+    def _remove_ended(self) -> None:
+        """Remove the files of ended claims, and what killed writers have left: seldom, because that reads all files."""
+        if self._uptime() - self._removed_at < REMOVE_INTERVAL:
+            return
+        self._removed_at = self._uptime()
+        with self._locked():
+            for name, changed in atomic.directory_entries(self._directory):
+                if not name.startswith(".") and changed < time.time() - 1 and self._read(name) is None:
+                    atomic.delete_file(self._directory / name, remove_abandoned=False)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Exclude all who remove claims."""
+        path = self._directory / ".lock"
+        try:
+            atomic.prepare_lock_file(path)
+            with filelock.FileLock(path, mode=0o600, timeout=LOCK_WAIT, fallback_to_soft=False):
+                yield
+        except filelock.Timeout:
+            waited = f"{LOCK_WAIT:g} seconds"
+            raise StoreBusy(f"Another process has held the lock of {self._directory} for more than {waited}.") from None
+        except OSError as error:
+            raise atomic.storage_error(path, "locked", error) from None
 
 
-def outcome(directory: Path, name: str) -> bytes | None:
-    """Return the outcome of a claim; None until it is stored, and once the claim has expired. Raises StorageError."""
-    document = _read(directory, name)
-    stored = None if document is None else document.get("outcome")
-    return base64.b64decode(stored) if isinstance(stored, str) else None
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    path = directory / ".lock"
-    try:
-        atomic.prepare_lock_file(path)
-        with filelock.FileLock(path, mode=0o600, timeout=LOCK_WAIT, fallback_to_soft=False):
-            yield
-    except filelock.Timeout:
-        raise StoreBusy(
-            f"Another process has held the lock of {directory} for more than {LOCK_WAIT:g} seconds."
-        ) from None
-    except OSError as error:
-        raise atomic.storage_error(path, "locked", error) from None
-
-
-def _read(directory: Path, name: str) -> dict[str, Any] | None:
-    """Return the claim of that name, unless its lifetime is over."""
-    document = atomic.read_file(directory / name, _decode)
-    return document if document is not None and document["until"] > time.time() else None
-
-
-def _write(directory: Path, name: str, document: dict[str, Any]) -> None:
-    atomic.write_file(directory / name, json.dumps(document).encode())
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document).encode()
 
 
 def _decode(content: bytes) -> dict[str, Any]:
@@ -81,9 +105,3 @@ def _decode(content: bytes) -> dict[str, Any]:
         document = None
     until = document.get("until") if isinstance(document, dict) else None
     return document if isinstance(document, dict) and isinstance(until, int | float) else {"until": 0}
-
-
-def _remove_ended(directory: Path) -> None:
-    for name, changed in atomic.directory_entries(directory):
-        if not name.startswith(".") and changed < time.time() - 1 and _read(directory, name) is None:
-            atomic.delete_file(directory / name)

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -16,7 +16,8 @@ import filelock
 
 from notion_oauth import profile_names
 from notion_oauth.errors import ConfigurationError, StoreBusy, WarningWithHint
-from notion_oauth.files import atomic, claims, permissions
+from notion_oauth.files import atomic, permissions
+from notion_oauth.files.claims import Claims
 from notion_oauth.files.held_file import HeldFile
 
 LOCK_POLL = timedelta(milliseconds=20)
@@ -107,17 +108,17 @@ class FileDocuments:
         return permissions.mode_of(path), () if weakness is None else (weakness,)
 
     async def claim(self, key: str, lifetime: timedelta) -> bool:
-        return await in_thread(claims.claim, self._claims, key, lifetime)
+        return await in_thread(self._claims.claim, key, lifetime)
 
     async def settle(self, key: str, outcome: bytes) -> None:
-        await in_thread(claims.settle, self._claims, key, outcome)
+        await in_thread(self._claims.settle, key, outcome)
 
     async def outcome(self, key: str) -> bytes | None:
-        return await in_thread(claims.outcome, self._claims, key)
+        return await in_thread(self._claims.outcome, key)
 
-    @property
-    def _claims(self) -> Path:
-        return profile_names.add_suffix(self.path(profile_names.DEFAULT_PROFILE), ".claims")
+    @cached_property
+    def _claims(self) -> Claims:
+        return Claims(profile_names.add_suffix(self.path(profile_names.DEFAULT_PROFILE), ".claims"))
 
     @asynccontextmanager
     async def exclusive(self, profile: str) -> AsyncIterator[_FileHold]:

@@ -112,7 +112,7 @@ def _reply(document: dict[str, Any]) -> None:
     os.write(1, json.dumps(document).encode() + b"\n")
 
 
-def write_in_place(path: Path, content: bytes) -> None:
+def write_in_place(path: Path, content: bytes, *, remove_abandoned: bool = True) -> None:
     """How a file must not be written: the crash test has to detect it."""
     path.write_bytes(content)
     path.chmod(0o600)
