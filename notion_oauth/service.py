@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -46,6 +46,7 @@ from notion_oauth.tokens.backoff import Backoff
 from notion_oauth.tokens.client_factory import build_audit, build_client
 from notion_oauth.tokens.code_claims import CodeAlreadySent, CodeClaim
 from notion_oauth.tokens.oauth_client import OAuthClient, Requirement
+from notion_oauth.tokens.recent_result import RecentResult
 from notion_oauth.tokens.registrations import ProfileRegistrations, Registrations, StoredRegistrations
 from notion_oauth.tokens.revocation import SignOut, revoke
 from notion_oauth.tokens.source import TokenSource
@@ -58,6 +59,7 @@ SCOPE_HINT = Hint(
     "The request included the scopes of the last login. To sign in without them, first sign out", "logout"
 )
 VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
+DISCOVERY_LIFETIME = 10.0  # seconds for which sign-ins share a discovery, unless one of them fails
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -98,6 +100,7 @@ class NotionOAuth:
         self._random = random
         self._sleep = sleep
         self._retry_for = timedelta(seconds=self.settings.retry_for)
+        self._recent_discovery = RecentResult(self._probe_and_discover, lifetime=DISCOVERY_LIFETIME)
         self._last_status: tuple[TokenSet, int, bool, LoginStatus] | None = None
         self._signed_out_status: tuple[object, LoginStatus] | None = None
         self.tokens = TokenSource(
@@ -127,6 +130,7 @@ class NotionOAuth:
             audit=audit,
             registrations=registrations,
         )
+        other._recent_discovery = self._recent_discovery
         other._given = {**self._given, "audit": audit, "registrations": registrations}
         return other
 
@@ -153,9 +157,11 @@ class NotionOAuth:
         ResourceMismatch if a login of another server would be lost, MetadataError, RegistrationRefused,
         ConfigurationError, TransientError.
         """
-        with self.audit.attempt("sign_in"):
+        with self.audit.attempt("sign_in"), self._forgetting_discovery():
             from_resource = challenge is not None and challenge.resource_metadata is not None  # else the user typed it
-            discovery, scope, challenge, login = await self._discover(challenge, self.registrations.check_can_sign_in)
+            recent = self._recent_discovery if challenge is None else None
+            check_server = self.registrations.check_can_sign_in
+            discovery, scope, challenge, login = await self._discover(challenge, check_server, recent)
             steps_up = challenge is not None and challenge.requires_step_up
             previous = (replaces or self).tokens
             previous_login = (await previous.load()).login
@@ -176,19 +182,27 @@ class NotionOAuth:
         )
 
     async def _discover(
-        self, challenge: BearerChallenge | None, check_server: Requirement
+        self,
+        challenge: BearerChallenge | None,
+        check_server: Requirement,
+        recent: RecentResult[tuple[BearerChallenge | None, Discovery]] | None = None,
     ) -> tuple[Discovery, str | None, BearerChallenge | None, TokenSet | None]:
         """The authorization server, the scope, the whole challenge, and the stored login if that server issued it."""
         await self.store.check_writable(self.profile)
         login = (await self.tokens.load()).tokens  # raises for a login of another server, which would be lost
-        complete = challenge is not None and challenge.resource_metadata
-        probed = None if complete else await self.client.challenge(self.settings.server_url)
+        url, found = self.settings.server_url, None
+        if recent is not None:
+            probed, found = await recent.get()
+        else:
+            complete = challenge is not None and challenge.resource_metadata
+            probed = None if complete else await self.client.challenge(url)
         challenge = merge_challenges(challenge, probed)
-        preferred = {*(await self.registrations.own_issuers())}
         if login is not None and login.issuer and challenge is not None and challenge.requires_step_up:
-            preferred = {login.issuer}  # this server has to grant more scopes
-        discovery = await self.client.discover(
-            self.settings.server_url, challenge=challenge, prefer=preferred, check_server=check_server
+            preferred, found = {login.issuer}, None  # this server has to grant more scopes
+        else:
+            preferred = {*(await self.registrations.own_issuers())}
+        discovery = found or await self.client.discover(
+            url, challenge=challenge, prefer=preferred, check_server=check_server
         )
         discovery = discovery.model_copy(update={"challenged_scope": probed and probed.scope})
         scope = scopes.select_scope(
@@ -198,6 +212,25 @@ class NotionOAuth:
         )
         same_issuer = login is not None and login.issuer in (None, discovery.server.issuer)
         return discovery, scope, challenge, login if same_issuer else None
+
+    async def _probe_and_discover(self) -> tuple[BearerChallenge | None, Discovery]:
+        """The resource's challenge to a request without a token, and the server for a sign-in that follows it."""
+        url = self.settings.server_url
+        challenge = await self.client.challenge(url)
+        preferred = await self.registrations.own_issuers()
+        check_server = self.registrations.check_can_sign_in
+        return challenge, await self.client.discover(
+            url, challenge=challenge, prefer=preferred, check_server=check_server
+        )
+
+    @contextmanager
+    def _forgetting_discovery(self) -> Iterator[None]:
+        """After an error, the next sign-in discovers the server again."""
+        try:
+            yield
+        except NotionOAuthError:
+            self._recent_discovery.forget()
+            raise
 
     async def registered_redirect_uris(self) -> Sequence[str]:
         """Return the redirect URIs of this profile's stored registrations, the newest first."""
@@ -219,7 +252,7 @@ class NotionOAuth:
     async def _complete_authorization(
         self, pending: PendingAuthorization, response: AuthorizationResponse, claim: CodeClaim | None
     ) -> TokenSet:
-        with self.audit.attempt("sign_in", issuer=pending.issuer) as attempt:
+        with self.audit.attempt("sign_in", issuer=pending.issuer) as attempt, self._forgetting_discovery():
             try:
                 code = authorization.check_authorization_response(response, pending, now=self.clock())
                 tokens = await self._save_login(partial(self.client.exchange, pending, code), attempt, claim)

@@ -145,10 +145,10 @@ async def test_configured_issuer_must_be_listed(settings: Settings, sandbox: San
 
 
 @pytest.mark.spec("MCP §Authorization Server Binding", "Store clients and tokens separately for each issuer")
-async def test_each_issuer_has_its_own_client(oauth: NotionOAuth, sandbox: Sandbox, other: Sandbox) -> None:
-    first = await sign_in(oauth)
+async def test_each_issuer_has_its_own_client(settings: Settings, sandbox: Sandbox, other: Sandbox) -> None:
+    first = await sign_in(NotionOAuth(settings))
     list_servers(sandbox, other.issuer)
-    second = await sign_in(oauth)
+    second = await sign_in(NotionOAuth(settings))
     assert first.client is not None
     assert second.client is not None
     sent = str([(request.query, request.form) for request in other.requests])

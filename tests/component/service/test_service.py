@@ -55,8 +55,8 @@ pytestmark = pytest.mark.anyio
     "Otherwise request the well-known URL with the endpoint's path, then the one at the root",
 )
 @pytest.mark.spec("MCP §Canonical Server URI", "Name the server as its metadata spells it, without an added slash")
-async def test_discovery_tries_the_path_before_the_root(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    await begin(oauth)
+async def test_discovery_tries_the_path_before_the_root(settings: Settings, sandbox: Sandbox) -> None:
+    await begin(NotionOAuth(settings))
     assert [request.path for request in sandbox.requests][:3] == [
         "/mcp",
         "/.well-known/oauth-protected-resource/mcp",
@@ -64,7 +64,7 @@ async def test_discovery_tries_the_path_before_the_root(oauth: NotionOAuth, sand
     ]
     sandbox.options.serve_path_metadata = False
     before = len(sandbox.requests)
-    pending, _ = await begin(oauth)
+    pending, _ = await begin(NotionOAuth(settings))
     assert [request.path for request in sandbox.requests][before : before + 3] == [
         "/mcp",
         "/.well-known/oauth-protected-resource/mcp",

@@ -94,8 +94,8 @@ class TestPreregistered:
     @pytest.mark.spec("MCP §Authorization Server Binding", "Send a preregistered client to no other issuer")
     async def test_preregistered_client_is_sent_to_no_other_issuer(self, settings: Settings, sandbox: Sandbox) -> None:
         client_id, secret = await preregister(sandbox, "none")
+        await sign_in(with_client(settings, client_id, secret))
         oauth = with_client(settings, client_id, secret)
-        await sign_in(oauth)
         with serve_sandbox() as other:
             sandbox.options.resource_metadata_overrides = {"authorization_servers": [other.issuer]}
             with pytest.raises(ConfigurationError, match="was registered with") as caught:
