@@ -53,6 +53,7 @@ from notion_oauth.tokens.source import TokenSource
 from notion_oauth.tokens.status import LoginStatus, login_status
 
 STATE_LENGTH = 43  # letters and digits: 256 bits
+SAVE_RETRY_FOR = timedelta(seconds=20)  # at most
 CODE_RETRY_FOR = timedelta(seconds=60)  # at least: the user has consented, and Notion sends Retry-After: 30
 RESTART_HINT = Hint(f"{UNCHANGED} Start the sign-in again", "login")
 SCOPE_HINT = Hint(
@@ -327,8 +328,8 @@ class NotionOAuth:
             await self._sleep(delay)  # without the lock; the code stays valid for minutes
 
     async def _save(self, hold: Hold, tokens: TokenSet, claim: CodeClaim | None) -> None:
-        """Save the tokens of a code that is used up: tried again for `retry_for` before the error is raised."""
-        backoff = Backoff(self._retry_for)
+        """Save the tokens of a code that is used up. A failure is raised after further tries."""
+        backoff = Backoff(min(self._retry_for, SAVE_RETRY_FOR))  # the lock is held meanwhile
         deadline = backoff.new_deadline()
         while True:
             try:
@@ -410,7 +411,7 @@ class NotionOAuth:
 
     async def _sign_out_locked(self, hold: Hold, attempt: Attempt, successor: GrantRequest | None) -> SignOut:
         with attempt:
-            tokens, outcome = (await hold.load()).tokens, SignOut.NOT_SIGNED_IN
+            tokens, outcome = self.tokens.newest(await hold.load()).tokens, SignOut.NOT_SIGNED_IN
             if tokens is not None:
                 url = self.settings.server_url
                 outcome = await revoke(tokens, self.client, self.audit, server_url=url, successor=successor)

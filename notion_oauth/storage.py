@@ -378,12 +378,13 @@ class Hold:
         if not self._loaded:  # saves what an earlier holder left, raises for a login that must not be overwritten
             await self.load()
         await self._codec.check_key()
-        sent = None if refresh_token is None else _hash(refresh_token.get_secret_value())
+        earlier = None if self.attempt is None else self.attempt.refresh_token_sha256
+        sent = earlier if refresh_token is None else _hash(refresh_token.get_secret_value())
         now = round(datetime.now(UTC).timestamp() * 1000)
         marker = json.dumps({"attempt": {"started_at": now, "refresh_token_sha256": sent}}).encode()
         await documents.reserve(marker, _MAX_LOGIN_SIZE)
-        # An earlier attempt with the same token may still arrive, even if this one turns out not to
-        self._reserved, self._keep_reservation = True, self.may_still_arrive(refresh_token)
+        # An earlier request with the same token may still arrive, even if this one turns out not to
+        self._reserved, self._keep_reservation = True, sent is not None and sent == earlier
 
     def may_still_arrive(self, refresh_token: SecretStr | None) -> bool:
         """Return whether an earlier holder sent this refresh token and its request may still reach the server."""
@@ -410,8 +411,14 @@ class Hold:
 
     async def _write_login(self, tokens: TokenSet) -> None:
         documents = self._held()
-        await self._codec.check_login(self._profile)
         content = await self._encrypted("login", token_file_format.encode_tokens(tokens))
+        try:
+            await self._codec.check_login(self._profile)
+        except StorageError:
+            if self._reserved:
+                with suppress(StorageError):
+                    await documents.reserve(content, _MAX_LOGIN_SIZE)  # sets the tokens aside
+            raise
         await documents.write("login", content, expires_at=expiry(tokens))
         self._reserved, self.attempt = False, None
 
@@ -448,6 +455,7 @@ class Hold:
         if self._codec.encryption is None:
             hint = Hint(f"Set {KEY_SETTING} to a new key. Create one", "key")
             raise ConfigurationError("No encryption key is configured.", hint=hint)
+        await self.load()  # saves tokens that were set aside, which a write would remove
         login = await self._reencrypt("login", token_file_format.decode_login)
         return await self._reencrypt("registrations", token_file_format.decode_registrations) or login
 

@@ -79,6 +79,7 @@ class BearerAuthBase:
         if token is not None:
             response = yield _with_token(token, request)
             if response.status_code not in REFUSALS:
+                self._tokens.record_accepted(token)
                 return  # the common case ends here, at no further cost
         steps = self._negotiate(request, token, response)
         step = _send(steps, None)
@@ -103,6 +104,7 @@ class BearerAuthBase:
         if token is not None:
             response = yield _with_token(token, request)
             if response.status_code not in REFUSALS:
+                self._tokens.record_accepted(token)
                 return
         steps = self._negotiate(request, token, response)
         step = _send(steps, None)

@@ -36,6 +36,7 @@ class FastLogin:
     access_token: str
     token_type: str
     refresh_token: str | None
+    client: str | None  # its ID
     expires_in: int | None
     expires_at: datetime | None
     authorized_at: datetime | None
@@ -92,6 +93,7 @@ def _login(content: bytes) -> FastLogin:
         access_token=document["access_token"],
         token_type=document.get("token_type") or "Bearer",
         refresh_token=document.get("refresh_token") or None,
+        client=document.get("client_id") or None,
         expires_in=expires_in,
         expires_at=expires_at or lifetime.expires_at(expires_in, requested_at=updated_at),
         authorized_at=lifetime.from_milliseconds(document.get("authorized_at")),

@@ -206,6 +206,7 @@ def ensure_writable(path: Path, *, size: int) -> None:
 
     Raises StorageError if that fails, or if the file system assigns the new file to another owner.
     """
+    _check_not_mounted(path)
     with _open_for_writing(path) as directory:
         temporary = _write_temporary(directory, path.name, bytes(size))
         try:
@@ -266,15 +267,20 @@ def replace_with_reserved(path: Path, content: bytes) -> None:
 def _check_not_mounted(path: Path) -> None:
     """Raise StorageError if the file is a mount point, as with `docker -v FILE:FILE`: it cannot be replaced."""
     try:
-        mounts = Path("/proc/self/mountinfo").read_text(errors="replace")
+        mounts = Path("/proc/self/mountinfo").read_bytes()
         real = os.path.realpath(path)
     except (OSError, ValueError):
         return  # no Linux: there are no such mounts
-    if any(line.split(" ")[4].encode().decode("unicode_escape") == real for line in mounts.splitlines()):
+    points = (re.sub(rb"\\([0-7]{3})", _octal, line.split(b" ")[4]) for line in mounts.splitlines())
+    if os.fsencode(real) in points:
         raise StorageError(
             f"{path} is a mount point, so it cannot be replaced by a new file.",
             hint="Mount its directory instead. If it is a read-only secret, copy it to a writable directory first.",
         )
+
+
+def _octal(escaped: re.Match[bytes]) -> bytes:
+    return bytes([int(escaped[1], 8)])
 
 
 @contextlib.contextmanager

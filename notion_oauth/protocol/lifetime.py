@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         @property
         def refresh_token(self) -> object | None: ...
         @property
+        def client(self) -> object | None: ...
+        @property
         def expires_in(self) -> int | None: ...
         @property
         def expires_at(self) -> datetime | None: ...
@@ -99,15 +101,17 @@ def remaining(login: Login, now: datetime) -> timedelta | None:
 
 def expiry(login: Login) -> datetime | None:
     """Return when the access token expires: if the server did not say, an hour after a token that can be refreshed."""
-    if login.expires_at is None and login.refresh_token is not None:
-        return login.updated_at + UNKNOWN_LIFETIME
-    return login.expires_at
+    return login.updated_at + UNKNOWN_LIFETIME if _is_lifetime_assumed(login) else login.expires_at
+
+
+def _is_lifetime_assumed(login: Login) -> bool:
+    return login.expires_at is None and login.refresh_token is not None and login.client is not None
 
 
 def _lifetime(login: Login) -> timedelta | None:
     if login.expires_in is not None:
         return timedelta(seconds=login.expires_in)
-    return UNKNOWN_LIFETIME if login.expires_at is None and login.refresh_token is not None else None
+    return UNKNOWN_LIFETIME if _is_lifetime_assumed(login) else None
 
 
 def leeway(login: Login, refresh_window: timedelta) -> timedelta:

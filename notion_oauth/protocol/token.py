@@ -18,7 +18,7 @@ from notion_oauth.models import (
     TokenResponse,
     TokenSet,
 )
-from notion_oauth.protocol.lifetime import expires_at, parse_lifetime
+from notion_oauth.protocol.lifetime import expires_at, expiry, parse_lifetime
 from notion_oauth.protocol.messages import Request, Response, form_of, host_of, is_sendable, raise_for_error
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
@@ -99,7 +99,7 @@ def parse_token_response(response: Response, *, request: Request) -> TokenRespon
     parsed, names = _token_response(response)
     if parsed is not None and _is_bearer(parsed):
         return parsed
-    new = _new_refresh_token(response)
+    new = _new_refresh_token(response, request)
     if new is None and response.is_error:
         raise_for_error(response, request, TokenRefused, "issue a token")
     problem = "sent a response without a token"
@@ -137,10 +137,12 @@ def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset
         return None, names
 
 
-def _new_refresh_token(response: Response) -> SecretStr | None:
+def _new_refresh_token(response: Response, request: Request) -> SecretStr | None:
+    """Return the refresh token of a response, unless it is the one that was sent."""
     document = (response.json_object() or {}) if response.ok else {}
     value = document.get("refresh_token")
-    return SecretStr(value) if isinstance(value, str) and value else None
+    sent = (request.form or {}).get("refresh_token")
+    return SecretStr(value) if isinstance(value, str) and value not in ("", sent) else None
 
 
 def _is_bearer(response: TokenResponse) -> bool:
@@ -183,8 +185,8 @@ def token_set(response: TokenResponse, request: GrantRequest, *, requested_at: d
 
 def with_new_refresh_token(tokens: TokenSet, refresh_token: SecretStr, *, requested_at: datetime) -> TokenSet:
     """Return the same login after a response with a new refresh token and no usable access token."""
-    update = {"refresh_token": refresh_token, "previous_refresh_token": None, "updated_at": requested_at}
-    return tokens.model_copy(update={**update, "refreshed_at": requested_at})
+    times = {"expires_in": None, "expires_at": expiry(tokens), "refreshed_at": requested_at, "updated_at": requested_at}
+    return tokens.model_copy(update={"refresh_token": refresh_token, "previous_refresh_token": None, **times})
 
 
 def refreshed(tokens: TokenSet, response: TokenResponse, *, requested_at: datetime) -> TokenSet:

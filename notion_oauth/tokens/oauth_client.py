@@ -265,9 +265,14 @@ class OAuthClient:
     async def revoke(self, tokens: TokenSet) -> bool:
         """Revoke the grant (RFC 7009); False if the server offers no revocation. Raises TokenRefused."""
         with self._span("revoke", tokens.revocation_endpoint, tokens.issuer):
-            requests = revocation.revocation_requests(tokens)
+            requests, failures = revocation.revocation_requests(tokens), []
             for request in requests:
-                revocation.check_revocation_response(await self._transport.send(request), request=request)
+                try:
+                    revocation.check_revocation_response(await self._transport.send(request), request=request)
+                except NotionOAuthError as error:
+                    failures.append(error)  # the other token is revoked all the same
+            for failure in failures:
+                raise failure
             return bool(requests)
 
     def _now(self) -> datetime:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import NoReturn, TypeVar
@@ -61,12 +62,27 @@ def _limiter() -> anyio.CapacityLimiter:
 
 
 @dataclass(frozen=True)
+class _Renewed:
+    """A token that replaced a rejected one at this `uptime`; `logged` if it was rejected too, which is logged once."""
+
+    token: SecretStr
+    at: float
+    logged: bool = False
+
+
+@dataclass(frozen=True)
 class _Unsaved:
-    """A login that the server has refreshed and the store could not save, the refresh token it replaces, and why."""
+    """A login that the server has refreshed and the store could not save, the stored one before, and the error."""
 
     login: TokenSet
-    replaces: SecretStr | None
+    before: TokenSet
     error: StorageError
+
+    def replaces(self, stored: TokenSet) -> bool:
+        """Return whether it is newer than the stored login, which no other program has replaced by a newer one."""
+        rotated = self.login.refresh_token != self.before.refresh_token
+        same = rotated and stored.refresh_token == self.before.refresh_token
+        return same or stored.updated_at < self.login.updated_at
 
 
 class TokenSource:
@@ -108,7 +124,7 @@ class TokenSource:
         self._ended_token: tuple[SecretStr, EndedLogin] | None = None  # this token is not sent again
         self._unsaved: _Unsaved | None = None
         self._uptime = uptime
-        self._renewed: tuple[SecretStr, float] | None = None  # the last token after a rejected one, and its time
+        self._renewed: _Renewed | None = None
 
     def get_fresh(self) -> SecretStr | None:
         """The cached token if it is certainly valid; None if the caller must use `token`.
@@ -136,10 +152,7 @@ class TokenSource:
             return found
         if rejected is not None:
             await self._check_not_just_renewed(rejected)
-        login = await self._valid_login(rejected, min_ttl)
-        if rejected is not None:
-            self._renewed = login.access_token, self._uptime()
-        return login.access_token
+        return (await self._valid_login(rejected, min_ttl)).access_token
 
     async def token_at_exit(self, *, min_ttl: timedelta = timedelta()) -> SecretStr:
         """A valid access token like that of `token`, after the end of any refresh: for a program that then exits.
@@ -147,20 +160,22 @@ class TokenSource:
         It is the one that is stored then: the new one, or the current one if the refresh has failed. Raises the same
         errors as `token`, and StorageError if new tokens could not be saved.
         """
-        await self.token(min_ttl=min_ttl)
-        await self.wait_until_idle()
-        self.check_saved()
-        tokens = await self.stored()
-        return tokens.access_token if self._phase(tokens, None) is not Phase.EXPIRED else await self.token()
+        while True:
+            token = await self.token(min_ttl=min_ttl)
+            await self.wait_until_idle()
+            self.check_saved()
+            tokens = await self.stored()
+            if tokens.access_token == token or self._phase(tokens, None) is not Phase.EXPIRED:
+                return tokens.access_token
 
     async def _valid_login(self, rejected: SecretStr | None, min_ttl: timedelta) -> TokenSet:
         deadline = self._backoff.new_deadline()
         while True:
-            tokens = await self.stored()
+            tokens = await self._stored_or_unsaved()
             phase = self._phase(tokens, rejected, min_ttl)
-            if phase is Phase.DUE or self._unsaved is not None:
-                self._refresh_in_background()
             if phase is not Phase.EXPIRED:
+                if phase is Phase.DUE or self._unsaved is not None:
+                    self._refresh_in_background()
                 return tokens
             call, new = self._single_flight.join_or_start(partial(self._refresh, rejected, min_ttl))
             try:
@@ -191,14 +206,16 @@ class TokenSource:
 
     def _usable_after_failure(self, tokens: TokenSet, rejected: SecretStr | None) -> TokenSet | None:
         """The login to use although a refresh failed: new tokens that could not be saved, or those still valid."""
-        if self._unsaved is not None:
+        if (unsaved := self._unsaved) is not None:
+            tokens = unsaved.login
             self._refresh_in_background()
-            tokens = self._unsaved.login
+        if tokens.expires_at is None and tokens.access_token != rejected:
+            return tokens  # its expiry is only assumed
         return None if self._phase(tokens, rejected) is Phase.EXPIRED else tokens
 
     def record_accepted(self, token: SecretStr | None) -> None:
         """Note that the resource has accepted a token which replaced a rejected one: it may be rejected later."""
-        if self._renewed is not None and self._renewed[0] == token:
+        if (renewed := self._renewed) is not None and renewed.token == token:
             self._renewed = None
 
     async def _check_not_just_renewed(self, rejected: SecretStr) -> None:
@@ -206,14 +223,16 @@ class TokenSource:
 
         A resource that refuses every token would otherwise cause a refresh for each request.
         """
-        if self._renewed is None or self._renewed[0] != rejected:
+        if (renewed := self._renewed) is None or renewed.token != rejected:
             return
         tokens = await self.stored()
-        left = self._renewed[1] + REFUSED_COOLDOWN - self._uptime()
+        left = renewed.at + REFUSED_COOLDOWN - self._uptime()
         if left > 0 and tokens.access_token == rejected and self._phase(tokens, None) is not Phase.EXPIRED:
             message = "The server refused a token that had just been refreshed."
             error = NewTokenRejected(f"{message} The login is not refreshed for this again for {left:.0f} seconds.")
-            self._audit.failed("refresh", error, tokens)
+            if not renewed.logged:
+                self._renewed = replace(renewed, logged=True)
+                self._audit.failed("refresh", error, tokens)
             raise error
 
     def if_unchanged(self) -> TokenSet | None:
@@ -228,15 +247,13 @@ class TokenSource:
         return self._checked(await self._cache.load())
 
     def _checked(self, stored: StoredLogin) -> StoredLogin:
+        newest = self.newest(stored)
+        if newest is not stored:
+            return newest  # not in the cache, so that each use tries to save it
         tokens = stored.tokens
         if tokens is None:
             self._cache.clear()
-            self._unsaved = None
             return stored
-        if self._unsaved is not None:
-            if self._unsaved.replaces == tokens.refresh_token:
-                return StoredLogin(self._unsaved.login, None)
-            self._unsaved = None  # another process has signed in, or found these tokens and saved them
         if tokens.resource is not None and not resource_covers(tokens.resource, self._server_url):
             raise self.with_profile_hint(
                 ResourceMismatch(
@@ -247,9 +264,27 @@ class TokenSource:
         self._cache.put(tokens, version=stored.version)
         return stored
 
+    def newest(self, stored: StoredLogin) -> StoredLogin:
+        """The login that could not be saved, if there is one that replaces the stored login, else the stored login."""
+        if (unsaved := self._unsaved) is None:
+            return stored
+        if stored.tokens is not None and unsaved.replaces(stored.tokens):
+            return StoredLogin(unsaved.login, None)
+        self._unsaved = None  # another process has signed in or out, or found these tokens and saved them
+        return stored
+
     async def stored(self) -> TokenSet:
         """The stored login. Raises NotSignedIn, ResourceMismatch, SignInRequired if the server has ended it."""
         return self._require_tokens(await self.load())
+
+    async def _stored_or_unsaved(self) -> TokenSet:
+        """The stored login; if it cannot be read, the one that could not be saved."""
+        try:
+            return await self.stored()
+        except StorageError:
+            if (unsaved := self._unsaved) is None:
+                raise
+            return unsaved.login
 
     def _require_tokens(self, stored: StoredLogin) -> TokenSet:
         if stored.tokens is not None:
@@ -278,6 +313,7 @@ class TokenSource:
         while True:
             try:
                 await self.token()
+                self.check_saved()
                 logged = ""
             except (SignInRequired, StorageError) as error:
                 if error.message != logged:
@@ -299,8 +335,8 @@ class TokenSource:
 
     def check_saved(self) -> None:
         """Raise StorageError if tokens of the last refresh could not be saved. Call it when `wait_until_idle` ends."""
-        if self._unsaved is not None:
-            raise self._unsaved.error
+        if (unsaved := self._unsaved) is not None:
+            raise copy.copy(unsaved.error)
 
     def _refresh_in_background(self) -> None:
         """Start a refresh without waiting for it, unless one is running or the last one failed moments ago.
@@ -324,7 +360,7 @@ class TokenSource:
                     await self._sleep(self._backoff.next_delay(deadline))
                     await limiter.acquire_on_behalf_of(call)
                 try:
-                    with call.abandonable(BACKGROUND_LOCK_WAIT if background else None):
+                    with call.abandonable(BACKGROUND_LOCK_WAIT if background and self._unsaved is None else None):
                         async with self._store.exclusive(self._profile) as hold:
                             call.must_complete()
                             return await self._refresh_locked(hold, rejected, min_ttl, background=background)
@@ -344,8 +380,10 @@ class TokenSource:
     ) -> TokenSet:
         # Read again, whatever the version says: network file systems show changes late
         tokens = self._require_tokens(self._checked(await hold.load()))
-        if self._unsaved is not None:
-            await self._save(hold, tokens, replaces=self._unsaved.replaces)
+        if (unsaved := self._unsaved) is not None:
+            await self._save(hold, unsaved.login, before=unsaved.before)
+            self._audit.refreshed(unsaved.before, unsaved.login)
+            self._backoff.record_success()
         phase = self._phase(tokens, rejected, min_ttl)
         if phase is Phase.VALID or (phase is Phase.DUE and not background):
             return tokens  # refreshed by another process while this one waited for the lock
@@ -361,8 +399,10 @@ class TokenSource:
                 raise self.with_profile_hint(refused) from None
             return await self._record_end(hold, tokens, refused)
         if new is None:
-            return self._require_tokens(self._checked(await hold.load()))
-        await self._save(hold, new, replaces=tokens.refresh_token)
+            return await self._refresh_locked(hold, rejected, min_ttl, background=background)
+        if rejected is not None and rejected == tokens.access_token:
+            self._renewed = _Renewed(new.access_token, self._uptime())
+        await self._save(hold, new, before=tokens)
         self._backoff.record_success()
         self._audit.refreshed(tokens, new)
         return new
@@ -374,7 +414,7 @@ class TokenSource:
         token too: an earlier request that arrived late may have replaced the current one.
         """
         try:
-            return await self._send(hold, tokens)
+            return await self._send(hold, tokens, tokens.refresh_token)
         except TokenRefused as refused:
             if refused.error not in end_reasons.TERMINAL:
                 raise
@@ -383,38 +423,43 @@ class TokenSource:
         if latest is not None and latest.refresh_token != tokens.refresh_token:
             return None
         try:
-            return await self._send(hold, tokens)
+            return await self._send(hold, tokens, tokens.refresh_token)
         except TokenRefused as refused:
             if tokens.previous_refresh_token is None or refused.error not in end_reasons.REFUSED_GRANT:
                 raise
-        previous = tokens.previous_refresh_token
-        new = await self._send(hold, tokens.model_copy(update={"refresh_token": previous}))
-        # Another late request with it may follow. It stays valid until the new refresh token is used
-        return new.model_copy(update={"previous_refresh_token": previous if new.refresh_token != previous else None})
+            repeated = refused
+        with suppress(TokenRefused):
+            return await self._send(hold, tokens, tokens.previous_refresh_token)
+        raise repeated
 
-    async def _send(self, hold: Hold, tokens: TokenSet) -> TokenSet:
-        """Refresh. Keeps the refresh token that was sent, where an earlier request with it may still arrive."""
-        await hold.reserve(tokens.refresh_token)  # before the server issues tokens that could not be stored
+    async def _send(self, hold: Hold, tokens: TokenSet, refresh_token: SecretStr | None) -> TokenSet:
+        """Refresh with this refresh token, which is kept where an earlier request with it may still arrive."""
+        await hold.reserve(refresh_token)  # before the server issues tokens that could not be stored
+        # A second late request may follow the one that made the previous refresh token the only valid one
+        arrives = refresh_token == tokens.previous_refresh_token or hold.may_still_arrive(refresh_token)
+        previous = refresh_token if arrives else None
         try:
-            new = await self._client.refresh(tokens)
+            new = await self._client.refresh(tokens.model_copy(update={"refresh_token": refresh_token}))
         except NoUsableToken as error:
             if error.login is not None:
-                await self._save(hold, error.login, replaces=tokens.refresh_token)
+                login = error.login.model_copy(update={"previous_refresh_token": previous})
+                await self._save(hold, login, before=tokens)
             raise
         except TransientError as error:
             if not (isinstance(error, ServerUnavailable) and error.not_processed):
                 hold.request_may_arrive()
             raise
-        if new.refresh_token != tokens.refresh_token and hold.may_still_arrive(tokens.refresh_token):
-            new = new.model_copy(update={"previous_refresh_token": tokens.refresh_token})
+        if new.refresh_token != previous:
+            new = new.model_copy(update={"previous_refresh_token": previous})
         return new
 
-    async def _save(self, hold: Hold, login: TokenSet, *, replaces: SecretStr | None) -> None:
+    async def _save(self, hold: Hold, login: TokenSet, *, before: TokenSet) -> None:
         """Save tokens before any caller gets them. If that fails, this process keeps them."""
         try:
             await hold.save(login)
         except StorageError as error:
-            self._unsaved = _Unsaved(login, replaces, error)
+            self._unsaved = _Unsaved(login, before, error)
+            self._cache.clear()  # it has the stored login, which must not be used any more
             raise
         self._unsaved = None
         self._cache.put(login, version=self._store.version(self._profile))

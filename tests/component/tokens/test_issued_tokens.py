@@ -1,7 +1,8 @@
-"""No tokens that the server has issued are lost: late requests, passing refusals, odd responses and failed saves."""
+"""No tokens that the server has issued are lost: late requests, passing refusals, odd responses, refused new tokens."""
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs
@@ -12,21 +13,20 @@ import pytest
 from pydantic import SecretStr
 
 from notion_oauth.auth.httpx_auth import BearerAuth
-from notion_oauth.errors import ServerUnavailable, SignInRequired, StorageError, TokenRefused
+from notion_oauth.errors import NetworkError, ServerUnavailable, SignInRequired, TokenRefused
 from notion_oauth.files.encryption import Encryption, new_key
 from notion_oauth.models import TokenSet
-from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import RecordedRequest, Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
-from notion_oauth.storage import JsonFileStore, TokenStore
+from notion_oauth.storage import JsonFileStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.tokens.revocation import SignOut
 from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
 from tests.support.clock import Clock
-from tests.support.signing_in import begin, sign_in
-from tests.support.stores import HookedDocuments, load_login
+from tests.support.signing_in import age, sign_in
+from tests.support.stores import load_login
 
 pytestmark = pytest.mark.anyio
 REFUSALS = ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_token", "bad_refresh_token"]
@@ -251,113 +251,116 @@ async def test_new_refresh_token_is_kept_although_its_access_token_cannot_be_use
     assert sandbox.is_access_token_live((await oauth.refresh()).access_token.get_secret_value())
 
 
-class Failing:
-    """A store in memory that cannot write while `fails`."""
-
-    def __init__(self) -> None:
-        self.fails = False
-        self.failures = 0
-        self.store = TokenStore(HookedDocuments(self._hook))
-
-    def _hook(self, operation: str, profile: str, content: bytes | None) -> None:
-        if operation == "write" and self.fails:
-            self.failures += 1
-            raise StorageError("The disk is full.")
-
-
-@pytest.fixture
-def failing() -> Failing:
-    return Failing()
-
-
-async def test_tokens_that_cannot_be_saved_are_used_and_saved_later(
-    settings: Settings, sandbox: Sandbox, clock: Clock, failing: Failing, grants_asked: Posted
+async def test_unprocessed_retry_does_not_hide_that_the_first_request_may_arrive(
+    oauth: NotionOAuth, network: LateNetwork, sandbox: Sandbox
 ) -> None:
-    sandbox.options.reuse = "strict"
-    oauth = NotionOAuth(settings, store=failing.store, clock=clock)
+    login = await sign_in(oauth)
+    network.delays = True
+    sandbox.fail_next("/token", status=503)
+    assert (await oauth.refresh()).previous_refresh_token == login.refresh_token
+
+
+async def test_failed_sign_in_does_not_hide_that_a_refresh_may_arrive(
+    oauth: NotionOAuth, network: LateNetwork, sandbox: Sandbox, settings: Settings
+) -> None:
+    login = await sign_in(oauth)
+    network.delays = True
+    with pytest.raises(NetworkError):
+        await NotionOAuth(settings, client=oauth.client).refresh()
+    sandbox.fail_next("/token", error="invalid_grant", times=2)  # the first is a check of the client
+    with pytest.raises(TokenRefused):
+        await sign_in(oauth)
+    assert (await oauth.refresh()).previous_refresh_token == login.refresh_token
+
+
+async def test_odd_response_does_not_hide_that_the_first_request_may_arrive(
+    oauth: NotionOAuth, network: LateNetwork, sandbox: Sandbox, settings: Settings
+) -> None:
+    login = await sign_in(oauth)
+    network.delays = True
+    sandbox.options.token_response_overrides = {"token_type": "mac"}
+    with pytest.raises(NetworkError):
+        await NotionOAuth(settings, client=oauth.client).refresh()
+    with pytest.raises(ServerUnavailable):
+        await NotionOAuth(settings, client=oauth.client).refresh()
+    assert (await stored(oauth)).previous_refresh_token == login.refresh_token
+
+
+async def test_refusal_of_the_current_refresh_token_is_the_reason_of_the_end(
+    oauth: NotionOAuth, network: LateNetwork, sandbox: Sandbox
+) -> None:
+    """The previous one is refused for reasons of its own, such as its reuse."""
+    await refresh_with_late_first_request(oauth, network)
+    sandbox.fail_next("/token", error="invalid_grant", description="Grant not found", times=2)
+    sandbox.fail_next("/token", error="invalid_request")
+    with pytest.raises(SignInRequired) as caught:
+        await oauth.refresh()
+    assert (caught.value.error, caught.value.reason) == ("invalid_grant", "ended")
+
+
+async def test_response_that_repeats_the_sent_refresh_token_is_no_new_one(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings)
+    login = await sign_in(oauth)
+    assert login.refresh_token is not None
+    body = {"error": "invalid_grant", "refresh_token": login.refresh_token.get_secret_value()}
+    sandbox.fail_next("/token", status=200, body=json.dumps(body), times=2)
+    with pytest.raises(SignInRequired):
+        await oauth.refresh()
+
+
+async def test_access_token_keeps_its_expiry_beside_a_new_refresh_token(
+    settings: Settings, sandbox: Sandbox, clock: Clock
+) -> None:
+    sandbox.options.token_response_overrides = {"expires_in": None}
+    oauth = NotionOAuth(settings, clock=clock)
+    await sign_in(oauth)
+    sandbox.options.token_response_overrides = {"token_type": "mac"}
+    clock.ahead = timedelta(minutes=59)
+    with pytest.raises(ServerUnavailable):
+        await oauth.refresh()
+    assert (await NotionOAuth(settings, clock=clock).status()).expires_in_seconds in range(61)
+
+
+async def test_token_of_assumed_lifetime_is_used_if_it_cannot_be_refreshed_now(
+    settings: Settings, sandbox: Sandbox, clock: Clock
+) -> None:
+    sandbox.options.token_response_overrides = {"expires_in": None}
+    oauth = NotionOAuth(settings, clock=clock)
     login = await sign_in(oauth)
     clock.ahead = timedelta(hours=2)
-    failing.fails = True
-    token = await oauth.tokens.token()
+    sandbox.fail_next("/token", status=503)
+    assert await oauth.tokens.token() == login.access_token
+
+
+async def test_token_without_client_and_lifetime_is_used(settings: Settings, clock: Clock) -> None:
+    """Another program stored it. Without its client it cannot be refreshed."""
+    content = {"access_token": "a", "refresh_token": "r", "updated_at": 1_700_000_000_000}
+    settings.token_file.write_text(json.dumps(content))
+    assert await NotionOAuth(settings, clock=clock).tokens.token() == SecretStr("a")
+
+
+async def test_login_that_was_restored_during_the_pause_is_refreshed(settings: Settings, sandbox: Sandbox) -> None:
+    async def restore(seconds: float) -> None:
+        settings.token_file.write_bytes(backup)
+
+    oauth = NotionOAuth(settings)
+    await sign_in(oauth)
+    age(settings.token_file, hours=2)
+    backup = settings.token_file.read_bytes()
+    await oauth.refresh()
+    age(settings.token_file, hours=2)
+    sandbox.fail_next("/token", error="invalid_grant")
+    token = await NotionOAuth(settings, sleep=restore).tokens.token()
     assert sandbox.is_access_token_live(token.get_secret_value())
-    await oauth.tokens.wait_until_idle()
-    assert await oauth.tokens.token() == token, "the spent refresh token is not sent again"
-    assert (await stored(oauth)).access_token == login.access_token
-    with pytest.raises(StorageError, match="disk is full"):
-        oauth.tokens.check_saved()
-    failing.fails = False
-    assert await oauth.tokens.token() == token
-    await oauth.tokens.wait_until_idle()
-    oauth.tokens.check_saved()
-    assert (await stored(oauth)).access_token == token
-    assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
-async def test_save_is_tried_again_in_the_background(
-    settings: Settings, sandbox: Sandbox, clock: Clock, failing: Failing
+async def test_failed_revocation_does_not_prevent_that_of_the_previous_refresh_token(
+    oauth: NotionOAuth, network: LateNetwork, sandbox: Sandbox
 ) -> None:
-    """A program that asks for one token and ends has saved it."""
-
-    async def sleep(seconds: float) -> None:
-        failing.fails = failing.failures < 3
-        await anyio.lowlevel.checkpoint()
-
-    patient = settings.model_copy(update={"retry_for": 20.0})
-    oauth = NotionOAuth(patient, store=failing.store, clock=clock, sleep=sleep)
-    await sign_in(oauth)
-    clock.ahead = timedelta(hours=2)
-    failing.fails = True
-    token = await oauth.tokens.token()
-    await oauth.tokens.wait_until_idle()
-    oauth.tokens.check_saved()
-    assert failing.failures == 3
-    assert (await stored(oauth)).access_token == token
-
-
-@pytest.mark.parametrize("age", [timedelta(minutes=57), timedelta(hours=2)], ids=["due", "expired"])
-async def test_program_that_ends_is_told_that_tokens_could_not_be_saved(
-    settings: Settings, clock: Clock, failing: Failing, age: timedelta
-) -> None:
-    oauth = NotionOAuth(settings, store=failing.store, clock=clock)
-    login = await sign_in(oauth)
-    clock.ahead = age
-    failing.fails = True
-    with pytest.raises(StorageError, match="disk is full"):
-        await oauth.tokens.token_at_exit()
-    failing.fails = False
-    assert await oauth.tokens.token_at_exit() == (await stored(oauth)).access_token != login.access_token
-
-
-async def test_later_sign_in_replaces_tokens_that_could_not_be_saved(
-    settings: Settings, clock: Clock, failing: Failing
-) -> None:
-    oauth = NotionOAuth(settings, store=failing.store, clock=clock)
-    await sign_in(oauth)
-    clock.ahead = timedelta(hours=2)
-    failing.fails = True
-    await oauth.tokens.token()
-    await oauth.tokens.wait_until_idle()
-    failing.fails = False
-    newer = await sign_in(NotionOAuth(settings, store=failing.store, clock=clock))
-    assert await oauth.tokens.token() == newer.access_token
-    await oauth.tokens.wait_until_idle()
-    assert await stored(oauth) == newer
-
-
-async def test_tokens_of_a_sign_in_are_saved_at_the_next_try(
-    settings: Settings, sandbox: Sandbox, failing: Failing
-) -> None:
-    """The code is spent, so the person would have to sign in again."""
-
-    async def sleep(seconds: float) -> None:
-        failing.fails = failing.failures < 3
-
-    patient = settings.model_copy(update={"retry_for": 20.0})
-    oauth = NotionOAuth(patient, store=failing.store, sleep=sleep)
-    pending, query = await begin(oauth)
-    failing.fails = True
-    login = await oauth.complete_authorization(pending, parse_authorization_response(query.multi_items()))
-    assert await stored(oauth) == login
+    login = await refresh_with_late_first_request(oauth, network)
+    sandbox.fail_next("/token", status=503)
+    assert await oauth.sign_out() is SignOut.NOT_REACHED
+    assert SecretStr(sandbox.requests[-1].form["token"]) == login.previous_refresh_token
 
 
 @pytest.mark.parametrize("requests", [12])
@@ -381,6 +384,42 @@ async def test_accepted_token_can_be_rejected_later(settings: Settings, sandbox:
         for _ in range(3):
             sandbox.expire_access_tokens()
             assert (await client.post(settings.server_url, json=ping)).status_code == 200
+
+
+async def test_rejection_of_every_token_is_logged_once(
+    settings: Settings, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    oauth = NotionOAuth(settings)
+    await sign_in(oauth)
+    sandbox.fail_next("/mcp", status=401, times=8)
+    async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
+        for _ in range(4):
+            await client.post(settings.server_url, json={})
+    assert caplog.text.count("NewTokenRejected") == 1
+
+
+async def test_token_that_another_process_refreshed_long_ago_is_refreshed(settings: Settings, sandbox: Sandbox) -> None:
+    """It is new to this process, and not to the server."""
+    oauth = NotionOAuth(settings)
+    login = await sign_in(oauth)
+    await NotionOAuth(settings).refresh()
+    sandbox.expire_access_tokens()
+    found = await oauth.tokens.token(rejected=login.access_token)
+    token = await oauth.tokens.token(rejected=found)
+    assert sandbox.is_access_token_live(token.get_secret_value())
+
+
+async def test_token_that_was_accepted_at_a_later_request_can_be_rejected(settings: Settings, sandbox: Sandbox) -> None:
+    oauth = NotionOAuth(settings)
+    await sign_in(oauth)
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    sandbox.fail_next("/mcp", status=401, times=2)
+    async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
+        assert (await client.post(settings.server_url, json=ping)).status_code == 401
+        await anyio.sleep(0.05)  # until the file counts as unchanged
+        assert (await client.post(settings.server_url, json=ping)).status_code == 200
+        sandbox.expire_access_tokens()
+        assert (await client.post(settings.server_url, json=ping)).status_code == 200
 
 
 async def test_other_refusals_are_not_repeated(oauth: NotionOAuth, sandbox: Sandbox, grants_asked: Posted) -> None:
