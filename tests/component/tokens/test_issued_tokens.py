@@ -20,6 +20,7 @@ from notion_oauth.sandbox import RecordedRequest, Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
+from notion_oauth.stores.memory import MemoryStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.tokens.revocation import SignOut
 from notion_oauth.transport.client import Transport
@@ -341,17 +342,19 @@ async def test_token_without_client_and_lifetime_is_used(settings: Settings, clo
 
 async def test_login_that_was_restored_during_the_pause_is_refreshed(settings: Settings, sandbox: Sandbox) -> None:
     async def restore(seconds: float) -> None:
-        settings.token_file.write_bytes(backup)
+        if seconds:  # the pause, and not the delay before the first attempt
+            settings.token_file.write_bytes(backup)
 
     oauth = NotionOAuth(settings)
-    await sign_in(oauth)
+    first = await sign_in(oauth)
     age(settings.token_file, hours=2)
     backup = settings.token_file.read_bytes()
-    await oauth.refresh()
+    second = await oauth.refresh()
     age(settings.token_file, hours=2)
     sandbox.fail_next("/token", error="invalid_grant")
-    token = await NotionOAuth(settings, sleep=restore).tokens.token()
-    assert sandbox.is_access_token_live(token.get_secret_value())
+    patient = settings.model_copy(update={"retry_for": 20.0})
+    token = await NotionOAuth(patient, sleep=restore).tokens.token()
+    assert token not in (first.access_token, second.access_token), "these have expired"
 
 
 async def test_failed_revocation_does_not_prevent_that_of_the_previous_refresh_token(
@@ -409,14 +412,25 @@ async def test_token_that_another_process_refreshed_long_ago_is_refreshed(settin
     assert sandbox.is_access_token_live(token.get_secret_value())
 
 
+async def test_token_that_was_refreshed_because_of_its_age_can_be_rejected(
+    settings: Settings, sandbox: Sandbox, clock: Clock
+) -> None:
+    oauth = NotionOAuth(settings, clock=clock)
+    await sign_in(oauth)
+    clock.ahead = timedelta(hours=2)
+    refreshed = await oauth.tokens.token()
+    sandbox.expire_access_tokens()
+    token = await oauth.tokens.token(rejected=refreshed)
+    assert sandbox.is_access_token_live(token.get_secret_value())
+
+
 async def test_token_that_was_accepted_at_a_later_request_can_be_rejected(settings: Settings, sandbox: Sandbox) -> None:
-    oauth = NotionOAuth(settings)
+    oauth = NotionOAuth(settings, store=MemoryStore())
     await sign_in(oauth)
     ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
     sandbox.fail_next("/mcp", status=401, times=2)
     async with httpx.AsyncClient(auth=BearerAuth(oauth), trust_env=False) as client:
         assert (await client.post(settings.server_url, json=ping)).status_code == 401
-        await anyio.sleep(0.05)  # until the file counts as unchanged
         assert (await client.post(settings.server_url, json=ping)).status_code == 200
         sandbox.expire_access_tokens()
         assert (await client.post(settings.server_url, json=ping)).status_code == 200

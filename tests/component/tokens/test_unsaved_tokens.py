@@ -206,18 +206,18 @@ async def test_save_waits_for_the_lock_as_long_as_a_refresh(
 
 
 async def test_restored_backup_does_not_replace_unsaved_tokens(
-    settings: Settings, sandbox: Sandbox, clock: Clock
+    settings: Settings, sandbox: Sandbox, clock: Clock, failing: Failing
 ) -> None:
     sandbox.options.reuse = "strict"
-    oauth = NotionOAuth(settings, clock=clock)
-    await sign_in(oauth)
-    backup = settings.token_file.read_bytes()
+    oauth = NotionOAuth(settings, store=failing.store, clock=clock)
+    backup = await sign_in(oauth)
     await oauth.refresh()
     clock.ahead = timedelta(hours=2)
-    with full_disk():
-        token = await oauth.tokens.token()
-        await oauth.tokens.wait_until_idle()
-    settings.token_file.write_bytes(backup)
+    failing.fails = True
+    token = await oauth.tokens.token()
+    await oauth.tokens.wait_until_idle()
+    failing.fails = False
+    await save_login(failing.store, "default", backup)
     assert await oauth.tokens.token() == token
     await oauth.tokens.wait_until_idle()
     assert (await stored(oauth)).access_token == token
