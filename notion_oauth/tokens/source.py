@@ -63,7 +63,7 @@ def _limiter() -> anyio.CapacityLimiter:
 
 @dataclass(frozen=True)
 class _Renewed:
-    """A token that replaced a rejected one at this `uptime`; `logged` if it was rejected too, which is logged once."""
+    """A token that was refreshed at this `uptime`; `logged` if its rejection is in the audit log."""
 
     token: SecretStr
     at: float
@@ -124,7 +124,8 @@ class TokenSource:
         self._ended_token: tuple[SecretStr, EndedLogin] | None = None  # this token is not sent again
         self._unsaved: _Unsaved | None = None
         self._uptime = uptime
-        self._renewed: _Renewed | None = None
+        self._latest_refresh: _Renewed | None = None
+        self._renewed: _Renewed | None = None  # the latest refresh that replaced a rejected token
 
     def get_fresh(self) -> SecretStr | None:
         """The cached token if it is certainly valid; None if the caller must use `token`.
@@ -152,7 +153,11 @@ class TokenSource:
             return found
         if rejected is not None:
             await self._check_not_just_renewed(rejected)
-        return (await self._valid_login(rejected, min_ttl)).access_token
+        login = await self._valid_login(rejected, min_ttl)
+        latest = self._latest_refresh
+        if rejected is not None and latest is not None and latest.token == login.access_token:
+            self._renewed = latest
+        return login.access_token
 
     async def token_at_exit(self, *, min_ttl: timedelta = timedelta()) -> SecretStr:
         """A valid access token like that of `token`, after the end of any refresh: for a program that then exits.
@@ -400,8 +405,7 @@ class TokenSource:
             return await self._record_end(hold, tokens, refused)
         if new is None:
             return await self._refresh_locked(hold, rejected, min_ttl, background=background)
-        if rejected is not None and rejected == tokens.access_token:
-            self._renewed = _Renewed(new.access_token, self._uptime())
+        self._latest_refresh = _Renewed(new.access_token, self._uptime())
         await self._save(hold, new, before=tokens)
         self._backoff.record_success()
         self._audit.refreshed(tokens, new)
