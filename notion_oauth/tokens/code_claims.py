@@ -95,7 +95,7 @@ class CodeClaim:
     async def outcome(self) -> SignInOutcome:
         """Wait for the outcome of the caller that has the claim. If it has died, the outcome is an error.
 
-        Raises StorageError.
+        The error is stored: a proxy may have less time than this wait, and repeat the request. Raises StorageError.
         """
         until = self._now() + self._wait.total_seconds()
         while True:
@@ -105,7 +105,10 @@ class CodeClaim:
                 return _outcome(document)
             until = max(until, document.get("until", 0))
             if self._now() >= until:
-                return SignInOutcome(error=interrupted())
+                error = interrupted()
+                with suppress(StorageError):
+                    await self._store.settle(self._key, _encode({"error": _error_document(error)}))
+                return SignInOutcome(error=error)
             await anyio.sleep(OUTCOME_POLL.total_seconds())
 
 

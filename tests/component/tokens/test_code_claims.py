@@ -76,6 +76,17 @@ async def test_others_wait_for_two_timeouts() -> None:
     assert outcome.error.hint.command == "login"
 
 
+async def test_only_one_waits_for_a_caller_that_has_died() -> None:
+    callers = Callers()
+    claim = callers.claim()
+    await claim.take()
+    await callers.outcome(after=20)
+    with anyio.fail_after(10):
+        assert "interrupted" in str((await callers.outcome()).error)
+    await claim.succeeded("default", tokens())
+    assert (await callers.outcome()).profile == "default", "it was slow, and has not died"
+
+
 async def test_others_wait_longer_while_the_code_is_sent_again() -> None:
     callers = Callers()
     claim = callers.claim()
