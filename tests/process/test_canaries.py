@@ -159,6 +159,7 @@ def everything(service: Service, sandbox: Sandbox, canaries: Canaries, crash: Pa
             found = re.search(r'name="csrf_token" value="([^"]+)"', browser.get("/auth/status").text)
             assert found
             canaries.add(csrf_token=found.group(1))
+            keep_cookies(browser, canaries)
             service.keep(browser.post(f"/auth/{action}", data={"csrf_token": found.group(1)}))
 
         def current() -> str:
@@ -173,6 +174,7 @@ def everything(service: Service, sandbox: Sandbox, canaries: Canaries, crash: Pa
         def sign_in() -> None:
             service.keep(browser.get("/auth/login"))
             assert browser.status()["status"] == "authenticated"
+            keep_cookies(browser, canaries)
 
         sign_in()
         submit("refresh")
@@ -188,12 +190,16 @@ def everything(service: Service, sandbox: Sandbox, canaries: Canaries, crash: Pa
         service.keep(browser.get("/auth/login"))
         submit("refresh")
         crash.unlink()
-        canaries.add(session_cookie=browser.cookies["notion_oauth_session"])
         sign_in()
         sandbox.fail_next("/token", status=400, error="invalid_request", description=f"What is {current()}?")
         submit("logout")
         sign_in()
         submit("logout")
+
+
+def keep_cookies(browser: Browser, canaries: Canaries) -> None:
+    for name, value in browser.cookies.items():
+        canaries.add(**{re.sub("_[0-9a-f]{32}$", "", name): value})
 
 
 def refuse_callbacks(service: Service, browser: Browser, sandbox: Sandbox, canaries: Canaries) -> None:
@@ -205,6 +211,7 @@ def refuse_callbacks(service: Service, browser: Browser, sandbox: Sandbox, canar
         "code=&error=access_denied",
     ):
         back = browser.consent()
+        keep_cookies(browser, canaries)
         query = parse_qs(urlsplit(back).query)
         canaries.add(code=query["code"][0], state=query["state"][0])
         name = change.partition("=")[0]
@@ -260,7 +267,8 @@ def test_no_secret_leaves_the_service(
         assert text in log, "the log is recorded"
     kinds = set(canaries.known().values())
     assert kinds >= {"access_token", "refresh_token", "code", "code_verifier", "state", "client_secret", "csrf_token"}
-    assert kinds >= {"authorization_Basic", "session_cookie", *settings_that_are_secret()}
+    assert kinds >= {"authorization_Basic", *settings_that_are_secret()}
+    assert kinds >= {f"notion_oauth_{name}" for name in ("pending", "completed", "csrf")}
     assert canaries.seen_in(log) == []
     assert canaries.seen_in("\n".join(service.pages), but=PAGE) == []
     for file, content in written_beside(tmp_path / "service" / ".notion-tokens.json"):
