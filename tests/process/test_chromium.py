@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +10,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from pydantic import SecretStr
 from selenium.common.exceptions import StaleElementReferenceException
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import title_contains
 from selenium.webdriver.support.ui import WebDriverWait
@@ -24,41 +21,14 @@ from notion_oauth.interactive.loopback import Receiver, bind_redirect_uri, serve
 from notion_oauth.models import AuthorizationResponse
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
+from tests.support.chromium import CHROMIUM_MARKS, start_chromium
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-REQUIRED = os.environ.get("NOTION_OAUTH_TEST_BROWSER") == "required"
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("chromium"),  # all tests share one browser
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER) and not REQUIRED, reason="needs chromium and chromedriver (Debian: chromium-driver)"
-    ),
-]
-
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",  # tests run as root in containers
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--window-size=390,844",
-)
+pytestmark = CHROMIUM_MARKS
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    assert CHROMIUM, "chromium is required and not installed"
-    assert DRIVER, "chromedriver is required and not installed"
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(argument)
-    driver = Chrome(options=options, service=Service(DRIVER))
+    driver = start_chromium(tmp_path_factory.mktemp("chromium"))
     yield driver
     driver.quit()
 
