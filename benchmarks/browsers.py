@@ -1,4 +1,4 @@
-"""Very many browsers that sign in and out at once, in a separate process: `python -m benchmarks.browsers JSON`.
+"""Very many browsers that sign in and out, in a separate process: `python -m benchmarks.browsers JSON`.
 
 Each keeps its session cookie, follows the redirects of a sign-in by itself, and opens a connection for each request.
 """
@@ -15,9 +15,11 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from benchmarks.children import measure
+from benchmarks.servers import Server
 
 TIME_LIMIT = 1800  # seconds for all of them
 HOST = "notion.example"
+REQUESTS = 3  # of a sign-in: /auth/login, /auth/callback, /auth/status
 PAGE, JSON = {"Accept": "text/html"}, {"Accept": "application/json"}
 _CSRF = re.compile(rb'name="csrf_token" value="([^"]+)"')
 
@@ -26,17 +28,33 @@ class UnexpectedAnswer(Exception):
     """A browser did not get the expected answer."""
 
 
-def sign_in_and_out(port: int, browsers: int) -> dict[str, Any]:
-    """Run it in a new process. Returns how many signed in, the most at once, how many signed out, and the errors."""
-    result: dict[str, Any] = measure("benchmarks.browsers", TIME_LIMIT, port=port, browsers=browsers)
+def sign_in_and_out(server: Server, browsers: int, *, at_once: int) -> dict[str, Any]:
+    """Run it in a new process; `at_once` browsers sign in at the same time.
+
+    Returns how many signed in, the most at once, how many signed out, the errors, and the seconds of processor time
+    that all sign-ins and all sign-outs took the server.
+    """
+    command = {"port": server.port, "pid": server.pid, "browsers": browsers, "at_once": at_once}
+    result: dict[str, Any] = measure("benchmarks.browsers", TIME_LIMIT, **command)
     return result
+
+
+def request_bare(server: Server, browsers: int) -> float:
+    """Send as many requests as sign-ins have to a bare route, over new connections, from a new process.
+
+    Returns the seconds of processor time that they took the server.
+    """
+    command = {"port": server.port, "pid": server.pid, "browsers": browsers, "bare": True}
+    return float(measure("benchmarks.browsers", TIME_LIMIT, **command)["sign_in_seconds"])
 
 
 class Crowd:
     """Run all browsers. Each waits for all others after its sign-in, so that all logins exist at the same time."""
 
-    def __init__(self, port: int, browsers: int) -> None:
-        self._port, self._browsers = port, browsers
+    def __init__(self, server: Server, browsers: int, at_once: int) -> None:
+        self._server, self._browsers = server, browsers
+        self._room = asyncio.Semaphore(at_once)
+        self.signed_in_after = 0.0  # seconds of the server's processor time
         self._active = self.most_active = self._arrived = 0
         self._all_arrived = asyncio.Event()
         self.done: Counter[str] = Counter()
@@ -48,17 +66,20 @@ class Crowd:
                 tasks.create_task(self._one())
 
     async def _one(self) -> None:
-        browser = Browser(self._port)
-        self._active += 1
-        self.most_active = max(self.most_active, self._active)
-        signed_in = await self._attempt(browser.sign_in, "signed in")
-        self._active -= 1
+        browser = Browser(self._server.port)
+        async with self._room:
+            self._active += 1
+            self.most_active = max(self.most_active, self._active)
+            signed_in = await self._attempt(browser.sign_in, "signed in")
+            self._active -= 1
         self._arrived += 1
         if self._arrived == self._browsers:
+            self.signed_in_after = self._server.processor_seconds()
             self._all_arrived.set()
         await self._all_arrived.wait()
-        if signed_in:
-            await self._attempt(browser.sign_out, "signed out")
+        async with self._room:
+            if signed_in:
+                await self._attempt(browser.sign_out, "signed out")
 
     async def _attempt(self, action: Any, name: str) -> bool:
         try:
@@ -145,16 +166,33 @@ async def request(
     return answer
 
 
-async def run(port: int, browsers: int) -> dict[str, Any]:
-    crowd = Crowd(port, browsers)
+async def run(server: Server, browsers: int, at_once: int) -> dict[str, Any]:
+    crowd = Crowd(server, browsers, at_once)
+    started = server.processor_seconds()
     await crowd.all()
     return {
         "signed_in": crowd.done["signed in"],
         "signed_out": crowd.done["signed out"],
         "at_once": crowd.most_active,
         "lost": crowd.lost,
+        "sign_in_seconds": crowd.signed_in_after - started,
+        "sign_out_seconds": server.processor_seconds() - crowd.signed_in_after,
     }
 
 
+async def run_bare(server: Server, browsers: int) -> dict[str, Any]:
+    started = server.processor_seconds()
+    for _ in range(browsers * REQUESTS):
+        await request(server.port, "GET", "/auth/status", {"Host": f"127.0.0.1:{server.port}"}, expected=200)
+    return {"sign_in_seconds": server.processor_seconds() - started}
+
+
+def main() -> None:
+    command = json.loads(sys.argv[1])
+    server, browsers = Server(command["port"], command["pid"]), command["browsers"]
+    work = run_bare(server, browsers) if command.get("bare") else run(server, browsers, command["at_once"])
+    print(json.dumps(asyncio.run(work)))
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(run(**json.loads(sys.argv[1])))))
+    main()
