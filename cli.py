@@ -1,6 +1,8 @@
-"""The command line. Run it with: uv run python cli.py login"""
+"""The command line of this clone. Run it with: uv run python cli.py login"""
 
-from notion_oauth.cli.main import app
+from pathlib import Path
+
+from notion_oauth.cli.main import main
 
 if __name__ == "__main__":
-    app()
+    main(clone=Path(__file__).resolve().parent)

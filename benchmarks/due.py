@@ -18,7 +18,7 @@ SAMPLE = 0.005  # seconds between two counts of the threads
 
 
 async def _refresh_all(command: dict[str, Any]) -> dict[str, Any]:
-    settings = Settings(server_url=command["server_url"], token_file=Path(command["token_file"]), _env_file=None)
+    settings = Settings(server_url=command["server_url"], token_file=Path(command["token_file"]), env_file=None)
     oauth = NotionOAuth(settings, profile=command["warm"])
     await oauth.tokens.token()  # loads all modules
     profiles = [oauth.for_profile(profile) for profile in command["profiles"]]

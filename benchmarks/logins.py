@@ -25,7 +25,7 @@ _REQUIRED = ("access_token", "refresh_token", "client_id", "resource", "token_en
 def sign_in(sandbox: Sandbox, path: Path, *, left: int) -> Path:
     """A new login with a new client, in a token file at `path`, `left` seconds before its expiry."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    anyio.run(_sign_in, NotionOAuth(Settings(server_url=sandbox.mcp_url, token_file=path, _env_file=None)))
+    anyio.run(_sign_in, NotionOAuth(Settings(server_url=sandbox.mcp_url, token_file=path, env_file=None)))
     document: dict[str, Any] = json.loads(path.read_text())
     if missing := [name for name in _REQUIRED if not document.get(name)]:
         raise RuntimeError(f"the token file lacks {', '.join(missing)}")

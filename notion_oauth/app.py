@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -11,10 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import __version__, pages
+from notion_oauth.files import env_file
 from notion_oauth.observability.log_format import configure
+from notion_oauth.protocol.urls import mcp_server_name
 from notion_oauth.router import build_router
 from notion_oauth.service import NotionOAuth
-from notion_oauth.settings import Settings
+from notion_oauth.settings import Settings, load_settings
 from notion_oauth.web import responses
 from notion_oauth.web.access_logs import is_callback
 from notion_oauth.web.api_docs import add_api_docs
@@ -32,6 +36,7 @@ from notion_oauth.web.trusted_hosts import TrustedHosts
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig  # newer than the oldest supported FastAPI
 
+_LOG = logging.getLogger(__name__)
 SESSION_LIFETIME = 8 * 60 * 60  # seconds after its last change; a pending sign-in in it expires after ten minutes
 VISITOR_LIFETIME = 30 * 24 * 60 * 60  # seconds; a visitor who loses the session loses its login
 
@@ -59,6 +64,12 @@ def _telemetry(settings: Settings) -> TelemetryConfig:
     }
 
 
+def _warn_of_ignored_env_file(settings: Settings) -> None:
+    found = None if settings.env_file is not None else env_file.ignored_env_file(None)
+    if found is not None:
+        _LOG.warning("%s is not read, although it has settings. To use it, set NOTION_OAUTH_ENV_FILE.", found[0])
+
+
 def _home_page(resolver: ProfileResolver, route_class: type[AuthRoute]) -> APIRouter:
     router = APIRouter(route_class=route_class)
 
@@ -69,16 +80,20 @@ def _home_page(resolver: ProfileResolver, route_class: type[AuthRoute]) -> APIRo
     return router
 
 
-def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, oauth: NotionOAuth | None = None, clone: Path | None = None
+) -> FastAPI:
     """The sign-in service: the status page at `/`, the routes under `/auth`, and sessions.
 
-    Called without arguments, as an ASGI server does, it also configures logging: see `log_format.configure`.
+    Called without settings, as an ASGI server does, it also configures logging: see `log_format.configure`. `clone` is
+    the directory of a clone's `main.py`: then the token file and the `.env` beside it are the defaults.
 
     Raises ConfigurationError for wrong settings, StorageError if the session key can neither be read nor created.
     """
-    service = oauth or NotionOAuth(settings)
+    service = oauth or NotionOAuth(settings or load_settings(clone=clone))
     if settings is None and oauth is None:
         configure(service.settings.log_level, service.settings.log_format)
+        _warn_of_ignored_env_file(service.settings)
     resolver = create_resolver(service)
     hosts = TrustedHosts(service.settings)
     route_class = auth_route_class(resolver, hosts, RateLimits(service.settings))
@@ -86,7 +101,7 @@ def create_app(settings: Settings | None = None, *, oauth: NotionOAuth | None = 
     home_page = _home_page(resolver, route_class)
     app = FastAPI(
         title="notion-oauth",
-        summary="Sign in to Notion's MCP server once.",
+        summary=f"Sign in to {mcp_server_name(service.settings.server_url)} once.",
         version=__version__,
         openapi_url="/openapi.json" if service.settings.api_docs or not service.settings.is_public else None,
         docs_url=None,  # these pages load scripts from another site

@@ -6,6 +6,7 @@
     │   ├── StoreDamaged            the file is damaged or belongs to another program; it was not changed
     │   ├── StoreEncrypted          none of the configured keys decrypts the file; it was not changed
     │   ├── KeyUnavailable          the system keyring does not return the key
+    │   ├── LoginExists             a login would be moved over another one
     │   └── StoreBusy               another process holds the lock for too long
     ├── NotSignedIn                 no login is stored
     │   └── ResourceMismatch        the stored login is for another server
@@ -71,14 +72,15 @@ class Hint:
     """What to do next. `str()` returns it for a terminal; a page shows a button instead of the command.
 
     If `command` is set, it is appended to `text`: "Sign in" is shown as "Sign in with: notion-oauth login".
-    `options` are those of the command, by parameter name; an option without a value is None. `other_command` is a
-    command line of another program instead.
+    `options` are those of the command, by parameter name; an option without a value is None. `arguments` come before
+    them. `other_command` is a command line of another program instead.
     """
 
     text: str = ""
     command: str | None = None
     options: Mapping[str, str | None] = field(default_factory=dict, hash=False)
     other_command: str | None = None
+    arguments: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.with_command()
@@ -88,7 +90,7 @@ class Hint:
 
     def with_command(self, program: str = "notion-oauth") -> str:
         """The hint with its command, as a user of `program` types it."""
-        words = [program, self.command or ""]
+        words = [program, self.command or "", *map(shlex.quote, self.arguments)]
         for name, value in self.options.items():
             words += [f"--{name.replace('_', '-')}", *([] if value is None else [shlex.quote(value)])]
         return self.instead_of_command(f"with: {self.other_command or ' '.join(words)}")
@@ -185,6 +187,12 @@ class StoreEncrypted(StorageError, code="StoreSealed"):
 
 class KeyUnavailable(StorageError):
     """The system keyring has no key, does not answer, or does not protect secrets. Nothing was changed."""
+
+
+class LoginExists(StorageError):
+    """A login is stored where another one was to be moved. Neither was changed."""
+
+    default_hint = Hint("Neither was changed. To replace the login here, first end it", "logout")
 
 
 class StoreBusy(StorageError):

@@ -72,8 +72,12 @@ def error_page(
     title: str = ERROR_TITLE,
     home: str = "",
     login: str = "",
+    server: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """An error for a user. `home` and `login` are the paths of its buttons, if it has them."""
-    context = {"title": title, "message": message, "hint": hint, "home": home, "login": login}
+    """An error for a user. `home` and `login` are the paths of its buttons, if it has them.
+
+    `server` is the name of the MCP server that `login` signs in to.
+    """
+    context = {"title": title, "message": message, "hint": hint, "home": home, "login": login, "server": server}
     return page("error.html", context, status=status, headers=headers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-DEFAULT_TOKEN_FILE = Path(".notion-tokens.json")
 DEFAULT_PROFILE = "default"
 DEFAULT_SERVER_URL = "https://mcp.notion.com/mcp"
 PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")

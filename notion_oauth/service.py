@@ -23,6 +23,7 @@ from notion_oauth.errors import (
     StorageError,
     TransientError,
 )
+from notion_oauth.files.locations import other_token_file
 from notion_oauth.models import (
     AssertionRequest,
     AuthorizationRequest,
@@ -104,10 +105,13 @@ class NotionOAuth:
         self._recent_discovery = RecentResult(self._probe_and_discover, lifetime=DISCOVERY_LIFETIME)
         self._last_status: tuple[TokenSet, int, bool, LoginStatus] | None = None
         self._signed_out_status: tuple[object, LoginStatus] | None = None
+        other_file = partial(other_token_file, self.settings.token_file, self.profile)
         self.tokens = TokenSource(
             self.store,
             self.client,
             server_url=self.settings.server_url,
+            server_of_unbound_login=self.settings.server_of_unbound_login,
+            other_token_file=other_file if store is None else lambda: None,
             profile=self.profile,
             lifetimes=self.settings.lifetimes,
             retry_for=self._retry_for,
@@ -343,6 +347,11 @@ class NotionOAuth:
                 await claim.extend(delay)
             await self._sleep(delay)
 
+    async def server_of_login(self) -> str:
+        """The URL of the stored login's MCP server; without a login, of the configured one. Raises StorageError."""
+        tokens = (await self.store.load(self.profile)).tokens
+        return self.settings.server_url if tokens is None else self.tokens.server_of(tokens)
+
     async def status(self, *, storage: bool = True) -> LoginStatus:
         """Login status from stored data, without a request; with `storage`, also how it is protected on the disk.
 
@@ -413,7 +422,8 @@ class NotionOAuth:
         with attempt:
             tokens, outcome = self.tokens.newest(await hold.load()).tokens, SignOut.NOT_SIGNED_IN
             if tokens is not None:
-                url = self.settings.server_url
+                # Perhaps not the configured server, which must not get the refresh token of another server's login
+                url = self.tokens.server_of(tokens)
                 outcome = await revoke(tokens, self.client, self.audit, server_url=url, successor=successor)
             await hold.delete()  # also deletes the record of an ended login
             attempt.succeeded(tokens, revocation=outcome.name.lower())

@@ -1,22 +1,38 @@
-"""All settings, read from the environment (prefix `NOTION_OAUTH_`) or a `.env` file."""
+"""All settings, read from the environment (prefix `NOTION_OAUTH_`) or from a file that is named, such as `.env`."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from notion_oauth import profile_names
 from notion_oauth.errors import ConfigurationError
-from notion_oauth.files import encryption
+from notion_oauth.files import encryption, env_file
+from notion_oauth.files.locations import CLONE_TOKEN_FILE, Origin, user_token_file
 from notion_oauth.models import AuthMethod, ClientInformation
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import url_problem
@@ -26,6 +42,8 @@ UNIX = "unix"  # in the setting trusted_proxies: all connections through a Unix 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 MIN_OPERATOR_SECRET = 16  # characters; too many to guess at five tries a minute
 MIN_SECRET_KEY = 32  # characters; 32 random hexadecimal digits are 128 bits
+_PATHS = ("token_file", "ca_file")  # relative to the file with settings that names them
+_CLONE, _ORIGINS = "clone", "origins"  # keys of values that are not settings
 
 
 class Settings(BaseSettings):
@@ -33,7 +51,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=".env",
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
@@ -43,7 +60,16 @@ class Settings(BaseSettings):
     server_url: str = Field(
         default=profile_names.DEFAULT_SERVER_URL, description="URL of the MCP server to sign in to."
     )
-    token_file: Path = Field(default=profile_names.DEFAULT_TOKEN_FILE, description="Path of the token file.")
+    token_file: Path = Field(
+        default_factory=user_token_file,
+        description="Path of the token file. By default `tokens.json` in your user's data directory; for `cli.py` and "
+        "`main.py` of a clone, `.notion-tokens.json` beside them.",
+    )
+    env_file: Path | None = Field(
+        default=None,
+        description="Path of a file with settings, such as `.env`. By default none is read; `cli.py` and `main.py` of "
+        "a clone read the `.env` beside them.",
+    )
     profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = Field(
         default=profile_names.DEFAULT_PROFILE,
         description="Name of the login to use. Each profile is a separate login, for example one for each workspace.",
@@ -99,7 +125,7 @@ class Settings(BaseSettings):
         "`keyring` stands for the key in the system keyring.",
     )
     client_name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
-        default="notion-oauth", description="Application name that Notion shows on its consent page."
+        default="notion-oauth", description="Application name that the server shows on its consent page."
     )
     issuer: str | None = Field(
         default=None,
@@ -163,13 +189,53 @@ class Settings(BaseSettings):
         default=False, description="Whether to send spans and counters to OpenTelemetry; needs the extra `otel`."
     )
 
+    _origins: Mapping[str, Origin] = PrivateAttr(default={})
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - it would fill in variables, and wait for a FIFO
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, the environment, the file with settings, and what a clone uses by default."""
+        given, variables = init_settings(), env_settings()
+        _check_quotes(variables)
+        in_clone: dict[str, Any] = {}
+        if (clone := given.get(_CLONE)) is not None:
+            in_clone = {"token_file": clone / CLONE_TOKEN_FILE}
+        named = given.get("env_file") if "env_file" in given else find_env_file(None, clone)
+        in_file = {} if named is None else _settings_in(Path(named))
+        origins: dict[str, Origin] = {
+            **dict.fromkeys(in_clone, "clone"),
+            **dict.fromkeys(in_file, "env_file"),
+            **dict.fromkeys(variables, "environment"),
+            **dict.fromkeys(given, "option"),
+        }
+        found = {"env_file": named, **in_file, _ORIGINS: origins}
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, found),
+            InitSettingsSource(settings_cls, in_clone),
+        )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _record_origins(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        settings = handler(values)
+        settings._origins = values.get(_ORIGINS, {}) if isinstance(values, dict) else {}  # noqa: SLF001 - its own
+        return settings
+
     def __reduce__(self) -> tuple[Callable[..., Settings], tuple[object, ...]]:
-        """Pickle without secrets: the process that unpickles reads them from its environment or `.env` file.
+        """Pickle without secrets: the process that unpickles reads them from its environment or the same env file.
 
         Raises ConfigurationError if a secret is from neither of these.
         """
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        read = _secrets_outside_code(type(self))
+        read = _secrets_outside_code(type(self), self.env_file)
         secret = {}
         for name, value in values.items():
             if isinstance(value, SecretStr) and value.get_secret_value() != encryption.USE_KEYRING:
@@ -177,11 +243,27 @@ class Settings(BaseSettings):
         if missing := [name for name, is_readable in secret.items() if not is_readable]:
             variable = PREFIX + missing[0].upper()
             raise ConfigurationError(
-                f"The settings cannot be pickled: {missing[0]} is neither from the environment nor from the file .env, "
+                f"The settings cannot be pickled: {missing[0]} is neither from the environment nor from an env file, "
                 "and pickles must not contain secrets.",
-                hint=f"Set {variable} in the environment or the file .env, or create the object in the other process.",
+                hint=f"Set {variable} in the environment or an env file, or create the object in the other process.",
             )
-        return _unpickle, (type(self), {k: v for k, v in values.items() if k not in secret}, tuple(secret))
+        plain = {name: value for name, value in values.items() if name not in secret}
+        return _unpickle, (type(self), plain, tuple(secret), dict(self._origins))
+
+    @property
+    def token_file_origin(self) -> Origin:
+        """Why this token file is used."""
+        return self._origins.get("token_file", "user_data")
+
+    @property
+    def server_of_unbound_login(self) -> str:
+        """URL of the MCP server that a stored login without `resource` belongs to.
+
+        It is Notion's, unless an argument, an option or an environment variable names another: a file with settings
+        must not send such a login to a server.
+        """
+        named = self._origins.get("server_url") in ("option", "environment")
+        return self.server_url if named else profile_names.DEFAULT_SERVER_URL
 
     @property
     def preregistered(self) -> ClientInformation | None:
@@ -218,11 +300,8 @@ class Settings(BaseSettings):
 
     @property
     def encryption_key_file(self) -> Path | None:
-        """The `.env` that contains the key; None if the key is from the environment or from an argument."""
-        if self.encryption_key is None:
-            return None
-        in_dotenv = DotEnvSettingsSource(Settings)().get("encryption_key")
-        return Path(".env").absolute() if in_dotenv == self.encryption_key.get_secret_value() else None
+        """The file with settings that contains the key; None if the key is from elsewhere."""
+        return self.env_file if self._origins.get("encryption_key") == "env_file" else None
 
     @field_validator("server_url", "public_url", "issuer", "client_metadata_url")
     @classmethod
@@ -269,9 +348,10 @@ class Settings(BaseSettings):
     def _lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("token_file", "ca_file")
+    @field_validator("token_file", "env_file", "ca_file")
     @classmethod
     def _expand_path(cls, value: Path | None) -> Path | None:
+        """Return the absolute path, so that messages name it and a change of the working directory has no effect."""
         if value is None:
             return None
         try:
@@ -280,7 +360,10 @@ class Settings(BaseSettings):
             raise ValueError("~ cannot be expanded, because the home directory is unknown") from None
         if path.name in ("", "..") or "\0" in str(path):
             raise ValueError("it is not the path of a file")
-        return path
+        try:
+            return path.absolute()
+        except OSError:
+            raise ValueError("the path is relative, and the working directory does not exist") from None
 
     @field_validator("secret_key")
     @classmethod
@@ -309,37 +392,81 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-def _secrets_outside_code(settings: type[Settings]) -> dict[str, object]:
-    """Return the settings that are in the environment or, with less precedence, in the file `.env`."""
-    found: dict[str, object] = {}
-    with suppress(OSError, UnicodeDecodeError):
-        found = DotEnvSettingsSource(settings)()
-    return {**found, **EnvSettingsSource(settings)()}
+def _secrets_outside_code(settings: type[Settings], path: Path | None) -> dict[str, object]:
+    """Return the settings that are in the environment or, with less precedence, in the file at `path`.
+
+    Raises ConfigurationError if that file cannot be read.
+    """
+    return {**({} if path is None else _settings_in(path)), **EnvSettingsSource(settings)()}
 
 
-def _unpickle(settings: type[Settings], values: dict[str, object], secret: tuple[str, ...]) -> Settings:
+def _unpickle(
+    settings: type[Settings], values: dict[str, object], secret: tuple[str, ...], origins: dict[str, Origin]
+) -> Settings:
     """Return pickled settings with the secrets of this process. Raises ConfigurationError if one is missing."""
-    read = _secrets_outside_code(settings)
+    path = values["env_file"]
+    read = _secrets_outside_code(settings, path if isinstance(path, Path) else None) if secret else {}
     for name in secret:
         if not read.get(name):
             raise ConfigurationError(
                 f"{PREFIX}{name.upper()} is not set in this process. It was set where the settings were pickled.",
-                hint="Set it in the environment or in the file .env of this process.",
+                hint="Set it in the environment or in the env file of this process.",
             )
-    return settings(_env_file=None, **values, **{name: read[name] for name in secret})  # type: ignore[arg-type]
+    found = settings(**values, **{name: read[name] for name in secret})  # type: ignore[arg-type]
+    found._origins = origins  # noqa: SLF001 - as where they were pickled
+    return found
 
 
-def load_settings(**overrides: object) -> Settings:
+def find_env_file(named: Path | None, clone: Path | None) -> Path | None:
+    """Return the file with settings to read: the one that is named, by an option or the environment, or a clone's.
+
+    `clone` is the directory of a clone's `cli.py` and `main.py`; None for the installed command and the library.
+    """
+    found = named or EnvSettingsSource(Settings)().get("env_file")
+    if found is None and clone is not None and os.path.lexists(clone / env_file.NAME):
+        found = clone / env_file.NAME
+    return None if found is None else Path(found)
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    """Return the settings in a file, by field. A relative path counts from the file. Raises ConfigurationError."""
+    try:
+        path = path.expanduser().absolute()
+    except (OSError, RuntimeError):
+        raise ConfigurationError(f"The path {path} cannot be made absolute.", hint="Name an absolute path.") from None
+    variables = env_file.read_env_file(path)
+    fields = Settings.model_fields.keys() - {"env_file"}
+    found: dict[str, Any] = {name: value for name in fields if (value := variables.get(PREFIX + name.upper()))}
+    return {**found, **{name: _beside(path, found[name]) for name in _PATHS if name in found}}
+
+
+def _beside(path: Path, value: str) -> str:
+    return value if value.startswith("~") else str(path.parent / value)
+
+
+def _check_quotes(variables: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for values in quotes: `docker --env-file` makes the quotes a part of the value."""
+    quoted = [
+        PREFIX + name.upper()
+        for name, value in variables.items()
+        if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    ]
+    if quoted:
+        raise ConfigurationError(
+            f"Wrong setting {', '.join(quoted)}: the value is in quotes, and the quotes are a part of it.",
+            hint="Remove the quotes where it is set: docker, for example, does not remove those in an --env-file.",
+        )
+
+
+def load_settings(*, clone: Path | None = None, **overrides: object) -> Settings:
     """Read the settings from the environment. Overrides, the options of a command, take precedence unless None.
 
-    Raises ConfigurationError, which names each wrong setting and the reason, never the value.
+    `clone` is the directory of a clone's `cli.py` and `main.py`: the token file and the `.env` beside them are the
+    defaults. Raises ConfigurationError, which names each wrong setting and the reason, never the value.
     """
+    given = {name: value for name, value in {**overrides, _CLONE: clone}.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
-    except (OSError, UnicodeDecodeError):
-        raise ConfigurationError(
-            "The file .env cannot be read as UTF-8 text.", hint="Fix it, or move it away."
-        ) from None
+        return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=False)
         wrong = "; ".join(f"{_name(detail['loc'], overrides)}: {_reason(detail)}" for detail in details)

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import anyio
 from pydantic import SecretStr
 
-from notion_oauth.errors import ConfigurationError, Hint, StorageError, StoreDamaged, WarningWithHint
+from notion_oauth.errors import ConfigurationError, Hint, LoginExists, StorageError, StoreDamaged, WarningWithHint
 from notion_oauth.files import token_file_format
 from notion_oauth.files.documents import FileDocuments
 from notion_oauth.files.encryption import (
@@ -459,6 +459,43 @@ class Hold:
         login = await self._reencrypt("login", token_file_format.decode_login)
         return await self._reencrypt("registrations", token_file_format.decode_registrations) or login
 
+    async def move_from(self, source: Hold) -> bool:
+        """Move the login and the registrations of the same profile from another store. Returns whether it had a login.
+
+        They are deleted there only once all is stored here, so a crash in between loses nothing, and a second call then
+        completes the move. Raises LoginExists if another login is stored here, StorageError; the source is then
+        unchanged.
+        """
+        found, existing = await self.check_can_move_from(source)
+        for registration in await source.registrations():
+            await self.save_registration(registration)
+        if isinstance(found, TokenSet) and (existing is None or found.updated_at > existing.updated_at):
+            await self.save(found)
+            if source.may_still_arrive(found.refresh_token):
+                await self.reserve(found.refresh_token)
+                self.request_may_arrive()
+        if isinstance(found, EndedLogin) and existing is None:
+            await self.end(found)
+        await source.forget()
+        return found is not None
+
+    async def check_can_move_from(self, source: Hold) -> tuple[Login | None, TokenSet | None]:
+        """Return the login of the source and the one that is stored here. Raises as `move_from` does."""
+        found, existing = (await source.load()).login, (await self.load()).tokens
+        if isinstance(found, TokenSet) and existing is not None and not _same_sign_in(found, existing):
+            raise LoginExists(f"There is a login in {self._codec.documents.name(self._profile, 'login')} already.")
+        return found, existing
+
+    async def registrations(self) -> tuple[Registration, ...]:
+        """Return the stored client registrations, read anew, the newest last."""
+        return await self._codec.read(self._profile, "registrations", token_file_format.decode_registrations) or ()
+
+    async def forget(self) -> None:
+        """Delete everything of the profile, also the lock itself: whoever waits for it makes a new one."""
+        self._held()
+        self._reserved, self.attempt = False, None
+        await self._codec.documents.forget(self._profile)
+
     async def _reencrypt(self, kind: Kind, decode: Callable[[bytes, str], Any]) -> bool:
         documents, codec = self._held(), self._codec
 
@@ -519,6 +556,13 @@ class JsonFileStore(TokenStore):
 def bound_to(profile: str, kind: Kind) -> str:
     """Return what an encrypted document is bound to: it cannot be opened as another profile's or another kind's."""
     return f"{profile}/{kind}"
+
+
+def _same_sign_in(one: TokenSet, other: TokenSet) -> bool:
+    """Return whether both are from one sign-in: a move between stores that was interrupted leaves two copies."""
+    known = one.authorized_at is not None
+    same = (one.authorized_at, one.issuer, one.client) == (other.authorized_at, other.issuer, other.client)
+    return one == other or (known and same)
 
 
 def _attempt(marker: bytes) -> Attempt:

@@ -13,18 +13,23 @@ import typer
 from notion_oauth.cli.options import (
     FAILED,
     AsJson,
+    EnvFile,
     Profile,
     ServerUrl,
     TokenFile,
     duration_option,
     echo,
+    env_file_in_use,
+    ignored_env_file,
+    log_without_login,
     oauth_from_options,
     print_json,
     render_hint,
     run_async,
+    settings_from_options,
     stderr_console,
 )
-from notion_oauth.errors import Hint, ResourceMismatch, StorageError, escape
+from notion_oauth.errors import ConfigurationError, Hint, ResourceMismatch, StorageError, escape
 from notion_oauth.profile_names import DEFAULT_PROFILE, profile_file
 
 if TYPE_CHECKING:
@@ -65,13 +70,18 @@ def login(
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
+    env_file: EnvFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Sign in through a browser, on this machine or another, and store the tokens."""
     from notion_oauth.cli.sign_in_options import parse_sign_in_options, read_assertion
     from notion_oauth.cli.status_text import validity
+    from notion_oauth.cli.work_tree import work_tree_warning
+    from notion_oauth.protocol.urls import server_name
 
-    oauth, console = oauth_from_options(profile, token_file, server_url), stderr_console()
+    if (ignored := ignored_env_file(ctx, env_file)) is not None:
+        raise ConfigurationError(ignored[0], hint=ignored[1])
+    oauth, console = oauth_from_options(ctx, profile, token_file, server_url, env_file), stderr_console()
     challenge = parse_sign_in_options(scope, acr_values, max_age)
     if assertion_file is not None:
         if no_browser or port is not None or acr_values is not None or max_age is not None:
@@ -82,10 +92,14 @@ def login(
         from notion_oauth.interactive.sign_in import sign_in
 
         run_async(partial(sign_in, oauth, challenge, console=console, no_browser=no_browser, port=port))
-    status = run_async(oauth.status)
     file = profile_file(oauth.settings.token_file, oauth.profile)
-    message = f"Signed in. The token is {validity(status)}.\nIt is stored in {escape(str(file))}."
+    warning = work_tree_warning(file)
+    status = run_async(oauth.status).with_storage_warning(warning)
+    server = server_name(status.resource or oauth.settings.server_url)
+    message = f"Signed in to {server}. The token is {validity(status)}.\nIt is stored in {escape(str(file))}."
     echo(message, err=True)
+    if warning is not None:
+        echo(f"Warning: {warning}", err=True)
     if as_json:
         print_json(status.as_json(render=partial(render_hint, ctx=ctx)))
 
@@ -99,12 +113,13 @@ def refresh(
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
+    env_file: EnvFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Refresh the access token now, even if it is still valid."""
     from notion_oauth.cli.status_text import validity
 
-    oauth = oauth_from_options(profile, token_file, server_url)
+    oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
     before = run_async(oauth.status).updated_at
     run_async(partial(oauth.refresh, if_older_than=if_older_than))
     run_async(oauth.tokens.wait_until_idle)
@@ -122,6 +137,7 @@ def refresh(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def run(
+    ctx: typer.Context,
     command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.")],
     variable: Annotated[str, typer.Option("--env", help="The environment variable for the token.")] = TOKEN_VARIABLE,
     min_ttl: Annotated[
@@ -130,11 +146,12 @@ def run(
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
+    env_file: EnvFile = None,
 ) -> None:
     """Run a program with a valid token in its environment; exits with its exit code."""
     from notion_oauth.cli.exec import replace_process
 
-    oauth = oauth_from_options(profile, token_file, server_url)
+    oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
     # Replacing the process would kill a refresh in the background
     valid = run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl))
     replace_process(command, {variable: valid.get_secret_value()})
@@ -142,10 +159,14 @@ def run(
 
 @rare_commands.command(epilog="Example: `notion-oauth profiles`")
 def profiles(
-    ctx: typer.Context, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
+    ctx: typer.Context,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the profiles and their status."""
-    oauth = oauth_from_options(None, token_file, server_url)
+    oauth = oauth_from_options(ctx, None, token_file, server_url, env_file)
     names = run_async(partial(_all_profiles, oauth.store))
     found = {name: _profile_status(oauth.for_profile(name), ctx) for name in names}
     if as_json:
@@ -172,20 +193,54 @@ def _profile_status(oauth: NotionOAuth, ctx: typer.Context) -> dict[str, Any]:
 
 @rare_commands.command(epilog="Example: `notion-oauth logout`")
 def logout(
-    profile: Profile = None, token_file: TokenFile = None, server_url: ServerUrl = None, as_json: AsJson = False
+    ctx: typer.Context,
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Revoke the grant at the server and delete the tokens."""
-    from notion_oauth.tokens.revocation import SIGN_OUT_MESSAGES
+    from notion_oauth.protocol.urls import server_name
+    from notion_oauth.tokens.revocation import sign_out_message
 
-    outcome = run_async(oauth_from_options(profile, token_file, server_url).sign_out)
+    oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
+    server = server_name(run_async(oauth.server_of_login))
+    outcome = run_async(oauth.sign_out)
     if as_json:
         print_json({"status": "unauthenticated", "outcome": outcome.name.lower()})
     else:
-        echo(SIGN_OUT_MESSAGES[outcome], err=True)
+        echo(sign_out_message(outcome, server), err=True)
+
+
+@rare_commands.command(epilog="Example: `notion-oauth adopt .notion-tokens.json`")
+def adopt(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The token file to move the logins from.")],
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Move logins with their client registrations from FILE into the token file in use: all profiles, or one.
+
+    The programs that used FILE must then use the other file. Each profile is locked in both while it is moved.
+    """
+    from notion_oauth.cli.adopt import move_logins, named_profile
+
+    settings = settings_from_options(ctx, profile, token_file, None, env_file)
+    path, profile = named_profile(file, profile)
+    moved = run_async(partial(move_logins, path, settings, profile))
+    if as_json:
+        print_json({"token_file": str(settings.token_file), "profiles": moved})
+        return
+    for name in moved:
+        echo(f"{name}  moved to {profile_file(settings.token_file, name)}")
 
 
 @rare_commands.command(epilog="Example: `notion-oauth key`")
 def key(
+    ctx: typer.Context,
     keyring: Annotated[
         bool, typer.Option("--keyring", help="Store it in the system keyring, as the first key.")
     ] = False,
@@ -194,6 +249,7 @@ def key(
     from notion_oauth.files import encryption
     from notion_oauth.files.system_keyring import add_key
 
+    log_without_login(ctx)
     made = encryption.Key(encryption.new_key(), encryption.KEYRING_SOURCE if keyring else encryption.KEY_SETTING)
     if keyring:
         add_key(made.secret)
@@ -208,10 +264,10 @@ def key(
 
 
 @rare_commands.command(epilog="Example: `notion-oauth reseal`, after a change of keys")
-def reseal(token_file: TokenFile = None, as_json: AsJson = False) -> None:
+def reseal(ctx: typer.Context, token_file: TokenFile = None, env_file: EnvFile = None, as_json: AsJson = False) -> None:
     """Encrypt all stored logins and registrations with the first key now, instead of at their next save."""
     # The command is named after the key `sealed` of an encrypted file
-    store = oauth_from_options(None, token_file, None).store
+    store = oauth_from_options(ctx, None, token_file, None, env_file).store
 
     async def reencrypt(name: str) -> bool:
         async with store.exclusive(name) as hold:
@@ -232,14 +288,15 @@ def doctor(
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
+    env_file: EnvFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Check everything that a login needs, and suggest fixes. Changes nothing; exits with 1 if a check fails."""
     from notion_oauth.cli.doctor.report import run_checks
-    from notion_oauth.settings import load_settings
 
-    load = partial(load_settings, profile=profile, token_file=token_file, server_url=server_url)
-    report = run_async(partial(run_checks, load, os.environ, render=partial(render_hint, ctx=ctx)))
+    load = partial(settings_from_options, ctx, profile, token_file, server_url, env_file)
+    read = env_file_in_use(ctx, env_file)
+    report = run_async(partial(run_checks, load, os.environ, env_file=read, render=partial(render_hint, ctx=ctx)))
     if as_json:
         print_json(report.as_json())
     else:
@@ -254,6 +311,7 @@ def _styled(result: str, text: str) -> str:
 
 @rare_commands.command(epilog="Example: `notion-oauth sandbox --port 9000 --token-lifetime 60`")
 def sandbox(
+    ctx: typer.Context,
     port: Annotated[int, typer.Option(help="The port to listen on; 0 means any free port.", min=0, max=65535)] = 9000,
     token_lifetime: Annotated[float, typer.Option(help="The lifetime of an access token, in seconds.", min=1)] = 3600,
     auto_consent: Annotated[bool, typer.Option("--auto-consent", help="Grant consent without showing a page.")] = False,
@@ -261,13 +319,15 @@ def sandbox(
     """Run a practice server on this machine, for development without a Notion workspace."""
     from notion_oauth.cli.sandbox import run_sandbox
 
-    run_sandbox(port=port, token_lifetime=token_lifetime, auto_consent=auto_consent)
+    log_without_login(ctx)
+    run_sandbox(port=port, token_lifetime=token_lifetime, auto_consent=auto_consent, clone=ctx.obj)
 
 
 @rare_commands.command(epilog="Example: `notion-oauth demo`")
-def demo() -> None:
+def demo(ctx: typer.Context) -> None:
     """Show sign-in, use, refresh and sign-out in a few seconds, against a practice server."""
     from notion_oauth.cli.demo import run_demo
 
+    log_without_login(ctx)
     if not run_demo():
         raise typer.Exit(FAILED)

@@ -63,7 +63,7 @@ def _environment() -> Generator[tuple[Sandbox, str, Settings]]:
             token_file=Path(directory) / ".notion-tokens.json",
             public_url=None,
             secret_key=None,
-            _env_file=None,
+            env_file=None,
         )
         with served(create_app(settings)) as service_url:
             yield sandbox, service_url, settings

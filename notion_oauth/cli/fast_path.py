@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from notion_oauth import profile_names
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.files import atomic, permissions
+from notion_oauth.files import atomic, env_file, permissions
+from notion_oauth.files.locations import CLONE_TOKEN_FILE, Origin, user_token_file
 from notion_oauth.files.protection import Protection
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.messages import is_sendable, parse_json
@@ -46,22 +48,29 @@ class FastLogin:
     issuer: str | None
     resource: str | None
     protection: Protection
+    file: Path
+    origin: Origin
 
 
-def read_fast(profile: str | None, token_file: Path | None, server_url: str | None) -> FastLogin | None:
-    """The login selected by these options and the environment; None if the normal path is needed. Raises nothing."""
+def read_fast(
+    profile: str | None, token_file: Path | None, server_url: str | None, *, clone: Path | None = None
+) -> FastLogin | None:
+    """The login selected by these options and the environment; None if the normal path is needed. Raises nothing.
+
+    `clone` is the directory of a clone's `cli.py`. A file with settings is not read here.
+    """
     variables = {name: value for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value}
-    if not variables.keys() <= _KNOWN or os.path.lexists(".env"):
+    if not variables.keys() <= _KNOWN or (clone is not None and os.path.lexists(clone / env_file.NAME)):
         return None
     profile = profile or variables.get(_PREFIX + "PROFILE", profile_names.DEFAULT_PROFILE)
     url = server_url or variables.get(_PREFIX + "SERVER_URL", profile_names.DEFAULT_SERVER_URL)
-    path = token_file or Path(variables.get(_PREFIX + "TOKEN_FILE", profile_names.DEFAULT_TOKEN_FILE))
-    if not profile_names.PROFILE_NAME.match(profile) or url_problem(url) or path.name in ("", "..") or "~" in str(path):
-        return None
-    file = profile_names.profile_file(path, profile)
     try:
-        found = atomic.read_file(file, _login)
-    except (NotionOAuthError, ValueError):
+        path, origin = _token_file(token_file, variables.get(_PREFIX + "TOKEN_FILE"), clone)
+        file = profile_names.profile_file(path.expanduser().absolute(), profile)
+        if not profile_names.PROFILE_NAME.match(profile) or url_problem(url) or path.name == ".." or _is_quoted(path):
+            return None
+        found = atomic.read_file(file, partial(_login, file=file, origin=origin))
+    except (NotionOAuthError, ValueError, OSError, RuntimeError):
         return None
     if found is None or permissions.weakness(file):
         return None
@@ -70,7 +79,19 @@ def read_fast(profile: str | None, token_file: Path | None, server_url: str | No
     return replace(found, protection=Protection(format="plain", mode=permissions.mode_of(file)))
 
 
-def _login(content: bytes) -> FastLogin:
+def _token_file(option: Path | None, variable: str | None, clone: Path | None) -> tuple[Path, Origin]:
+    if option is not None:
+        return option, "option"
+    if variable is not None:
+        return Path(variable), "environment"
+    return (user_token_file(), "user_data") if clone is None else (clone / CLONE_TOKEN_FILE, "clone")
+
+
+def _is_quoted(path: Path) -> bool:
+    return str(path)[0] in "'\"" and str(path)[-1] == str(path)[0]
+
+
+def _login(content: bytes, *, file: Path, origin: Origin) -> FastLogin:
     """Decode a login that has all fields as the store writes them. Raises ValueError otherwise, also if encrypted."""
     document = parse_json(content)
     if not isinstance(document, dict):
@@ -103,6 +124,8 @@ def _login(content: bytes) -> FastLogin:
         issuer=document.get("issuer"),
         resource=document.get("resource"),
         protection=Protection(format="plain"),
+        file=file,
+        origin=origin,
     )
 
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -23,22 +24,28 @@ from notion_oauth.cli.options import (
     NOT_SIGNED_IN,
     REFUSED,
     AsJson,
+    EnvFile,
     Profile,
     ServerUrl,
     TokenFile,
     duration_option,
     echo,
     exit_code,
-    log_to_stderr,
+    is_verbose,
     oauth_from_options,
     print_json,
     render_hint,
     run_async,
+    set_verbosity,
+    warn_of_ignored_env_file,
 )
+
+if TYPE_CHECKING:
+    from notion_oauth.cli.fast_path import FastLogin
 
 STOPPED = errors.Hint("Interrupted. A request that was already sent may have taken effect. Check the status", "status")
 ORDER = (
-    *("login", "status", "token", "refresh", "run", "profiles", "logout", "key", "reseal", "doctor"),
+    *("login", "status", "token", "refresh", "run", "profiles", "logout", "adopt", "key", "reseal", "doctor"),
     *("sandbox", "demo"),
 )
 
@@ -96,14 +103,20 @@ app = typer.Typer(
 )
 
 
+def main(*, clone: Path) -> None:
+    """Run the command line of a clone: its token file and its `.env` are in the directory `clone`."""
+    app(obj=clone)
+
+
 @app.callback()
 def common(
+    ctx: typer.Context,
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log to stderr; -vv logs everything.")
     ] = 0,
+    env_file: EnvFile = None,  # noqa: ARG001 - its value is recorded for the command
 ) -> None:
-    if verbose:
-        log_to_stderr(everything=verbose > 1)
+    set_verbosity(ctx, verbose)
 
 
 @app.command(epilog="Example: `notion-oauth status --json`")
@@ -113,29 +126,41 @@ def status(
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
+    env_file: EnvFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the status of the login, without any request unless --remote is set.
 
     Exits with 3 if not signed in; with --remote, with 4 if the server does not accept the token.
     """
-    from notion_oauth.cli.fast_path import read_fast
     from notion_oauth.cli.status_text import describe, describe_remote
+    from notion_oauth.cli.work_tree import is_surely_ignored, work_tree_warning
+    from notion_oauth.files.locations import describe_origin
+    from notion_oauth.profile_names import profile_file
     from notion_oauth.protocol.lifetime import Lifetimes
     from notion_oauth.tokens.status import login_status
 
-    fast = read_fast(profile, token_file, server_url)
-    if fast is not None:
+    options = (ctx, profile, token_file, server_url, env_file)
+    fast = _read_fast(*options)
+    if fast is not None and is_surely_ignored(fast.file):
         found = login_status(fast, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=fast.protection)
+        file, origin, read = fast.file, fast.origin, None
+        signed_out = errors.NotSignedIn("Not signed in.")
     else:
-        found = run_async(oauth_from_options(profile, token_file, server_url).status)
+        oauth = oauth_from_options(*options)
+        file = profile_file(oauth.settings.token_file, oauth.profile)
+        origin, read = oauth.settings.token_file_origin, oauth.settings.env_file
+        signed_out = oauth.tokens.not_signed_in()
+        found = run_async(oauth.status).with_storage_warning(work_tree_warning(file))
     render = partial(render_hint, ctx=ctx)
-    content, text, active, error = found.as_json(render=render), describe(found, render), True, None
+    content = {**found.as_json(render=render), "token_file": str(file), "token_file_source": origin}
+    shown_file = errors.escape(f"{file} ({describe_origin(origin, read)})")
+    text, active, error = describe(found, render, file=shown_file, signed_out=signed_out), True, None
     if remote and found.status != "unauthenticated":
         introspection, expired = None, found.status == "expired"
         try:
             if not expired:
-                introspection = run_async(oauth_from_options(profile, token_file, server_url).introspect)
+                introspection = run_async(oauth_from_options(*options).introspect)
             text = f"{text}\n{describe_remote(introspection, render, expired=expired)}"
         except errors.NotionOAuthError as caught:
             error = caught  # the stored status is printed all the same
@@ -155,20 +180,32 @@ def status(
 
 @app.command(epilog='Example: `curl -H "Authorization: Bearer $(notion-oauth token)" https://mcp.notion.com/mcp`')
 def token(
+    ctx: typer.Context,
     min_ttl: Annotated[
         timedelta, duration_option("Refresh first if the token expires within this time, such as 10m.")
     ] = timedelta(),
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
+    env_file: EnvFile = None,
 ) -> None:
     """Print a valid access token and nothing else. Refreshes it if needed; never opens a browser."""
-    from notion_oauth.cli.fast_path import read_fast
     from notion_oauth.protocol.lifetime import Lifetimes, Phase, phase
 
-    fast = read_fast(profile, token_file, server_url)
+    fast = _read_fast(ctx, profile, token_file, server_url, env_file)
     if fast is not None and not min_ttl and phase(fast, datetime.now(UTC), Lifetimes().refresh_window) is Phase.VALID:
         echo(fast.access_token)
         return
-    oauth = oauth_from_options(profile, token_file, server_url)
+    oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
     echo(run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value())
+
+
+def _read_fast(
+    ctx: typer.Context, profile: str | None, token_file: Path | None, server_url: str | None, env_file: Path | None
+) -> FastLogin | None:
+    from notion_oauth.cli.fast_path import read_fast
+
+    if env_file is not None or is_verbose(ctx):
+        return None
+    warn_of_ignored_env_file(ctx, env_file)
+    return read_fast(profile, token_file, server_url, clone=ctx.obj)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from notion_oauth.service import NotionOAuth
+    from notion_oauth.settings import Settings
 
 T = TypeVar("T")
 
@@ -33,6 +35,8 @@ FAILED = 1  # the demo or a check of doctor failed; also Python's exit code for 
 NOT_SIGNED_IN, REFUSED = 3, 4
 INTERRUPTED = 130
 _TYPED = "notion_oauth.typed_options"
+_VERBOSITY = "notion_oauth.verbosity"
+_SAW_ENV_FILE = "notion_oauth.saw_env_file"
 
 
 def duration_option(help_text: str) -> Any:
@@ -57,12 +61,16 @@ def exit_code(error: errors.NotionOAuthError) -> int:
 
 
 def _login_option(option: str, help_text: str) -> Any:
-    """An option that selects the login. Its value is recorded, for `render_hint` to repeat it."""
+    """An option that selects the login. Its value is recorded, for `render_hint` to repeat it.
+
+    `--env-file` may also be typed before the command.
+    """
 
     def record(ctx: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+        typed = ctx.meta.setdefault(_TYPED, {})
         if value is not None:
-            ctx.meta.setdefault(_TYPED, {})[parameter.name] = str(value)
-        return value
+            typed[parameter.name] = value
+        return typed.get(parameter.name)
 
     return typer.Option(option, help=help_text, show_default=False, callback=record)
 
@@ -70,13 +78,18 @@ def _login_option(option: str, help_text: str) -> Any:
 TokenFile = Annotated[Path | None, _login_option("--token-file", "The token file. [NOTION_OAUTH_TOKEN_FILE]")]
 ServerUrl = Annotated[str | None, _login_option("--server-url", "The URL of the MCP server. [NOTION_OAUTH_SERVER_URL]")]
 Profile = Annotated[str | None, _login_option("--profile", "The profile, which names a login. [NOTION_OAUTH_PROFILE]")]
+EnvFile = Annotated[
+    Path | None, _login_option("--env-file", "A file with settings, such as .env. [NOTION_OAUTH_ENV_FILE]")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def program_name() -> str:
     """How the user started this program."""
     started = Path(sys.argv[0])
-    program = f"python {started.name}" if started.suffix == ".py" else "notion-oauth"
+    here = Path(started.name)
+    file = here if here.exists() and started.exists() and here.samefile(started) else started
+    program = f"python {shlex.quote(str(file))}" if started.suffix == ".py" else "notion-oauth"
     return f"uv run {program}" if _needs_uv_run() else program
 
 
@@ -94,26 +107,98 @@ def render_hint(hint: errors.Hint, ctx: typer.Context) -> str:
         return str(hint)
     root = ctx.find_root()
     accepted = {option.name for option in root.command.get_command(root, hint.command).params}  # type: ignore[attr-defined]
-    typed = {name: value for name, value in ctx.meta.get(_TYPED, {}).items() if name in accepted}
+    typed = {name: str(value) for name, value in ctx.meta.get(_TYPED, {}).items() if name in accepted}
     return hint.with_options(typed).with_command(program_name())
 
 
-def oauth_from_options(profile: str | None, token_file: Path | None, server_url: str | None) -> NotionOAuth:
-    from notion_oauth.service import NotionOAuth
+def settings_from_options(
+    ctx: typer.Context,
+    profile: str | None = None,
+    token_file: Path | None = None,
+    server_url: str | None = None,
+    env_file: Path | None = None,
+) -> Settings:
+    """The settings for these options. Says on stderr if a `.env` in the working directory is not read."""
     from notion_oauth.settings import load_settings
 
-    return NotionOAuth(load_settings(profile=profile, token_file=token_file, server_url=server_url))
+    warn_of_ignored_env_file(ctx, env_file)
+    given = {"profile": profile, "token_file": token_file, "server_url": server_url, "env_file": env_file}
+    settings = load_settings(clone=ctx.obj, **given)
+    _log_if_verbose(ctx, settings)
+    return settings
 
 
-def log_to_stderr(*, everything: bool) -> None:
-    """Log to stderr, with one request id for the whole command. Raises ConfigurationError for an invalid setting."""
+def oauth_from_options(
+    ctx: typer.Context,
+    profile: str | None,
+    token_file: Path | None,
+    server_url: str | None,
+    env_file: Path | None,
+) -> NotionOAuth:
+    from notion_oauth.service import NotionOAuth
+
+    return NotionOAuth(settings_from_options(ctx, profile, token_file, server_url, env_file))
+
+
+def env_file_in_use(ctx: typer.Context, env_file: Path | None) -> Path | None:
+    """The file with settings that the command reads; None if it reads none."""
+    from notion_oauth.settings import find_env_file
+
+    return find_env_file(env_file, ctx.obj)
+
+
+def ignored_env_file(ctx: typer.Context, env_file: Path | None) -> tuple[str, errors.Hint] | None:
+    """What to say of a `.env` in the working directory that has settings and is not read; None if there is none.
+
+    If another file is named, the user has decided. `ctx.obj` is the directory of a clone's `cli.py`.
+    """
+    from notion_oauth.files import env_file as env_files
+
+    if env_file is not None or any(name.upper() == "NOTION_OAUTH_ENV_FILE" and os.environ[name] for name in os.environ):
+        return None
+    found = env_files.ignored_env_file(None if ctx.obj is None else ctx.obj / env_files.NAME)
+    if found is None:
+        return None
+    path, names = found
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    hint = errors.Hint("Remove these settings from it, or use it", ctx.info_name, {"env_file": env_files.NAME})
+    return f"{path} is not read, although it has settings ({shown}).", hint
+
+
+def warn_of_ignored_env_file(ctx: typer.Context, env_file: Path | None) -> None:
+    """Say once on stderr that a `.env` in the working directory is not read."""
+    if ctx.meta.setdefault(_SAW_ENV_FILE, False):
+        return
+    ctx.meta[_SAW_ENV_FILE] = True
+    if (found := ignored_env_file(ctx, env_file)) is not None:
+        typer.echo(errors.escape(f"Warning: {found[0]} {render_hint(found[1], ctx)}"), err=True)
+
+
+def set_verbosity(ctx: typer.Context, verbosity: int) -> None:
+    """With a `verbosity` of 1, the command logs to stderr as the settings say; with 2, it logs everything."""
+    ctx.meta[_VERBOSITY] = verbosity
+
+
+def is_verbose(ctx: typer.Context) -> bool:
+    return bool(ctx.meta.get(_VERBOSITY))
+
+
+def log_without_login(ctx: typer.Context) -> None:
+    """Log to stderr, if that is wanted, in a command that has no options for a login."""
+    from notion_oauth.settings import load_settings
+
+    if is_verbose(ctx):
+        _log_if_verbose(ctx, load_settings(clone=ctx.obj, env_file=ctx.meta.get(_TYPED, {}).get("env_file")))
+
+
+def _log_if_verbose(ctx: typer.Context, settings: Settings) -> None:
+    """Log to stderr, with one request id for the whole command."""
     from notion_oauth.observability.context import REQUEST_ID, new_request_id
     from notion_oauth.observability.log_format import configure
-    from notion_oauth.settings import load_settings
 
-    settings = load_settings()
-    configure("debug" if everything else settings.log_level, settings.log_format)
-    REQUEST_ID.set(new_request_id())
+    if verbosity := ctx.meta.get(_VERBOSITY):
+        configure("debug" if verbosity > 1 else settings.log_level, settings.log_format)
+        REQUEST_ID.set(new_request_id())
 
 
 def run_async(function: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -6,23 +6,34 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN, Hint
+from notion_oauth.errors import SIGN_IN_AGAIN, Hint, NotSignedIn
 from notion_oauth.humanize import format_duration
+from notion_oauth.protocol.urls import server_name
 from notion_oauth.tokens.status import LoginStatus
 
 if TYPE_CHECKING:
     from notion_oauth.models import Introspection
 
+_SIGNED_OUT = NotSignedIn("Not signed in.")
 _REFRESH, _REFRESH_NOW = Hint("Refresh it", "refresh"), Hint("Refresh it now", "refresh")
 
 
-def describe(status: LoginStatus, render: Callable[[Hint], str] = str) -> str:
-    """The status for a user to read, one fact per line."""
+def describe(
+    status: LoginStatus, render: Callable[[Hint], str] = str, *, file: str = "", signed_out: NotSignedIn = _SIGNED_OUT
+) -> str:
+    """The status for a user to read, one fact per line. `file` is the token file.
+
+    Without a login, `signed_out` says what to do.
+    """
+    shown_file = f"  File       {file}"
     if status.ended_at is not None:
-        return f"Not signed in.\n  Ended      {_local(status.ended_at)}\n{status.message} {render(SIGN_IN_AGAIN)}"
+        ended = f"  Ended      {_local(status.ended_at)}"
+        return "\n".join(["Not signed in.", ended, shown_file, f"{status.message} {render(SIGN_IN_AGAIN)}"])
     if status.status == "unauthenticated":
-        return f"Not signed in. {render(SIGN_IN)}"
-    lines = ["Signed in." if status.status == "authenticated" else "Signed in; the access token has expired."]
+        return f"{signed_out.message} {render(signed_out.hint)}\n{shown_file}"
+    server = server_name(status.resource) if status.resource else None
+    signed_in = f"Signed in to {server}" if server else "Signed in"
+    lines = [f"{signed_in}." if status.status == "authenticated" else f"{signed_in}; the access token has expired."]
     lines.append(f"  Token      {validity(status)}")
     if status.status == "expired":
         lines.append(f"             The next use refreshes it. {render(_REFRESH_NOW)}")
@@ -34,6 +45,7 @@ def describe(status: LoginStatus, render: Callable[[Hint], str] = str) -> str:
         lines.append(f"  Login      valid until {_local(status.login_ends_at)}; a refresh may extend it")
     if status.resource:
         lines.append(f"  Server     {status.resource}")
+    lines.append(shown_file)
     if status.storage:
         lines.append(f"  Storage    {status.storage}")
     warnings = (status.warning, *status.storage_warnings)

@@ -7,6 +7,7 @@ from datetime import datetime
 from notion_oauth.errors import TokenRefused
 from notion_oauth.models import EndedLogin, EndReason, TokenSet
 from notion_oauth.protocol.lifetime import Lifetimes
+from notion_oauth.protocol.urls import server_name
 
 # The last three are not registered: servers such as GitHub send them for a refresh token that they refuse for good
 REFUSED_GRANT = frozenset({"invalid_grant", "invalid_token", "bad_refresh_token", "invalid_refresh_token"})
@@ -51,15 +52,17 @@ def _reason(tokens: TokenSet, refused: TokenRefused, now: datetime, lifetimes: L
 
 def describe_end(ended: EndedLogin, lifetimes: Lifetimes) -> str:
     """Return the reason as a clause, without a capital letter and a full stop."""
+    url = ended.resource or ended.issuer
+    server = "the server" if url is None else server_name(url)
     return {
-        "reused": "its refresh token was used twice, which the server treats as theft; "
+        "reused": f"its refresh token was used twice, which {server} treats as theft; "
         "a copy of the tokens may be in use on another machine",
         "idle": f"it was not refreshed for {lifetimes.idle.days} days",
         "too_old": f"a login ends {lifetimes.grant.days} days after the sign-in",
-        "expired": "the server reports that its refresh token has expired",
-        "revoked": "it was revoked: the app was disconnected in Notion's settings, or another machine signed out",
-        "client_forgotten": "the server no longer recognises this client; a new sign-in registers it again",
-        "client_refused": "the server no longer allows this client to use refresh tokens",
-        "ended": "the server ended it: the app was disconnected in Notion's settings, "
-        "or the same client signed in again",
+        "expired": f"{server} reports that its refresh token has expired",
+        "revoked": f"it was revoked: the app was disconnected in the settings of {server}, "
+        "or another machine signed out",
+        "client_forgotten": f"{server} no longer recognises this client; a new sign-in registers it again",
+        "client_refused": f"{server} no longer allows this client to use refresh tokens",
+        "ended": f"{server} ended it: the app was disconnected in its settings, or the same client signed in again",
     }[ended.reason]

@@ -57,3 +57,21 @@ def resource_covers(resource: str, url: str) -> bool:
         return False
     prefix = outer.path.rstrip("/")
     return inner.path == outer.path or inner.path == prefix or inner.path.startswith(prefix + "/")
+
+
+def mcp_server_name(url: str) -> str:
+    """The MCP server at the URL, for people: `Notion's MCP server`, or `the MCP server at` another host."""
+    name = server_name(url)
+    return "Notion's MCP server" if name == "Notion" else f"the MCP server at {name}"
+
+
+def server_name(url: str) -> str:
+    """The name of an MCP server for people: Notion for Notion's own, otherwise the host, and the port if it is unusual.
+
+    So no other server is called Notion.
+    """
+    if origin(urlsplit(url)) == ("https", "mcp.notion.com", 443):
+        return "Notion"
+    _, host, port = origin(urlsplit(url))
+    shown = f"[{host}]" if ":" in host else host
+    return shown if port in (None, *DEFAULT_PORTS.values()) else f"{shown}:{port}"

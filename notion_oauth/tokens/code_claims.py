@@ -141,7 +141,8 @@ def _error_document(error: NotionOAuthError) -> dict[str, Any]:
 def _error(document: dict[str, Any]) -> NotionOAuthError:
     kind = next((kind for kind in _kinds(NotionOAuthError) if kind.__name__ == document["class"]), NotionOAuthError)
     error = kind.__new__(kind, document["fields"]["message"])
-    vars(error).update(document["fields"], hint=Hint(**document["hint"]))
+    hint = document["hint"]
+    vars(error).update(document["fields"], hint=Hint(**{**hint, "arguments": tuple(hint["arguments"])}))
     return error
 
 

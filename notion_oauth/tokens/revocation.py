@@ -22,17 +22,20 @@ class SignOut(Enum):
     NOT_REMOVED = "the stored login could not be read or removed"
 
 
-_END_GRANT = "To end the grant, disconnect the app in the server's settings (at Notion: Connections)."
-SIGN_OUT_MESSAGES = {
-    SignOut.REVOKED: "Signed out. The server has ended the grant.",
-    SignOut.NOT_OFFERED: "Signed out, but the server offers no revocation. " + _END_GRANT,
-    SignOut.NOT_REACHED: "Signed out, but the server was not asked to end the grant, or did not answer. " + _END_GRANT,
-    SignOut.REFUSED: "Signed out, but the server refused to end the grant. " + _END_GRANT,
-    SignOut.NOT_SIGNED_IN: "You were not signed in.",
-    SignOut.SUPERSEDED: "Signed out. The grant was not revoked, because a newer login uses the same client.",
-    SignOut.NOT_REMOVED: "Signed out in this browser, but the service could not delete the stored tokens. "
-    + _END_GRANT,
-}
+def sign_out_message(outcome: SignOut, server: str) -> str:
+    """What a sign-out did, for people. `server` is the name of the login's MCP server."""
+    at = "in Notion's settings, under Connections" if server == "Notion" else f"in the settings of {server}"
+    end_grant = f"To end the grant, disconnect the app {at}."
+    return {
+        SignOut.REVOKED: f"Signed out. {server} has ended the grant.",
+        SignOut.NOT_OFFERED: f"Signed out, but {server} offers no revocation. {end_grant}",
+        SignOut.NOT_REACHED: f"Signed out, but {server} was not asked to end the grant, or did not answer. {end_grant}",
+        SignOut.REFUSED: f"Signed out, but {server} refused to end the grant. {end_grant}",
+        SignOut.NOT_SIGNED_IN: "You were not signed in.",
+        SignOut.SUPERSEDED: "Signed out. The grant was not revoked, because a newer login uses the same client.",
+        SignOut.NOT_REMOVED: "Signed out in this browser, but the service could not delete the stored tokens. "
+        + end_grant,
+    }[outcome]
 
 
 async def revoke(

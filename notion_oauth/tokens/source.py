@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import anyio
@@ -20,7 +21,6 @@ from notion_oauth.errors import (
     NewTokenRejected,
     NotionOAuthError,
     NotSignedIn,
-    ResourceMismatch,
     ServerUnavailable,
     SignInRequired,
     StorageError,
@@ -34,8 +34,8 @@ from notion_oauth.profile_names import DEFAULT_PROFILE, VISITOR_PROFILE
 from notion_oauth.protocol import end_reasons, lifetime
 from notion_oauth.protocol.lifetime import Lifetimes, Phase
 from notion_oauth.protocol.token import NoUsableToken
-from notion_oauth.protocol.urls import resource_covers
 from notion_oauth.storage import Hold, StoredLogin, TokenStore
+from notion_oauth.tokens import login_server
 from notion_oauth.tokens.backoff import Backoff
 from notion_oauth.tokens.cache import TokenCache
 from notion_oauth.tokens.oauth_client import OAuthClient
@@ -89,8 +89,10 @@ class TokenSource:
     """Provides a valid access token for one profile, and refreshes the stored login when needed.
 
     May be used from any number of tasks, threads and event loops at once. `server_url` is where the endpoints are
-    discovered for a login that another program stored without them. `retry_for` is how long a caller waits while
-    transient failures are retried.
+    discovered for a login that another program stored without them. Such a login belongs to
+    `server_of_unbound_login` (default: `server_url`), if it names no resource. `other_token_file` finds a login in a
+    file that is not used, for the error without a login. `retry_for` is how long a caller waits while transient
+    failures are retried.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class TokenSource:
         *,
         server_url: str,
         profile: str,
+        server_of_unbound_login: str | None = None,
+        other_token_file: Callable[[], Path | None] = lambda: None,
         lifetimes: Lifetimes | None = None,
         retry_for: timedelta = timedelta(),
         clock: Clock = utc_now,
@@ -110,6 +114,8 @@ class TokenSource:
         self._store = store
         self._client = client
         self._server_url = server_url
+        self._server_of_unbound_login = server_of_unbound_login or server_url
+        self._other_token_file = other_token_file
         self._profile = profile
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
@@ -248,6 +254,7 @@ class TokenSource:
         """The stored login, or the record of its end.
 
         Raises ResourceMismatch if the login is for another server than `server_url`: its token must not be sent there.
+        A login that names no server is for `server_of_unbound_login`.
         """
         return self._checked(await self._cache.load())
 
@@ -259,13 +266,9 @@ class TokenSource:
         if tokens is None:
             self._cache.clear()
             return stored
-        if tokens.resource is not None and not resource_covers(tokens.resource, self._server_url):
-            raise self.with_profile_hint(
-                ResourceMismatch(
-                    f"The stored login is for {tokens.resource}, not for {self._server_url}.",
-                    hint=ResourceMismatch.default_hint.with_options({"server_url": tokens.resource}),
-                )
-            )
+        mismatch = login_server.mismatch(tokens, self._server_url, unbound=self._server_of_unbound_login)
+        if mismatch is not None:
+            raise self.with_profile_hint(mismatch)
         self._cache.put(tokens, version=stored.version)
         return stored
 
@@ -277,6 +280,14 @@ class TokenSource:
             return StoredLogin(unsaved.login, None)
         self._unsaved = None  # another process has signed in or out, or found these tokens and saved them
         return stored
+
+    def server_of(self, tokens: TokenSet) -> str:
+        """The URL of the MCP server that the login belongs to: the configured one, or another."""
+        return login_server.server_of(tokens, self._server_url, unbound=self._server_of_unbound_login)
+
+    def not_signed_in(self) -> NotSignedIn:
+        """The error without a login. It names a login in a file that is not used, if there is one."""
+        return self.with_profile_hint(login_server.not_signed_in(self._other_token_file()))
 
     async def stored(self) -> TokenSet:
         """The stored login. Raises NotSignedIn, ResourceMismatch, SignInRequired if the server has ended it."""
@@ -296,7 +307,7 @@ class TokenSource:
             return stored.tokens
         if stored.ended is not None:
             raise self._sign_in_required(stored.ended)
-        raise self.with_profile_hint(NotSignedIn("Not signed in."))
+        raise self.not_signed_in()
 
     async def refresh(self, *, if_older_than: timedelta = timedelta()) -> TokenSet:
         """Refresh now, even if the token is valid, unless the last refresh is more recent than `if_older_than`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +58,10 @@ class LoginStatus:
     @property
     def storage_warning(self) -> str | None:
         return " ".join(self.storage_warnings) or None
+
+    def with_storage_warning(self, warning: WarningWithHint | None) -> LoginStatus:
+        """The status with another warning of how the tokens are stored, unless it is None."""
+        return self if warning is None else replace(self, storage_warnings=(*self.storage_warnings, warning))
 
     def as_json(self, *, storage: bool = True, render: Callable[[Hint], str] = str) -> dict[str, Any]:
         """Return a JSON-ready mapping; without a login, `status` and how the last one ended. Times are RFC 3339 in UTC.

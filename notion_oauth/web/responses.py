@@ -116,14 +116,19 @@ def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:
     return {} if seconds is None else {"Retry-After": f"{seconds:.0f}"}
 
 
-def failure(request: Request, error: errors.NotionOAuthError, *, home: str = "", login: str = "") -> Response:
-    """An error as a page or as JSON: what happened, and what to do next. `home` and `login` are paths for buttons."""
+def failure(
+    request: Request, error: errors.NotionOAuthError, *, home: str = "", login: str = "", server: str = ""
+) -> Response:
+    """An error as a page or as JSON: what happened, and what to do next.
+
+    `home` and `login` are paths for buttons, `server` is the name of the MCP server that `login` signs in to.
+    """
     status, headers = status_code(error), retry_after(error)
     if not wants_html(request):
         return data(problem(error, login=login), status=status, headers=headers)
     sign_in = _sign_in_path(error.hint, login)
     hint = f"{error.hint.text}." if sign_in else next_step(error.hint)
-    return error_page(error.message, hint, status=status, home=home, login=sign_in, headers=headers)
+    return error_page(error.message, hint, status=status, home=home, login=sign_in, server=server, headers=headers)
 
 
 def internal_error(request: Request) -> Response:

@@ -12,7 +12,8 @@ from fastapi import Request, Response
 from notion_oauth import pages
 from notion_oauth.errors import NotionOAuthError, OperatorRequired, ResourceMismatch, StorageError
 from notion_oauth.humanize import format_time
-from notion_oauth.tokens.revocation import SIGN_OUT_MESSAGES
+from notion_oauth.protocol.urls import mcp_server_name, server_name
+from notion_oauth.tokens.revocation import SignOut, sign_out_message
 from notion_oauth.tokens.status import LoginStatus
 from notion_oauth.web import responses
 from notion_oauth.web.csrf import Forms
@@ -27,9 +28,9 @@ _NOTICES = {  # the names are stored in cookies
     "refreshed": "The token was refreshed.",
     "fresh": "The token was not refreshed again: the last refresh was a moment ago.",
     "sent_here": "Another site sent you here. Sign in only if you want to.",
-    **{f"signed_out_{outcome.name}": text for outcome, text in SIGN_OUT_MESSAGES.items()},
 }
-_TITLES = {"authenticated": "Connected to Notion", "expired": "Token expired", "unauthenticated": "Not connected"}
+_SIGNED_OUT = {f"signed_out_{outcome.name}": outcome for outcome in SignOut}
+_TITLES = {"authenticated": "Connected to {}", "expired": "Token expired", "unauthenticated": "Not connected"}
 
 
 class StatusPage:
@@ -53,6 +54,7 @@ class StatusPage:
             return responses.encoded_data(_as_json(status, _login_path(request, status)))
         context = self._page_context(request, notice or self._pop_notice(request))
         context["own"] = self._resolver.has_visitors
+        context["title"] = _TITLES[status.status].format(context["server"])
         return pages.page("status.html", {**_status_context(status, self._resolver.oauth.clock()), **context})
 
     def _unusable_login(self, request: Request, error: NotionOAuthError, notice: str | None) -> Response:
@@ -75,14 +77,23 @@ class StatusPage:
             return responses.redirect(route_path(request, "notion_oauth_status"))
         status = await self._resolver.status(request)
         content = _json_content(status, _login_path(request, status))
-        return responses.data({**content, "message": _NOTICES[notice]})
+        return responses.data({**content, "message": self._notice(notice)})
+
+    def _notice(self, name: str | None) -> str | None:
+        if (outcome := _SIGNED_OUT.get(name or "")) is not None:
+            return sign_out_message(outcome, self._server)
+        return _NOTICES.get(name or "")
+
+    @property
+    def _server(self) -> str:
+        return server_name(self._resolver.oauth.settings.server_url)
 
     def error(self, request: Request, error: NotionOAuthError) -> Response:
         """As `error_response`. If the operator's secret is required, the page is the form for it."""
         if isinstance(error, OperatorRequired) and responses.wants_html(request):
             form = {"action": route_path(request, "notion_oauth_operator"), "csrf_token": self._forms.token(request)}
             return pages.page("operator.html", {"title": "Operator sign-in", **form}, status=401)
-        return error_response(request, error)
+        return error_response(request, error, server=self._server)
 
     def _pop_notice(self, request: Request) -> str | None:
         """Return the name of the notice for the next page, once."""
@@ -93,7 +104,13 @@ class StatusPage:
 
     def _page_context(self, request: Request, notice: str | None) -> dict[str, Any]:
         links = {"lock": None, **{name: route_path(request, f"notion_oauth_{name}") for name in self._links}}
-        return {"links": links, "notice": _NOTICES.get(notice or ""), "csrf_token": self._forms.token(request)}
+        return {
+            "links": links,
+            "notice": self._notice(notice),
+            "csrf_token": self._forms.token(request),
+            "server": self._server,
+            "mcp_server": mcp_server_name(self._resolver.oauth.settings.server_url),
+        }
 
 
 @lru_cache(maxsize=64)
@@ -111,15 +128,14 @@ def _login_path(request: Request, status: LoginStatus) -> str:
     return "" if status.warning is None else route_path(request, "notion_oauth_login")
 
 
-def error_response(request: Request, error: NotionOAuthError) -> Response:
-    """An error as a page or as JSON."""
+def error_response(request: Request, error: NotionOAuthError, *, server: str = "") -> Response:
+    """An error as a page or as JSON. `server` is the name of the MCP server."""
     home, login = (route_path(request, f"notion_oauth_{name}") for name in ("status", "login"))
-    return responses.failure(request, error, home=home, login=login)
+    return responses.failure(request, error, home=home, login=login, server=server)
 
 
 def _status_context(status: LoginStatus, now: datetime) -> dict[str, Any]:
     return {
-        "title": _TITLES[status.status],
         "status": status,
         "remaining": (status.expires_at - now) if status.expires_at else None,
         "expires": _format(status.expires_at),

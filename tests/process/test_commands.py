@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -28,12 +29,13 @@ PRINT_TOKEN = "import os; print(os.environ['NOTION_MCP_TOKEN'])"
 def test_login_status_token_refresh_and_logout(
     cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]
 ) -> None:
+    server = urlsplit(sandbox.base_url).netloc
     login = cli.process("login")
     assert login.returncode == 0, login.stderr
     assert login.stdout == ""
     assert "Waiting for your consent" in login.stderr
-    assert "Signed in. The token is valid for" in login.stderr
-    assert "It is stored in .notion-tokens.json." in login.stderr
+    assert f"Signed in to {server}. The token is valid for" in login.stderr
+    assert f"It is stored in {cli.directory / '.notion-tokens.json'}." in login.stderr
     url, shown = opened()
     assert url in login.stderr.splitlines(), "the address is printed on one line"
     assert shown.startswith("200")
@@ -42,7 +44,7 @@ def test_login_status_token_refresh_and_logout(
 
     status = cli.process("status")
     assert status.returncode == 0
-    assert status.stdout.startswith("Signed in.\n")
+    assert status.stdout.startswith(f"Signed in to {server}.\n")
     assert "valid for 59 minutes" in status.stdout or "valid for 1 hour" in status.stdout
     as_json = json.loads(cli.process("status", "--json").stdout)
     assert as_json["status"] == "authenticated"
@@ -60,7 +62,7 @@ def test_login_status_token_refresh_and_logout(
 
     logout = cli.process("logout")
     assert logout.returncode == 0
-    assert "Signed out. The server has ended the grant." in logout.stderr
+    assert f"Signed out. {server} has ended the grant." in logout.stderr
     assert sandbox.live_grants == 0
     assert not (cli.directory / ".notion-tokens.json").exists()
 
@@ -74,7 +76,9 @@ def test_json_is_printed_on_stdout(cli: CommandLine) -> None:
     assert json.loads(cli.run("refresh", "--json").stdout)["status"] == "authenticated"
     assert json.loads(cli.run("logout", "--json").stdout) == {"status": "unauthenticated", "outcome": "revoked"}
     status = cli.run("status", "--json")
-    assert (status.returncode, json.loads(status.stdout)) == (3, {"status": "unauthenticated"})
+    file = str(cli.directory / ".notion-tokens.json")
+    expected = {"status": "unauthenticated", "token_file": file, "token_file_source": "clone"}
+    assert (status.returncode, json.loads(status.stdout)) == (3, expected)
 
 
 @pytest.mark.parametrize("command", ["token", "refresh"])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from notion_oauth.cli.fast_path import FastLogin, read_fast
 from notion_oauth.errors import NotionOAuthError
+from notion_oauth.files.locations import user_token_file
 from notion_oauth.files.token_file_format import encode_tokens
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.sandbox import Sandbox
@@ -48,6 +49,12 @@ ODD: list[Any] = [
     "https://mcp.notion.com/mcp",
     "https://evil.example/mcp",
 ]
+
+
+def default_token_file() -> Path:
+    file = user_token_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 @pytest.mark.parametrize("command", [["token"], ["status"], ["status", "--json"]])
@@ -98,27 +105,29 @@ def test_fast_path_agrees_with_the_normal_path(tmp_path: Path, changes: dict[str
         {"NOTION_OAUTH_PROFILE": "no/name"},
         {"NOTION_OAUTH_SERVER_URL": "http://example.com/mcp"},
         {"NOTION_OAUTH_SERVER_URL": "https://other.example/mcp"},
-        {"NOTION_OAUTH_TOKEN_FILE": "~/tokens.json"},
+        {"NOTION_OAUTH_TOKEN_FILE": "'tokens.json'"},
+        {"NOTION_OAUTH_ENV_FILE": "my.env"},
     ],
 )
 def test_unusual_settings_take_the_normal_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unusual: dict[str, str]
 ) -> None:
-    Path(".notion-tokens.json").write_text(json.dumps(FRESH))
+    default_token_file().write_text(json.dumps(FRESH))
     assert isinstance(read_fast(None, None, None), FastLogin)
     for name, value in unusual.items():
         monkeypatch.setenv(name, value)
     assert read_fast(None, None, None) is None
 
 
-def test_dotenv_takes_the_normal_path(tmp_path: Path) -> None:
-    Path(".notion-tokens.json").write_text(json.dumps(FRESH))
+def test_env_file_of_a_clone_takes_the_normal_path(tmp_path: Path) -> None:
+    (tmp_path / ".notion-tokens.json").write_text(json.dumps(FRESH))
+    assert isinstance(read_fast(None, None, None, clone=tmp_path), FastLogin)
     Path(".env").write_text("NOTION_OAUTH_PROFILE=work\n")
-    assert read_fast(None, None, None) is None
+    assert read_fast(None, None, None, clone=tmp_path) is None
 
 
 def test_repr_of_a_fast_login_shows_no_secret() -> None:
-    Path(".notion-tokens.json").write_text(json.dumps(FRESH))
+    default_token_file().write_text(json.dumps(FRESH))
     assert FRESH["access_token"] not in repr(read_fast(None, None, None))
 
 

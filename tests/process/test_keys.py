@@ -71,12 +71,12 @@ def test_fast_path_does_not_read_an_encrypted_login(cli: CommandLine, monkeypatc
     monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", cli.environment["NOTION_OAUTH_SERVER_URL"])
     sign_in_with(cli, None)
     key = new_key()
-    assert read_fast(None, None, None) is not None
+    assert read_fast(None, None, None, clone=cli.clone) is not None
     monkeypatch.setenv(NAME, key)
-    assert read_fast(None, None, None) is None, "the normal path reports that it is in plain text"
+    assert read_fast(None, None, None, clone=cli.clone) is None, "the normal path reports that it is in plain text"
     assert json.loads(cli.run("reseal", "--json").stdout) == {"default": True}
     monkeypatch.delenv(NAME)
-    assert read_fast(None, None, None) is None
+    assert read_fast(None, None, None, clone=cli.clone) is None
 
 
 def is_running(pid: int) -> bool:

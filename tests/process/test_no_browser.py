@@ -16,12 +16,11 @@ import pytest
 
 from notion_oauth.sandbox import Sandbox
 from tests.support.command_line import CommandLine
-from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.slow  # processes in terminals
 
-PYTHON_CLI = (sys.executable, str(ROOT / "cli.py"))
+PYTHON_CLI = (sys.executable, "cli.py")  # of the clone in the working directory
 ASKS = "URL: "
 NEXT_PROGRAM = f"'{PYTHON_CLI[0]}' '{PYTHON_CLI[1]}' login --no-browser; read line; echo \"the next got: $line\""
 
@@ -57,7 +56,7 @@ def test_browser_completes_the_sign_in_while_the_prompt_waits(
         person.type("half a line")
         page = httpx.get(url, follow_redirects=True, trust_env=False)
         assert "You are signed in" in page.text
-        person.see("Signed in.")
+        person.see("Signed in to ")
         person.type("typed later\r")
         person.see("the next got: typed later")
         assert person.end() == 0
@@ -90,7 +89,7 @@ def test_paste_completes_the_sign_in_after_invalid_ones(cli: CommandLine, sandbo
         shown += person.see("the next got: for the next")
         assert person.end() == 0
         assert person.attributes() == person.before
-    assert "Signed in." in shown
+    assert "Signed in to " in shown
     assert code not in re.sub(r"\s", "", shown), "what a terminal has shown stays"
     assert sandbox.live_grants == 1
     codes = [request.form["code"] for request in sandbox.requests_to("/token", "POST")]
@@ -115,7 +114,7 @@ def test_background_job_does_not_read_the_terminal(cli: CommandLine) -> None:
         person.type("hello\r")
         person.see("got: hello")
         assert "You are signed in" in httpx.get(url, follow_redirects=True, trust_env=False).text
-        person.see("Signed in.")
+        person.see("Signed in to ")
         assert person.end() == 0
 
 
@@ -151,7 +150,7 @@ def test_redirect_can_be_piped(cli: CommandLine) -> None:
         out, err = process.communicate(f"not this\n\n{location}\nfor the next", timeout=60)
     assert (process.returncode, out) == (0, "for the next"), err
     assert "That is not the URL to which the browser is redirected." in err
-    assert "Signed in." in err
+    assert "Signed in to " in err
     assert ASKS not in err, "no prompt without a terminal"
     assert code_of(location) not in err
 

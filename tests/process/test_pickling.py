@@ -65,7 +65,7 @@ def test_pickles_and_copies_hold_no_secret(
     for name, value in SECRETS.items():
         monkeypatch.setenv(f"NOTION_OAUTH_{name.upper()}", value)
     monkeypatch.setenv("NOTION_OAUTH_CLIENT_ID", "canary-client")
-    configured = Settings(server_url=settings.server_url, token_file=settings.token_file, _env_file=None)
+    configured = Settings(server_url=settings.server_url, token_file=settings.token_file, env_file=None)
     oauth = NotionOAuth(configured).for_profile("work")
     anyio.run(sign_in, NotionOAuth(settings, profile="work"))
     auth = bearer(oauth, authorize=partial(sign_in_with_user, oauth))
@@ -84,7 +84,7 @@ def test_pickles_and_copies_hold_no_secret(
 
 def test_missing_secret_is_reported(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTION_OAUTH_OPERATOR_SECRET", SECRETS["operator_secret"])
-    content = pickle.dumps(Settings(token_file=settings.token_file, _env_file=None))
+    content = pickle.dumps(Settings(token_file=settings.token_file, env_file=None))
     monkeypatch.delenv("NOTION_OAUTH_OPERATOR_SECRET")
     with pytest.raises(ConfigurationError, match=r"^NOTION_OAUTH_OPERATOR_SECRET is not set in this process\."):
         pickle.loads(content)
@@ -93,7 +93,7 @@ def test_missing_secret_is_reported(settings: Settings, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", SECRETS)
 def test_secret_from_code_cannot_be_pickled(name: str, settings: Settings) -> None:
     values = {"client_id": "client", name: SecretStr(SECRETS[name])}
-    oauth = NotionOAuth(Settings(token_file=settings.token_file, _env_file=None, **values))  # type: ignore[arg-type]
+    oauth = NotionOAuth(Settings(token_file=settings.token_file, env_file=None, **values))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=f"{name} is neither from the environment nor") as caught:
         pickle.dumps(oauth)
     assert f"NOTION_OAUTH_{name.upper()}" in str(caught.value.hint)
@@ -104,9 +104,10 @@ def test_secret_from_code_cannot_be_pickled(name: str, settings: Settings) -> No
 def test_secret_in_dotenv_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text(f"NOTION_OAUTH_ENCRYPTION_KEY={SECRETS['encryption_key']}\n")
-    settings = Settings(token_file=tmp_path / "tokens.json")
+    settings = Settings(token_file=tmp_path / "tokens.json", env_file=Path(".env"))
     content = pickle.dumps(settings)
     assert SECRETS["encryption_key"].encode() not in content
+    monkeypatch.chdir("/")
     assert pickle.loads(content) == settings
 
 

@@ -116,7 +116,7 @@ def test_unusable_profile_is_listed_with_the_others(cli: CommandLine, sandbox: S
     default, other, torn = listed.stdout.splitlines()
     assert default == f"default  authenticated  {sandbox.mcp_url}"
     assert other.startswith("elsewhere  unusable  The stored login is for https://other.example/mcp")
-    assert torn.startswith("torn  unusable  .notion-tokens.json.torn.profile is damaged")
+    assert torn.startswith(f"torn  unusable  {login}.torn.profile is damaged")
     found = json.loads(cli.run("profiles", "--json").stdout)
     assert [status["status"] for status in found.values()] == ["authenticated", "unusable", "unusable"]
 
@@ -130,7 +130,7 @@ def test_suggested_command_names_the_same_login(cli: CommandLine, sandbox: Sandb
         assert named in done.stdout + done.stderr
     signed_in = cli.run("login", *same)
     file = cli.directory / "my tokens.json.work.profile"
-    assert f"It is stored in {file.name}." in signed_in.stderr
+    assert f"It is stored in {file}." in signed_in.stderr
     assert file.exists()
     sandbox.revoke_grants()
     for command in ("refresh", "token", "status"):

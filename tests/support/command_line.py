@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,24 +22,31 @@ from tests.support import consenting_browser
 from tests.support.consenting_browser import visit
 from tests.support.paths import ROOT
 
+PROGRAMS = Path(sys.executable).parent
 PROCESSES = {"run", "sandbox", "demo"}  # commands that replace this program, or serve until they are stopped
 
 
 @dataclass
 class CommandLine:
-    """Runs `python cli.py …` in the test directory, with only the configured environment.
+    """Runs `python cli.py …` in the test directory, which is a clone, with only the configured environment.
 
     `process` starts a process, which takes up to a second, and the browser in two more. `run` runs the same
     command in this process if it can, with a browser in a thread.
     """
 
-    directory: Path
+    clone: Path | None  # None: the installed command
+    directory: Path  # the working directory
     browser_log: Path
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def program(self) -> Path:
+        """The clone's `cli.py`, or the installed command."""
+        return PROGRAMS / "notion-oauth" if self.clone is None else self.clone / "cli.py"
+
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "cli.py"), *arguments],
+            [sys.executable, str(self.program), *arguments],
             cwd=self.directory,
             env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,
@@ -57,10 +65,10 @@ class CommandLine:
 
         with (
             contextlib.chdir(self.directory),
-            patch.object(sys, "argv", [str(ROOT / "cli.py")]),
+            patch.object(sys, "argv", [str(self.program)]),
             patch.object(Browser, "open", visit_in_thread),
         ):
-            done = CliRunner().invoke(app, arguments, env={**self.environment, **environment})
+            done = CliRunner().invoke(app, arguments, obj=self.clone, env={**self.environment, **environment})
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
@@ -83,11 +91,13 @@ def opened(cli: CommandLine) -> Callable[[], list[str]]:
 @pytest.fixture
 def cli(settings: Settings, tmp_path: Path) -> CommandLine:
     # Compiled modules may be written: without them each process compiles all it imports, for seconds
-    variables = {name: value for name, value in os.environ.items() if name.startswith(("COV", "PATH", "HOME"))}
+    variables = {name: value for name, value in os.environ.items() if name.startswith(("COV", "PATH", "HOME", "XDG"))}
     directory = tmp_path / "work"
     directory.mkdir()
+    shutil.copy(ROOT / "cli.py", directory)
     log = tmp_path / "browser.log"
     return CommandLine(
+        directory,
         directory,
         log,
         {

@@ -240,6 +240,7 @@ def test_each_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch,
     values = {
         "SERVER_URL": "https://a.example/mcp",
         "TOKEN_FILE": str(tmp_path / "tokens.json"),
+        "ENV_FILE": str(tmp_path / "settings.env"),
         "PROFILE": "work",
         "PUBLIC_URL": PUBLIC,
         "TRUSTED_PROXIES": "10.0.0.1,unix",
@@ -269,6 +270,7 @@ def test_each_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch,
         "LOG_FORMAT": "json",
         "TELEMETRY": "true",
     }
+    (tmp_path / "settings.env").write_text("")
     for name, value in values.items():
         monkeypatch.setenv(f"NOTION_OAUTH_{name}", value)
     assert Settings().model_fields_set == {name.lower() for name in values} == set(Settings.model_fields)
@@ -320,6 +322,7 @@ ERRORS: dict[str, errors.NotionOAuthError] = {
     "store: no key opens it": errors.StoreEncrypted("-"),
     "store: keychain gives no key": errors.KeyUnavailable("-"),
     "store: locked for too long": errors.StoreBusy("-"),
+    "store: another login is there": errors.LoginExists("-"),
     "not signed in": errors.NotSignedIn("-"),
     "login is for another server": errors.ResourceMismatch("-"),
     "login has ended": errors.SignInRequired("-"),

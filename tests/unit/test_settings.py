@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,7 @@ SETTINGS_DOC = ROOT / "docs" / "settings.md"
 VALUES = {
     "SERVER_URL": "https://other.example/mcp",
     "TOKEN_FILE": "stored/tokens.json",
+    "ENV_FILE": "stored/settings.env",
     "PROFILE": "work",
     "PUBLIC_URL": "https://me.example/notion",
     "TRUSTED_PROXIES": "10.0.0.1, 10.1.0.0/16 2001:db8::/32,unix",
@@ -49,13 +53,16 @@ VALUES = {
 }
 
 
-def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "stored").mkdir()
+    (tmp_path / "stored/settings.env").write_text("NOTION_OAUTH_CLIENT_NAME=of less priority\n")
     assert {name.upper() for name in Settings.model_fields} == set(VALUES)
     for name, value in VALUES.items():
         monkeypatch.setenv(PREFIX + name, value)
     settings = load_settings()
     assert settings.server_url == VALUES["SERVER_URL"]
-    assert settings.token_file == Path("stored/tokens.json")
+    assert settings.token_file == tmp_path / "stored/tokens.json"
+    assert settings.env_file == tmp_path / "stored/settings.env"
     assert settings.public_url == VALUES["PUBLIC_URL"]
     assert [str(network) for network in parse_proxies(settings.trusted_proxies or "")[0]] == [
         "10.0.0.1/32",
@@ -73,14 +80,102 @@ def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPa
     assert settings.client_metadata_url == VALUES["CLIENT_METADATA_URL"]
     assert "canary" not in repr(settings)
     assert (settings.retry_for, settings.keep_fresh) == (7, False)
-    assert (settings.ca_file, settings.allow_private_addresses) == (Path("company.pem"), True)
+    assert (settings.ca_file, settings.allow_private_addresses) == (tmp_path / "company.pem", True)
     assert (settings.log_level, settings.log_format, settings.telemetry) == ("debug", "json", True)
     assert settings.lifetimes == Lifetimes(timedelta(minutes=10), grant=timedelta(days=90), idle=timedelta(days=14))
 
 
-def test_dotenv_file_in_the_working_directory_is_read(tmp_path: Path) -> None:
+def test_env_file_is_read_only_if_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("NOTION_OAUTH_CLIENT_NAME='From the file'\nSOMETHING_ELSE=1\n")
+    assert load_settings().client_name == Settings().client_name == "notion-oauth"
+    assert load_settings(env_file=Path(".env")).client_name == "From the file"
+    assert Settings(env_file=Path(".env")).client_name == "From the file"
+    monkeypatch.setenv("NOTION_OAUTH_ENV_FILE", ".env")
     assert load_settings().client_name == "From the file"
+    assert Settings(env_file=None).client_name == "notion-oauth"
+
+
+def test_clone_reads_the_env_file_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    (tmp_path / ".env").write_text("NOTION_OAUTH_CLIENT_NAME=of the working directory\n")
+    assert load_settings(clone=clone).client_name == "notion-oauth"
+    (clone / ".env").write_text("NOTION_OAUTH_CLIENT_NAME=of the clone\n")
+    assert load_settings(clone=clone).client_name == "of the clone"
+    assert load_settings(clone=clone, env_file=Path(".env")).client_name == "of the working directory"
+    monkeypatch.setenv("NOTION_OAUTH_ENV_FILE", ".env")
+    assert load_settings(clone=clone).client_name == "of the working directory"
+
+
+def test_token_file_and_why_it_is_that_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone, directory = tmp_path / "clone", tmp_path / "settings"
+    for each in (clone, directory):
+        each.mkdir()
+
+    def used(**options: Any) -> tuple[Path, str]:
+        settings = load_settings(**options)
+        return settings.token_file, settings.token_file_origin
+
+    assert used() == (tmp_path / "data/notion-oauth/tokens.json", "user_data")
+    assert used(clone=clone) == (clone / ".notion-tokens.json", "clone")
+    (directory / "my.env").write_text("NOTION_OAUTH_TOKEN_FILE=of-the-file.json\n")
+    file = directory / "my.env"
+    assert used(clone=clone, env_file=file) == (directory / "of-the-file.json", "env_file")  # relative to that file
+    monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", "of-the-environment.json")
+    assert used(clone=clone, env_file=file) == (tmp_path / "of-the-environment.json", "environment")
+    assert used(clone=clone, env_file=file, token_file=Path("t")) == (tmp_path / "t", "option")
+
+
+def test_values_of_an_env_file_are_literal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    (tmp_path / ".env").write_text('NOTION_OAUTH_CLIENT_NAME="${AWS_SECRET_ACCESS_KEY}"\n')
+    assert load_settings(env_file=Path(".env")).client_name == "${AWS_SECRET_ACCESS_KEY}"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "missing", "large"])
+def test_env_file_that_cannot_be_read_is_reported(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "my.env"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "large":
+        path.write_bytes(b"#" * 2_000_000)
+    with pytest.raises(ConfigurationError, match=r"my\.env cannot be read: "):
+        load_settings(env_file=path)
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_value_in_quotes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quote: str) -> None:
+    """As `docker --env-file` passes it on. In an env file of ours, quotes have their usual meaning."""
+    monkeypatch.setenv("NOTION_OAUTH_CLIENT_NAME", f"{quote}canary{quote}")
+    with pytest.raises(ConfigurationError, match="NOTION_OAUTH_CLIENT_NAME: the value is in quotes") as caught:
+        load_settings()
+    assert "canary" not in str(caught.value)
+    monkeypatch.setenv("NOTION_OAUTH_CLIENT_NAME", f"{quote}Mine{quote} and yours")
+    assert load_settings().client_name == f"{quote}Mine{quote} and yours"
+    (tmp_path / "my.env").write_text(f"NOTION_OAUTH_ISSUER={quote}https://auth.example{quote}\n")
+    assert load_settings(env_file=tmp_path / "my.env").issuer == "https://auth.example"
+
+
+def test_server_of_a_login_that_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is Notion's, whatever an env file says."""
+    (tmp_path / "my.env").write_text("NOTION_OAUTH_SERVER_URL=https://file.example/mcp\n")
+    settings = load_settings(env_file=tmp_path / "my.env")
+    assert settings.server_url == "https://file.example/mcp"
+    for each in (settings, pickle.loads(pickle.dumps(settings))):  # noqa: S301 - our own
+        assert each.server_of_unbound_login == "https://mcp.notion.com/mcp"
+    given = load_settings(env_file=tmp_path / "my.env", server_url="https://option.example/mcp")
+    assert given.server_of_unbound_login == "https://option.example/mcp"
+    monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", "https://variable.example/mcp")
+    assert load_settings(env_file=tmp_path / "my.env").server_of_unbound_login == "https://variable.example/mcp"
+
+
+def test_user_without_a_home_directory_is_told_to_name_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where the system does not know the user
+    with pytest.raises(ConfigurationError, match="data directory is unknown"):
+        load_settings()
 
 
 def test_empty_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +243,10 @@ def test_settings_table_matches_the_fields() -> None:
     )
     documented = {name: (default, meaning) for name, default, meaning in rows}
     actual = {
-        PREFIX + name.upper(): ("" if field.default is None else str(field.default), field.description)
+        PREFIX + name.upper(): (
+            "" if field.default is None or field.default_factory is not None else str(field.default),
+            field.description,
+        )
         for name, field in Settings.model_fields.items()
     }
     assert documented == actual

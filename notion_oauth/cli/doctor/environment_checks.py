@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pydantic_settings import DotEnvSettingsSource
-
 from notion_oauth import __version__
 from notion_oauth.cli.doctor.context import CheckContext
 from notion_oauth.cli.doctor.findings import CheckSkipped, Finding, failure, ok, warning, warnings_for
 from notion_oauth.clock import utc_now
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.files import permissions
+from notion_oauth.files.env_file import ignored_env_file, read_env_file
 from notion_oauth.interactive import loopback
 from notion_oauth.interactive.browser import Browser, Environment
 from notion_oauth.settings import PREFIX, Settings
@@ -24,7 +23,6 @@ from notion_oauth.tokens.client_factory import build_client
 
 _PACKAGES = ("anyio", "authlib", "cryptography", "filelock", "httpcore", "httpx", "pydantic", "pydantic-settings")
 _EXTRAS = ("httpx2", "keyring", "opentelemetry-api", "socksio", "truststore")
-_DOTENV = Path(".env")
 _KEYWORDS = ("log_level", "log_format", "client_auth_method")  # settings whose values are one of a few keywords
 
 
@@ -54,33 +52,43 @@ def system(environment: Environment) -> list[Finding]:
 
 
 def configured(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
-    """The settings that are set, unknown settings, and weaknesses of the .env file."""
+    """The settings that are set, unknown settings, and weaknesses of the env file."""
     from_environment = {
         name.upper() for name, value in environment.items() if name.upper().startswith(PREFIX) and value
     }
-    dotenv = in_dotenv()
-    from_dotenv = {name for name in dotenv if name.startswith(PREFIX)} - from_environment
+    file = settings.env_file
+    in_file = in_env_file(file)
+    from_file = {name for name in in_file if name.startswith(PREFIX)} - from_environment
     fields = {PREFIX + name.upper(): name for name in Settings.model_fields}
     values = [_format_setting(name, fields[name], settings) for name in sorted(from_environment & fields.keys())]
     values += [
-        f"{_format_setting(name, fields[name], settings)} from .env" for name in sorted(from_dotenv & fields.keys())
+        f"{_format_setting(name, fields[name], settings)} from {file.name if file else ''}"
+        for name in sorted(from_file & fields.keys())
     ]
-    where = "with a .env file" if _DOTENV.exists() else "no .env file"
+    where = "no env file" if file is None else f"with the env file {file}"
     return [
         ok(f"{', '.join(values) or 'none set'}; {where}"),
-        *(_unknown(name, list(fields)) for name in sorted((from_environment | from_dotenv) - fields.keys())),
-        *(warnings_for(permissions.weakness(_DOTENV.absolute())) if _holds_secrets(dotenv) else ()),
+        *(_unknown(name, list(fields)) for name in sorted((from_environment | from_file) - fields.keys())),
+        *(warnings_for(permissions.weakness(file)) if file is not None and _holds_secrets(in_file) else ()),
+        *_ignored(file),
         *_telemetry(settings),
     ]
 
 
-def in_dotenv() -> dict[str, str]:
-    """All variables in the `.env` of the working directory, of this program or not; empty if it cannot be read."""
+def in_env_file(path: Path | None) -> dict[str, str]:
+    """All variables in the env file, of this program or not; empty if there is none, or it cannot be read."""
     try:
-        found = DotEnvSettingsSource(Settings).env_vars if _DOTENV.exists() else {}
-    except (OSError, UnicodeDecodeError):
+        return {} if path is None else read_env_file(path)
+    except ConfigurationError:
         return {}
-    return {name.upper(): value for name, value in found.items() if value}
+
+
+def _ignored(read: Path | None) -> list[Finding]:
+    found = ignored_env_file(read)
+    if found is None:
+        return []
+    message = f"{found[0]} is not read, although it has settings."
+    return [warning(message, f"Remove these settings from it, or use it with --env-file {found[0].name}.")]
 
 
 def _format_setting(variable: str, field: str, settings: Settings) -> str:
@@ -96,8 +104,8 @@ def secret_settings() -> set[str]:
     return {PREFIX + name.upper() for name, field in fields if "SecretStr" in str(field.annotation)}
 
 
-def _holds_secrets(dotenv: Mapping[str, str]) -> bool:
-    return bool(secret_settings() & dotenv.keys())
+def _holds_secrets(variables: Mapping[str, str]) -> bool:
+    return bool(secret_settings() & variables.keys())
 
 
 def _unknown(name: str, known: list[str]) -> Finding:

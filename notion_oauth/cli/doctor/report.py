@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -82,6 +83,7 @@ async def run_checks(
     load: Callable[[], Settings],
     environment: Mapping[str, str],
     *,
+    env_file: Path | None = None,
     render: Callable[[Hint], str] = str,
     clock: Clock = utc_now,
     checks: Sequence[tuple[str, Check]] = CHECKS,
@@ -89,7 +91,8 @@ async def run_checks(
 ) -> Report:
     """Run all checks concurrently, each within `time_limit`, and return the report.
 
-    If `load` raises ConfigurationError, only the checks that need no settings run.
+    If `load` raises ConfigurationError, only the checks that need no settings run. `env_file` is the file with settings
+    that `load` reads.
 
     `render` returns a hint with its command as the user can run it. Private data is removed from the report. Raises
     nothing.
@@ -117,7 +120,7 @@ async def run_checks(
         ("browser", found)
         for found in await _run_guarded(run_in_daemon_thread(lambda: environment_checks.browser(here)))
     ]
-    clean = scrub({**environment_checks.in_dotenv(), **environment}, *addresses)
+    clean = scrub({**environment_checks.in_env_file(env_file), **environment}, *addresses)
 
     def shown(found: Finding) -> Finding:
         hint = render(found.hint) if isinstance(found.hint, Hint) else found.hint

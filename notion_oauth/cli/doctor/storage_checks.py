@@ -17,12 +17,14 @@ from notion_oauth import humanize
 from notion_oauth.cli.doctor.context import CheckContext
 from notion_oauth.cli.doctor.findings import Finding, failure, ok, warning, warnings_for
 from notion_oauth.cli.doctor.lock_holder import lock_holder
+from notion_oauth.cli.work_tree import work_tree_warning
 from notion_oauth.concurrency import run_in_daemon_thread
-from notion_oauth.errors import SIGN_IN, SIGN_IN_AGAIN, Hint, ResourceMismatch
+from notion_oauth.errors import SIGN_IN_AGAIN, Hint
 from notion_oauth.files import atomic, permissions
+from notion_oauth.files.locations import describe_origin, other_token_file
 from notion_oauth.models import EndedLogin, TokenSet
 from notion_oauth.protocol import end_reasons, lifetime
-from notion_oauth.protocol.urls import resource_covers
+from notion_oauth.tokens.login_server import mismatch, not_signed_in
 from notion_oauth.tokens.status import LoginStatus, login_status
 from notion_oauth.web.sessions import keys
 
@@ -34,13 +36,18 @@ _OTHER_PATH = "Fix that, or set NOTION_OAUTH_TOKEN_FILE to another path."
 async def file(context: CheckContext) -> Sequence[Finding]:
     """The path of the token file, and who may open it."""
     path = context.token_file
+    why = describe_origin(context.settings.token_file_origin, context.settings.env_file)
+    exposed = await run_in_daemon_thread(lambda: work_tree_warning(path))
     if await context.file_size.get() is None:  # raises if it cannot be a token file
-        return [ok(f"{path.absolute()}: does not exist yet")]
-    found, weaknesses = os.lstat(path), warnings_for(permissions.mode_weakness(path), permissions.link_weakness(path))
+        return [ok(f"{path}: does not exist yet ({why})"), *warnings_for(exposed)]
+    found, weaknesses = (
+        os.lstat(path),
+        [*warnings_for(permissions.mode_weakness(path), permissions.link_weakness(path), exposed)],
+    )
     mode = "" if os.name == "nt" else f", mode {stat.S_IMODE(found.st_mode):04o}"
     if os.name != "nt" and found.st_uid != os.geteuid():
         mode += f", owned by another user (uid {found.st_uid})"
-    return [ok(f"{path.absolute()}{mode}"), *weaknesses]
+    return [ok(f"{path}{mode} ({why})"), *weaknesses]
 
 
 def directory(context: CheckContext) -> Sequence[Finding]:
@@ -156,16 +163,17 @@ def session_key(context: CheckContext) -> Sequence[Finding]:
 
 async def login(context: CheckContext) -> Sequence[Finding]:
     """Whether there is a login, and how long it is valid."""
-    found = await context.login.get_or_skip()
+    found, settings = await context.login.get_or_skip(), context.settings
     if found is None:
-        return [warning("Not signed in.", SIGN_IN)]
+        signed_out = not_signed_in(other_token_file(settings.token_file, settings.profile))
+        return [warning(signed_out.message, signed_out.hint)]
     if isinstance(found.content, EndedLogin):
         reason = end_reasons.describe_end(found.content, context.settings.lifetimes)
         return [failure(f"The login has ended: {reason}.", SIGN_IN_AGAIN)]
-    tokens, server_url = found.content, context.settings.server_url
-    if tokens.resource is not None and not resource_covers(tokens.resource, server_url):
-        message = f"The stored login is for {tokens.resource}, not for the configured server."
-        return [failure(message, ResourceMismatch.default_hint)]
+    tokens = found.content
+    wrong = mismatch(tokens, settings.server_url, unbound=settings.server_of_unbound_login)
+    if wrong is not None:
+        return [failure(wrong.message, wrong.hint)]
     status = login_status(tokens, now=context.clock(), lifetimes=context.settings.lifetimes)
     return [_token(status), *_future_timestamp(context, tokens), *_grant(context, status)]
 

@@ -33,7 +33,6 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
 from tests.support.canaries import Canaries, settings_that_are_secret
 from tests.support.command_line import CommandLine
-from tests.support.paths import ROOT
 from tests.support.servers import ANSWER, Visitors, listening, refusing_proxy
 from tests.support.signing_in import sign_in
 from tests.support.terminal import Terminal
@@ -162,7 +161,7 @@ def test_doctor_creates_no_file_before_the_first_sign_in(doctor: Doctor) -> None
     doctor.run_checks(NOTION_OAUTH_TOKEN_FILE=str(doctor.cli.directory / "new" / "tokens.json"))
     assert doctor.problems() == {"login"}
     assert doctor.of("folder")[0][1].endswith("it is created when needed")
-    assert list(doctor.cli.directory.iterdir()) == []
+    assert list(doctor.cli.directory.iterdir()) == [doctor.cli.program]
 
 
 # The servers
@@ -356,8 +355,8 @@ def test_file_open_to_other_users_is_reported_and_not_changed(signed_in: Doctor)
     assert signed_in.problems() == {"file"}
     assert signed_in.worst("file") == (
         "warning",
-        f"Other users may open {signed_in.file.name} (mode 0644).",
-        f"Fix that with: chmod 600 {signed_in.file.name}",
+        f"Other users may open {signed_in.file} (mode 0644).",
+        f"Fix that with: chmod 600 {signed_in.file}",
     )
     assert stat.S_IMODE(signed_in.file.stat().st_mode) == 0o644
 
@@ -369,9 +368,9 @@ def test_second_name_of_the_token_file_is_reported(signed_in: Doctor) -> None:
     result, message, hint = signed_in.worst("file")
     assert (result, message) == (
         "warning",
-        f"{signed_in.file.name} has another name (hard link). A program that uses the other name would end this login.",
+        f"{signed_in.file} has another name (hard link). A program that uses the other name would end this login.",
     )
-    assert f"-samefile {signed_in.file.name}" in (hint or "")
+    assert f"-samefile {signed_in.file}" in (hint or "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="it has no modes")
@@ -468,7 +467,9 @@ def test_unknown_setting_is_reported_with_the_closest_name(signed_in: Doctor) ->
         "NOTION_OAUTH_QQQQQQQQQQQQQQ": "Unset it.",
         "NOTION_OAUTH_TIMEOOT": "Did you mean NOTION_OAUTH_TIMEOUT? Otherwise unset it.",
     }
-    assert signed_in.of("settings")[0][1] == ("NOTION_OAUTH_SERVER_URL, NOTION_OAUTH_TIMEOUT (7.0); with a .env file")
+    assert signed_in.of("settings")[0][1] == (
+        f"NOTION_OAUTH_SERVER_URL, NOTION_OAUTH_TIMEOUT (7.0); with the env file {signed_in.cli.directory / '.env'}"
+    )
     assert signed_in.code == 0
 
 
@@ -669,7 +670,7 @@ def test_only_terminals_without_no_color_get_colours(doctor: Doctor) -> None:
     assert green not in doctor.cli.run("doctor").stdout
     for wanted in ({}, {"NO_COLOR": "1"}):
         environment = {**doctor.cli.environment, "NOTION_OAUTH_TIMEOUT": "soon", **wanted}
-        command = (sys.executable, str(ROOT / "cli.py"), "doctor")
+        command = (sys.executable, str(doctor.cli.program), "doctor")
         with Terminal(*command, cwd=doctor.cli.directory, env=environment) as terminal:
             assert terminal.end() == 1
             assert (green in terminal.screen) == (not wanted)

@@ -67,10 +67,10 @@ def test_list_of_profiles_names_each_profile_in_its_command(cli: CommandLine) ->
 @pytest.mark.parametrize(
     ("directory", "environment", "shown"),
     [
-        ("project/sub", "project/.venv", "uv run python cli.py login"),
-        ("elsewhere", "project/.venv", "python cli.py login"),  # uv would not find the project from there
-        ("project/sub", "other/.venv", "python cli.py login"),  # another Python was started below uv run
-        ("project/sub", None, "python cli.py login"),
+        ("project/sub", "project/.venv", "uv run python {} login"),
+        ("elsewhere", "project/.venv", "python {} login"),  # uv would not find the project from there
+        ("project/sub", "other/.venv", "python {} login"),  # another Python was started below uv run
+        ("project/sub", None, "python {} login"),
     ],
 )
 def test_program_that_uv_run_started_is_named_with_it(
@@ -89,4 +89,4 @@ def test_program_that_uv_run_started_is_named_with_it(
         monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
         variables = {"VIRTUAL_ENV": str(tmp_path / "project/.venv")}  # activated
     done = cli.run("token", **variables)
-    assert f"Sign in with: {shown}\n" in done.stderr
+    assert f"Sign in with: {shown.format(cli.program)}\n" in done.stderr

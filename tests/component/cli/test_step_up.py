@@ -51,7 +51,7 @@ class TestAssertionFile:
         file = tmp_path / "assertion.jwt"
         file.write_text(sandbox.identity_provider.assertion(CLIENT) + "\n")
         done = cli.run("login", "--assertion-file", str(file))
-        assert (done.returncode, "Signed in." in done.stderr) == (0, True)
+        assert (done.returncode, "Signed in to 127.0.0.1:" in done.stderr) == (0, True)
         assert sandbox.is_access_token_live(cli.run("token").stdout.strip())
         assert not sandbox.requests_to("/authorize")
 

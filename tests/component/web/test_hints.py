@@ -144,7 +144,7 @@ def test_page_offers_the_sign_in_as_a_button(failing: tuple[Visitor, list[Notion
     hint = Hint("Allow it", "login", {"scope": "files:write a", "profile": PROFILE})
     raised.append(StepUpRequired("More consent is required.", hint=hint))
     page = browser.get("/auth/status").text
-    assert 'href="/auth/login?scope=files%3Awrite+a">Sign in to Notion</a>' in page
+    assert 'href="/auth/login?scope=files%3Awrite+a">Sign in' in page
     assert '<p class="soft">Allow it.</p>' in page
     for error in (
         errors.StoreBusy("Busy."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -197,8 +198,9 @@ class TestSessionKey:
 
 def test_uvicorn_main_app_starts_and_stops_cleanly(tmp_path: Path) -> None:
     """A process with `uvicorn main:app` listens, logs no code, and exits cleanly on SIGTERM."""
-    root = ROOT
-    command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", "--app-dir", str(root)]
+    (tmp_path / "clone").mkdir()
+    shutil.copy(ROOT / "main.py", tmp_path / "clone")
+    command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", "--app-dir", str(tmp_path / "clone")]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")

@@ -36,7 +36,8 @@ def test_browser_signs_in_and_tokens_are_stored(browser: Browser, settings: Sett
     page = browser.get("/auth/login")
     assert page.status_code == 200
     assert "You are signed in" in page.text
-    assert "Connected to Notion" in page.text
+    assert f"Connected to {urlsplit(settings.server_url).netloc}" in page.text
+    assert "Notion" not in page.text.replace("notion-oauth", "")
     assert page.url.path == "/auth/status"
     assert settings.token_file.stat().st_mode & 0o777 == 0o600
     assert "You are signed in" not in browser.get("/").text, "the notice is shown once"

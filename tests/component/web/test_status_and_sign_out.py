@@ -92,7 +92,7 @@ def test_sign_out_revokes_and_deletes(signed_in: Browser, sandbox: Sandbox, sett
     assert sandbox.live_grants == 1
     page = signed_in.post("/auth/logout", data={"csrf_token": signed_in.csrf_token()})
     assert page.status_code == 200
-    assert "The server has ended the grant" in page.text
+    assert f"{urlsplit(sandbox.base_url).netloc} has ended the grant" in page.text
     assert sandbox.live_grants == 0
     assert not settings.token_file.exists()
     assert signed_in.status() == {"status": "unauthenticated"}
@@ -101,7 +101,7 @@ def test_sign_out_revokes_and_deletes(signed_in: Browser, sandbox: Sandbox, sett
 def test_sign_out_reports_failed_revocation(signed_in: Browser, sandbox: Sandbox) -> None:
     sandbox.fail_next("/token", status=503)
     page = signed_in.post("/auth/logout", data={"csrf_token": signed_in.csrf_token()})
-    assert "the server was not asked to end the grant, or did not answer" in page.text
+    assert f"{urlsplit(sandbox.base_url).netloc} was not asked to end the grant, or did not answer" in page.text
     assert signed_in.status() == {"status": "unauthenticated"}
 
 

@@ -277,7 +277,7 @@ async def test_key_in_a_dotenv_file_readable_by_others_is_reported(path: Path, t
     dotenv = tmp_path / ".env"
     dotenv.write_text(f"NOTION_OAUTH_ENCRYPTION_KEY={NEW}\n")
     dotenv.chmod(0o644)
-    store = file_store(load_settings(token_file=path))
+    store = file_store(load_settings(token_file=path, env_file=dotenv))
     await save_login(store, "default", tokens())
     protection = await store.protection("default")
     assert protection.describe() == f"encrypted with key {NEW_ID} from NOTION_OAUTH_ENCRYPTION_KEY in {dotenv}"
@@ -291,7 +291,7 @@ async def test_key_in_the_environment_overrides_the_dotenv_file(
 ) -> None:
     (tmp_path / ".env").write_text(f"NOTION_OAUTH_ENCRYPTION_KEY={NEW}\n")
     monkeypatch.setenv("notion_oauth_encryption_key", OLD)
-    settings = load_settings()
+    settings = load_settings(env_file=tmp_path / ".env")
     assert settings.encryption_key == SecretStr(OLD)
     assert settings.encryption_key_file is None
 

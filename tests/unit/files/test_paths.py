@@ -117,8 +117,8 @@ def test_path_with_a_null_byte_is_refused() -> None:
 @pytest.mark.parametrize("content", [b"\xff\xfe", "NOTION_OAUTH_CLIENT_NAME=Zoë\n".encode("latin-1")])
 def test_dotenv_file_that_is_not_utf_8_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".env").write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"\.env"):
-        load_settings()
+    with pytest.raises(ConfigurationError, match=r"\.env cannot be read: it is not UTF-8"):
+        load_settings(env_file=tmp_path / ".env")
 
 
 def leftovers(path: Path) -> dict[str, Path]:
