@@ -62,6 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("NOTION_OAUTH_")}
         environment |= {"NOTION_OAUTH_SERVER_URL": f"{server}/mcp", "PYTHONPATH": str(ROOT)}
+        environment["NOTION_OAUTH_TOKEN_FILE"] = f"{directory}/tokens.json"
         sandbox = [str(ROOT / "cli.py"), "sandbox", "--port", str(SANDBOX_PORT), "--auto-consent"]
         stack.enter_context(running(sandbox, server, directory=directory, environment=environment))
         app = ["-m", "uvicorn", "main:app", "--port", str(SERVICE_PORT)]

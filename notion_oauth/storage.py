@@ -491,10 +491,13 @@ class Hold:
         return await self._codec.read(self._profile, "registrations", token_file_format.decode_registrations) or ()
 
     async def forget(self) -> None:
-        """Delete everything of the profile, also the lock itself: whoever waits for it makes a new one."""
-        self._held()
+        """Delete everything of the profile, also the lock itself: a program that waits for it makes a new one."""
+        documents = self._held()
         self._reserved, self.attempt = False, None
-        await self._codec.documents.forget(self._profile)
+        await documents.delete("login")
+        await documents.delete("registrations")
+        with suppress(StorageError):  # Windows does not delete a lock file in use
+            await self._codec.documents.forget(self._profile)
 
     async def _reencrypt(self, kind: Kind, decode: Callable[[bytes, str], Any]) -> bool:
         documents, codec = self._held(), self._codec

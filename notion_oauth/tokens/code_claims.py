@@ -142,7 +142,7 @@ def _error(document: dict[str, Any]) -> NotionOAuthError:
     kind = next((kind for kind in _kinds(NotionOAuthError) if kind.__name__ == document["class"]), NotionOAuthError)
     error = kind.__new__(kind, document["fields"]["message"])
     hint = document["hint"]
-    vars(error).update(document["fields"], hint=Hint(**{**hint, "arguments": tuple(hint["arguments"])}))
+    vars(error).update(document["fields"], hint=Hint(**{**hint, "arguments": tuple(hint.get("arguments", ()))}))
     return error
 
 

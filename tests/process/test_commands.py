@@ -342,7 +342,7 @@ def test_demo_succeeds(cli: CommandLine) -> None:
     for said in ("Not connected", "authenticated", "expired", "refreshed exactly once", "unauthenticated", "401"):
         assert said in done.stdout
     assert "All steps succeeded" in done.stdout
-    assert list(cli.directory.iterdir()) == []
+    assert list(cli.directory.iterdir()) == [cli.program]
 
 
 def test_failed_demo_is_1(monkeypatch: pytest.MonkeyPatch) -> None:

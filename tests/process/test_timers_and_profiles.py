@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from notion_oauth.humanize import format_duration, parse_duration
 from notion_oauth.sandbox import Sandbox
 from tests.conftest import Posted
-from tests.support.command_line import CommandLine
+from tests.support.command_line import PROGRAMS, CommandLine
+from tests.support.paths import ROOT
+from tests.support.signing_in import age
 
 
 def test_min_ttl_refreshes_a_token_that_expires_sooner(cli: CommandLine, grants_asked: Posted) -> None:
@@ -145,3 +150,28 @@ def test_invalid_profile_name_is_invalid_usage(cli: CommandLine, name: str) -> N
     done = cli.run("status", f"--profile={name}")
     assert done.returncode == 2
     assert "Wrong setting --profile: use at most 64 letters" in done.stderr
+
+
+@pytest.mark.parametrize("timer", ["cron", "systemd"])
+def test_timer_of_the_documentation_works_as_printed(
+    cli: CommandLine, sandbox: Sandbox, tmp_path: Path, grants_asked: Posted, timer: str
+) -> None:
+    """From any directory, with nothing but what cron and a user's systemd set."""
+    home = tmp_path / "home"
+    (home / ".local/bin").mkdir(parents=True)
+    (home / ".local/bin/notion-oauth").symlink_to(PROGRAMS / "notion-oauth")
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "NOTION_OAUTH_SERVER_URL": sandbox.mcp_url}
+    if timer == "cron":
+        page = (ROOT / "docs" / "command-line.md").read_text()
+        command = re.findall(r"^0 6 \* \* \* (.+)$", page, re.MULTILINE)[0]
+    else:
+        unit = (ROOT / "deploy" / "notion-oauth-refresh.service").read_text()
+        command = re.findall(r"^ExecStart=(.+)$", unit, re.MULTILINE)[0].replace("%h", str(home))
+    file = home / ".local/share/notion-oauth/tokens.json"
+    assert cli.run("login", "--token-file", str(file)).returncode == 0
+    age(file, days=21)
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd="/", env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "Refreshed." in done.stderr) == (0, True), done.stderr
+    assert grants_asked() == ["authorization_code", "refresh_token"]

@@ -13,12 +13,13 @@ import anyio
 import httpx
 import pytest
 
+from notion_oauth.app import create_app
 from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.errors import NotSignedIn, ResourceMismatch
 from notion_oauth.files.encryption import new_key
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
-from notion_oauth.settings import load_settings
+from notion_oauth.settings import Settings, load_settings
 from tests.support.command_line import CommandLine
 from tests.support.servers import refusing_proxy
 
@@ -142,6 +143,21 @@ def test_hint_repeats_the_env_file(installed: CommandLine) -> None:
     (installed.directory / "my.env").write_text("")
     for arguments in (("--env-file", "my.env", "token"), ("token", "--env-file", "my.env")):
         assert "Sign in with: notion-oauth login --env-file my.env\n" in installed.run(*arguments).stderr
+
+
+def test_service_says_that_a_file_is_not_read(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    (clone / ".env").write_text(f"NOTION_OAUTH_SERVER_URL={settings.server_url}\nNOTION_OAUTH_LOG_LEVEL=debug\n")
+    create_app(clone=clone)
+    assert not caplog.records
+    assert (clone / ".notion-tokens.json.session-key").exists()
+    (tmp_path / ".env").write_text("NOTION_OAUTH_SERVER_URL=canary\n")
+    create_app()
+    assert f"{tmp_path}/.env is not read" in caplog.text
+    assert "canary" not in caplog.text
 
 
 # A login that names no server
