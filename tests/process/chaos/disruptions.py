@@ -37,7 +37,7 @@ KINDS: tuple[Kind, ...] = ("killed", "stopped", "lock deleted", "disk full", "cl
 OF_A_WORKER = ("killed", "stopped")
 TARGETED = 0.5  # share of the disruptions that hit during a refresh
 TARGET_DELAY = 0.05  # seconds at most between the arrival of the refresh at the server and the disruption
-DISK = 256 * 1024  # bytes
+DISK, BLOCK = 256 * 1024, 4096  # bytes
 MAX_FULL = 2.0  # seconds for which a disk stays full
 HOUR, DAY = 3600.0, 86400.0
 CLOCKS = (-40 * DAY, -HOUR, -5.0, 0.0, 5.0, HOUR, 40 * DAY)  # seconds that a clock is ahead
@@ -97,7 +97,8 @@ class Disks:
             except OSError as error:
                 self.skipped = str(error)
             else:
-                self.skipped = self.skipped or (done.stderr.strip() if done.returncode else "")
+                failed = done.stderr.strip() or f"mount ended with {done.returncode}"
+                self.skipped = self.skipped or (failed if done.returncode else "")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -237,8 +238,8 @@ class Disruptions:
         filler = login.file.with_name("filler")
         try:
             with filler.open("wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(4096))
+                for _ in range(DISK // BLOCK):
+                    file.write(bytes(BLOCK))
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise

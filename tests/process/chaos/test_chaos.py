@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from tests.process.chaos.disruptions import DISK, KINDS, Disks
+from tests.process.chaos.report import Report
 from tests.process.chaos.runner import Plan, run
 from tests.process.chaos.server_events import FAULTS
 
@@ -36,3 +38,27 @@ def test_disks_can_be_filled(tmp_path: Path) -> None:
             pytest.skip(f"full disks are not tested: {disks.skipped}")
         with pytest.raises(OSError, match="No space left"):
             (tmp_path / "disk" / "file").write_bytes(bytes(2 * DISK))
+
+
+def test_run_without_disks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # without the command mount
+    with Disks([tmp_path / "disk"]) as disks:
+        report = Report(
+            seconds=1,
+            started=0,
+            expiries=0,
+            refreshes=0,
+            disruptions=Counter(),
+            skipped=disks.skipped,
+            faults=Counter(),
+            received=0,
+            refused=Counter(),
+            transient=Counter(),
+            storage=0,
+            busy=0,
+            reads=0,
+            torn=0,
+            losses=[],
+            errors=[],
+        )
+    assert "SKIPPED: no disk was filled: [Errno 2] No such file or directory: 'mount'" in str(report)
