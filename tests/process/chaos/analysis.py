@@ -28,6 +28,7 @@ EXPIRED = "EXPIRED BEFORE IT WAS REQUESTED"
 VALID = "WITHIN ITS LIFETIME AND NOT REPLACED"
 UNKNOWN = "NEVER ISSUED"
 UNEXPECTED = (EXPIRED, VALID, UNKNOWN)
+HOLDERS = 2  # for which a worker may have to wait, one after the other
 BEFORE = 10.0  # seconds of the record that are shown before a loss
 
 
@@ -120,13 +121,14 @@ class Analysis:
         if brief and end is not None and first is not None:
             since, until = first.sent, end.arrived
             refreshes = [each for each in refreshes if each.used == end.used]
-        lines = [(each.sent, self._line(each)) for each in refreshes if since <= each.sent <= until]
-        lines += [
-            (each.began, each.describe())
-            for each in self.disruptions.record.copy()
-            if each.login == login and each.overlaps(since, until)
-        ]
-        return sorted(lines)
+        return self._events(login, refreshes, since, until)
+
+    def _events(self, login: int, refreshes: list[Refresh], since: float, until: float) -> list[tuple[float, str]]:
+        sent = [each for each in refreshes if since <= each.sent <= until]
+        hit = [each for each in self.disruptions.record.copy() if each.login == login and each.overlaps(since, until)]
+        return sorted(
+            [*((each.sent, self._line(each)) for each in sent), *((each.began, each.describe()) for each in hit)]
+        )
 
     def _line(self, refresh: Refresh) -> str:
         outcome = f"{refresh.status} {refresh.why}".strip() if refresh.status else refresh.why or "not processed"
@@ -144,15 +146,17 @@ class Analysis:
         """Problems with the store that no disruption explains."""
         found = [each for each in self.worker_events.storage if not self._overlapping("disk full", each)]
         for each in self.worker_events.busy:
+            # Each holder may send a refused token again, after a pause, and then the previous one
             stopped = sum(stop.ended - stop.began for stop in self._overlapping("stopped", each))
-            if stopped + self.max_hold < self.lock_wait:
+            if stopped + HOLDERS * (REFUSAL_PAUSE + 3 * self.timeout) < self.lock_wait:
                 found.append(each)
-        return [f"worker {each.worker}: {each.message}" for each in found]
+        return [self._describe(each) for each in found]
 
-    @property
-    def max_hold(self) -> float:
-        """For how long a worker that is not stopped holds the lock, in seconds: it sends a refused token again."""
-        return REFUSAL_PAUSE + 3 * self.timeout
+    def _describe(self, problem: Problem) -> str:
+        login = problem.worker.partition("-")[0]
+        refreshes = [each for each in self.server_events.refreshes if each.sender.startswith(f"{login}-")]
+        events = self._events(int(login), refreshes, problem.requested - 1, problem.at)
+        return "\n    ".join([f"worker {problem.worker}: {problem.message}", *(event for _, event in events)])
 
     def _overlapping(self, kind: Kind, problem: Problem) -> list[Disruption]:
         return self.disruptions.find(kind, int(problem.worker.partition("-")[0]), problem.requested - 1, problem.at)

@@ -52,7 +52,7 @@ class Plan:
     faults: float = 0.3  # of the refreshes
     lifetime: float = 1
     timeout: float = 0.6
-    lock_wait: float = 5  # longer than a refresh that is refused and repeated holds the lock
+    lock_wait: float = 8  # longer than two refreshes that are refused and repeated hold the lock
     disrupt_every: float = 1
     end_every: float = 4
 
