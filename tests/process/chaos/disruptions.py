@@ -192,6 +192,13 @@ class Disruptions:
                 end()
                 disruption.ended = now
 
+    @contextmanager
+    def none_of(self, login: Login) -> Iterator[None]:
+        """End the disruptions of a login, and cause none during the block."""
+        with self._lock:
+            self.end_due(login)
+            yield
+
     def _cause(self, kind: Kind, worker: str) -> None:
         login = self._logins[int(worker.partition("-")[0])]
         with self._lock:

@@ -209,8 +209,8 @@ class Runner:
         accepted = unavoidable and self._plan.rules == "strict"
         record = self._analysis.record(login.number, login.grant, brief=accepted)
         self._losses.append(Loss(login.number, time.time(), accepted, cause, record))
-        self._disruptions.end_due(login)
-        self._sign_in(login)
+        with self._disruptions.none_of(login):
+            self._sign_in(login)
 
     def _refresh_once_more(self, login: Login) -> None:
         """At the end, without faults: each login must still work."""
