@@ -108,6 +108,7 @@ def start(tmp_path: Path, sandbox: Sandbox, canaries: Canaries) -> Iterator[Call
             "PYTHONPATH": f"{directory}:{ROOT}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "NOTION_OAUTH_SERVER_URL": sandbox.mcp_url,
+            "NOTION_OAUTH_TOKEN_FILE": ".notion-tokens.json",
             "NOTION_OAUTH_LOG_LEVEL": "debug",
             "NOTION_OAUTH_RETRY_FOR": "0",
             "NOTION_OAUTH_RATE_LIMIT": "0",  # all requests are sent within a minute

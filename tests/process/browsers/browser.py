@@ -46,7 +46,7 @@ class Page:
 
     @property
     def connected(self) -> bool:
-        return self.title == "Connected to Notion"
+        return self.title.startswith("Connected to ")
 
     @property
     def offers_sign_in(self) -> bool:
