@@ -93,7 +93,8 @@ class Analysis:
             return True, "a request came after its sender had timed out"
         if first.sent - 1 < killed < end.sent and unanswered is None and self._had_no_time(sender, arrived, killed):
             return True, f"its refresher was killed {'before' if arrived is None else 'after'} the response arrived"
-        if self.disruptions.find("stopped", sender, first.sent, end.sent):
+        timed_out = self.worker_events.started.get(first.sender, first.sent) + self.timeout
+        if self.disruptions.find("stopped", sender, timed_out, timed_out):
             return False, "its refresher was stopped, and the response was not used when it went on"
         if first.fault == "slow" and arrived is None:
             return True, "the response to its refresh came too late"
@@ -137,6 +138,8 @@ class Analysis:
         late = f" arrived {arrived:.2f} s later" if arrived else ""
         known = self.worker_events.answered.get(refresh.sender)
         received = f", received {known - refresh.sent:.2f} s later" if known else ", no response received"
+        if started := self.worker_events.started.get(refresh.sender):
+            received += f" (started {refresh.sent - started:.2f} s before)"
         fault = f" ({refresh.fault})" if refresh.fault else ""
         return (
             f"{refresh.sender or 'runner'}: refresh with {refresh.used[:6]}{fault}{late}: {outcome}{issued}{received}"

@@ -88,6 +88,11 @@ LOSSES: dict[str, tuple[bool, str, list[Change]]] = {
     "response not stored": (False, "not stored", lost_after(answered)),
     "response not stored on a full disk": (False, "not stored", lost_after(answered, disrupted("disk full", 0, 9))),
     "lock deleted": (False, "not stored", lost_after(answered, disrupted("lock deleted", 0, 10.05, ended=10.05))),
+    "stopped before the time-out": (
+        True,
+        "too late",
+        lost_after(timed_out, disrupted("stopped", 0, 10.05, worker="0-1", ended=10.3), fault="slow"),
+    ),
     "stopped": (False, "stopped", lost_after(timed_out, disrupted("stopped", 0, 10.05, worker="0-1", ended=12))),
     "given up": (
         False,

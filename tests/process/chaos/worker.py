@@ -72,6 +72,8 @@ def _number(network: type[httpx.AsyncBaseTransport], name: str, numbers: Iterato
     async def recorded(self: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
         sender = request.headers["X-Sender"] = f"{name}.{next(numbers)}"
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if request.url.path == "/token":
+            record("started", sender=sender)
         if request.url.path == "/mcp":
             record("received", sender=sender, requested=requested_at.get(), token=fingerprint(token))
         try:

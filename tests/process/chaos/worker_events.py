@@ -35,6 +35,7 @@ class WorkerEvents:
 
     directory: Path
     received: dict[str, ReceivedToken] = field(default_factory=dict)  # by sender
+    started: dict[str, float] = field(default_factory=dict)  # requests for tokens
     answered: dict[str, float] = field(default_factory=dict)
     unanswered: dict[str, float] = field(default_factory=dict)
     transient: Counter[str] = field(default_factory=Counter)
@@ -67,6 +68,8 @@ class WorkerEvents:
         kind, at = event["kind"], event["at"]
         if kind == "received":
             self.received[event["sender"]] = ReceivedToken(event["requested"], at, event["token"])
+        elif kind == "started":
+            self.started[event["sender"]] = at
         elif kind == "answered":
             self.answered[event["sender"]] = at
         elif kind == "unanswered":
