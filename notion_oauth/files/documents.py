@@ -63,9 +63,9 @@ class FileDocuments:
         path = self.path(profile, kind)
         if kind == "login":
             permissions.warn_if_linked(path)
-        if slow or kind != "login":
+        if slow:
             return await in_thread(atomic.read_file, path, decode)
-        # Not in a thread: it is one kilobyte, read only after a change. Other callers then find it in the cache
+        # Not in a thread: it is a few kilobytes, and a thread takes longer than reading them
         return atomic.read_file(path, decode)
 
     async def check_writable(self, profile: str, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import zlib
+from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -77,14 +78,9 @@ class Transport:
         if reason := url_problem(request.url):
             raise MetadataError(f"The URL of {host_of(request.url)} {reason}; nothing was sent.")
         host = host_of(request.url)
-        client = httpx.AsyncClient(  # a new one for each request, because it keeps cookies
-            transport=self._httpx_transport or self._checked(request),
-            timeout=httpx.Timeout(None),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        transport = self._httpx_transport or self._checked(request)
         try:
-            return await run_within(self._timeout.total_seconds(), partial(self._send, client, request))
+            return await run_within(self._timeout.total_seconds(), partial(self._send, transport, request))
         except (TimeoutError, httpx.TimeoutException):
             seconds = f"{self._timeout.total_seconds():g}"
             failure: TransientError = NetworkError(f"{host} sent no complete response within {seconds} seconds.")
@@ -107,14 +103,12 @@ class Transport:
         idle: _IdleTransports = shared.setdefault(key, _IdleTransports())
         return _ReusedTransport(idle.pop() or new(), idle)
 
-    async def _send(self, client: httpx.AsyncClient, request: Request) -> Response:
-        # run_within limits the time: httpx's time-outs restart with every byte
+    async def _send(self, transport: httpx.AsyncBaseTransport, request: Request) -> Response:
+        """Send the request, without httpx's client: it would keep cookies, and takes time to make."""
         headers = {**request.all_headers(), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        async with (
-            client,
-            client.stream(request.method, request.url, headers=headers, content=request.content()) as answer,
-        ):
-            host = host_of(request.url)
+        sent = httpx.Request(request.method, request.url, headers=headers, content=request.content())
+        host = host_of(request.url)
+        async with transport, aclosing(await transport.handle_async_request(sent)) as answer:
             names = {name.lower(): value for name, value in answer.headers.items()}
             challenges = tuple(answer.headers.get_list("www-authenticate"))
             if request.only_headers:
