@@ -80,8 +80,13 @@ class Person:
         return await self.browser.patient(STATUS, way)
 
     async def sign_out(self) -> Page:
+        """Press "Sign out", again if no worker answered."""
         page = await self.status()
-        return await self.browser.open(LOGOUT, form={"csrf_token": page.field("csrf_token")})
+        while page.connected:
+            page = await self.browser.open(LOGOUT, form={"csrf_token": page.field("csrf_token")})
+            if page.from_gateway:
+                page = await self.status()
+        return page
 
     async def pause(self, longest: float) -> None:
         await asyncio.sleep(self.random.uniform(0, longest))
