@@ -308,7 +308,14 @@ class MetadataError(NotionOAuthError):
 
 
 class MetadataNotJson(MetadataError, code="NoDocument"):
-    """The URL of a discovery document returned something other than a JSON object, such as a web page."""
+    """The URL of a discovery document returned something other than a JSON object, such as a web page.
+
+    `refused`: it returned an HTTP error other than 404, as some servers do for an unknown URL.
+    """
+
+    def __init__(self, message: str, *, hint: Hint | str | None = None, refused: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.refused = refused
 
 
 class OAuthError(NotionOAuthError):

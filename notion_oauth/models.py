@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic_core import PydanticUseDefault
 
 AuthMethod = Literal["none", "client_secret_basic", "client_secret_post"]
 PENDING_LIFETIME = timedelta(minutes=10)  # at Notion, a pending sign-in expires after ten minutes at most
 
 
+Issuer = TypeVar("Issuer", str, str | None)
+
+
+def canonical_issuer(issuer: Issuer) -> Issuer:
+    """Return the issuer without the final slash of `https://host/`, which is the same URL (RFC 3986 §6.2.3).
+
+    Servers spell such an issuer in both ways. Compare with this what the documents and settings say; compare the `iss`
+    of a response to the letter.
+    """
+    return issuer[:-1] if issuer and issuer.endswith("/") and issuer.count("/") == 3 else issuer
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+def _list_or_default(value: object) -> object:
+    """Leave out a value that is not a list of strings, instead of rejecting the document for it."""
+    if isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
+        return value
+    raise PydanticUseDefault
+
+
+def scope_text(value: object) -> str | None:
+    """Return a scope, also from a list of its tokens, as some servers and programs write it; None for anything else."""
+    if isinstance(value, list) and all(isinstance(token, str) for token in value):
+        value = " ".join(value)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def bare_token(value: object) -> object:
+    """Return a token without white space around it, and without the scheme `Bearer` that some servers put before it."""
+    if not isinstance(value, str):
+        return value
+    words = value.split(maxsplit=1)
+    return words[1].strip() if len(words) > 1 and words[0].lower() == "bearer" else value.strip()
 
 
 class ProtectedResourceMetadata(_Frozen):
@@ -24,11 +59,25 @@ class ProtectedResourceMetadata(_Frozen):
     bearer_methods_supported: tuple[str, ...] | None = None
     resource_name: str | None = None
 
+    _lists = field_validator("scopes_supported", "bearer_methods_supported", mode="before")(_list_or_default)
+
+    @field_validator("authorization_servers", mode="before")
+    @classmethod
+    def _one_or_list(cls, value: object) -> object:
+        values = [value] if isinstance(value, str) else value
+        return [each for each in values if isinstance(each, str)] if isinstance(values, list | tuple) else values
+
+    @field_validator("resource_name", mode="before")
+    @classmethod
+    def _text_or_none(cls, value: object) -> object:
+        return value if isinstance(value, str) else None
+
 
 class ServerEndpoints(_Frozen):
     """The endpoints that a login uses, and how a client may authenticate there (RFC 8414 §2).
 
-    A login stores them, so that it needs no further discovery.
+    A login stores them, so that it needs no further discovery. `compat` is what the user allows this server (the words
+    of NOTION_OAUTH_COMPAT); no document of a server sets it.
     """
 
     token_endpoint: str | None = None  # None only in a login that another program has stored
@@ -37,6 +86,15 @@ class ServerEndpoints(_Frozen):
     token_endpoint_auth_methods_supported: tuple[str, ...] = ()
     revocation_endpoint_auth_methods_supported: tuple[str, ...] | None = None
     introspection_endpoint_auth_methods_supported: tuple[str, ...] | None = None
+    compat: tuple[str, ...] = ()
+
+    _lists = field_validator(
+        "token_endpoint_auth_methods_supported",
+        "revocation_endpoint_auth_methods_supported",
+        "introspection_endpoint_auth_methods_supported",
+        "compat",
+        mode="before",
+    )(_list_or_default)
 
     def endpoints(self) -> dict[str, Any]:
         """Return these fields with their values, to copy them into another model."""
@@ -58,15 +116,21 @@ class AuthorizationServerMetadata(ServerEndpoints):
     authorization_response_iss_parameter_supported: bool = False
     client_id_metadata_document_supported: bool = False
 
-    @field_validator(
-        *("scopes_supported", "grant_types_supported"),
-        *("revocation_endpoint_auth_methods_supported", "introspection_endpoint_auth_methods_supported"),
-        mode="before",
-    )
+    _more_lists = field_validator(
+        *("scopes_supported", "grant_types_supported", "code_challenge_methods_supported"), mode="before"
+    )(_list_or_default)
+
+    @field_validator("authorization_response_iss_parameter_supported", mode="before")
     @classmethod
-    def _list_or_none(cls, value: object) -> object:
-        """Ignore a value that is not a list of strings, instead of rejecting the server for it."""
-        return value if isinstance(value, list | tuple) and all(isinstance(text, str) for text in value) else None
+    def _yes_unless_no(cls, value: object) -> bool:
+        """Read an odd value as yes, so that a response without `iss` is refused."""
+        text = value.strip().lower() if isinstance(value, str) else value
+        return text not in (None, False, 0, "", "false", "no", "off", "0")
+
+    @field_validator("client_id_metadata_document_supported", mode="before")
+    @classmethod
+    def _no_unless_yes(cls, value: object) -> bool:
+        return value is True or (isinstance(value, str) and value.strip().lower() == "true")
 
 
 class Discovery(_Frozen):
@@ -105,6 +169,11 @@ class ClientInformation(_Frozen):
     token_endpoint_auth_method: AuthMethod | None = None
     scope: str | None = None  # that the client may request; only in a registration response
 
+    @field_validator("client_id", "client_secret", mode="before")
+    @classmethod
+    def _number_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
     @field_validator("client_id")
     @classmethod
     def _not_empty(cls, value: str) -> str:
@@ -117,10 +186,7 @@ class ClientInformation(_Frozen):
     def _no_empty_secret(cls, value: object) -> object:
         return value or None  # some servers send "" or null to public clients
 
-    @field_validator("scope", mode="before")
-    @classmethod
-    def _text_or_none(cls, value: object) -> object:
-        return value if isinstance(value, str) and value.strip() else None
+    _scope = field_validator("scope", mode="before")(scope_text)
 
     @field_validator("client_secret_expires_at", mode="before")
     @classmethod
@@ -138,6 +204,8 @@ class Registration(_Frozen):
     `preregistered`: the client is configured; the registration is stored without its secret, to record the issuer.
     `claimed`: a completed sign-in uses this client, so no new sign-in may start with it. `extended_scope`: the client
     was registered for more scopes than a sign-in requests by default, and serves only sign-ins that request more.
+    `replacement`: the client was registered in place of one that the server does not accept. That one is kept until a
+    sign-in with the new client has succeeded.
     """
 
     issuer: str
@@ -146,6 +214,7 @@ class Registration(_Frozen):
     preregistered: bool = False
     claimed: bool = False
     extended_scope: bool = False
+    replacement: bool = False
     registered_at: datetime | None = None  # None: unknown
     scope: str | None = None  # in the registration request; None: none, or unknown
     registered_scope: str | None = None  # in the registration response; None: not returned
@@ -156,10 +225,12 @@ class Registration(_Frozen):
 
         A preregistered client has one key for all loopback ports; only loopback URIs use http.
         """
+        issuer = canonical_issuer(self.issuer)
         if not self.preregistered:
-            return (self.issuer, self.redirect_uri, *(("extended_scope",) if self.extended_scope else ()))
+            flags = ("extended_scope", "replacement")
+            return (issuer, self.redirect_uri, *(flag for flag in flags if getattr(self, flag)))
         where = "loopback" if self.redirect_uri.startswith("http:") else self.redirect_uri
-        return (self.issuer, where, self.client.client_id)
+        return (issuer, where, self.client.client_id)
 
 
 class GrantRequest(ServerEndpoints):
@@ -226,6 +297,8 @@ class TokenResponse(_Frozen):
     expires_in: int | None = None
     refresh_token: SecretStr | None = None
     scope: str | None = None
+
+    _token = field_validator("access_token", mode="before")(bare_token)
 
     @field_validator("refresh_token", "scope", mode="before")
     @classmethod

@@ -34,12 +34,14 @@ from notion_oauth.models import (
     Introspection,
     PendingAuthorization,
     TokenSet,
+    canonical_issuer,
 )
 from notion_oauth.observability.audit import Attempt, Audit
 from notion_oauth.protocol import authorization, end_reasons, scopes
 from notion_oauth.protocol.challenge import BearerChallenge, merge_challenges
 from notion_oauth.protocol.discovery import require_assertions
 from notion_oauth.protocol.lifetime import expiry
+from notion_oauth.protocol.registration import UNKNOWN_CLIENT
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.storage import Hold, TokenStore
 from notion_oauth.stores.factory import file_store
@@ -60,6 +62,7 @@ RESTART_HINT = Hint(f"{UNCHANGED} Start the sign-in again", "login")
 SCOPE_HINT = Hint(
     "The request included the scopes of the last login. To sign in without them, first sign out", "logout"
 )
+NEW_CLIENT_HINT = Hint("Sign in again", "login", {"new_client": None})
 VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
 DISCOVERY_LIFETIME = 10.0  # seconds for which sign-ins share a discovery, unless one of them fails
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -152,15 +155,22 @@ class NotionOAuth:
         return self._constructor()()
 
     async def begin_authorization(
-        self, redirect_uri: str, *, challenge: BearerChallenge | None = None, replaces: NotionOAuth | None = None
+        self,
+        redirect_uri: str,
+        *,
+        challenge: BearerChallenge | None = None,
+        replaces: NotionOAuth | None = None,
+        new_client: bool = False,
     ) -> AuthorizationRequest:
         """Discover the server, register a client if needed, and build the URL for the browser.
 
         `challenge` is that of the resource's 401 or 403 response. If it is None, a request without a token is sent to
         obtain one. The scopes of the previous sign-in are requested again; `replaces` is the profile of that sign-in if
-        it is another one. Raises StorageError if the login could not be stored (checked before the user consents),
-        ResourceMismatch if a login of another server would be lost, MetadataError, RegistrationRefused,
-        ConfigurationError, TransientError.
+        it is another one. With `new_client`, a new client is registered although a registration is stored, which is
+        kept until the sign-in has succeeded.
+
+        Raises StorageError if the login could not be stored (checked before the user consents), ResourceMismatch if a
+        login of another server would be lost, MetadataError, RegistrationRefused, ConfigurationError, TransientError.
         """
         with self.audit.attempt("sign_in"), self._forgetting_discovery():
             from_resource = challenge is not None and challenge.resource_metadata is not None  # else the user typed it
@@ -173,7 +183,12 @@ class NotionOAuth:
             requested = scopes.union(scopes.previously_requested(previous_login, discovery, granted=steps_up), scope)
             known_client = login.client if login and steps_up and from_resource else None
             client, scope = await self.registrations.get_or_register(
-                discovery, redirect_uri, scope=requested, minimum_scope=scope, known_client=known_client
+                discovery,
+                redirect_uri,
+                scope=requested,
+                minimum_scope=scope,
+                known_client=known_client,
+                new_client=new_client,
             )
         return authorization.authorization_request(
             discovery,
@@ -202,12 +217,14 @@ class NotionOAuth:
             complete = challenge is not None and challenge.resource_metadata
             probed = None if complete else await self.client.challenge(url)
         challenge = merge_challenges(challenge, probed)
+        compat: tuple[str, ...] = ()
         if login is not None and login.issuer and challenge is not None and challenge.requires_step_up:
-            preferred, found = {login.issuer}, None  # this server has to grant more scopes
+            # This server has to grant more scopes
+            preferred, found, compat = {login.issuer}, None, login.compat
         else:
             preferred = {*(await self.registrations.own_issuers())}
         discovery = found or await self.client.discover(
-            url, challenge=challenge, prefer=preferred, check_server=check_server
+            url, challenge=challenge, prefer=preferred, check_server=check_server, compat=compat
         )
         discovery = discovery.model_copy(update={"challenged_scope": probed and probed.scope})
         scope = scopes.select_scope(
@@ -215,7 +232,8 @@ class NotionOAuth:
             resource=discovery.scopes,
             server=discovery.server.scopes_supported,
         )
-        same_issuer = login is not None and login.issuer in (None, discovery.server.issuer)
+        issuer = canonical_issuer(discovery.server.issuer)
+        same_issuer = login is not None and canonical_issuer(login.issuer) in (None, issuer)
         return discovery, scope, challenge, login if same_issuer else None
 
     async def _probe_and_discover(self) -> tuple[BearerChallenge | None, Discovery]:
@@ -275,6 +293,8 @@ class NotionOAuth:
             previous = (await self.tokens.load()).login
             if error.error == "invalid_scope" and previous is not None and previous.requested_scope:
                 error.hint = SCOPE_HINT
+        if error.error in UNKNOWN_CLIENT and not self.settings.client_id:
+            error.hint = NEW_CLIENT_HINT
         return self.tokens.with_profile_hint(error)
 
     async def sign_in_with_assertion(self, assertion: SecretStr, *, scope: str | None = None) -> TokenSet:

@@ -34,6 +34,7 @@ from notion_oauth.errors import ConfigurationError
 from notion_oauth.files import encryption, env_file
 from notion_oauth.files.locations import CLONE_TOKEN_FILE, Origin, user_token_file
 from notion_oauth.models import AuthMethod, ClientInformation
+from notion_oauth.protocol.compat import parse_compat
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import url_problem
 
@@ -129,8 +130,8 @@ class Settings(BaseSettings):
     )
     issuer: str | None = Field(
         default=None,
-        description="Authorization server to use if the MCP server lists several. It must match a listed issuer "
-        "exactly.",
+        description="Authorization server to use if the MCP server lists several. It must match a listed issuer, "
+        "apart from the final slash of `https://host/`.",
     )
     client_id: Annotated[str, Field(min_length=1, max_length=2000)] | None = Field(
         default=None,
@@ -145,6 +146,11 @@ class Settings(BaseSettings):
     client_metadata_url: str | None = Field(
         default=None,
         description="HTTPS URL of a client ID metadata document. It is the client ID if the server supports such IDs.",
+    )
+    compat: str | None = Field(
+        default=None,
+        description="What you knowingly allow a server that differs from the specifications: `unlisted-pkce`, "
+        "`no-resource`, `no-prompt`, `refresh-scope`, separated by commas or spaces.",
     )
     timeout: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
         default=10.0,
@@ -277,6 +283,10 @@ class Settings(BaseSettings):
         )
 
     @property
+    def compat_words(self) -> tuple[str, ...]:
+        return parse_compat(self.compat or "")
+
+    @property
     def secret_keys(self) -> tuple[SecretStr, ...]:
         """The configured secret keys: the first signs and encrypts, all are accepted."""
         return tuple(map(SecretStr, _split(self.secret_key.get_secret_value()))) if self.secret_key else ()
@@ -341,6 +351,12 @@ class Settings(BaseSettings):
     @classmethod
     def _check_trusted_proxies(cls, value: str | None) -> str | None:
         parse_proxies(value or "")
+        return value
+
+    @field_validator("compat")
+    @classmethod
+    def _check_compat(cls, value: str | None) -> str | None:
+        parse_compat(value or "")
         return value
 
     @field_validator("log_level", "log_format", mode="before")

@@ -35,7 +35,7 @@ from notion_oauth.files.permissions import weakness
 from notion_oauth.files.protection import Protection
 from notion_oauth.models import EndedLogin, Registration, TokenSet
 from notion_oauth.profile_names import DEFAULT_PROFILE
-from notion_oauth.protocol.lifetime import expiry, from_milliseconds
+from notion_oauth.protocol.lifetime import expiry, parse_time
 from notion_oauth.protocol.messages import parse_json
 
 LOCK_WAIT = timedelta(seconds=60)  # longer than any refresh, sign-out or registration holds the lock
@@ -441,7 +441,7 @@ class Hold:
         """Store a registration; it replaces the one with the same `key`. Preregistered ones are never dropped."""
         documents = self._held()
         old = await self._codec.read(self._profile, "registrations", token_file_format.decode_registrations) or ()
-        stored = (*(each for each in old if each.key != registration.key), registration)
+        stored = (*(each for each in old if not _replaces(registration, each)), registration)
         newest = [each for each in stored if not each.preregistered][-MAX_REGISTRATIONS:]
         remaining = tuple(each for each in stored if each.preregistered or each in newest)
         content = token_file_format.encode_registrations(remaining)
@@ -577,7 +577,13 @@ def _attempt(marker: bytes) -> Attempt:
     found = document.get("attempt") if isinstance(document, dict) else None
     fields = found if isinstance(found, dict) else {}
     sent = fields.get("refresh_token_sha256")
-    return Attempt(from_milliseconds(fields.get("started_at")), sent if isinstance(sent, str) else None)
+    return Attempt(parse_time(fields.get("started_at")), sent if isinstance(sent, str) else None)
+
+
+def _replaces(registration: Registration, stored: Registration) -> bool:
+    """Whether a stored registration has the same key, or is the one that is no longer a `replacement`."""
+    same_client = registration.client.client_id == stored.client.client_id
+    return stored.key == registration.key or (stored.replacement and same_client)
 
 
 def _hash(text: str) -> str:

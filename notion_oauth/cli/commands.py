@@ -6,7 +6,7 @@ import os
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -52,6 +52,13 @@ def login(
         int | None,
         typer.Option(help="The port of 127.0.0.1 for the redirect; by default any free port.", min=1, max=65535),
     ] = None,
+    callback_host: Annotated[
+        Literal["127.0.0.1", "localhost"] | None,
+        typer.Option(help="The host of the redirect URI, for servers that take only one of them.", show_default=False),
+    ] = None,
+    new_client: Annotated[
+        bool, typer.Option("--new-client", help="Register a new client, if the server has forgotten the stored one.")
+    ] = False,
     scope: Annotated[
         str | None, typer.Option(help="Request these scopes in addition to those of the login.", show_default=False)
     ] = None,
@@ -84,14 +91,21 @@ def login(
     oauth, console = oauth_from_options(ctx, profile, token_file, server_url, env_file), stderr_console()
     challenge = parse_sign_in_options(scope, acr_values, max_age)
     if assertion_file is not None:
-        if no_browser or port is not None or acr_values is not None or max_age is not None:
-            message = "cannot be used with --no-browser, --port, --acr-values or --max-age"
+        for_browser = (port, callback_host, acr_values, max_age)
+        if no_browser or new_client or any(option is not None for option in for_browser):
+            message = "can be used only with --scope and the options that select a login"
             raise typer.BadParameter(message, param_hint="--assertion-file")
         run_async(partial(oauth.sign_in_with_assertion, read_assertion(assertion_file), scope=scope))
     else:
-        from notion_oauth.interactive.sign_in import sign_in
+        from notion_oauth.interactive.sign_in import no_redirect_hint, sign_in
 
-        run_async(partial(sign_in, oauth, challenge, console=console, no_browser=no_browser, port=port))
+        options: dict[str, Any] = {"port": port, "callback_host": callback_host, "new_client": new_client}
+        try:
+            run_async(partial(sign_in, oauth, challenge, console=console, no_browser=no_browser, **options))
+        except KeyboardInterrupt:
+            hint = render_hint(no_redirect_hint(oauth), ctx)
+            echo(f"\nNo redirect has arrived. {hint}", err=True)
+            raise
     file = profile_file(oauth.settings.token_file, oauth.profile)
     warning = work_tree_warning(file)
     status = run_async(oauth.status).with_storage_warning(warning)

@@ -23,9 +23,10 @@ from notion_oauth.protocol.urls import resource_covers, url_problem
 
 _PREFIX = "NOTION_OAUTH_"
 _KNOWN = {_PREFIX + name for name in ("TOKEN_FILE", "SERVER_URL", "PROFILE")}
+_SECRETS = ("refresh_token", "previous_refresh_token", "client_id", "client_secret")
 _STRINGS = (
-    *("access_token", "token_type", "refresh_token", "client_id", "client_secret", "issuer", "resource"),
-    *("scope", "requested_scope", "token_endpoint", "revocation_endpoint", "introspection_endpoint"),
+    *("access_token", "token_type", "issuer", "resource", "scope", "requested_scope"),
+    *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
 )
 _LISTS = tuple(f"{endpoint}_endpoint_auth_methods_supported" for endpoint in ("token", "revocation", "introspection"))
 _METHODS = (None, "none", "client_secret_basic", "client_secret_post")
@@ -96,9 +97,9 @@ def _login(content: bytes, *, file: Path, origin: Origin) -> FastLogin:
     document = parse_json(content)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - an error in the document, not in the program
-    updated_at = lifetime.from_milliseconds(document.get("updated_at"))
+    updated_at = lifetime.parse_time(document.get("updated_at"))
     if (
-        not all(_is_plain(document.get(name)) for name in _STRINGS)
+        not all(_is_plain(document.get(name)) for name in (*_STRINGS, *_SECRETS))
         or not is_sendable(document.get("access_token") or "")
         or not document.get("token_endpoint")
         or document.get("token_endpoint_auth_method") not in _METHODS
@@ -109,7 +110,7 @@ def _login(content: bytes, *, file: Path, origin: Origin) -> FastLogin:
     ):
         raise ValueError("not as this program writes it")
     expires_in = lifetime.parse_lifetime(document.get("expires_in"))
-    expires_at = lifetime.from_milliseconds(document.get("expires_at"))
+    expires_at = lifetime.parse_time(document.get("expires_at"))
     return FastLogin(
         access_token=document["access_token"],
         token_type=document.get("token_type") or "Bearer",
@@ -117,10 +118,10 @@ def _login(content: bytes, *, file: Path, origin: Origin) -> FastLogin:
         client=document.get("client_id") or None,
         expires_in=expires_in,
         expires_at=expires_at or lifetime.expires_at(expires_in, requested_at=updated_at),
-        authorized_at=lifetime.from_milliseconds(document.get("authorized_at")),
-        refreshed_at=lifetime.from_milliseconds(document.get("refreshed_at")),
+        authorized_at=lifetime.parse_time(document.get("authorized_at")),
+        refreshed_at=lifetime.parse_time(document.get("refreshed_at")),
         updated_at=updated_at,
-        scope=document.get("scope"),
+        scope=document.get("scope") or None,
         issuer=document.get("issuer"),
         resource=document.get("resource"),
         protection=Protection(format="plain"),
@@ -130,7 +131,7 @@ def _login(content: bytes, *, file: Path, origin: Origin) -> FastLogin:
 
 
 def _is_plain(value: object) -> bool:
-    return value is None or (isinstance(value, str) and value.isprintable())
+    return value is None or (isinstance(value, str) and value.isprintable() and value == value.strip())
 
 
 def _is_list_of_strings(value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from notion_oauth.protocol.challenge import BearerChallenge, parse_scope_tokens,
 
 _INVALID_VALUE = "{name} must contain values separated by spaces, without quotes or backslashes (RFC 6749 §3.3)."
 MAX_ASSERTION = 64 * 1024  # characters
+_JWT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2}")  # RFC 7515 §7.1
 
 
 def parse_sign_in_options(
@@ -33,18 +35,17 @@ def read_assertion(path: Path) -> SecretStr:
     """Return the assertion (a JWT) in a file, or on standard input if the path is `-`. Raises ConfigurationError."""
     try:
         # No check of owner and mode, as for the token file: the issuer of the assertion sets them
-        content = sys.stdin.read(MAX_ASSERTION) if str(path) == "-" else _read(path).decode()
+        content = sys.stdin.read(MAX_ASSERTION) if str(path) == "-" else _read(path).decode("utf-8-sig")
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be read: {error.strerror}.", hint="Check the path after --assertion-file."
         ) from None
     except UnicodeDecodeError:
         content = ""
-    parts = content.strip().split(".")
-    if len(parts) != 3 or not all(part and part.isascii() and not part.isspace() for part in parts):
+    if not _JWT.fullmatch(content.strip()):
         where = "Standard input" if str(path) == "-" else f"{path}"
         raise ConfigurationError(
-            f"{where} contains no assertion: a JWT has three parts, separated by dots.",
+            f"{where} contains no assertion: a JWT is one line of three parts, separated by dots.",
             hint="Request an assertion for this server from your identity provider, and sign in before it expires.",
         )
     return SecretStr(content.strip())

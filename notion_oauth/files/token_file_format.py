@@ -14,16 +14,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import SecretStr, ValidationError
 
 from notion_oauth.errors import StoreDamaged, WarningWithHint, escape
 from notion_oauth.files import atomic
 from notion_oauth.files.encryption import Encryption, Key, decrypt, encryption_key_id, encryption_weakness
-from notion_oauth.models import ClientInformation, EndedLogin, Registration, TokenSet
+from notion_oauth.models import (
+    AuthMethod,
+    ClientInformation,
+    EndedLogin,
+    Registration,
+    TokenSet,
+    bare_token,
+    scope_text,
+)
 from notion_oauth.protocol import lifetime
 from notion_oauth.protocol.messages import is_sendable, parse_json
+from notion_oauth.protocol.urls import url_problem
 
 T = TypeVar("T")
 
@@ -85,6 +94,8 @@ def encode_tokens(tokens: TokenSet) -> bytes:
         **{name: getattr(tokens, name) for name in _AUTH_METHOD_FIELDS},
         "client_secret_expires_at": client.client_secret_expires_at if client else 0,
     }
+    if tokens.compat:
+        document["compat"] = list(tokens.compat)
     if tokens.previous_refresh_token is not None:
         document["previous_refresh_token"] = _secret_value(tokens.previous_refresh_token)
     return _to_json(document)
@@ -103,35 +114,46 @@ def decode_login(content: bytes, path: str) -> TokenSet | EndedLogin:
     """Decode a token file. Raises StoreDamaged if it is not one; the message contains nothing of the file."""
     document = _from_json(content, path)
     if isinstance(document, dict) and "ended_at" in document and "access_token" not in document:
-        times = {name: lifetime.from_milliseconds(document.get(name)) for name in _ENDED_LOGIN_TIMES}
+        times = {name: lifetime.parse_time(document.get(name)) for name in _ENDED_LOGIN_TIMES}
         try:
             return EndedLogin.model_validate({**_escaped(document, *EndedLogin.model_fields), **times})
         except ValidationError:
             raise _damaged(path, "it records an ended login without the time or the reason") from None
-    access_token = document.get("access_token") if isinstance(document, dict) else None
+    access_token = bare_token(document.get("access_token")) if isinstance(document, dict) else None
     if not isinstance(access_token, str) or not access_token:
         raise _damaged(path, "it has no access_token")
     if not is_sendable(access_token):
         raise _damaged(path, "its access_token contains a character that no token has")
-    document = _escaped(document, "token_type", *_TEXT_FIELDS)
+    texts = {name: _stripped(document.get(name)) for name in _TOKEN_FIELDS}
+    if broken := [name for name, value in texts.items() if isinstance(value, str) and not value.isprintable()]:
+        raise _damaged(path, f"its {broken[0]} contains a character that no token has")
+    document |= {name: scope_text(document.get(name)) for name in ("scope", "requested_scope")}
+    document = _escaped(document, "token_type", "scope", "requested_scope", "issuer", "resource")
     expires_in = lifetime.parse_lifetime(document.get("expires_in"))
-    updated_at = lifetime.from_milliseconds(document.get("updated_at"))
-    expires_at = lifetime.from_milliseconds(document.get("expires_at"))
+    updated_at = lifetime.parse_time(document.get("updated_at"))
+    expires_at = lifetime.parse_time(document.get("expires_at"))
     if updated_at is None:
         updated_at = datetime.fromtimestamp(0, UTC)
         expires_in = None  # a lifetime is meaningless without its start
     try:
         return TokenSet(
-            **{name: document.get(name) for name in (*_TEXT_FIELDS, *_AUTH_METHOD_FIELDS)},
+            access_token=access_token,
+            issuer=document.get("issuer"),
+            resource=document.get("resource"),
+            scope=document["scope"],
+            requested_scope=document["requested_scope"],
+            **{name: _usable_url(document.get(name)) for name in _ENDPOINT_FIELDS},
+            **{name: document.get(name) for name in _AUTH_METHOD_FIELDS},
             token_type=document.get("token_type") or "Bearer",
             expires_in=expires_in,
             expires_at=expires_at or lifetime.expires_at(expires_in, requested_at=updated_at),
-            refresh_token=document.get("refresh_token") or None,
-            previous_refresh_token=document.get("previous_refresh_token") or None,
-            client=_decode_client(document),
+            refresh_token=texts["refresh_token"] or None,
+            previous_refresh_token=texts["previous_refresh_token"] or None,
+            client=_decode_client({**document, **texts}),
+            compat=document.get("compat") or (),
             token_endpoint_auth_methods_supported=document.get("token_endpoint_auth_methods_supported") or (),
-            authorized_at=lifetime.from_milliseconds(document.get("authorized_at")),
-            refreshed_at=lifetime.from_milliseconds(document.get("refreshed_at")),
+            authorized_at=lifetime.parse_time(document.get("authorized_at")),
+            refreshed_at=lifetime.parse_time(document.get("refreshed_at")),
             updated_at=updated_at,
         )
     except ValidationError as error:
@@ -146,10 +168,8 @@ def _escaped(document: dict[str, Any], *names: str) -> dict[str, Any]:
     }
 
 
-_TEXT_FIELDS = (
-    *("access_token", "scope", "requested_scope", "issuer", "resource"),
-    *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
-)
+_TOKEN_FIELDS = ("refresh_token", "previous_refresh_token", "client_id", "client_secret")
+_ENDPOINT_FIELDS = ("token_endpoint", "revocation_endpoint", "introspection_endpoint")
 _AUTH_METHOD_FIELDS = (
     *("revocation_endpoint_auth_methods_supported", "introspection_endpoint_auth_methods_supported"),
 )
@@ -159,12 +179,30 @@ _CLIENT_FIELDS = ("client_id", "client_secret", "client_secret_expires_at", "tok
 def _decode_client(document: dict[str, Any]) -> ClientInformation | None:
     if not document.get("client_id"):
         return None
-    return ClientInformation.model_validate({name: document.get(name) for name in _CLIENT_FIELDS})
+    client = {name: document.get(name) for name in _CLIENT_FIELDS}
+    if client["token_endpoint_auth_method"] not in get_args(AuthMethod):
+        client["token_endpoint_auth_method"] = None
+    end = lifetime.parse_time(client["client_secret_expires_at"])
+    client["client_secret_expires_at"] = int(end.timestamp()) if end else 0
+    return ClientInformation.model_validate(client)
 
 
-# Fields of a Registration that have another name in the file
-# The keys of version 0.1, which stay
-_REGISTRATION_KEYS = {"preregistered": "by_hand", "claimed": "taken", "extended_scope": "wide"}
+def _stripped(value: object) -> object:
+    """Return text without white space around it, which an editor or a shell may have added."""
+    return value.strip() if isinstance(value, str) else value
+
+
+def _usable_url(value: object) -> str | None:
+    return value if isinstance(value, str) and url_problem(value) is None else None
+
+
+# Flags of a Registration, and their keys in the file, of which those of version 0.1 stay
+_REGISTRATION_KEYS = {
+    "preregistered": "by_hand",
+    "claimed": "taken",
+    "extended_scope": "wide",
+    "replacement": "replacement",
+}
 
 
 def encode_registrations(registrations: tuple[Registration, ...]) -> bytes:
@@ -198,7 +236,7 @@ def decode_registrations(content: bytes, path: str) -> tuple[Registration, ...]:
                     **_escaped(entry, *Registration.model_fields),
                     **{field: entry.get(key, False) for field, key in _REGISTRATION_KEYS.items()},
                     "client": {**entry, "scope": None},
-                    "registered_at": lifetime.from_milliseconds(entry.get("registered_at")),
+                    "registered_at": lifetime.parse_time(entry.get("registered_at")),
                 }
             )
             for entry in document["registrations"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -31,7 +32,10 @@ from notion_oauth.models import AuthorizationResponse
 from notion_oauth.protocol.authorization import parse_authorization_response
 
 HOST = "127.0.0.1"  # not "localhost", which may resolve to another address (RFC 8252 §8.3)
+LOCALHOST = "localhost"  # for servers that accept nothing else; both loopback addresses are listened on then
+HOSTS = (HOST, LOCALHOST)
 PATH = "/callback"
+_ATTEMPTS = 5  # a free port of 127.0.0.1 may be in use at ::1
 
 T = TypeVar("T")
 Complete = Callable[[AuthorizationResponse], Awaitable[T]]
@@ -39,46 +43,70 @@ Complete = Callable[[AuthorizationResponse], Awaitable[T]]
 
 @contextmanager
 def bind_redirect_uri(
-    registered_redirect_uris: Iterable[str], port: int | None = None
-) -> Generator[tuple[socket.socket, str]]:
-    """A bound socket and its redirect URI: on `port` if set, else on the free port of a registered URI, else on any.
+    registered_redirect_uris: Iterable[str], port: int | None = None, host: str = HOST
+) -> Generator[tuple[Sequence[socket.socket], str]]:
+    """Bound sockets and their redirect URI: on `port` if set, else on the free port of a registered URI, else on any.
 
-    Raises ConfigurationError if `port` cannot be bound.
+    `host` is that of the redirect URI; for localhost, there are sockets on 127.0.0.1 and, if possible, ::1. Raises
+    ConfigurationError if `port` cannot be bound.
     """
-    with _bind_one(port) if port else _bind_first(_ports(registered_redirect_uris)) as listener:
-        yield listener, f"http://{HOST}:{listener.getsockname()[1]}{PATH}"
+    listeners = _bind_one(port, host) if port else _bind_first(_ports(registered_redirect_uris, host), host)
+    with ExitStack() as bound:
+        for listener in listeners:
+            bound.enter_context(listener)
+        yield listeners, f"http://{host}:{listeners[0].getsockname()[1]}{PATH}"
 
 
-def _ports(redirect_uris: Iterable[str]) -> list[int]:
+def registered_host(redirect_uris: Iterable[str]) -> str:
+    """The host of the first of these redirect URIs that can be listened on; 127.0.0.1 without one."""
+    hosts = (host for uri in redirect_uris for host in HOSTS if _ports([uri], host))
+    return next(hosts, HOST)
+
+
+def _ports(redirect_uris: Iterable[str], host: str) -> list[int]:
     parts = [urlsplit(uri) for uri in redirect_uris]
     return [
-        part.port for part in parts if (part.scheme, part.hostname, part.path) == ("http", HOST, PATH) and part.port
+        part.port for part in parts if (part.scheme, part.hostname, part.path) == ("http", host, PATH) and part.port
     ]
 
 
-def _bind_first(ports: Iterable[int]) -> socket.socket:
-    for port in ports:
+def _bind_first(ports: Iterable[int], host: str) -> Sequence[socket.socket]:
+    for port in (*ports, *([0] * _ATTEMPTS if host == LOCALHOST else [])):
         with suppress(OSError):
-            return _listen(port)
-    return _listen(0)
+            return _listen(port, host)
+    return _listen(0, host)
 
 
-def _bind_one(port: int) -> socket.socket:
+def _bind_one(port: int, host: str) -> Sequence[socket.socket]:
     try:
-        return _listen(port)
+        return _listen(port, host)
     except OSError as error:
         raise ConfigurationError(
-            f"Cannot listen on port {port} of {HOST}: {error.strerror or error}.",
+            f"Cannot listen on port {port} of {host}: {error.strerror or error}.",
             hint="Choose another port with --port, or omit --port to use any free port.",
         ) from None
 
 
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def _listen(port: int, host: str) -> Sequence[socket.socket]:
+    """Listen on a port. Raises OSError, also if another program has it at the other address of localhost."""
+    first = _listen_at((HOST, port), socket.AF_INET)
+    if host != LOCALHOST:
+        return (first,)
+    try:
+        return first, _listen_at(("::1", first.getsockname()[1]), socket.AF_INET6)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            first.close()
+            raise
+        return (first,)  # this system has no IPv6
+
+
+def _listen_at(address: tuple[str, int], family: socket.AddressFamily) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":  # allows the same port in the next sign-in; on Windows two programs could share it
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
+        listener.bind(address)
         listener.listen()
     except OSError:
         listener.close()
@@ -112,7 +140,7 @@ class Receiver(Generic[T]):
         if self._error is not None:
             raise self._error
         if self._result is None:
-            raise AuthorizationExpired("The sign-in was not completed in the browser within ten minutes.")
+            raise AuthorizationExpired("No redirect arrived within ten minutes, so the sign-in is not complete.")
         return self._result
 
     async def receive_pasted(self, parameters: Sequence[tuple[str, str]]) -> None:
@@ -165,8 +193,8 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve(receiver: Receiver[T], listener: socket.socket, *, own_user: bool) -> AsyncIterator[None]:
-    """Serve the receiver on the bound socket while the block runs. Logs nothing: the URL holds the code.
+async def serve(receiver: Receiver[T], listeners: Sequence[socket.socket], *, own_user: bool) -> AsyncIterator[None]:
+    """Serve the receiver on the bound sockets while the block runs. Logs nothing: the URL holds the code.
 
     With `own_user`, requests of other users of this machine are refused, and have no effect.
     """
@@ -180,7 +208,7 @@ async def serve(receiver: Receiver[T], listener: socket.socket, *, own_user: boo
     )
     server = _Server(config)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.serve, [listener])
+        tasks.start_soon(server.serve, list(listeners))
         try:
             yield
         finally:

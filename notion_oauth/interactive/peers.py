@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import ip_address
 from pathlib import Path
 
 import anyio
@@ -29,7 +29,7 @@ Address = tuple[str, int]
 def owner_of_connection(client: Address, server: Address, tables: Sequence[Path] = TABLES) -> int | None:
     """Return the uid of the user who has opened the connection; None if the client has no open socket for it.
 
-    Both addresses are IPv4. Raises OSError if the first table cannot be read.
+    Raises OSError if the first table cannot be read.
     """
     for number, table in enumerate(tables):
         try:
@@ -49,8 +49,8 @@ def owner_of_connection(client: Address, server: Address, tables: Sequence[Path]
 
 def _written(address: Address, *, mapped: bool) -> str:
     """Return an address as the tables have it: each 32-bit word as a number of this machine, and the port."""
-    packed = IPv4Address(address[0]).packed
-    packed = IPv6Address(_MAPPED + packed).packed if mapped else packed
+    ip = ip_address(address[0])
+    packed = _MAPPED + ip.packed if mapped and ip.version == 4 else ip.packed
     words = (int.from_bytes(packed[start : start + 4], sys.byteorder) for start in range(0, len(packed), 4))
     return f"{''.join(f'{word:08X}' for word in words)}:{address[1]:04X}"
 

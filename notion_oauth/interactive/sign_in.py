@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
@@ -10,13 +11,21 @@ from urllib.parse import parse_qsl
 import anyio
 from rich.console import Console
 
-from notion_oauth.errors import AuthorizationResponseError, StateMismatch, escape
+from notion_oauth.errors import (
+    AuthorizationExpired,
+    AuthorizationResponseError,
+    Hint,
+    OAuthError,
+    StateMismatch,
+    escape,
+)
 from notion_oauth.interactive import loopback
 from notion_oauth.interactive.browser import Browser, Environment, detect_environment, open_in_thread
 from notion_oauth.interactive.loopback import Receiver
 from notion_oauth.interactive.terminal import LineReader, open_standard_input
 from notion_oauth.models import PENDING_LIFETIME, TokenSet
 from notion_oauth.protocol.challenge import BearerChallenge
+from notion_oauth.protocol.registration import UNKNOWN_CLIENT, is_about_redirect_uri
 from notion_oauth.service import NotionOAuth
 
 _PROMPT = "URL: "
@@ -37,6 +46,8 @@ async def sign_in(
     console: Console | None = None,
     no_browser: bool = False,
     port: int | None = None,
+    callback_host: str | None = None,
+    new_client: bool = False,
 ) -> TokenSet:
     """Sign in a user at a terminal; returns once the tokens are stored and the browser shows the result.
 
@@ -48,26 +59,72 @@ async def sign_in(
     the first valid one completes the sign-in. `challenge` is the resource's request for more scope or a newer sign-in.
     Writes to `console` (default: stderr).
 
+    `callback_host` is the host of the redirect URI: 127.0.0.1 or localhost. By default, it is 127.0.0.1, or the one
+    that is registered, and the other is tried once if the server refuses the redirect URI. With `new_client`, a new
+    client is registered although a registration is stored; that is also tried once if the server refuses the stored
+    one.
+
     Raises what `NotionOAuth.begin_authorization` and `complete_authorization` raise, AuthorizationExpired if no
     redirect arrives within ten minutes, ConfigurationError if `port` cannot be bound.
     """
     console = console or Console(stderr=True)
+    registered = await oauth.registered_redirect_uris()
+    host = callback_host or loopback.registered_host(registered)
+    attempt = partial(_sign_in_once, oauth, challenge, registered, console=console, no_browser=no_browser, port=port)
+    try:
+        return await attempt(host, new_client=new_client)
+    except OAuthError as refused:
+        if callback_host is None and is_about_redirect_uri(refused):
+            host = loopback.LOCALHOST if host == loopback.HOST else loopback.HOST
+        elif new_client or not registered or refused.error not in UNKNOWN_CLIENT or oauth.settings.client_id:
+            raise
+        else:
+            new_client = True
+        error = refused
+    what = "a new client" if new_client else f"the redirect URI of {host}"
+    console.print(f"{error.message} Trying again with {what}.", markup=False, highlight=False)
+    return await attempt(host, new_client=new_client)
+
+
+async def _sign_in_once(
+    oauth: NotionOAuth,
+    challenge: BearerChallenge | None,
+    registered: Sequence[str],
+    host: str,
+    *,
+    console: Console,
+    no_browser: bool,
+    port: int | None,
+    new_client: bool,
+) -> TokenSet:
     environment = detect_environment()
     browser = "" if no_browser else environment.browser()
-    with loopback.bind_redirect_uri(await oauth.registered_redirect_uris(), port) as (listener, redirect_uri):
-        started = await oauth.begin_authorization(redirect_uri, challenge=challenge)
+    with loopback.bind_redirect_uri(registered, port, host) as (listeners, redirect_uri):
+        started = await oauth.begin_authorization(redirect_uri, challenge=challenge, new_client=new_client)
         receiver = Receiver(partial(oauth.complete_authorization, started.pending))
-        async with loopback.serve(receiver, listener, own_user=environment.tells_users_apart):
+        async with loopback.serve(receiver, listeners, own_user=environment.tells_users_apart):
             url = started.url.get_secret_value()
             _print_url(console, browser, url)
             with open_standard_input(pipes=no_browser) or nullcontext() as source:
                 terminal = source is not None and source.is_terminal
-                _print_remote_hints(console, environment, listener.getsockname()[1], terminal=terminal)
+                _print_remote_hints(console, environment, listeners[0].getsockname()[1], terminal=terminal)
                 prompt = _PastePrompt(console, source, redirect_uri)
                 if isinstance(browser, Browser):
                     open_in_thread(browser, url, partial(prompt.print, "No browser could be opened."))
                 await _wait_for_redirect(receiver, prompt, console)
-    return receiver.result()
+    try:
+        return receiver.result()
+    except AuthorizationExpired as error:
+        error.hint = no_redirect_hint(oauth)
+        raise oauth.tokens.with_profile_hint(error) from None
+
+
+def no_redirect_hint(oauth: NotionOAuth) -> Hint:
+    """Return what to do if the browser showed an error of the server and was not redirected."""
+    if oauth.settings.client_id is None:
+        return Hint("If the browser showed an error, sign in with a new client", "login", {"new_client": None})
+    options = {"callback_host": loopback.LOCALHOST}
+    return Hint("If the browser showed an error about the redirect URI, sign in", "login", options)
 
 
 def _print_url(console: Console, browser: Browser | str, url: str) -> None:

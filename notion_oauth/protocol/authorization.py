@@ -26,6 +26,7 @@ from notion_oauth.models import (
     PendingAuthorization,
 )
 from notion_oauth.protocol.challenge import BearerChallenge
+from notion_oauth.protocol.compat import NO_PROMPT, NO_RESOURCE, compat_hint
 from notion_oauth.protocol.discovery import require_sign_in
 from notion_oauth.protocol.messages import error_code, host_of, printable, quoted
 
@@ -52,7 +53,9 @@ def authorization_request(
 
     `scope` is the scope to request. `acr_values` and `max_age` come from the challenge (RFC 9470 §4). `resource` is
     sent exactly as the metadata spells it (RFC 8707 §2). `prompt=consent` makes the server show the account, even
-    if the user has a session there. Raises MetadataError if the server lacks what a safe sign-in needs.
+    if the user has a session there. The user may have both left out (NOTION_OAUTH_COMPAT).
+
+    Raises MetadataError if the server lacks what a safe sign-in needs.
     """
     server = discovery.server
     endpoint = require_sign_in(server)
@@ -68,8 +71,8 @@ def authorization_request(
         state=state.get_secret_value(),
         code_challenge=create_s256_code_challenge(code_verifier.get_secret_value()),
         code_challenge_method="S256",
-        resource=discovery.resource,
-        prompt="consent",
+        resource=None if NO_RESOURCE in server.compat else discovery.resource,
+        prompt=None if NO_PROMPT in server.compat else "consent",
         **{name: value for name, value in optional.items() if value is not None},
     )
     pending = PendingAuthorization.for_discovery(
@@ -143,4 +146,5 @@ def _refused(response: AuthorizationResponse, pending: PendingAuthorization) -> 
     description = printable(response.error_description)
     host = host_of(pending.issuer)
     message = _ERROR_MESSAGES.get(code, "{host} refused the sign-in.").format(host=host)
-    return AuthorizationRefused(f"{message} ({code}{quoted(description)})", error=code, description=description)
+    message = f"{message} ({code}{quoted(description)})"
+    return AuthorizationRefused(message, error=code, description=description, hint=compat_hint(code, description))

@@ -8,18 +8,17 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ValidationError
 
 from notion_oauth.errors import SIGN_IN, Hint, MetadataError, MetadataNotJson, ServerUnavailable, UnexpectedRedirect
-from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata
+from notion_oauth.models import AuthorizationServerMetadata, ProtectedResourceMetadata, canonical_issuer
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge
-from notion_oauth.protocol.messages import Request, Response, host_of, retry_after
+from notion_oauth.protocol.compat import UNLISTED_PKCE, UNLISTED_PKCE_HINT
+from notion_oauth.protocol.messages import Request, Response, host_of, printable, retry_after
 from notion_oauth.protocol.token import JWT_BEARER
 from notion_oauth.protocol.urls import resource_covers, url_problem
 
 M = TypeVar("M", bound=BaseModel)
 
-_ENDPOINTS = (
-    *("authorization_endpoint", "token_endpoint", "registration_endpoint"),
-    *("revocation_endpoint", "introspection_endpoint"),
-)
+_ENDPOINTS = ("authorization_endpoint", "token_endpoint")
+_OPTIONAL_ENDPOINTS = ("registration_endpoint", "revocation_endpoint", "introspection_endpoint")
 
 
 def protected_resource_metadata_urls(server_url: str, metadata_url: str | None = None) -> tuple[str, ...]:
@@ -53,10 +52,10 @@ def _with_and_without_path(url: str, name: str) -> tuple[str, ...]:
 
 
 def parse_protected_resource_metadata(response: Response, *, server_url: str) -> ProtectedResourceMetadata | None:
-    """Parse a resource's metadata; None if there is no document at that URL (a 4xx).
+    """Parse a resource's metadata; None if there is no document at that URL (a 404).
 
     Raises MetadataError if the metadata is invalid, describes another resource (RFC 9728 §3.3) or lists no usable
-    authorization server, MetadataNotJson if the body is no JSON object, ServerUnavailable for a transient failure.
+    authorization server, MetadataNotJson for a response that is no document, ServerUnavailable for a transient failure.
     """
     metadata = _read(response, ProtectedResourceMetadata, "protected resource metadata")
     if metadata is None:
@@ -93,39 +92,45 @@ def _downgrades(url: str, source: str) -> bool:
 
 
 def parse_authorization_server_metadata(
-    response: Response, *, issuer: str, issuer_is_guess: bool = False
+    response: Response, *, issuer: str, compat: tuple[str, ...] = ()
 ) -> AuthorizationServerMetadata | None:
-    """Parse an authorization server's metadata; None if there is no document at that URL (a 4xx).
+    """Parse an authorization server's metadata; None if there is no document at that URL (a 404).
 
-    Raises MetadataError unless the document's issuer is identical to `issuer` (RFC 8414 §3.3) and all endpoints are
-    https (http on loopback), MetadataNotJson if the body is no JSON object, ServerUnavailable for a transient
-    failure. If `issuer_is_guess`, the document may add a trailing slash to it.
+    Raises MetadataError unless the document's issuer is identical to `issuer` (RFC 8414 §3.3) and the endpoints of a
+    sign-in are https (http on loopback), MetadataNotJson for a response that is no document, ServerUnavailable for a
+    transient failure. Against the RFC, an issuer without a path may have a final slash in one place and not in the
+    other: servers do that, and both are one URL with the same well-known URLs. `compat` is what the user allows it.
     """
     metadata = _read(response, AuthorizationServerMetadata, "authorization server metadata")
     if metadata is None:
         return None
-    # Both spellings have the same well-known URLs
-    if metadata.issuer != issuer and not (issuer_is_guess and metadata.issuer == f"{issuer}/"):
-        raise MetadataError(f"{response.url} describes another issuer than {issuer}; it was not used.")
+    if canonical_issuer(metadata.issuer) != canonical_issuer(issuer):
+        found = printable(metadata.issuer)
+        raise MetadataError(f"{response.url} describes another issuer, {found}, than {issuer}; it was not used.")
     for name in _ENDPOINTS:
         endpoint: str | None = getattr(metadata, name)
-        if endpoint is None:
-            continue
-        if problem := url_problem(endpoint) or (_NOT_HTTPS if _downgrades(endpoint, issuer) else None):
+        if endpoint is not None and (problem := _endpoint_problem(endpoint, issuer)):
             raise MetadataError(f"The {name} of {issuer} {problem}.")
-    return metadata
+    unusable = [name for name in _OPTIONAL_ENDPOINTS if _endpoint_problem(getattr(metadata, name) or issuer, issuer)]
+    return metadata.model_copy(update={**dict.fromkeys(unusable), "compat": compat})
+
+
+def _endpoint_problem(endpoint: str, issuer: str) -> str | None:
+    return url_problem(endpoint) or (_NOT_HTTPS if _downgrades(endpoint, issuer) else None)
 
 
 def require_sign_in(server: AuthorizationServerMetadata) -> str:
     """Return the authorization endpoint of a server that supports a safe sign-in in a browser.
 
-    Raises MetadataError if it has none (RFC 8414 §2), or does not list PKCE with S256 (MCP).
+    Raises MetadataError if it has none (RFC 8414 §2), or does not list PKCE with S256 (MCP) and the user has not
+    allowed that.
     """
     if server.authorization_endpoint is None:
         message = f"{server.issuer} has no authorization endpoint: you cannot sign in with a browser."
         raise MetadataError(message, hint=_BY_ASSERTION)
-    if "S256" not in server.code_challenge_methods_supported:
-        raise MetadataError(f"{server.issuer} does not list PKCE with S256, which a safe sign-in requires.")
+    if "S256" not in server.code_challenge_methods_supported and UNLISTED_PKCE not in server.compat:
+        message = f"{server.issuer} does not list PKCE with S256, which a safe sign-in requires."
+        raise MetadataError(message, hint=UNLISTED_PKCE_HINT)
     return server.authorization_endpoint
 
 
@@ -146,7 +151,7 @@ def base_url(server_url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, "", "", ""))
 
 
-def assumed_authorization_server(issuer: str) -> AuthorizationServerMetadata:
+def assumed_authorization_server(issuer: str, *, compat: tuple[str, ...] = ()) -> AuthorizationServerMetadata:
     """The endpoints of a server without metadata: /authorize, /token and /register at its origin (MCP 2025-03-26).
 
     PKCE is assumed: that revision requires it of every server.
@@ -158,6 +163,7 @@ def assumed_authorization_server(issuer: str) -> AuthorizationServerMetadata:
         registration_endpoint=f"{issuer}/register",
         token_endpoint_auth_methods_supported=("none", "client_secret_basic", "client_secret_post"),
         code_challenge_methods_supported=("S256",),
+        compat=compat,
     )
 
 
@@ -179,9 +185,11 @@ def challenge_of(response: Response) -> BearerChallenge | None:
 
 
 def _read(response: Response, model: type[M], kind: str) -> M | None:
-    """Return the document at a metadata URL; None for a 4xx, which means that there is none."""
-    if 400 <= response.status < 500 and response.status not in (408, 425, 429):
+    """Return the document at a metadata URL; None for a 404 or 410, which means that there is none."""
+    if response.status in (404, 410):
         return None
+    if 400 <= response.status < 500 and response.status not in (408, 425, 429):
+        raise MetadataNotJson(f"{response.url} is no document: HTTP {response.status}.", refused=True)
     if 300 <= response.status < 400:
         raise UnexpectedRedirect(f"{response.url} answered with a redirect, which is not followed.")
     if response.status != 200:
@@ -190,8 +198,12 @@ def _read(response: Response, model: type[M], kind: str) -> M | None:
     document = response.json_object()
     if document is None:
         raise MetadataNotJson(f"{response.url} is not a JSON object.")
-    try:  # some servers write null for omitted members
-        return model.model_validate({name: value for name, value in document.items() if value is not None})
+    optional = {name: value for name, value in document.items() if name in _OPTIONAL_ENDPOINTS}
+    left_out = {name for name, value in optional.items() if not isinstance(value, str)}
+    try:  # some servers write null or an empty text for omitted members
+        return model.model_validate(
+            {name: value for name, value in document.items() if value not in (None, "") and name not in left_out}
+        )
     except ValidationError as error:
         raise MetadataError(f"{response.url} is no valid {kind}: {_first_problem(error)}.") from None
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from notion_oauth.errors import REPORT_CODE, ServerUnavailable, TokenRefused
 from notion_oauth.models import Introspection, TokenSet
-from notion_oauth.protocol.lifetime import from_milliseconds
+from notion_oauth.protocol.lifetime import parse_time
 from notion_oauth.protocol.messages import Request, Response, host_of, printable, raise_for_error
 from notion_oauth.protocol.token import client_authentication
 
@@ -38,10 +36,4 @@ def parse_introspection_response(response: Response, *, request: Request) -> Int
         return Introspection(active=False)  # other members have no meaning then (§2.2)
     secrets = request.secrets()
     texts = {name: printable(document.get(name), secrets=secrets) for name in ("scope", "username", "sub")}
-    return Introspection(active=True, expires_at=_timestamp(document.get("exp")), **texts)
-
-
-def _timestamp(value: object) -> datetime | None:
-    """From seconds since 1970; None for anything else."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return from_milliseconds(value * 1000) if is_number else None  # type: ignore[operator]
+    return Introspection(active=True, expires_at=parse_time(document.get("exp")), **texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 
 MAX_LIFETIME = timedelta(days=3650)  # a longer one is a mistake, and would overflow dates
-_MAX_MILLISECONDS = 4_102_444_800_000  # the year 2100; a later time is a mistake
+_MAX_SECONDS = 4_102_444_800  # the year 2100; a later time is a mistake
+_MIN_MILLISECONDS = 100_000_000_000  # the year 1973, or in seconds the year 5138
 LEEWAY_DIVISOR = 3  # at most a third of the lifetime: short-lived tokens would be refreshed at every use otherwise
 UNKNOWN_LIFETIME = timedelta(hours=1)  # of a token that can be refreshed and whose lifetime the server did not send
 CLOCK_SKEW = timedelta(minutes=5)  # more than the clocks of machines that share a store usually differ
@@ -72,11 +74,23 @@ def parse_lifetime(value: Any) -> int | None:
     return max(1, int(min(seconds, MAX_LIFETIME.total_seconds())))
 
 
-def from_milliseconds(value: object) -> datetime | None:
-    """From milliseconds since 1970; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def parse_time(value: object) -> datetime | None:
+    """Return a time from milliseconds or seconds since 1970, or from ISO 8601 text; None for anything else."""
+    if isinstance(value, str):
+        return _parse_text(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value < _MAX_SECONDS * 1000:
         return None
-    return datetime.fromtimestamp(value / 1000, UTC) if 0 < value < _MAX_MILLISECONDS else None
+    seconds = value / 1000 if value >= _MIN_MILLISECONDS else value
+    return datetime.fromtimestamp(seconds, UTC) if 0 < seconds < _MAX_SECONDS else None
+
+
+def _parse_text(text: str) -> datetime | None:
+    with suppress(ValueError):
+        return parse_time(float(text))
+    with suppress(ValueError, OverflowError):
+        found = datetime.fromisoformat(text.strip())
+        return parse_time((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    return None
 
 
 def expires_at(expires_in: int | None, *, requested_at: datetime) -> datetime | None:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn
-from urllib.parse import unquote_plus, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote_plus, urlencode, urlsplit
 
 from notion_oauth.errors import Hint, OAuthError, ServerUnavailable, UnexpectedRedirect
+from notion_oauth.protocol.compat import compat_hint
 
 MAX_DESCRIPTION = 300  # characters of a server's text that are repeated
 MIN_SECRET = 16  # characters; shorter values, such as "refresh_token", are not secret
@@ -33,6 +34,7 @@ REGISTERED_ERRORS = frozenset(
         *("registration_not_supported", "unmet_authentication_requirements"),
     }
 )  # servers may send other codes too
+_MARKUP = frozenset('<{["=')  # of pages, and of broken documents and forms, which may contain tokens
 _ERROR_CODE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,100}\Z")  # RFC 6749 §5.2, without spaces
 
 
@@ -94,7 +96,7 @@ class Response:
     @property
     def is_error(self) -> bool:
         """Whether the response reports an error, by its status or, as some servers do, by an `error` in a 2xx."""
-        return not self.ok or bool((self.json_object() or {}).get("error"))
+        return not self.ok or bool((self.members() or {}).get("error"))
 
     def json_object(self) -> dict[str, Any] | None:
         """Return the body as a JSON object; None for anything else."""
@@ -103,6 +105,18 @@ class Response:
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
+
+    def members(self) -> dict[str, Any] | None:
+        """Return the body as a JSON object, or as the form that some token endpoints send in its place; else None."""
+        document = self.json_object()
+        if document is not None:
+            return document
+        try:
+            pairs = parse_qsl(self.body.decode().strip(), keep_blank_values=True, strict_parsing=True)
+        except ValueError:
+            return None
+        form = dict(pairs)
+        return form if len(form) == len(pairs) and form.keys() & {"access_token", "error"} else None
 
 
 def parse_json(content: bytes) -> Any:
@@ -158,13 +172,19 @@ def host_of(url: str) -> str:
 
 
 def raise_for_error(
-    response: Response, request: Request, error_type: type[OAuthError], action: str, hint: Hint | None = None
+    response: Response,
+    request: Request,
+    error_type: type[OAuthError],
+    action: str,
+    hint: Hint | None = None,
+    *,
+    default_code: str | None = None,
 ) -> NoReturn:
     """Raise the error for an unsuccessful response. `action` completes "could not ..." in the message.
 
     Raises `error_type`, with `hint`, for a 4xx with a final OAuth error code, and for a 2xx, with which some servers
     send errors; UnexpectedRedirect for a 3xx; and ServerUnavailable for everything else: 429, 5xx, pages and responses
-    without a code are transient.
+    without a code are transient. With `default_code`, a 4xx without a code is final, too.
     """
     code, description = _error_and_description(response, request)
     host = host_of(response.url)
@@ -172,16 +192,17 @@ def raise_for_error(
         raise UnexpectedRedirect(
             f"{host} could not {action} (HTTP {response.status}, a redirect, which is not followed)."
         )
-    transient = response.status == 429 or response.status >= 500
+    transient = response.status in (408, 425, 429) or response.status >= 500
+    reason = f"{code or f'HTTP {response.status}'}{quoted(description)}"
+    code = code or default_code
     if code is None or transient or code in {"temporarily_unavailable", "server_error"}:
-        reason = f"{code or ''}{quoted(description)}".strip() or f"HTTP {response.status}"
         raise ServerUnavailable(
             f"{host} could not {action} ({reason}).",
             retry_after=retry_after(response),
             not_processed=response.status in (429, 503),
         )
-    message = f"{host} refused to {action} ({code}{quoted(description)})."
-    raise error_type(message, error=code, description=description, hint=hint)
+    message = f"{host} refused to {action} ({reason})."
+    raise error_type(message, error=code, description=description, hint=hint or compat_hint(code, description))
 
 
 def _error_and_description(response: Response, request: Request) -> tuple[str | None, str | None]:
@@ -189,10 +210,21 @@ def _error_and_description(response: Response, request: Request) -> tuple[str | 
 
     A separate function, so that no local variable in a traceback holds a secret.
     """
-    document, secrets = response.json_object() or {}, request.secrets()
-    code = error_code(document.get("error"))
+    document, secrets = response.members(), request.secrets()
+    code = error_code((document or {}).get("error"))
     repeats = code is not None and any(secret in code for secret in secrets)
-    return None if repeats else code, printable(document.get("error_description"), secrets=secrets)
+    return None if repeats else code, printable(_words(response, document, code), secrets=secrets)
+
+
+def _words(response: Response, document: dict[str, Any] | None, code: str | None) -> object:
+    """Return the server's description of an error: of OAuth, else as APIs send it, else a short text without markup."""
+    if document is None:
+        text = response.body[: MAX_DESCRIPTION + 1].decode(errors="replace")
+        return text if len(text) <= MAX_DESCRIPTION and not _MARKUP.intersection(text) else None
+    found = [document.get(name) for name in ("error_description", "message", "detail", "title")]
+    found += [] if code else [document.get("error")]
+    inner = (each.get(name) for each in found if isinstance(each, dict) for name in ("error_description", "message"))
+    return next((each for each in (*found, *inner) if isinstance(each, str) and each.strip()), None)
 
 
 def retry_after(response: Response) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from notion_oauth.models import Discovery, EndedLogin, TokenSet
+from notion_oauth.models import Discovery, EndedLogin, TokenSet, canonical_issuer
 
 OFFLINE_ACCESS = "offline_access"  # OpenID Connect Core §11: servers that list it require it for a refresh token
 
@@ -43,7 +43,7 @@ def previously_requested(login: TokenSet | EndedLogin | None, found: Discovery, 
 
     `granted` adds its granted scope. If the server lists its scopes, others are dropped: it would refuse them.
     """
-    if login is None or login.issuer not in (None, found.server.issuer):
+    if login is None or canonical_issuer(login.issuer) not in (None, canonical_issuer(found.server.issuer)):
         return None
     if login.resource not in (None, found.resource):
         return None

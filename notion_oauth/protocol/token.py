@@ -18,6 +18,7 @@ from notion_oauth.models import (
     TokenResponse,
     TokenSet,
 )
+from notion_oauth.protocol.compat import NO_RESOURCE, REFRESH_SCOPE
 from notion_oauth.protocol.lifetime import expires_at, expiry, parse_lifetime
 from notion_oauth.protocol.messages import Request, Response, form_of, host_of, is_sendable, raise_for_error
 
@@ -60,16 +61,23 @@ def client_authentication(
     return {}, {"client_id": client.client_id}
 
 
+def _resource(login: GrantRequest | TokenSet) -> str | None:
+    """Return the `resource` to send; None if the user has it left out for this server."""
+    return None if NO_RESOURCE in login.compat else login.resource
+
+
 def code_request(pending: PendingAuthorization, code: SecretStr) -> Request:
     """Return the request that exchanges a code for tokens (RFC 6749 §4.1.3, RFC 7636 §4.5, RFC 8707 §2.2)."""
     headers, fields = client_authentication(pending.client, pending.token_endpoint_auth_methods_supported)
-    form = {
-        "grant_type": "authorization_code",
-        "code": code.get_secret_value(),
-        "redirect_uri": pending.redirect_uri,
-        "code_verifier": pending.code_verifier.get_secret_value(),
-        "resource": pending.resource,
-    }
+    form = form_of(
+        {
+            "grant_type": "authorization_code",
+            "code": code.get_secret_value(),
+            "redirect_uri": pending.redirect_uri,
+            "code_verifier": pending.code_verifier.get_secret_value(),
+            "resource": _resource(pending),
+        }
+    )
     return Request("POST", pending.token_endpoint, headers=headers, form={**form, **fields})
 
 
@@ -84,7 +92,8 @@ def refresh_request(tokens: TokenSet) -> Request:
         {
             "grant_type": "refresh_token",
             "refresh_token": tokens.refresh_token.get_secret_value(),
-            "resource": tokens.resource,
+            "scope": tokens.requested_scope if REFRESH_SCOPE in tokens.compat else None,
+            "resource": _resource(tokens),
         }
     )
     return Request("POST", tokens.token_endpoint, headers=headers, form={**form, **fields})
@@ -128,7 +137,7 @@ def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset
 
     A separate function, so that no local variable in a traceback holds a token.
     """
-    document = (None if response.is_error else response.json_object()) or {}
+    document = (None if response.is_error else response.members()) or {}
     names = frozenset(document)
     try:
         fields = {**document, "expires_in": parse_lifetime(document.get("expires_in"))}
@@ -139,7 +148,7 @@ def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset
 
 def _new_refresh_token(response: Response, request: Request) -> SecretStr | None:
     """Return the refresh token of a response, unless it is the one that was sent."""
-    document = (response.json_object() or {}) if response.ok else {}
+    document = (response.members() or {}) if response.ok else {}
     value = document.get("refresh_token")
     sent = (request.form or {}).get("refresh_token")
     return SecretStr(value) if isinstance(value, str) and value not in ("", sent) else None
@@ -158,7 +167,7 @@ def assertion_request(grant: AssertionRequest) -> Request:
             "grant_type": JWT_BEARER,
             "assertion": grant.assertion.get_secret_value(),
             "scope": grant.scope,
-            "resource": grant.resource,
+            "resource": _resource(grant),
         }
     )
     return Request("POST", grant.token_endpoint, headers=headers, form={**form, **fields})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 
 from notion_oauth.clock import Clock
@@ -14,11 +15,11 @@ from notion_oauth.transport.client import Transport
 
 def build_client(settings: Settings, clock: Clock) -> OAuthClient:
     """Return the client that sends the requests. Raises ConfigurationError if telemetry is on without OpenTelemetry."""
+    build = partial(OAuthClient, clock=clock, issuer=settings.issuer, compat=settings.compat_words)
     if not settings.telemetry:
-        return OAuthClient(Transport.from_settings(settings), clock=clock, issuer=settings.issuer)
+        return build(Transport.from_settings(settings))
     telemetry = _telemetry()
-    transport = telemetry.TracedTransport.from_settings(settings)
-    return OAuthClient(transport, clock=clock, issuer=settings.issuer, span=telemetry.span)
+    return build(telemetry.TracedTransport.from_settings(settings), span=telemetry.span)
 
 
 def build_audit(settings: Settings, profile: str) -> Audit:

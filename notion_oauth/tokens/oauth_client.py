@@ -11,7 +11,14 @@ from typing import Protocol, TypeVar
 from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, utc_now
-from notion_oauth.errors import MetadataError, MetadataNotJson, NotionOAuthError, TransientError, UnexpectedRedirect
+from notion_oauth.errors import (
+    MetadataError,
+    MetadataNotJson,
+    NotionOAuthError,
+    ServerUnavailable,
+    TransientError,
+    UnexpectedRedirect,
+)
 from notion_oauth.models import (
     AssertionRequest,
     AuthorizationServerMetadata,
@@ -23,6 +30,7 @@ from notion_oauth.models import (
     ProtectedResourceMetadata,
     TokenResponse,
     TokenSet,
+    canonical_issuer,
 )
 from notion_oauth.protocol import discovery, introspection, registration, revocation, token
 from notion_oauth.protocol.challenge import BearerChallenge
@@ -51,7 +59,8 @@ class OAuthClient:
     """Sends requests to the resource and to its authorization server. Stores nothing.
 
     Every method raises NetworkError or ServerUnavailable for a transient failure; its docstring names other errors.
-    `issuer` is the authorization server to use, if the user has configured one. `span` surrounds each operation.
+    `issuer` is the authorization server to use, if the user has configured one. `compat` is what the user allows
+    servers (the words of NOTION_OAUTH_COMPAT). `span` surrounds each operation.
     """
 
     def __init__(
@@ -60,11 +69,13 @@ class OAuthClient:
         *,
         clock: Clock = utc_now,
         issuer: str | None = None,
+        compat: tuple[str, ...] = (),
         span: Span = no_span,
     ) -> None:
         self._transport = transport
         self._clock = clock
         self._issuer = issuer
+        self._compat = compat
         self._span = span
 
     async def challenge(self, server_url: str) -> BearerChallenge | None:
@@ -84,16 +95,21 @@ class OAuthClient:
         allow_ambiguous: bool = True,
         check_server: Requirement | None = None,
         max_servers: int = MAX_SERVERS,
+        compat: tuple[str, ...] = (),
     ) -> Discovery:
         """Find the authorization server of an MCP server: the configured one, else the first usable one.
 
         Servers in `prefer` are tried first. Without `allow_ambiguous`, several candidates are an error.
-        `check_server` raises for a server that cannot be used; at most `max_servers` are tried. Without protected
+        `check_server` raises for a server that cannot be used; at most `max_servers` are tried. `compat` is what the
+        user has allowed the server at an earlier sign-in. Without protected
         resource metadata, the origin of the MCP server is the authorization server (MCP 2025-03-26). Raises
         MetadataError.
         """
         with self._span("discover", server_url) as set_issuer:
-            found = await self._discover(server_url, challenge, prefer, allow_ambiguous, check_server, max_servers)
+            allowed = _union(compat, self._compat)
+            found = await self._discover(
+                server_url, challenge, prefer, allow_ambiguous, check_server, max_servers, allowed
+            )
             set_issuer(found.server.issuer)
             return found
 
@@ -105,15 +121,16 @@ class OAuthClient:
         allow_ambiguous: bool,
         check_server: Requirement | None,
         max_servers: int,
+        compat: tuple[str, ...],
     ) -> Discovery:
         try:
             resource, not_found = await self._protected_resource_metadata(server_url, challenge), None
         except MetadataNotJson as error:
-            if challenge is not None and challenge.resource_metadata is not None:
+            if challenge is not None and challenge.resource_metadata is not None and not error.refused:
                 raise  # the challenge says that metadata exists, so the failure may be temporary
             resource, not_found = None, error
         if resource is None:
-            return await self._without_resource_metadata(server_url, not_found, check_server)
+            return await self._without_resource_metadata(server_url, not_found, check_server, compat)
         candidates = _candidates(resource.authorization_servers, self._issuer, prefer)
         if not allow_ambiguous and len(candidates) > 1:
             raise MetadataError(
@@ -123,7 +140,7 @@ class OAuthClient:
         failure: MetadataError | None = None
         for issuer in candidates[:max_servers]:
             try:
-                server = await self._authorization_server_metadata(issuer)
+                server = await self._authorization_server_metadata(issuer, compat)
                 if server is not None and check_server is not None:
                     check_server(server)
             except MetadataError as error:
@@ -137,17 +154,21 @@ class OAuthClient:
         raise failure
 
     async def _without_resource_metadata(
-        self, server_url: str, not_found: MetadataNotJson | None, check_server: Requirement | None
+        self,
+        server_url: str,
+        not_found: MetadataNotJson | None,
+        check_server: Requirement | None,
+        compat: tuple[str, ...],
     ) -> Discovery:
         base = discovery.base_url(server_url)
-        if self._issuer not in (None, base, f"{base}/"):
+        if canonical_issuer(self._issuer) not in (None, base):
             raise MetadataError(
                 f"NOTION_OAUTH_ISSUER is {self._issuer}, but {server_url} lists no authorization server."
             )
-        published = await self._authorization_server_metadata(base, issuer_is_guess=True)
+        published = await self._authorization_server_metadata(base, compat)
         if published is None and not_found is not None:
-            raise not_found  # a site that answers every URL with a page: no endpoints can be assumed
-        server = published or discovery.assumed_authorization_server(base)
+            raise not_found  # only where every URL is a 404, the default endpoints can be assumed
+        server = published or discovery.assumed_authorization_server(base, compat=compat)
         if check_server is not None:
             check_server(server)
         return Discovery(resource=server_url, scopes=None, server=server, assumed=published is None)
@@ -161,32 +182,31 @@ class OAuthClient:
         return await self._first(urls, parse, decisive=url)
 
     async def _authorization_server_metadata(
-        self, issuer: str, *, issuer_is_guess: bool = False
+        self, issuer: str, compat: tuple[str, ...]
     ) -> AuthorizationServerMetadata | None:
-        parse = partial(discovery.parse_authorization_server_metadata, issuer=issuer, issuer_is_guess=issuer_is_guess)
+        parse = partial(discovery.parse_authorization_server_metadata, issuer=issuer, compat=compat)
         return await self._first(discovery.authorization_server_metadata_urls(issuer), parse)
 
     async def _first(
         self, urls: Iterable[str], parse: Callable[[Response], M | None], *, decisive: str | None = None
     ) -> M | None:
-        """The first valid document at the URLs; None if every URL answers that there is no document.
+        """The first valid document at the URLs; None if every URL is a 404.
 
-        Raises MetadataError if only invalid documents were found, or if the one at the `decisive` URL is invalid;
-        MetadataNotJson or UnexpectedRedirect if the URLs led to nothing else.
+        Otherwise raises the most important failure: a transient one first (the document may exist), then an invalid
+        document, then MetadataNotJson or UnexpectedRedirect. The next URL is not tried after an invalid document at the
+        `decisive` URL, and after NetworkError.
         """
-        failure: NotionOAuthError | None = None
-        nothing = (MetadataNotJson, UnexpectedRedirect)
+        failures: list[NotionOAuthError] = []
         for url in urls:
             try:
                 if (metadata := parse(await self._transport.send(Request("GET", url)))) is not None:
                     return metadata
-            except (MetadataError, UnexpectedRedirect) as error:
-                if failure is None or isinstance(failure, nothing):
-                    failure = error
-                if url == decisive and not isinstance(error, nothing):
+            except (MetadataError, ServerUnavailable) as error:
+                failures.append(error)
+                if url == decisive and not isinstance(error, (MetadataNotJson, ServerUnavailable)):
                     break
-        if failure is not None:
-            raise failure
+        if failures:
+            raise max(failures, key=_importance)  # the first of several
         return None
 
     async def register(self, server: AuthorizationServerMetadata, metadata: ClientMetadata) -> ClientInformation:
@@ -198,13 +218,27 @@ class OAuthClient:
     async def is_client_registered(
         self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str
     ) -> bool:
-        """Whether the server still recognises a client; True after a transient failure, which is not raised."""
+        """Whether the server still recognises a client; True after a transient failure, which is not raised.
+
+        A server that does not is asked again, because it may copy its data with a delay. An answer that only may mean
+        that the client is unknown is compared with the answer about a client that was never registered.
+        """
         with self._span("knows", server.token_endpoint, server.issuer):
             try:
-                response = await self._transport.send(registration.client_check_request(server, client, redirect_uri))
+                if registration.is_client_unknown(await self._check_client(server, client, redirect_uri)) is False:
+                    return True
+                response = await self._check_client(server, client, redirect_uri)
+                if (unknown := registration.is_client_unknown(response)) is not None:
+                    return not unknown
+                other = await self._check_client(server, registration.unregistered_client(client), redirect_uri)
             except TransientError:
                 return True
-            return not registration.is_client_unknown(response)
+            return not registration.answers_alike(response, other)
+
+    async def _check_client(
+        self, server: AuthorizationServerMetadata, client: ClientInformation, redirect_uri: str
+    ) -> Response:
+        return await self._transport.send(registration.client_check_request(server, client, redirect_uri))
 
     async def exchange(self, pending: PendingAuthorization, code: SecretStr) -> TokenSet:
         """Exchange a code for tokens. Raises TokenRefused."""
@@ -222,6 +256,7 @@ class OAuthClient:
         """Refresh a login. Raises TokenRefused, NoUsableToken, SignInRequired if it has no refresh token."""
         with self._span("refresh", tokens.token_endpoint, tokens.issuer):
             requested_at = self._now()
+            tokens = tokens.model_copy(update={"compat": _union(tokens.compat, self._compat)})
             try:
                 parsed, requested_at = await self._tokens(token.refresh_request(tokens))
             except token.NoUsableToken as error:
@@ -243,8 +278,10 @@ class OAuthClient:
         if tokens.token_endpoint is not None or tokens.refresh_token is None:
             return tokens
         known = (tokens.issuer,) if tokens.issuer else ()
-        found = await self.discover(server_url, prefer=known, allow_ambiguous=bool(known), max_servers=1)
-        if tokens.issuer not in (None, found.server.issuer):
+        found = await self.discover(
+            server_url, prefer=known, allow_ambiguous=bool(known), max_servers=1, compat=tokens.compat
+        )
+        if tokens.issuer is not None and canonical_issuer(tokens.issuer) != canonical_issuer(found.server.issuer):
             raise MetadataError(f"{server_url} no longer lists {tokens.issuer}, which issued the stored login.")
         return tokens.model_copy(
             update={
@@ -284,10 +321,22 @@ class OAuthClient:
 def _candidates(issuers: tuple[str, ...], configured: str | None, prefer: Collection[str]) -> tuple[str, ...]:
     """The authorization servers to try, in order. Raises MetadataError if the configured one is not listed."""
     if configured is None:
-        return tuple(sorted(issuers, key=lambda issuer: issuer not in prefer))
-    if configured not in issuers:
+        preferred = {canonical_issuer(issuer) for issuer in prefer}
+        return tuple(sorted(issuers, key=lambda issuer: canonical_issuer(issuer) not in preferred))
+    listed = next((issuer for issuer in issuers if canonical_issuer(issuer) == canonical_issuer(configured)), None)
+    if listed is None:
         raise MetadataError(
             f"NOTION_OAUTH_ISSUER is {configured}, but the server lists only {', '.join(issuers)}.",
             hint="Correct NOTION_OAUTH_ISSUER, or unset it.",
         )
-    return (configured,)
+    return (listed,)
+
+
+def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def _importance(failure: NotionOAuthError) -> int:
+    if isinstance(failure, UnexpectedRedirect | MetadataNotJson):
+        return 0
+    return 2 if isinstance(failure, TransientError) else 1

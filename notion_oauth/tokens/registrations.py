@@ -24,6 +24,7 @@ from notion_oauth.models import (
     Discovery,
     PendingAuthorization,
     Registration,
+    canonical_issuer,
 )
 from notion_oauth.observability.audit import Audit
 from notion_oauth.protocol import registration, scopes
@@ -32,6 +33,7 @@ from notion_oauth.settings import Settings
 from notion_oauth.storage import Hold, TokenStore
 from notion_oauth.tokens.oauth_client import OAuthClient
 
+_UNSET_CLIENT = "Leave out --new-client, or unset NOTION_OAUTH_CLIENT_ID and NOTION_OAUTH_CLIENT_METADATA_URL."
 SHARED_PROFILE = profile_names.DEFAULT_PROFILE  # stores the issuers of the preregistered client for all profiles
 
 
@@ -109,6 +111,10 @@ class Registrations:
     async def mark_used(self, pending: PendingAuthorization) -> None:
         """Record that a sign-in has succeeded: its redirect URI is valid for the preregistered client."""
         self._unchecked = None
+        for stored in await self._stored.load():
+            if stored.replacement and stored.client.client_id == pending.client.client_id:
+                async with self._stored.lock(extra=False) as save:
+                    await save(stored.model_copy(update={"replacement": False}))
         configured = self._settings.preregistered
         if configured is not None and configured.client_id == pending.client.client_id:
             async with self._store.exclusive(SHARED_PROFILE) as hold:
@@ -141,6 +147,7 @@ class Registrations:
         scope: str | None,
         minimum_scope: str | None,
         known_client: ClientInformation | None = None,
+        new_client: bool = False,
     ) -> tuple[ClientInformation, str | None]:
         """Return the preregistered client, else the one of the metadata document, else a stored or new registration.
 
@@ -149,28 +156,41 @@ class Registrations:
 
         A stored registration is used again, unless the server no longer recognises it or it lacks a scope: then a new
         one is made. `known_client` is the client of a login that the resource has just accepted. The authorization
-        server is not asked about it, unless the last sign-in that skipped this check did not succeed. Raises
-        ConfigurationError if the preregistered client belongs to another issuer, RegistrationRefused, MetadataError if
+        server is not asked about it, unless the last sign-in that skipped this check did not succeed. With
+        `new_client`, no stored registration is used. The one that a new one replaces is kept until `mark_used`. Raises
+        ConfigurationError if the preregistered client belongs to another issuer, or there is no new client because one
+        is configured, RegistrationRefused, MetadataError if
         the server offers no registration, TooManyRequests, TransientError, StorageError.
         """
         if (configured := await self._client_from_settings(discovery)) is not None:
+            if new_client:
+                raise ConfigurationError("No new client is registered, because one is configured.", hint=_UNSET_CLIENT)
             return configured, scope
         try:
-            found = await self._find_or_register(discovery, redirect_uri, scope, known_client)
+            found = await self._find_or_register(discovery, redirect_uri, scope, known_client, new_client)
         except TooManyRequests:
             scope = minimum_scope
-            found = await self._find_or_register(discovery, redirect_uri, scope, None)
+            found = await self._find_or_register(discovery, redirect_uri, scope, None, new_client)
         return found.client, scopes.limit_scope(scope, found.registered_scope)
 
     async def _find_or_register(
-        self, discovery: Discovery, redirect_uri: str, scope: str | None, known_client: ClientInformation | None
+        self,
+        discovery: Discovery,
+        redirect_uri: str,
+        scope: str | None,
+        known_client: ClientInformation | None,
+        new_client: bool,
     ) -> Registration:
         checked: set[str] = set()
+        replacement = False  # of a registration that may still be of use
         ordinary = scopes.registration_scope(discovery)
         extended_scope = not scopes.includes_scope(ordinary, scope)
         stored = partial(self._matching, discovery, redirect_uri, scope, extended_scope)
         for found in await stored():  # without the lock, because the server may take long to answer
             checked.add(found.client.client_id)
+            replacement = replacement or not found.client.expired(self._clock())
+            if new_client:
+                continue
             if found.client == known_client and found.client.client_id != self._unchecked:
                 self._unchecked = found.client.client_id
                 return found
@@ -182,6 +202,7 @@ class Registrations:
                 if found.client.client_id not in checked:
                     return found  # registered meanwhile by another task or process
             registered = await self._register(discovery, redirect_uri, scopes.union(scope, ordinary), extended_scope)
+            registered = registered.model_copy(update={"replacement": replacement})
             await save(registered)
         self._audit.succeeded("registration", issuer=registered.issuer, client_id=registered.client.client_id)
         return registered
@@ -194,16 +215,22 @@ class Registrations:
         One with an extended scope is used only for such a scope: without a `scope` parameter, a server might grant all
         scopes that the client was registered for.
         """
-        key = discovery.server.issuer, redirect_uri
-        stored = await self._stored.load()
-        matching = (each for each in stored if (each.issuer, each.redirect_uri) == key and not each.preregistered)
+        key = canonical_issuer(discovery.server.issuer), redirect_uri
+        stored = (each for each in await self._stored.load() if not each.preregistered)
+        matching = (each for each in stored if (canonical_issuer(each.issuer), each.redirect_uri) == key)
         return [each for each in matching if _allows(each, scope) and (extended_scope or not each.extended_scope)]
 
     async def _register(
         self, discovery: Discovery, redirect_uri: str, scope: str | None, extended_scope: bool
     ) -> Registration:
-        """Register a client for `scope`, which includes what later sign-ins may request."""
-        client = await self._request_registration(discovery, redirect_uri, scope)
+        """Register a client for `scope`, which includes what later sign-ins may request; without, if it is refused."""
+        try:
+            client = await self._request_registration(discovery, redirect_uri, scope)
+        except RegistrationRefused as refused:
+            if scope is None or not registration.is_about_scope(refused):
+                raise
+            scope = None  # servers that refuse a scope here may grant it to a client without one
+            client = await self._request_registration(discovery, redirect_uri, scope)
         return Registration(
             issuer=discovery.server.issuer,
             redirect_uri=redirect_uri,
@@ -241,15 +268,18 @@ class Registrations:
         Its issuer is stored at its first use, once for all profiles because they share the setting.
         """
         issuer = discovery.server.issuer
-        known = _issuers_of(client, await self._store.load_registrations(SHARED_PROFILE))
-        if known and issuer not in known and self._settings.issuer != issuer:
+        stored = await self._store.load_registrations(SHARED_PROFILE)
+        known = {canonical_issuer(each) for each in _issuers_of(client, stored)}
+        is_known = canonical_issuer(issuer) in known
+        configured = canonical_issuer(self._settings.issuer) == canonical_issuer(issuer)
+        if known and not is_known and not configured:
             raise ConfigurationError(
                 f"The client in NOTION_OAUTH_CLIENT_ID was registered with {min(known)}, but the MCP server now names "
                 f"another authorization server, {issuer}. The client was not sent there.",
                 hint="If you trust the new server, register a client there and set its id. Set NOTION_OAUTH_ISSUER to "
                 "the new server only if you have registered this same client there, too.",
             )
-        if issuer not in known:
+        if not is_known:
             await hold.save_registration(_preregistered_for(client, issuer, ""))
         return client
 
@@ -276,7 +306,7 @@ class Registrations:
             message = f"{server.issuer} publishes no OAuth metadata (RFC 9728, RFC 8414) and has no /register endpoint."
             raise MetadataError(message) from None
         except RegistrationRefused as refused:
-            if refused.error == "invalid_redirect_uri":
+            if registration.is_about_redirect_uri(refused):
                 refused.hint = Hint(f"The server does not allow {redirect_uri}. {PREREGISTER}")
             raise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from notion_oauth.errors import NotionOAuthError, OAuthError
-from notion_oauth.models import GrantRequest, TokenSet
+from notion_oauth.models import GrantRequest, TokenSet, canonical_issuer
 from notion_oauth.observability.audit import Audit
 from notion_oauth.tokens.oauth_client import OAuthClient
 
@@ -61,5 +61,5 @@ async def revoke(
 
 def _same_client(tokens: TokenSet, successor: GrantRequest) -> bool:
     """Return whether both logins have the same issuer and client. Values that the stored login lacks count as equal."""
-    issuer, client = tokens.issuer or successor.issuer, tokens.client or successor.client
-    return (issuer, client.client_id) == (successor.issuer, successor.client.client_id)
+    issuer, client = canonical_issuer(tokens.issuer or successor.issuer), tokens.client or successor.client
+    return (issuer, client.client_id) == (canonical_issuer(successor.issuer), successor.client.client_id)

@@ -40,7 +40,7 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
 
 
 _ON_STATUS_PAGE = ("login", "refresh", "logout")  # it has a button for each of these commands
-_SIGN_IN_OPTIONS = {"profile", *SIGN_IN_QUERY}
+_SIGN_IN_OPTIONS = {"profile", "new_client", *SIGN_IN_QUERY}  # each sign-in checks whether the client is registered
 
 
 def data(content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

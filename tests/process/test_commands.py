@@ -252,6 +252,8 @@ def test_address_is_printed_if_no_browser_opens(cli: CommandLine) -> None:
     assert process.returncode == 130
     assert "Interrupted. A request that was already sent may have taken effect." in rest
     assert "Check the status with: python cli.py status" in rest
+    assert "No redirect has arrived." in rest
+    assert "python cli.py login --new-client" in rest
     assert "Nothing was changed" not in rest
     assert "Traceback" not in rest
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -78,6 +78,9 @@ print(*sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
 
 
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(changes={"scope": ""})
+@example(changes={"scope": " "})
+@example(changes={"refresh_token": " ", "expires_at": 1})
 @given(changes=st.dictionaries(st.sampled_from(sorted(FRESH)), st.sampled_from(ODD) | st.text(max_size=5), max_size=2))
 def test_fast_path_agrees_with_the_normal_path(tmp_path: Path, changes: dict[str, Any]) -> None:
     file = tmp_path / "tokens.json"

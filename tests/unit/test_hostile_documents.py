@@ -128,7 +128,7 @@ def test_an_https_resource_cannot_name_a_loopback_authorization_server() -> None
 
 
 @pytest.mark.spec("MCP §Communication Security", "Use only https endpoints, and http on loopback")
-@pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "registration_endpoint"])
+@pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint"])
 def test_an_https_issuer_cannot_have_a_loopback_endpoint(name: str) -> None:
     document = {**SERVER.model_dump(mode="json"), name: f"{LOOPBACK}/x"}
     with pytest.raises(MetadataError, match=f"{name} .* not https"):

@@ -39,6 +39,7 @@ VALUES = {
     "CLIENT_SECRET": "canary-client-secret",
     "CLIENT_AUTH_METHOD": "client_secret_post",
     "CLIENT_METADATA_URL": "https://me.example/client.json",
+    "COMPAT": "no-resource, unlisted-pkce",
     "TIMEOUT": "2.5",
     "CA_FILE": "company.pem",
     "ALLOW_PRIVATE_ADDRESSES": "true",
@@ -78,6 +79,7 @@ def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPa
     assert settings.preregistered.client_id == VALUES["CLIENT_ID"]
     assert settings.preregistered.token_endpoint_auth_method == VALUES["CLIENT_AUTH_METHOD"]
     assert settings.client_metadata_url == VALUES["CLIENT_METADATA_URL"]
+    assert settings.compat_words == ("no-resource", "unlisted-pkce")
     assert "canary" not in repr(settings)
     assert (settings.retry_for, settings.keep_fresh) == (7, False)
     assert (settings.ca_file, settings.allow_private_addresses) == (tmp_path / "company.pem", True)
@@ -210,6 +212,7 @@ def test_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("ENCRYPTION_KEY", "keyring, canary", "is not a key"),
         ("ENCRYPTION_KEY", " , ", "is not a key"),
         ("CLIENT_NAME", "canary" * 20, "at most 100 characters"),
+        ("COMPAT", "canary", "another word than unlisted-pkce, no-resource, no-prompt, refresh-scope"),
         ("TIMEOUT", "canary", "valid number"),
         ("LOG_LEVEL", "canary", "'debug', 'info'"),
         ("LOG_FORMAT", "canary", "'text' or 'json'"),

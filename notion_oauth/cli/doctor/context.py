@@ -116,7 +116,8 @@ class CheckContext:
         await self.discovery.run(self._discover())
 
     async def _discover(self) -> Discovery:
-        client = OAuthClient(self.transport, clock=self.clock, issuer=self.settings.issuer)
+        issuer, compat = self.settings.issuer, self.settings.compat_words
+        client = OAuthClient(self.transport, clock=self.clock, issuer=issuer, compat=compat)
         try:
             challenge = discovery.challenge_of(await self.response.get())
         except Exception:  # the well-known URLs may work all the same

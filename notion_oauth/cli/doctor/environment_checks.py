@@ -23,7 +23,8 @@ from notion_oauth.tokens.client_factory import build_client
 
 _PACKAGES = ("anyio", "authlib", "cryptography", "filelock", "httpcore", "httpx", "pydantic", "pydantic-settings")
 _EXTRAS = ("httpx2", "keyring", "opentelemetry-api", "socksio", "truststore")
-_KEYWORDS = ("log_level", "log_format", "client_auth_method")  # settings whose values are one of a few keywords
+# Settings whose values are one of a few keywords
+_KEYWORDS = ("log_level", "log_format", "client_auth_method", "compat")
 
 
 def program() -> list[Finding]:
@@ -130,7 +131,7 @@ async def port(context: CheckContext) -> Sequence[Finding]:
         stored = None
     uris = [each.redirect_uri for each in reversed(stored.content if stored else ())]
     try:
-        with loopback.bind_redirect_uri(uris) as (_, redirect_uri):
+        with loopback.bind_redirect_uri(uris, host=loopback.registered_host(uris)) as (_, redirect_uri):
             known = redirect_uri in uris
     except OSError as error:
         message = f"Cannot listen on any port of {loopback.HOST}: {error.strerror or type(error).__name__}."

@@ -13,6 +13,7 @@ from notion_oauth.cli.doctor.findings import Finding, failure, ok, warning
 from notion_oauth.concurrency import run_in_daemon_thread
 from notion_oauth.errors import TRY_LATER, MetadataError
 from notion_oauth.protocol import discovery
+from notion_oauth.protocol.compat import COMPAT, UNLISTED_PKCE
 from notion_oauth.protocol.messages import Response, host_of, http_date
 from notion_oauth.tokens.registrations import RegistrationMethod, registration_method
 from notion_oauth.transport.certificates import find_trusted_authorities, ssl_context
@@ -129,7 +130,9 @@ async def metadata(context: CheckContext) -> Sequence[Finding]:
     if found.server.authorization_endpoint is None:
         return [ok(f"issuer {issuer}; assertions only (RFC 7523): no sign-in through a browser")]
     names = "name" if found.server.authorization_response_iss_parameter_supported else "do not name"
-    return [ok(f"issuer {issuer}; PKCE with S256; redirects {names} their issuer (RFC 9207)")]
+    listed = "S256" in found.server.code_challenge_methods_supported
+    pkce = "PKCE with S256" if listed else f"PKCE with S256 is not listed ({COMPAT}={UNLISTED_PKCE} allows that)"
+    return [ok(f"issuer {issuer}; {pkce}; redirects {names} their issuer (RFC 9207)")]
 
 
 async def endpoints(context: CheckContext) -> Sequence[Finding]:

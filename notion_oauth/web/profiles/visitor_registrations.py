@@ -127,4 +127,4 @@ class VisitorRegistrations:
         async with self._file_lock, self._store.exclusive(self._profile) as hold:
             for stored in await self._store.load_registrations(self._profile):
                 if stored.client.client_id == client.client_id:
-                    await hold.save_registration(stored.model_copy(update={"claimed": True}))
+                    await hold.save_registration(stored.model_copy(update={"claimed": True, "replacement": False}))

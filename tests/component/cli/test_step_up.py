@@ -55,6 +55,16 @@ class TestAssertionFile:
         assert sandbox.is_access_token_live(cli.run("token").stdout.strip())
         assert not sandbox.requests_to("/authorize")
 
+    @pytest.mark.parametrize("broken", ["aa.bb\nbb.cc", "aa.b b.cc", "aa.bb", "aa.bb.cc\n\naa.bb.cc"])
+    def test_broken_assertion_is_not_sent(
+        self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path, broken: str
+    ) -> None:
+        file = tmp_path / "assertion.jwt"
+        file.write_text(broken)
+        done = cli.run("login", "--assertion-file", str(file))
+        assert (done.returncode, "contains no assertion" in done.stderr) == (2, True)
+        assert not sandbox.requests_to("/token")
+
     def test_assertion_allows_scope_but_no_browser_options(
         self, cli: CommandLine, sandbox: Sandbox, tmp_path: Path
     ) -> None:

@@ -74,9 +74,9 @@ def stranger(port: int, query: str, *arguments: str) -> str:
 
 @pytest.fixture
 async def login() -> AsyncIterator[Login]:
-    with bind_redirect_uri(()) as (listener, redirect_uri):
-        started = Login(listener, redirect_uri)
-        async with serve(started.receiver, listener, own_user=True):
+    with bind_redirect_uri(()) as (listeners, redirect_uri):
+        started = Login(listeners[0], redirect_uri)
+        async with serve(started.receiver, listeners, own_user=True):
             yield started
 
 

@@ -138,7 +138,7 @@ async def test_configured_issuer_is_used(settings: Settings, sandbox: Sandbox, o
 
 
 async def test_configured_issuer_must_be_listed(settings: Settings, sandbox: Sandbox) -> None:
-    oauth = NotionOAuth(settings.model_copy(update={"issuer": f"{sandbox.issuer}/"}))
+    oauth = NotionOAuth(settings.model_copy(update={"issuer": f"{sandbox.issuer}/tenant"}))
     with pytest.raises(MetadataError, match="but the server lists only") as caught:
         await begin(oauth)
     assert "NOTION_OAUTH_ISSUER" in str(caught.value.hint)

@@ -116,7 +116,7 @@ def test_every_model_with_a_secret_is_tested() -> None:
     assert with_secrets <= {type(thing) for thing in HELD}
 
 
-@pytest.mark.parametrize("name", ["access_token", "refresh_token", "client_id", "client_secret", "scope"])
+@pytest.mark.parametrize("name", ["access_token", "refresh_token", "client_id", "client_secret", "issuer"])
 def test_error_for_an_invalid_file_hides_its_content(tmp_path: Path, name: str) -> None:
     path = tmp_path / "tokens.json"
     path.write_text(json.dumps({"access_token": CANARY, "client_id": "c", "updated_at": 1, name: [CANARY]}))

@@ -122,7 +122,7 @@ async def test_registration_is_bound_to_issuer_redirect_uri_and_profile(
 
 @pytest.mark.spec("MCP §Authorization Server Binding", "Use a client only with the issuer that registered it")
 async def test_registration_of_another_issuer_is_not_used(oauth: NotionOAuth, sandbox: Sandbox) -> None:
-    for issuer in ("https://another.example", f"{sandbox.issuer}/"):
+    for issuer in ("https://another.example", f"{sandbox.issuer}/tenant"):
         foreign = Registration(issuer=issuer, redirect_uri=REDIRECT_URI, client=ClientInformation(client_id="foreign"))
         await save_registration(oauth.store, "default", foreign)
     pending, _ = await begin(oauth)
@@ -130,7 +130,9 @@ async def test_registration_of_another_issuer_is_not_used(oauth: NotionOAuth, sa
     assert pending.client.client_id != "foreign"
     assert sandbox.requests_to("/token") == [], "this server is not asked about the foreign client"
     stored = {each.issuer: each.client.client_id for each in await oauth.store.load_registrations("default")}
-    assert stored["https://another.example"] == stored[f"{sandbox.issuer}/"] == "foreign", "it stays for its own issuer"
+    assert stored["https://another.example"] == stored[f"{sandbox.issuer}/tenant"] == "foreign", (
+        "it stays for its own issuer"
+    )
 
 
 async def test_concurrent_sign_ins_register_once(oauth: NotionOAuth, sandbox: Sandbox) -> None:

@@ -101,6 +101,17 @@ def test_forgotten_client_is_registered_again_once(public: Settings, sandbox: Sa
     assert registrations(sandbox) == 2
 
 
+def test_completed_sign_in_drops_the_forgotten_client(public: Settings, sandbox: Sandbox) -> None:
+    app = create_app(public)
+    before = client_of(Visitor(app))
+    sandbox.forget_clients()
+    Visitor(app).sign_in()
+    client_of(Visitor(app))
+    asked = [sent.form["client_id"] for sent in sandbox.requests_to("/token")]
+    assert asked.count(before) == 2, "the check and its repetition, but not in the second sign-in"
+    assert registrations(sandbox) == 3
+
+
 def test_client_with_expired_secret_is_registered_again(public: Settings, sandbox: Sandbox) -> None:
     late = [timedelta()]
     app = create_app(oauth=NotionOAuth(public, clock=lambda: utc_now() + late[0]))

@@ -116,7 +116,7 @@ FOREIGN = {
     "token is not text": b'{"access_token": 7}',
     "empty token": b'{"access_token": ""}',
     "wrong field": b'{"access_token": "a", "refresh_token": 7}',
-    "wrong client": b'{"access_token": "a", "client_id": 7}',
+    "wrong client": b'{"access_token": "a", "client_id": [7]}',
     "too large": b" " * (atomic.MAX_FILE + 1),
 }
 

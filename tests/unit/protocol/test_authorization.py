@@ -265,7 +265,7 @@ def test_a_refused_registration_reports_the_reason() -> None:
     assert caught.value.error == "invalid_redirect_uri"
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"client_id": ""}', b'{"client_id": 7}', b"<html>"])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"client_id": ""}', b'{"client_id": [7]}', b"<html>"])
 def test_an_invalid_registration_response_is_transient(body: bytes) -> None:
     with pytest.raises(ServerUnavailable):
         parse_registration_response(Response(201, f"{ISSUER}/register", {}, body), request=REGISTRATION)

@@ -2,7 +2,8 @@
 
 One line for each requirement, under its section. A test names the requirement that it proves with
 `@pytest.mark.spec(section, line)`, both spelled as here. A requirement without a test fails a test, and a mark with an
-unknown requirement is an error. MCP is the authorization part of revision 2026-07-28, by the headings of its pages.
+unknown requirement is an error. A line that starts with "Deviation:" is what we do against the document, as
+docs/other-servers.md explains. MCP is the authorization part of revision 2026-07-28, by the headings of its pages.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
         "Otherwise request the well-known URL with the endpoint's path, then the one at the root",
         "Request a server's metadata at its two or three well-known URLs, in this order",
         "Use no document whose issuer is not identical to the requested one",
+        "Deviation: an issuer without a path may differ by a final slash",
         "Try the well-known URLs in turn until a document is valid",
     ),
     "MCP §Authorization Response Validation": (
@@ -35,7 +37,10 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
         "Check iss before the code is sent to a token endpoint",
         "Neither act on nor show the error of a response with another iss",
     ),
-    "MCP §Resource Parameter Implementation": ("Send resource in every authorization and token request",),
+    "MCP §Resource Parameter Implementation": (
+        "Send resource in every authorization and token request",
+        "Deviation: the user may have resource left out",
+    ),
     "MCP §Canonical Server URI": (
         "Name the server as its metadata spells it, without an added slash",
         "Use no URI with a fragment",
@@ -82,6 +87,7 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
     ),
     "MCP §Authorization Code Protection": (
         "Refuse a server that lists no code_challenge_methods_supported",
+        "Deviation: the user may allow a server that does not list S256",
         "Use S256",
     ),
     "MCP §Open Redirection": (
@@ -157,7 +163,10 @@ _BY_SECTION: dict[str, tuple[str, ...]] = {
         "Use a loopback address and any port as redirect URI",
         "Recognise both loopback addresses, with any port",
     ),
-    "RFC 8252 §8.3": ("Use the loopback address, not localhost",),
+    "RFC 8252 §8.3": (
+        "Use the loopback address, not localhost",
+        "Deviation: localhost, if the user wants it or the server takes only that",
+    ),
     "RFC 8414 §2": (
         "Accept only an issuer that is an https URL without query and fragment",
         "Without a list of authentication methods, the default is client_secret_basic",

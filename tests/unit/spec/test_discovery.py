@@ -108,7 +108,7 @@ def test_the_example_without_pkce_is_refused() -> None:
 
 
 @pytest.mark.spec("RFC 8414 §3.3", "Use no document of another issuer")
-@pytest.mark.parametrize("issuer", ["https://server.example.com/", "https://server.example.com/issuer1"])
+@pytest.mark.parametrize("issuer", ["https://server.example.com:8443", "https://server.example.com/issuer1"])
 def test_the_example_is_refused_for_another_issuer(issuer: str) -> None:
     with pytest.raises(MetadataError, match="another issuer"):
         parse_authorization_server_metadata(answer({**SERVER, **PKCE}), issuer=issuer)
