@@ -63,8 +63,7 @@ class Callbacks:
                 self._sign_ins.delete(request, response.state)
             raise
         else:
-            at = signed_in_at(tokens)
-            await self._resolver.on_signed_in(request, oauth.profile, started, at)
+            at = await self._resolver.on_signed_in(request, oauth.profile, started, signed_in_at(tokens))
             self._sign_ins.complete(request, response, CompletedSignIn(oauth.profile, at))
 
     async def _repeat_completed(
@@ -81,7 +80,8 @@ class Callbacks:
         if outcome.profile is None:
             self._sign_ins.complete(request, response, CompletedSignIn(None, 0))
             raise outcome.error or AssertionError("an outcome is a login or an error")
-        if not await self._resolver.repeat_sign_in(request, outcome.profile, outcome.signed_in_at):
+        at = await self._resolver.repeat_sign_in(request, outcome.profile, outcome.signed_in_at)
+        if at is None:
             self._sign_ins.delete(request, response.state)
             raise StateMismatch("This sign-in was completed, and its login has ended since.")
-        self._sign_ins.complete(request, response, CompletedSignIn(outcome.profile, outcome.signed_in_at))
+        self._sign_ins.complete(request, response, CompletedSignIn(outcome.profile, at))

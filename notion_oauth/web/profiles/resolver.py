@@ -73,13 +73,16 @@ class ProfileResolver(Protocol):
     async def discard(self, profile: str) -> None:
         """Remove what a failed sign-in has stored."""
 
-    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest, signed_in_at: int) -> None:
-        """Called when a sign-in is complete and stored, with its time in milliseconds since 1970."""
+    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest, signed_in_at: int) -> int:
+        """Called when a sign-in is complete and stored, with its time in milliseconds since 1970.
 
-    async def repeat_sign_in(self, request: Request, profile: str, signed_in_at: int) -> bool:
-        """Give the browser the login of a sign-in that it has completed before; False if there is no login any more.
+        Return the time, or a later one if the clock that gave it is behind: later than the browser's earlier logins.
+        """
 
-        Raises StateMismatch for another user's.
+    async def repeat_sign_in(self, request: Request, profile: str, signed_in_at: int) -> int | None:
+        """Give the browser the login of a sign-in that it has completed before, and return its time.
+
+        A later login of the browser stays. None if there is no login any more. Raises StateMismatch for another user's.
         """
 
     def session_identity(self, request: Request) -> str:

@@ -50,12 +50,12 @@ class SingleProfile:
     async def discard(self, profile: str) -> None:
         pass  # a sign-in stores nothing before it is complete
 
-    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest, signed_in_at: int) -> None:
-        pass
+    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest, signed_in_at: int) -> int:  # noqa: ARG002 - of use to other policies
+        return signed_in_at
 
-    async def repeat_sign_in(self, request: Request, profile: str, signed_in_at: int) -> bool:  # noqa: ARG002 - see Visitors
+    async def repeat_sign_in(self, request: Request, profile: str, signed_in_at: int) -> int | None:
         oauth = await self.complete_sign_in(request, profile)
-        return (await oauth.status(storage=False)).status != "unauthenticated"
+        return None if (await oauth.status(storage=False)).status == "unauthenticated" else signed_in_at
 
     def session_identity(self, request: Request) -> str:  # noqa: ARG002 - of use to other policies
         return ""

@@ -131,31 +131,39 @@ class Visitors:
     async def discard(self, profile: str) -> None:
         await self.oauth.store.forget(profile)
 
-    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest, signed_in_at: int) -> None:
+    async def on_signed_in(self, request: Request, profile: str, started: GrantRequest, signed_in_at: int) -> int:
         """Assign the profile to the browser session, claim its client, and end the session's previous login.
 
         The sign-in is complete already: a StorageError is only logged.
         """
         previous = self._profile_of(request)
+        signed_in_at = max(signed_in_at, values.signed_in_at(session_of(request)) + 1)
         self._assign(session_of(request), profile, signed_in_at)
         with _log_storage_errors("The client of a completed sign-in could not be claimed"):
             await self._registrations.claim(started.client)
         if previous is not None:
             with _log_storage_errors("The login that a sign-in has replaced could not be ended"):
                 await self._end(previous, started)
+        return signed_in_at
 
-    async def repeat_sign_in(self, request: Request, profile: str, signed_in_at: int) -> bool:
-        """A later login of the browser stays."""
-        current = self._profile_of(request)
-        if current is None or signed_in_at > values.signed_in_at(session_of(request)):
-            current = profile
-        status = await self._logins.for_profile(current).status(storage=False)
+    async def repeat_sign_in(self, request: Request, profile: str, signed_in_at: int) -> int | None:
+        session, current = session_of(request), self._profile_of(request)
+        newest = values.signed_in_at(session)
+        has_other = current not in (None, profile) and await self._has_login(str(current))
+        if has_other and newest > signed_in_at:
+            return signed_in_at
+        if not await self._has_login(profile):
+            return signed_in_at if has_other else None
+        if current != profile:
+            signed_in_at = max(signed_in_at, newest + 1)
+            self._assign(session, profile, signed_in_at)
+        return signed_in_at
+
+    async def _has_login(self, profile: str) -> bool:
+        status = await self._logins.for_profile(profile).status(storage=False)
         if status.status == "unauthenticated":
-            self._logins.drop(current)
-            return False
-        if current == profile:
-            self._assign(session_of(request), profile, signed_in_at)
-        return True
+            self._logins.drop(profile)
+        return status.status != "unauthenticated"
 
     async def sign_out(self, request: Request) -> SignOut:
         """End the login and remove its profile from the store.
@@ -180,8 +188,7 @@ class Visitors:
         """End the logins of sign-ins that this browser has completed at the same time."""
         for other in {completed.profile for completed in self._sign_ins.all_completed(request)} - {None, profile}:
             with _log_storage_errors("Another login of a browser that has signed out could not be ended"):
-                status = await self._logins.for_profile(str(other)).status(storage=False)
-                if status.status != "unauthenticated":
+                if await self._has_login(str(other)):
                     await self._end(str(other))
 
     async def _end(self, profile: str, successor: GrantRequest | None = None) -> SignOut:

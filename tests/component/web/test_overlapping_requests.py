@@ -18,6 +18,7 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from notion_oauth import create_router
 from notion_oauth.app import create_app
+from notion_oauth.clock import utc_now
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -282,6 +283,23 @@ class TestRepeatedCallback:
         browser.get(back)
         browser.sign_in()
         receive(browser, before.get(back), browser.get(back))
+        assert works(browser)
+
+    @pytest.mark.parametrize("behind", [timedelta(minutes=-1), timedelta()])
+    def test_later_login_stays_although_its_clock_is_behind(self, public: Settings, behind: timedelta) -> None:
+        """Two machines; the second sign-in is at the one whose clock is behind."""
+        settings = public.model_copy(update={"refresh_floor": 0})
+        late = create_app(oauth=NotionOAuth(settings, clock=lambda: utc_now() + behind))
+        browser = Visitor(create_app(settings))
+        first = browser.consent()
+        browser.get(first)
+        second = browser.consent()
+        before = tab(browser, late)
+        receive(browser, tab(browser, late).get(second))
+        assert works(browser)
+        receive(browser, before.get(second))
+        assert works(browser)
+        assert browser.get(first).status_code == 303
         assert works(browser)
 
     def test_another_browser_is_refused(self, public: Settings, browser: Visitor) -> None:
