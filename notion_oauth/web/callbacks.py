@@ -7,12 +7,7 @@ from functools import partial
 from fastapi import Request
 
 from notion_oauth.concurrency import run_shielded
-from notion_oauth.errors import (
-    AuthorizationExpired,
-    AuthorizationRefused,
-    NotionOAuthError,
-    StateMismatch,
-)
+from notion_oauth.errors import AuthorizationExpired, AuthorizationRefused, NotionOAuthError, StateMismatch
 from notion_oauth.models import AuthorizationResponse, PendingAuthorization
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.service import NotionOAuth
@@ -49,12 +44,22 @@ class Callbacks:
         self, request: Request, response: AuthorizationResponse, started: PendingAuthorization, oauth: NotionOAuth
     ) -> None:
         claim = self._claim(response)
+
+        async def exchange() -> int:
+            tokens = await oauth.complete_authorization(started, response, claim=claim)
+            return await self._resolver.on_signed_in(request, oauth.profile, started, signed_in_at(tokens))
+
         try:
             # Shielded: a browser that repeats its redirect closes the connection of the first request
-            tokens = await run_shielded(partial(oauth.complete_authorization, started, response, claim=claim))
+            completed = CompletedSignIn(oauth.profile, await run_shielded(exchange))
         except CodeAlreadySent:
             await self._resolver.discard(oauth.profile)
-            await self._repeat(request, response, await claim.outcome())
+            outcome = await claim.outcome()
+            self._sign_ins.delete(request, response.state)
+            if outcome.profile is None:
+                self._sign_ins.complete(request, response, CompletedSignIn(None, 0))
+            at = await self._repeat(request, outcome)
+            self._sign_ins.complete(request, response, CompletedSignIn(outcome.profile, at))
         except NotionOAuthError as error:
             await self._resolver.discard(oauth.profile)
             if claim.sent:
@@ -63,25 +68,24 @@ class Callbacks:
                 self._sign_ins.delete(request, response.state)
             raise
         else:
-            at = await self._resolver.on_signed_in(request, oauth.profile, started, signed_in_at(tokens))
-            self._sign_ins.complete(request, response, CompletedSignIn(oauth.profile, at))
+            self._sign_ins.complete(request, response, completed)
 
     async def _repeat_completed(
         self, request: Request, response: AuthorizationResponse, completed: CompletedSignIn
     ) -> None:
         if completed.profile is None:
-            outcome = await self._claim(response).outcome()
+            await self._repeat(request, await self._claim(response).outcome())
         else:
-            outcome = SignInOutcome(completed.profile, completed.signed_in_at)
-        await self._repeat(request, response, outcome)
+            await self._repeat(request, SignInOutcome(completed.profile, completed.signed_in_at))
 
-    async def _repeat(self, request: Request, response: AuthorizationResponse, outcome: SignInOutcome) -> None:
-        """Answer as the first request did: with its error, or with the session of its login."""
+    async def _repeat(self, request: Request, outcome: SignInOutcome) -> int:
+        """Answer as the first request did: with its error, or with the session of its login.
+
+        Return when that was signed in.
+        """
         if outcome.profile is None:
-            self._sign_ins.complete(request, response, CompletedSignIn(None, 0))
             raise outcome.error or AssertionError("an outcome is a login or an error")
         at = await self._resolver.repeat_sign_in(request, outcome.profile, outcome.signed_in_at)
         if at is None:
-            self._sign_ins.delete(request, response.state)
             raise StateMismatch("This sign-in was completed, and its login has ended since.")
-        self._sign_ins.complete(request, response, CompletedSignIn(outcome.profile, at))
+        return at
