@@ -12,9 +12,10 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 from notion_oauth import errors
-from notion_oauth.pages import SECURE_HEADERS, error_page
+from notion_oauth.pages import ERROR_TITLE, SECURE_HEADERS, error_page
 from notion_oauth.web.sign_in_query import QUERY as SIGN_IN_QUERY
 
+DECLINED_TITLE = "You declined the sign-in"
 _LOG = logging.getLogger(__name__)
 _JSON_HEADERS = [
     (name.lower().encode(), value.encode()) for name, value in {**SECURE_HEADERS, "Vary": "Accept"}.items()
@@ -128,7 +129,17 @@ def failure(
         return data(problem(error, login=login), status=status, headers=headers)
     sign_in = _sign_in_path(error.hint, login)
     hint = f"{error.hint.text}." if sign_in else next_step(error.hint)
-    return error_page(error.message, hint, status=status, home=home, login=sign_in, server=server, headers=headers)
+    declined = isinstance(error, errors.AuthorizationRefused) and error.error == "access_denied"
+    return error_page(
+        error.message,
+        hint,
+        title=DECLINED_TITLE if declined else ERROR_TITLE,
+        status=status,
+        home=home,
+        login=sign_in,
+        server=server,
+        headers=headers,
+    )
 
 
 def internal_error(request: Request) -> Response:

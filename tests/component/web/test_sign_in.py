@@ -172,6 +172,7 @@ def test_declined_sign_in_changes_nothing(signed_in: Browser, sandbox: Sandbox, 
     denied = {"error": "access_denied", "state": state, "iss": sandbox.issuer}
     page = signed_in.get("/auth/callback", params=denied)
     assert page.status_code == 403
+    assert "<title>You declined the sign-in" in page.text
     assert "The sign-in was declined." in page.text
     assert "You are signed in" not in page.text
     assert stored(settings) == before
