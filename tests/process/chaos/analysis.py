@@ -29,6 +29,7 @@ VALID = "WITHIN ITS LIFETIME AND NOT REPLACED"
 UNKNOWN = "NEVER ISSUED"
 UNEXPECTED = (EXPIRED, VALID, UNKNOWN)
 HOLDERS = 2  # for which a worker may have to wait, one after the other
+TOLERANCE = 0.1  # seconds between an event and its record
 BEFORE = 10.0  # seconds of the record that are shown before a loss
 
 
@@ -98,7 +99,7 @@ class Analysis:
             return False, "its refresher was stopped, and the response was not used when it went on"
         if first.fault == "slow" and arrived is None:
             return True, "the response to its refresh came too late"
-        if arrived is None and unanswered is not None and unanswered - first.sent > self.timeout / 2:
+        if arrived is None and unanswered is not None and unanswered > timed_out - TOLERANCE:
             return True, "the machine was too slow for the time-out"
         return False, "the response to its refresh had arrived, but was not stored"
 

@@ -72,6 +72,18 @@ LOSSES: dict[str, tuple[bool, str, list[Change]]] = {
         "not stored",
         lost_after(lambda a: a.worker_events.answered.update({FIRST: 8}), killed(10.9)),
     ),
+    "request delayed by a busy machine": (
+        True,
+        "too slow",
+        lost_after(
+            lambda a: (a.worker_events.started.update({FIRST: 9.5}), a.worker_events.unanswered.update({FIRST: 10.1}))
+        ),
+    ),
+    "connection broken before the time-out": (
+        False,
+        "not stored",
+        lost_after(lambda a: a.worker_events.unanswered.update({FIRST: 10.2})),
+    ),
     "killed later, after a time-out": (True, "too slow", lost_after(timed_out, killed(10.9))),
     "backup restored": (True, RESTORED, lost_after(answered, stored(10.3), RESTORE)),
     "backup restored of another login": (
