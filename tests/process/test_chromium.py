@@ -73,7 +73,7 @@ def test_user_signs_in_refreshes_and_signs_out(
 def test_declined_sign_in_is_shown(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
     sandbox.options.auto_consent = False
     chromium.get(f"{service_url}/auth/login")
-    click(chromium, "deny", then="Something went wrong")
+    click(chromium, "deny", then="You declined the sign-in")
     assert "The sign-in was declined." in text(chromium)
     click(chromium, "home", then="Not connected")
 
