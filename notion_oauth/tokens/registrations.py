@@ -63,6 +63,9 @@ class StoredRegistrations(Protocol):
     async def load(self) -> Sequence[Registration]:
         """Return the registrations that a sign-in may use, the newest last."""
 
+    async def wait_for_others(self) -> None:
+        """Wait while another task of this process registers a client that this sign-in may be able to use."""
+
     def lock(self, *, extra: bool) -> AbstractAsyncContextManager[Save]:
         """Prevent concurrent registrations; yields the function that stores one.
 
@@ -80,6 +83,9 @@ class ProfileRegistrations:
 
     async def load(self) -> Sequence[Registration]:
         return await self._store.load_registrations(self._profile)
+
+    async def wait_for_others(self) -> None:
+        """Return at once: the lock is free, apart from other sign-ins of the same profile."""
 
     @asynccontextmanager
     async def lock(self, *, extra: bool) -> AsyncIterator[Save]:  # noqa: ARG002 - one profile's user may register as often as needed
@@ -197,6 +203,11 @@ class Registrations:
             if await self._is_usable(discovery, found):
                 return found
         extra = extended_scope and not checked  # a registration that was checked has to be replaced in any case
+        if not extra:  # very many sign-ins may wait: they continue together, and need no lock
+            await self._stored.wait_for_others()
+            for found in await stored():
+                if found.client.client_id not in checked:
+                    return found
         async with self._stored.lock(extra=extra) as save:
             for found in await stored():
                 if found.client.client_id not in checked:

@@ -9,8 +9,8 @@ request additional scopes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 
 import anyio
@@ -51,6 +51,7 @@ class VisitorRegistrations:
         # In-process locks first: a file lock is polled, and very many sign-ins may wait here
         self._default_scope_lock = anyio.Lock()
         self._extended_scope_lock = anyio.Lock()
+        self._registered: anyio.Event | None = None  # of the task that registers a client for the default scope
         self._file_lock = anyio.Lock()  # for short file operations
         self._extended_scope_times: deque[datetime] = deque()
 
@@ -61,6 +62,12 @@ class VisitorRegistrations:
 
     def _is_recent(self, stored: Registration) -> bool:
         return stored.registered_at is not None and abs(self._clock() - stored.registered_at) < MAX_AGE
+
+    async def wait_for_others(self) -> None:
+        """Wait while another task of this process registers a client for the default scope, at most `lock_timeout`."""
+        if self._registered is not None:
+            with anyio.move_on_after(self._lock_timeout.total_seconds()):
+                await self._registered.wait()
 
     @asynccontextmanager
     async def lock(self, *, extra: bool) -> AsyncIterator[Save]:
@@ -77,9 +84,23 @@ class VisitorRegistrations:
         async with self._file_lock, self._store.exclusive(self._profile) as hold:
             await hold.save_registration(registration)
 
+    @contextmanager
+    def _wake_waiting(self) -> Iterator[None]:
+        """At the end of the block, wake those that have begun to wait since its start."""
+        if self._registered is not None:
+            yield
+            return
+        self._registered = registered = anyio.Event()
+        try:
+            yield
+        finally:
+            self._registered = None
+            registered.set()
+
     @asynccontextmanager
     async def _lock_default_scope(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as held:
+            held.enter_context(self._wake_waiting())
             try:
                 with anyio.fail_after(self._lock_timeout.total_seconds()):
                     await held.enter_async_context(self._default_scope_lock)
