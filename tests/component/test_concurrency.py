@@ -49,6 +49,7 @@ def test_silent_name_server_is_abandoned(silent_name_server: threading.Event) ->
     assert not silent_name_server.is_set(), "the DNS query is still running"
 
 
+@pytest.mark.slow
 def test_command_abandons_a_silent_name_server(silent_name_server: threading.Event) -> None:
     arguments = ["login", "--server-url", "https://slow.example/mcp"]
     result = CliRunner().invoke(app, arguments, env={"NOTION_OAUTH_TIMEOUT": "0.3"})

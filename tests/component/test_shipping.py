@@ -148,6 +148,7 @@ def running(command: list[str], folder: Path, environment: dict[str, str]) -> It
             process.communicate(timeout=20)
 
 
+@pytest.mark.slow
 def test_the_health_check_tells_a_service_that_is_well_from_one_that_is_not(tmp_path: Path) -> None:
     """Whatever the environment says of proxies, and whatever lies in the working folder."""
     (tmp_path / "http.py").write_text("raise SystemExit(7)")

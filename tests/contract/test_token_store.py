@@ -46,6 +46,7 @@ def test_rule(rule: Rule, make: Callable[[Path], Make], backend: str, tmp_path: 
     anyio.run(rule, make(tmp_path), backend=backend)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_store_that_breaks_the_rule_is_found(rule: Rule) -> None:
     documents = broken.BROKEN[rule.__name__]()

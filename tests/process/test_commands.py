@@ -26,6 +26,7 @@ from tests.support.signing_in import age
 PRINT_TOKEN = "import os; print(os.environ['NOTION_MCP_TOKEN'])"
 
 
+@pytest.mark.slow
 def test_login_status_token_refresh_and_logout(
     cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]
 ) -> None:
@@ -135,6 +136,7 @@ def test_no_network_is_5_and_keeps_the_login(cli: CommandLine, sandbox: Sandbox)
     assert cli.run("token").returncode == 0
 
 
+@pytest.mark.slow
 def test_ended_login_is_6(cli: CommandLine, sandbox: Sandbox) -> None:
     assert cli.run("login").returncode == 0
     sandbox.revoke_grants()
@@ -154,6 +156,7 @@ def test_damaged_token_file_is_7_and_not_changed(cli: CommandLine) -> None:
         assert file.read_text() == "not ours"
 
 
+@pytest.mark.slow
 def test_token_refreshes_an_expired_token(cli: CommandLine, sandbox: Sandbox, grants_asked: Posted) -> None:
     cli.run("login")
     age(cli.directory / ".notion-tokens.json", hours=2)
@@ -165,6 +168,7 @@ def test_token_refreshes_an_expired_token(cli: CommandLine, sandbox: Sandbox, gr
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
+@pytest.mark.slow
 @pytest.mark.spec("RFC 8252 §7.3", "Use a loopback address and any port as redirect URI")
 @pytest.mark.parametrize("command", [("token",), ("run", "--", sys.executable, "-c", PRINT_TOKEN)])
 def test_token_that_is_due_is_refreshed_before_it_is_handed_out(
@@ -197,6 +201,7 @@ def test_token_that_is_due_is_handed_out_if_its_refresh_fails(cli: CommandLine, 
     assert done.stdout.strip() == json.loads(file.read_text())["access_token"]
 
 
+@pytest.mark.slow
 def test_token_of_a_login_that_has_ended_is_6_also_if_it_was_due(cli: CommandLine, sandbox: Sandbox) -> None:
     cli.run("login")
     age(cli.directory / ".notion-tokens.json", minutes=57)
@@ -205,6 +210,7 @@ def test_token_of_a_login_that_has_ended_is_6_also_if_it_was_due(cli: CommandLin
     assert (done.returncode, done.stdout) == (6, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["token", "refresh"])
 def test_tokens_that_cannot_be_saved_are_7_and_are_not_lost(
     cli: CommandLine, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, grants_asked: Posted, command: str
@@ -228,6 +234,7 @@ def test_tokens_that_cannot_be_saved_are_7_and_are_not_lost(
     assert grants_asked() == ["authorization_code", "refresh_token"]
 
 
+@pytest.mark.slow
 def test_second_login_reuses_port_and_registration(
     cli: CommandLine, sandbox: Sandbox, opened: Callable[[], list[str]]
 ) -> None:
@@ -242,6 +249,7 @@ def test_second_login_reuses_port_and_registration(
     assert len([line for line in opened() if line.startswith("http")]) == 3, "one browser page for each sign-in"
 
 
+@pytest.mark.slow
 def test_address_is_printed_if_no_browser_opens(cli: CommandLine) -> None:
     with cli.start("login", BROWSER="false %s") as process:
         assert process.stderr is not None
@@ -258,6 +266,7 @@ def test_address_is_printed_if_no_browser_opens(cli: CommandLine) -> None:
     assert "Traceback" not in rest
 
 
+@pytest.mark.slow
 @pytest.mark.spec("RFC 8252 §8.3", "Use the loopback address, not localhost")
 @pytest.mark.spec("MCP §Open Redirection", "Reject a response without the state of its sign-in, or with another")
 def test_other_programs_cannot_end_the_sign_in(cli: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -278,6 +287,7 @@ def test_other_programs_cannot_end_the_sign_in(cli: CommandLine, tmp_path_factor
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_declined_consent_is_4(cli: CommandLine, sandbox: Sandbox) -> None:
     with cli.start("login", BROWSER="true %s") as process:
         assert process.stderr is not None
@@ -291,6 +301,7 @@ def test_declined_consent_is_4(cli: CommandLine, sandbox: Sandbox) -> None:
     assert "The sign-in was declined." in rest
 
 
+@pytest.mark.slow
 def test_hanging_server_is_5_after_the_timeout(cli: CommandLine, sandbox: Sandbox) -> None:
     sandbox.misbehave_next("/.well-known/oauth-protected-resource/mcp", "hang")
     done = cli.run("login", NOTION_OAUTH_TIMEOUT="0.5")
@@ -316,6 +327,7 @@ def test_options_override_the_environment(cli: CommandLine, sandbox: Sandbox) ->
     assert not (cli.directory / "elsewhere.json").exists()
 
 
+@pytest.mark.slow
 def test_sandbox_runs_until_interrupted(cli: CommandLine) -> None:
     with cli.start("sandbox", "--port", "0", "--auto-consent") as process:
         assert process.stderr is not None
@@ -329,6 +341,7 @@ def test_sandbox_runs_until_interrupted(cli: CommandLine) -> None:
     assert "Traceback" not in rest
 
 
+@pytest.mark.slow
 def test_sandbox_reports_a_port_in_use(cli: CommandLine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = cli.run("sandbox", "--port", str(taken.getsockname()[1]))

@@ -175,6 +175,7 @@ def test_several_sources_refresh_once(
     assert grants_asked() == ONE_REFRESH
 
 
+@pytest.mark.slow
 def test_background_refresh_outlives_its_event_loop(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
 ) -> None:
@@ -193,6 +194,7 @@ def test_background_refresh_outlives_its_event_loop(
     assert sandbox.live_grants == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_multiprocessing_child_waits_for_its_background_refresh(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
@@ -218,6 +220,7 @@ raise SystemExit(child.exitcode)
     assert sandbox.live_grants == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_forked_child_refreshes_for_itself(
     sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], tmp_path: Path, grants_asked: Posted

@@ -131,6 +131,7 @@ async def test_crash_at_any_call_loses_no_data(name: str, crashing: Writers, tmp
     assert {"fsync", "unlink" if name == "delete" else "replace"} <= set(calls), "these calls were interrupted too"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["first-save", "save", "registration", "encrypted-save"])
 async def test_truncated_write_loses_no_data(name: str, crashing: Writers, tmp_path: Path) -> None:
     """The kernel kills the process when it writes beyond a limit; the bytes up to the limit are on the disk."""

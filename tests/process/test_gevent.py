@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
+
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
@@ -38,6 +40,7 @@ print(*{{each.get() for each in greenlets}}, "other greenlets ran" if len(ticks)
 """
 
 
+@pytest.mark.slow
 @AGES
 def test_greenlets_share_one_refresh(
     minutes: float, sandbox: Sandbox, settings: Settings, aged: Callable[[float], None], grants_asked: Posted
@@ -99,6 +102,7 @@ release.release()
 """
 
 
+@pytest.mark.slow
 def test_errors_ctrl_c_and_forks() -> None:
     """An error is raised and not printed, Ctrl-C cancels, and a forked child waits for no thread of its parent."""
     done = subprocess.run(

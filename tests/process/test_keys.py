@@ -32,6 +32,7 @@ def sign_in_with(cli: CommandLine, key: str | None) -> None:
     anyio.run(sign_in, NotionOAuth(load_settings(server_url=server_url, token_file=file, encryption_key=key)))
 
 
+@pytest.mark.slow
 def test_printed_key_encrypts_the_stored_login(cli: CommandLine, sandbox: Sandbox) -> None:
     made = cli.run("key")
     key = made.stdout.strip()
@@ -97,6 +98,7 @@ def test_hanging_keyring_is_7_and_leaves_no_process(keyring_file: Path, cli: Com
     assert not is_running(int(keyring_file.with_name("pid").read_text()))
 
 
+@pytest.mark.slow
 def test_keys_in_the_keyring_are_created_used_and_replaced(keyring_file: Path, cli: CommandLine) -> None:
     environment = {**os.environ, "NOTION_OAUTH_ENCRYPTION_KEY": "keyring"}
     assert cli.run("key", "--keyring", **environment).returncode == 0

@@ -47,6 +47,7 @@ def post(auth: Any, url: str) -> int:
     return status
 
 
+@pytest.mark.slow
 @BEARERS
 def test_spawned_process_uses_a_pickled_auth(bearer: Any, sandbox: Sandbox, settings: Settings) -> None:
     oauth = NotionOAuth(settings)

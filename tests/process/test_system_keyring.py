@@ -46,6 +46,7 @@ def test_chain_of_backends_uses_the_system_backend(keyring_file: Path, monkeypat
     assert keyring_file.read_text() == NEW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["null", "fail"])
 def test_backend_that_does_not_protect_secrets_is_refused(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """With the real package keyring."""

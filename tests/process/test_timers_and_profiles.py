@@ -72,6 +72,7 @@ def test_format_duration(seconds: int, words: str) -> None:
 SHOW = "import os, sys; print(os.environ['{}'], *sys.argv[1:]); sys.exit(7)"
 
 
+@pytest.mark.slow
 def test_run_passes_the_token_in_the_environment(cli: CommandLine, sandbox: Sandbox) -> None:
     cli.run("login")
     done = cli.run("run", "--", sys.executable, "-c", SHOW.format("NOTION_MCP_TOKEN"), "--help", "-x")
@@ -83,6 +84,7 @@ def test_run_passes_the_token_in_the_environment(cli: CommandLine, sandbox: Sand
     assert other.stdout.split() == [token]
 
 
+@pytest.mark.slow
 def test_run_reports_a_missing_program(cli: CommandLine) -> None:
     cli.run("login")
     done = cli.run("run", "--", "no-such-program")
@@ -90,10 +92,12 @@ def test_run_reports_a_missing_program(cli: CommandLine) -> None:
     assert "Program 'no-such-program' was not found." in done.stderr
 
 
+@pytest.mark.slow
 def test_run_without_a_login_starts_no_program(cli: CommandLine) -> None:
     assert cli.run("run", "--", sys.executable, "-c", "print('ran')").returncode == 3
 
 
+@pytest.mark.slow
 def test_profiles_are_separate_logins(cli: CommandLine, sandbox: Sandbox) -> None:
     empty = cli.run("profiles")
     assert (empty.returncode, empty.stdout) == (0, "")
@@ -126,6 +130,7 @@ def test_unusable_profile_is_listed_with_the_others(cli: CommandLine, sandbox: S
     assert [status["status"] for status in found.values()] == ["authenticated", "unusable", "unusable"]
 
 
+@pytest.mark.slow
 def test_suggested_command_names_the_same_login(cli: CommandLine, sandbox: Sandbox) -> None:
     same = ("--profile", "work", "--token-file", "my tokens.json")
     named = "python cli.py login --profile work --token-file 'my tokens.json'"
@@ -152,6 +157,7 @@ def test_invalid_profile_name_is_invalid_usage(cli: CommandLine, name: str) -> N
     assert "Wrong setting --profile: use at most 64 letters" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timer", ["cron", "systemd"])
 def test_timer_of_the_documentation_works_as_printed(
     cli: CommandLine, sandbox: Sandbox, tmp_path: Path, grants_asked: Posted, timer: str

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.paths import ROOT
 
 # Python imports sitecustomize at startup, before cli.py
@@ -24,6 +26,7 @@ importlib.metadata.distribution = distribution
 """
 
 
+@pytest.mark.slow
 def test_command_line_runs_without_package_metadata(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "notion_oauth", tmp_path / "notion_oauth", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "cli.py", tmp_path)

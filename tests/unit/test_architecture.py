@@ -78,6 +78,7 @@ def test_imports_go_to_lower_rows(file: Path) -> None:
         assert used <= allowed
 
 
+@pytest.mark.slow
 def test_no_circular_imports() -> None:
     graph = {module_of(file): ours(file) - {module_of(file)} for file in FILES if file.name != "__init__.py"}
     list(TopologicalSorter(graph).static_order())  # raises CycleError

@@ -287,6 +287,7 @@ class TestWithAuthorize:
         assert len(person.asked) == 1
 
 
+@pytest.mark.slow
 async def test_waiting_requests_share_one_sign_in(oauth: NotionOAuth, sandbox: Sandbox, person: Person) -> None:
     async def slowly(challenge: BearerChallenge | None) -> None:
         await anyio.sleep(0.3)  # long enough for all of them to be refused
@@ -581,6 +582,7 @@ async def test_all_waiting_requests_get_the_error_of_the_sign_in(
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 async def test_forked_process_starts_its_own_sign_in(oauth: NotionOAuth, sandbox: Sandbox) -> None:
     """The child process cannot receive the result of its parent's sign-in."""

@@ -43,6 +43,7 @@ def file(cli: CommandLine) -> Path:
     return cli.directory / ".notion-tokens.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -69,6 +70,7 @@ def test_record_of_an_ended_login_cannot_control_the_terminal(
     run_all(cli)
 
 
+@pytest.mark.slow
 def test_registrations_cannot_control_the_terminal(cli: CommandLine, file: Path) -> None:
     registration = Registration(issuer=HOSTILE, redirect_uri=HOSTILE, client=PUBLIC, scope=HOSTILE)
     file.with_name(f"{file.name}.clients").write_bytes(encode_registrations((registration,)))
@@ -92,6 +94,7 @@ def test_access_token_that_no_server_issues_is_not_printed(cli: CommandLine, fil
     assert "secret" not in done.stderr
 
 
+@pytest.mark.slow
 def test_paths_and_variables_cannot_control_the_terminal(cli: CommandLine) -> None:
     directory = cli.directory / HOSTILE_ARGUMENT
     directory.mkdir()

@@ -185,6 +185,7 @@ def test_host_name_that_does_not_resolve_is_reported(doctor: Doctor) -> None:
     assert doctor.worst("route")[:2] == ("failure", "nowhere.invalid does not resolve to an address.")
 
 
+@pytest.mark.slow
 def test_hanging_server_is_reported_and_other_checks_still_run(signed_in: Doctor, sandbox: Sandbox) -> None:
     sandbox.misbehave_next("/mcp", "hang")
     signed_in.run_checks(NOTION_OAUTH_TIMEOUT="0.5")
@@ -238,6 +239,7 @@ def test_metadata_and_endpoints_are_shown(signed_in: Doctor, sandbox: Sandbox) -
     assert signed_in.of("endpoints")[0][1].endswith(f"{host}; no revocation, no introspection")
 
 
+@pytest.mark.slow
 def test_client_is_the_one_that_a_sign_in_would_use(signed_in: Doctor, sandbox: Sandbox) -> None:
     document = {"NOTION_OAUTH_CLIENT_METADATA_URL": "https://client.example/metadata.json"}
     assert signed_in.run_checks().of("client")[0][1] == "dynamic registration"
@@ -407,6 +409,7 @@ def test_a_file_system_without_locks_is_a_failure(signed_in: Doctor, monkeypatch
     assert signed_in.worst("lock")[1].endswith("cannot be locked: No locks available.")
 
 
+@pytest.mark.slow
 def test_process_that_holds_the_lock_is_reported(signed_in: Doctor) -> None:
     lock = signed_in.file.with_name(f"{signed_in.file.name}.lock")
     with filelock.FileLock(lock):
@@ -423,6 +426,7 @@ def test_process_that_holds_the_lock_is_reported(signed_in: Doctor) -> None:
 # The login
 
 
+@pytest.mark.slow
 def test_an_ended_login_is_a_failure_with_its_reason(signed_in: Doctor, sandbox: Sandbox) -> None:
     sandbox.revoke_grants()
     assert signed_in.cli.run("refresh").returncode == 6
@@ -665,6 +669,7 @@ def test_scrub_removes_private_data(monkeypatch: pytest.MonkeyPatch, text: str, 
     assert scrub(environment, "https://mcp.example/mcp?key=canary")(text) == scrubbed
 
 
+@pytest.mark.slow
 def test_only_terminals_without_no_color_get_colours(doctor: Doctor) -> None:
     green = "\x1b[32m"
     assert green not in doctor.cli.run("doctor").stdout

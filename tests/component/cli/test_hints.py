@@ -55,6 +55,7 @@ def test_json_shows_the_command_as_it_can_be_typed(cli: CommandLine) -> None:
     assert hinted_command(json.loads(done.stdout)["warning"]) == expected
 
 
+@pytest.mark.slow
 def test_list_of_profiles_names_each_profile_in_its_command(cli: CommandLine) -> None:
     cli.run("login")
     cli.run("login", "--profile", "work")

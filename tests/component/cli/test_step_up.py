@@ -15,6 +15,7 @@ from tests.support.signing_in import age
 CLIENT = "https://me.example/enterprise.json"
 
 
+@pytest.mark.slow
 def test_scope_is_added_to_the_scopes_of_the_login(cli: CommandLine, sandbox: Sandbox) -> None:
     assert cli.run("login").returncode == 0
     sandbox.options.scopes = ("default", "read", "write")

@@ -75,6 +75,7 @@ def test_clone_keeps_its_login_beside_it(cli: CommandLine, tmp_path: Path) -> No
     assert cli.process("token").stdout == cli.run("token").stdout != ""
 
 
+@pytest.mark.slow
 def test_option_and_variable_go_first(installed: CommandLine, tmp_path: Path) -> None:
     installed.environment["HOME"] = str(tmp_path)
     variable = {"NOTION_OAUTH_TOKEN_FILE": "~/variable.json"}
@@ -109,6 +110,7 @@ def test_command_says_that_a_file_is_not_read(installed: CommandLine, command: s
     assert "is not read" not in installed.run(command).stderr
 
 
+@pytest.mark.slow
 def test_login_stops_if_a_file_is_not_read(installed: CommandLine, sandbox: Sandbox, cli: CommandLine) -> None:
     (installed.directory / ".env").write_text("NOTION_OAUTH_CLIENT_NAME=Mine\n")
     done = installed.run("login")
@@ -236,6 +238,7 @@ def old(installed: CommandLine) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_error_names_a_login_in_the_working_directory(installed: CommandLine, old: Path) -> None:
     adopt = f"notion-oauth adopt {old}"
     for command in ("token", "refresh", "status", "doctor"):
@@ -251,6 +254,7 @@ def test_error_names_a_login_in_the_working_directory(installed: CommandLine, ol
     assert caught.value.hint.arguments == (str(old),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_adopt_moves_logins_with_their_registrations(
     installed: CommandLine, old: Path, data: Path, sandbox: Sandbox, encrypted: bool
@@ -271,6 +275,7 @@ def test_adopt_moves_logins_with_their_registrations(
     assert len(sandbox.requests_to("/register")) == registered, "the registration was moved"
 
 
+@pytest.mark.slow
 def test_adopt_moves_one_profile(installed: CommandLine, old: Path, data: Path) -> None:
     assert json.loads(installed.run("adopt", str(old), "--profile", "work", "--json").stdout) == {
         "token_file": str(data),
@@ -282,6 +287,7 @@ def test_adopt_moves_one_profile(installed: CommandLine, old: Path, data: Path) 
     assert old.exists()
 
 
+@pytest.mark.slow
 def test_adopt_overwrites_no_other_login(installed: CommandLine, old: Path, data: Path) -> None:
     installed.run("login", "--profile", "work")
     before = {
@@ -293,6 +299,7 @@ def test_adopt_overwrites_no_other_login(installed: CommandLine, old: Path, data
     assert not data.exists(), "nothing was moved"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refreshed", [None, "old", "new"])
 def test_adopt_completes_a_move_that_was_interrupted(
     installed: CommandLine, old: Path, data: Path, refreshed: str | None
@@ -308,6 +315,7 @@ def test_adopt_completes_a_move_that_was_interrupted(
     assert not old.exists()
 
 
+@pytest.mark.slow
 def test_adopt_that_cannot_save_leaves_the_login(installed: CommandLine, old: Path, data: Path) -> None:
     before = old.read_bytes()
     data.parent.parent.mkdir(parents=True, exist_ok=True)
@@ -333,6 +341,7 @@ def git(directory: Path, *arguments: str) -> None:
     subprocess.run(["git", *arguments], cwd=directory, check=True, capture_output=True)  # noqa: S607
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_file_in_a_work_tree_that_does_not_ignore_it_is_reported(cli: CommandLine) -> None:
     git(cli.directory, "init", "--quiet")

@@ -118,6 +118,7 @@ class TestLogin:
         assert cli.run("login", "--callback-host", "0.0.0.0").returncode == 2
         assert not sandbox.requests
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("error", "description"),
         [
@@ -137,6 +138,7 @@ class TestLogin:
         assert asked(sandbox) == ["localhost", "localhost"], "the next sign-in starts with it"
         assert len(redirect_uris(sandbox)) == 2
 
+    @pytest.mark.slow
     def test_refusal_in_the_redirect(self, cli: CommandLine, sandbox: Sandbox) -> None:
         def refuse(request: object) -> None:
             location = f"{sandbox.requests_to('/authorize')[0].query['redirect_uri']}?error=invalid_redirect_uri"
@@ -165,12 +167,14 @@ class TestLogin:
         assert cli.run("login", "--callback-host", "127.0.0.1").returncode == 4
         assert redirect_uris(sandbox) == ["127.0.0.1"]
 
+    @pytest.mark.slow
     def test_new_client_on_request(self, cli: CommandLine, sandbox: Sandbox) -> None:
         for option in ([], ["--new-client"], []):
             assert cli.run("login", *option).returncode == 0
         first, second, third = [sent.query["client_id"] for sent in sandbox.requests_to("/authorize", "GET")]
         assert (first != second, second == third) == (True, True)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("error", ["invalid_client", "unauthorized_client"])
     def test_new_client_is_tried_once_if_the_stored_one_is_refused(
         self, cli: CommandLine, sandbox: Sandbox, error: str
@@ -190,6 +194,7 @@ class TestLogin:
         assert "login --new-client" in done.stderr
         assert len(sandbox.requests_to("/register")) == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("variables", "options"),
         [({}, "--new-client"), ({"NOTION_OAUTH_CLIENT_ID": "mine"}, "--callback-host localhost")],

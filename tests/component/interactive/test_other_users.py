@@ -97,6 +97,7 @@ async def test_another_user_cannot_complete_the_sign_in(login: Login) -> None:
     assert login.receiver.result() == "own"
 
 
+@pytest.mark.slow
 @root_only
 async def test_another_user_who_leaves_is_not_taken_for_root(login: Login) -> None:
     """Older kernels list a socket that its program has closed with uid 0."""

@@ -103,6 +103,7 @@ app.add_middleware(SessionMiddleware, secret_key="k" * 32)
 """
 
 
+@pytest.mark.slow
 def test_any_application_with_the_router_is_protected(tmp_path: Path) -> None:
     """Under uvicorn, at its most verbose log level."""
     (tmp_path / "theirs.py").write_text(APPLICATION)

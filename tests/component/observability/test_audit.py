@@ -323,6 +323,7 @@ async def test_the_request_id_reaches_a_blocking_refresh(settings: Settings, log
     assert "request_id=blocking" in line
 
 
+@pytest.mark.slow
 def test_the_library_writes_nothing_without_logging_configuration(settings: Settings) -> None:
     """Without logging configuration, Python prints warnings to standard error."""
     code = f"""

@@ -91,6 +91,7 @@ def shown_by(error: NotionOAuthError) -> str:
     return "\n".join(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BREAKS)
 async def test_errors_and_their_frames_hold_no_secret(oauth: NotionOAuth, sandbox: Sandbox, broken: str) -> None:
     canaries = Canaries(sandbox)

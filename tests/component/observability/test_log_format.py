@@ -160,6 +160,7 @@ def test_a_line_that_cannot_be_formatted_does_not_show_its_arguments() -> None:
     assert done.stderr == "A log line of x could not be written.\n"
 
 
+@pytest.mark.slow
 def test_commands_log_only_with_verbose(cli: CommandLine) -> None:
     cli.run("login")
     assert "notion_oauth.audit" not in cli.process("refresh").stderr

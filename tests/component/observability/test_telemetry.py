@@ -316,6 +316,7 @@ async def test_without_telemetry_fastapi_writes_no_span(oauth: NotionOAuth, span
     assert spans.get_finished_spans() == ()
 
 
+@pytest.mark.slow
 def test_without_telemetry_opentelemetry_is_not_imported() -> None:
     code = """
 import sys
@@ -330,6 +331,7 @@ assert "notion_oauth.tokens.telemetry" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_telemetry_without_its_package_has_an_install_hint() -> None:
     code = """
 import sys

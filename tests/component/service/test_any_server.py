@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import httpx
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -128,6 +129,7 @@ async def use(network: httpx.AsyncBaseTransport) -> None:
     await oauth.sign_out()
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example(changes=[("/token", "refresh_token", "\ud800")], status={})
 @example(changes=[("/register", "client_id", "\ud800")], status={})

@@ -168,6 +168,7 @@ FILES = (
 )
 
 
+@pytest.mark.slow
 @hypothesis_settings(deadline=None)
 @example(content=json.dumps({**WHOLE, "updated_at": 10**400}).encode(), hours=0)
 @example(content=json.dumps({**WHOLE, "resource": "https://[::1"}).encode(), hours=0)

@@ -323,6 +323,7 @@ def on_a_full_disk(settings: Settings, command: str) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["login", "refresh"])
 async def test_full_disk_is_detected_before_any_request(settings: Settings, sandbox: Sandbox, command: str) -> None:
     await sign_in(NotionOAuth(settings))
@@ -333,6 +334,7 @@ async def test_full_disk_is_detected_before_any_request(settings: Settings, sand
     assert len(sandbox.requests) == requests
 
 
+@pytest.mark.slow
 async def test_sign_out_works_on_a_full_disk(settings: Settings, sandbox: Sandbox) -> None:
     await sign_in(NotionOAuth(settings))
     done = await anyio.to_thread.run_sync(on_a_full_disk, settings, "logout")

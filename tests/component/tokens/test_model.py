@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -235,4 +236,4 @@ class Engine(RuleBasedStateMachine):
 
 
 Engine.TestCase.settings = hypothesis_settings(max_examples=25, stateful_step_count=25, deadline=None)
-TestEngine = Engine.TestCase
+TestEngine = pytest.mark.slow(Engine.TestCase)

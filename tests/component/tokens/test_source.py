@@ -236,6 +236,7 @@ async def test_sign_out_during_a_refresh_is_not_undone(oauth: NotionOAuth, setti
     assert await load_login(oauth.store, "default") is None
 
 
+@pytest.mark.slow
 async def test_sign_out_of_another_process_is_not_undone_by_a_running_refresh(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, clock: Clock
 ) -> None:
@@ -248,6 +249,7 @@ async def test_sign_out_of_another_process_is_not_undone_by_a_running_refresh(
         await oauth.tokens.token()
 
 
+@pytest.mark.slow
 async def test_sign_in_of_another_process_replaces_a_running_refresh(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, clock: Clock
 ) -> None:

@@ -334,6 +334,7 @@ async def test_reseal_keeps_tokens_that_were_set_aside(settings: Settings, sandb
     assert await NotionOAuth(settings, store=encrypted, clock=clock).tokens.token() == token
 
 
+@pytest.mark.slow
 async def test_keep_fresh_logs_that_tokens_cannot_be_saved(
     settings: Settings, clock: Clock, failing: Failing, caplog: pytest.LogCaptureFixture
 ) -> None:

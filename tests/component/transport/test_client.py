@@ -105,6 +105,7 @@ MISBEHAVIOUR: dict[str, tuple[Script, type[NotionOAuthError], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "error", "message"), MISBEHAVIOUR.values(), ids=MISBEHAVIOUR)
 async def test_a_misbehaving_server_ends_in_an_error_in_time(
     script: Script, error: type[NotionOAuthError], message: str

@@ -101,6 +101,7 @@ async def test_an_unsupported_content_encoding_is_refused(coding: str) -> None:
         await send("https://h.example/", FixedResponse(b"{}", **{"Content-Encoding": coding}))
 
 
+@pytest.mark.slow
 async def test_a_decompression_bomb_does_not_fill_the_memory() -> None:
     """One mebibyte of gzip can hold a gibibyte; only its first mebibyte is decompressed."""
     bomb = gzip.compress(bytes(200 * MAX_BODY))
@@ -117,6 +118,7 @@ async def test_a_decompression_bomb_does_not_fill_the_memory() -> None:
 MISBEHAVIOUR = ["hang", "drop", "lose_response", "drip", "oversize", "redirect", "garble"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
 async def test_a_failed_refresh_leaves_the_token_file_unchanged(
     settings: Settings, sandbox: Sandbox, kind: Any
@@ -131,6 +133,7 @@ async def test_a_failed_refresh_leaves_the_token_file_unchanged(
     assert settings.token_file.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
 @pytest.mark.parametrize("path", ["/.well-known/oauth-authorization-server", "/register"])
 async def test_a_failed_sign_in_leaves_the_token_file_unchanged(
@@ -145,6 +148,7 @@ async def test_a_failed_sign_in_leaves_the_token_file_unchanged(
     assert settings.token_file.read_bytes() == before
 
 
+@pytest.mark.slow
 async def test_sign_out_does_not_wait_longer_than_the_time_out(settings: Settings, sandbox: Sandbox) -> None:
     await sign_in(NotionOAuth(settings))
     sandbox.misbehave_next("/token", "drip", seconds=0.05)  # it never ends by itself

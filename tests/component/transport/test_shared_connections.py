@@ -81,6 +81,7 @@ async def test_requests_of_shared_calls_share_a_connection(server: Server) -> No
     assert server.cookies == [None] * REQUESTS, "a cookie would connect the requests of two logins"
 
 
+@pytest.mark.slow
 async def test_cancelled_request_closes_its_connection_and_no_other(server: Server) -> None:
     """A connection that was cancelled during its handshake would stay open as long as the others are in use."""
     accepted: list[socket.socket] = []

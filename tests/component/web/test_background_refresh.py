@@ -68,6 +68,7 @@ async def test_service_starts_and_stops_without_a_login_and_with_an_ended_one(
     assert found["ended_reason"] == "revoked"
 
 
+@pytest.mark.slow
 async def test_shutdown_waits_for_refresh_in_progress(
     oauth: NotionOAuth, settings: Settings, sandbox: Sandbox, grants_asked: Posted
 ) -> None:

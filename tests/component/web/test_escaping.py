@@ -50,6 +50,7 @@ def visitor(settings: Settings) -> Visitor:
     return Visitor(create_app(settings.model_copy(update={"public_url": PUBLIC, **unlimited})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_parameters_paths_and_headers_are_escaped(visitor: Visitor, attack: str) -> None:
     names = ("code", "state", "iss", "error", "error_description", "error_uri", "scope", "next", "profile")

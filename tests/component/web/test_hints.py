@@ -72,6 +72,7 @@ def hints_in_source() -> Iterator[tuple[str, ast.Call]]:
                 yield path.name, node
 
 
+@pytest.mark.slow
 def test_texts_contain_no_command() -> None:
     """Otherwise a surface could not render it."""
     for path in PACKAGE.rglob("*.py"):
@@ -98,6 +99,7 @@ def test_texts_of_hints_contain_no_other_command() -> None:
                         assert not OTHER_COMMAND.search(part.value), f"{path.name}:{node.lineno}"
 
 
+@pytest.mark.slow
 def test_hints_name_commands_and_options_that_exist() -> None:
     found = [(name, call) for name, call in hints_in_source() if len(call.args) > 1]
     assert len(found) > 10
@@ -126,6 +128,7 @@ def failing() -> tuple[Visitor, list[NotionOAuthError]]:
     return Visitor(service), raised
 
 
+@pytest.mark.slow
 def test_no_error_tells_a_user_of_the_web_to_type_a_command(failing: tuple[Visitor, list[NotionOAuthError]]) -> None:
     browser, raised = failing
     for error in all_errors():

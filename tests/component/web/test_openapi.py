@@ -106,6 +106,7 @@ def test_every_route_is_documented(app: FastAPI, operated: FastAPI) -> None:
         assert sorted(routes) == sorted(f"{method.upper()} {path}" for path, item in paths for method in item)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("route", "mode"),
     [

@@ -183,6 +183,7 @@ class TestRepeatedCallback:
         assert works(browser)
         assert "pending" not in str(browser.cookies)
 
+    @pytest.mark.slow
     def test_second_request_waits_for_the_first(
         self, public: Settings, sandbox: Sandbox, grants_asked: Posted, audit_events: AuditEvents
     ) -> None:
@@ -343,6 +344,7 @@ class TestRepeatedCallback:
         assert "pending" not in str(browser.cookies)
         browser.sign_in()
 
+    @pytest.mark.slow
     def test_claimed_code_without_an_outcome_is_not_sent(
         self, public: Settings, sandbox: Sandbox, grants_asked: Posted
     ) -> None:

@@ -196,6 +196,7 @@ class TestSessionKey:
             session_keys(elsewhere)
 
 
+@pytest.mark.slow
 def test_uvicorn_main_app_starts_and_stops_cleanly(tmp_path: Path) -> None:
     """A process with `uvicorn main:app` listens, logs no code, and exits cleanly on SIGTERM."""
     (tmp_path / "clone").mkdir()

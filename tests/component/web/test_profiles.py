@@ -153,6 +153,7 @@ class TestBrowserSessions:
         assert visitor_files(public) == []
         assert visitor.status() == {"status": "unauthenticated"}
 
+    @pytest.mark.slow
     def test_sign_out_leaves_no_login_in_memory(self, public: Settings) -> None:
         oauth = NotionOAuth(public)
         visitor = Visitor(create_app(oauth=oauth))

@@ -102,6 +102,7 @@ def test_default_limit(settings: Settings) -> None:
     assert statuses(local_browser(settings), 31) == [400] * 30 + [429]
 
 
+@pytest.mark.slow
 def test_status_has_a_separate_limit_on_a_public_url(public: Settings) -> None:
     visitor = Visitor(create_app(public.model_copy(update={"status_rate_limit": "5/minute"})))
     assert statuses(visitor, 6, "/auth/status", **JSON) == [200] * 5 + [429]
@@ -130,6 +131,7 @@ def test_requests_of_other_sites_do_not_count(local: Settings) -> None:
     assert visitor.get("/auth/login").status_code == 303
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}])
 def test_forms_of_other_sites_do_not_count(public: Settings, headers: dict[str, str]) -> None:
     """Also those that the browser sends as a visit to the page."""

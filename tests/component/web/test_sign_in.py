@@ -87,6 +87,7 @@ def test_two_tabs_can_sign_in(browser: Browser) -> None:
     assert browser.status()["status"] == "authenticated"
 
 
+@pytest.mark.slow
 def test_pending_sign_ins_of_a_browser_are_limited(browser: Browser) -> None:
     """Eight, and 6 KiB together: the oldest ones are deleted."""
     redirects = [browser.consent() for _ in range(12)]
@@ -212,6 +213,7 @@ def test_program_gets_json(browser: Browser) -> None:
     assert "Start the sign-in again" in refused.json()["next"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hang", "drip", "drop", "redirect", "oversize", "garble"])
 @pytest.mark.parametrize("path", ["/.well-known/oauth-authorization-server", "/register", "/token"])
 def test_misbehaving_server_is_named(sandbox: Sandbox, tmp_path: Path, kind: str, path: str) -> None:

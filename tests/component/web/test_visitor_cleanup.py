@@ -188,6 +188,7 @@ async def test_temporarily_wrong_clock_removes_no_login(store: JsonFileStore, tm
     assert not visitor_files(tmp_path)
 
 
+@pytest.mark.slow
 async def test_failed_removal_does_not_block_others(
     store: JsonFileStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -57,6 +57,7 @@ def test_pending_sign_ins_share_one_client(public: Settings, sandbox: Sandbox) -
     assert registrations(sandbox) == 1
 
 
+@pytest.mark.slow
 def test_concurrent_sign_ins_register_one_client(public: Settings, sandbox: Sandbox) -> None:
     sandbox.misbehave_next("/register", "slow", seconds=0.3)
     named = public.model_copy(update={"trusted_proxies": "127.0.0.1"})
@@ -153,6 +154,7 @@ def start(app: FastAPI, query: str = "") -> int:
     return Visitor(app).get(f"/auth/login?{query}", headers=JSON).status_code
 
 
+@pytest.mark.slow
 def test_invented_scopes_register_a_limited_number_of_clients(late: Late, sandbox: Sandbox) -> None:
     app = late.app(max_extended_scope=5)
     assert [start(app, f"scope=invented-{number}") for number in range(10)] == [303] * 6 + [429] * 4
@@ -196,6 +198,7 @@ def test_failed_registrations_do_not_count(late: Late, sandbox: Sandbox) -> None
     assert [start(app, "scope=other"), start(app, "scope=another")] == [303, 429]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["forgotten", "expired", "a day old"])
 def test_expired_registration_is_replaced(late: Late, sandbox: Sandbox, reason: str) -> None:
     app = late.app(max_extended_scope=1)

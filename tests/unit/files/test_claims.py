@@ -16,6 +16,7 @@ TEN_MINUTES = timedelta(minutes=10)
 ENDED = timedelta(seconds=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended", [False, True], ids=["new", "ended"])
 def test_one_of_many_processes_gets_a_claim(tmp_path: Path, ended: bool) -> None:
     for name in map(str, range(20)):

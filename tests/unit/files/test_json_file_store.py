@@ -272,6 +272,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 async def test_full_disk_loses_no_data(store: JsonFileStore, path: Path) -> None:
     """A limit of 100 bytes per file stands for a full disk."""
     await save_login(store, "default", tokens(access_token=SecretStr("old")))
@@ -379,6 +380,7 @@ async def check_free(path: Path) -> None:
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delete_lock", [False, True])
 async def test_lock_excludes_processes_and_is_released_when_its_holder_dies(path: Path, delete_lock: bool) -> None:
     """Also if somebody deletes the lock file while it is held."""
@@ -393,6 +395,7 @@ async def test_lock_excludes_processes_and_is_released_when_its_holder_dies(path
     assert path.with_name(f"{path.name}.lock").exists(), "it stays: removing it would allow two holders"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 async def test_forked_child_does_not_keep_the_lock(path: Path) -> None:
     await save_login(JsonFileStore(path), "default", tokens())

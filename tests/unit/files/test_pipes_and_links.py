@@ -52,6 +52,7 @@ async def test_pipe_in_place_of_another_file_does_not_block(store: JsonFileStore
         await use_all()
 
 
+@pytest.mark.slow
 async def test_second_name_of_a_login_is_reported(
     store: JsonFileStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -100,6 +100,7 @@ def test_only_the_code_is_masked(text: str, shown: str) -> None:
     assert typed(text) == (text, shown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "line"),
     [
@@ -134,6 +135,7 @@ def pseudo_terminal() -> Generator[tuple[int, int]]:
             os.close(end)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_line_may_be_longer_than_a_terminal_allows() -> None:
     """A terminal that edits lines itself cuts them at 4096 bytes."""

@@ -279,6 +279,7 @@ def spelled(draw: st.DrawFn) -> tuple[Challenge, str]:
     return Challenge(scheme.lower(), parameters), " ".join([scheme, f"{draw(SPACE)},{draw(SPACE)}".join(pieces)])
 
 
+@pytest.mark.slow
 @LENIENT
 @given(challenges=st.lists(spelled(), max_size=4), comma=st.sampled_from([", ", ",", " , ", ",,", " ,\t, "]))
 def test_a_formatted_challenge_is_parsed_back(challenges: list[tuple[Challenge, str]], comma: str) -> None:

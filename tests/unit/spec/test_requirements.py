@@ -30,6 +30,7 @@ def marked(source: str) -> set[Requirement]:
     }
 
 
+@pytest.mark.slow
 def test_every_requirement_has_a_test() -> None:
     """Read from the sources, so that the selection of tests does not matter."""
     proved = set().union(*(marked(file.read_text()) for file in TESTS.rglob("test_*.py")))
@@ -59,6 +60,7 @@ def run(directory: Path, requirement: Requirement, *options: str) -> subprocess.
     )
 
 
+@pytest.mark.slow
 def test_spec_prints_the_table_and_runs_nothing(tmp_path: Path) -> None:
     printed = run(tmp_path, FIRST, "--spec", "-p", "xdist", "-n", "2")
     assert printed.returncode == 0
@@ -75,6 +77,7 @@ def test_spec_prints_the_table_and_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "was-run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "code"), [("-q", pytest.ExitCode.TESTS_FAILED), ("--spec", pytest.ExitCode.USAGE_ERROR)]
 )

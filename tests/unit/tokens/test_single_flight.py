@@ -221,6 +221,8 @@ async def test_event_loop_that_cannot_be_created_fails_the_call(
 
     flight = SingleFlight[str](own_thread=own_thread)
     with anyio.fail_after(60):
+        while any(each.name == "notion-oauth loop" for each in threading.enumerate()):
+            await anyio.sleep(0.01)  # the shared loop of an earlier test ends
         with monkeypatch.context() as patched:
             patched.setattr(anyio, "run", refuse)
             call, _ = flight.join_or_start(work)
