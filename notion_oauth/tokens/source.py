@@ -464,7 +464,7 @@ class TokenSource:
             if not (isinstance(error, ServerUnavailable) and error.not_processed):
                 hold.request_may_arrive()
             raise
-        if new.refresh_token != previous:
+        if previous is not None and new.refresh_token != previous:
             new = new.model_copy(update={"previous_refresh_token": previous})
         return new
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from notion_oauth.clock import utc_now
 from notion_oauth.errors import WarningWithHint
 from notion_oauth.models import EndedLogin, Registration, TokenSet
+from notion_oauth.service import NotionOAuth
 from notion_oauth.storage import DocumentHold, Documents, Kind, TokenStore
 from notion_oauth.stores.memory import MemoryDocuments
 
@@ -18,6 +19,13 @@ T = TypeVar("T")
 
 async def load_login(store: TokenStore, profile: str) -> TokenSet | None:
     return (await store.load(profile)).tokens
+
+
+async def stored(oauth: NotionOAuth) -> TokenSet:
+    """The login of the default profile, which must be stored."""
+    login = await load_login(oauth.store, "default")
+    assert login is not None
+    return login
 
 
 async def load_ended_login(store: TokenStore, profile: str) -> EndedLogin | None:

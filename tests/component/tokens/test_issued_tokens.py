@@ -27,7 +27,7 @@ from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
 from tests.support.clock import Clock
 from tests.support.signing_in import age, sign_in
-from tests.support.stores import load_login
+from tests.support.stores import stored
 
 pytestmark = pytest.mark.anyio
 REFUSALS = ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_token", "bad_refresh_token"]
@@ -66,11 +66,6 @@ class LateNetwork(httpx.AsyncHTTPTransport):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def network() -> LateNetwork:
     return LateNetwork()
 
@@ -84,12 +79,6 @@ def oauth(settings: Settings, clock: Clock, network: LateNetwork) -> NotionOAuth
     patient = settings.model_copy(update={"retry_for": 20.0})
     client = OAuthClient(Transport(timeout=timedelta(seconds=5), httpx_transport=network), clock=clock)
     return NotionOAuth(patient, clock=clock, client=client, sleep=no_sleep)
-
-
-async def stored(oauth: NotionOAuth) -> TokenSet:
-    login = await load_login(oauth.store, "default")
-    assert login is not None
-    return login
 
 
 async def refresh_with_late_first_request(oauth: NotionOAuth, network: LateNetwork) -> TokenSet:

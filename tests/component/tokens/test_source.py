@@ -13,32 +13,20 @@ import pytest
 from pydantic import SecretStr
 
 from notion_oauth.errors import NotSignedIn, SignInRequired, StorageError, TransientError
-from notion_oauth.models import TokenSet
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.conftest import Posted
 from tests.support.clock import Clock
 from tests.support.signing_in import sign_in
-from tests.support.stores import load_login
+from tests.support.stores import load_login, stored
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def oauth(settings: Settings, clock: Clock) -> NotionOAuth:
     return NotionOAuth(settings, clock=clock)
-
-
-async def stored(oauth: NotionOAuth) -> TokenSet:
-    login = await load_login(oauth.store, "default")
-    assert login is not None
-    return login
 
 
 async def test_valid_token_needs_no_request(oauth: NotionOAuth, sandbox: Sandbox) -> None:

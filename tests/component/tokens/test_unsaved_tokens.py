@@ -17,7 +17,6 @@ from notion_oauth.errors import ServerUnavailable, StorageError
 from notion_oauth.files.directories import Directory
 from notion_oauth.files.documents import FileDocuments
 from notion_oauth.files.encryption import Encryption, new_key
-from notion_oauth.models import TokenSet
 from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -30,20 +29,9 @@ from notion_oauth.transport.client import Transport
 from tests.conftest import Posted
 from tests.support.clock import Clock
 from tests.support.signing_in import begin, sign_in
-from tests.support.stores import HookedDocuments, load_login, save_login
+from tests.support.stores import HookedDocuments, save_login, stored
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-async def stored(oauth: NotionOAuth) -> TokenSet:
-    login = await load_login(oauth.store, "default")
-    assert login is not None
-    return login
 
 
 @contextmanager
