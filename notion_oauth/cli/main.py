@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 STOPPED = errors.Hint("Interrupted. A request that was already sent may have taken effect. Check the status", "status")
 ORDER = (
-    *("login", "status", "token", "refresh", "run", "profiles", "logout", "adopt", "key", "reseal", "doctor"),
+    *("login", "status", "token", "refresh", "run", "mcp", "profiles", "logout", "adopt", "key", "reseal", "doctor"),
     *("sandbox", "demo"),
 )
 
@@ -57,7 +57,9 @@ class _Commands(TyperGroup):
     """
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.commands:
+        if cmd_name == "mcp" and cmd_name not in self.commands:
+            self.commands[cmd_name] = typer.main.get_command(import_module("notion_oauth.cli.mcp").mcp)
+        elif cmd_name not in self.commands:
             rare = typer.main.get_command(import_module("notion_oauth.cli.commands").rare_commands)
             self.commands.update(rare.commands)  # type: ignore[attr-defined]
         return super().get_command(ctx, cmd_name)

@@ -106,7 +106,10 @@ def render_hint(hint: errors.Hint, ctx: typer.Context) -> str:
     if hint.command is None:
         return str(hint)
     root = ctx.find_root()
-    accepted = {option.name for option in root.command.get_command(root, hint.command).params}  # type: ignore[attr-defined]
+    command: Any = root.command
+    for word in hint.command.split():
+        command = command.get_command(root, word)
+    accepted = {option.name for option in command.params}
     typed = {name: str(value) for name, value in ctx.meta.get(_TYPED, {}).items() if name in accepted}
     return hint.with_options(typed).with_command(program_name())
 
@@ -161,7 +164,8 @@ def ignored_env_file(ctx: typer.Context, env_file: Path | None) -> tuple[str, er
         return None
     path, names = found
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    hint = errors.Hint("Remove these settings from it, or use it", ctx.info_name, {"env_file": env_files.NAME})
+    command = f"{ctx.parent.info_name} {ctx.info_name}" if ctx.parent and ctx.parent.parent else ctx.info_name
+    hint = errors.Hint("Remove these settings from it, or use it", command, {"env_file": env_files.NAME})
     return f"{path} is not read, although it has settings ({shown}).", hint
 
 

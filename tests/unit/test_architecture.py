@@ -15,7 +15,7 @@ PACKAGE = ROOT / "notion_oauth"
 ROWS = (
     {"cli"},
     {"app"},
-    {"router"},
+    {"router", "gateway"},
     {"auth", "interactive", "web"},
     {"service"},
     {"tokens"},

@@ -14,5 +14,5 @@ def test_help_lists_every_command() -> None:
     frequent = [command.callback.__name__ for command in app.registered_commands if command.callback is not None]
     rare = typer.main.get_command(rare_commands)
     assert isinstance(rare, typer.core.TyperGroup)
-    for name in (*frequent, *rare.commands):
+    for name in (*frequent, *rare.commands, "mcp"):
         assert f" {name} " in listed, f"{name} is not in ORDER of notion_oauth/cli/main.py"
