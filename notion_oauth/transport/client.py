@@ -5,31 +5,36 @@ from __future__ import annotations
 import socket
 import ssl
 import zlib
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import httpcore
-import httpx
 
 from notion_oauth import __version__
 from notion_oauth.concurrency import run_within, shared_resources
 from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable, TransientError
 from notion_oauth.protocol.messages import Request, Response, host_of
-from notion_oauth.protocol.urls import origin, url_problem
+from notion_oauth.protocol.urls import url_problem
 from notion_oauth.settings import Settings
 from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.certificates import CA_FILE, find_trusted_authorities, ssl_context
-from notion_oauth.transport.connections import CONNECTION_ERRORS, CheckedTransport
+from notion_oauth.transport.connections import CONNECTION_ERRORS, MAX_IDLE_TIME, ConnectionPool, http_request
 from notion_oauth.transport.proxies import Resolver, proxy_for, resolve_host
+
+if TYPE_CHECKING:
+    import httpx
 
 MAX_IDLE = 32  # connections to one origin that wait for the next request of a SharedLoop
 MAX_SHARED = 4  # origins to which the requests of a SharedLoop share connections
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
 USER_AGENT = f"notion-oauth/{__version__}"
+
+Sender = Callable[[httpcore.Request], Awaitable[httpcore.Response]]
 
 
 class Transport:
@@ -78,91 +83,76 @@ class Transport:
         if reason := url_problem(request.url):
             raise MetadataError(f"The URL of {host_of(request.url)} {reason}; nothing was sent.")
         host = host_of(request.url)
-        transport = self._httpx_transport or self._checked(request)
+        send = self._sender(request.url)
         try:
-            return await run_within(self._timeout.total_seconds(), partial(self._send, transport, request))
-        except (TimeoutError, httpx.TimeoutException):
+            return await run_within(self._timeout.total_seconds(), partial(self._send, send, request))
+        except TimeoutError:
             seconds = f"{self._timeout.total_seconds():g}"
             failure: TransientError = NetworkError(f"{host} sent no complete response within {seconds} seconds.")
-        except (*CONNECTION_ERRORS, httpx.HTTPError, httpx.InvalidURL) as error:
+        except CONNECTION_ERRORS as error:
             failure = _unreachable(host, error)
         except TransientError as error:
             failure = error.with_traceback(None)
-        raise failure  # outside the except blocks: httpx's errors hold the request, and must not become its context
+        raise failure  # outside the except blocks: errors of httpx hold the request, and must not be its context
 
-    def _checked(self, request: Request) -> httpx.AsyncBaseTransport:
-        secure = urlsplit(request.url).scheme == "https"
-        proxy = proxy_for(request.url)
+    def pool(self, url: str, *, max_idle: int = 0, idle_time: float = MAX_IDLE_TIME) -> ConnectionPool:
+        """Return connections to the origin of a URL, for a caller that keeps them and reads responses in parts.
+
+        Raises ConfigurationError if the configured proxy or certificates are unusable.
+        """
+        secure = urlsplit(url).scheme == "https"
         context = ssl_context(find_trusted_authorities(self._ca_file)) if secure else None
-        new = partial(CheckedTransport, self._policy, proxy=proxy, resolve=self._resolve, context=context)
-        shared = shared_resources()
-        # One for each origin: an address that was confirmed is that of its host
-        key = (self, origin(urlsplit(request.url)), proxy, context)
-        if shared is None or (key not in shared and len(shared) >= MAX_SHARED):
-            return new()
-        idle: _IdleTransports = shared.setdefault(key, _IdleTransports())
-        return _ReusedTransport(idle.pop() or new(), idle)
+        return ConnectionPool(
+            url,
+            self._policy,
+            proxy=proxy_for(url),
+            resolve=self._resolve,
+            context=context,
+            max_idle=max_idle,
+            idle_time=idle_time,
+        )
 
-    async def _send(self, transport: httpx.AsyncBaseTransport, request: Request) -> Response:
-        """Send the request, without httpx's client: it would keep cookies, and takes time to make."""
+    def _sender(self, url: str) -> Sender:
+        """Return what sends a request to the URL."""
+        if self._httpx_transport is not None:
+            from notion_oauth.transport.httpx_sender import HttpxSender  # noqa: PLC0415 - httpx is slow to import
+
+            return HttpxSender(self._httpx_transport).send
+        pool, shared = self.pool(url), shared_resources()
+        key = (self, pool.route)
+        if shared is None:
+            return pool.send
+        if key not in shared and len(shared) < MAX_SHARED:
+            pool.max_idle = MAX_IDLE
+            shared[key] = pool
+        return cast("ConnectionPool", shared.get(key, pool)).send
+
+    async def _send(self, send: Sender, request: Request) -> Response:
         headers = {**request.all_headers(), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        sent = httpx.Request(request.method, request.url, headers=headers, content=request.content())
+        answer = await send(http_request(request.method, request.url, headers, request.content()))
         host = host_of(request.url)
-        async with transport, aclosing(await transport.handle_async_request(sent)) as answer:
-            names = {name.lower(): value for name, value in answer.headers.items()}
-            challenges = tuple(answer.headers.get_list("www-authenticate"))
+        async with aclosing(answer):
+            names, challenges = _decoded(answer.headers)
             if request.only_headers:
-                return Response(answer.status_code, request.url, names, challenges=challenges)
+                return Response(answer.status, request.url, names, challenges=challenges)
             body = bytearray()
-            # Decompressed here, to stop at the limit; a response that httpx has already read has no raw form
-            parts = answer.aiter_raw() if "content-encoding" in answer.headers else answer.aiter_bytes()
-            async for chunk in parts:
+            async for chunk in answer.aiter_stream():  # not decompressed by then, to stop at the limit
                 body += chunk
                 _check_size(len(body), host)
-        return Response(answer.status_code, request.url, names, _decompressed(bytes(body), names, host), challenges)
+        return Response(answer.status, request.url, names, _decompressed(bytes(body), names, host), challenges)
 
 
-class _IdleTransports:
-    """Transports to one origin that wait for their next request."""
-
-    def __init__(self) -> None:
-        self._transports: list[CheckedTransport] = []
-
-    def pop(self) -> CheckedTransport | None:
-        """Return the transport that was used last, if there is one."""
-        return self._transports.pop() if self._transports else None
-
-    async def put(self, transport: CheckedTransport) -> None:
-        """Keep the transport for a later request, or close it if there are MAX_IDLE others."""
-        if len(self._transports) < MAX_IDLE:
-            self._transports.append(transport)
-        else:
-            await transport.aclose()
-
-    async def aclose(self) -> None:
-        while self._transports:
-            await self._transports.pop().aclose()
-
-
-class _ReusedTransport(httpx.AsyncBaseTransport):
-    """A transport for one request, which stays open for the next one unless the request fails or is cancelled."""
-
-    def __init__(self, transport: CheckedTransport, idle: _IdleTransports) -> None:
-        self._transport, self._idle = transport, idle
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._transport.handle_async_request(request)
-
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        if error_type is None:
-            await self._idle.put(self._transport)
-        else:
-            await self._transport.aclose()
+def _decoded(headers: Sequence[tuple[bytes, bytes]]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the headers by their names in lower case, and the WWW-Authenticate field values, one per field line."""
+    decoded: dict[str, list[str]] = {}
+    for name, value in headers:
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("iso-8859-1")
+        decoded.setdefault(name.decode("ascii").lower(), []).append(text)
+    joined = {name: ", ".join(values) for name, values in decoded.items()}
+    return joined, tuple(decoded.get("www-authenticate", ()))
 
 
 def _decompressed(body: bytes, headers: dict[str, str], host: str) -> bytes:
@@ -197,6 +187,6 @@ def _unreachable(host: str, error: Exception) -> NetworkError:
         if isinstance(cause, socket.gaierror):
             return NetworkError(f"{host} could not be reached: its name does not resolve.")
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpcore.ConnectError | httpx.ConnectError | OSError | UnicodeError):
+    if isinstance(error, httpcore.ConnectError | httpcore.ConnectTimeout | OSError | UnicodeError):
         return NetworkError(f"{host} could not be reached.")
     return NetworkError(f"The connection to {host} broke before the response was complete.")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import httpcore
-import httpx
 
 from notion_oauth.errors import NetworkError, NotionOAuthError
+from notion_oauth.protocol.urls import DEFAULT_PORTS
 from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.addresses import Address
 from notion_oauth.transport.proxies import Proxy, Resolver, port_of, proxy_for
@@ -19,13 +19,51 @@ from notion_oauth.transport.proxies import Proxy, Resolver, port_of, proxy_for
 MAX_IDLE_TIME = 1.0  # seconds; servers close an idle connection later, so that it is not closed during a request
 STAGGER = 0.25  # seconds after which the next address is tried too (RFC 8305 §8)
 # UnicodeError: an invalid host name
-CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError)
+CONNECTION_ERRORS = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+    OSError,
+    UnicodeError,
+)
 
 
-class CheckedTransport(httpx.AsyncBaseTransport):
-    """The transport for one request at a time. Its connection is closed with it, also if a request is cancelled.
+def http_request(method: str, url: str, headers: Mapping[str, str], content: bytes | None = None) -> httpcore.Request:
+    """Return a request to an http or https URL without fragment, with Host and Content-Length (RFC 9110 §7.2, §8.6).
 
-    A further request to the same origin within MAX_IDLE_TIME uses the same connection, whose address was checked.
+    Raises UnicodeError for a header that is not ASCII.
+    """
+    length = {} if content is None else {"Content-Length": str(len(content))}
+    encoded = [
+        (name.encode("ascii"), value.encode("ascii"))
+        for name, value in {"Host": _host(urlsplit(url)), **length, **headers}.items()
+    ]
+    return httpcore.Request(method, _parsed(url), headers=encoded, content=content)
+
+
+def _host(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return host if parts.port in (None, DEFAULT_PORTS[parts.scheme]) else f"{host}:{parts.port}"
+
+
+def _parsed(url: str) -> httpcore.URL:
+    """Parse the URL: httpcore itself would lose what follows a semicolon in the path."""
+    parts = urlsplit(url)
+    target = url.partition("://")[2].removeprefix(parts.netloc)
+    target = target if target.startswith("/") else f"/{target}"
+    return httpcore.URL(scheme=parts.scheme, host=parts.hostname or "", port=parts.port, target=target)
+
+
+class ConnectionPool:
+    """Connections to one origin, for any number of requests at the same time, whose responses are read in parts.
+
+        response = await pool.send(http_request("POST", url, headers, content))
+        async with aclosing(response):
+            async for part in response.aiter_stream(): ...
+
+    A connection is used again when its response was read and closed; `max_idle` of them wait for a request, for
+    `idle_time` seconds at most. The number in use is not limited: a response that lasts keeps its connection.
 
     Without a proxy, a name is resolved once, its addresses are checked, and one of these is connected to; TLS and the
     Host header use the name. A proxy resolves names itself, and its operator decides where it may connect to:
@@ -35,57 +73,130 @@ class CheckedTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, policy: AddressPolicy, *, proxy: Proxy | None, resolve: Resolver, context: ssl.SSLContext | None
+        self,
+        url: str,
+        policy: AddressPolicy,
+        *,
+        proxy: Proxy | None,
+        resolve: Resolver,
+        context: ssl.SSLContext | None,
+        max_idle: int = 0,
+        idle_time: float = MAX_IDLE_TIME,
     ) -> None:
-        self._policy, self._proxy, self._context = policy, proxy, context
-        self._backend = _DirectBackend(policy, resolve, context) if proxy is None else _ProxyBackend(proxy)
+        self._origin = _parsed(url).origin
+        self._host, self._port = urlsplit(url).hostname or "", port_of(url)
+        self._policy, self._proxy, self._resolve, self._context = policy, proxy, resolve, context
+        self.max_idle, self._idle_time = max_idle, idle_time
+        self._idle: list[_Connection] = []  # the one that was used last is the last
+        self._closed = False
+
+    @property
+    def route(self) -> tuple[str, int, Proxy | None, ssl.SSLContext | None]:
+        """What the connections lead to, and how: equal for pools that could share them."""
+        return self._host, self._port, self._proxy, self._context
+
+    async def send(self, request: httpcore.Request) -> httpcore.Response:
+        """Send a request; return when the response headers arrive. The caller closes the response.
+
+        Raises one of CONNECTION_ERRORS, NetworkError, MetadataError.
+        """
+        if request.url.origin != self._origin:
+            raise ValueError("the request is to another origin")
+        if self._proxy is not None:
+            self._policy.check_literal(self._host, self._port)  # a name is resolved by the proxy
+        connection = self._idle.pop() if self._idle else self._new()
+        try:
+            response = await connection.send(request)
+        except BaseException as error:
+            await connection.aclose()
+            if self._proxy is None or not isinstance(error, Exception) or not _is_proxy_refusal(self._proxy, error):
+                raise
+            raise _proxy_refusal(self._proxy, self._host, error) from None
+        address = connection.address
+        if self._context and address is not None and self._policy.is_configured_server(self._host, self._port):
+            self._policy.confirm_private(address)
+
+        async def close() -> None:
+            try:
+                await response.aclose()
+            finally:
+                await self._keep_or_close(connection)
+
+        return httpcore.Response(
+            response.status,
+            headers=response.headers,
+            content=Body(response.aiter_stream, close),
+            extensions=response.extensions,
+        )
+
+    def _new(self) -> _Connection:
+        backend = (
+            _ProxyBackend(self._proxy) if self._proxy else _DirectBackend(self._policy, self._resolve, self._context)
+        )
+        return _Connection(backend, self._proxy, self._context, self._idle_time)
+
+    async def _keep_or_close(self, connection: _Connection) -> None:
+        while self._idle and not self._idle[0].is_reusable:
+            await self._idle.pop(0).aclose()
+        if connection.is_reusable and len(self._idle) < self.max_idle and not self._closed:
+            self._idle.append(connection)
+        else:
+            await connection.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections that wait, and each of the others with its response."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().aclose()
+
+
+class Body:
+    """The body of a response: the parts that `parts` gives, and what `close` closes, once."""
+
+    def __init__(self, parts: Callable[[], AsyncIterator[bytes]], close: Callable[[], Awaitable[None]]) -> None:
+        self._parts, self._close = parts, close
+        self._closed = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._parts()
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._close()
+
+
+class _Connection:
+    """A connection for one request at a time. It is opened for the first request, and again after it has expired.
+
+    It is closed completely, also if a request is cancelled.
+    """
+
+    def __init__(
+        self, backend: _TrackingBackend, proxy: Proxy | None, context: ssl.SSLContext | None, idle_time: float
+    ) -> None:
+        self._backend = backend
         pool_proxy = None
         if proxy is not None:
             secure = proxy.address.startswith("https:")
             pool_proxy = httpcore.Proxy(proxy.address, auth=proxy.auth, ssl_context=context if secure else None)
         self._pool = httpcore.AsyncConnectionPool(
-            context,
-            pool_proxy,
-            max_connections=1,
-            keepalive_expiry=MAX_IDLE_TIME,
-            network_backend=self._backend,
+            context, pool_proxy, max_connections=1, keepalive_expiry=idle_time, network_backend=backend
         )
+        self.send = self._pool.handle_async_request
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; return when the response headers arrive.
+    @property
+    def address(self) -> Address | None:
+        """The checked address, if there is no proxy."""
+        return self._backend.address
 
-        Raises one of CONNECTION_ERRORS, NetworkError, MetadataError.
-        """
-        url = request.url
-        host, port = url.raw_host.decode("ascii"), port_of(str(url))
-        secure = self._context is not None
-        if self._proxy is not None:
-            self._policy.check_literal(host, port)  # a name is resolved by the proxy
-        response = await self._exchange(
-            httpcore.Request(
-                request.method,
-                httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        if secure and self._backend.address is not None and self._policy.is_configured_server(host, port):
-            self._policy.confirm_private(self._backend.address)
-        return httpx.Response(
-            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
-        )
-
-    async def _exchange(self, request: httpcore.Request) -> httpcore.Response:
-        try:
-            return await self._pool.handle_async_request(request)
-        except Exception as error:
-            if self._proxy is None or not _is_proxy_refusal(self._proxy, error):
-                raise
-            raise _proxy_refusal(self._proxy, request.url.host.decode("ascii"), error) from None
+    @property
+    def is_reusable(self) -> bool:
+        """Whether it is open for a further request."""
+        return any(each.is_idle() and not each.has_expired() for each in self._pool.connections)
 
     async def aclose(self) -> None:
-        """Close every connection, including those whose handshake is incomplete."""
+        """Close the connection, also if its handshake is incomplete."""
         try:
             await self._pool.aclose()
         finally:
@@ -107,18 +218,6 @@ def _proxy_refusal(proxy: Proxy, host: str, error: Exception) -> NetworkError:
     if reason == "HTTP 407" or "username" in reason.lower():
         hint = f"Put a valid user name and password into {proxy.variable}, before the host: USER:PASSWORD@"
     return NetworkError(f"The proxy {proxy} refused the connection to {host} ({reason}).", hint=hint)
-
-
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._response.aiter_stream():
-            yield part
-
-    async def aclose(self) -> None:
-        await self._response.aclose()
 
 
 class _TrackingBackend(httpcore.AsyncNetworkBackend):
@@ -210,13 +309,13 @@ class _DirectBackend(_TrackingBackend):
     async def _connect_first(self, addresses: Sequence[Address], port: int) -> httpcore.AsyncNetworkStream:
         """The first connection that succeeds; attempts start STAGGER seconds apart (Happy Eyeballs, RFC 8305 §5)."""
         connected: dict[Address, httpcore.AsyncNetworkStream] = {}
-        failed: list[httpcore.ConnectError] = []
+        failed: list[Exception] = []
 
         async def attempt(address: Address, done: anyio.Event) -> None:
             try:
                 connected[address] = await self._open(str(address), port)
                 attempts.cancel_scope.cancel()
-            except httpcore.ConnectError as error:
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed.append(error)
             finally:
                 done.set()

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import httpx
+import httpcore
 
 from notion_oauth import profile_names
 from notion_oauth.cli.doctor.findings import Finding, SharedResult
@@ -20,12 +20,12 @@ from notion_oauth.files.encryption import Encryption
 from notion_oauth.files.token_file_format import StoredFile
 from notion_oauth.models import Discovery, EndedLogin, Registration, TokenSet
 from notion_oauth.protocol import discovery
-from notion_oauth.protocol.messages import Request, Response
+from notion_oauth.protocol.messages import Response
 from notion_oauth.settings import Settings
 from notion_oauth.storage import Kind, bound_to
 from notion_oauth.stores.factory import encryption_for
 from notion_oauth.tokens.oauth_client import OAuthClient
-from notion_oauth.transport.client import Transport
+from notion_oauth.transport.client import Sender, Transport
 
 T = TypeVar("T")
 
@@ -55,25 +55,18 @@ class RecordingTransport(Transport):
         self.exchanges: list[Exchange] = []
         self._clock = clock
 
-    def _checked(self, request: Request) -> httpx.AsyncBaseTransport:
-        return _Recorder(super()._checked(request), self.exchanges, self._clock)
+    def _sender(self, url: str) -> Sender:
+        send = super()._sender(url)
 
+        async def recorded(request: httpcore.Request) -> httpcore.Response:
+            sent_at = self._clock()
+            response = await send(request)
+            secure = response.extensions["network_stream"].get_extra_info("ssl_object")
+            certificate = secure.getpeercert(binary_form=True) if secure is not None else None
+            self.exchanges.append(Exchange(url, sent_at, self._clock(), certificate))
+            return response
 
-class _Recorder(httpx.AsyncBaseTransport):
-    def __init__(self, inner: httpx.AsyncBaseTransport, exchanges: list[Exchange], clock: Clock) -> None:
-        self._inner, self._exchanges, self._clock = inner, exchanges, clock
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        sent_at = self._clock()
-        response = await self._inner.handle_async_request(request)
-        stream = response.extensions.get("network_stream")
-        secure = stream.get_extra_info("ssl_object") if stream is not None else None
-        certificate = secure.getpeercert(binary_form=True) if secure is not None else None
-        self._exchanges.append(Exchange(str(request.url), sent_at, self._clock(), certificate))
-        return response
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+        return recorded
 
 
 class CheckContext:

@@ -16,6 +16,7 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import httpcore
 import httpx
 from pydantic import SecretStr
 
@@ -39,7 +41,7 @@ from notion_oauth.errors import (
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.transport.connections import CheckedTransport
+from notion_oauth.transport.connections import ConnectionPool
 from tests.process.chaos.fingerprints import fingerprint
 from tests.process.chaos.machine_clock import machine_clock
 
@@ -62,30 +64,54 @@ class EventFile:
 def number_requests(name: str, record: EventFile) -> None:
     """Put the sender into every request, and record its outcome."""
     numbers = itertools.count(1)
-    for network in (httpx.AsyncHTTPTransport, CheckedTransport):  # the requests of the program, and ours for tokens
-        _number(network, name, numbers, record)
+    _number_requests_of_the_program(name, numbers, record)
+    _number_requests_for_tokens(name, numbers, record)
 
 
-def _number(network: type[httpx.AsyncBaseTransport], name: str, numbers: Iterator[int], record: EventFile) -> None:
-    send = network.handle_async_request
+def _number_requests_of_the_program(name: str, numbers: Iterator[int], record: EventFile) -> None:
+    send = httpx.AsyncHTTPTransport.handle_async_request
 
-    async def recorded(self: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
+    async def recorded(self: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
         sender = request.headers["X-Sender"] = f"{name}.{next(numbers)}"
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if request.url.path == "/token":
-            record("started", sender=sender)
         if request.url.path == "/mcp":
             record("received", sender=sender, requested=requested_at.get(), token=fingerprint(token))
-        try:
+        with _recorded_failure(sender, record):
             response = await send(self, request)
             await response.aread()
-        except BaseException as error:
-            record("unanswered", sender=sender, error=type(error).__name__)
-            raise
         record("answered", sender=sender, status=response.status_code)
         return response
 
-    network.handle_async_request = recorded  # type: ignore[method-assign]
+    httpx.AsyncHTTPTransport.handle_async_request = recorded  # type: ignore[method-assign]
+
+
+def _number_requests_for_tokens(name: str, numbers: Iterator[int], record: EventFile) -> None:
+    send = ConnectionPool.send
+
+    async def recorded(self: ConnectionPool, request: httpcore.Request) -> httpcore.Response:
+        sender = f"{name}.{next(numbers)}"
+        request.headers.append((b"X-Sender", sender.encode()))
+        if request.url.target == b"/token":
+            record("started", sender=sender)
+        with _recorded_failure(sender, record):
+            response = await send(self, request)
+            try:
+                content = await response.aread()
+            finally:
+                await response.aclose()
+        record("answered", sender=sender, status=response.status)
+        return httpcore.Response(response.status, headers=response.headers, content=content)
+
+    ConnectionPool.send = recorded  # type: ignore[method-assign]
+
+
+@contextmanager
+def _recorded_failure(sender: str, record: EventFile) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        record("unanswered", sender=sender, error=type(error).__name__)
+        raise
 
 
 class Worker:
