@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.environments import CANDIDATES, Installed, prepare
-from benchmarks.measurements import commands, concurrency, cost, due, processes, service, sign_ins
+from benchmarks.measurements import commands, concurrency, cost, due, gateways, processes, service, sign_ins
 from benchmarks.measurements.context import Context, Measurement
 from benchmarks.tables import Table
 
@@ -25,8 +25,9 @@ MEASUREMENTS: dict[str, Measurement] = {
     "service": service.measure,
     "sign-ins": sign_ins.measure,
     "due": due.measure,
+    "gateways": gateways.measure,
 }
-WITHOUT_PEERS = {"commands", "service", "sign-ins", "due"}
+WITHOUT_PEERS = {"commands", "service", "sign-ins", "due", "gateways"}
 
 
 def main() -> None:

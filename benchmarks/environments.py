@@ -59,11 +59,11 @@ def prepare(candidate: Candidate, directory: Path) -> Installed | Skipped:
             python = str(environment / "bin" / "python")
             _run("uv", "venv", "--no-project", *_options(sys.executable), str(environment))
             _run("uv", "pip", "install", *_options(python), *candidate.packages)
-        versions = _versions(python, candidate.shown)
+        versions = versions_of(python, candidate.shown)
     except subprocess.TimeoutExpired:
         return Skipped(candidate.name, f"its environment was not made within {TIME_LIMIT} seconds")
     except subprocess.CalledProcessError as error:
-        return Skipped(candidate.name, _summary(error.stderr))
+        return Skipped(candidate.name, summary(error.stderr))
     except OSError as error:
         return Skipped(candidate.name, f"uv could not be run: {error.strerror}")
     return Installed(candidate.name, candidate.module, python, versions)
@@ -84,7 +84,7 @@ def _options(python: str) -> Sequence[str]:
     return ("--quiet", "--python", python, "--exclude-newer", EXCLUDE_NEWER)
 
 
-def _versions(python: str, packages: Sequence[str]) -> str:
+def versions_of(python: str, packages: Sequence[str]) -> str:
     return _run(python, "-c", _VERSIONS, *packages).strip()
 
 
@@ -99,7 +99,7 @@ def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT).stdout
 
 
-def _summary(output: str) -> str:
+def summary(output: str) -> str:
     """The beginning of an error in one line, without addresses and paths."""
     words = [word for word in output.split() if any(letter.isalnum() for letter in word)]
     shown = ["…" if "/" in word else word for word in words[:40]]

@@ -22,10 +22,11 @@ FRESH, IN_WINDOW, EXPIRED = 3600, 120, -60  # seconds until the expiry
 _REQUIRED = ("access_token", "refresh_token", "client_id", "resource", "token_endpoint", "expires_at")
 
 
-def sign_in(sandbox: Sandbox, path: Path, *, left: int) -> Path:
+def sign_in(sandbox: Sandbox, path: Path, *, left: int, server_url: str | None = None) -> Path:
     """A new login with a new client, in a token file at `path`, `left` seconds before its expiry."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    anyio.run(_sign_in, NotionOAuth(Settings(server_url=sandbox.mcp_url, token_file=path, env_file=None)))
+    settings = Settings(server_url=server_url or sandbox.mcp_url, token_file=path, env_file=None)
+    anyio.run(_sign_in, NotionOAuth(settings))
     document: dict[str, Any] = json.loads(path.read_text())
     if missing := [name for name in _REQUIRED if not document.get(name)]:
         raise RuntimeError(f"the token file lacks {', '.join(missing)}")
