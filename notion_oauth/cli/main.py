@@ -186,6 +186,7 @@ def token(
     min_ttl: Annotated[
         timedelta, duration_option("Refresh first if the token expires within this time, such as 10m.")
     ] = timedelta(),
+    headers: Annotated[bool, typer.Option("--headers", help="Print the header that contains it, as JSON.")] = False,
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
@@ -196,10 +197,14 @@ def token(
 
     fast = _read_fast(ctx, profile, token_file, server_url, env_file)
     if fast is not None and not min_ttl and phase(fast, datetime.now(UTC), Lifetimes().refresh_window) is Phase.VALID:
-        echo(fast.access_token)
-        return
-    oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
-    echo(run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value())
+        valid = fast.access_token
+    else:
+        oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
+        valid = run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value()
+    if headers:
+        print_json({"Authorization": f"Bearer {valid}"})
+    else:
+        echo(valid)
 
 
 def _read_fast(

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from importlib import import_module
+from typing import Annotated, Literal
 
 import typer
 
-from notion_oauth.cli.options import EnvFile, Profile, ServerUrl, TokenFile, oauth_from_options
+from notion_oauth.cli.options import (
+    EnvFile,
+    Profile,
+    ServerUrl,
+    TokenFile,
+    duration_option,
+    echo,
+    oauth_from_options,
+    print_json,
+    settings_from_options,
+    typed_login_options,
+)
+
+ReadOnly = Annotated[bool, typer.Option("--read-only", help="Offer only the tools that change nothing.")]
+AllowTool = Annotated[
+    list[str] | None,
+    typer.Option("--allow-tool", metavar="GLOB", help="Offer only the tools that match. Can be repeated."),
+]
+DenyTool = Annotated[
+    list[str] | None,
+    typer.Option("--deny-tool", metavar="GLOB", help="Do not offer the tools that match. Can be repeated."),
+]
+Patience = Annotated[
+    timedelta | None,
+    duration_option("How long a request is repeated if the server cannot be reached, such as 20s."),
+]
+Port = Annotated[int, typer.Option(help="The port of 127.0.0.1.", min=1, max=65535)]
+ClientName = Literal[
+    "claude-desktop", "claude-code", "cursor", "vscode", "codex", "gemini", "zed", "goose", "librechat", "n8n"
+]
+DEFAULT_PORT = 8765
 
 mcp = typer.Typer(name="mcp", add_completion=False)
 
@@ -26,3 +58,48 @@ def stdio(
     if ctx.invoked_subcommand is None:
         oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
         import_module("notion_oauth.gateway.stdio").run(oauth)
+
+
+@mcp.command(epilog="Example: `notion-oauth mcp config cursor --write`")
+def config(
+    ctx: typer.Context,
+    client: Annotated[ClientName, typer.Argument(metavar="CLIENT", help="The MCP client.")],
+    http: Annotated[bool, typer.Option("--http", help="For `mcp serve` instead of `mcp`: print its URL.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write it into your configuration of the client.")] = False,
+    port: Port = DEFAULT_PORT,
+    read_only: ReadOnly = False,
+    allow_tool: AllowTool = None,
+    deny_tool: DenyTool = None,
+    patience: Patience = None,
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    env_file: EnvFile = None,
+) -> None:
+    """Print what an MCP client needs in its configuration to have Notion through this program.
+
+    CLIENT is claude-desktop, claude-code, cursor, vscode, codex, gemini, zed, goose, librechat or n8n.
+    The options that select a login, and those of the gateway, are repeated in what is printed.
+    """
+    from notion_oauth.cli import mcp_config
+
+    settings = settings_from_options(ctx, profile, token_file, server_url, env_file)
+    options = mcp_config.GatewayOptions(read_only, allow_tool or (), deny_tool or (), patience)
+    mcp_config.run(client, settings, typed_login_options(ctx), options, port=port if http else None, write=write)
+
+
+@mcp.command(epilog="Example: `notion-oauth mcp secret`")
+def secret(
+    ctx: typer.Context,
+    headers: Annotated[bool, typer.Option("--headers", help="Print the header that contains it, as JSON.")] = False,
+    token_file: TokenFile = None,
+    env_file: EnvFile = None,
+) -> None:
+    """Print the secret that clients send to `mcp serve`. It is made at the first use."""
+    from notion_oauth.gateway.local_secret import local_secret
+
+    value = local_secret(settings_from_options(ctx, None, token_file, None, env_file)).get_secret_value()
+    if headers:
+        print_json({"Authorization": f"Bearer {value}"})
+    else:
+        echo(value)
