@@ -32,7 +32,7 @@ from notion_oauth.gateway.clients import (
     Machine,
     UnsupportedTransport,
     configure,
-    is_configured,
+    differences,
 )
 from notion_oauth.gateway.local_secret import local_secret
 from notion_oauth.profile_names import DEFAULT_PROFILE
@@ -250,7 +250,7 @@ def write_configuration(configuration: Configuration) -> str | None:
     if found is None:
         return f"{configuration.client} does not have its configuration in your home directory"
     before = found.entry(configuration.keys)
-    if is_configured(before, configuration.entry):
+    if isinstance(before, dict) and not differences(before, configuration.entry):
         echo(f"{configuration.client} is already configured: {name} in {found.path}.", err=True)
         return None
     program = _own_program(configuration)
@@ -344,6 +344,4 @@ def _changes(configuration: Configuration, path: Path, before: object, backup: P
     kept = "" if backup is None else f" The file as it was: {backup}"
     if not isinstance(before, dict):
         return f"Added {name} to {path}.{kept}"
-    keys = {**before, **configuration.entry}
-    changed = [key for key in keys if before.get(key) != configuration.entry.get(key)]
-    return f"Replaced {name} in {path}: {', '.join(changed)} changed.{kept}"
+    return f"Replaced {name} in {path}: {', '.join(differences(before, configuration.entry))} changed.{kept}"

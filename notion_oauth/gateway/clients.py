@@ -208,6 +208,7 @@ _GEMINI_NOTE = "Gemini CLI uses servers only in directories that it trusts."
 _CONTAINER_NOTE = (
     "In a container, 127.0.0.1 is the container itself: docs/mcp-clients.md says how to reach this machine."
 )
+_DEFAULTS: tuple[object, ...] = ({}, "stdio", True)  # of `env`, `type` and `enabled`
 _INPUT = {
     "type": "promptString",
     "id": "notion-gateway-secret",
@@ -307,16 +308,10 @@ def configure(client: str, server: Launch | Endpoint, machine: Machine) -> Confi
     )
 
 
-def is_configured(entry: object, wanted: Entry) -> bool:
-    """Return whether an entry of a client's file does the same as the wanted one."""
-    return isinstance(entry, dict) and _significant(entry) == _significant(wanted)
-
-
-def _significant(entry: Entry) -> Entry:
-    """The entry without the values that clients add, and that change nothing."""
-    return {
-        key: value for key, value in entry.items() if value not in ({}, "stdio") and (key, value) != ("enabled", True)
-    }
+def differences(entry: Entry, wanted: Entry) -> list[str]:
+    """Return the keys in which two entries differ, apart from values that clients add, and that change nothing."""
+    one, other = ({key: value for key, value in each.items() if value not in _DEFAULTS} for each in (entry, wanted))
+    return [key for key in {**one, **other} if one.get(key) != other.get(key)]
 
 
 def _render(syntax: Syntax, document: Entry) -> str:

@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from notion_oauth.gateway.clients import CLIENTS, Endpoint, Launch, Machine, UnsupportedTransport, configure
+from tests.support.paths import ROOT
 
 SECRET = "made-up-gateway-secret"
 ARGUMENTS = ("mcp", "--token-file", 'C:\\my "tokens"\\ü 😀.json')
@@ -56,6 +57,12 @@ def test_the_secret_is_in_files_only_of_clients_that_can_take_it_from_nowhere_el
 def test_a_transport_that_the_client_does_not_have_is_an_error(client: str, server: Launch | Endpoint) -> None:
     with pytest.raises(UnsupportedTransport, match=CLIENTS[client]):
         configure(client, server, LINUX)
+
+
+@pytest.mark.parametrize("client", sorted(CLIENTS.keys() - {"n8n"}))
+def test_the_documentation_has_the_text_of_each_client(client: str) -> None:
+    found = configure(client, Launch("notion", "/home/ada/.local/bin/notion-oauth", ("mcp",)), LINUX)
+    assert f"```{found.syntax}\n{found.text}\n```\n" in (ROOT / "docs" / "mcp-clients.md").read_text()
 
 
 MAC, WINDOWS = Machine("darwin", Path("/Users/ada"), {}), Machine("win32", Path("/Users/ada"), {"APPDATA": "/Roaming"})
