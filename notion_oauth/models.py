@@ -289,7 +289,21 @@ class AuthorizationResponse(_Frozen):
     error_description: str | None = None
 
 
-class TokenResponse(_Frozen):
+class Identity(_Frozen):
+    """Who has signed in, and to which workspace, as far as the server says it; names are made safe to print."""
+
+    workspace: str | None = None
+    workspace_id: str | None = None
+    user: str | None = None
+    user_id: str | None = None
+    email: str | None = None
+
+    def identity(self) -> dict[str, str | None]:
+        """Return these fields with their values, to copy them into another model."""
+        return {name: getattr(self, name) for name in Identity.model_fields}
+
+
+class TokenResponse(Identity):
     """A successful response of the token endpoint (RFC 6749 §5.1). `expires_in` is in seconds."""
 
     access_token: SecretStr
@@ -312,7 +326,7 @@ class TokenResponse(_Frozen):
         return "Bearer" if value is None or value == "" else value
 
 
-class TokenSet(ServerEndpoints):
+class TokenSet(ServerEndpoints, Identity):
     """A login: the tokens, and everything needed to refresh and revoke them without discovery."""
 
     access_token: SecretStr

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 
+import anyio
+from anyio.lowlevel import RunVar
 from fastapi import APIRouter, Request, Response
+from starlette.background import BackgroundTask
 
-from notion_oauth.errors import NotSignedIn
+from notion_oauth.errors import NotionOAuthError, NotSignedIn
 from notion_oauth.protocol import registration
 from notion_oauth.service import NotionOAuth
 from notion_oauth.web import openapi, responses
@@ -31,6 +34,8 @@ from notion_oauth.web.status_page import StatusPage, route_path
 from notion_oauth.web.trusted_hosts import TrustedHosts
 
 _LOG = logging.getLogger(__name__)
+MAX_IDENTIFYING = 8  # logins for which the server is asked at once who has signed in: each opens a connection
+_IDENTIFYING: RunVar[anyio.CapacityLimiter] = RunVar("notion_oauth identifying")
 
 
 def create_router(
@@ -111,8 +116,10 @@ def build_router(
         The same browser may repeat it.
         """
         session_of(request)
-        await callbacks.complete(request)
-        return await status_page.result(request, "signed_in")
+        signed_in = await callbacks.complete(request)
+        response = await status_page.result(request, "signed_in")
+        response.background = BackgroundTask(_identify, signed_in)
+        return response
 
     @router.post(
         "/refresh",
@@ -171,6 +178,20 @@ def _add_client_metadata(router: APIRouter, service: NotionOAuth) -> None:
             redirect_uri=_redirect_uri(request, service),
         )
         return responses.data(document.model_dump(mode="json", exclude_none=True))
+
+
+async def _identify(oauth: NotionOAuth | None) -> None:
+    """Store who has signed in, after the browser has its response. None: another request does that."""
+    if oauth is None:
+        return
+    try:
+        limiter = _IDENTIFYING.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(MAX_IDENTIFYING)
+        _IDENTIFYING.set(limiter)
+    async with limiter:
+        with suppress(NotionOAuthError):  # the sign-in has succeeded
+            await oauth.identify()
 
 
 async def _refresh_if_old(oauth: NotionOAuth) -> bool:

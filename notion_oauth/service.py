@@ -13,10 +13,11 @@ from authlib.common.security import generate_token
 from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, utc_now
-from notion_oauth.concurrency import run_shielded
+from notion_oauth.concurrency import run_shielded, run_within
 from notion_oauth.errors import (
     UNCHANGED,
     Hint,
+    NetworkError,
     NotionOAuthError,
     OAuthError,
     ServerUnavailable,
@@ -31,6 +32,7 @@ from notion_oauth.models import (
     Discovery,
     EndedLogin,
     GrantRequest,
+    Identity,
     Introspection,
     PendingAuthorization,
     TokenSet,
@@ -65,6 +67,7 @@ SCOPE_HINT = Hint(
 NEW_CLIENT_HINT = Hint("Sign in again", "login", {"new_client": None})
 VERIFIER_LENGTH = 64  # RFC 7636 §4.1 allows 43 to 128
 DISCOVERY_LIFETIME = 10.0  # seconds for which sign-ins share a discovery, unless one of them fails
+IDENTITY_TIME_LIMIT = timedelta(seconds=4)  # for all requests that find out who has signed in
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -407,6 +410,37 @@ class NotionOAuth:
         """
         tokens = await self.client.with_endpoints(await self.tokens.stored(), self.settings.server_url)
         return await self.client.introspect(tokens)
+
+    async def identify(self) -> Identity:
+        """Who has signed in, and to which workspace: what is stored, or else what the MCP server says, which is stored.
+
+        Empty if the server does not say. Takes a few seconds at most. Raises as TokenSource.token does, and
+        MetadataError.
+        """
+        tokens = await self.tokens.stored()
+        if tokens.workspace is not None:
+            return tokens
+        try:
+            return await run_within(IDENTITY_TIME_LIMIT.total_seconds(), partial(self._ask_identity, tokens))
+        except TimeoutError:
+            raise NetworkError("The server did not say in time who has signed in.") from None
+
+    async def _ask_identity(self, tokens: TokenSet) -> Identity:
+        found = await self.client.identify(await self.tokens.token(), self.settings.server_url)
+        known = {name: value for name, value in found.identity().items() if value is not None}
+        if not known:
+            return tokens
+        async with self.store.exclusive(self.profile) as hold:
+            await run_shielded(partial(self._save_identity_locked, hold, tokens, known))
+        await self.tokens.load()  # the cache must not keep the login without it
+        return tokens.model_copy(update=known)
+
+    async def _save_identity_locked(self, hold: Hold, asked: TokenSet, known: dict[str, str]) -> None:
+        stored = (await hold.load()).tokens
+        same = stored is not None and (stored.authorized_at, stored.client) == (asked.authorized_at, asked.client)
+        # A save would end the record of a request that may still arrive at the server: then it is asked another time
+        if stored is not None and same and hold.attempt is None:
+            await hold.save(stored.model_copy(update=known))
 
     async def _status_of(self, tokens: TokenSet, storage: bool) -> LoginStatus:
         """Return the status, created once per second and login, because many requests may ask for it."""

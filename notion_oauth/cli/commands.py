@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,13 @@ from notion_oauth.cli.options import (
     log_without_login,
     oauth_from_options,
     print_json,
+    print_rows,
     render_hint,
     run_async,
     settings_from_options,
     stderr_console,
 )
-from notion_oauth.errors import ConfigurationError, Hint, ResourceMismatch, StorageError, escape
+from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError, ResourceMismatch, StorageError
 from notion_oauth.profile_names import DEFAULT_PROFILE, profile_file
 
 if TYPE_CHECKING:
@@ -82,9 +84,8 @@ def login(
 ) -> None:
     """Sign in through a browser, on this machine or another, and store the tokens."""
     from notion_oauth.cli.sign_in_options import parse_sign_in_options, read_assertion
-    from notion_oauth.cli.status_text import validity
+    from notion_oauth.cli.status_text import identity_text, signed_in_to, validity
     from notion_oauth.cli.work_tree import work_tree_warning
-    from notion_oauth.protocol.urls import server_name
 
     if (ignored := ignored_env_file(ctx, env_file)) is not None:
         raise ConfigurationError(ignored[0], hint=ignored[1])
@@ -106,12 +107,13 @@ def login(
             hint = render_hint(no_redirect_hint(oauth), ctx)
             echo(f"\nNo redirect has arrived. {hint}", err=True)
             raise
+    with suppress(NotionOAuthError):  # the sign-in has succeeded
+        run_async(oauth.identify)
     file = profile_file(oauth.settings.token_file, oauth.profile)
     warning = work_tree_warning(file)
     status = run_async(oauth.status).with_storage_warning(warning)
-    server = server_name(status.resource or oauth.settings.server_url)
-    message = f"Signed in to {server}. The token is {validity(status)}.\nIt is stored in {escape(str(file))}."
-    echo(message, err=True)
+    done = f"{signed_in_to(status, oauth.settings.server_url)}{identity_text(status)}."
+    echo(f"{done} The token is {validity(status)}.\nIt is stored in {file}.", err=True)
     if warning is not None:
         echo(f"Warning: {warning}", err=True)
     if as_json:
@@ -186,10 +188,17 @@ def profiles(
     if as_json:
         print_json(found)
         return
+    if found:
+        rows = [(name, *(status.get(each) or "" for each in _COLUMNS[1:])) for name, status in found.items()]
+        print_rows(rows, header=_COLUMNS)
     for name, status in found.items():
-        echo(f"{name}  {status['status']}  {status.get('resource') or status.get('message') or ''}".rstrip())
+        if message := status.get("message"):
+            echo(f"{name}: {message}", err=True)
     if not found:
         echo(f"No profiles. {render_hint(Hint('Sign in', 'login', {'profile': 'NAME'}), ctx)}", err=True)
+
+
+_COLUMNS = ("profile", "workspace", "user", "status", "resource")
 
 
 async def _all_profiles(store: TokenStore, *, registered: bool = False) -> list[str]:

@@ -18,7 +18,7 @@ from notion_oauth.files import atomic, env_file, permissions
 from notion_oauth.files.locations import CLONE_TOKEN_FILE, Origin, user_token_file
 from notion_oauth.files.protection import Protection
 from notion_oauth.protocol import lifetime
-from notion_oauth.protocol.messages import is_sendable, parse_json
+from notion_oauth.protocol.messages import is_sendable, parse_json, safe_name
 from notion_oauth.protocol.urls import resource_covers, url_problem
 
 _PREFIX = "NOTION_OAUTH_"
@@ -28,6 +28,7 @@ _STRINGS = (
     *("access_token", "token_type", "issuer", "resource", "scope", "requested_scope"),
     *("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
 )
+_IDENTITY = ("workspace", "workspace_id", "user", "user_id", "email")
 _LISTS = tuple(f"{endpoint}_endpoint_auth_methods_supported" for endpoint in ("token", "revocation", "introspection"))
 _METHODS = (None, "none", "client_secret_basic", "client_secret_post")
 
@@ -48,7 +49,13 @@ class FastLogin:
     scope: str | None
     issuer: str | None
     resource: str | None
+    workspace: str | None
+    workspace_id: str | None
+    user: str | None
+    user_id: str | None
+    email: str | None
     protection: Protection
+    profile: str
     file: Path
     origin: Origin
 
@@ -70,7 +77,7 @@ def read_fast(
         file = profile_names.profile_file(path.expanduser().absolute(), profile)
         if not profile_names.PROFILE_NAME.match(profile) or url_problem(url) or path.name == ".." or _is_quoted(path):
             return None
-        found = atomic.read_file(file, partial(_login, file=file, origin=origin))
+        found = atomic.read_file(file, partial(_login, profile=profile, file=file, origin=origin))
     except (NotionOAuthError, ValueError, OSError, RuntimeError):
         return None
     if found is None or permissions.weakness(file):
@@ -92,7 +99,7 @@ def _is_quoted(path: Path) -> bool:
     return str(path)[0] in "'\"" and str(path)[-1] == str(path)[0]
 
 
-def _login(content: bytes, *, file: Path, origin: Origin) -> FastLogin:
+def _login(content: bytes, *, profile: str, file: Path, origin: Origin) -> FastLogin:
     """Decode a login that has all fields as the store writes them. Raises ValueError otherwise, also if encrypted."""
     document = parse_json(content)
     if not isinstance(document, dict):
@@ -100,6 +107,7 @@ def _login(content: bytes, *, file: Path, origin: Origin) -> FastLogin:
     updated_at = lifetime.parse_time(document.get("updated_at"))
     if (
         not all(_is_plain(document.get(name)) for name in (*_STRINGS, *_SECRETS))
+        or any(document.get(name) != safe_name(document.get(name)) for name in _IDENTITY)
         or not is_sendable(document.get("access_token") or "")
         or not document.get("token_endpoint")
         or document.get("token_endpoint_auth_method") not in _METHODS
@@ -124,7 +132,9 @@ def _login(content: bytes, *, file: Path, origin: Origin) -> FastLogin:
         scope=document.get("scope") or None,
         issuer=document.get("issuer"),
         resource=document.get("resource"),
+        **{name: document.get(name) for name in _IDENTITY},
         protection=Protection(format="plain"),
+        profile=profile,
         file=file,
         origin=origin,
     )

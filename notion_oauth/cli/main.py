@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from notion_oauth import errors
 from notion_oauth.cli.options import (
+    ENDED,
     INTERRUPTED,
     NOT_SIGNED_IN,
     REFUSED,
@@ -34,6 +35,7 @@ from notion_oauth.cli.options import (
     is_verbose,
     oauth_from_options,
     print_json,
+    print_rows,
     render_hint,
     run_async,
     set_verbosity,
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
 
 STOPPED = errors.Hint("Interrupted. A request that was already sent may have taken effect. Check the status", "status")
 ORDER = (
-    *("login", "status", "token", "refresh", "run", "mcp", "profiles", "logout", "adopt", "key", "reseal", "doctor"),
-    *("sandbox", "demo"),
+    *("login", "whoami", "status", "token", "refresh", "run", "mcp", "profiles", "logout", "adopt", "key", "reseal"),
+    *("doctor", "sandbox", "demo"),
 )
 
 
@@ -177,7 +179,47 @@ def status(
     if not active:
         raise typer.Exit(REFUSED)
     if found.status == "unauthenticated":
-        raise typer.Exit(NOT_SIGNED_IN)
+        raise typer.Exit(NOT_SIGNED_IN if found.ended_at is None else ENDED)
+
+
+@app.command(epilog="Example: `notion-oauth whoami --json`")
+def whoami(
+    ctx: typer.Context,
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show who is signed in, and to which workspace. The server is asked once, and its answer is stored."""
+    from notion_oauth.protocol.lifetime import Lifetimes
+    from notion_oauth.protocol.urls import server_name
+    from notion_oauth.tokens.status import login_status
+
+    options = (ctx, profile, token_file, server_url, env_file)
+    fast = _read_fast(*options)
+    if fast is not None and fast.workspace is not None:
+        name, email = fast.profile, fast.email
+        found = login_status(fast, now=datetime.now(UTC), lifetimes=Lifetimes())
+    else:
+        oauth = oauth_from_options(*options)
+        name, email = oauth.profile, run_async(oauth.identify).email
+        found = run_async(oauth.status)
+    if found.status == "unauthenticated":
+        raise errors.SignInRequired(found.message or "The login has ended.")
+    shown = {
+        "user": found.user,
+        "email": email,
+        "workspace": found.workspace,
+        "server": found.resource and server_name(found.resource),
+        "profile": name,
+    }
+    if as_json:
+        print_json({**shown, "user_id": found.user_id, "workspace_id": found.workspace_id, "server": found.resource})
+        return
+    print_rows([(label.capitalize(), value) for label, value in shown.items() if value])
+    if found.user is None and found.workspace is None:
+        echo("The server does not say who has signed in.", err=True)
 
 
 @app.command(epilog='Example: `curl -H "Authorization: Bearer $(notion-oauth token)" https://mcp.notion.com/mcp`')

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -32,7 +32,7 @@ EXIT_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.NotionOAuthError, 4),  # all others: the server refused, or its answer is invalid
 )
 FAILED = 1  # the demo or a check of doctor failed; also Python's exit code for an unhandled exception
-NOT_SIGNED_IN, REFUSED = 3, 4
+NOT_SIGNED_IN, REFUSED, ENDED = 3, 4, 6
 INTERRUPTED = 130
 _TYPED = "notion_oauth.typed_options"
 _VERBOSITY = "notion_oauth.verbosity"
@@ -226,6 +226,19 @@ def stderr_console() -> Console:
 def echo(text: str, *, err: bool = False) -> None:
     """Print text that may contain what others have written: it cannot control the terminal."""
     typer.echo(errors.escape(text, keep="\n"), err=err)
+
+
+def print_rows(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
+    """Print a table: in aligned columns with a header on a terminal, else separated by tabs, as programs read it."""
+    cells = [[errors.escape(cell) for cell in row] for row in rows]
+    if sys.stdout is not None and sys.stdout.isatty():
+        cells = [[name.upper() for name in header], *cells] if header else cells
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+    else:
+        lines = ["\t".join(row) for row in cells]
+    for line in lines:
+        typer.echo(line.rstrip())
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -31,26 +31,41 @@ def describe(
         return "\n".join(["Not signed in.", ended, shown_file, f"{status.message} {render(SIGN_IN_AGAIN)}"])
     if status.status == "unauthenticated":
         return f"{signed_out.message} {render(signed_out.hint)}\n{shown_file}"
-    server = server_name(status.resource) if status.resource else None
-    signed_in = f"Signed in to {server}" if server else "Signed in"
+    signed_in = signed_in_to(status)
     lines = [f"{signed_in}." if status.status == "authenticated" else f"{signed_in}; the access token has expired."]
-    lines.append(f"  Token      {validity(status)}")
-    if status.status == "expired":
-        lines.append(f"             The next use refreshes it. {render(_REFRESH_NOW)}")
-    if status.authorized_at:
-        lines.append(f"  Signed in  {_local(status.authorized_at)}")
-    if status.refreshed_at:
-        lines.append(f"  Refreshed  {_local(status.refreshed_at)}")
-    if status.refreshable and status.login_ends_at:
-        lines.append(f"  Login      valid until {_local(status.login_ends_at)}; a refresh may extend it")
-    if status.resource:
-        lines.append(f"  Server     {status.resource}")
+    lines += [f"  {label:<10} {value}" for label, value in _facts(status, render) if value]
     lines.append(shown_file)
     if status.storage:
         lines.append(f"  Storage    {status.storage}")
     warnings = (status.warning, *status.storage_warnings)
     lines += [f"Warning: {warning.shown_with(render)}" for warning in warnings if warning]
     return "\n".join(lines)
+
+
+def _facts(status: LoginStatus, render: Callable[[Hint], str]) -> list[tuple[str, str | None]]:
+    ends_at = status.login_ends_at if status.refreshable else None
+    return [
+        ("Workspace", status.workspace),
+        ("User", status.user),
+        ("Token", validity(status)),
+        ("", f"The next use refreshes it. {render(_REFRESH_NOW)}" if status.status == "expired" else None),
+        ("Signed in", _local(status.authorized_at) if status.authorized_at else None),
+        ("Refreshed", _local(status.refreshed_at) if status.refreshed_at else None),
+        ("Login", f"valid until {_local(ends_at)}; a refresh may extend it" if ends_at else None),
+        ("Server", status.resource),
+    ]
+
+
+def signed_in_to(status: LoginStatus, server: str = "") -> str:
+    """For example `Signed in to Notion`. `server` is the URL of the MCP server if the login does not name it."""
+    url = status.resource or server
+    return f"Signed in to {server_name(url)}" if url else "Signed in"
+
+
+def identity_text(status: LoginStatus) -> str:
+    """For example ` as Ada, workspace Engines`; empty if the server has not said who has signed in."""
+    user = f" as {status.user}" if status.user else ""
+    return f"{user}, workspace {status.workspace}" if status.workspace else user
 
 
 def describe_remote(

@@ -25,13 +25,14 @@ from notion_oauth.models import (
     AuthMethod,
     ClientInformation,
     EndedLogin,
+    Identity,
     Registration,
     TokenSet,
     bare_token,
     scope_text,
 )
 from notion_oauth.protocol import lifetime
-from notion_oauth.protocol.messages import is_sendable, parse_json
+from notion_oauth.protocol.messages import is_sendable, parse_json, safe_name
 from notion_oauth.protocol.urls import url_problem
 
 T = TypeVar("T")
@@ -94,6 +95,7 @@ def encode_tokens(tokens: TokenSet) -> bytes:
         **{name: getattr(tokens, name) for name in _AUTH_METHOD_FIELDS},
         "client_secret_expires_at": client.client_secret_expires_at if client else 0,
     }
+    document |= {name: value for name, value in tokens.identity().items() if value is not None}
     if tokens.compat:
         document["compat"] = list(tokens.compat)
     if tokens.previous_refresh_token is not None:
@@ -155,6 +157,7 @@ def decode_login(content: bytes, path: str) -> TokenSet | EndedLogin:
             authorized_at=lifetime.parse_time(document.get("authorized_at")),
             refreshed_at=lifetime.parse_time(document.get("refreshed_at")),
             updated_at=updated_at,
+            **{name: safe_name(document.get(name)) for name in Identity.model_fields},
         )
     except ValidationError as error:
         fields = ", ".join(sorted({str(detail["loc"][0]) for detail in error.errors(include_input=False)}))

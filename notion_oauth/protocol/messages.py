@@ -15,6 +15,7 @@ from notion_oauth.errors import Hint, OAuthError, ServerUnavailable, UnexpectedR
 from notion_oauth.protocol.compat import compat_hint
 
 MAX_DESCRIPTION = 300  # characters of a server's text that are repeated
+MAX_NAME = 100  # characters of the name of a person or a workspace
 MIN_SECRET = 16  # characters; shorter values, such as "refresh_token", are not secret
 _SECRET = frozenset({"client_secret", "code", "code_verifier", "refresh_token", "token", "assertion"})  # of any length
 REGISTERED_ERRORS = frozenset(
@@ -151,6 +152,11 @@ def printable(text: object, *, secrets: frozenset[str] = frozenset()) -> str | N
         return None
     clean = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(clean.split())[:MAX_DESCRIPTION] or None
+
+
+def safe_name(value: object, *, secrets: frozenset[str] = frozenset()) -> str | None:
+    """Return a name made safe to print, and not too long; None for anything else, and for one with a secret in it."""
+    return (printable(value, secrets=secrets) or "")[:MAX_NAME].strip() or None
 
 
 def error_code(value: object) -> str | None:

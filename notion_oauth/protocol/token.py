@@ -19,6 +19,7 @@ from notion_oauth.models import (
     TokenSet,
 )
 from notion_oauth.protocol.compat import NO_RESOURCE, REFRESH_SCOPE
+from notion_oauth.protocol.identity import identity_in_token_response
 from notion_oauth.protocol.lifetime import expires_at, expiry, parse_lifetime
 from notion_oauth.protocol.messages import Request, Response, form_of, host_of, is_sendable, raise_for_error
 
@@ -141,6 +142,7 @@ def _token_response(response: Response) -> tuple[TokenResponse | None, frozenset
     names = frozenset(document)
     try:
         fields = {**document, "expires_in": parse_lifetime(document.get("expires_in"))}
+        fields |= identity_in_token_response(document).identity()
         return TokenResponse.model_validate(fields), names
     except ValidationError:
         return None, names
@@ -189,6 +191,7 @@ def token_set(response: TokenResponse, request: GrantRequest, *, requested_at: d
         **request.endpoints(),
         authorized_at=requested_at,
         updated_at=requested_at,
+        **response.identity(),
     )
 
 

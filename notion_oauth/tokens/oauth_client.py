@@ -25,6 +25,7 @@ from notion_oauth.models import (
     ClientInformation,
     ClientMetadata,
     Discovery,
+    Identity,
     Introspection,
     PendingAuthorization,
     ProtectedResourceMetadata,
@@ -32,7 +33,7 @@ from notion_oauth.models import (
     TokenSet,
     canonical_issuer,
 )
-from notion_oauth.protocol import discovery, introspection, registration, revocation, token
+from notion_oauth.protocol import discovery, identity, introspection, registration, revocation, token
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.messages import Request, Response
 from notion_oauth.transport.client import Transport
@@ -298,6 +299,18 @@ class OAuthClient:
             if request is None:
                 return None
             return introspection.parse_introspection_response(await self._transport.send(request), request=request)
+
+    async def identify(self, access_token: SecretStr, server_url: str) -> Identity:
+        """Ask the MCP server who has signed in; empty if it does not say. Raises MetadataError for a wrong URL."""
+        with self._span("identify", server_url):
+            steps = identity.identity_requests(server_url, access_token.get_secret_value())
+            try:
+                request = next(steps)
+                while True:
+                    request = steps.send(await self._transport.send(request))
+            except StopIteration as done:
+                found: Identity = done.value
+                return found
 
     async def revoke(self, tokens: TokenSet) -> bool:
         """Revoke the grant (RFC 7009); False if the server offers no revocation. Raises TokenRefused."""

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
         def issuer(self) -> str | None: ...
         @property
         def resource(self) -> str | None: ...
+        @property
+        def workspace(self) -> str | None: ...
+        @property
+        def workspace_id(self) -> str | None: ...
+        @property
+        def user(self) -> str | None: ...
+        @property
+        def user_id(self) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,10 @@ class LoginStatus:
     scope: str | None = None
     issuer: str | None = None
     resource: str | None = None
+    workspace: str | None = None  # as the server says it
+    workspace_id: str | None = None
+    user: str | None = None
+    user_id: str | None = None
     authorized_at: datetime | None = None
     refreshed_at: datetime | None = None
     updated_at: datetime | None = None
@@ -97,7 +109,9 @@ def login_status(
     refreshable = login.refresh_token is not None
     expired = left is not None and left <= timedelta()
     if expired and not refreshable:
-        return LoginStatus(status="unauthenticated")
+        message = "The login has ended: the access token has expired, and the server issued no refresh token."
+        ended_at = lifetime.expiry(login)
+        return LoginStatus(status="unauthenticated", ended_at=ended_at, ended_reason="expired", message=message)
     ends_at = lifetime.login_end(login, lifetimes) if refreshable else login.expires_at
     return LoginStatus(
         status="expired" if expired else "authenticated",
@@ -108,6 +122,10 @@ def login_status(
         scope=login.scope,
         issuer=login.issuer,
         resource=login.resource,
+        workspace=login.workspace,
+        workspace_id=login.workspace_id,
+        user=login.user,
+        user_id=login.user_id,
         authorized_at=login.authorized_at,
         refreshed_at=login.refreshed_at,
         updated_at=login.updated_at,

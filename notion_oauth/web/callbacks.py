@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from fastapi import Request
@@ -23,18 +24,22 @@ class Callbacks:
         self._resolver = resolver
         self._sign_ins = sign_ins
 
-    async def complete(self, request: Request) -> None:
-        """Check the redirect, exchange the code, store the tokens. Raises what `complete_authorization` raises."""
+    async def complete(self, request: Request) -> NotionOAuth | None:
+        """Check the redirect, exchange the code, store the tokens. Raises what `complete_authorization` raises.
+
+        Return whose sign-in it is; None if it was completed by another request.
+        """
         with self._resolver.audit.attempt("sign_in"):
             response = parse_authorization_response(request.query_params.multi_items())
             completed = self._sign_ins.find_completed(request, response)
             if completed is None:
                 started, profile = self._sign_ins.find(request, response.state)
                 oauth = await self._resolver.complete_sign_in(request, profile)
+                exchange: Callable[[], Awaitable[NotionOAuth | None]]
                 exchange = partial(self._exchange, request, response, started, oauth)
             else:
                 exchange = partial(self._repeat_completed, request, response, completed)
-        await exchange()
+        return await exchange()
 
     def _claim(self, response: AuthorizationResponse) -> CodeClaim:
         oauth = self._resolver.oauth
@@ -42,7 +47,7 @@ class Callbacks:
 
     async def _exchange(
         self, request: Request, response: AuthorizationResponse, started: PendingAuthorization, oauth: NotionOAuth
-    ) -> None:
+    ) -> NotionOAuth | None:
         claim = self._claim(response)
 
         async def exchange() -> int:
@@ -60,6 +65,7 @@ class Callbacks:
                 self._sign_ins.complete(request, response, CompletedSignIn(None, 0))
             at = await self._repeat(request, outcome)
             self._sign_ins.complete(request, response, CompletedSignIn(outcome.profile, at))
+            return None
         except NotionOAuthError as error:
             await self._resolver.discard(oauth.profile)
             if claim.sent:
@@ -69,6 +75,7 @@ class Callbacks:
             raise
         else:
             self._sign_ins.complete(request, response, completed)
+            return oauth
 
     async def _repeat_completed(
         self, request: Request, response: AuthorizationResponse, completed: CompletedSignIn

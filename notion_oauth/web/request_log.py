@@ -38,7 +38,13 @@ class RequestLog:
         request_id = self._request_id(scope)
         # Never reset: if the request fails, the server logs that later in the same task
         REQUEST_ID.set(request_id)
-        started, status = self._uptime(), 0
+        started, status, logged = self._uptime(), 0, False
+
+        def log() -> None:
+            nonlocal logged
+            if not logged:
+                _log(scope, self._hosts.client(scope), status, self._uptime() - started)
+            logged = True
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -47,6 +53,8 @@ class RequestLog:
                 others = [header for header in message.get("headers", ()) if header[0] != _NAME]
                 message = {**message, "headers": [*others, (_NAME, request_id.encode())]}
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                log()  # what the application does in the background takes no time of the request
 
         try:
             await self._app(scope, receive, send_with_id)
@@ -55,7 +63,7 @@ class RequestLog:
                 await _send_internal_error(send_with_id)
             raise
         finally:
-            _log(scope, self._hosts.client(scope), status, self._uptime() - started)
+            log()
 
     def _request_id(self, scope: Scope) -> str:
         sent: list[bytes] = [value for name, value in scope["headers"] if name == _NAME]

@@ -19,12 +19,13 @@ HOSTILE = "x\x1b]0;evil\x07\x9b2J\r\x00\u202e\u2028\nWarning: y"
 HOSTILE_ARGUMENT = HOSTILE.replace("\0", "")
 COMMANDS = (
     *(("status",), ("status", "--json"), ("status", "--remote"), ("profiles",), ("profiles", "--json")),
+    *(("whoami",), ("whoami", "--json")),
     *(("doctor",), ("doctor", "--json"), ("token",), ("refresh",), ("logout",)),
 )
 
 
 def assert_harmless(output: str) -> None:
-    unprintable = {character for character in output if character != "\n" and not character.isprintable()}
+    unprintable = {character for character in output if character not in "\n\t" and not character.isprintable()}
     assert not unprintable
     assert "\nWarning: y" not in output
 
@@ -51,6 +52,7 @@ def file(cli: CommandLine) -> Path:
         ("token_endpoint", "revocation_endpoint", "introspection_endpoint"),
         ("resource",),
         ("token_endpoint_auth_method",),
+        ("workspace", "workspace_id", "user", "user_id", "email"),
     ],
     ids=lambda fields: fields[0],
 )

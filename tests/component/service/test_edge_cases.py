@@ -20,7 +20,6 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
-from notion_oauth.tokens.status import LoginStatus
 from tests.conftest import Posted
 from tests.support.signing_in import REDIRECT_URI, begin, sign_in
 from tests.support.stores import save_login, save_registration
@@ -70,8 +69,7 @@ async def test_client_with_an_expired_secret_is_replaced(oauth: NotionOAuth, san
 async def test_expired_login_without_refresh_token_is_unauthenticated(settings: Settings) -> None:
     await save_login(JsonFileStore(settings.token_file), "default", tokens(resource=None, refresh_token=None))
     status = await NotionOAuth(settings, clock=ahead(days=3650)).status()
-    assert status == LoginStatus(status="unauthenticated")
-    assert status.as_json() == {"status": "unauthenticated"}
+    assert (status.status, status.ended_reason) == ("unauthenticated", "expired")
 
 
 async def test_status_times_are_in_utc(settings: Settings) -> None:

@@ -63,7 +63,8 @@ def test_expired_token_without_refresh_token_is_no_login(
     sandbox.options.token_response_overrides = {"refresh_token": None}
     browser.get("/auth/login")
     age(settings.token_file, hours=2)
-    assert browser.status() == {"status": "unauthenticated"}
+    status = browser.status()
+    assert (status["status"], status["ended_reason"]) == ("unauthenticated", "expired")
 
 
 def test_token_without_expiry_that_cannot_be_refreshed_is_valid(sandbox: Sandbox, browser: Browser) -> None:
