@@ -211,17 +211,19 @@ def read_client_file(configuration: Configuration) -> ClientFile | None:
     if file is None:
         return None
     path = Path(os.path.realpath(file))
-    if configuration.syntax == "yaml":
-        return ClientFile(path, why="it is YAML, whose comments would be lost")
+    yaml = configuration.syntax == "yaml"
+    why = "it is YAML, whose comments would be lost" if yaml else ""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        return ClientFile(path, document={})
+        return ClientFile(path, document=None if yaml else {}, why=why)
     except UnicodeDecodeError:
         return ClientFile(path, why="it is not UTF-8 text")
     except OSError as error:
         hint = "Fix that, or omit --write and paste the text yourself."
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.", hint=hint) from None
+    if yaml:
+        return ClientFile(path, text, why=why)
     try:
         document = tomllib.loads(text) if configuration.syntax == "toml" else _parse_json(text)
     except (ValueError, RecursionError):

@@ -314,6 +314,19 @@ def differences(entry: Entry, wanted: Entry) -> list[str]:
     return [key for key in {**one, **other} if one.get(key) != other.get(key)]
 
 
+def gateway_entries(servers: Entry) -> dict[str, Entry]:
+    """Return those of a client's servers that are this gateway, by name."""
+    return {name: entry for name, entry in servers.items() if isinstance(entry, dict) and _is_gateway(name, entry)}
+
+
+def _is_gateway(name: str, entry: Entry) -> bool:
+    arguments = entry.get("args")
+    if isinstance(arguments, list) and "mcp" in arguments:
+        words = [str(word) for word in (entry.get("command"), *arguments)]
+        return any("notion-oauth" in word or word == "notion_oauth" or Path(word).name == "cli.py" for word in words)
+    return name.startswith("notion") and str(entry.get("url")).startswith("http://127.0.0.1:")
+
+
 def _render(syntax: Syntax, document: Entry) -> str:
     if syntax == "json":
         return json.dumps(document, indent=2, ensure_ascii=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from notion_oauth.cli.doctor import environment_checks, network_checks, storage_checks
+from notion_oauth.cli.doctor import environment_checks, gateway_checks, network_checks, storage_checks
 from notion_oauth.cli.doctor.context import Check, CheckContext, in_thread
 from notion_oauth.cli.doctor.findings import RESULTS, CheckSkipped, Finding, Result, failure, warning
 from notion_oauth.cli.doctor.scrub import scrub
@@ -42,6 +42,8 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("issuer route", network_checks.issuer_route),
     ("client", network_checks.client),
     ("port", environment_checks.port),
+    ("gateway", gateway_checks.gateway),
+    ("clients", in_thread(gateway_checks.clients)),
 )
 _LABELS = {"place": "system", "folder": "directory", "kept": "encryption", "trust": "authorities"}  # in the text report
 _WIDTH = max(len(name) for name, _ in CHECKS)

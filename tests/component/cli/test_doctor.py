@@ -25,6 +25,7 @@ from cryptography import x509
 
 from notion_oauth.cli.doctor.context import CheckContext
 from notion_oauth.cli.doctor.findings import Finding, ok
+from notion_oauth.cli.doctor.gateway_checks import port_finding
 from notion_oauth.cli.doctor.report import CHECKS, Report, run_checks
 from notion_oauth.cli.doctor.scrub import scrub
 from notion_oauth.files.encryption import Key, new_key
@@ -87,7 +88,8 @@ class Doctor:
 
 
 @pytest.fixture
-def doctor(cli: CommandLine) -> Doctor:
+def doctor(cli: CommandLine, tmp_path: Path) -> Doctor:
+    cli.environment["HOME"] = str(tmp_path / "home")  # it has no MCP clients
     return Doctor(cli)
 
 
@@ -687,3 +689,34 @@ def test_peer_without_http_is_a_failure_and_no_crash(doctor: Doctor) -> None:
         doctor.run_checks(NOTION_OAUTH_SERVER_URL=f"http://127.0.0.1:{server.port}/mcp")
     assert doctor.problems("login") == {"server", "metadata"}
     assert "broke before the response was complete" in doctor.worst("server")[1]
+
+
+def test_clients_with_the_gateway_are_listed_and_a_program_that_does_not_exist_is_reported(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    doctor.run_checks()
+    assert doctor.of("clients") == [("ok", "none configured yet", None)]
+    doctor.cli.run("mcp", "config", "cursor", "--write", "--profile", "work")
+    goose = home / ".config" / "goose" / "config.yaml"
+    goose.parent.mkdir(parents=True)
+    goose.write_text(doctor.cli.run("mcp", "config", "goose").stdout.replace(str(doctor.cli.program), "/notion-oauth"))
+    missing = {"command": "/gone/notion-oauth", "args": ["mcp"]}
+    (home / ".claude.json").write_text(json.dumps({"mcpServers": {"notion": missing, "other": {"url": "x"}}}))
+    doctor.run_checks(XDG_CONFIG_HOME="")
+    assert doctor.of("clients")[0][1] == "configured for Claude Code (notion), Cursor (notion-work), goose (notion)"
+    assert doctor.worst("clients") == (
+        "warning",
+        "notion in the configuration of Claude Code starts /gone/notion-oauth, which does not exist.",
+        "Write it again with: python cli.py mcp config claude-code --write",
+    )
+
+
+def test_a_port_that_another_program_holds_is_reported_with_its_name() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        listener.close()
+        assert port_finding(port) == ok(f"mcp serve is not running; port {port} is free")
+    with listening(lambda _, connection: connection.sendall(b"SSH-2.0\r\n")) as other:
+        name = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
+        assert port_finding(other.port).message == f"Port {other.port} is in use by process {os.getpid()} ({name})."
