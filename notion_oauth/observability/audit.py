@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal, Self
 
@@ -18,7 +19,9 @@ from pydantic import SecretStr
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.models import EndedLogin, TokenSet
 
-Event = Literal["registration", "sign_in", "refresh", "revocation", "sign_out", "operator_unlock", "operator_lock"]
+Event = Literal[
+    "registration", "sign_in", "refresh", "revocation", "sign_out", "operator_unlock", "operator_lock", "mcp_message"
+]
 FieldValue = str | None
 
 FINGERPRINT = 8  # hexadecimal digits
@@ -85,7 +88,14 @@ class Audit:
         reason = {"reason": ended.reason, "error": ended.error, "detail": ended.description}
         self._write(logging.WARNING, "refresh", "login_ended", {**_login_fields(tokens), **reason})
 
-    def _write(self, level: int, event: Event, outcome: str, fields: dict[str, FieldValue]) -> None:
+    def relayed(self, method: str, outcome: str, seconds: float, session: str | None) -> None:
+        """Write one line for a message of an MCP client; a session is shown like a token."""
+        if LOGGER.isEnabledFor(logging.INFO):
+            fields = {"method": method, "milliseconds": f"{seconds * 1000:.0f}"}
+            identifier = fingerprint(None if session is None else SecretStr(session))
+            self._write(logging.INFO, "mcp_message", outcome, {**fields, "session": identifier})
+
+    def _write(self, level: int, event: Event, outcome: str, fields: Mapping[str, FieldValue]) -> None:
         all_fields = {"outcome": outcome, "profile": self.profile, **fields}
         known = LogFields({name: value for name, value in all_fields.items() if value is not None})
         LOGGER.log(level, "%s %s", event, known, extra={"event": event, "facts": known})

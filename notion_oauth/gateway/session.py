@@ -1,0 +1,570 @@
+"""One client's session: its messages go to the server, and the server's to it, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from notion_oauth.clock import uptime
+from notion_oauth.errors import NotionOAuthError
+from notion_oauth.gateway import jsonrpc
+from notion_oauth.gateway.jsonrpc import Message
+from notion_oauth.gateway.routing_headers import routing_headers
+from notion_oauth.gateway.server_sent_events import Event
+from notion_oauth.gateway.subscriptions import Subscription
+from notion_oauth.gateway.upstream import NOT_FOUND, Failure, Response, SessionLost, broken
+from notion_oauth.gateway.waiting_room import LOCAL_METHODS, SIGN_IN_TOOL, UNREACHABLE_AFTER
+
+if TYPE_CHECKING:
+    from notion_oauth.gateway.gateway import Gateway, SignInOffer
+
+ACCEPT = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+SESSION_ID = "mcp-session-id"
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts
+LISTEN_PAUSE = 1.0  # seconds before a stream of the server's own messages is opened again
+MAX_LISTEN_PAUSE = 30.0
+HEADER_MISMATCH = -32020
+ELICITATION_WAIT = 50.0  # seconds; clients give up after 60
+
+Deliver = Callable[[Event], Awaitable[None]]
+
+
+@dataclass
+class _Request:
+    """A request of the client that is not answered yet."""
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    sent: bool = False  # at least once, and perhaps processed
+    cancelled: bool = False
+
+
+class _Trial:
+    """How long one message is repeated, and after which pause."""
+
+    def __init__(self, patience: float, *, is_read: bool) -> None:
+        self._is_read = is_read
+        self._deadline = uptime() + patience
+        self._pause = FIRST_PAUSE
+
+    def pause(self, failure: Failure) -> float | None:
+        """Return the seconds to wait before the next attempt; None if there is none."""
+        if failure.processed and not self._is_read:
+            return None
+        pause = max(failure.retry_after or 0.0, self._pause)
+        if isinstance(failure, SessionLost) and self._pause == FIRST_PAUSE:
+            pause = 0.0
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        return pause if uptime() + pause < self._deadline else None
+
+
+class Session:
+    """One client's session, on any revision of the protocol.
+
+    A client that sends `initialize` has a session at the server, too. If the server loses it, it is begun again with
+    the client's own `initialize`, once for all messages that wait. `initialize` and `upstream_id` continue a session
+    that another process has begun.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        initialize: Message | None = None,
+        upstream_id: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self._gateway = gateway
+        self._upstream = gateway.upstream
+        self._initialize = initialize
+        self._upstream_id = upstream_id
+        self._revision = revision
+        self._begun = upstream_id is not None
+        self._beginning = anyio.Lock()  # held while the gateway begins the session itself
+        self._renewed = anyio.Event()  # set when the session has begun again, and then replaced
+        self._restored: dict[object, Message] = {}  # requests that a new session must repeat, by what they set
+        self._requests: dict[object, _Request] = {}
+        self._questions: dict[str, tuple[anyio.Event, list[Any]]] = {}  # requests of the gateway to the client, by id
+        self._listed_locally = False  # whether the client has last got the tools of the waiting room
+        self._number = 0
+
+    @property
+    def initialize(self) -> Message | None:
+        return self._initialize
+
+    @property
+    def upstream_id(self) -> str | None:
+        return self._upstream_id
+
+    @property
+    def revision(self) -> str | None:
+        return self._revision
+
+    # Messages of the client
+
+    async def handle(self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None = None) -> None:
+        """Process one message, and deliver what the server sends for it: the last event is final.
+
+        Nothing is delivered for a notification or a response that the server accepts. `headers` are the routing headers
+        of a client that has sent them itself. Raises nothing but what `deliver` raises.
+        """
+        started, outcome = uptime(), "cancelled"
+        request = _Request()
+        key = _key(message.id)
+        if message.is_request and not message.is_batch:
+            self._requests[key] = request
+
+        async def deliver_and_note(event: Event) -> None:
+            nonlocal outcome
+            if event.final:
+                outcome = "local" if event.local else str(event.status)
+            if not request.cancelled:
+                await deliver(event)
+
+        try:
+            with request.scope:
+                await self._handle(message, deliver_and_note, headers, request)
+                if not message.is_request:
+                    outcome = "accepted" if outcome == "cancelled" else outcome
+        finally:
+            if self._requests.get(key) is request:
+                del self._requests[key]
+            self._gateway.log(message, outcome, uptime() - started, self._upstream_id)
+
+    async def _handle(
+        self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
+    ) -> None:
+        if message.is_response and (question := self._questions.pop(str(message.id), None)) is not None:
+            question[1].append(message.document.get("result"))
+            question[0].set()
+            return
+        if (refusal := self._gateway.refusal(message)) is not None:
+            if message.is_request:
+                await deliver(_local(refusal))
+            return
+        if message.tool == SIGN_IN_TOOL:
+            await self._sign_in(message, deliver)
+            return
+        if message.method == jsonrpc.CANCELLED and self._cancel(message):
+            return
+        if message.method == jsonrpc.INITIALIZE and message.is_request:
+            self._initialize, self._begun, self._upstream_id = message, False, None
+        if message.method == jsonrpc.INITIALIZED and not self._begun:
+            return  # sent when the session begins
+        relay = self._subscribe if message.method == jsonrpc.LISTEN else self._relay
+        await relay(message, deliver, headers, request)
+
+    def _cancel(self, message: Message) -> bool:
+        """Cancel a request of the client. Returns whether the server needs no notification."""
+        request = self._requests.get(_key(message.params.get("requestId")))
+        if request is None:
+            return self._initialize is None
+        request.cancelled = True
+        if self._initialize is None or not request.sent:
+            request.scope.cancel()  # without a session, the end of the connection is the signal
+            return True
+        return False
+
+    async def _relay(
+        self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
+    ) -> None:
+        """Send the message, repeatedly if that is safe, and deliver what arrives."""
+        gateway = self._gateway
+        trial = _Trial(gateway.patience, is_read=gateway.is_read(message))
+        started = uptime()
+        while True:
+            try:
+                return await self._attempt(message, deliver, headers, request)
+            except NotionOAuthError as error:
+                if not gateway.waiting_room.enter(error):
+                    return await self._fail(message, deliver, gateway.explain(error))
+                return await self._answer_locally(message, deliver)
+            except Failure as caught:
+                failure = caught
+            request.sent = failure.processed
+            if request.cancelled or (message.is_response and isinstance(failure, SessionLost)):
+                return None  # the new session has not asked
+            if message.method in LOCAL_METHODS and not isinstance(failure, SessionLost):
+                known = gateway.waiting_room.is_open
+                if known or uptime() - started + FIRST_PAUSE >= UNREACHABLE_AFTER:
+                    gateway.waiting_room.enter(failure)
+                    return await self._answer_locally(message, deliver)
+            pause = trial.pause(failure)
+            if pause is None:
+                doubt = " It may have been done: check before you repeat it." if failure.processed else ""
+                return await self._fail(message, deliver, failure.text + doubt)
+            await anyio.sleep(pause)
+
+    async def _subscribe(
+        self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
+    ) -> None:
+        """Keep a stream of subscriptions (2026-07-28) open: opened again whenever it breaks."""
+        subscription = Subscription(message, deliver)
+        room, pause = self._gateway.waiting_room, LISTEN_PAUSE
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._announce, subscription.tell_tools_changed)
+            while not subscription.ended:
+                try:
+                    await self._attempt(message, subscription.deliver, headers, request)
+                    pause = LISTEN_PAUSE
+                    continue
+                except NotionOAuthError as error:
+                    room.enter(error)
+                except Failure:
+                    pause = min(2 * pause, MAX_LISTEN_PAUSE)
+                await subscription.acknowledge()
+                await room.wait_for_change(was_open=True)
+                await anyio.sleep(pause)
+            tasks.cancel_scope.cancel()
+
+    async def _attempt(
+        self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
+    ) -> None:
+        if self._initialize is not None and message.method != jsonrpc.INITIALIZE:
+            await self._begin()
+        if self._gateway.needs_tools(message):
+            await self._fetch_tools(message)
+            if (refusal := self._gateway.refusal(message)) is not None:
+                await deliver(_local(refusal))
+                return
+        upstream_id = self._upstream_id
+        lines = {**ACCEPT, **self._headers(message), **(headers or {})}
+        request.sent = True
+        response = await self._open(message, lines)
+        self._gateway.waiting_room.leave()
+        async with response:
+            await self._receive(message, response, upstream_id, deliver)
+
+    async def _open(self, message: Message, headers: Mapping[str, str]) -> Response:
+        """Return the response, for which a request that can be answered here waits five seconds. Raises Failure."""
+        with anyio.move_on_after(UNREACHABLE_AFTER if message.method in LOCAL_METHODS else math.inf):
+            return await self._upstream.send("POST", headers, message.body)
+        raise Failure(f"{self._upstream.host} did not answer within {UNREACHABLE_AFTER:g} seconds.", unreachable=True)
+
+    async def _receive(self, message: Message, response: Response, upstream_id: str | None, deliver: Deliver) -> None:
+        """Deliver the response to a message. Raises Failure."""
+        if response.status == NOT_FOUND and upstream_id is not None:
+            self._lose(upstream_id)
+            raise SessionLost("The server has ended the session.")
+        if message.method == jsonrpc.INITIALIZE:
+            self._upstream_id, self._revision = response.headers.get(SESSION_ID), None
+        if response.is_stream and response.status < 300:
+            await self._receive_stream(message, response, deliver)
+            return
+        body = await response.read()
+        if response.status >= 400 and not _is_error(body):
+            text = f"{self._upstream.host} answered with HTTP {response.status}."
+            body = jsonrpc.failure(message, text) if message.is_request else jsonrpc.error(None, -32000, text)
+        elif message.is_request and not body.strip():
+            raise broken(self._upstream.host)
+        if body.strip():
+            body = jsonrpc.with_id(body, message.id) if response.status >= 400 and message.is_request else body
+            await deliver(self._seen(message, Event(body, status=response.status, final=True)))
+
+    async def _receive_stream(self, message: Message, response: Response, deliver: Deliver) -> None:
+        """Deliver events until the response to the message. A stream that breaks is resumed, if the server can."""
+        last_id: bytes | None = None
+        retry = LISTEN_PAUSE
+        deadline = uptime() + self._gateway.patience
+        current: Response | None = response
+        while True:
+            if current is not None:
+                with suppress(Failure):
+                    async for event in current.events():
+                        last_id = last_id if event.id is None else event.id
+                        retry = retry if event.retry is None else event.retry / 1000
+                        event = self._seen(message, event)  # noqa: PLW2901
+                        await deliver(event)
+                        if event.final:
+                            return
+                        deadline = uptime() + self._gateway.patience
+                if current is not response:
+                    await current.aclose()
+            if message.is_batch or not message.is_request:
+                return
+            if last_id is None or uptime() + retry >= deadline:
+                raise broken(self._upstream.host)
+            await anyio.sleep(retry)
+            current = await self._resume(last_id)
+
+    async def _resume(self, last_id: bytes) -> Response | None:
+        """Return the rest of a stream; None if the server cannot be reached. Raises Failure if it does not resume."""
+        lines = {"accept": "text/event-stream", **self._session_headers(), "last-event-id": last_id.decode("latin-1")}
+        try:
+            response = await self._upstream.send("GET", lines)
+        except (Failure, NotionOAuthError):
+            return None
+        if response.is_stream and response.status < 300:
+            return response
+        await response.aclose()
+        raise broken(self._upstream.host)
+
+    def _seen(self, message: Message, event: Event) -> Event:
+        """Read what the gateway needs of an event, and return the event as the client gets it."""
+        if event.final and not self._gateway.reads_result(message):
+            return event  # the whole body, which is not parsed
+        document = jsonrpc.read_object(event.data)
+        if document.get("method") == jsonrpc.TOOLS_CHANGED:
+            self._gateway.tools.is_current = False
+        if not document or "method" in document or document.get("id") not in (message.id, None):
+            return event
+        result = document.get("result")
+        if isinstance(result, dict):
+            if message.method == jsonrpc.INITIALIZE:
+                self._note_begun(result)
+            changed = self._gateway.read_result(message, result)
+            if changed is not None:
+                event = replace(event, data=jsonrpc.dumps({**document, "result": changed}))
+            if message.method == jsonrpc.LIST_TOOLS:
+                self._listed_locally = False
+            self._note_setting(message)
+        return replace(event, final=True)
+
+    def _headers(self, message: Message) -> dict[str, str]:
+        if self._initialize is None and message.revision is not None:
+            tool = self._gateway.tools.find(message.tool)
+            return routing_headers(message, None if tool is None else tool.get("inputSchema"))
+        return {} if message.method == jsonrpc.INITIALIZE else self._session_headers()
+
+    def _session_headers(self) -> dict[str, str]:
+        headers = {} if not self._revision else {"mcp-protocol-version": self._revision}
+        return headers if self._upstream_id is None else {**headers, SESSION_ID: self._upstream_id}
+
+    async def _fail(self, message: Message, deliver: Deliver, text: str) -> None:
+        if message.is_request:
+            await deliver(_local(jsonrpc.failure(message, text)))
+
+    async def _answer_locally(self, message: Message, deliver: Deliver) -> None:
+        if message.is_request:
+            self._listed_locally = self._listed_locally or message.method in (jsonrpc.INITIALIZE, jsonrpc.LIST_TOOLS)
+            await deliver(_local(self._gateway.waiting_room.answer(message)))
+
+    # The session at the server
+
+    async def _begin(self) -> None:
+        """Begin the session at the server, unless it has begun. Raises Failure."""
+        if self._begun:
+            return
+        async with self._beginning:
+            if self._begun or self._initialize is None:
+                return
+            initialize, answers = self._initialize, []
+
+            async def note(event: Event) -> None:
+                answers.append(event.data)
+
+            response = await self._open(initialize, ACCEPT)
+            async with response:
+                await self._receive(initialize, response, None, note)
+            if self._revision is None:
+                raise Failure(f"{self._upstream.host} did not begin a session: {_error_text(answers)}")
+            await self._post(jsonrpc.notification(jsonrpc.INITIALIZED))
+            for message in list(self._restored.values()):
+                await self._post(message.body)
+            self._set_begun()
+
+    def _set_begun(self) -> None:
+        self._begun = True
+        self._renewed.set()
+        self._renewed = anyio.Event()
+
+    async def _post(self, body: bytes) -> None:
+        response = await self._upstream.send("POST", {**ACCEPT, **self._session_headers()}, body)
+        async with response:
+            if not response.is_stream:
+                await response.read()
+
+    def _note_begun(self, result: Mapping[str, Any]) -> None:
+        revision = result.get("protocolVersion")
+        self._revision = revision if isinstance(revision, str) else ""
+        if not self._beginning.locked():
+            self._set_begun()
+
+    def _note_setting(self, message: Message) -> None:
+        """Note what a new session must be told again."""
+        if message.method == "logging/setLevel":
+            self._restored["level"] = message
+        elif message.method == "resources/subscribe":
+            self._restored[message.params.get("uri")] = message
+        elif message.method == "resources/unsubscribe":
+            self._restored.pop(message.params.get("uri"), None)
+
+    def _lose(self, upstream_id: str) -> None:
+        if self._upstream_id == upstream_id:
+            self._upstream_id, self._begun = None, False
+
+    async def _fetch_tools(self, message: Message) -> None:
+        """List all tools of the server, to know those that the client has not listed. Raises Failure."""
+        cursor: str | None = None
+        while True:
+            self._number += 1
+            params = {} if cursor is None else {"cursor": cursor}
+            meta = {"_meta": dict(message.meta)} if message.revision is not None else {}
+            request = {"jsonrpc": "2.0", "id": f"notion-oauth-{self._number}", "method": jsonrpc.LIST_TOOLS}
+            document = {**request, "params": {**params, **meta}}
+            listing = Message(jsonrpc.dumps(document), document)
+            answers: list[bytes] = []
+
+            async def note(event: Event, answers: list[bytes] = answers) -> None:
+                if event.final:
+                    answers.append(event.data)
+
+            upstream_id = self._upstream_id
+            response = await self._upstream.send("POST", {**ACCEPT, **self._headers(listing)}, listing.body)
+            async with response:
+                await self._receive(listing, response, upstream_id, note)
+            if self._gateway.tools.is_current:
+                return
+            cursor = _next_cursor(answers)
+            if cursor is None:
+                raise Failure(f"{self._upstream.host} did not list its tools.")
+
+    # Messages of the server that belong to no request
+
+    async def listen(self, deliver: Deliver, last_id: str | None = None) -> None:
+        """Deliver the server's own messages, and the gateway's, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._announce, deliver)
+            await self._listen(deliver, last_id)
+
+    async def _announce(self, deliver: Deliver) -> None:
+        """Tell the client that the tools have changed, whenever the waiting room opens or closes."""
+        room = self._gateway.waiting_room
+        while True:
+            await room.wait_for_change(was_open=self._listed_locally)
+            self._listed_locally = room.is_open
+            if not room.is_open and self._initialize is not None:
+                with suppress(Failure, NotionOAuthError):
+                    await self._begin()
+            await deliver(Event(jsonrpc.notification(jsonrpc.TOOLS_CHANGED)))
+
+    async def _listen(self, deliver: Deliver, last_id: str | None) -> None:
+        """Deliver the server's stream, opened again whenever it ends."""
+        pause = LISTEN_PAUSE
+        while True:
+            await self._gateway.waiting_room.wait_for_change(was_open=True)
+            try:
+                await self._begin()
+                renewed, upstream_id = self._renewed, self._upstream_id
+                lines = {"accept": "text/event-stream", **self._session_headers()}
+                if last_id is not None:
+                    lines["last-event-id"] = last_id
+                response = await self._upstream.send("GET", lines)
+                async with response:
+                    if response.status == NOT_FOUND and upstream_id is not None:
+                        self._lose(upstream_id)
+                        last_id = None
+                        continue
+                    if not response.is_stream or response.status >= 300:
+                        await response.aclose()
+                        await renewed.wait()  # this session has no such stream
+                        continue
+                    pause = LISTEN_PAUSE
+                    async for event in response.events():
+                        pause = pause if event.retry is None else event.retry / 1000
+                        last_id = last_id if event.id is None else event.id.decode("latin-1")
+                        await deliver(self._noted(event))
+            except NotionOAuthError as error:
+                self._gateway.waiting_room.enter(error)
+            except Failure:
+                pause = min(2 * pause, MAX_LISTEN_PAUSE)
+            await anyio.sleep(pause)
+
+    def _noted(self, event: Event) -> Event:
+        if b"list_changed" in event.data:
+            self._gateway.tools.is_current = False
+        return event
+
+    async def close(self) -> None:
+        """End the session at the server."""
+        if self._upstream_id is not None:
+            with suppress(Failure, NotionOAuthError):
+                response = await self._upstream.send("DELETE", self._session_headers())
+                await response.aclose()
+
+    # Signing in
+
+    async def _sign_in(self, message: Message, deliver: Deliver) -> None:
+        """Answer a call of the tool that signs in."""
+        gateway = self._gateway
+        offer = await gateway.offer_sign_in()
+        text = offer.text
+        if offer.url is not None and self._has_url_elicitation(message):
+            question = {"mode": "url", "message": offer.text, "url": offer.url}
+            if message.revision is not None:
+                responses = message.params.get("inputResponses")
+                if not isinstance(responses, dict):
+                    requests = {"sign-in": {"method": "elicitation/create", "params": question}}
+                    content = {"resultType": "input_required", "inputRequests": requests}
+                    await deliver(_local(jsonrpc.result(message, content)))
+                    return
+                answer = responses.get("sign-in")
+            else:
+                answer = await self._ask(question, deliver)
+            text = _after_question(answer, offer)
+        elif offer.open is not None:
+            text = await offer.open()
+        await deliver(_local(jsonrpc.tool_result(message, text, is_error=offer.failed)))
+
+    def _has_url_elicitation(self, message: Message) -> bool:
+        capabilities = (
+            self._initialize.params.get("capabilities")
+            if self._initialize is not None
+            else message.meta.get(jsonrpc.CAPABILITIES)
+        )
+        elicitation = capabilities.get("elicitation") if isinstance(capabilities, dict) else None
+        return isinstance(elicitation, dict) and isinstance(elicitation.get("url"), dict)
+
+    async def _ask(self, question: dict[str, Any], deliver: Deliver) -> Any:
+        """Ask the client to open a URL; its answer, or None if it does not answer in time."""
+        self._number += 1
+        request_id = f"notion-oauth-{self._number}"
+        answered = anyio.Event()
+        answer: list[Any] = []
+        self._questions[request_id] = answered, answer
+        params = {**question, "elicitationId": request_id}
+        document = {"jsonrpc": "2.0", "id": request_id, "method": "elicitation/create", "params": params}
+        await deliver(Event(jsonrpc.dumps(document)))
+        with anyio.move_on_after(ELICITATION_WAIT):
+            await answered.wait()
+        self._questions.pop(request_id, None)
+        return answer[0] if answer else None
+
+
+def _after_question(answer: Any, offer: SignInOffer) -> str:
+    action = answer.get("action") if isinstance(answer, dict) else None
+    if action == "accept":
+        return "The sign-in page is open. Sign in there: the tools of the server then appear by themselves."
+    return "The sign-in page was not opened." if action in ("decline", "cancel") else offer.text
+
+
+def _key(request_id: Any) -> object:
+    """Distinguish "1" from 1."""
+    return type(request_id), request_id if isinstance(request_id, str | int | float) else None
+
+
+def _local(body: bytes) -> Event:
+    return Event(body, final=True, local=True)
+
+
+def _is_error(body: bytes) -> bool:
+    """Whether an HTTP error has a JSON-RPC error as its body."""
+    document = jsonrpc.read_object(body)
+    return isinstance(document.get("error"), dict) and "jsonrpc" in document
+
+
+def _next_cursor(answers: list[bytes]) -> str | None:
+    with suppress(ValueError, KeyError, TypeError, IndexError):
+        return str(json.loads(answers[0])["result"]["nextCursor"])
+    return None
+
+
+def _error_text(answers: list[bytes]) -> str:
+    with suppress(ValueError, KeyError, TypeError, IndexError):
+        return str(json.loads(answers[0])["error"]["message"])[:200]
+    return "its answer is not a result."

@@ -1,0 +1,211 @@
+"""The MCP server: one HTTP request with a valid token, whose response is read as it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+from urllib.parse import urljoin, urlsplit
+
+import httpcore
+from pydantic import SecretStr
+
+from notion_oauth import __version__
+from notion_oauth.errors import NotionOAuthError, TransientError
+from notion_oauth.gateway.server_sent_events import Event, EventParser, EventTooLarge
+from notion_oauth.protocol import messages
+from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge, step_up_required
+from notion_oauth.protocol.urls import origin, url_problem
+from notion_oauth.service import NotionOAuth
+
+MAX_BODY = 64 * 1024 * 1024  # bytes of a response that is not a stream of events
+MAX_REDIRECTS = 3
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TOO_MANY_REQUESTS = 401, 403, 404, 429
+NOT_PROCESSED = (TOO_MANY_REQUESTS, 503)
+PERHAPS_PROCESSED = (502, 504)
+REDIRECTS = (307, 308)  # those that keep the method
+CONNECT_TIMEOUT = 10.0  # seconds
+
+_NOT_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout)
+_BROKEN = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError)
+
+
+class Failure(Exception):
+    """A request without a usable response. `processed`: the server may have processed it.
+
+    `retry_after` is in seconds, if the server sent it. `unreachable`: there was no connection.
+    """
+
+    def __init__(
+        self, text: str, *, processed: bool = False, retry_after: float | None = None, unreachable: bool = False
+    ) -> None:
+        super().__init__(text)
+        self.text, self.processed, self.retry_after, self.unreachable = text, processed, retry_after, unreachable
+
+
+class SessionLost(Failure):
+    """The server does not know the session any more."""
+
+
+class Response:
+    """The response to a request. Use it as a context manager, which closes it."""
+
+    def __init__(self, response: httpcore.Response, host: str) -> None:
+        self._response, self._host = response, host
+        self.status = response.status
+        values = [value.decode("latin-1") for name, value in response.headers if name.lower() == b"www-authenticate"]
+        self.challenges = tuple(values)
+        self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the body is a stream of events."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
+
+    async def read(self) -> bytes:
+        """Return the whole body. Raises Failure."""
+        parts, size = [], 0
+        async for part in self._parts():
+            parts.append(part)
+            size += len(part)
+            if size > MAX_BODY:
+                raise Failure(f"{self._host} sent more than {MAX_BODY // 1024 // 1024} MiB.", processed=True)
+        return b"".join(parts)
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """Yield the events as they arrive. Raises Failure if the connection breaks."""
+        parser = EventParser()
+        async with aclosing(self._parts()) as parts:
+            async for part in parts:
+                try:
+                    events = parser.feed(part)
+                except EventTooLarge as error:
+                    raise Failure(str(error), processed=True) from None
+                for event in events:
+                    yield event
+
+    async def _parts(self) -> AsyncGenerator[bytes]:
+        try:
+            async for part in self._response.aiter_stream():
+                yield part
+        except _BROKEN:
+            raise broken(self._host) from None
+
+
+class Upstream:
+    """Sends requests to the MCP server of a login, each with a valid token."""
+
+    def __init__(self, oauth: NotionOAuth, pool: httpcore.AsyncConnectionPool) -> None:
+        self._tokens, self._pool = oauth.tokens, pool
+        self.url = oauth.settings.server_url
+        self.host = messages.host_of(self.url)
+        self._origin = scheme, host, port = origin(urlsplit(self.url))
+        self._scheme, self._host_name, self._port = scheme.encode(), host.encode(), port
+        host_header = urlsplit(self.url).netloc.encode()
+        self._fixed = [(b"Host", host_header), (b"User-Agent", f"notion-oauth/{__version__}".encode())]
+
+    async def send(self, method: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
+        """Return the response when its headers have arrived: never 401, 429, 502, 503 or 504.
+
+        Raises Failure; NotSignedIn, SignInRequired, StepUpRequired, and other errors of `TokenSource.token`.
+        """
+        token = self._tokens.get_fresh() or await self._token()
+        response = await self._send(method, headers, body, token)
+        if response.status == UNAUTHORIZED and not _challenge(response, token).requires_step_up:
+            async with response:
+                pass
+            token = await self._token(rejected=token)
+            response = await self._send(method, headers, body, token)
+        if response.status in (UNAUTHORIZED, FORBIDDEN):
+            await self._check_refusal(response, token)
+        if response.status in (*NOT_PROCESSED, *PERHAPS_PROCESSED):
+            async with response:
+                answer = messages.Response(response.status, self.url, response.headers)
+                raise Failure(
+                    f"{self.host} answered with HTTP {response.status}.",
+                    processed=response.status in PERHAPS_PROCESSED,
+                    retry_after=messages.retry_after(answer),
+                )
+        self._tokens.record_accepted(token)
+        return response
+
+    async def check_login(self) -> None:
+        """Raise the error of `TokenSource.token`, or Failure, unless there is a valid token."""
+        await self._token()
+
+    async def _token(self, rejected: SecretStr | None = None) -> SecretStr:
+        try:
+            return await self._tokens.token(rejected=rejected)
+        except TransientError as error:
+            raise Failure(str(error), unreachable=True) from None
+
+    async def _check_refusal(self, response: Response, token: SecretStr) -> None:
+        """Raise StepUpRequired if the server requires more; Failure for a 401 after a refresh."""
+        challenge = _challenge(response, token)
+        if not challenge.requires_step_up and response.status == FORBIDDEN:
+            return  # the message is not allowed, whatever the token
+        async with response:
+            if challenge.requires_step_up:
+                raise self._tokens.with_profile_hint(step_up_required(challenge, self.host))
+            raise Failure(f"{self.host} refused a token that had just been refreshed.")
+
+    async def _send(self, method: str, headers: Mapping[str, str], body: bytes | None, token: SecretStr) -> Response:
+        url = self.url
+        for _ in range(MAX_REDIRECTS):
+            response = await self._send_to(url, method, headers, body, token)
+            if not 300 <= response.status < 400:
+                return response
+            async with response:
+                target = urljoin(url, response.headers.get("location", ""))
+            if response.status not in REDIRECTS or url_problem(target) or origin(urlsplit(target)) != self._origin:
+                raise Failure(f"{self.host} sent a redirect, which is not followed.", unreachable=True)
+            url = target
+        raise Failure(f"{self.host} sent more than {MAX_REDIRECTS} redirects.", unreachable=True)
+
+    async def _send_to(
+        self, url: str, method: str, headers: Mapping[str, str], body: bytes | None, token: SecretStr
+    ) -> Response:
+        lines = [
+            *self._fixed,
+            (b"Authorization", f"Bearer {token.get_secret_value()}".encode()),
+            *((name.encode(), value.encode()) for name, value in headers.items()),
+            *([] if body is None else [(b"Content-Length", b"%d" % len(body))]),
+        ]
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        request = httpcore.Request(
+            method,
+            httpcore.URL(scheme=self._scheme, host=self._host_name, port=self._port, target=target.encode()),
+            headers=lines,
+            content=body,
+            extensions={"timeout": {"connect": CONNECT_TIMEOUT}},
+        )
+        try:
+            return Response(await self._pool.handle_async_request(request), self.host)
+        except _NOT_SENT:
+            raise Failure(f"{self.host} could not be reached.", unreachable=True) from None
+        except NotionOAuthError as error:  # of a proxy, or an address that is not allowed
+            raise Failure(str(error), unreachable=True) from None
+        except _BROKEN:
+            raise broken(self.host) from None
+
+
+def broken(host: str) -> Failure:
+    """The failure of a request whose connection broke."""
+    return Failure(f"The connection to {host} broke before the response was complete.", processed=True)
+
+
+def _challenge(response: Response, token: SecretStr) -> BearerChallenge:
+    return bearer_challenge(response.challenges, secrets=frozenset({token.get_secret_value()})) or BearerChallenge()
