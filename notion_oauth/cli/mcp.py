@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from importlib import import_module
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ from notion_oauth.cli.options import (
     echo,
     oauth_from_options,
     print_json,
+    render_hint,
     settings_from_options,
     typed_login_options,
 )
@@ -46,6 +47,10 @@ mcp = typer.Typer(name="mcp", add_completion=False)
 @mcp.callback(invoke_without_command=True, epilog="Example: `notion-oauth mcp`, as the command of an MCP client")
 def stdio(
     ctx: typer.Context,
+    read_only: ReadOnly = False,
+    allow_tool: AllowTool = None,
+    deny_tool: DenyTool = None,
+    patience: Patience = None,
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
@@ -56,8 +61,27 @@ def stdio(
     The client starts this command.
     """
     if ctx.invoked_subcommand is None:
+        from notion_oauth.gateway import stdio as face
+
         oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
-        import_module("notion_oauth.gateway.stdio").run(oauth)
+        face.run(oauth, **_gateway_options(ctx, read_only, allow_tool, deny_tool, patience))
+
+
+def _gateway_options(
+    ctx: typer.Context,
+    read_only: bool,
+    allow_tool: list[str] | None,
+    deny_tool: list[str] | None,
+    patience: timedelta | None,
+) -> dict[str, Any]:
+    from notion_oauth.gateway.gateway import PATIENCE
+    from notion_oauth.gateway.tools import ToolFilter
+
+    return {
+        "tool_filter": ToolFilter(read_only, allow_tool or (), deny_tool or ()),
+        "patience": PATIENCE if patience is None else patience.total_seconds(),
+        "render_hint": partial(render_hint, ctx=ctx),
+    }
 
 
 @mcp.command(epilog="Example: `notion-oauth mcp config cursor --write`")

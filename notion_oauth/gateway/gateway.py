@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Protocol
-
-import httpcore
 
 from notion_oauth import __version__
 from notion_oauth.errors import Hint, NotionOAuthError, escape
 from notion_oauth.gateway import jsonrpc
 from notion_oauth.gateway.jsonrpc import Message
+from notion_oauth.gateway.sign_in import SignInOffer
 from notion_oauth.gateway.tools import KnownTools, ToolFilter, cache_file, is_read_only
 from notion_oauth.gateway.upstream import Failure, Upstream
 from notion_oauth.gateway.waiting_room import SIGN_IN_TOOL, WaitingRoom
 from notion_oauth.service import NotionOAuth
+from notion_oauth.transport.client import Transport
 
 PATIENCE = 20.0  # seconds
+MAX_IDLE = 50  # connections to the server that wait for a request
+IDLE_TIME = 4.0  # seconds; servers close an idle connection after five or more
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SignInOffer:
-    """How a person can sign in: the text for the client, and a URL that the client may open itself.
-
-    `open` opens it here instead, and returns the text that says so.
-    """
-
-    text: str
-    url: str | None = None
-    open: Callable[[], Awaitable[str]] | None = None
-    failed: bool = False
 
 
 class SignIn(Protocol):
     """Starts a sign-in when a client asks for it."""
 
     async def offer(self) -> SignInOffer:
-        """Return how to sign in. Opens nothing."""
+        """Return how to sign in. Opens nothing itself."""
 
 
 class Gateway:
@@ -57,14 +45,14 @@ class Gateway:
         tool_filter: ToolFilter | None = None,
         patience: float = PATIENCE,
         render_hint: Callable[[Hint], str] = str,
-        pool: httpcore.AsyncConnectionPool | None = None,
     ) -> None:
         self.oauth = oauth
         self.patience = patience
         self.filter = tool_filter or ToolFilter()
         self._render_hint = render_hint
         self._sign_in = sign_in
-        self._pool = pool or httpcore.AsyncConnectionPool(max_connections=100, keepalive_expiry=4)
+        transport = Transport.from_settings(oauth.settings)
+        self._pool = transport.pool(oauth.settings.server_url, max_idle=MAX_IDLE, idle_time=IDLE_TIME)
         self.upstream = Upstream(oauth, self._pool)
         settings = oauth.settings
         self.tools = KnownTools(cache_file(settings.server_url, settings.token_file, oauth.profile))

@@ -36,7 +36,11 @@ Id = str | int | float | None
 
 
 class InvalidMessage(ValueError):
-    """A text that is not a JSON-RPC message, or one that readers may understand differently."""
+    """A text that is not a JSON-RPC message, or one that readers may understand differently. `code` is JSON-RPC's."""
+
+    def __init__(self, text: str, code: int = INVALID_REQUEST) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def parse(body: bytes, *, strict: bool = False) -> Message:
     except InvalidMessage:
         raise
     except (ValueError, RecursionError):
-        raise InvalidMessage("Parse error: this is not JSON.") from None
+        raise InvalidMessage("Parse error: this is not JSON.", PARSE_ERROR) from None
     members = document if isinstance(document, list) else [document]
     if not members or not all(isinstance(member, dict) for member in members):
         raise InvalidMessage("Invalid request: this is not a JSON-RPC message.")

@@ -17,12 +17,13 @@ from notion_oauth.gateway import jsonrpc
 from notion_oauth.gateway.jsonrpc import Message
 from notion_oauth.gateway.routing_headers import routing_headers
 from notion_oauth.gateway.server_sent_events import Event
+from notion_oauth.gateway.sign_in import THEN, SignInOffer
 from notion_oauth.gateway.subscriptions import Subscription
 from notion_oauth.gateway.upstream import NOT_FOUND, Failure, Response, SessionLost, broken
 from notion_oauth.gateway.waiting_room import LOCAL_METHODS, SIGN_IN_TOOL, UNREACHABLE_AFTER
 
 if TYPE_CHECKING:
-    from notion_oauth.gateway.gateway import Gateway, SignInOffer
+    from notion_oauth.gateway.gateway import Gateway
 
 ACCEPT = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 SESSION_ID = "mcp-session-id"
@@ -225,7 +226,7 @@ class Session:
     async def _attempt(
         self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
     ) -> None:
-        if self._initialize is not None and message.method != jsonrpc.INITIALIZE:
+        if not self._begun and message.method != jsonrpc.INITIALIZE:
             await self._begin()
         if self._gateway.needs_tools(message):
             await self._fetch_tools(message)
@@ -348,8 +349,6 @@ class Session:
 
     async def _begin(self) -> None:
         """Begin the session at the server, unless it has begun. Raises Failure."""
-        if self._begun:
-            return
         async with self._beginning:
             if self._begun or self._initialize is None:
                 return
@@ -507,7 +506,7 @@ class Session:
             else:
                 answer = await self._ask(question, deliver)
             text = _after_question(answer, offer)
-        elif offer.open is not None:
+        else:
             text = await offer.open()
         await deliver(_local(jsonrpc.tool_result(message, text, is_error=offer.failed)))
 
@@ -539,7 +538,7 @@ class Session:
 def _after_question(answer: Any, offer: SignInOffer) -> str:
     action = answer.get("action") if isinstance(answer, dict) else None
     if action == "accept":
-        return "The sign-in page is open. Sign in there: the tools of the server then appear by themselves."
+        return f"The sign-in page is open. {THEN}"
     return "The sign-in page was not opened." if action in ("decline", "cancel") else offer.text
 
 

@@ -11,13 +11,14 @@ from urllib.parse import urljoin, urlsplit
 import httpcore
 from pydantic import SecretStr
 
-from notion_oauth import __version__
 from notion_oauth.errors import NotionOAuthError, TransientError
 from notion_oauth.gateway.server_sent_events import Event, EventParser, EventTooLarge
 from notion_oauth.protocol import messages
 from notion_oauth.protocol.challenge import BearerChallenge, bearer_challenge, step_up_required
 from notion_oauth.protocol.urls import origin, url_problem
 from notion_oauth.service import NotionOAuth
+from notion_oauth.transport.client import USER_AGENT
+from notion_oauth.transport.connections import CONNECTION_ERRORS, ConnectionPool, http_request
 
 MAX_BODY = 64 * 1024 * 1024  # bytes of a response that is not a stream of events
 MAX_REDIRECTS = 3
@@ -28,7 +29,6 @@ REDIRECTS = (307, 308)  # those that keep the method
 CONNECT_TIMEOUT = 10.0  # seconds
 
 _NOT_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout)
-_BROKEN = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError)
 
 
 class Failure(Exception):
@@ -100,21 +100,18 @@ class Response:
         try:
             async for part in self._response.aiter_stream():
                 yield part
-        except _BROKEN:
+        except CONNECTION_ERRORS:
             raise broken(self._host) from None
 
 
 class Upstream:
     """Sends requests to the MCP server of a login, each with a valid token."""
 
-    def __init__(self, oauth: NotionOAuth, pool: httpcore.AsyncConnectionPool) -> None:
+    def __init__(self, oauth: NotionOAuth, pool: ConnectionPool) -> None:
         self._tokens, self._pool = oauth.tokens, pool
         self.url = oauth.settings.server_url
         self.host = messages.host_of(self.url)
-        self._origin = scheme, host, port = origin(urlsplit(self.url))
-        self._scheme, self._host_name, self._port = scheme.encode(), host.encode(), port
-        host_header = urlsplit(self.url).netloc.encode()
-        self._fixed = [(b"Host", host_header), (b"User-Agent", f"notion-oauth/{__version__}".encode())]
+        self._origin = origin(urlsplit(self.url))
 
     async def send(self, method: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
         """Return the response when its headers have arrived: never 401, 429, 502, 503 or 504.
@@ -177,28 +174,16 @@ class Upstream:
     async def _send_to(
         self, url: str, method: str, headers: Mapping[str, str], body: bytes | None, token: SecretStr
     ) -> Response:
-        lines = [
-            *self._fixed,
-            (b"Authorization", f"Bearer {token.get_secret_value()}".encode()),
-            *((name.encode(), value.encode()) for name, value in headers.items()),
-            *([] if body is None else [(b"Content-Length", b"%d" % len(body))]),
-        ]
-        parts = urlsplit(url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        request = httpcore.Request(
-            method,
-            httpcore.URL(scheme=self._scheme, host=self._host_name, port=self._port, target=target.encode()),
-            headers=lines,
-            content=body,
-            extensions={"timeout": {"connect": CONNECT_TIMEOUT}},
-        )
+        lines = {"User-Agent": USER_AGENT, "Authorization": f"Bearer {token.get_secret_value()}", **headers}
         try:
-            return Response(await self._pool.handle_async_request(request), self.host)
+            request = http_request(method, url, lines, body)
+            request.extensions = {"timeout": {"connect": CONNECT_TIMEOUT}}
+            return Response(await self._pool.send(request), self.host)
         except _NOT_SENT:
             raise Failure(f"{self.host} could not be reached.", unreachable=True) from None
         except NotionOAuthError as error:  # of a proxy, or an address that is not allowed
             raise Failure(str(error), unreachable=True) from None
-        except _BROKEN:
+        except CONNECTION_ERRORS:
             raise broken(self.host) from None
 
 

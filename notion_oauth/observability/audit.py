@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal, Self
 
@@ -91,11 +90,12 @@ class Audit:
     def relayed(self, method: str, outcome: str, seconds: float, session: str | None) -> None:
         """Write one line for a message of an MCP client; a session is shown like a token."""
         if LOGGER.isEnabledFor(logging.INFO):
-            fields = {"method": method, "milliseconds": f"{seconds * 1000:.0f}"}
             identifier = fingerprint(None if session is None else SecretStr(session))
-            self._write(logging.INFO, "mcp_message", outcome, {**fields, "session": identifier})
+            milliseconds = f"{seconds * 1000:.0f}"
+            fields = {"method": method, "milliseconds": milliseconds, "session": identifier}
+            self._write(logging.INFO, "mcp_message", outcome, fields)
 
-    def _write(self, level: int, event: Event, outcome: str, fields: Mapping[str, FieldValue]) -> None:
+    def _write(self, level: int, event: Event, outcome: str, fields: dict[str, FieldValue]) -> None:
         all_fields = {"outcome": outcome, "profile": self.profile, **fields}
         known = LogFields({name: value for name, value in all_fields.items() if value is not None})
         LOGGER.log(level, "%s %s", event, known, extra={"event": event, "facts": known})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
@@ -17,6 +18,15 @@ from notion_oauth.transport.addresses import Address
 from notion_oauth.transport.proxies import Proxy, Resolver, port_of, proxy_for
 
 MAX_IDLE_TIME = 1.0  # seconds; servers close an idle connection later, so that it is not closed during a request
+# A connection whose other end has vanished, as after a change of network, breaks within about a minute
+_KEEP_ALIVE: list[tuple[int, int, int]] = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    ),
+]
 STAGGER = 0.25  # seconds after which the next address is tried too (RFC 8305 §8)
 # UnicodeError: an invalid host name
 CONNECTION_ERRORS = (
@@ -236,16 +246,18 @@ class _TrackingBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Called by httpcore. The caller of the transport limits the time."""
+        """Called by httpcore, with the time-out of the request, if it has one."""
         await self.close_all()  # those before: httpcore uses one connection at a time
-        return await self.connect(host, port)
+        with anyio.move_on_after(timeout):
+            return await self.connect(host, port)
+        raise httpcore.ConnectTimeout("no connection")
 
     async def connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         """Open a connection for this host and port."""
         raise NotImplementedError
 
     async def _open(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
-        stream = await self._tcp.connect_tcp(host, port)
+        stream = await self._tcp.connect_tcp(host, port, socket_options=_KEEP_ALIVE)
         self._opened.append(stream)
         return stream
 
