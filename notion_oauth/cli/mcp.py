@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,9 @@ from notion_oauth.cli.options import (
     settings_from_options,
     typed_login_options,
 )
+
+if TYPE_CHECKING:
+    from notion_oauth.service import NotionOAuth
 
 ReadOnly = Annotated[bool, typer.Option("--read-only", help="Offer only the tools that change nothing.")]
 AllowTool = Annotated[
@@ -64,11 +67,12 @@ def stdio(
         from notion_oauth.gateway import stdio as face
 
         oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
-        face.run(oauth, **_gateway_options(ctx, read_only, allow_tool, deny_tool, patience))
+        face.run(oauth, **_gateway_options(ctx, oauth, read_only, allow_tool, deny_tool, patience))
 
 
 def _gateway_options(
     ctx: typer.Context,
+    oauth: NotionOAuth,
     read_only: bool,
     allow_tool: list[str] | None,
     deny_tool: list[str] | None,
@@ -76,7 +80,9 @@ def _gateway_options(
 ) -> dict[str, Any]:
     from notion_oauth.gateway.gateway import PATIENCE
     from notion_oauth.gateway.tools import ToolFilter
+    from notion_oauth.observability.log_format import configure
 
+    configure(oauth.settings.log_level, oauth.settings.log_format)
     return {
         "tool_filter": ToolFilter(read_only, allow_tool or (), deny_tool or ()),
         "patience": PATIENCE if patience is None else patience.total_seconds(),
@@ -110,6 +116,50 @@ def config(
     settings = settings_from_options(ctx, profile, token_file, server_url, env_file)
     options = mcp_config.GatewayOptions(read_only, allow_tool or (), deny_tool or (), patience)
     mcp_config.run(client, settings, typed_login_options(ctx), options, port=port if http else None, write=write)
+
+
+@mcp.command(epilog="Example: `notion-oauth mcp serve --read-only`")
+def serve(
+    ctx: typer.Context,
+    port: Annotated[
+        int, typer.Option(help="The port to listen on; 0 is any free port.", min=0, max=65535)
+    ] = DEFAULT_PORT,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Answer requests for this host name, too. Can be repeated.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="Let web pages of this origin use it. Can be repeated.")
+    ] = None,
+    no_local_secret: Annotated[
+        bool, typer.Option("--no-local-secret", help="Accept requests of every program on this machine.")
+    ] = False,
+    read_only: ReadOnly = False,
+    allow_tool: AllowTool = None,
+    deny_tool: DenyTool = None,
+    patience: Patience = None,
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    env_file: EnvFile = None,
+) -> None:
+    """Be the MCP server of all clients of this machine, over Streamable HTTP, until it is stopped.
+
+    Clients must send the secret that `mcp config CLIENT --http` shows.
+    """
+    from notion_oauth.gateway import serving
+
+    oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
+    serving.serve(
+        oauth,
+        host=host,
+        port=port,
+        needs_secret=not no_local_secret,
+        allow_origins=allow_origin or (),
+        allow_hosts=allow_host or (),
+        on_started=lambda url: echo(f"The gateway is at {url} (Ctrl-C to stop).", err=True),
+        **_gateway_options(ctx, oauth, read_only, allow_tool, deny_tool, patience),
+    )
 
 
 @mcp.command(epilog="Example: `notion-oauth mcp secret`")

@@ -53,12 +53,14 @@ class SignInOffer:
 
 
 class PageSignIn:
-    """Signing in on the page of a service at this URL."""
+    """Signing in on the page at this URL; without one, on the machine of the server."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str | None, *, render_hint: Callable[[Hint], str] = str) -> None:
+        self._url, self._render_hint = url, render_hint
 
     async def offer(self) -> SignInOffer:
+        if self._url is None:
+            return SignInOffer(f"On the machine of this server, {self._render_hint(SIGN_IN)}")
         return SignInOffer(f"Open this page. {THEN} {self._url}", self._url)
 
 

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning"),  # of the older wire
 ]
-ROUTES = ("direct",)
+ROUTES = ("direct", "stdio", "http")
 
 
 @pytest.fixture(params=ROUTES)
