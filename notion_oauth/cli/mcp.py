@@ -21,6 +21,7 @@ from notion_oauth.cli.options import (
     settings_from_options,
     typed_login_options,
 )
+from notion_oauth.gateway.local_secret import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from notion_oauth.service import NotionOAuth
@@ -42,7 +43,6 @@ Port = Annotated[int, typer.Option(help="The port of 127.0.0.1.", min=1, max=655
 ClientName = Literal[
     "claude-desktop", "claude-code", "cursor", "vscode", "codex", "gemini", "zed", "goose", "librechat", "n8n"
 ]
-DEFAULT_PORT = 8765
 
 mcp = typer.Typer(name="mcp", add_completion=False)
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import typer
 
-from notion_oauth.cli.mcp import DEFAULT_PORT
 from notion_oauth.cli.options import echo
 from notion_oauth.cli.work_tree import work_tree_warning
 from notion_oauth.errors import ConfigurationError, StorageError, escape
@@ -34,7 +33,7 @@ from notion_oauth.gateway.clients import (
     configure,
     differences,
 )
-from notion_oauth.gateway.local_secret import local_secret
+from notion_oauth.gateway.local_secret import DEFAULT_PORT, local_secret
 from notion_oauth.profile_names import DEFAULT_PROFILE
 from notion_oauth.settings import PREFIX, Settings
 

@@ -9,6 +9,8 @@ from pydantic import SecretStr
 from notion_oauth.files import generated_secrets
 from notion_oauth.settings import Settings
 
+DEFAULT_PORT = 8765
+
 
 def local_secret(settings: Settings) -> SecretStr:
     """Return the secret, which is generated once and stored next to the token file. Raises StorageError."""

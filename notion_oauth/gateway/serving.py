@@ -18,7 +18,7 @@ from notion_oauth.errors import ConfigurationError, Hint
 from notion_oauth.gateway.gateway import PATIENCE, Gateway
 from notion_oauth.gateway.http import HttpGateway
 from notion_oauth.gateway.local_secret import local_secret
-from notion_oauth.gateway.port_owner import port_owner
+from notion_oauth.gateway.port_holder import find_port_holder
 from notion_oauth.gateway.sign_in import LoopbackSignIn
 from notion_oauth.gateway.tools import ToolFilter
 from notion_oauth.protocol.urls import is_loopback
@@ -135,9 +135,9 @@ def _listen(host: str, port: int) -> Generator[socket.socket]:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise ConfigurationError(f"Cannot listen on port {port} of {host}: {error.strerror or error}.") from None
-        owner = port_owner(port)
+        holder = find_port_holder(port)
         raise ConfigurationError(
-            f"Port {port} is in use{f' by {owner}' if owner else ''}.",
+            f"Port {port} is in use{f' by {holder}' if holder else ''}.",
             hint="Stop that program, or choose another port with --port.",
         ) from None
     with listener:

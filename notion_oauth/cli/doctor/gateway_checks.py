@@ -13,10 +13,10 @@ from pathlib import Path
 from notion_oauth.cli import mcp_config
 from notion_oauth.cli.doctor.context import CheckContext
 from notion_oauth.cli.doctor.findings import Finding, ok, warning
-from notion_oauth.cli.mcp import DEFAULT_PORT
 from notion_oauth.concurrency import run_in_daemon_thread
 from notion_oauth.errors import ConfigurationError, Hint
 from notion_oauth.gateway.clients import CLIENTS, Entry, Launch, UnsupportedTransport, configure, gateway_entries
+from notion_oauth.gateway.local_secret import DEFAULT_PORT
 from notion_oauth.gateway.port_holder import find_port_holder
 
 TIME_LIMIT = 3.0  # seconds
@@ -46,7 +46,7 @@ def port_finding(port: int) -> Finding:
     finally:
         connection.close()
     holder = find_port_holder(port)
-    if status == HTTPStatus.FORBIDDEN and (holder is None or holder.is_gateway):
+    if status in (HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED) and (holder is None or holder.is_gateway):
         return ok(f"mcp serve answers on port {port}")
     if holder is not None and holder.is_gateway:
         message = f"mcp serve listens on port {port} and does not answer."
