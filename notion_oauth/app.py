@@ -90,7 +90,8 @@ def create_app(
 
     Raises ConfigurationError for wrong settings, StorageError if the session key can neither be read nor created.
     """
-    service = oauth or NotionOAuth(settings or load_settings(clone=clone))
+    # What a service shows must not depend on what a person chooses in a terminal
+    service = oauth or NotionOAuth(settings or load_settings(clone=clone, default_profile=False))
     if settings is None and oauth is None:
         configure(service.settings.log_level, service.settings.log_format)
         _warn_of_ignored_env_file(service.settings)

@@ -32,6 +32,7 @@ from pydantic_settings import (
 from notion_oauth import profile_names
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.files import encryption, env_file
+from notion_oauth.files.default_profile import read_default_profile
 from notion_oauth.files.locations import CLONE_TOKEN_FILE, Origin, user_token_file
 from notion_oauth.models import AuthMethod, ClientInformation
 from notion_oauth.protocol.compat import parse_compat
@@ -261,6 +262,10 @@ class Settings(BaseSettings):
         """Why this token file is used."""
         return self._origins.get("token_file", "user_data")
 
+    def is_set(self, name: str) -> bool:
+        """Whether an argument, the environment or an env file sets it."""
+        return name in self._origins
+
     @property
     def server_of_unbound_login(self) -> str:
         """URL of the MCP server that a stored login without `resource` belongs to.
@@ -474,19 +479,23 @@ def _check_quotes(variables: Mapping[str, Any]) -> None:
         )
 
 
-def load_settings(*, clone: Path | None = None, **overrides: object) -> Settings:
+def load_settings(*, clone: Path | None = None, default_profile: bool = True, **overrides: object) -> Settings:
     """Read the settings from the environment. Overrides, the options of a command, take precedence unless None.
 
     `clone` is the directory of a clone's `cli.py` and `main.py`: the token file and the `.env` beside them are the
-    defaults. Raises ConfigurationError, which names each wrong setting and the reason, never the value.
+    defaults. If no profile is set, it is the one that `profile use` has stored, unless `default_profile` is false.
+    Raises ConfigurationError, which names each wrong setting and the reason, never the value; StorageError.
     """
     given = {name: value for name, value in {**overrides, _CLONE: clone}.items() if value is not None}
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        settings = Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=False)
         wrong = "; ".join(f"{_name(detail['loc'], overrides)}: {_reason(detail)}" for detail in details)
         raise ConfigurationError(f"Wrong setting {wrong}.", hint="Correct the setting and start again.") from None
+    if not default_profile or settings.is_set("profile"):
+        return settings
+    return settings.model_copy(update={"profile": read_default_profile(settings.token_file)})
 
 
 def _name(location: tuple[int | str, ...], options: Mapping[str, object]) -> str:

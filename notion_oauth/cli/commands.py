@@ -18,6 +18,7 @@ from notion_oauth.cli.options import (
     Profile,
     ServerUrl,
     TokenFile,
+    complete_profile,
     duration_option,
     echo,
     env_file_in_use,
@@ -189,8 +190,9 @@ def profiles(
         print_json(found)
         return
     if found:
-        rows = [(name, *(status.get(each) or "" for each in _COLUMNS[1:])) for name, status in found.items()]
-        print_rows(rows, header=_COLUMNS)
+        columns = ("workspace", "user", "status", "resource")
+        rows = [(name, *(status.get(each) or "" for each in columns)) for name, status in found.items()]
+        print_rows(rows, header=("profile", "workspace", "user", "status", "server"), marked=oauth.profile)
     for name, status in found.items():
         if message := status.get("message"):
             echo(f"{name}: {message}", err=True)
@@ -198,7 +200,41 @@ def profiles(
         echo(f"No profiles. {render_hint(Hint('Sign in', 'login', {'profile': 'NAME'}), ctx)}", err=True)
 
 
-_COLUMNS = ("profile", "workspace", "user", "status", "resource")
+profile_commands = typer.Typer(name="profile", help="Choose the profile that is used if none is named.")
+rare_commands.add_typer(profile_commands)
+
+
+@profile_commands.callback(no_args_is_help=True, epilog="Example: `notion-oauth profile use work`")
+def profile_group() -> None:
+    pass
+
+
+@profile_commands.command(epilog="Example: `notion-oauth profile use work`")
+def use(
+    ctx: typer.Context,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A profile with a login.", autocompletion=complete_profile)
+    ],
+    token_file: TokenFile = None,
+    env_file: EnvFile = None,
+) -> None:
+    """Use this profile wherever neither --profile nor NOTION_OAUTH_PROFILE names one."""
+    from notion_oauth.files.default_profile import write_default_profile
+    from notion_oauth.service import NotionOAuth
+
+    settings = settings_from_options(ctx, None, token_file, None, env_file, default_profile=False)
+    oauth = NotionOAuth(settings, profile=name)
+    names = run_async(partial(_all_profiles, oauth.store))
+    if name not in (*names, DEFAULT_PROFILE):
+        known = f"There are {', '.join(names)}." if names else "There is none yet."
+        hint = Hint(f"{known} To sign in to this one, run the command", "login", {"profile": name})
+        raise ConfigurationError(f"There is no login in the profile {name}.", hint=hint)
+    write_default_profile(settings.token_file, name)
+    workspace = _profile_status(oauth, ctx).get("workspace")
+    label = f" (workspace {workspace})" if workspace else ""
+    echo(f"The profile {name}{label} is used now wherever none is named.", err=True)
+    if settings.is_set("profile") and settings.profile != name:
+        echo(f"Warning: NOTION_OAUTH_PROFILE names {settings.profile}, and takes precedence.", err=True)
 
 
 async def _all_profiles(store: TokenStore, *, registered: bool = False) -> list[str]:

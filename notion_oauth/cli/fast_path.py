@@ -15,6 +15,7 @@ from pathlib import Path
 from notion_oauth import profile_names
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.files import atomic, env_file, permissions
+from notion_oauth.files.default_profile import read_default_profile
 from notion_oauth.files.locations import CLONE_TOKEN_FILE, Origin, user_token_file
 from notion_oauth.files.protection import Protection
 from notion_oauth.protocol import lifetime
@@ -70,10 +71,10 @@ def read_fast(
     variables = {name: value for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value}
     if not variables.keys() <= _KNOWN or (clone is not None and os.path.lexists(clone / env_file.NAME)):
         return None
-    profile = profile or variables.get(_PREFIX + "PROFILE", profile_names.DEFAULT_PROFILE)
     url = server_url or variables.get(_PREFIX + "SERVER_URL", profile_names.DEFAULT_SERVER_URL)
     try:
         path, origin = _token_file(token_file, variables.get(_PREFIX + "TOKEN_FILE"), clone)
+        profile = profile or variables.get(_PREFIX + "PROFILE") or read_default_profile(path.expanduser().absolute())
         file = profile_names.profile_file(path.expanduser().absolute(), profile)
         if not profile_names.PROFILE_NAME.match(profile) or url_problem(url) or path.name == ".." or _is_quoted(path):
             return None
@@ -85,6 +86,26 @@ def read_fast(
     if found.resource is not None and not resource_covers(found.resource, url):
         return None
     return replace(found, protection=Protection(format="plain", mode=permissions.mode_of(file)))
+
+
+def stored_profiles(token_file: Path | None, *, clone: Path | None = None) -> dict[str, str]:
+    """The profiles with a login, and the name of the workspace of each as far as that is readable. Raises nothing."""
+    try:
+        path, _ = _token_file(token_file, os.environ.get(_PREFIX + "TOKEN_FILE") or None, clone)
+        path = path.expanduser().absolute()
+        names = [name for name, _ in atomic.directory_entries(path.parent)]
+        found = sorted({each for name in names if (each := profile_names.profile_of(path, name)) is not None})
+        return {name: _workspace(profile_names.profile_file(path, name)) for name in found}
+    except (NotionOAuthError, ValueError, OSError, RuntimeError):
+        return {}
+
+
+def _workspace(file: Path) -> str:
+    try:
+        document = atomic.read_file(file, parse_json)
+    except (NotionOAuthError, ValueError):
+        return ""
+    return (safe_name(document.get("workspace")) or "") if isinstance(document, dict) else ""
 
 
 def _token_file(option: Path | None, variable: str | None, clone: Path | None) -> tuple[Path, Origin]:

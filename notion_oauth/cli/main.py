@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from notion_oauth import errors
+from notion_oauth import __version__, errors
 from notion_oauth.cli.options import (
     ENDED,
     INTERRUPTED,
@@ -29,6 +29,8 @@ from notion_oauth.cli.options import (
     Profile,
     ServerUrl,
     TokenFile,
+    accept_verbose,
+    check_typed_options,
     duration_option,
     echo,
     exit_code,
@@ -38,7 +40,6 @@ from notion_oauth.cli.options import (
     print_rows,
     render_hint,
     run_async,
-    set_verbosity,
     warn_of_ignored_env_file,
 )
 
@@ -47,7 +48,21 @@ if TYPE_CHECKING:
 
 STOPPED = errors.Hint("Interrupted. A request that was already sent may have taken effect. Check the status", "status")
 ORDER = (
-    *("login", "whoami", "status", "token", "refresh", "run", "mcp", "profiles", "logout", "adopt", "key", "reseal"),
+    *(
+        "login",
+        "whoami",
+        "status",
+        "token",
+        "refresh",
+        "run",
+        "mcp",
+        "profiles",
+        "profile",
+        "logout",
+        "adopt",
+        "key",
+        "reseal",
+    ),
     *("doctor", "sandbox", "demo"),
 )
 
@@ -64,12 +79,21 @@ class _Commands(TyperGroup):
         elif cmd_name not in self.commands:
             rare = typer.main.get_command(import_module("notion_oauth.cli.commands").rare_commands)
             self.commands.update(rare.commands)  # type: ignore[attr-defined]
-        return super().get_command(ctx, cmd_name)
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            accept_verbose(command)
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        check_typed_options(ctx, name, command)
+        return name, command, rest
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(ORDER)
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
+        accept_verbose(self)
         with _escaped_message():
             return super().make_context(*arguments, **options)
 
@@ -101,7 +125,7 @@ app = typer.Typer(
     cls=_Commands,
     help="Sign in to Notion once, and every program you run has a valid Notion MCP token.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # they would print local variables, which hold tokens
 )
@@ -112,15 +136,23 @@ def main(*, clone: Path) -> None:
     app(obj=clone)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"notion-oauth {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
-    ctx: typer.Context,
-    verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log to stderr; -vv logs everything.")
-    ] = 0,
-    env_file: EnvFile = None,  # noqa: ARG001 - its value is recorded for the command
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    profile: Profile = None,
+    token_file: TokenFile = None,
+    server_url: ServerUrl = None,
+    env_file: EnvFile = None,
 ) -> None:
-    set_verbosity(ctx, verbose)
+    pass
 
 
 @app.command(epilog="Example: `notion-oauth status --json`")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperOption
 
 from notion_oauth import errors
 
@@ -60,11 +61,8 @@ def exit_code(error: errors.NotionOAuthError) -> int:
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
-def _login_option(option: str, help_text: str) -> Any:
-    """An option that selects the login. Its value is recorded, for `render_hint` to repeat it.
-
-    `--env-file` may also be typed before the command.
-    """
+def _login_option(option: str, help_text: str, **more: Any) -> Any:
+    """An option that selects the login, before or after the command. It is recorded, for `render_hint` to repeat it."""
 
     def record(ctx: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
         typed = ctx.meta.setdefault(_TYPED, {})
@@ -72,12 +70,34 @@ def _login_option(option: str, help_text: str) -> Any:
             typed[parameter.name] = value
         return typed.get(parameter.name)
 
-    return typer.Option(option, help=help_text, show_default=False, callback=record)
+    return typer.Option(option, help=help_text, show_default=False, callback=record, **more)
+
+
+def check_typed_options(ctx: typer.Context, name: str | None, command: Any) -> None:
+    """Raise UsageError for an option before the command which the command does not have."""
+    accepted = {parameter.name for parameter in command.params} | {"env_file"}
+    unknown = sorted(ctx.meta.get(_TYPED, {}).keys() - accepted)
+    if unknown and not hasattr(command, "commands"):
+        ctx.fail(f"The command {name} has no option --{unknown[0].replace('_', '-')}.")
+
+
+def complete_profile(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """The profiles with a login, and their workspaces, for the shell to complete a name."""
+    from notion_oauth.cli.fast_path import stored_profiles
+
+    typed = ctx.params.get("token_file") or ctx.meta.get(_TYPED, {}).get("token_file")
+    found = stored_profiles(typed and Path(typed), clone=ctx.find_root().obj)
+    return [(name, workspace) for name, workspace in found.items() if name.startswith(incomplete)]
 
 
 TokenFile = Annotated[Path | None, _login_option("--token-file", "The token file. [NOTION_OAUTH_TOKEN_FILE]")]
 ServerUrl = Annotated[str | None, _login_option("--server-url", "The URL of the MCP server. [NOTION_OAUTH_SERVER_URL]")]
-Profile = Annotated[str | None, _login_option("--profile", "The profile, which names a login. [NOTION_OAUTH_PROFILE]")]
+Profile = Annotated[
+    str | None,
+    _login_option(
+        "--profile", "The profile, which names a login. [NOTION_OAUTH_PROFILE]", autocompletion=complete_profile
+    ),
+]
 EnvFile = Annotated[
     Path | None, _login_option("--env-file", "A file with settings, such as .env. [NOTION_OAUTH_ENV_FILE]")
 ]
@@ -89,6 +109,8 @@ def program_name() -> str:
     started = Path(sys.argv[0])
     here = Path(started.name)
     file = here if here.exists() and started.exists() and here.samefile(started) else started
+    if started.name == "__main__.py":
+        return "python -m notion_oauth"
     program = f"python {shlex.quote(str(file))}" if started.suffix == ".py" else "notion-oauth"
     return f"uv run {program}" if _needs_uv_run() else program
 
@@ -126,13 +148,15 @@ def settings_from_options(
     token_file: Path | None = None,
     server_url: str | None = None,
     env_file: Path | None = None,
+    *,
+    default_profile: bool = True,
 ) -> Settings:
     """The settings for these options. Says on stderr if a `.env` in the working directory is not read."""
     from notion_oauth.settings import load_settings
 
     warn_of_ignored_env_file(ctx, env_file)
-    given = {"profile": profile, "token_file": token_file, "server_url": server_url, "env_file": env_file}
-    settings = load_settings(clone=ctx.obj, **given)
+    options: dict[str, Any] = {"profile": profile, "token_file": token_file, "server_url": server_url}
+    settings = load_settings(clone=ctx.obj, default_profile=default_profile, env_file=env_file, **options)
     _log_if_verbose(ctx, settings)
     return settings
 
@@ -184,9 +208,18 @@ def warn_of_ignored_env_file(ctx: typer.Context, env_file: Path | None) -> None:
         typer.echo(errors.escape(f"Warning: {found[0]} {render_hint(found[1], ctx)}"), err=True)
 
 
-def set_verbosity(ctx: typer.Context, verbosity: int) -> None:
-    """With a `verbosity` of 1, the command logs to stderr as the settings say; with 2, it logs everything."""
-    ctx.meta[_VERBOSITY] = verbosity
+def accept_verbose(command: Any) -> None:
+    """Let a command and its subcommands take `-v`: once to log to stderr as the settings say, twice to log all."""
+
+    def add(ctx: typer.Context, parameter: object, value: int | None) -> None:  # noqa: ARG001 - Typer calls it so
+        ctx.meta[_VERBOSITY] = ctx.meta.get(_VERBOSITY, 0) + (value or 0)
+
+    if not any(parameter.name == "verbose" for parameter in command.params):
+        shown: dict[str, Any] = {"metavar": " ", "show_default": False, "help": "Log to stderr; -vv logs everything."}
+        option = TyperOption(param_decls=["--verbose", "-v"], count=True, expose_value=False, callback=add, **shown)
+        command.params.append(option)
+    for each in getattr(command, "commands", {}).values():
+        accept_verbose(each)
 
 
 def is_verbose(ctx: typer.Context) -> bool:
@@ -228,11 +261,15 @@ def echo(text: str, *, err: bool = False) -> None:
     typer.echo(errors.escape(text, keep="\n"), err=err)
 
 
-def print_rows(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
-    """Print a table: in aligned columns with a header on a terminal, else separated by tabs, as programs read it."""
+def print_rows(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), marked: str = "") -> None:
+    """Print a table: in aligned columns with a header on a terminal, else separated by tabs, as programs read it.
+
+    On a terminal, a star marks the row whose first cell is `marked`.
+    """
     cells = [[errors.escape(cell) for cell in row] for row in rows]
     if sys.stdout is not None and sys.stdout.isatty():
-        cells = [[name.upper() for name in header], *cells] if header else cells
+        cells = [["*" if row[0] == marked else "", *row] for row in cells] if marked else cells
+        cells = [[*([""] if marked else []), *map(str.upper, header)], *cells] if header else cells
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -74,28 +73,21 @@ class FileDocuments:
     async def profiles(self, *, after: str, limit: int, registered: bool) -> Sequence[str]:
         suffixes = ("", ".clients") if registered else ("",)
         names = await in_thread(atomic.directory_entries, self._path.parent)
-        found = {profile for name, _ in names if (profile := self._profile_of(name, suffixes)) is not None}
+        found = {
+            profile
+            for name, _ in names
+            if (profile := profile_names.profile_of(self._path, name, suffixes)) is not None
+        }
         return sorted(profile for profile in found if profile > after)[:limit]
 
     async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
         times: dict[str, float] = {}
         suffixes = (*_SUFFIXES.values(), *_OTHER_SUFFIXES)
         for name, changed in await in_thread(atomic.directory_entries, self._path.parent):
-            profile = self._profile_of(name, suffixes)
+            profile = profile_names.profile_of(self._path, name, suffixes)
             if profile is not None and profile > after:
                 times[profile] = max(times.get(profile, 0), changed)
         return {profile: datetime.fromtimestamp(times[profile], UTC) for profile in sorted(times)[:limit]}
-
-    def _profile_of(self, name: str, suffixes: Sequence[str]) -> str | None:
-        """Return the profile whose file has this name; None for another file."""
-        if not name.startswith(self._path.name):
-            return None
-        rest = name[len(self._path.name) :]
-        if rest in suffixes:
-            return profile_names.DEFAULT_PROFILE
-        match = re.fullmatch(r"\.([^.]+)\.profile(.*)", rest)
-        valid = match is not None and match[2] in suffixes and profile_names.PROFILE_NAME.match(match[1])
-        return match[1] if match is not None and valid else None
 
     async def forget(self, profile: str) -> None:
         path = self.path(profile)

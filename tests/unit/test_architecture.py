@@ -13,6 +13,7 @@ from tests.support.paths import ROOT
 PACKAGE = ROOT / "notion_oauth"
 # From top to bottom. A package may import packages of lower rows, but no other package of the same row.
 ROWS = (
+    {"__main__"},
     {"cli"},
     {"app"},
     {"router", "gateway"},

@@ -19,7 +19,7 @@ from notion_oauth.cli.doctor.findings import RESULTS, CheckSkipped, Finding, Res
 from notion_oauth.cli.doctor.scrub import scrub
 from notion_oauth.clock import Clock, utc_now
 from notion_oauth.concurrency import run_in_daemon_thread
-from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError, escape
+from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError, StorageError, escape
 from notion_oauth.interactive import browser
 from notion_oauth.settings import Settings
 
@@ -82,7 +82,7 @@ class Report:
 
 
 async def run_checks(
-    load: Callable[[], Settings],
+    load: Callable[..., Settings],
     environment: Mapping[str, str],
     *,
     env_file: Path | None = None,
@@ -106,7 +106,11 @@ async def run_checks(
     rows += [("place", found) for found in environment_checks.system(here)]
     addresses: list[str | None] = []
     try:
-        settings = load()
+        try:
+            settings = load()
+        except StorageError as error:  # of the name of the default profile
+            rows.append(("settings", failure(error.message, error.hint)))
+            settings = load(default_profile=False)
     except ConfigurationError as error:
         rows.append(("settings", failure(error.message, error.hint)))
     else:

@@ -1,0 +1,97 @@
+"""Which profile a command uses, and how the shell completes its name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from notion_oauth.cli.fast_path import read_fast
+from notion_oauth.sandbox.mcp import WORKSPACE
+from notion_oauth.service import NotionOAuth
+from notion_oauth.settings import load_settings
+from tests.support.command_line import CommandLine
+
+
+@pytest.fixture
+def two(cli: CommandLine) -> CommandLine:
+    """With a login in the profiles `default` and `work`."""
+    for profile in ("default", "work"):
+        assert cli.run("login", "--profile", profile).returncode == 0
+    return cli
+
+
+def profile_of(cli: CommandLine, *arguments: str, **environment: str) -> str:
+    done = cli.run(*arguments, "whoami", "--json", **environment)
+    assert done.returncode == 0, done.stderr
+    name: str = json.loads(done.stdout)["profile"]
+    return name
+
+
+def test_profile_use_sets_the_default(two: CommandLine) -> None:
+    assert profile_of(two) == "default"
+    done = two.run("profile", "use", "work")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert f"The profile work (workspace {WORKSPACE['name']}) is used now" in done.stderr
+    assert profile_of(two) == "work"
+    assert profile_of(two, "--profile", "default") == "default"
+    assert profile_of(two, NOTION_OAUTH_PROFILE="default") == "default"
+    two.run("profile", "use", "default")
+    assert profile_of(two) == "default"
+    assert not list(two.directory.glob("*default-profile"))
+
+
+def test_both_paths_and_the_library_use_it(two: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    two.run("profile", "use", "work")
+    assert profile_of(two, NOTION_OAUTH_TIMEOUT="5") == "work"
+    monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", two.environment["NOTION_OAUTH_SERVER_URL"])
+    fast = read_fast(None, None, None, clone=two.directory)
+    assert fast is not None
+    assert fast.profile == "work"
+    monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", str(two.directory / ".notion-tokens.json"))
+    assert NotionOAuth().profile == "work"
+    assert load_settings(profile="default").profile == "default"
+    assert load_settings(default_profile=False).profile == "default", "so a service does not use it"
+
+
+def test_profile_without_a_login_cannot_be_used(two: CommandLine) -> None:
+    done = two.run("profile", "use", "nope")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "There is no login in the profile nope. There are default, work." in done.stderr
+    assert "python cli.py login --profile nope" in done.stderr
+    assert profile_of(two) == "default"
+
+
+def test_variable_that_takes_precedence_is_named(two: CommandLine) -> None:
+    done = two.run("profile", "use", "work", NOTION_OAUTH_PROFILE="default")
+    assert "Warning: NOTION_OAUTH_PROFILE names default, and takes precedence." in done.stderr
+
+
+@pytest.mark.parametrize("content", ["", "no/name", "a" * 65])
+def test_damaged_default_is_reported(two: CommandLine, content: str) -> None:
+    (two.directory / ".notion-tokens.json.default-profile").write_text(content)
+    done = two.run("token")
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "does not contain the name of a profile" in done.stderr
+    assert two.run("profile", "use", "work").returncode == 0
+    assert profile_of(two) == "work"
+
+
+def complete(cli: CommandLine, words: str) -> str:
+    variables = {"_CLI.PY_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words}
+    return cli.process("whoami", **variables).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["cli.py token --profile ", "cli.py profile use ", "cli.py --profile "])
+def test_shell_completes_profiles_with_their_workspaces(two: CommandLine, words: str) -> None:
+    assert f'"work":"{WORKSPACE["name"]}"' in complete(two, words)
+    assert "default" not in complete(two, f"{words}w")
+
+
+def test_profiles_lists_one_in_a_line(two: CommandLine) -> None:
+    lines = [line.split("\t") for line in two.run("profiles").stdout.splitlines()]
+    assert [(line[0], line[1], line[3]) for line in lines] == [
+        ("default", WORKSPACE["name"], "authenticated"),
+        ("work", WORKSPACE["name"], "authenticated"),
+    ]
