@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 SANDBOX_PORT, SERVICE_PORT = 9000, 8000  # the ones that the documentation uses
 STARTUP = 30.0  # seconds
-SIZE = (760, 520)  # pixels of the window
+SIZE = (760, 560)  # pixels of the window
 CHROMIUM = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server"),

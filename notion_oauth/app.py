@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import __version__, pages
 from notion_oauth.files import env_file
+from notion_oauth.gateway.launch import service_configurations
 from notion_oauth.observability.log_format import configure
 from notion_oauth.protocol.urls import mcp_server_name
 from notion_oauth.router import build_router
@@ -24,7 +25,7 @@ from notion_oauth.web.access_logs import is_callback
 from notion_oauth.web.api_docs import add_api_docs
 from notion_oauth.web.checked_route import AuthRoute, auth_route_class
 from notion_oauth.web.health import Health, open_paths
-from notion_oauth.web.profiles.resolver import ProfileResolver, create_resolver
+from notion_oauth.web.profiles.resolver import create_resolver
 from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.request_log import RequestLog
 from notion_oauth.web.security_middleware import SecurityMiddleware
@@ -70,12 +71,12 @@ def _warn_of_ignored_env_file(settings: Settings) -> None:
         _LOG.warning("%s is not read, although it has settings. To use it, set NOTION_OAUTH_ENV_FILE.", found[0])
 
 
-def _home_page(resolver: ProfileResolver, route_class: type[AuthRoute]) -> APIRouter:
+def _home_page(status_page: StatusPage, route_class: type[AuthRoute]) -> APIRouter:
     router = APIRouter(route_class=route_class)
 
     @router.get("/", name="notion_oauth_home", response_class=Response, include_in_schema=False)
     async def home(request: Request) -> Response:
-        return await StatusPage(resolver).status(request)
+        return await status_page.status(request)
 
     return router
 
@@ -98,8 +99,11 @@ def create_app(
     resolver = create_resolver(service)
     hosts = TrustedHosts(service.settings)
     route_class = auth_route_class(resolver, hosts, RateLimits(service.settings))
-    auth = build_router(resolver, hosts, route_class)
-    home_page = _home_page(resolver, route_class)
+    # On a public URL, the person's clients are on another machine and cannot start a program of this one
+    clients = () if service.settings.is_public else service_configurations(service.settings, clone)
+    status_page = StatusPage(resolver, clients=clients)
+    auth = build_router(resolver, hosts, route_class, status_page)
+    home_page = _home_page(status_page, route_class)
     app = FastAPI(
         title="notion-oauth",
         summary=f"Sign in to {mcp_server_name(service.settings.server_url)} once.",

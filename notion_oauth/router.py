@@ -55,17 +55,22 @@ def create_router(
     hosts = TrustedHosts(service.settings)
     resolver = create_resolver(service, profile)
     route_class = auth_route_class(resolver, hosts, RateLimits(service.settings))
-    return build_router(resolver, hosts, route_class, prefix=prefix)
+    return build_router(resolver, hosts, route_class, StatusPage(resolver), prefix=prefix)
 
 
 def build_router(
-    resolver: ProfileResolver, hosts: TrustedHosts, route_class: type[AuthRoute], *, prefix: str = "/auth"
+    resolver: ProfileResolver,
+    hosts: TrustedHosts,
+    route_class: type[AuthRoute],
+    status_page: StatusPage,
+    *,
+    prefix: str = "/auth",
 ) -> APIRouter:
     """As `create_router`, from parts that the application's other routes share."""
     service = resolver.oauth
     protect_access_logs()
     sign_ins = SignInCookies(session_keys(service.settings), BrowserCookies(public=service.settings.is_public))
-    callbacks, forms, status_page = Callbacks(resolver, sign_ins), Forms(resolver), StatusPage(resolver)
+    callbacks, forms = Callbacks(resolver, sign_ins), Forms(resolver)
     router = APIRouter(
         prefix=prefix,
         tags=["auth"],

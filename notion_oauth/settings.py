@@ -267,6 +267,12 @@ class Settings(BaseSettings):
         return name in self._origins
 
     @property
+    def given(self) -> frozenset[str]:
+        """The settings that an argument, an option or a variable of the environment has set."""
+        names = (name for name, origin in self._origins.items() if origin in ("option", "environment"))
+        return frozenset(names) & type(self).model_fields.keys()
+
+    @property
     def server_of_unbound_login(self) -> str:
         """URL of the MCP server that a stored login without `resource` belongs to.
 

@@ -19,7 +19,6 @@ from notion_oauth.cli.options import (
     print_json,
     render_hint,
     settings_from_options,
-    typed_login_options,
 )
 from notion_oauth.gateway.local_secret import DEFAULT_PORT
 
@@ -115,7 +114,7 @@ def config(
 
     settings = settings_from_options(ctx, profile, token_file, server_url, env_file)
     options = mcp_config.GatewayOptions(read_only, allow_tool or (), deny_tool or (), patience)
-    mcp_config.run(client, settings, typed_login_options(ctx), options, port=port if http else None, write=write)
+    mcp_config.run(client, settings, options, port=port if http else None, write=write)
 
 
 @mcp.command(epilog="Example: `notion-oauth mcp serve --read-only`")

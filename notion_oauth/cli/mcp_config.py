@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,17 +28,15 @@ from notion_oauth.gateway.clients import (
     Configuration,
     Endpoint,
     Launch,
-    Machine,
     UnsupportedTransport,
     configure,
     differences,
 )
+from notion_oauth.gateway.launch import SELECTING, launch, login_arguments, machine, server_name
 from notion_oauth.gateway.local_secret import DEFAULT_PORT, local_secret
-from notion_oauth.profile_names import DEFAULT_PROFILE
 from notion_oauth.settings import PREFIX, Settings
 
 TIME_LIMIT = 60.0  # seconds for a client's own command
-_SELECTING = ("profile", "token_file", "server_url", "env_file")  # settings that are also options of `mcp`
 _TEMPORARY = re.compile(r"[/\\](?:(?:archive|environments)-v\d+|pipx[/\\]\.cache)[/\\]")
 
 
@@ -61,14 +59,13 @@ class GatewayOptions:
         ]
 
 
-def run(
-    client: str, settings: Settings, typed: Iterable[str], options: GatewayOptions, *, port: int | None, write: bool
-) -> None:
+def run(client: str, settings: Settings, options: GatewayOptions, *, port: int | None, write: bool) -> None:
     """The command. `port` is that of the HTTP face; None if the client starts the gateway itself.
 
     Raises ConfigurationError, StorageError.
     """
-    server = launch(settings, typed, options) if port is None else endpoint(settings, typed, port)
+    server: Launch | Endpoint
+    server = launch(settings, program_command(), options.arguments()) if port is None else endpoint(settings, port)
     try:
         configuration = configure(client, server, machine())
     except UnsupportedTransport as error:
@@ -76,7 +73,7 @@ def run(
     why = write_configuration(configuration) if write else None
     if not write or why is not None:
         _print(configuration, why)
-    _print_next_steps(configuration, server, serve_command(settings, typed, options, port or DEFAULT_PORT))
+    _print_next_steps(configuration, server, settings, serve_command(settings, options, port or DEFAULT_PORT))
 
 
 def _print(configuration: Configuration, why: str | None) -> None:
@@ -91,7 +88,9 @@ def _print(configuration: Configuration, why: str | None) -> None:
         echo(f"\nOr run: {machine().render_command(configuration.add)}", err=True)
 
 
-def _print_next_steps(configuration: Configuration, server: Launch | Endpoint, serve: tuple[str, ...]) -> None:
+def _print_next_steps(
+    configuration: Configuration, server: Launch | Endpoint, settings: Settings, serve: tuple[str, ...]
+) -> None:
     steps = [configuration.note] if configuration.note else []
     if isinstance(server, Endpoint):
         steps.append(f"Start the gateway, and let it run: {machine().render_command(serve)}")
@@ -103,7 +102,7 @@ def _print_next_steps(configuration: Configuration, server: Launch | Endpoint, s
             steps.append(f"Set this variable where {configuration.client} starts: {variable}")
         elif "inputs" in configuration.text:
             steps.append(f"{configuration.client} asks for the secret once: paste the output of: {secret}")
-    elif left := settings_left_behind():
+    elif left := sorted(PREFIX + name.upper() for name in settings.given.difference(SELECTING)):
         message = f"{configuration.client} may start the gateway without what is set in this shell: {', '.join(left)}."
         steps.append(f"Warning: {message} Put it into a file, and name the file with --env-file.")
     if is_temporary(sys.prefix):
@@ -111,10 +110,6 @@ def _print_next_steps(configuration: Configuration, server: Launch | Endpoint, s
         steps.append(f"Warning: {message} Install it with `uv tool install` or `pipx install`, and run this again.")
     if steps:
         echo("\n" + "\n".join(steps), err=True)
-
-
-def machine() -> Machine:
-    return Machine(sys.platform, Path.home(), os.environ)
 
 
 def program_command() -> tuple[str, ...]:
@@ -128,53 +123,21 @@ def program_command() -> tuple[str, ...]:
     return (str(Path(found).absolute()),)
 
 
-def login_arguments(settings: Settings, typed: Iterable[str], names: Sequence[str] = _SELECTING) -> list[str]:
-    """The options that select the same login and server in a process without this shell's environment."""
-    given = {*typed, *(name for name in names if _is_in_environment(name))}
-    if "XDG_DATA_HOME" in os.environ and settings.token_file_origin == "user_data":  # noqa: S105 - an origin
-        given.add("token_file")
-    values = {name: str(getattr(settings, name)) for name in names if name in given}
-    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", value)]
-
-
-def launch(settings: Settings, typed: Iterable[str], options: GatewayOptions) -> Launch:
-    """How a client starts the gateway with these settings and options."""
-    command, *rest = program_command()
-    arguments = (*rest, "mcp", *login_arguments(settings, typed), *options.arguments())
-    return Launch(_server_name(settings), command, arguments)
-
-
-def endpoint(settings: Settings, typed: Iterable[str], port: int) -> Endpoint:
+def endpoint(settings: Settings, port: int) -> Endpoint:
     """The HTTP face of the gateway with these settings. Raises StorageError if its secret cannot be read or created."""
-    arguments = login_arguments(settings, typed, ("token_file", "env_file"))
-    command = (*program_command(), "mcp", "secret", *arguments)
-    return Endpoint(_server_name(settings), f"http://127.0.0.1:{port}/mcp", local_secret(settings), command)
+    command = (*program_command(), "mcp", "secret", *login_arguments(settings, ("token_file", "env_file")))
+    return Endpoint(server_name(settings), f"http://127.0.0.1:{port}/mcp", local_secret(settings), command)
 
 
-def serve_command(settings: Settings, typed: Iterable[str], options: GatewayOptions, port: int) -> tuple[str, ...]:
+def serve_command(settings: Settings, options: GatewayOptions, port: int) -> tuple[str, ...]:
     """The command that starts the HTTP face."""
     ports = [] if port == DEFAULT_PORT else ["--port", str(port)]
-    return (*program_command(), "mcp", "serve", *login_arguments(settings, typed), *options.arguments(), *ports)
-
-
-def settings_left_behind() -> list[str]:
-    """The variables with settings that the client's process may not have, and that no option carries over."""
-    names = sorted(name.upper() for name, value in os.environ.items() if name.upper().startswith(PREFIX) and value)
-    carried = {PREFIX + name.upper() for name in _SELECTING}
-    return [name for name in names if name not in carried]
+    return (*program_command(), "mcp", "serve", *login_arguments(settings), *options.arguments(), *ports)
 
 
 def is_temporary(environment: str) -> bool:
     """Whether uvx or `pipx run` has made this Python environment, which they delete at some time."""
     return _TEMPORARY.search(environment) is not None
-
-
-def _is_in_environment(setting: str) -> bool:
-    return any(name.upper() == PREFIX + setting.upper() and value for name, value in os.environ.items())
-
-
-def _server_name(settings: Settings) -> str:
-    return "notion" if settings.profile == DEFAULT_PROFILE else f"notion-{settings.profile}"
 
 
 def user_file(configuration: Configuration) -> Path | None:

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -121,12 +121,6 @@ def _needs_uv_run() -> bool:
     if environment is None or "UV_RUN_RECURSION_DEPTH" not in os.environ:
         return False
     return Path(environment) == Path(sys.prefix) and Path.cwd().is_relative_to(Path(environment).parent)
-
-
-def typed_login_options(ctx: typer.Context) -> Mapping[str, Any]:
-    """The options that select the login, as typed, by parameter name."""
-    typed: Mapping[str, Any] = ctx.meta.get(_TYPED, {})
-    return typed
 
 
 def render_hint(hint: errors.Hint, ctx: typer.Context) -> str:

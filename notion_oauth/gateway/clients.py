@@ -112,7 +112,7 @@ def _typed_stdio(launch: Launch, machine: Machine) -> Entry:
 
 def _goose_stdio(launch: Launch, _: Machine) -> Entry:
     command = {"type": "stdio", "cmd": launch.command, "args": [*launch.arguments], "envs": {}}
-    return {"enabled": True, "name": launch.name, "description": "Notion", **command, "timeout": 300}
+    return {"enabled": True, "name": launch.name, "description": "notion-oauth", **command, "timeout": 300}
 
 
 def _http(endpoint: Endpoint, _: Machine) -> Entry:
@@ -138,7 +138,7 @@ def _gemini_http(endpoint: Endpoint, _: Machine) -> Entry:
 
 def _goose_http(endpoint: Endpoint, _: Machine) -> Entry:
     server = {"type": "streamable_http", "uri": endpoint.url, "headers": endpoint.bearer, "envs": {}}
-    return {"enabled": True, "name": endpoint.name, "description": "Notion", **server, "timeout": 300}
+    return {"enabled": True, "name": endpoint.name, "description": "notion-oauth", **server, "timeout": 300}
 
 
 def _librechat_http(endpoint: Endpoint, _: Machine) -> Entry:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache, partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from fastapi import Request, Response
 
@@ -33,11 +35,25 @@ _SIGNED_OUT = {f"signed_out_{outcome.name}": outcome for outcome in SignOut}
 _TITLES = {"authenticated": "Connected to {}", "expired": "Token expired", "unauthenticated": "Not connected"}
 
 
-class StatusPage:
-    """The responses that show the login of a request."""
+class ClientConfiguration(Protocol):
+    """What an MCP client needs in its configuration: as `gateway.clients.Configuration`."""
 
-    def __init__(self, resolver: ProfileResolver) -> None:
+    @property
+    def client(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def files(self) -> Sequence[Path]: ...
+    @property
+    def note(self) -> str: ...
+
+
+class StatusPage:
+    """The responses that show the login of a request. `clients` are shown with how each uses the login."""
+
+    def __init__(self, resolver: ProfileResolver, *, clients: Sequence[ClientConfiguration] = ()) -> None:
         self._resolver = resolver
+        self._clients = clients
         self._forms = Forms(resolver)
         self._cookies = BrowserCookies(public=resolver.oauth.settings.is_public)
         self._links = ("login", "refresh", "logout", *(() if resolver.operator_access is None else ("lock",)))
@@ -54,6 +70,7 @@ class StatusPage:
             return responses.encoded_data(_as_json(status, _login_path(request, status)))
         context = self._page_context(request, notice or self._pop_notice(request))
         context["own"] = self._resolver.has_visitors
+        context["clients"] = self._clients
         context["title"] = _TITLES[status.status].format(context["server"])
         return pages.page("status.html", {**_status_context(status, self._resolver.oauth.clock()), **context})
 

@@ -16,6 +16,7 @@ from notion_oauth.router import build_router
 from notion_oauth.web.checked_route import auth_route_class
 from notion_oauth.web.profiles.resolver import ProfileResolver
 from notion_oauth.web.rate_limits import RateLimits
+from notion_oauth.web.status_page import StatusPage
 from notion_oauth.web.trusted_hosts import TrustedHosts
 
 PUBLIC = "https://notion.example"
@@ -59,10 +60,12 @@ class Visitor(TestClient):
 
 def application(logins: ProfileResolver) -> FastAPI:
     """An application with the sign-in routes, for a resolver whose limits the test has chosen."""
-    hosts = TrustedHosts(logins.oauth.settings)
+    settings = logins.oauth.settings
+    hosts = TrustedHosts(settings)
     app = FastAPI()
     app.add_middleware(SessionMiddleware, secret_key="k" * 40, https_only=True)
-    app.include_router(build_router(logins, hosts, auth_route_class(logins, hosts, RateLimits(logins.oauth.settings))))
+    route_class = auth_route_class(logins, hosts, RateLimits(settings))
+    app.include_router(build_router(logins, hosts, route_class, StatusPage(logins)))
     return app
 
 

@@ -16,6 +16,7 @@ from notion_oauth.cli.doctor.findings import Finding, ok, warning
 from notion_oauth.concurrency import run_in_daemon_thread
 from notion_oauth.errors import ConfigurationError, Hint
 from notion_oauth.gateway.clients import CLIENTS, Entry, Launch, UnsupportedTransport, configure, gateway_entries
+from notion_oauth.gateway.launch import machine
 from notion_oauth.gateway.local_secret import DEFAULT_PORT
 from notion_oauth.gateway.port_holder import find_port_holder
 
@@ -24,7 +25,7 @@ TIME_LIMIT = 3.0  # seconds
 
 async def gateway(_: CheckContext) -> Sequence[Finding]:
     """Whether clients could start the gateway, and whether `mcp serve` runs. A login is another check."""
-    command = mcp_config.machine().render_command([*mcp_config.program_command(), "mcp"])
+    command = machine().render_command([*mcp_config.program_command(), "mcp"])
     if mcp_config.is_temporary(sys.prefix):
         hint = "Install the program with `uv tool install` or `pipx install`."
         started = warning(f"Clients would start {command}, which uvx or `pipx run` deletes at some time.", hint)
@@ -78,7 +79,7 @@ def clients(_: CheckContext) -> Sequence[Finding]:
 def _entries(client: str) -> dict[str, Entry]:
     """The gateway's entries in the user's file of a client, by name. For YAML, only whether there is one."""
     try:
-        configuration = configure(client, Launch("notion", "", ()), mcp_config.machine())
+        configuration = configure(client, Launch("notion", "", ()), machine())
     except UnsupportedTransport:
         return {}
     found = mcp_config.read_client_file(configuration)

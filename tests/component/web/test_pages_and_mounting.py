@@ -63,6 +63,17 @@ def test_page_needs_no_script_and_no_external_resource(signed_in: Browser, path:
     assert page.headers["x-frame-options"] == "DENY"
 
 
+def test_page_shows_how_mcp_clients_use_the_login_if_they_can_be_on_this_machine(
+    signed_in: Browser, settings: Settings
+) -> None:
+    page = signed_in.get("/").text
+    assert "<summary>Claude Code</summary>" in page
+    assert f"&#34;{settings.token_file}&#34;" in page
+    visitor = Visitor(create_app(settings.model_copy(update={"public_url": PUBLIC})))
+    visitor.sign_in()
+    assert "MCP client" not in visitor.get("/").text
+
+
 def test_tokens_never_reach_the_browser(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:
     signed_in.post("/auth/refresh", data={"csrf_token": signed_in.csrf_token()})
     content = settings.token_file.read_text()

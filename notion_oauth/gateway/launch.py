@@ -1,0 +1,50 @@
+"""How another process, such as an MCP client, starts the gateway with the same login as this one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from notion_oauth.gateway.clients import CLIENTS, Configuration, Launch, Machine, UnsupportedTransport, configure
+from notion_oauth.profile_names import DEFAULT_PROFILE
+from notion_oauth.settings import Settings
+
+SELECTING = ("profile", "token_file", "server_url", "env_file")  # settings that are also options of `mcp`
+
+
+def machine() -> Machine:
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises if it is unknown
+    return Machine(sys.platform, home, os.environ)
+
+
+def server_name(settings: Settings) -> str:
+    """The name of the server in a client's configuration, so that a client can have one for each profile."""
+    return "notion" if settings.profile == DEFAULT_PROFILE else f"notion-{settings.profile}"
+
+
+def login_arguments(settings: Settings, names: Sequence[str] = SELECTING) -> list[str]:
+    """The options that select the same login and server in a process without this one's environment."""
+    moved = {"token_file"} if "XDG_DATA_HOME" in os.environ and settings.token_file_origin == "user_data" else set()  # noqa: S105 - an origin
+    values = {name: str(getattr(settings, name)) for name in names if name in settings.given | moved}
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
+def launch(settings: Settings, program: Sequence[str], options: Sequence[str] = ()) -> Launch:
+    """How a client starts the gateway with these settings. `program` starts the command line."""
+    command, *rest = program
+    return Launch(server_name(settings), command, (*rest, "mcp", *login_arguments(settings), *options))
+
+
+def service_configurations(settings: Settings, clone: Path | None) -> list[Configuration]:
+    """What each client on the service's machine needs to use its login. `clone` is the directory of `main.py`."""
+    installed = Path(sys.executable).with_name("notion-oauth.exe" if os.name == "nt" else "notion-oauth")
+    program = (str(installed),) if clone is None else (sys.executable, str(clone / "cli.py"))
+    found = []
+    for client in CLIENTS:
+        try:
+            found.append(configure(client, launch(settings, program), machine()))
+        except UnsupportedTransport:  # it connects over HTTP only
+            continue
+    return found
