@@ -322,3 +322,9 @@ def test_whatever_is_said_to_stop_an_attack_names_where_and_which_test() -> None
         module, test = row.strip("| ").split(" | ")[2:]
         assert re.search(r"`[\w/]+\.py`", module), row
         assert re.search(r"`test_\w+`", test), row
+
+
+def test_the_unit_of_the_gateway_starts_a_command_that_exists() -> None:
+    program, *words = unit("notion-oauth-mcp.service")["Service"]["ExecStart"].split()
+    assert program == "%h/.local/bin/notion-oauth"
+    assert CliRunner().invoke(main.app, [*words, "--help"]).exit_code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import stat
@@ -24,7 +25,7 @@ import trustme
 from cryptography import x509
 
 from notion_oauth.cli.doctor.context import CheckContext
-from notion_oauth.cli.doctor.findings import Finding, ok
+from notion_oauth.cli.doctor.findings import Finding, ok, warning
 from notion_oauth.cli.doctor.gateway_checks import port_finding
 from notion_oauth.cli.doctor.report import CHECKS, Report, run_checks
 from notion_oauth.cli.doctor.scrub import scrub
@@ -720,3 +721,16 @@ def test_a_port_that_another_program_holds_is_reported_with_its_name() -> None:
     with listening(lambda _, connection: connection.sendall(b"SSH-2.0\r\n")) as other:
         name = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
         assert port_finding(other.port).message == f"Port {other.port} is in use by process {os.getpid()} ({name})."
+
+
+@pytest.mark.slow
+def test_mcp_serve_is_recognized_at_its_port(cli: CommandLine) -> None:
+    with cli.start("mcp", "serve", "--port", "0") as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        port = next(int(found[1]) for line in lines if (found := re.search(r"at http://127\.0\.0\.1:(\d+)/mcp", line)))
+        assert port_finding(port) == ok(f"mcp serve answers on port {port}")
+        process.send_signal(signal.SIGSTOP)
+        hint = f"Stop process {process.pid}, and start it again."
+        assert port_finding(port) == warning(f"mcp serve listens on port {port} and does not answer.", hint)
+        process.kill()
