@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import (
+    BaseModel,
+    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
@@ -21,13 +23,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from notion_oauth import profile_names
 from notion_oauth.errors import ConfigurationError
@@ -45,19 +40,13 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 MIN_OPERATOR_SECRET = 16  # characters; too many to guess at five tries a minute
 MIN_SECRET_KEY = 32  # characters; 32 random hexadecimal digits are 128 bits
 _PATHS = ("token_file", "ca_file")  # relative to the file with settings that names them
-_CLONE, _ORIGINS = "clone", "origins"  # keys of values that are not settings
+_CLONE = "clone"  # key of a value that is not a setting
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings. The description of each field is also its row in docs/settings.md; a test compares them."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-        env_ignore_empty=True,
-    )
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     server_url: str = Field(
         default=profile_names.DEFAULT_SERVER_URL, description="URL of the MCP server to sign in to."
@@ -198,42 +187,26 @@ class Settings(BaseSettings):
 
     _origins: Mapping[str, Origin] = PrivateAttr(default={})
 
+    @model_validator(mode="wrap")
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - it would fill in variables, and wait for a FIFO
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, the environment, the file with settings, and what a clone uses by default."""
-        given, variables = init_settings(), env_settings()
+    def _from_all_sources(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Add to the arguments what they leave out: the environment, the file with settings, a clone's defaults."""
+        if not isinstance(values, dict):
+            return handler(values)
+        given, variables = values, _variables(cls)
         _check_quotes(variables)
         in_clone: dict[str, Any] = {}
         if (clone := given.get(_CLONE)) is not None:
             in_clone = {"token_file": clone / CLONE_TOKEN_FILE}
         named = given.get("env_file") if "env_file" in given else find_env_file(None, clone)
         in_file = {} if named is None else _settings_in(Path(named))
-        origins: dict[str, Origin] = {
+        settings = handler({**in_clone, **in_file, "env_file": named, **variables, **given})
+        settings._origins = {  # noqa: SLF001 - its own
             **dict.fromkeys(in_clone, "clone"),
             **dict.fromkeys(in_file, "env_file"),
             **dict.fromkeys(variables, "environment"),
             **dict.fromkeys(given, "option"),
         }
-        found = {"env_file": named, **in_file, _ORIGINS: origins}
-        return (
-            init_settings,
-            env_settings,
-            InitSettingsSource(settings_cls, found),
-            InitSettingsSource(settings_cls, in_clone),
-        )
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _record_origins(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        settings = handler(values)
-        settings._origins = values.get(_ORIGINS, {}) if isinstance(values, dict) else {}  # noqa: SLF001 - its own
         return settings
 
     def __reduce__(self) -> tuple[Callable[..., Settings], tuple[object, ...]]:
@@ -419,12 +392,18 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
+def _variables(settings: type[Settings]) -> dict[str, str]:
+    """Return the settings that environment variables set, in any case of letters; an empty variable sets nothing."""
+    variables = {name.upper(): value for name, value in os.environ.items() if value}
+    return {name: variables[key] for name in settings.model_fields if (key := PREFIX + name.upper()) in variables}
+
+
 def _secrets_outside_code(settings: type[Settings], path: Path | None) -> dict[str, object]:
     """Return the settings that are in the environment or, with less precedence, in the file at `path`.
 
     Raises ConfigurationError if that file cannot be read.
     """
-    return {**({} if path is None else _settings_in(path)), **EnvSettingsSource(settings)()}
+    return {**({} if path is None else _settings_in(path)), **_variables(settings)}
 
 
 def _unpickle(
@@ -439,7 +418,7 @@ def _unpickle(
                 f"{PREFIX}{name.upper()} is not set in this process. It was set where the settings were pickled.",
                 hint="Set it in the environment or in the env file of this process.",
             )
-    found = settings(**values, **{name: read[name] for name in secret})  # type: ignore[arg-type]
+    found = settings(**values, **{name: read[name] for name in secret})
     found._origins = origins  # noqa: SLF001 - as where they were pickled
     return found
 
@@ -449,7 +428,7 @@ def find_env_file(named: Path | None, clone: Path | None) -> Path | None:
 
     `clone` is the directory of a clone's `cli.py` and `main.py`; None for the installed command and the library.
     """
-    found = named or EnvSettingsSource(Settings)().get("env_file")
+    found = named or _variables(Settings).get("env_file")
     if found is None and clone is not None and os.path.lexists(clone / env_file.NAME):
         found = clone / env_file.NAME
     return None if found is None else Path(found)
@@ -494,7 +473,7 @@ def load_settings(*, clone: Path | None = None, default_profile: bool = True, **
     """
     given = {name: value for name, value in {**overrides, _CLONE: clone}.items() if value is not None}
     try:
-        settings = Settings(**given)  # type: ignore[arg-type]
+        settings = Settings(**given)
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=False)
         wrong = "; ".join(f"{_name(detail['loc'], overrides)}: {_reason(detail)}" for detail in details)

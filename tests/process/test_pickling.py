@@ -94,7 +94,7 @@ def test_missing_secret_is_reported(settings: Settings, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", SECRETS)
 def test_secret_from_code_cannot_be_pickled(name: str, settings: Settings) -> None:
     values = {"client_id": "client", name: SecretStr(SECRETS[name])}
-    oauth = NotionOAuth(Settings(token_file=settings.token_file, env_file=None, **values))  # type: ignore[arg-type]
+    oauth = NotionOAuth(Settings(token_file=settings.token_file, env_file=None, **values))
     with pytest.raises(ConfigurationError, match=f"{name} is neither from the environment nor") as caught:
         pickle.dumps(oauth)
     assert f"NOTION_OAUTH_{name.upper()}" in str(caught.value.hint)

@@ -47,7 +47,7 @@ from notion_oauth.protocol.authorization import parse_authorization_response
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox, SandboxOptions
 from notion_oauth.service import NotionOAuth
-from notion_oauth.settings import Settings
+from notion_oauth.settings import PREFIX, Settings
 from notion_oauth.storage import JsonFileStore
 from notion_oauth.tokens import telemetry
 from notion_oauth.tokens.oauth_client import OAuthClient
@@ -222,7 +222,7 @@ class Browser(TestClient):
 
 
 def test_settings() -> None:
-    prefix = Settings.model_config["env_prefix"]
+    prefix = PREFIX
     fields = without_words(Settings.model_json_schema())["properties"]
     check("settings", {prefix + name.upper(): schema for name, schema in fields.items()})
 

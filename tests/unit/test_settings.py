@@ -185,6 +185,11 @@ def test_empty_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().public_url is None
 
 
+def test_variable_may_be_in_small_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("notion_oauth_client_name", "named")
+    assert load_settings().client_name == "named"
+
+
 def test_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", "https://other.example/mcp")
     assert (

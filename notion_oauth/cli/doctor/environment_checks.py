@@ -21,7 +21,7 @@ from notion_oauth.interactive.browser import Browser, Environment
 from notion_oauth.settings import PREFIX, Settings
 from notion_oauth.tokens.client_factory import build_client
 
-_PACKAGES = ("anyio", "authlib", "cryptography", "filelock", "httpcore", "httpx", "pydantic", "pydantic-settings")
+_PACKAGES = ("anyio", "authlib", "cryptography", "filelock", "httpcore", "httpx", "pydantic")
 _EXTRAS = ("httpx2", "keyring", "opentelemetry-api", "socksio", "truststore")
 # Settings whose values are one of a few keywords
 _KEYWORDS = ("log_level", "log_format", "client_auth_method", "compat")
