@@ -25,7 +25,12 @@ def canonical_issuer(issuer: Issuer) -> Issuer:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        defer_build=True,  # most programs use few of these classes
+    )
 
 
 def _list_or_default(value: object) -> object:

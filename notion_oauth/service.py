@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import string
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
@@ -9,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import anyio
-from authlib.common.security import generate_token
 from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, utc_now
@@ -71,6 +72,11 @@ IDENTITY_TIME_LIMIT = timedelta(seconds=4)  # for all requests that find out who
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
+def random_text(length: int) -> str:
+    """Return letters and digits that nobody can guess."""
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(length))
+
+
 class NotionOAuth:
     """One profile's login, from discovery to revocation. Cheap to create; keeps no connection and no file open.
 
@@ -85,7 +91,7 @@ class NotionOAuth:
         store: TokenStore | None = None,
         client: OAuthClient | None = None,
         clock: Clock = utc_now,
-        random: Callable[[int], str] = generate_token,
+        random: Callable[[int], str] = random_text,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         audit: Audit | None = None,
         registrations: StoredRegistrations | None = None,

@@ -6,8 +6,6 @@ import hmac
 from collections.abc import Sequence
 from datetime import datetime
 
-from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
-from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from pydantic import SecretStr
 
 from notion_oauth.errors import (
@@ -57,6 +55,10 @@ def authorization_request(
 
     Raises MetadataError if the server lacks what a safe sign-in needs.
     """
+    # Not needed to refresh a login, and slow to import
+    from authlib.oauth2.rfc6749.parameters import prepare_grant_uri  # noqa: PLC0415
+    from authlib.oauth2.rfc7636 import create_s256_code_challenge  # noqa: PLC0415
+
     server = discovery.server
     endpoint = require_sign_in(server)
     required = BearerChallenge() if challenge is None else challenge
