@@ -18,9 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from notion_oauth.errors import Hint, NotionOAuthError, OAuthError, StorageError
 from notion_oauth.files import atomic
-from notion_oauth.interactive import loopback
 from notion_oauth.interactive.browser import Browser, Environment, detect_environment
-from notion_oauth.interactive.loopback import Receiver
 from notion_oauth.models import PENDING_LIFETIME
 from notion_oauth.profile_names import add_suffix, profile_file
 from notion_oauth.protocol.messages import parse_json
@@ -83,7 +81,7 @@ class LoopbackSignIn:
         self._starting = anyio.Lock()
         self._file = add_suffix(profile_file(oauth.settings.token_file, oauth.profile), ".sign-in")
         self._claim = filelock.FileLock(add_suffix(self._file, ".lock"), mode=0o600, timeout=0, thread_local=False)
-        self._options: dict[str, Any] = {}  # of the next attempt
+        self._options: dict[str, Any] = {}  # what the next attempt does otherwise, as `sign_in` would
 
     async def offer(self) -> SignInOffer:
         """Begin a sign-in, unless one has begun. Raises what `NotionOAuth.begin_authorization` raises."""
@@ -123,12 +121,14 @@ class LoopbackSignIn:
 
     async def _receive(self, *, task_status: TaskStatus[str]) -> None:
         """Receive the redirect, and store the tokens."""
+        from notion_oauth.interactive import loopback  # with FastAPI, which takes as long as the rest of a start
+
         oauth = self._oauth
         registered = await oauth.registered_redirect_uris()
         host = self._options.get("host") or loopback.registered_host(registered)
         with loopback.bind_redirect_uri(registered, None, host) as (listeners, redirect_uri):
             started = await oauth.begin_authorization(redirect_uri, new_client="new_client" in self._options)
-            receiver = Receiver(partial(oauth.complete_authorization, started.pending))
+            receiver = loopback.Receiver(partial(oauth.complete_authorization, started.pending))
             async with loopback.serve(receiver, listeners, own_user=self._environment.tells_users_apart):
                 task_status.started(started.url.get_secret_value())
                 with anyio.move_on_after(PENDING_LIFETIME.total_seconds()):
@@ -137,17 +137,14 @@ class LoopbackSignIn:
             receiver.result()
         except NotionOAuthError as error:
             _LOG.warning("The sign-in failed: %s", error.message)
-            self._options = _next_options(error, host)
+            if isinstance(error, OAuthError) and is_about_redirect_uri(error):
+                other = {loopback.HOST: loopback.LOCALHOST, loopback.LOCALHOST: loopback.HOST}
+                self._options = {"host": other[host]}
+            elif isinstance(error, OAuthError) and error.error in UNKNOWN_CLIENT:
+                self._options = {"new_client": True}
         with suppress(StorageError):
             await anyio.to_thread.run_sync(atomic.delete_file, self._file)
         self._claim.release()
-
-
-def _next_options(error: NotionOAuthError, host: str) -> dict[str, Any]:
-    """What the next sign-in should do otherwise, as `sign_in` does."""
-    if isinstance(error, OAuthError) and is_about_redirect_uri(error):
-        return {"host": loopback.LOCALHOST if host == loopback.HOST else loopback.HOST}
-    return {"new_client": True} if isinstance(error, OAuthError) and error.error in UNKNOWN_CLIENT else {}
 
 
 def _write(file: Path, url: str, before: tuple[str, float] | None) -> None:
