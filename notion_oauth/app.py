@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +13,11 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth import __version__, pages
+from notion_oauth.errors import ConfigurationError
 from notion_oauth.files import env_file
 from notion_oauth.gateway.launch import service_configurations
 from notion_oauth.observability.log_format import configure
@@ -25,7 +30,7 @@ from notion_oauth.web.access_logs import is_callback
 from notion_oauth.web.api_docs import add_api_docs
 from notion_oauth.web.checked_route import AuthRoute, auth_route_class
 from notion_oauth.web.health import Health, open_paths
-from notion_oauth.web.profiles.resolver import create_resolver
+from notion_oauth.web.profiles.resolver import ProfileResolver, create_resolver
 from notion_oauth.web.rate_limits import RateLimits
 from notion_oauth.web.request_log import RequestLog
 from notion_oauth.web.security_middleware import SecurityMiddleware
@@ -36,6 +41,8 @@ from notion_oauth.web.trusted_hosts import TrustedHosts
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig  # newer than the oldest supported FastAPI
+
+    from notion_oauth.gateway.http import HttpGateway
 
 _LOG = logging.getLogger(__name__)
 SESSION_LIFETIME = 8 * 60 * 60  # seconds after its last change; a pending sign-in in it expires after ten minutes
@@ -81,6 +88,34 @@ def _home_page(status_page: StatusPage, route_class: type[AuthRoute]) -> APIRout
     return router
 
 
+def _gateway(resolver: ProfileResolver) -> HttpGateway | None:
+    """The gateway for MCP clients, if the settings have it. Raises ConfigurationError if each visitor has a login."""
+    settings = resolver.oauth.settings
+    if not settings.gateway:
+        return None
+    if resolver.has_visitors:
+        raise ConfigurationError(
+            "NOTION_OAUTH_GATEWAY needs a login that all clients share, but each visitor of this service has one.",
+            hint="Set NOTION_OAUTH_OPERATOR_SECRET, which gives the service one login.",
+        )
+    from notion_oauth.gateway.http import create_gateway  # noqa: PLC0415 - most services have no gateway
+
+    def page(request: Request) -> str:
+        return settings.public_url or str(request.url_for("notion_oauth_home"))
+
+    return create_gateway(resolver.oauth, sign_in_url=page)
+
+
+@asynccontextmanager
+async def _lifespan(auth: APIRouter, gateway: HttpGateway | None, app: FastAPI) -> AsyncIterator[None]:
+    async with auth.lifespan_context(app):
+        try:
+            yield
+        finally:
+            if gateway is not None:
+                await gateway.aclose()
+
+
 def create_app(
     settings: Settings | None = None, *, oauth: NotionOAuth | None = None, clone: Path | None = None
 ) -> FastAPI:
@@ -104,6 +139,7 @@ def create_app(
     status_page = StatusPage(resolver, clients=clients)
     auth = build_router(resolver, hosts, route_class, status_page)
     home_page = _home_page(status_page, route_class)
+    gateway = _gateway(resolver)
     app = FastAPI(
         title="notion-oauth",
         summary=f"Sign in to {mcp_server_name(service.settings.server_url)} once.",
@@ -114,8 +150,8 @@ def create_app(
         redirect_slashes=False,
         telemetry=_telemetry(service.settings),
         # Not include_router: FastAPI would match included routes twice at each request
-        routes=[*auth.routes, *home_page.routes],
-        lifespan=auth.lifespan_context,
+        routes=[*auth.routes, *home_page.routes, *([] if gateway is None else [Route("/mcp", gateway)])],
+        lifespan=partial(_lifespan, auth, gateway),
     )
     if service.settings.api_docs:
         add_api_docs(app)

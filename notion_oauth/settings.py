@@ -166,6 +166,11 @@ class Settings(BaseModel):
     keep_fresh: bool = Field(
         default=True, description="Whether the service refreshes tokens in the background while it runs."
     )
+    gateway: bool = Field(
+        default=False,
+        description="Whether the service is also an MCP server at `/mcp`: the gateway, for clients that send the "
+        "operator's secret or the local secret as a bearer token.",
+    )
     grant_days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)] = Field(
         default=180.0,
         description="Days after the sign-in at which the server is expected to end a login. It changes warnings and "

@@ -54,7 +54,7 @@ def create_gateway(
     patience: float = PATIENCE,
     allow_origins: Sequence[str] = (),
     allow_hosts: Sequence[str] = (),
-    sign_in_url: str | None = None,
+    sign_in_url: str | Callable[[Request], str] | None = None,
 ) -> HttpGateway:
     """An ASGI application that is the login's MCP server, over Streamable HTTP, at every path.
 
@@ -65,7 +65,8 @@ def create_gateway(
     request, and returns the profile of its user, or None for an unknown one, whose request is refused.
 
     `patience` is in seconds. Browsers may use it only from `allow_origins`. Requests for hosts other than localhost,
-    the public URL's and `allow_hosts` are refused. `sign_in_url` is the page where users sign in.
+    the public URL's and `allow_hosts` are refused. `sign_in_url` is the page where users sign in, or a function of the
+    request that returns its URL.
 
     Raises StorageError if a secret can neither be read nor created.
     """
@@ -75,11 +76,14 @@ def create_gateway(
     else:
         resolver = SingleProfile(oauth if profile is None else oauth.for_profile(profile))
         bearer = bearer or oauth.settings.operator_secret or local_secret(oauth.settings)
-    page = PageSignIn(sign_in_url or oauth.settings.public_url)
-    build = partial(Gateway, tool_filter=tool_filter, patience=patience)
+
+    def build(login: NotionOAuth, request: Request) -> Gateway:
+        url = sign_in_url(request) if callable(sign_in_url) else sign_in_url
+        return Gateway(login, sign_in=PageSignIn(url), tool_filter=tool_filter, patience=patience)
+
     return HttpGateway(
         resolver,
-        lambda login: build(login, sign_in=page),
+        build,
         bearer=bearer,
         allow_origins=allow_origins,
         allow_hosts=(*allow_hosts, *filter(None, (urlsplit(oauth.settings.public_url or "").hostname,))),
@@ -90,13 +94,13 @@ def create_gateway(
 class HttpGateway:
     """The ASGI application that `create_gateway` returns. Without `bearer`, `resolver` alone admits requests.
 
-    `build` makes the gateway of a login.
+    `build` makes the gateway of a login, at the first request for it.
     """
 
     def __init__(
         self,
         resolver: ProfileResolver,
-        build: Callable[[NotionOAuth], Gateway],
+        build: Callable[[NotionOAuth, Request], Gateway],
         *,
         bearer: SecretStr | None,
         allow_origins: Sequence[str] = (),
@@ -159,7 +163,7 @@ class HttpGateway:
             return _error(403, error.message)
         if login is None:
             return _error(403, "Unknown user.")
-        find = partial(self._gateway, login)
+        find = partial(self._gateway, login, request)
         identifier = request.headers.get(SESSION_ID)
         session = None
         if identifier is not None:
@@ -188,8 +192,8 @@ class HttpGateway:
         await self._stopping.wait()
         scope.cancel()
 
-    def _gateway(self, login: NotionOAuth) -> Gateway:
-        gateway = self._gateways.get(login.profile) or self._build(login)
+    def _gateway(self, login: NotionOAuth, request: Request) -> Gateway:
+        gateway = self._gateways.get(login.profile) or self._build(login, request)
         self._gateways[login.profile] = gateway
         self._gateways.move_to_end(login.profile)
         while len(self._gateways) > MAX_GATEWAYS:

@@ -12,6 +12,7 @@ from functools import partial
 
 import anyio
 import uvicorn
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from notion_oauth.errors import ConfigurationError, Hint
@@ -58,9 +59,12 @@ def serve(
         async def main() -> None:
             async with anyio.create_task_group() as tasks:
                 sign_in = LoopbackSignIn(oauth, tasks, render_hint=render_hint)
-                build = partial(
-                    Gateway, sign_in=sign_in, tool_filter=tool_filter, patience=patience, render_hint=render_hint
-                )
+
+                def build(login: NotionOAuth, _: Request) -> Gateway:
+                    return Gateway(
+                        login, sign_in=sign_in, tool_filter=tool_filter, patience=patience, render_hint=render_hint
+                    )
+
                 gateway = HttpGateway(
                     SingleProfile(oauth),
                     build,

@@ -46,6 +46,7 @@ VALUES = {
     "RETRY_FOR": "7",
     "REFRESH_WINDOW": "600",
     "KEEP_FRESH": "false",
+    "GATEWAY": "true",
     "GRANT_DAYS": "90",
     "IDLE_DAYS": "14",
     "LOG_LEVEL": "Debug",
