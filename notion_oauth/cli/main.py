@@ -77,8 +77,7 @@ class _Commands(TyperGroup):
         if cmd_name == "mcp" and cmd_name not in self.commands:
             self.commands[cmd_name] = typer.main.get_command(import_module("notion_oauth.cli.mcp").mcp)
         elif cmd_name not in self.commands:
-            rare = typer.main.get_command(import_module("notion_oauth.cli.commands").rare_commands)
-            self.commands.update(rare.commands)  # type: ignore[attr-defined]
+            self.commands.update(_rare_commands(cmd_name))
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             accept_verbose(command)
@@ -107,6 +106,19 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             echo(f"\n{render_hint(STOPPED, ctx)}", err=True)
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _rare_commands(name: str) -> dict[str, Any]:
+    """The command of this name, because it takes time to prepare all; all, if it is in a group, or there is none."""
+    rare: typer.Typer = import_module("notion_oauth.cli.commands").rare_commands
+    one = typer.Typer(add_completion=False)
+    one.registered_commands = [
+        each for each in rare.registered_commands if getattr(each.callback, "__name__", "") == name
+    ]
+    if one.registered_commands:
+        return {name: typer.main.get_command(one)}
+    commands: dict[str, Any] = typer.main.get_command(rare).commands  # type: ignore[attr-defined]
+    return commands
 
 
 @contextmanager

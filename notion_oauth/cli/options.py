@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import shlex
@@ -146,6 +148,7 @@ def settings_from_options(
     default_profile: bool = True,
 ) -> Settings:
     """The settings for these options. Says on stderr if a `.env` in the working directory is not read."""
+    _load_engine()
     from notion_oauth.settings import load_settings
 
     warn_of_ignored_env_file(ctx, env_file)
@@ -155,6 +158,19 @@ def settings_from_options(
     return settings
 
 
+def _load_engine() -> None:
+    """Import what most commands need. None of it is garbage: to look for some, also at exit, takes as long as Typer."""
+    if "notion_oauth.service" in sys.modules:
+        return
+    gc.disable()
+    try:
+        import notion_oauth.service  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
+    atexit.register(gc.freeze)
+
+
 def oauth_from_options(
     ctx: typer.Context,
     profile: str | None,
@@ -162,9 +178,10 @@ def oauth_from_options(
     server_url: str | None,
     env_file: Path | None,
 ) -> NotionOAuth:
+    settings = settings_from_options(ctx, profile, token_file, server_url, env_file)
     from notion_oauth.service import NotionOAuth
 
-    return NotionOAuth(settings_from_options(ctx, profile, token_file, server_url, env_file))
+    return NotionOAuth(settings)
 
 
 def env_file_in_use(ctx: typer.Context, env_file: Path | None) -> Path | None:
