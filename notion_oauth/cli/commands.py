@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,6 +22,7 @@ from notion_oauth.cli.options import (
     duration_option,
     echo,
     env_file_in_use,
+    fast_login,
     ignored_env_file,
     log_without_login,
     oauth_from_options,
@@ -31,6 +32,7 @@ from notion_oauth.cli.options import (
     run_async,
     settings_from_options,
     stderr_console,
+    valid_token,
 )
 from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError, ResourceMismatch, StorageError
 from notion_oauth.profile_names import DEFAULT_PROFILE, profile_file
@@ -38,6 +40,7 @@ from notion_oauth.profile_names import DEFAULT_PROFILE, profile_file
 if TYPE_CHECKING:
     from notion_oauth.service import NotionOAuth
     from notion_oauth.storage import TokenStore
+    from notion_oauth.tokens.status import LoginStatus
 
 TOKEN_VARIABLE = "NOTION_MCP_TOKEN"  # noqa: S105 - the name of a variable
 
@@ -168,10 +171,8 @@ def run(
     """Run a program with a valid token in its environment; exits with its exit code."""
     from notion_oauth.cli.exec import replace_process
 
-    oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
-    # Replacing the process would kill a refresh in the background
-    valid = run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl))
-    replace_process(command, {variable: valid.get_secret_value()})
+    valid = valid_token(ctx, profile, token_file, server_url, env_file, min_ttl=min_ttl)
+    replace_process(command, {variable: valid})
 
 
 @rare_commands.command(epilog="Example: `notion-oauth profiles`")
@@ -183,16 +184,19 @@ def profiles(
     as_json: AsJson = False,
 ) -> None:
     """List the profiles and their status."""
-    oauth = oauth_from_options(ctx, None, token_file, server_url, env_file)
-    names = run_async(partial(_all_profiles, oauth.store))
-    found = {name: _profile_status(oauth.for_profile(name), ctx) for name in names}
+    if (fast := _fast_profiles(ctx, token_file, server_url, env_file)) is not None:
+        found, default = fast
+    else:
+        oauth = oauth_from_options(ctx, None, token_file, server_url, env_file)
+        names = run_async(partial(_all_profiles, oauth.store))
+        found, default = {name: _profile_status(oauth.for_profile(name), ctx) for name in names}, oauth.profile
     if as_json:
         print_json(found)
         return
     if found:
         columns = ("workspace", "user", "status", "resource")
         rows = [(name, *(status.get(each) or "" for each in columns)) for name, status in found.items()]
-        print_rows(rows, header=("profile", "workspace", "user", "status", "server"), marked=oauth.profile)
+        print_rows(rows, header=("profile", "workspace", "user", "status", "server"), marked=default)
     for name, status in found.items():
         if message := status.get("message"):
             echo(f"{name}: {message}", err=True)
@@ -237,17 +241,40 @@ def use(
         echo(f"Warning: NOTION_OAUTH_PROFILE names {settings.profile}, and takes precedence.", err=True)
 
 
+def _fast_profiles(
+    ctx: typer.Context, token_file: Path | None, server_url: str | None, env_file: Path | None
+) -> tuple[dict[str, dict[str, Any]], str] | None:
+    """The status of all profiles, and the one that is used if none is named; None if the engine is needed."""
+    from notion_oauth.cli.fast_path import stored_profiles
+    from notion_oauth.protocol.lifetime import Lifetimes
+    from notion_oauth.tokens.status import login_status
+
+    if (default := fast_login(ctx, None, token_file, server_url, env_file)) is None:
+        return None
+    found: dict[str, dict[str, Any]] = {}
+    for name in stored_profiles(token_file, clone=ctx.obj):
+        if (login := fast_login(ctx, name, token_file, server_url, env_file)) is None:
+            return None
+        status = login_status(login, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=login.protection)
+        found[name] = _as_json(status, name, ctx)
+    return found, default.profile
+
+
 async def _all_profiles(store: TokenStore, *, registered: bool = False) -> list[str]:
     return [name async for name in store.all_profiles(registered=registered)]
 
 
 def _profile_status(oauth: NotionOAuth, ctx: typer.Context) -> dict[str, Any]:
     """The status of one profile. An unusable profile is listed as such, so that the others are still shown."""
-    selected = {} if oauth.profile == DEFAULT_PROFILE else {"profile": oauth.profile}
     try:
-        return run_async(oauth.status).as_json(render=lambda hint: render_hint(hint.with_options(selected), ctx))
+        return _as_json(run_async(oauth.status), oauth.profile, ctx)
     except (ResourceMismatch, StorageError) as error:
         return {"status": "unusable", "message": error.message}
+
+
+def _as_json(status: LoginStatus, profile: str, ctx: typer.Context) -> dict[str, Any]:
+    selected = {} if profile == DEFAULT_PROFILE else {"profile": profile}
+    return status.as_json(render=lambda hint: render_hint(hint.with_options(selected), ctx))
 
 
 @rare_commands.command(epilog="Example: `notion-oauth logout`")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -34,17 +34,14 @@ from notion_oauth.cli.options import (
     duration_option,
     echo,
     exit_code,
-    is_verbose,
+    fast_login,
     oauth_from_options,
     print_json,
     print_rows,
     render_hint,
     run_async,
-    warn_of_ignored_env_file,
+    valid_token,
 )
-
-if TYPE_CHECKING:
-    from notion_oauth.cli.fast_path import FastLogin
 
 STOPPED = errors.Hint("Interrupted. A request that was already sent may have taken effect. Check the status", "status")
 ORDER = (
@@ -189,7 +186,7 @@ def status(
     from notion_oauth.tokens.status import login_status
 
     options = (ctx, profile, token_file, server_url, env_file)
-    fast = _read_fast(*options)
+    fast = fast_login(*options)
     if fast is not None and is_surely_ignored(fast.file):
         found = login_status(fast, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=fast.protection)
         file, origin, read = fast.file, fast.origin, None
@@ -241,7 +238,7 @@ def whoami(
     from notion_oauth.tokens.status import login_status
 
     options = (ctx, profile, token_file, server_url, env_file)
-    fast = _read_fast(*options)
+    fast = fast_login(*options)
     if fast is not None and fast.workspace is not None:
         name, email = fast.profile, fast.email
         found = login_status(fast, now=datetime.now(UTC), lifetimes=Lifetimes())
@@ -279,26 +276,8 @@ def token(
     env_file: EnvFile = None,
 ) -> None:
     """Print a valid access token and nothing else. Refreshes it if needed; never opens a browser."""
-    from notion_oauth.protocol.lifetime import Lifetimes, Phase, phase
-
-    fast = _read_fast(ctx, profile, token_file, server_url, env_file)
-    if fast is not None and not min_ttl and phase(fast, datetime.now(UTC), Lifetimes().refresh_window) is Phase.VALID:
-        valid = fast.access_token
-    else:
-        oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
-        valid = run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value()
+    valid = valid_token(ctx, profile, token_file, server_url, env_file, min_ttl=min_ttl)
     if headers:
         print_json({"Authorization": f"Bearer {valid}"})
     else:
         echo(valid)
-
-
-def _read_fast(
-    ctx: typer.Context, profile: str | None, token_file: Path | None, server_url: str | None, env_file: Path | None
-) -> FastLogin | None:
-    from notion_oauth.cli.fast_path import read_fast
-
-    if env_file is not None or is_verbose(ctx):
-        return None
-    warn_of_ignored_env_file(ctx, env_file)
-    return read_fast(profile, token_file, server_url, clone=ctx.obj)

@@ -9,7 +9,8 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -21,6 +22,7 @@ from notion_oauth import errors
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from notion_oauth.cli.fast_path import FastLogin
     from notion_oauth.service import NotionOAuth
     from notion_oauth.settings import Settings
 
@@ -182,6 +184,37 @@ def oauth_from_options(
     from notion_oauth.service import NotionOAuth
 
     return NotionOAuth(settings)
+
+
+def fast_login(
+    ctx: typer.Context, profile: str | None, token_file: Path | None, server_url: str | None, env_file: Path | None
+) -> FastLogin | None:
+    """The login for these options, read without the engine; None if that is needed."""
+    from notion_oauth.cli.fast_path import read_fast
+
+    if env_file is not None or is_verbose(ctx):
+        return None
+    warn_of_ignored_env_file(ctx, env_file)
+    return read_fast(profile, token_file, server_url, clone=ctx.obj)
+
+
+def valid_token(
+    ctx: typer.Context,
+    profile: str | None,
+    token_file: Path | None,
+    server_url: str | None,
+    env_file: Path | None,
+    *,
+    min_ttl: timedelta,
+) -> str:
+    """A valid access token. Nothing that was started for it runs on in the background."""
+    from notion_oauth.protocol.lifetime import Lifetimes, Phase, phase
+
+    fast = fast_login(ctx, profile, token_file, server_url, env_file)
+    if fast is not None and not min_ttl and phase(fast, datetime.now(UTC), Lifetimes().refresh_window) is Phase.VALID:
+        return fast.access_token
+    oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
+    return run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value()
 
 
 def env_file_in_use(ctx: typer.Context, env_file: Path | None) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from notion_oauth.cli.fast_path import FastLogin, read_fast
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.files.locations import user_token_file
 from notion_oauth.files.token_file_format import encode_tokens
+from notion_oauth.profile_names import profile_file
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -31,6 +33,19 @@ from tests.support.signing_in import age
 from tests.unit.protocol.builders import tokens
 
 HEAVY = {"pydantic", "httpx", "anyio", "fastapi", "authlib", "rich", "filelock", "cryptography", "asyncio"}
+# by a command that makes requests
+UNNEEDED = {
+    "httpx",
+    "rich",
+    "pygments",
+    "fastapi",
+    "starlette",
+    "authlib",
+    "cryptography",
+    "dotenv",
+    "jinja2",
+    "limits",
+}
 NOW = datetime.now(UTC)
 FRESH: dict[str, Any] = json.loads(
     encode_tokens(tokens(authorized_at=NOW, updated_at=NOW, expires_at=NOW + timedelta(hours=1)))
@@ -57,24 +72,54 @@ def default_token_file() -> Path:
     return file
 
 
-@pytest.mark.parametrize("command", [["token"], ["status"], ["status", "--json"]])
-def test_fast_path_imports_no_heavy_module(tmp_path: Path, command: list[str]) -> None:
+def imported(report: str) -> set[str]:
+    """The packages in what `-X importtime` writes to standard error."""
+    lines = report.splitlines()
+    assert len(lines) > 100
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith("import time:")}
+
+
+@pytest.mark.parametrize("command", ["token", "status", "status --json", "whoami", "profiles", "run -- true"])
+def test_fast_path_imports_no_heavy_module(tmp_path: Path, command: str) -> None:
     file = tmp_path / "tokens.json"
-    file.write_text(json.dumps(FRESH))
-    file.chmod(0o600)
-    code = f"""
-import sys
-sys.argv = ["cli.py", *{command}, "--token-file", {str(file)!r}]
-from notion_oauth.cli.main import app
-try:
-    app()
-except SystemExit as ended:
-    assert not ended.code, ended
-print(*sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stderr == "\n", "imported although not needed"
-    assert done.stdout
+    for profile in ("default", "work"):
+        login = profile_file(file, profile)
+        login.write_text(json.dumps({**FRESH, "workspace": "Ours"}))
+        login.chmod(0o600)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "cli.py", *command.split()],
+        env={**os.environ, "NOTION_OAUTH_TOKEN_FILE": str(file)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert HEAVY & imported(done.stderr) == set()
+    assert done.stdout or command.startswith("run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["refresh", "token", "logout"])
+def test_other_commands_import_only_what_they_need(cli: CommandLine, command: str) -> None:
+    cli.run("login")
+    age(cli.directory / ".notion-tokens.json", minutes=61)
+    done = cli.process(command, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert {"pydantic", "httpcore"} <= imported(done.stderr)
+    assert UNNEEDED & imported(done.stderr) == set()
+
+
+def test_profiles_are_the_same_on_both_paths(cli: CommandLine) -> None:
+    for profile, minutes in (("default", 0), ("work", 61)):
+        login = profile_file(cli.directory / ".notion-tokens.json", profile)
+        login.write_text(json.dumps({**FRESH, "resource": cli.environment["NOTION_OAUTH_SERVER_URL"]}))
+        login.chmod(0o600)
+        age(login, minutes=minutes)
+    fast, normal = (json.loads(cli.run(*words, "--json").stdout) for words in (["profiles"], ["-v", "profiles"]))
+    for found in (fast, normal):
+        for status in found.values():
+            del status["expires_in_seconds"]  # they are some time apart
+    assert fast == normal
+    assert [status["status"] for status in fast.values()] == ["authenticated", "expired"]
 
 
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
