@@ -26,8 +26,12 @@ def server_name(settings: Settings) -> str:
 
 def login_arguments(settings: Settings, names: Sequence[str] = SELECTING) -> list[str]:
     """The options that select the same login and server in a process without this one's environment."""
-    moved = {"token_file"} if "XDG_DATA_HOME" in os.environ and settings.token_file_origin == "user_data" else set()  # noqa: S105 - an origin
-    values = {name: str(getattr(settings, name)) for name in names if name in settings.given | moved}
+    chosen = set(settings.given)
+    if settings.profile != DEFAULT_PROFILE:
+        chosen.add("profile")  # `profile use` may have set it, and may later set another
+    if "XDG_DATA_HOME" in os.environ and settings.token_file_origin == "user_data":  # noqa: S105 - an origin
+        chosen.add("token_file")
+    values = {name: str(getattr(settings, name)) for name in names if name in chosen}
     return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 

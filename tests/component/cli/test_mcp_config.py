@@ -13,8 +13,9 @@ import anyio
 import pytest
 
 from notion_oauth.cli.mcp import ClientName
-from notion_oauth.cli.mcp_config import is_temporary
-from notion_oauth.gateway.clients import CLIENTS
+from notion_oauth.cli.mcp_config import is_temporary, user_file
+from notion_oauth.files.default_profile import write_default_profile
+from notion_oauth.gateway.clients import CLIENTS, Launch, Machine, configure
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
 from tests.support.command_line import CommandLine
@@ -80,6 +81,25 @@ def test_options_and_the_environment_are_carried_over(cli: CommandLine, home: Pa
         *("--read-only", "--deny-tool", "notion-*", "--patience", "60s"),
     ]
     assert "without what is set in this shell: NOTION_OAUTH_CLIENT_NAME." in done.stderr
+
+
+def test_stored_default_profile_and_data_directory_are_carried_over(cli: CommandLine, home: Path) -> None:
+    write_default_profile(home / "data" / "notion-oauth" / "tokens.json", "work")
+    cli.clone = None
+    done = cli.run("mcp", "config", "cursor", XDG_DATA_HOME=str(home / "data"))
+    entry = json.loads(done.stdout)["mcpServers"]["notion-work"]
+    file = str(home / "data" / "notion-oauth" / "tokens.json")
+    assert entry == {"command": str(cli.program), "args": ["mcp", "--profile", "work", "--token-file", file]}
+
+
+def test_claude_desktop_from_the_store_of_windows_has_its_file_elsewhere(tmp_path: Path) -> None:
+    windows = Machine("win32", tmp_path, {"LOCALAPPDATA": str(tmp_path), "APPDATA": str(tmp_path / "Roaming")})
+    configuration = configure("claude-desktop", Launch("notion", "notion-oauth", ("mcp",)), windows)
+    assert user_file(configuration) == tmp_path / "Roaming" / "Claude" / "claude_desktop_config.json"
+    directory = tmp_path / "Packages" / "Claude_pzs8" / "LocalCache" / "Roaming" / "Claude"
+    directory.mkdir(parents=True)
+    (directory / "claude_desktop_config.json").touch()
+    assert user_file(configuration) == directory / "claude_desktop_config.json"
 
 
 def test_write_keeps_everything_else_and_a_second_time_changes_nothing(cli: CommandLine, home: Path) -> None:
