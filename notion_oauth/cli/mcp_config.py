@@ -244,8 +244,9 @@ def _why_not(found: ClientFile, configuration: Configuration) -> str:
 
 def _own_program(configuration: Configuration) -> str | None:
     """The client's own command, if it is installed. Batch files of Windows are not used: they change quotes."""
-    found = shutil.which(configuration.add[0]) if configuration.add else None
-    return None if found is None or Path(found).suffix.lower() in (".cmd", ".bat") else found
+    found = Path(shutil.which(configuration.add[0]) or "") if configuration.add else Path()
+    # Not absolute: in the working directory, which may be anyone's
+    return str(found) if found.is_absolute() and found.suffix.lower() not in (".cmd", ".bat") else None
 
 
 def _run_own(program: str, configuration: Configuration, *, exists: bool) -> None:

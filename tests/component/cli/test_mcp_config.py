@@ -179,6 +179,13 @@ def test_own_command_of_the_client_replaces_the_entry(cli: CommandLine, home: Pa
     assert len(list(home.glob(".claude.json.*.bak"))) == 1
 
 
+def test_a_program_of_the_working_directory_is_not_run(cli: CommandLine, home: Path) -> None:
+    log = own_program(home, "gemini")
+    (home / "bin" / "gemini").rename(cli.directory / "gemini")
+    assert cli.run("mcp", "config", "gemini", "--write", PATH=f".:{cli.environment['PATH']}").returncode == 0
+    assert not log.exists()
+
+
 def test_without_its_own_command_the_file_of_the_client_is_written(cli: CommandLine, home: Path) -> None:
     assert cli.run("mcp", "config", "gemini", "--write").returncode == 0
     assert json.loads((home / ".gemini" / "settings.json").read_text()) == {
