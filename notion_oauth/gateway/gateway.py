@@ -20,6 +20,11 @@ from notion_oauth.transport.client import Transport
 PATIENCE = 20.0  # seconds
 MAX_IDLE = 50  # connections to the server that wait for a request
 IDLE_TIME = 4.0  # seconds; servers close an idle connection after five or more
+# Requests whose result the gateway must know: those of the server's tools, and those that a new session repeats
+_NOTED = (
+    *(jsonrpc.INITIALIZE, jsonrpc.DISCOVER, jsonrpc.LIST_TOOLS),
+    *("logging/setLevel", "resources/subscribe", "resources/unsubscribe"),
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -82,14 +87,15 @@ class Gateway:
             return None
         if message.is_batch:
             return jsonrpc.failure(message, "A tool filter is set, so batches are refused: send each message alone.")
-        if message.is_request and message.method not in jsonrpc.METHODS:
+        if message.method not in (jsonrpc.METHODS if message.is_request else jsonrpc.NOTIFICATIONS):
             text = f"A tool filter is set, so the unknown method {_shown(message.method)} is refused."
             return jsonrpc.error(message.id, jsonrpc.METHOD_NOT_FOUND, text)
         if message.method != jsonrpc.CALL_TOOL or message.tool == SIGN_IN_TOOL:
             return None
-        name = message.tool or ""
+        name = message.tool or "(none)"
         undecided = self.filter.read_only and not self.tools.is_current and self.filter.allows_name(name)
-        if undecided or (self.filter.allows_name(name) and self.filter.allows(self.tools.find(name))):
+        allowed = self.filter.allows_name(name) and self.filter.allows(self.tools.find(name))
+        if message.tool is not None and (undecided or allowed):
             return None
         return jsonrpc.failure(message, f"The tool {_shown(name)} is not allowed by the options of this gateway.")
 
@@ -103,7 +109,7 @@ class Gateway:
 
     def reads_result(self, message: Message) -> bool:
         """Whether the gateway reads the result of this request."""
-        return message.method in (jsonrpc.INITIALIZE, jsonrpc.DISCOVER, jsonrpc.LIST_TOOLS)
+        return message.method in _NOTED
 
     def read_result(self, message: Message, result: dict[str, Any]) -> dict[str, Any] | None:
         """Note what the server says of itself. Returns the result for the client, if it is another."""

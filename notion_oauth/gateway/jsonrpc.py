@@ -30,7 +30,9 @@ READS = frozenset(
         *("resources/unsubscribe", "logging/setLevel", "tasks/get", "tasks/list", "tasks/result", "tasks/cancel"),
     )
 )
-METHODS = READS | {CALL_TOOL}  # every request of a client in the known revisions
+METHODS = READS | {CALL_TOOL}  # every request of a client in the known revisions, and every notification
+NOTIFICATIONS = frozenset((INITIALIZED, CANCELLED, "notifications/progress", "notifications/roots/list_changed"))
+MEMBERS = frozenset(("jsonrpc", "id", "method", "params", "result", "error"))
 
 Id = str | int | float | None
 
@@ -113,16 +115,18 @@ def parse(body: bytes, *, strict: bool = False) -> Message:
     except (ValueError, RecursionError):
         raise InvalidMessage("Parse error: this is not JSON.", PARSE_ERROR) from None
     members = document if isinstance(document, list) else [document]
-    if not members or not all(isinstance(member, dict) for member in members):
+    if not members or not all(
+        isinstance(member, dict) and (not strict or member.keys() <= MEMBERS) for member in members
+    ):
         raise InvalidMessage("Invalid request: this is not a JSON-RPC message.")
     return Message(body, document)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
+    """Some readers take the last of two keys, some the first, and some ignore case."""
+    if len({key.casefold() for key, _ in pairs}) != len(pairs):
         raise InvalidMessage("Invalid request: an object has the same key twice.")
-    return document
+    return dict(pairs)
 
 
 def _refuse_constant(name: str) -> Any:

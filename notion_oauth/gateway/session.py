@@ -30,7 +30,7 @@ SESSION_ID = "mcp-session-id"
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts
 LISTEN_PAUSE = 1.0  # seconds before a stream of the server's own messages is opened again
 MAX_LISTEN_PAUSE = 30.0
-HEADER_MISMATCH = -32020
+BAD_REQUEST, HEADER_MISMATCH = 400, -32020
 ELICITATION_WAIT = 50.0  # seconds; clients give up after 60
 
 Deliver = Callable[[Event], Awaitable[None]]
@@ -41,8 +41,9 @@ class _Request:
     """A request of the client that is not answered yet."""
 
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    sent: bool = False  # at least once, and perhaps processed
+    sent: bool = False  # and perhaps processed
     cancelled: bool = False
+    tools_listed: bool = False  # again, because the server did not accept the headers
 
 
 class _Trial:
@@ -87,6 +88,8 @@ class Session:
         self._revision = revision
         self._begun = upstream_id is not None
         self._beginning = anyio.Lock()  # held while the gateway begins the session itself
+        self._begin_attempts = 0
+        self._begin_error: Failure | NotionOAuthError | None = None  # of the last attempt
         self._renewed = anyio.Event()  # set when the session has begun again, and then replaced
         self._restored: dict[object, Message] = {}  # requests that a new session must repeat, by what they set
         self._requests: dict[object, _Request] = {}
@@ -155,6 +158,7 @@ class Session:
             return
         if message.method == jsonrpc.INITIALIZE and message.is_request:
             self._initialize, self._begun, self._upstream_id = message, False, None
+            self._restored.clear()
         if message.method == jsonrpc.INITIALIZED and not self._begun:
             return  # sent when the session begins
         relay = self._subscribe if message.method == jsonrpc.LISTEN else self._relay
@@ -197,8 +201,7 @@ class Session:
                     return await self._answer_locally(message, deliver)
             pause = trial.pause(failure)
             if pause is None:
-                doubt = " It may have been done: check before you repeat it." if failure.processed else ""
-                return await self._fail(message, deliver, failure.text + doubt)
+                return await self._fail(message, deliver, failure.explanation)
             await anyio.sleep(pause)
 
     async def _subscribe(
@@ -226,7 +229,7 @@ class Session:
     async def _attempt(
         self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
     ) -> None:
-        if not self._begun and message.method != jsonrpc.INITIALIZE:
+        if self._initialize is not None and not self._begun and message.method != jsonrpc.INITIALIZE:
             await self._begin()
         if self._gateway.needs_tools(message):
             await self._fetch_tools(message)
@@ -239,12 +242,23 @@ class Session:
         response = await self._open(message, lines)
         self._gateway.waiting_room.leave()
         async with response:
+            if response.status == BAD_REQUEST and message.tool is not None and not (headers or request.tools_listed):
+                await self._check_headers(response, request)
             await self._receive(message, response, upstream_id, deliver)
 
-    async def _open(self, message: Message, headers: Mapping[str, str]) -> Response:
+    async def _check_headers(self, response: Response, request: _Request) -> None:
+        """Raise Failure if the headers do not fit the tool, whose schema has changed: it is then listed again."""
+        document = jsonrpc.read_object(await response.read())
+        error = document.get("error")
+        if isinstance(error, dict) and error.get("code") == HEADER_MISMATCH:
+            request.tools_listed = True
+            self._gateway.tools.forget()
+            raise Failure(f"{self._upstream.host} did not accept the headers of the request.")
+
+    async def _open(self, message: Message, headers: Mapping[str, str], body: bytes | None = None) -> Response:
         """Return the response, for which a request that can be answered here waits five seconds. Raises Failure."""
         with anyio.move_on_after(UNREACHABLE_AFTER if message.method in LOCAL_METHODS else math.inf):
-            return await self._upstream.send("POST", headers, message.body)
+            return await self._upstream.send("POST", headers, message.body if body is None else body)
         raise Failure(f"{self._upstream.host} did not answer within {UNREACHABLE_AFTER:g} seconds.", unreachable=True)
 
     async def _receive(self, message: Message, response: Response, upstream_id: str | None, deliver: Deliver) -> None:
@@ -271,7 +285,7 @@ class Session:
         """Deliver events until the response to the message. A stream that breaks is resumed, if the server can."""
         last_id: bytes | None = None
         retry = LISTEN_PAUSE
-        deadline = uptime() + self._gateway.patience
+        deadline: float | None = None  # once the stream is broken
         current: Response | None = response
         while True:
             if current is not None:
@@ -283,12 +297,12 @@ class Session:
                         await deliver(event)
                         if event.final:
                             return
-                        deadline = uptime() + self._gateway.patience
+                deadline = uptime() + self._gateway.patience
                 if current is not response:
                     await current.aclose()
             if message.is_batch or not message.is_request:
                 return
-            if last_id is None or uptime() + retry >= deadline:
+            if last_id is None or deadline is None or uptime() + retry >= deadline:
                 raise broken(self._upstream.host)
             await anyio.sleep(retry)
             current = await self._resume(last_id)
@@ -348,35 +362,44 @@ class Session:
     # The session at the server
 
     async def _begin(self) -> None:
-        """Begin the session at the server, unless it has begun. Raises Failure."""
+        """Begin the session at the server, unless it has begun. All who wait get the same error.
+
+        Raises Failure, and the errors of `TokenSource.token`.
+        """
+        attempts = self._begin_attempts
         async with self._beginning:
             if self._begun or self._initialize is None:
                 return
-            initialize, answers = self._initialize, []
-
-            async def note(event: Event) -> None:
-                answers.append(event.data)
-
-            response = await self._open(initialize, ACCEPT)
-            async with response:
-                await self._receive(initialize, response, None, note)
-            if self._revision is None:
-                raise Failure(f"{self._upstream.host} did not begin a session: {_error_text(answers)}")
-            await self._post(jsonrpc.notification(jsonrpc.INITIALIZED))
-            for message in list(self._restored.values()):
-                await self._post(message.body)
+            if self._begin_error is not None and attempts != self._begin_attempts:
+                raise self._begin_error  # of another message, meanwhile
+            self._begin_attempts += 1
+            self._begin_error = None
+            try:
+                await self._begin_with(self._initialize)
+            except (Failure, NotionOAuthError) as error:
+                self._begin_error = error
+                raise
             self._set_begun()
+
+    async def _begin_with(self, initialize: Message) -> None:
+        answers = []
+
+        async def note(event: Event) -> None:
+            answers.append(event.data)
+
+        async with await self._open(initialize, ACCEPT) as response:
+            await self._receive(initialize, response, None, note)
+        if self._revision is None:
+            raise Failure(f"{self._upstream.host} did not begin a session: {_error_text(answers)}")
+        for body in (jsonrpc.notification(jsonrpc.INITIALIZED), *(each.body for each in self._restored.values())):
+            async with await self._open(initialize, {**ACCEPT, **self._session_headers()}, body) as response:
+                if not response.is_stream:
+                    await response.read()
 
     def _set_begun(self) -> None:
         self._begun = True
         self._renewed.set()
         self._renewed = anyio.Event()
-
-    async def _post(self, body: bytes) -> None:
-        response = await self._upstream.send("POST", {**ACCEPT, **self._session_headers()}, body)
-        async with response:
-            if not response.is_stream:
-                await response.read()
 
     def _note_begun(self, result: Mapping[str, Any]) -> None:
         revision = result.get("protocolVersion")
@@ -444,7 +467,7 @@ class Session:
 
     async def _listen(self, deliver: Deliver, last_id: str | None) -> None:
         """Deliver the server's stream, opened again whenever it ends."""
-        pause = LISTEN_PAUSE
+        pause, begun_again = LISTEN_PAUSE, False
         while True:
             await self._gateway.waiting_room.wait_for_change(was_open=True)
             try:
@@ -455,15 +478,15 @@ class Session:
                     lines["last-event-id"] = last_id
                 response = await self._upstream.send("GET", lines)
                 async with response:
-                    if response.status == NOT_FOUND and upstream_id is not None:
+                    if response.status == NOT_FOUND and upstream_id is not None and not begun_again:
                         self._lose(upstream_id)
-                        last_id = None
+                        last_id, begun_again = None, True
                         continue
                     if not response.is_stream or response.status >= 300:
                         await response.aclose()
                         await renewed.wait()  # this session has no such stream
                         continue
-                    pause = LISTEN_PAUSE
+                    pause, begun_again = LISTEN_PAUSE, False
                     async for event in response.events():
                         pause = pause if event.retry is None else event.retry / 1000
                         last_id = last_id if event.id is None else event.id.decode("latin-1")
@@ -490,24 +513,20 @@ class Session:
 
     async def _sign_in(self, message: Message, deliver: Deliver) -> None:
         """Answer a call of the tool that signs in."""
-        gateway = self._gateway
-        offer = await gateway.offer_sign_in()
-        text = offer.text
-        if offer.url is not None and self._has_url_elicitation(message):
+        offer = await self._gateway.offer_sign_in()
+        answers = message.params.get("inputResponses")
+        if isinstance(answers, dict):
+            text = _after_question(answers.get("sign-in"), offer)
+        elif offer.url is None or not self._has_url_elicitation(message):
+            text = await offer.open()
+        else:
             question = {"mode": "url", "message": offer.text, "url": offer.url}
             if message.revision is not None:
-                responses = message.params.get("inputResponses")
-                if not isinstance(responses, dict):
-                    requests = {"sign-in": {"method": "elicitation/create", "params": question}}
-                    content = {"resultType": "input_required", "inputRequests": requests}
-                    await deliver(_local(jsonrpc.result(message, content)))
-                    return
-                answer = responses.get("sign-in")
-            else:
-                answer = await self._ask(question, deliver)
-            text = _after_question(answer, offer)
-        else:
-            text = await offer.open()
+                requests = {"sign-in": {"method": "elicitation/create", "params": question}}
+                content = {"resultType": "input_required", "inputRequests": requests}
+                await deliver(_local(jsonrpc.result(message, content)))
+                return
+            text = _after_question(await self._ask(question, deliver), offer)
         await deliver(_local(jsonrpc.tool_result(message, text, is_error=offer.failed)))
 
     def _has_url_elicitation(self, message: Message) -> bool:

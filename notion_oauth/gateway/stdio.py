@@ -24,7 +24,8 @@ from notion_oauth.service import NotionOAuth
 
 MAX_UNWRITTEN = 1024 * 1024  # bytes that wait for a client that does not read; then the server's streams wait too
 MAX_MESSAGES = 1000  # of the client at once
-ANSWER_WAIT = 0.5  # seconds after the end of the input for requests that are in progress
+ANSWER_WAIT = 0.3  # seconds after the end of the input for requests in progress, and for the client to read
+ORDER_WAIT = 1.0  # seconds
 CLOSE_WAIT = 0.3  # seconds to end the session at the server
 PARENT_CHECK = 0.5  # seconds
 
@@ -68,24 +69,33 @@ async def _serve(session: Session, gateway: Gateway, lines: _Input, output: _Out
         if event.data:  # an event that only tells its id has none
             await output.write(jsonrpc.one_line(event.data))
 
+    async def begin(message: jsonrpc.Message, handled: anyio.Event) -> None:
+        await session.handle(message, deliver)
+        handled.set()
+
     listening = False
-    async with anyio.create_task_group() as listener, anyio.create_task_group() as tasks:
-        async for line in lines:
-            try:
-                message = jsonrpc.parse(line, strict=gateway.filter.is_set)
-            except jsonrpc.InvalidMessage as error:
-                await output.write(jsonrpc.error(None, error.code, str(error)))
-                continue
-            if message.method == jsonrpc.INITIALIZED:
-                await session.handle(message, deliver)  # before all requests that follow
-                if not listening:
-                    listener.start_soon(session.listen, deliver)
-                    listening = True
-            else:
-                tasks.start_soon(session.handle, message, deliver)
-        tasks.cancel_scope.deadline = anyio.current_time() + ANSWER_WAIT
-        listener.cancel_scope.deadline = anyio.current_time() + ANSWER_WAIT
-        listener.start_soon(output.drain)
+    async with anyio.create_task_group() as listener:
+        async with anyio.create_task_group() as tasks:
+            async for line in lines:
+                try:
+                    message = jsonrpc.parse(line, strict=gateway.filter.is_set)
+                except jsonrpc.InvalidMessage as error:
+                    await output.write(jsonrpc.error(None, error.code, str(error)))
+                    continue
+                if message.method == jsonrpc.INITIALIZED:
+                    handled = anyio.Event()
+                    tasks.start_soon(begin, message, handled)
+                    with anyio.move_on_after(ORDER_WAIT):  # the server must have it before the requests that follow
+                        await handled.wait()
+                    if not listening:
+                        listener.start_soon(session.listen, deliver)
+                        listening = True
+                else:
+                    tasks.start_soon(session.handle, message, deliver)
+            tasks.cancel_scope.deadline = anyio.current_time() + ANSWER_WAIT
+        with anyio.move_on_after(ANSWER_WAIT):
+            await output.drain()
+        listener.cancel_scope.cancel()
 
 
 def _take_standard_streams() -> tuple[int, int]:

@@ -82,6 +82,11 @@ class KnownTools:
         answer = self._content.get(method)
         return answer if isinstance(answer, dict) else None
 
+    def forget(self) -> None:
+        """The tools have changed: list them before the next call."""
+        self.is_current = False
+        self._content = {**self._content, "tools": []}
+
     def record_answer(self, method: str, result: dict[str, Any]) -> None:
         self._change(method, result)
 

@@ -43,6 +43,14 @@ class Failure(Exception):
         super().__init__(text)
         self.text, self.processed, self.retry_after, self.unreachable = text, processed, retry_after, unreachable
 
+    @property
+    def explanation(self) -> str:
+        """What has happened, and what to do."""
+        if self.processed:
+            return f"{self.text} It may have been done: check before you repeat it."
+        wait = "Try again later." if self.retry_after is None else f"Try again in {self.retry_after:.0f} seconds."
+        return f"{self.text} {wait}"
+
 
 class SessionLost(Failure):
     """The server does not know the session any more."""
@@ -53,6 +61,7 @@ class Response:
 
     def __init__(self, response: httpcore.Response, host: str) -> None:
         self._response, self._host = response, host
+        self._body: bytes | None = None
         self.status = response.status
         values = [value.decode("latin-1") for name, value in response.headers if name.lower() == b"www-authenticate"]
         self.challenges = tuple(values)
@@ -76,13 +85,16 @@ class Response:
 
     async def read(self) -> bytes:
         """Return the whole body. Raises Failure."""
+        if self._body is not None:
+            return self._body
         parts, size = [], 0
         async for part in self._parts():
             parts.append(part)
             size += len(part)
             if size > MAX_BODY:
                 raise Failure(f"{self._host} sent more than {MAX_BODY // 1024 // 1024} MiB.", processed=True)
-        return b"".join(parts)
+        self._body = b"".join(parts)
+        return self._body
 
     async def events(self) -> AsyncGenerator[Event]:
         """Yield the events as they arrive. Raises Failure if the connection breaks."""
