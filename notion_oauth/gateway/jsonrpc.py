@@ -115,10 +115,10 @@ def parse(body: bytes, *, strict: bool = False) -> Message:
     except (ValueError, RecursionError):
         raise InvalidMessage("Parse error: this is not JSON.", PARSE_ERROR) from None
     members = document if isinstance(document, list) else [document]
-    if not members or not all(
-        isinstance(member, dict) and (not strict or member.keys() <= MEMBERS) for member in members
-    ):
+    if not members or not all(isinstance(member, dict) for member in members):
         raise InvalidMessage("Invalid request: this is not a JSON-RPC message.")
+    if strict and not all(member.keys() <= MEMBERS for member in members):
+        raise InvalidMessage("Invalid request: this message has a member that JSON-RPC does not know.")
     return Message(body, document)
 
 
