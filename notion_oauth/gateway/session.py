@@ -558,7 +558,9 @@ def _after_question(answer: Any, offer: SignInOffer) -> str:
     action = answer.get("action") if isinstance(answer, dict) else None
     if action == "accept":
         return f"The sign-in page is open. {THEN}"
-    return "The sign-in page was not opened." if action in ("decline", "cancel") else offer.text
+    if action in ("decline", "cancel"):  # some clients decline without asking the person
+        return f"The client did not open the sign-in page. Open it yourself: {offer.url}"
+    return offer.text
 
 
 def _key(request_id: Any) -> object:

@@ -100,8 +100,8 @@ class LoopbackSignIn:
             if opened is None:
                 return SignInOffer("Another program is about to open the sign-in page. Sign in there.")
             minutes = max(1, round((time.time() - opened[1]) / 60))
-            text = f"The sign-in page was opened {minutes} minute{'s' * (minutes > 1)} ago. {THEN}"
-            return SignInOffer(f"{text} If you have closed it, open it again: {opened[0]}")
+            text = f"The sign-in began {minutes} minute{'s' * (minutes > 1)} ago, on its page. {THEN}"
+            return SignInOffer(f"{text} If the page is not open, open it: {opened[0]}")
 
     def _first_offer(self, url: str) -> SignInOffer:
         browser = self._environment.browser()
