@@ -486,5 +486,7 @@ class NotionOAuth:
                 url = self.tokens.server_of(tokens)
                 outcome = await revoke(tokens, self.client, self.audit, server_url=url, successor=successor)
             await hold.delete()  # also deletes the record of an ended login
+            if outcome is SignOut.NOT_SIGNED_IN and not await hold.is_registered():
+                await hold.forget()  # a profile that never was leaves no lock
             attempt.succeeded(tokens, revocation=outcome.name.lower())
         return outcome

@@ -482,7 +482,8 @@ def load_settings(*, clone: Path | None = None, default_profile: bool = True, **
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=False)
         wrong = "; ".join(f"{_name(detail['loc'], overrides)}: {_reason(detail)}" for detail in details)
-        raise ConfigurationError(f"Wrong setting {wrong}.", hint="Correct the setting and start again.") from None
+        what = "option" if wrong.startswith("--") else "setting"
+        raise ConfigurationError(f"Wrong {what} {wrong}.", hint=f"Correct the {what} and start again.") from None
     if not default_profile or settings.is_set("profile"):
         return settings
     return settings.model_copy(update={"profile": read_default_profile(settings.token_file)})

@@ -19,7 +19,15 @@ from typing import Any, Literal, Protocol, TypeVar
 import anyio
 from pydantic import SecretStr
 
-from notion_oauth.errors import ConfigurationError, Hint, LoginExists, StorageError, StoreDamaged, WarningWithHint
+from notion_oauth.errors import (
+    ConfigurationError,
+    Hint,
+    LoginExists,
+    StorageError,
+    StoreDamaged,
+    StoreEncrypted,
+    WarningWithHint,
+)
 from notion_oauth.files import token_file_format
 from notion_oauth.files.documents import FileDocuments
 from notion_oauth.files.encryption import (
@@ -437,10 +445,18 @@ class Hold:
         self._reserved, self.attempt = False, None
         return await documents.delete("login")
 
-    async def save_registration(self, registration: Registration) -> None:
-        """Store a registration; it replaces the one with the same `key`. Preregistered ones are never dropped."""
+    async def save_registration(self, registration: Registration, *, replace_encrypted: bool = False) -> None:
+        """Store a registration; it replaces the one with the same `key`. Preregistered ones are never dropped.
+
+        With `replace_encrypted`, it replaces registrations that no configured key decrypts, instead of raising.
+        """
         documents = self._held()
-        old = await self._codec.read(self._profile, "registrations", token_file_format.decode_registrations) or ()
+        try:
+            old = await self._codec.read(self._profile, "registrations", token_file_format.decode_registrations) or ()
+        except StoreEncrypted:
+            if not replace_encrypted:
+                raise
+            old = ()
         stored = (*(each for each in old if not _replaces(registration, each)), registration)
         newest = [each for each in stored if not each.preregistered][-MAX_REGISTRATIONS:]
         remaining = tuple(each for each in stored if each.preregistered or each in newest)
@@ -485,6 +501,10 @@ class Hold:
         if isinstance(found, TokenSet) and existing is not None and not _same_sign_in(found, existing):
             raise LoginExists(f"There is a login in {self._codec.documents.name(self._profile, 'login')} already.")
         return found, existing
+
+    async def is_registered(self) -> bool:
+        """Return whether there are client registrations, readable or not."""
+        return await self._codec.documents.read(self._profile, "registrations", lambda _: True) or False
 
     async def registrations(self) -> tuple[Registration, ...]:
         """Return the stored client registrations, read anew, the newest last."""

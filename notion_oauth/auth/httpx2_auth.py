@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from notion_oauth.auth.flow import BearerAuthBase
-from notion_oauth.errors import ConfigurationError, Hint
+from notion_oauth.errors import ConfigurationError
+from notion_oauth.files.installation import install_hint
 
 try:
     import httpx2
 except ImportError:
-    _HINT = Hint("Install it", other_command="uv pip install 'notion-oauth[httpx2]'")
     raise ConfigurationError(
-        "notion_oauth.auth.httpx2_auth needs httpx2, which is not installed.", hint=_HINT
+        "notion_oauth.auth.httpx2_auth needs httpx2, which is not installed.", hint=install_hint("httpx2", "httpx2")
     ) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,10 +23,12 @@ from notion_oauth.cli.options import (
     duration_option,
     echo,
     env_file_in_use,
+    exit_code,
     fast_login,
     ignored_env_file,
     log_without_login,
     oauth_from_options,
+    parse_port,
     print_json,
     print_rows,
     render_hint,
@@ -35,7 +38,7 @@ from notion_oauth.cli.options import (
     valid_token,
 )
 from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError, ResourceMismatch, StorageError
-from notion_oauth.profile_names import DEFAULT_PROFILE, profile_file
+from notion_oauth.profile_names import DEFAULT_PROFILE, VISITOR_PROFILE, profile_file
 
 if TYPE_CHECKING:
     from notion_oauth.service import NotionOAuth
@@ -56,7 +59,11 @@ def login(
     ] = False,
     port: Annotated[
         int | None,
-        typer.Option(help="The port of 127.0.0.1 for the redirect; by default any free port.", min=1, max=65535),
+        typer.Option(
+            parser=partial(parse_port, lowest=1),
+            metavar="PORT",
+            help="The port of 127.0.0.1 for the redirect; by default any free port.",
+        ),
     ] = None,
     callback_host: Annotated[
         Literal["127.0.0.1", "localhost"] | None,
@@ -128,7 +135,7 @@ def login(
 def refresh(
     ctx: typer.Context,
     if_older_than: Annotated[
-        timedelta, duration_option("Only if the last refresh is older than this, such as 20d.")
+        timedelta, duration_option("Only if the last refresh is older than this, such as 20d.", in_days=True)
     ] = timedelta(),
     profile: Profile = None,
     token_file: TokenFile = None,
@@ -152,6 +159,12 @@ def refresh(
         echo(f"{result}. The token is {validity(found)}.", err=True)
 
 
+def _variable_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise typer.BadParameter(f"{text!r} is not the name of a variable: use letters, digits and _")
+    return text
+
+
 @rare_commands.command(
     epilog="Example: `notion-oauth run -- python my_agent.py`",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
@@ -159,7 +172,9 @@ def refresh(
 def run(
     ctx: typer.Context,
     command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.")],
-    variable: Annotated[str, typer.Option("--env", help="The environment variable for the token.")] = TOKEN_VARIABLE,
+    variable: Annotated[
+        str, typer.Option("--env", parser=_variable_name, help="The environment variable for the token.")
+    ] = TOKEN_VARIABLE,
     min_ttl: Annotated[
         timedelta, duration_option("Refresh first if the token expires within this time, such as 10m.")
     ] = timedelta(),
@@ -171,7 +186,7 @@ def run(
     """Run a program with a valid token in its environment; exits with its exit code."""
     from notion_oauth.cli.exec import replace_process
 
-    valid = valid_token(ctx, profile, token_file, server_url, env_file, min_ttl=min_ttl)
+    valid, _ = valid_token(ctx, profile, token_file, server_url, env_file, min_ttl=min_ttl)
     replace_process(command, {variable: valid})
 
 
@@ -280,6 +295,7 @@ def _as_json(status: LoginStatus, profile: str, ctx: typer.Context) -> dict[str,
 @rare_commands.command(epilog="Example: `notion-oauth logout`")
 def logout(
     ctx: typer.Context,
+    every: Annotated[bool, typer.Option("--all", help="Sign out of all profiles.")] = False,
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
@@ -287,16 +303,38 @@ def logout(
     as_json: AsJson = False,
 ) -> None:
     """Revoke the grant at the server and delete the tokens."""
+    from notion_oauth.files.default_profile import write_default_profile
     from notion_oauth.protocol.urls import server_name
     from notion_oauth.tokens.revocation import sign_out_message
 
+    def sign_out(oauth: NotionOAuth) -> tuple[dict[str, str], str]:
+        server = server_name(run_async(oauth.server_of_login))
+        outcome = run_async(oauth.sign_out)
+        return {"status": "unauthenticated", "outcome": outcome.name.lower()}, sign_out_message(outcome, server)
+
     oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
-    server = server_name(run_async(oauth.server_of_login))
-    outcome = run_async(oauth.sign_out)
+    if not every:
+        content, message = sign_out(oauth)
+        print_json(content) if as_json else echo(message, err=True)
+        return
+    if profile is not None:
+        raise typer.BadParameter("--profile selects one login, and --all all of them", param_hint="--all")
+    done, failure = {}, None
+    for name in run_async(partial(_all_profiles, oauth.store)):
+        if VISITOR_PROFILE.match(name):
+            continue  # of a service, not of this user
+        try:
+            done[name], message = sign_out(oauth.for_profile(name))
+        except NotionOAuthError as error:
+            failure, message = failure or error, f"Error: {error.message}"
+        echo(f"{name}: {message}", err=True)
     if as_json:
-        print_json({"status": "unauthenticated", "outcome": outcome.name.lower()})
-    else:
-        echo(sign_out_message(outcome, server), err=True)
+        print_json(done)
+    elif not done and failure is None:
+        echo("You were not signed in.", err=True)
+    if failure is not None:
+        raise typer.Exit(exit_code(failure))
+    write_default_profile(oauth.settings.token_file, DEFAULT_PROFILE)
 
 
 @rare_commands.command(epilog="Example: `notion-oauth adopt .notion-tokens.json`")
@@ -320,8 +358,7 @@ def adopt(
     if as_json:
         print_json({"token_file": str(settings.token_file), "profiles": moved})
         return
-    for name in moved:
-        echo(f"{name}  moved to {profile_file(settings.token_file, name)}")
+    print_rows([(name, f"moved to {profile_file(settings.token_file, name)}") for name in moved])
 
 
 @rare_commands.command(epilog="Example: `notion-oauth key`")
@@ -364,8 +401,10 @@ def reseal(ctx: typer.Context, token_file: TokenFile = None, env_file: EnvFile =
     if as_json:
         print_json(done)
         return
-    for name, changed in done.items():
-        echo(f"{name}  {'encrypted' if changed else 'already encrypted'}")
+    if done:
+        print_rows([(name, "encrypted" if changed else "already encrypted") for name, changed in done.items()])
+    else:
+        echo("There is nothing to encrypt: no login and no registration is stored.", err=True)
 
 
 @rare_commands.command(epilog="Example: `notion-oauth doctor --json`")
@@ -398,7 +437,12 @@ def _styled(result: str, text: str) -> str:
 @rare_commands.command(epilog="Example: `notion-oauth sandbox --port 9000 --token-lifetime 60`")
 def sandbox(
     ctx: typer.Context,
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 means any free port.", min=0, max=65535)] = 9000,
+    port: Annotated[
+        int,
+        typer.Option(
+            parser=partial(parse_port, lowest=0), metavar="PORT", help="The port to listen on; 0 means any free port."
+        ),
+    ] = 9000,
     token_lifetime: Annotated[float, typer.Option(help="The lifetime of an access token, in seconds.", min=1)] = 3600,
     auto_consent: Annotated[bool, typer.Option("--auto-consent", help="Grant consent without showing a page.")] = False,
 ) -> None:

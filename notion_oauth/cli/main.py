@@ -1,12 +1,13 @@
 """The command line: parse, call the service, print. Data goes to stdout, messages to stderr.
 
-Exit codes: 0 success, 1 internal error, or a failed check or demo, 2 invalid usage or setting, 3 not signed in,
-4 the server refused, or its answer is invalid, 5 no usable answer from the network (temporary), 6 the login has ended:
-sign in again, 7 token file cannot be used, 130 interrupted.
+Exit codes: 0 success, 1 internal error, output that cannot be written, or a failed check or demo, 2 invalid usage or
+setting, 3 not signed in, 4 the server refused, or its answer is invalid, 5 no usable answer from the network
+(temporary), 6 the login has ended: sign in again, 7 token file cannot be used, 130 interrupted or declined.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -35,7 +36,9 @@ from notion_oauth.cli.options import (
     echo,
     exit_code,
     fast_login,
+    name_options,
     oauth_from_options,
+    output_failed,
     print_json,
     print_rows,
     render_hint,
@@ -43,6 +46,7 @@ from notion_oauth.cli.options import (
     valid_token,
 )
 
+OUTPUT_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT, errno.EFBIG}
 STOPPED = errors.Hint("Interrupted. A request that was already sent may have taken effect. Check the status", "status")
 ORDER = (
     *(
@@ -98,8 +102,12 @@ class _Commands(TyperGroup):
             with _escaped_message():
                 return super().invoke(ctx)
         except errors.NotionOAuthError as error:
-            echo(f"Error: {error.message} {render_hint(error.hint, ctx)}".rstrip(), err=True)
+            echo(f"Error: {name_options(error.message, ctx)} {render_hint(error.hint, ctx)}".rstrip(), err=True)
             raise typer.Exit(exit_code(error)) from None
+        except OSError as error:
+            if error.errno not in OUTPUT_ERRORS:
+                raise
+            output_failed(error)
         except KeyboardInterrupt:
             echo(f"\n{render_hint(STOPPED, ctx)}", err=True)
             raise typer.Exit(INTERRUPTED) from None
@@ -168,6 +176,7 @@ def common(
 def status(
     ctx: typer.Context,
     remote: Annotated[bool, typer.Option("--remote", help="Also ask the server about the token.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Print nothing: the exit code is the answer.")] = False,
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
@@ -176,7 +185,8 @@ def status(
 ) -> None:
     """Show the status of the login, without any request unless --remote is set.
 
-    Exits with 3 if not signed in; with --remote, with 4 if the server does not accept the token.
+    Exits with 3 if not signed in, with 6 if the login has ended; with --remote, with 4 if the server does not accept
+    the token.
     """
     from notion_oauth.cli.status_text import describe, describe_remote
     from notion_oauth.cli.work_tree import is_surely_ignored, work_tree_warning
@@ -213,14 +223,17 @@ def status(
         active = introspection is None or introspection.active
     if as_json:
         print_json(content)
-    else:
-        echo(text)
+    elif not check:
+        echo(text, colour=_COLOURS[found.status])
     if error is not None:
         raise error
     if not active:
         raise typer.Exit(REFUSED)
     if found.status == "unauthenticated":
         raise typer.Exit(NOT_SIGNED_IN if found.ended_at is None else ENDED)
+
+
+_COLOURS = {"authenticated": "green", "expired": "yellow", "unauthenticated": "red"}
 
 
 @app.command(epilog="Example: `notion-oauth whoami --json`")
@@ -269,6 +282,7 @@ def token(
     min_ttl: Annotated[
         timedelta, duration_option("Refresh first if the token expires within this time, such as 10m.")
     ] = timedelta(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the time of its expiry.")] = False,
     headers: Annotated[bool, typer.Option("--headers", help="Print the header that contains it, as JSON.")] = False,
     profile: Profile = None,
     token_file: TokenFile = None,
@@ -276,8 +290,12 @@ def token(
     env_file: EnvFile = None,
 ) -> None:
     """Print a valid access token and nothing else. Refreshes it if needed; never opens a browser."""
-    valid = valid_token(ctx, profile, token_file, server_url, env_file, min_ttl=min_ttl)
-    if headers:
+    from notion_oauth.tokens.status import rfc3339
+
+    valid, expires_at = valid_token(ctx, profile, token_file, server_url, env_file, min_ttl=min_ttl)
+    if as_json:
+        print_json({"access_token": valid, "token_type": "Bearer", "expires_at": expires_at and rfc3339(expires_at)})
+    elif headers:
         print_json({"Authorization": f"Bearer {valid}"})
     else:
         echo(valid)

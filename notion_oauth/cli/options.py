@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from typer.core import TyperOption
@@ -44,24 +47,36 @@ _VERBOSITY = "notion_oauth.verbosity"
 _SAW_ENV_FILE = "notion_oauth.saw_env_file"
 
 
-def duration_option(help_text: str) -> Any:
-    """An option that takes a duration, such as 10m."""
-    return typer.Option(parser=_parse_duration, metavar="SPAN", show_default=False, help=help_text)
+def duration_option(help_text: str, *, in_days: bool = False) -> Any:
+    """An option that takes a duration, such as 10m. Where days are usual, a number without a unit is refused."""
+    parse = partial(_parse_duration, needs_unit=in_days)
+    return typer.Option(parser=parse, metavar="SPAN", show_default=False, help=help_text)
 
 
-def _parse_duration(value: str | timedelta) -> timedelta:
+def _parse_duration(value: str | timedelta, *, needs_unit: bool = False) -> timedelta:
     from notion_oauth.humanize import parse_duration
 
     if isinstance(value, timedelta):
         return value  # the default
+    if needs_unit and value.strip().isdecimal():
+        raise typer.BadParameter(f"{value.strip()} has no unit: use s, m, h or d, such as {value.strip()}d") from None
     try:
         return parse_duration(value)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
 
+def parse_port(value: str | int, *, lowest: int) -> int:
+    """Return the number of a port. Raises BadParameter."""
+    if not str(value).isdecimal() or not lowest <= int(value) <= 65535:
+        raise typer.BadParameter(f"{value!r} is not a port: use a number from {lowest} to 65535")
+    return int(value)
+
+
 def exit_code(error: errors.NotionOAuthError) -> int:
     """The exit code of the program for this error."""
+    if isinstance(error, errors.AuthorizationRefused) and error.error == "access_denied":
+        return INTERRUPTED  # the user has declined the sign-in in the browser
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
@@ -130,14 +145,21 @@ def _needs_uv_run() -> bool:
 def render_hint(hint: errors.Hint, ctx: typer.Context) -> str:
     """The hint with its command as the user can run it: the program as started, and the same login options."""
     if hint.command is None:
-        return str(hint)
+        return name_options(str(hint), ctx)
     root = ctx.find_root()
     command: Any = root.command
     for word in hint.command.split():
         command = command.get_command(root, word)
     accepted = {option.name for option in command.params}
     typed = {name: str(value) for name, value in ctx.meta.get(_TYPED, {}).items() if name in accepted}
-    return hint.with_options(typed).with_command(program_name())
+    return name_options(hint.with_options(typed).with_command(program_name()), ctx)
+
+
+def name_options(text: str, ctx: typer.Context) -> str:
+    """The text, with an option in the place of its setting if the user has typed the option."""
+    for name in ctx.meta.get(_TYPED, {}):
+        text = text.replace(f"NOTION_OAUTH_{name.upper()}", f"--{name.replace('_', '-')}")
+    return text
 
 
 def settings_from_options(
@@ -206,15 +228,16 @@ def valid_token(
     env_file: Path | None,
     *,
     min_ttl: timedelta,
-) -> str:
-    """A valid access token. Nothing that was started for it runs on in the background."""
+) -> tuple[str, datetime | None]:
+    """A valid access token, and when it expires. Nothing that was started for it runs on in the background."""
     from notion_oauth.protocol.lifetime import Lifetimes, Phase, phase
 
     fast = fast_login(ctx, profile, token_file, server_url, env_file)
     if fast is not None and not min_ttl and phase(fast, datetime.now(UTC), Lifetimes().refresh_window) is Phase.VALID:
-        return fast.access_token
+        return fast.access_token, fast.expires_at
     oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
-    return run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value()
+    token = run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value()
+    return token, run_async(oauth.status).expires_at
 
 
 def env_file_in_use(ctx: typer.Context, env_file: Path | None) -> Path | None:
@@ -249,7 +272,7 @@ def warn_of_ignored_env_file(ctx: typer.Context, env_file: Path | None) -> None:
         return
     ctx.meta[_SAW_ENV_FILE] = True
     if (found := ignored_env_file(ctx, env_file)) is not None:
-        typer.echo(errors.escape(f"Warning: {found[0]} {render_hint(found[1], ctx)}"), err=True)
+        echo(errors.escape(f"Warning: {found[0]} {render_hint(found[1], ctx)}"), err=True)
 
 
 def accept_verbose(command: Any) -> None:
@@ -300,9 +323,48 @@ def stderr_console() -> Console:
     return Console(stderr=True)
 
 
-def echo(text: str, *, err: bool = False) -> None:
-    """Print text that may contain what others have written: it cannot control the terminal."""
-    typer.echo(errors.escape(text, keep="\n"), err=err)
+def echo(text: str, *, err: bool = False, colour: str | None = None) -> None:
+    """Print text that may contain what others have written: it cannot control the terminal.
+
+    On a terminal, the first line gets the `colour`, and "Error:" and "Warning:" have colours of their own.
+    """
+    text = errors.escape(text, keep="\n")
+    if _has_colours(sys.stderr if err else sys.stdout):
+        first, newline, rest = text.partition("\n")
+        first = first if colour is None else typer.style(first, fg=colour)
+        text = re.sub(r"^(Error|Warning):", _coloured_label, first + newline + rest, flags=re.MULTILINE)
+    _write(text, err=err)
+
+
+def _has_colours(stream: Any) -> bool:
+    is_terminal = stream is not None and stream.isatty()
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _coloured_label(label: re.Match[str]) -> str:
+    return typer.style(label[0], fg="red" if label[1] == "Error" else "yellow", bold=True)
+
+
+def _write(text: str, *, err: bool = False) -> None:
+    """Print a line. Raises OSError if standard output is closed or full; that of standard error is not reported."""
+    if err:
+        with suppress(OSError):
+            typer.echo(text, err=True)
+    elif sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed")
+    else:
+        typer.echo(text)
+
+
+def output_failed(error: OSError) -> NoReturn:
+    """Say in one sentence that standard output is closed or full, and exit."""
+    with suppress(OSError, ValueError, AttributeError):  # what is not written yet must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    echo(f"Error: The output cannot be written: {error.strerror or error}.", err=True)
+    raise typer.Exit(FAILED)
+
+
+_COLOURS = {"authenticated": "green", "expired": "yellow", "unauthenticated": "red", "unusable": "red"}
 
 
 def print_rows(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), marked: str = "") -> None:
@@ -315,12 +377,17 @@ def print_rows(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), mar
         cells = [["*" if row[0] == marked else "", *row] for row in cells] if marked else cells
         cells = [[*([""] if marked else []), *map(str.upper, header)], *cells] if header else cells
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+        lines = ["  ".join(map(_padded, row, widths)).rstrip() for row in cells]
     else:
-        lines = ["\t".join(row) for row in cells]
-    for line in lines:
-        typer.echo(line.rstrip())
+        lines = ["\t".join(row).rstrip() for row in cells]
+    _write("\n".join(lines))
+
+
+def _padded(cell: str, width: int) -> str:
+    """Return the cell with spaces up to the width, and the word for a status in its colour."""
+    colour = _COLOURS.get(cell) if _has_colours(sys.stdout) else None
+    return (cell if colour is None else typer.style(cell, fg=colour)) + " " * (width - len(cell))
 
 
 def print_json(content: dict[str, Any]) -> None:
-    typer.echo(json.dumps(content, indent=2))  # escapes control characters
+    _write(json.dumps(content, indent=2))  # escapes control characters

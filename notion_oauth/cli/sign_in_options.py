@@ -36,6 +36,8 @@ def read_assertion(path: Path) -> SecretStr:
     try:
         # No check of owner and mode, as for the token file: the issuer of the assertion sets them
         content = sys.stdin.read(MAX_ASSERTION) if str(path) == "-" else _read(path).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigurationError(f"There is no file {path}.", hint="Check the path after --assertion-file.") from None
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be read: {error.strerror}.", hint="Check the path after --assertion-file."

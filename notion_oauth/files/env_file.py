@@ -27,6 +27,9 @@ def read_env_file(path: Path) -> dict[str, str]:
         text = _read(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise _unreadable(path, "it is not UTF-8 text") from None
+    except FileNotFoundError:
+        hint = "Check the path in NOTION_OAUTH_ENV_FILE, which names a file with settings."
+        raise ConfigurationError(f"There is no file {path}.", hint=hint) from None
     except OSError as error:
         raise _unreadable(path, error.strerror or type(error).__name__) from None
     found = dotenv_values(stream=io.StringIO(text), interpolate=False)

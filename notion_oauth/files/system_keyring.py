@@ -11,6 +11,7 @@ from typing import Any
 
 from notion_oauth.errors import ConfigurationError, Hint, KeyUnavailable
 from notion_oauth.files import system_keyring_process
+from notion_oauth.files.installation import install_hint
 from notion_oauth.files.system_keyring_process import ANSWER_WITHIN, NO_ANSWER
 
 TIMEOUT = 10.0  # seconds, including the start of Python; the process itself gives up earlier (ANSWER_WITHIN)
@@ -23,7 +24,7 @@ def check_installed() -> None:
     if find_spec("keyring") is None:
         raise ConfigurationError(
             "The package keyring, which gives access to the system keyring, is not installed.",
-            hint=Hint("Install it", other_command="uv pip install 'notion-oauth[keyring]'"),
+            hint=install_hint("keyring", "keyring"),
         )
 
 

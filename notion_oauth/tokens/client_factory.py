@@ -6,7 +6,8 @@ from functools import partial
 from types import ModuleType
 
 from notion_oauth.clock import Clock
-from notion_oauth.errors import ConfigurationError, Hint
+from notion_oauth.errors import ConfigurationError
+from notion_oauth.files.installation import install_hint
 from notion_oauth.observability.audit import Audit
 from notion_oauth.settings import Settings
 from notion_oauth.tokens.oauth_client import OAuthClient
@@ -36,8 +37,6 @@ def _telemetry() -> ModuleType:
             raise
         raise ConfigurationError(
             "NOTION_OAUTH_TELEMETRY is on, but OpenTelemetry is not installed.",
-            hint=Hint(
-                "Unset NOTION_OAUTH_TELEMETRY, or install it", other_command="uv pip install 'notion-oauth[otel]'"
-            ),
+            hint=install_hint("otel", "opentelemetry-api", "Unset NOTION_OAUTH_TELEMETRY, or install it"),
         ) from None
     return telemetry

@@ -16,6 +16,7 @@ from notion_oauth.errors import (
     Hint,
     MetadataError,
     RegistrationRefused,
+    StoreEncrypted,
     TooManyRequests,
 )
 from notion_oauth.models import (
@@ -82,7 +83,10 @@ class ProfileRegistrations:
         self._profile = profile
 
     async def load(self) -> Sequence[Registration]:
-        return await self._store.load_registrations(self._profile)
+        try:
+            return await self._store.load_registrations(self._profile)
+        except StoreEncrypted:
+            return ()  # a lost key must not prevent a sign-in: a new client is registered in their place
 
     async def wait_for_others(self) -> None:
         """Return at once: the lock is free, apart from other sign-ins of the same profile."""
@@ -90,7 +94,7 @@ class ProfileRegistrations:
     @asynccontextmanager
     async def lock(self, *, extra: bool) -> AsyncIterator[Save]:  # noqa: ARG002 - one profile's user may register as often as needed
         async with self._store.exclusive(self._profile) as hold:
-            yield hold.save_registration
+            yield partial(hold.save_registration, replace_encrypted=True)
 
 
 class Registrations:
@@ -134,9 +138,11 @@ class Registrations:
 
     async def registered_redirect_uris(self) -> Sequence[str]:
         """Return the redirect URIs of this profile's stored registrations, the newest first."""
-        preregistered = [each for each in await self._store.load_registrations(SHARED_PROFILE) if each.preregistered]
-        own = await self._stored.load()
-        stored = preregistered if self._settings.preregistered else own
+        if self._settings.preregistered:
+            shared = await self._store.load_registrations(SHARED_PROFILE)
+            stored: Sequence[Registration] = [each for each in shared if each.preregistered]
+        else:
+            stored = await self._stored.load()
         return list(dict.fromkeys(each.redirect_uri for each in reversed(stored) if each.redirect_uri))
 
     async def own_issuers(self) -> Collection[str]:

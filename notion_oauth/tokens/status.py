@@ -69,7 +69,7 @@ class LoginStatus:
 
     @property
     def storage_warning(self) -> str | None:
-        return " ".join(self.storage_warnings) or None
+        return "\n".join(self.storage_warnings) or None
 
     def with_storage_warning(self, warning: WarningWithHint | None) -> LoginStatus:
         """The status with another warning of how the tokens are stored, unless it is None."""
@@ -85,19 +85,20 @@ class LoginStatus:
             shown = {name: value for name, value in vars(self).items() if name not in hidden}
             shown["warning"] = self.warning and self.warning.shown_with(render)
             if storage:
-                warnings = " ".join(each.shown_with(render) for each in self.storage_warnings)
+                warnings = "\n".join(each.shown_with(render) for each in self.storage_warnings)
                 shown |= {"storage": self.storage, "storage_warning": warnings or None}
         else:
             shown = {"status": self.status}
             if self.ended_at is not None:
                 shown |= {name: getattr(self, name) for name in _ENDED_FIELDS}
-        return {name: _rfc3339(value) if isinstance(value, datetime) else value for name, value in shown.items()}
+        return {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in shown.items()}
 
 
 _ENDED_FIELDS = ("ended_at", "ended_reason", "message")
 
 
-def _rfc3339(moment: datetime) -> str:
+def rfc3339(moment: datetime) -> str:
+    """Return the time in UTC, as JSON has it."""
     return moment.isoformat().replace("+00:00", "Z")
 
 

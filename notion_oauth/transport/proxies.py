@@ -15,7 +15,8 @@ from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 import anyio
 
-from notion_oauth.errors import ConfigurationError, Hint
+from notion_oauth.errors import ConfigurationError
+from notion_oauth.files.installation import install_hint
 from notion_oauth.protocol.urls import DEFAULT_PORTS, is_loopback
 from notion_oauth.transport.addresses import Address, Kind, kind_of
 from notion_oauth.transport.certificates import find_trusted_authorities
@@ -148,10 +149,8 @@ def _parse(variable: str, value: str) -> Proxy:
         raise _unusable(variable, "it has text after the port (in a password, write / ? # as %2F %3F %23)")
     if parts.scheme.startswith("socks") and find_spec("socksio") is None:
         message = f"The proxy that {variable} names uses SOCKS, and the package for that is not installed."
-        hint = Hint(
-            f"Set {variable} to an http:// proxy, or install it", other_command="uv pip install 'notion-oauth[socks]'"
-        )
-        raise ConfigurationError(message, hint=hint)
+        text = f"Set {variable} to an http:// proxy, or install it"
+        raise ConfigurationError(message, hint=install_hint("socks", "socksio", text))
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     username, password = (_SecretBytes(unquote_to_bytes(part or "")) for part in (parts.username, parts.password))
     address = f"{parts.scheme}://{host}:{port or _PROXY_PORTS[parts.scheme]}"

@@ -14,7 +14,8 @@ import anyio.to_thread
 from pydantic import SecretStr
 
 from notion_oauth.clock import uptime
-from notion_oauth.errors import ConfigurationError, Hint, TooManyRequests
+from notion_oauth.errors import ConfigurationError, TooManyRequests
+from notion_oauth.files.installation import install_hint
 from notion_oauth.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def _redis_limiter(storage: SecretStr | None) -> FixedWindowRateLimiter | None:
     except ImportError:
         raise ConfigurationError(
             f"{setting} requires the redis library.",
-            hint=Hint("Install it", other_command="uv pip install 'notion-oauth[redis]'"),
+            hint=install_hint("redis", "redis"),
         ) from None
     options = {
         "socket_timeout": STORAGE_TIMEOUT,

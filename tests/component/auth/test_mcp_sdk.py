@@ -58,4 +58,4 @@ async def test_sdk_sends_no_request_without_a_login(oauth: NotionOAuth, sandbox:
 def test_missing_httpx2_is_reported_with_the_install_command(tmp_path: Path) -> None:
     code = "import sys; sys.modules['httpx2'] = None; import notion_oauth.auth.httpx2_auth"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "notion-oauth[httpx2]" in done.stderr
+    assert "--extra httpx2" in done.stderr

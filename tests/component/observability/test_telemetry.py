@@ -344,4 +344,4 @@ except ConfigurationError as error:
     print(error)
 """
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert "uv pip install 'notion-oauth[otel]'" in output
+    assert "uv sync --extra otel" in output

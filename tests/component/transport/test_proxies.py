@@ -110,7 +110,7 @@ def test_socks_without_its_package_has_an_install_hint(monkeypatch: pytest.Monke
     monkeypatch.setenv("HTTPS_PROXY", "socks5://user:canary@h.example:1")
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
         proxy_for(AUTH)
-    assert "uv pip install 'notion-oauth[socks]'" in str(caught.value.hint)
+    assert "uv sync --extra socks" in str(caught.value.hint)
     assert "canary" not in str(caught.value)
 
 

@@ -244,7 +244,7 @@ class TestRedis:
 
     def test_missing_redis_library_has_a_hint(self, public: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "redis.backoff", None)
-        with pytest.raises(ConfigurationError, match=r"notion-oauth\[redis\]"):
+        with pytest.raises(ConfigurationError, match="uv sync --extra redis"):
             create_app(public.model_copy(update={"rate_limit_storage": SecretStr("redis://localhost")}))
 
 
