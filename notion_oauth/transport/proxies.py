@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +12,6 @@ from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
-from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 import anyio
 
@@ -99,8 +99,11 @@ def proxy_for(url: str) -> Proxy | None:
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if is_loopback(host):
+    has_variables = any(variable.lower().endswith("_proxy") for variable in os.environ)
+    if is_loopback(host) or not (has_variables or sys.platform in ("darwin", "win32")):
         return None
+    from urllib.request import getproxies, getproxies_environment, proxy_bypass  # noqa: PLC0415 - slow to import
+
     environment = getproxies_environment()
     proxies = environment or getproxies()
     name = next((name for name in (parts.scheme, "all") if proxies.get(name)), None)
