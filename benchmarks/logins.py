@@ -30,11 +30,15 @@ def sign_in(sandbox: Sandbox, path: Path, *, left: int, server_url: str | None =
     document: dict[str, Any] = json.loads(path.read_text())
     if missing := [name for name in _REQUIRED if not document.get(name)]:
         raise RuntimeError(f"the token file lacks {', '.join(missing)}")
-    now = time.time()
-    document["expires_at"] = round((now + left) * 1000)
-    document["updated_at"] = round((now + left - LIFETIME) * 1000)
-    path.write_text(json.dumps(document))
+    expire_in(path, left)
     return path
+
+
+def expire_in(path: Path, left: int) -> None:
+    """Change the login in a token file, so that it expires in `left` seconds."""
+    now = time.time()
+    times = {"expires_at": round((now + left) * 1000), "updated_at": round((now + left - LIFETIME) * 1000)}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **times}))
 
 
 async def _sign_in(oauth: NotionOAuth) -> None:
