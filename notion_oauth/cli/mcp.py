@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -82,6 +83,7 @@ def _gateway_options(
     from notion_oauth.observability.log_format import configure
 
     configure(oauth.settings.log_level, oauth.settings.log_format)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # below, it says that it starts and ends
     return {
         "tool_filter": ToolFilter(read_only, allow_tool or (), deny_tool or ()),
         "patience": PATIENCE if patience is None else patience.total_seconds(),

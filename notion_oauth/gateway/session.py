@@ -558,7 +558,7 @@ def _after_question(answer: Any, offer: SignInOffer) -> str:
     action = answer.get("action") if isinstance(answer, dict) else None
     if action == "accept":
         return f"The sign-in page is open. {THEN}"
-    if action in ("decline", "cancel"):  # some clients decline without asking the person
+    if action in ("decline", "cancel") and offer.url is not None:  # some clients decline without asking the person
         return f"The client did not open the sign-in page. Open it yourself: {offer.url}"
     return offer.text
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,29 +86,34 @@ class LoopbackSignIn:
     async def offer(self) -> SignInOffer:
         """Begin a sign-in, unless one has begun. Raises what `NotionOAuth.begin_authorization` raises."""
         async with self._starting:
-            opened = _read(self._file)
+            page = _Page.read(self._file)  # of an earlier attempt, perhaps
             if not self._claim.is_locked and await anyio.to_thread.run_sync(self._take_claim):
                 try:
                     url = await self._tasks.start(self._receive)
                 except BaseException:
                     self._claim.release()
                     raise
-                await anyio.to_thread.run_sync(partial(_write, self._file, url, opened))
-                if opened is None:
-                    return self._first_offer(url)
-                opened = url, opened[1]
-            if opened is None:
+                opened_at = None if page is None else page.opened_at
+                page = _Page(url, opened_at)
+                has_browser = isinstance(self._environment.browser(), Browser)
+                opens_at = time.time() if opened_at is None and has_browser else opened_at
+                await anyio.to_thread.run_sync(_Page(url, opens_at).write, self._file)
+            else:
+                page = _Page.read(self._file)
+            if page is None:
                 return SignInOffer("Another program is about to open the sign-in page. Sign in there.")
-            minutes = max(1, round((time.time() - opened[1]) / 60))
-            text = f"The sign-in began {minutes} minute{'s' * (minutes > 1)} ago, on its page. {THEN}"
-            return SignInOffer(f"{text} If the page is not open, open it: {opened[0]}")
+            return self._offer(page)
 
-    def _first_offer(self, url: str) -> SignInOffer:
+    def _offer(self, page: _Page) -> SignInOffer:
         browser = self._environment.browser()
+        if page.opened_at is not None:
+            minutes = max(1, round((time.time() - page.opened_at) / 60))
+            text = f"The sign-in page was opened {minutes} minute{'s' * (minutes > 1)} ago. {THEN}"
+            return SignInOffer(f"{text} If the page is not open, open it: {page.url}")
         if isinstance(browser, Browser):
-            return SignInOffer(f"The sign-in page is open in your browser. {THEN}", url, browser)
-        text = f"{browser} In a terminal there, {self._render_hint(SIGN_IN)}"
-        return SignInOffer(f"{text} Or open this page in a browser on that machine: {url}", url)
+            return SignInOffer(f"The sign-in page is open in your browser. {THEN}", page.url, browser)
+        text = f"{browser} Open this page in a browser of the machine that the gateway runs on: {page.url}\n"
+        return SignInOffer(f"{text}Or, in a terminal there, {self._render_hint(SIGN_IN)}", page.url)
 
     def _take_claim(self) -> bool:
         """Claim the sign-in for this process; false if another has claimed it. Ends with the process."""
@@ -142,26 +147,34 @@ class LoopbackSignIn:
                 self._options = {"host": other[host]}
             elif isinstance(error, OAuthError) and error.error in UNKNOWN_CLIENT:
                 self._options = {"new_client": True}
-        with suppress(StorageError):
-            await anyio.to_thread.run_sync(atomic.delete_file, self._file)
+        else:
+            with suppress(StorageError):
+                await anyio.to_thread.run_sync(atomic.delete_file, self._file)
         self._claim.release()
 
 
-def _write(file: Path, url: str, before: tuple[str, float] | None) -> None:
-    document = {"url": url, "opened_at": time.time() if before is None else before[1]}
-    with suppress(StorageError):
-        atomic.write_file(file, json.dumps(document).encode())
+@dataclass(frozen=True)
+class _Page:
+    """The page of the sign-in in progress, and when a browser tab was last opened: in seconds since 1970, or never.
 
+    It is stored for other processes, and until ten minutes after the tab was opened.
+    """
 
-def _read(file: Path) -> tuple[str, float] | None:
-    """The URL and the time of a page that was opened within ten minutes."""
-    try:
-        document = atomic.read_file(file, parse_json)
-    except (StorageError, ValueError):
-        return None
-    if not isinstance(document, dict):
-        return None
-    url, opened_at = document.get("url"), document.get("opened_at")
-    if not isinstance(url, str) or not isinstance(opened_at, int | float):
-        return None
-    return (url, opened_at) if 0 <= time.time() - opened_at < PENDING_LIFETIME.total_seconds() else None
+    url: str
+    opened_at: float | None
+
+    def write(self, file: Path) -> None:
+        with suppress(StorageError):
+            atomic.write_file(file, json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def read(cls, file: Path) -> _Page | None:
+        try:
+            document = atomic.read_file(file, parse_json)
+        except (StorageError, ValueError):
+            return None
+        if not isinstance(document, dict) or not isinstance(document.get("url"), str):
+            return None
+        opened_at = document.get("opened_at")
+        recent = isinstance(opened_at, int | float) and 0 <= time.time() - opened_at < PENDING_LIFETIME.total_seconds()
+        return cls(document["url"], opened_at if recent else None)

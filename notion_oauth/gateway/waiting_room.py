@@ -131,7 +131,9 @@ class WaitingRoom:
         }
 
     def _sign_in_tool(self) -> Tool:
-        description = f"Sign in to {self._server}. {self.explanation}" if self.needs_sign_in else self.explanation
+        description = self.explanation
+        if isinstance(self._reason, NotionOAuthError):
+            description = f"{self._reason.message} This tool opens the page where the user signs in to {self._server}."
         return {
             "name": SIGN_IN_TOOL,
             "title": f"Sign in to {self._server}",
