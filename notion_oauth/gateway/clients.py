@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -319,12 +320,26 @@ def gateway_entries(servers: Entry) -> dict[str, Entry]:
     return {name: entry for name, entry in servers.items() if isinstance(entry, dict) and _is_gateway(name, entry)}
 
 
-def _is_gateway(name: str, entry: Entry) -> bool:
+def words_of(entry: Entry) -> list[str]:
+    """Return the program and the arguments that an entry starts; empty if it connects to a URL."""
     arguments = entry.get("args")
-    if isinstance(arguments, list) and "mcp" in arguments:
-        words = [str(word) for word in (entry.get("command"), *arguments)]
-        return any("notion-oauth" in word or word == "notion_oauth" or Path(word).name == "cli.py" for word in words)
-    return name.startswith("notion") and str(entry.get("url")).startswith("http://127.0.0.1:")
+    return [str(word) for word in (entry.get("command"), *arguments)] if isinstance(arguments, list) else []
+
+
+def local_port(entry: Entry) -> int | None:
+    """Return the port of the gateway's HTTP face that an entry connects to; None if it connects to something else."""
+    with suppress(ValueError):  # not a URL
+        url = urlsplit(str(entry.get("url")))
+        if (url.hostname, url.path) == ("127.0.0.1", "/mcp"):
+            return url.port
+    return None
+
+
+def _is_gateway(name: str, entry: Entry) -> bool:
+    words = words_of(entry)
+    if "mcp" not in words[1:]:
+        return name.startswith("notion") and local_port(entry) is not None
+    return any("notion-oauth" in word or word == "notion_oauth" or Path(word).name == "cli.py" for word in words)
 
 
 def _render(syntax: Syntax, document: Entry) -> str:

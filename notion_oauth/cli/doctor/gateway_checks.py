@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +14,16 @@ from notion_oauth.cli.doctor.context import CheckContext
 from notion_oauth.cli.doctor.findings import Finding, ok, warning
 from notion_oauth.concurrency import run_in_daemon_thread
 from notion_oauth.errors import ConfigurationError, Hint
-from notion_oauth.gateway.clients import CLIENTS, Entry, Launch, UnsupportedTransport, configure, gateway_entries
+from notion_oauth.gateway.clients import (
+    CLIENTS,
+    Entry,
+    Launch,
+    UnsupportedTransport,
+    configure,
+    gateway_entries,
+    local_port,
+    words_of,
+)
 from notion_oauth.gateway.launch import machine
 from notion_oauth.gateway.local_secret import DEFAULT_PORT
 from notion_oauth.gateway.port_holder import find_port_holder
@@ -34,13 +42,19 @@ async def gateway(_: CheckContext) -> Sequence[Finding]:
     return [started, await run_in_daemon_thread(partial(port_finding, DEFAULT_PORT))]
 
 
-def port_finding(port: int) -> Finding:
-    """Whether `mcp serve` answers at the port, could listen on it, or who prevents that."""
+def port_finding(port: int, *, needed_by: str | None = None) -> Finding:
+    """Whether `mcp serve` answers at the port, could listen on it, or who prevents that.
+
+    `needed_by` is the client that connects to it.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIME_LIMIT)
     try:
         connection.request("GET", "/mcp")  # without the secret: another program may listen
         status = connection.getresponse().status
     except ConnectionRefusedError:
+        if needed_by is not None:
+            start = Hint("Start the gateway", "mcp serve", {} if port == DEFAULT_PORT else {"port": str(port)})
+            return warning(f"{needed_by} connects to port {port}, where nothing listens.", start)
         return ok(f"mcp serve is not running; port {port} is free")
     except (OSError, http.client.HTTPException):
         status = None
@@ -67,7 +81,11 @@ def clients(_: CheckContext) -> Sequence[Finding]:
             continue
         configured += [f"{title} ({name})" for name in found]
         for name, entry in found.items():
-            missing = next((word for word in _programs(entry) if not Path(word).exists()), None)
+            port = local_port(entry)
+            if port is not None and (reached := port_finding(port, needed_by=f"{title} ({name})")).result != "ok":
+                problems.append(reached)
+            started = (word for word in words_of(entry)[:2] if Path(word).is_absolute())  # the second: `cli.py`
+            missing = next((word for word in started if not Path(word).exists()), None)
             if missing is not None:
                 message = f"{name} in the configuration of {title} starts {missing}, which does not exist."
                 problems.append(
@@ -88,9 +106,3 @@ def _entries(client: str) -> dict[str, Entry]:
     if found.document is None:
         return {"notion": {}} if "notion-oauth" in found.text else {}
     return gateway_entries(found.document.get(configuration.keys[0], {}))
-
-
-def _programs(entry: Entry) -> list[str]:
-    """The files that an entry starts: the program, and `cli.py` of a clone."""
-    words = [entry.get("command", ""), *entry.get("args", [])]
-    return [word for word in words[:2] if os.path.isabs(word)]  # noqa: PTH117 - it may be empty

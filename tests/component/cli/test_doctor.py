@@ -703,13 +703,30 @@ def test_clients_with_the_gateway_are_listed_and_a_program_that_does_not_exist_i
     goose.parent.mkdir(parents=True)
     goose.write_text(doctor.cli.run("mcp", "config", "goose").stdout.replace(str(doctor.cli.program), "/notion-oauth"))
     missing = {"command": "/gone/notion-oauth", "args": ["mcp"]}
-    (home / ".claude.json").write_text(json.dumps({"mcpServers": {"notion": missing, "other": {"url": "x"}}}))
+    others = {
+        "a": {"url": "http://127.0.0.1:x/mcp"},
+        "b": {"command": None, "args": None},
+        "c": None,
+        "d": {"args": [1]},
+    }
+    (home / ".claude.json").write_text(json.dumps({"mcpServers": {"notion": missing, **others}}))
     doctor.run_checks(XDG_CONFIG_HOME="")
     assert doctor.of("clients")[0][1] == "configured for Claude Code (notion), Cursor (notion-work), goose (notion)"
     assert doctor.worst("clients") == (
         "warning",
         "notion in the configuration of Claude Code starts /gone/notion-oauth, which does not exist.",
         "Write it again with: python cli.py mcp config claude-code --write",
+    )
+
+
+def test_a_client_that_connects_to_a_gateway_that_does_not_run_is_reported(doctor: Doctor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    doctor.cli.run("mcp", "config", "cursor", "--http", "--port", str(port), "--write")
+    assert doctor.run_checks().worst("clients") == (
+        "warning",
+        f"Cursor (notion) connects to port {port}, where nothing listens.",
+        f"Start the gateway with: python cli.py mcp serve --port {port}",
     )
 
 
