@@ -58,7 +58,7 @@ def create_gateway(
 ) -> HttpGateway:
     """An ASGI application that is the login's MCP server, over Streamable HTTP, at every path.
 
-        app.mount("/mcp", create_gateway(oauth, profile=user_of_request))
+        app.add_route("/mcp", create_gateway(oauth, profile=profile_of_request))
 
     Each request must have `Authorization: Bearer` with `bearer`: by default the operator's secret, or else the local
     secret (`notion-oauth mcp secret`). If `profile` is a function, it takes the place of this check: it gets the
