@@ -17,13 +17,28 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(span: timedelta) -> str:
-    """Format a duration: `54 minutes`, `3 hours`, `12 days`."""
-    seconds = max(0, int(span.total_seconds()))
-    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= 2 * size or (seconds >= size and unit != "minute"):
-            count = seconds // size
-            return f"{count} {unit}{'s' if count > 1 else ''}"
-    return "a minute" if seconds >= 60 else f"{seconds} second{'' if seconds == 1 else 's'}"
+    """Format a duration, rounded to its unit: `54 minutes`, `3 hours`, `12 days`."""
+    count, unit = max(0, round(span.total_seconds())), "second"
+    for size, limit, larger in ((60, 60, "minute"), (60, 60, "hour"), (24, 24, "day")):
+        if count < limit:
+            break
+        count, unit = (count + size // 2) // size, larger
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def format_relative(when: datetime, now: datetime) -> str:
+    """Format a time: `in 54 minutes`, `3 hours ago`, `now`."""
+    span = when - now
+    if abs(span) < timedelta(seconds=1):
+        return "now"
+    return f"in {format_duration(span)}" if span > timedelta() else f"{format_duration(-span)} ago"
+
+
+def format_local(when: datetime, now: datetime) -> str:
+    """Format a time in the local time zone, and from now: `14:05 (in 54 minutes)`; with its date on another day."""
+    local, today = when.astimezone(), now.astimezone().date()
+    clock = f"{local:%H:%M}" if local.date() == today else f"{local:%Y-%m-%d %H:%M}"
+    return f"{clock} ({format_relative(when, now)})"
 
 
 def format_time(when: datetime) -> str:

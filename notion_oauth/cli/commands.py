@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,19 +27,21 @@ from notion_oauth.cli.options import (
     env_file_in_use,
     exit_code,
     fast_login,
+    has_colours,
     ignored_env_file,
     log_without_login,
     oauth_from_options,
     parse_port,
     print_json,
     print_rows,
+    print_text,
     render_hint,
     run_async,
     settings_from_options,
     stderr_console,
     valid_token,
 )
-from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError, ResourceMismatch, StorageError
+from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError, ResourceMismatch, StorageError, escape
 from notion_oauth.profile_names import DEFAULT_PROFILE, VISITOR_PROFILE, profile_file
 
 if TYPE_CHECKING:
@@ -102,6 +106,8 @@ def login(
         raise ConfigurationError(ignored[0], hint=ignored[1])
     oauth, console = oauth_from_options(ctx, profile, token_file, server_url, env_file), stderr_console()
     challenge = parse_sign_in_options(scope, acr_values, max_age)
+    if challenge is None:
+        _say_if_signed_in(oauth)
     if assertion_file is not None:
         for_browser = (port, callback_host, acr_values, max_age)
         if no_browser or new_client or any(option is not None for option in for_browser):
@@ -124,11 +130,20 @@ def login(
     warning = work_tree_warning(file)
     status = run_async(oauth.status).with_storage_warning(warning)
     done = f"{signed_in_to(status, oauth.settings.server_url)}{identity_text(status)}."
-    echo(f"{done} The token is {validity(status)}.\nIt is stored in {file}.", err=True)
+    echo(f"{done} The token is {validity(status)}.\nIt is stored in {escape(str(file))}.", err=True)
     if warning is not None:
         echo(f"Warning: {warning}", err=True)
     if as_json:
         print_json(status.as_json(render=partial(render_hint, ctx=ctx)))
+
+
+def _say_if_signed_in(oauth: NotionOAuth) -> None:
+    from notion_oauth.cli.status_text import identity_text
+
+    with suppress(NotionOAuthError):  # the sign-in reports it
+        status = run_async(oauth.status)
+        if status.status != "unauthenticated":
+            echo(f"You are signed in already{identity_text(status)}. A new sign-in replaces that login.", err=True)
 
 
 @rare_commands.command(epilog="Example: `notion-oauth refresh --if-older-than 20d`, from a timer")
@@ -425,9 +440,15 @@ def doctor(
     if as_json:
         print_json(report.as_json())
     else:
-        typer.echo(report.as_text(_styled), color=False if os.environ.get("NO_COLOR") else None)
+        on_terminal = sys.stdout is not None and sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if on_terminal else None
+        print_text(report.as_text(_styled if has_colours(sys.stdout) else _plain, width=width))
     if report.result == "failure":
         raise typer.Exit(FAILED)
+
+
+def _plain(_: str, text: str) -> str:
+    return text
 
 
 def _styled(result: str, text: str) -> str:

@@ -329,14 +329,15 @@ def echo(text: str, *, err: bool = False, colour: str | None = None) -> None:
     On a terminal, the first line gets the `colour`, and "Error:" and "Warning:" have colours of their own.
     """
     text = errors.escape(text, keep="\n")
-    if _has_colours(sys.stderr if err else sys.stdout):
+    if has_colours(sys.stderr if err else sys.stdout):
         first, newline, rest = text.partition("\n")
         first = first if colour is None else typer.style(first, fg=colour)
         text = re.sub(r"^(Error|Warning):", _coloured_label, first + newline + rest, flags=re.MULTILINE)
-    _write(text, err=err)
+    print_text(text, err=err)
 
 
-def _has_colours(stream: Any) -> bool:
+def has_colours(stream: Any) -> bool:
+    """Whether the stream is a terminal that shows colours, and the user wants them."""
     is_terminal = stream is not None and stream.isatty()
     return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
@@ -345,8 +346,8 @@ def _coloured_label(label: re.Match[str]) -> str:
     return typer.style(label[0], fg="red" if label[1] == "Error" else "yellow", bold=True)
 
 
-def _write(text: str, *, err: bool = False) -> None:
-    """Print a line. Raises OSError if standard output is closed or full; that of standard error is not reported."""
+def print_text(text: str, *, err: bool = False) -> None:
+    """Print text as it is. Raises OSError if standard output, but not if standard error, is closed or full."""
     if err:
         with suppress(OSError):
             typer.echo(text, err=True)
@@ -380,14 +381,14 @@ def print_rows(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), mar
         lines = ["  ".join(map(_padded, row, widths)).rstrip() for row in cells]
     else:
         lines = ["\t".join(row).rstrip() for row in cells]
-    _write("\n".join(lines))
+    print_text("\n".join(lines))
 
 
 def _padded(cell: str, width: int) -> str:
     """Return the cell with spaces up to the width, and the word for a status in its colour."""
-    colour = _COLOURS.get(cell) if _has_colours(sys.stdout) else None
+    colour = _COLOURS.get(cell) if has_colours(sys.stdout) else None
     return (cell if colour is None else typer.style(cell, fg=colour)) + " " * (width - len(cell))
 
 
 def print_json(content: dict[str, Any]) -> None:
-    _write(json.dumps(content, indent=2))  # escapes control characters
+    print_text(json.dumps(content, indent=2))  # escapes control characters

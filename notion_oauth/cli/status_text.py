@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from notion_oauth.errors import SIGN_IN_AGAIN, Hint, NotSignedIn
-from notion_oauth.humanize import format_duration
+from notion_oauth.humanize import format_local
 from notion_oauth.protocol.urls import server_name
 from notion_oauth.tokens.status import LoginStatus
 
@@ -87,15 +87,13 @@ def describe_remote(
 
 
 def validity(status: LoginStatus) -> str:
-    """For example `valid for 59 minutes, until …`, in the local time zone."""
+    """For example `valid until 14:05 (in 59 minutes)`, in the local time zone."""
     if status.expires_at is None or status.expires_in_seconds is None:
         return "valid until the server rejects it"
     if status.status == "expired":
-        return f"expired on {_local(status.expires_at)}"
-    return (
-        f"valid for {format_duration(timedelta(seconds=status.expires_in_seconds))}, until {_local(status.expires_at)}"
-    )
+        return f"expired {_local(status.expires_at)}"
+    return f"valid until {_local(status.expires_at)}"
 
 
 def _local(when: datetime) -> str:
-    return f"{when.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    return format_local(when, datetime.now(UTC))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import anyio
@@ -28,6 +29,9 @@ from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.registration import UNKNOWN_CLIENT, is_about_redirect_uri
 from notion_oauth.service import NotionOAuth
 
+ADVICE_AFTER = 10.0  # seconds in which a browser usually comes back
+_POLL = 0.05  # seconds
+_WAITING = "Waiting for your consent in the browser … (Ctrl-C to stop)"
 _PROMPT = "URL: "
 _CONTAINER = (
     "This is a container: a browser outside it can reach port {port} only if both share a network (--network host). "
@@ -54,9 +58,10 @@ async def sign_in(
         await sign_in(NotionOAuth())
         BearerAuth(oauth, authorize=partial(sign_in, oauth))
 
-    Opens a browser if one can be shown here, and always prints the URL to open; with `no_browser`, only prints
-    it. The redirect arrives on `port` of 127.0.0.1 (default: a registered or free one), or the user pastes it;
-    the first valid one completes the sign-in. `challenge` is the resource's request for more scope or a newer sign-in.
+    Opens a browser if one can be shown here. Prints the URL to open if it does not come back within seconds, or at once
+    if there is no browser, no terminal, or with `no_browser`. The redirect arrives on `port` of 127.0.0.1 (default: a
+    registered or free one), or the user pastes it; the first valid one completes the sign-in. `challenge` is the
+    resource's request for more scope or a newer sign-in.
     Writes to `console` (default: stderr).
 
     `callback_host` is the host of the redirect URI: 127.0.0.1 or localhost. By default, it is 127.0.0.1, or the one
@@ -104,14 +109,12 @@ async def _sign_in_once(
         receiver = Receiver(partial(oauth.complete_authorization, started.pending))
         async with loopback.serve(receiver, listeners, own_user=environment.tells_users_apart):
             url = started.url.get_secret_value()
-            _print_url(console, browser, url)
             with open_standard_input(pipes=no_browser) or nullcontext() as source:
                 terminal = source is not None and source.is_terminal
-                _print_remote_hints(console, environment, listeners[0].getsockname()[1], terminal=terminal)
+                port = listeners[0].getsockname()[1]
+                advise = partial(_print_remote_hints, console, environment, port, terminal=terminal)
                 prompt = _PastePrompt(console, source, redirect_uri)
-                if isinstance(browser, Browser):
-                    open_in_thread(browser, url, partial(prompt.print, "No browser could be opened."))
-                await _wait_for_redirect(receiver, prompt, console)
+                await _wait_for_redirect(receiver, partial(_guide, console, browser, url, advise, prompt, receiver))
     try:
         return receiver.result()
     except AuthorizationExpired as error:
@@ -127,11 +130,44 @@ def no_redirect_hint(oauth: NotionOAuth) -> Hint:
     return Hint("If the browser showed an error about the redirect URI, sign in", "login", options)
 
 
-def _print_url(console: Console, browser: Browser | str, url: str) -> None:
+async def _guide(
+    console: Console,
+    browser: Browser | str,
+    url: str,
+    advise: Callable[[], None],
+    prompt: _PastePrompt,
+    receiver: Receiver[T],
+) -> None:
+    """Open the browser. If it does not come back soon, or cannot be opened, print the URL and what else may help."""
+    known = False
     if isinstance(browser, Browser):
-        text = "Opening the browser. If no page appears, open this URL:"
-    else:
-        text = f"{browser} Open this URL in a browser:".lstrip()
+        known = not console.is_terminal  # a log has no spinner, and whoever reads it may need the URL at once
+        if known:
+            _print_url(console, "Opening the browser. If no page appears, open this URL:", url)
+        browser = await _wait_for_browser(console, browser, url)
+    if not known:
+        _print_url(console, f"{browser} Open this URL in a browser:".lstrip(), url)
+    elif browser:
+        console.print(f"{browser}\n", markup=False, highlight=False)
+    advise()
+    console.print(_WAITING, markup=False)
+    await prompt.run(receiver)
+
+
+async def _wait_for_browser(console: Console, browser: Browser, url: str) -> str:
+    """Open the browser and wait for a while. Return why the user should now get advice."""
+    failed = threading.Event()
+    open_in_thread(browser, url, failed.set)
+    animated = console.is_terminal and not console.is_dumb_terminal
+    if console.is_terminal and not animated:
+        console.print(_WAITING, markup=False)
+    with console.status(_WAITING) if animated else nullcontext(), anyio.move_on_after(ADVICE_AFTER):
+        while not failed.is_set():  # noqa: ASYNC110 - a thread sets it
+            await anyio.sleep(_POLL)
+    return "No browser could be opened." if failed.is_set() else "The browser has not come back yet."
+
+
+def _print_url(console: Console, text: str, url: str) -> None:
     console.print(f"{text}\n", markup=False, highlight=False)
     console.print(escape(url), markup=False, highlight=False, soft_wrap=True)
     console.print()
@@ -150,11 +186,10 @@ def _print_remote_hints(console: Console, environment: Environment, port: int, *
         console.print()
 
 
-async def _wait_for_redirect(receiver: Receiver[T], prompt: _PastePrompt, console: Console) -> None:
-    """Wait until the browser or a paste ends the sign-in, or it expires; then cancel the prompt."""
-    console.print("Waiting for your consent in the browser … (Ctrl-C to stop)", markup=False)
+async def _wait_for_redirect(receiver: Receiver[T], guide: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Wait until the browser or a paste ends the sign-in, or it expires, while `guide` runs."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(prompt.run, receiver)
+        tasks.start_soon(guide)
         with anyio.move_on_after(PENDING_LIFETIME.total_seconds()):
             await receiver.wait_until_done()
         tasks.cancel_scope.cancel()

@@ -55,12 +55,13 @@ def test_parse_duration(text: str, seconds: int) -> None:
         (-1, "0 seconds"),
         (1, "1 second"),
         (59, "59 seconds"),
-        (60, "a minute"),
-        (119, "a minute"),
-        (120, "2 minutes"),
-        (3599, "59 minutes"),
-        (3600, "1 hour"),
-        (86399, "23 hours"),
+        (60, "1 minute"),
+        (89, "1 minute"),
+        (90, "2 minutes"),
+        (3569, "59 minutes"),
+        (3570, "1 hour"),
+        (5400, "2 hours"),
+        (86399, "1 day"),
         (86400, "1 day"),
         (180 * 86400, "180 days"),
     ],
@@ -106,8 +107,10 @@ def test_profiles_are_separate_logins(cli: CommandLine, sandbox: Sandbox) -> Non
     assert sandbox.live_grants == 2
     assert cli.run("token").stdout != cli.run("token", "--profile", "work").stdout
     assert cli.run("token", NOTION_OAUTH_PROFILE="work").stdout == cli.run("token", "--profile", "work").stdout
-    listed = cli.run("profiles").stdout.splitlines()
-    assert listed == [f"default  authenticated  {sandbox.mcp_url}", f"work  authenticated  {sandbox.mcp_url}"]
+    listed = [line.split("\t") for line in cli.run("profiles").stdout.splitlines()]
+    assert [(line[0], line[3], line[4]) for line in listed] == [
+        (name, "authenticated", sandbox.mcp_url) for name in ("default", "work")
+    ]
     cli.run("logout", "--profile", "work")
     assert cli.run("status").returncode == 0
     assert cli.run("status", "--profile", "work").returncode == 3
@@ -122,10 +125,15 @@ def test_unusable_profile_is_listed_with_the_others(cli: CommandLine, sandbox: S
     login.with_name(f"{login.name}.torn.profile").write_text("{")
     listed = cli.run("profiles")
     assert listed.returncode == 0
-    default, other, torn = listed.stdout.splitlines()
-    assert default == f"default  authenticated  {sandbox.mcp_url}"
-    assert other.startswith("elsewhere  unusable  The stored login is for https://other.example/mcp")
-    assert torn.startswith(f"torn  unusable  {login}.torn.profile is damaged")
+    lines = [line.split("\t") for line in listed.stdout.splitlines()]
+    assert [(line[0], line[3]) for line in lines] == [
+        ("default", "authenticated"),
+        ("elsewhere", "unusable"),
+        ("torn", "unusable"),
+    ]
+    other, torn = listed.stderr.splitlines()
+    assert other.startswith("elsewhere: The stored login is for https://other.example/mcp")
+    assert torn.startswith(f"torn: {login}.torn.profile is damaged")
     found = json.loads(cli.run("profiles", "--json").stdout)
     assert [status["status"] for status in found.values()] == ["authenticated", "unusable", "unusable"]
 
@@ -154,7 +162,7 @@ def test_suggested_command_names_the_same_login(cli: CommandLine, sandbox: Sandb
 def test_invalid_profile_name_is_invalid_usage(cli: CommandLine, name: str) -> None:
     done = cli.run("status", f"--profile={name}")
     assert done.returncode == 2
-    assert "Wrong setting --profile: use at most 64 letters" in done.stderr
+    assert "Wrong option --profile: use at most 64 letters" in done.stderr
 
 
 @pytest.mark.slow

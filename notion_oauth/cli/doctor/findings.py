@@ -23,6 +23,7 @@ class Finding:
     result: Result
     message: str
     hint: Hint | str | None = None
+    depends_on: str | None = None  # the failed check because of which this one was skipped
 
 
 def ok(message: str) -> Finding:
@@ -43,7 +44,11 @@ def warnings_for(*weaknesses: WarningWithHint | None) -> list[Finding]:
 
 
 class CheckSkipped(Exception):
-    """A prerequisite of this check failed; another check reports that failure."""
+    """A prerequisite of this check failed; the check that is the argument reports that failure."""
+
+    def finding(self) -> Finding:
+        message = f"Skipped: depends on the check {self}, which failed."
+        return Finding("warning", message, "Fix the failures above first.", depends_on=str(self))
 
 
 class SharedResult(Generic[T]):

@@ -5,8 +5,9 @@ This changes nothing: it writes and repairs no file, registers no client, and re
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import anyio
 
 from notion_oauth.cli.doctor import environment_checks, gateway_checks, network_checks, storage_checks
 from notion_oauth.cli.doctor.context import Check, CheckContext, in_thread
-from notion_oauth.cli.doctor.findings import RESULTS, CheckSkipped, Finding, Result, failure, warning
+from notion_oauth.cli.doctor.findings import RESULTS, CheckSkipped, Finding, Result, failure
 from notion_oauth.cli.doctor.scrub import scrub
 from notion_oauth.clock import Clock, utc_now
 from notion_oauth.concurrency import run_in_daemon_thread
@@ -70,15 +71,66 @@ class Report:
         ]
         return {"result": self.result, "checks": lines}
 
-    def as_text(self, style: Callable[[Result, str], str]) -> str:
-        """One line per finding, followed by its hint. `style` colours a text according to the result."""
-        lines = []
-        for name, found in self.rows:
-            start = f"{style(found.result, f'{found.result:<7}')}  {_LABELS.get(name, name):<{_WIDTH}}  "
-            lines.append(start + found.message)
-            if found.hint:
-                lines.append(f"{' ' * (7 + 2 + _WIDTH + 2)}{found.hint}")
+    def as_text(self, style: Callable[[Result, str], str], *, width: int | None = None) -> str:
+        """The verdict, then one line per finding, followed by its hint. `style` colours a text according to the result.
+
+        A failed check also names the others that could not be made because of it. Lines are wrapped at words to
+        `width`, if it is not None.
+        """
+        causes = self._causes()
+        lines = [style(self.result, self._verdict(causes)), ""]
+        for (name, found), cause in zip(self.rows, causes, strict=True):
+            if cause is not None:
+                continue
+            texts = [found.message, str(found.hint or "")]
+            if found.result == "failure":
+                others = [_label(other) for (other, _), each in zip(self.rows, causes, strict=True) if each == name]
+                texts.append(f"Not checked because of this: {', '.join(dict.fromkeys(others))}." if others else "")
+            start = f"{style(found.result, f'{found.result:<7}')}  {_label(name):<{_WIDTH}}  "
+            lines.append(start + _wrapped([text for text in texts if text], width))
         return "\n".join(lines)
+
+    def _causes(self) -> list[str | None]:
+        """For each row, the failed check that explains it: it was skipped, or failed with the same message."""
+        first: dict[str, str] = {}
+        causes: dict[str, str] = {}
+        found: list[str | None] = []
+        for name, finding in self.rows:
+            cause = finding.depends_on
+            if cause is None and finding.result == "failure":
+                cause = first.setdefault(finding.message, name)
+            cause = causes.get(cause, cause) if cause is not None else None
+            if cause in (None, name):
+                found.append(None)
+            else:
+                causes[name] = str(cause)
+                found.append(cause)
+        return found
+
+    def _verdict(self, causes: Sequence[str | None]) -> str:
+        """The result in a sentence: what fails, and how many warnings there are."""
+        rows = [row for row, cause in zip(self.rows, causes, strict=True) if cause is None]
+        failed = list(dict.fromkeys(_label(name) for name, found in rows if found.result == "failure"))
+        warnings = sum(found.result == "warning" for _, found in rows)
+        text = "Everything works."
+        if failed:
+            text = f"{len(failed)} check{' fails' if len(failed) == 1 else 's fail'}: {', '.join(failed)}."
+        return f"{text} {warnings} warning{'' if warnings == 1 else 's'}." if warnings else text
+
+
+def _label(check: str) -> str:
+    return _LABELS.get(check, check)
+
+
+def _wrapped(texts: Sequence[str], width: int | None) -> str:
+    """Return the texts below each other beside the names of the checks, in lines of at most `width`."""
+    indent = 7 + 2 + _WIDTH + 2
+    lines = [line for text in texts for line in ([text] if width is None else _wrap(text, max(30, width - indent)))]
+    return f"\n{' ' * indent}".join(lines)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 async def run_checks(
@@ -130,7 +182,7 @@ async def run_checks(
 
     def shown(found: Finding) -> Finding:
         hint = render(found.hint) if isinstance(found.hint, Hint) else found.hint
-        return Finding(found.result, escape(clean(found.message)), hint and escape(clean(hint)))
+        return replace(found, message=escape(clean(found.message)), hint=hint and escape(clean(hint)))
 
     return Report(tuple((name, shown(found)) for name, found in rows))
 
@@ -164,7 +216,7 @@ async def _run_guarded(check: Awaitable[Sequence[Finding]]) -> Sequence[Finding]
     try:
         return await check
     except CheckSkipped as skipped:
-        return [warning(f"Skipped: depends on the check {skipped}, which failed.", "Fix the failures above first.")]
+        return [skipped.finding()]
     except NotionOAuthError as error:
         return [failure(error.message, error.hint)]
     except Exception as error:

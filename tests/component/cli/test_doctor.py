@@ -128,6 +128,43 @@ def test_text_output_has_a_line_per_finding_followed_by_its_hint(doctor: Doctor)
     assert lines[at + 1].index("Sign") == lines[at].index("Not signed in.")
 
 
+def test_first_line_is_the_verdict(signed_in: Doctor, sandbox: Sandbox) -> None:
+    def verdict(**environment: str) -> str:
+        return signed_in.cli.run("doctor", **environment).stdout.splitlines()[0]
+
+    assert verdict() == "Everything works."
+    (signed_in.cli.directory / ".notion-tokens.json").chmod(0o644)
+    assert verdict() == "Everything works. 1 warning."
+    sandbox.fail_next("/mcp", status=503)
+    assert verdict() == "1 check fails: server. 1 warning."
+    assert verdict(NOTION_OAUTH_TIMEOUT="soon") == "1 check fails: settings."
+
+
+def test_what_depends_on_a_failed_check_is_in_its_line(doctor: Doctor) -> None:
+    lines = doctor.cli.run("doctor", NOTION_OAUTH_SERVER_URL="http://127.0.0.1:1/mcp").stdout.splitlines()
+    assert lines[0] == "1 check fails: server. 1 warning."
+    at = next(number for number, line in enumerate(lines) if line.startswith("failure  server "))
+    assert lines[at + 2].strip() == (
+        "Not checked because of this: certificate, clock, metadata, endpoints, issuer route, client."
+    )
+    shown = {line[9:].split("  ")[0] for line in lines[2:] if not line.startswith(" ")}
+    assert "server" in shown
+    assert not shown & {"certificate", "clock", "metadata", "endpoints", "issuer route", "client"}
+
+
+@pytest.mark.slow
+def test_lines_are_wrapped_at_words_on_a_terminal_alone(doctor: Doctor) -> None:
+    environment = {**doctor.cli.environment, "COLUMNS": "60"}
+    command = (sys.executable, str(doctor.cli.program), "doctor")
+    with Terminal(*command, cwd=doctor.cli.directory, env=environment) as terminal:
+        terminal.end()
+        lines = terminal.screen.splitlines()
+    unwrapped = doctor.cli.process("doctor").stdout
+    assert len([word for line in lines for word in line.split()]) == len(unwrapped.split()), "no word is broken"
+    assert len(lines) > len(unwrapped.splitlines())
+    assert all(len(line) <= 60 or len(line.split()[-1]) > 30 for line in lines)
+
+
 def test_options_select_the_login_that_is_checked(doctor: Doctor) -> None:
     doctor.run_checks("--profile", "work", "--token-file", str(doctor.cli.directory / "other.json"))
     assert doctor.worst("login")[2].endswith(f"login --profile work --token-file {doctor.cli.directory}/other.json")
@@ -676,8 +713,8 @@ def test_scrub_removes_private_data(monkeypatch: pytest.MonkeyPatch, text: str, 
 def test_only_terminals_without_no_color_get_colours(doctor: Doctor) -> None:
     green = "\x1b[32m"
     assert green not in doctor.cli.run("doctor").stdout
-    for wanted in ({}, {"NO_COLOR": "1"}):
-        environment = {**doctor.cli.environment, "NOTION_OAUTH_TIMEOUT": "soon", **wanted}
+    for wanted in ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        environment = {**doctor.cli.environment, "TERM": "xterm", "NOTION_OAUTH_TIMEOUT": "soon", **wanted}
         command = (sys.executable, str(doctor.cli.program), "doctor")
         with Terminal(*command, cwd=doctor.cli.directory, env=environment) as terminal:
             assert terminal.end() == 1

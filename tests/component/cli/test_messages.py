@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from notion_oauth.sandbox import Sandbox
@@ -86,18 +85,6 @@ def test_logout_of_a_profile_that_never_was_leaves_nothing(cli: CommandLine) -> 
     done = cli.run("logout", "--profile", "nope")
     assert (done.returncode, done.stderr) == (0, "You were not signed in.\n")
     assert set(cli.directory.iterdir()) == before
-
-
-@pytest.mark.slow
-def test_declined_sign_in_is_130(cli: CommandLine, sandbox: Sandbox) -> None:
-    with cli.start("login", BROWSER="true %s") as login:
-        assert login.stderr is not None
-        url = httpx.URL(next(line for line in login.stderr if line.startswith("http")).strip())
-        answer = {"error": "access_denied", "state": url.params["state"], "iss": sandbox.base_url}
-        httpx.get(url.params["redirect_uri"], params=answer, trust_env=False)
-        _, err = login.communicate(timeout=20)
-    assert login.returncode == 130
-    assert "declined" in err
 
 
 @pytest.mark.parametrize(

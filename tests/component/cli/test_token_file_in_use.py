@@ -266,7 +266,7 @@ def test_adopt_moves_logins_with_their_registrations(
         name: installed.run("token", "--token-file", str(old), "--profile", name).stdout for name in ("default", "work")
     }
     done = installed.run("adopt", old.name)
-    assert done.stdout == f"default  moved to {data}\nwork  moved to {data}.work.profile\n"
+    assert done.stdout == f"default\tmoved to {data}\nwork\tmoved to {data}.work.profile\n"
     assert not list(installed.directory.glob(".notion-tokens*"))
     assert {name: installed.run("token", "--profile", name).stdout for name in tokens} == tokens
     assert ("sealed" in data.read_text()) == encrypted
