@@ -187,6 +187,6 @@ def _unreachable(host: str, error: Exception) -> NetworkError:
         if isinstance(cause, socket.gaierror):
             return NetworkError(f"{host} could not be reached: its name does not resolve.")
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpcore.ConnectError | httpcore.ConnectTimeout | OSError | UnicodeError):
+    if isinstance(error, httpcore.ConnectError | OSError | UnicodeError):
         return NetworkError(f"{host} could not be reached.")
     return NetworkError(f"The connection to {host} broke before the response was complete.")

@@ -29,13 +29,7 @@ _KEEP_ALIVE: list[tuple[int, int, int]] = [
 ]
 STAGGER = 0.25  # seconds after which the next address is tried too (RFC 8305 §8)
 # UnicodeError: an invalid host name
-CONNECTION_ERRORS = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    OSError,
-    UnicodeError,
-)
+CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError)
 
 
 def http_request(method: str, url: str, headers: Mapping[str, str], content: bytes | None = None) -> httpcore.Request:
@@ -321,13 +315,13 @@ class _DirectBackend(_TrackingBackend):
     async def _connect_first(self, addresses: Sequence[Address], port: int) -> httpcore.AsyncNetworkStream:
         """The first connection that succeeds; attempts start STAGGER seconds apart (Happy Eyeballs, RFC 8305 §5)."""
         connected: dict[Address, httpcore.AsyncNetworkStream] = {}
-        failed: list[Exception] = []
+        failed: list[httpcore.ConnectError] = []
 
         async def attempt(address: Address, done: anyio.Event) -> None:
             try:
                 connected[address] = await self._open(str(address), port)
                 attempts.cancel_scope.cancel()
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            except httpcore.ConnectError as error:
                 failed.append(error)
             finally:
                 done.set()

@@ -7,7 +7,7 @@ import socket
 import threading
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -162,3 +162,28 @@ async def test_a_mock_transport_can_replace_the_network() -> None:
     """httpx.MockTransport returns responses that are already read."""
     network = httpx.MockTransport(lambda request: httpx.Response(200, json={"url": str(request.url)}))
     assert await send("https://h.example/", network) == b'{"url":"https://h.example/"}'
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (httpx.ReadTimeout("late"), "sent no complete response"),
+        (httpx.ConnectError("refused"), "could not be reached"),
+        (httpx.ReadError("reset"), "broke before the response was complete"),
+    ],
+    ids=lambda case: type(case).__name__,
+)
+@pytest.mark.parametrize("in_body", [False, True])
+async def test_errors_of_another_network_are_ours(failure: httpx.HTTPError, message: str, in_body: bool) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"{"
+        raise failure
+
+    async def respond(_: httpx.Request) -> httpx.Response:
+        if not in_body:
+            raise failure
+        return httpx.Response(200, content=parts())
+
+    with pytest.raises(NetworkError, match=message) as caught:
+        await send("https://h.example/", httpx.MockTransport(respond))
+    assert caught.value.__cause__ is caught.value.__context__ is None, "errors of httpx hold the request"
