@@ -25,7 +25,7 @@ from notion_oauth.protocol.messages import parse_json
 from notion_oauth.protocol.registration import UNKNOWN_CLIENT, is_about_redirect_uri
 from notion_oauth.service import NotionOAuth
 
-THEN = "Sign in there: the tools of the server then appear by themselves."
+THEN = "Sign in there. The tools of the server then appear; some clients show them only after a restart."
 SIGN_IN = Hint("sign in", "login")
 _LOG = logging.getLogger(__name__)
 
