@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import secrets
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -34,7 +35,8 @@ class HttpSessions:
     def add(self, profile: str, session: Session) -> str:
         """Return the id of a session that has just begun."""
         initialize = {} if session.initialize is None else session.initialize.document
-        state = [initialize, session.upstream_id, session.revision]
+        # With nobody signed in, clients of one kind begin alike: only the last value makes their ids different
+        state = [initialize, session.upstream_id, session.revision, secrets.token_hex(8)]
         packed = zlib.compress(json.dumps(state).encode())
         identifier = base64.urlsafe_b64encode(_mac(self._keys[0], profile, packed) + packed).decode().rstrip("=")
         self._keep(profile, identifier, session)
@@ -71,7 +73,7 @@ class HttpSessions:
         mac, packed = content[:_MAC], content[_MAC:]
         if not any(hmac.compare_digest(mac, _mac(key, profile, packed)) for key in self._keys):
             return None
-        initialize, upstream_id, revision = json.loads(zlib.decompressobj().decompress(packed, MAX_INITIALIZE))
+        initialize, upstream_id, revision, _ = json.loads(zlib.decompressobj().decompress(packed, MAX_INITIALIZE))
         message = Message(jsonrpc.dumps(initialize), initialize)
         return Session(gateway(), initialize=message, upstream_id=upstream_id, revision=revision)
 

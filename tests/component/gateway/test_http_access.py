@@ -112,6 +112,15 @@ async def test_a_session_continues_after_a_restart(oauth: NotionOAuth, server: M
     assert len({request.headers.get("mcp-session-id") for request in server.received("tools/call")}) == 1
 
 
+async def test_clients_that_begin_alike_have_sessions_of_their_own(settings: Settings) -> None:
+    """With nobody signed in, no id of the server makes them different."""
+    async with client_of(create_gateway(NotionOAuth(settings)), bearer(settings)) as client:
+        await client.begin()
+        first, client.session = client.session, None
+        await client.begin()
+        assert client.session != first
+
+
 async def test_an_ended_session_is_not_continued(oauth: NotionOAuth, server: McpServer) -> None:
     async with client_of(create_gateway(oauth), bearer(oauth.settings)) as client:
         await client.begin()
