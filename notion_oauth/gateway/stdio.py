@@ -147,8 +147,8 @@ class _Input:
     async def __aiter__(self) -> AsyncGenerator[bytes]:
         while (line := await self._lines.get()) is not None:
             self._free.release()
-            if line.strip():
-                yield line
+            if message := line.strip():
+                yield message
 
 
 class _Output:
