@@ -126,6 +126,7 @@ class Tools:
     async def _progress(self, context: Context, _params: types.CallToolRequestParams) -> Answer:
         for step in (1, 2, 3):
             await context.session.report_progress(step, 3, f"step {step}")
+            await anyio.sleep(0.02)  # the TypeScript SDK drops progress that arrives together with the result
         return text("done")
 
     async def _log(self, context: Context, _params: types.CallToolRequestParams) -> Answer:
@@ -267,7 +268,7 @@ class Request:
 class Fault:
     """A fault for the next request `on` this method; on any, if it is None."""
 
-    kind: Literal["answer", "cut", "cut_after", "cut_within", "stall"]
+    kind: str  # answer, cut_before, cut_after, cut_within or stall
     on: str | None
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
@@ -361,8 +362,7 @@ class McpServer:
         self, when: Literal["before", "after", "within"] = "before", *, on: str | None = None, times: int = 1
     ) -> None:
         """Close the connections of the next requests: before or after they are processed, or within the answer."""
-        kinds: dict[str, Any] = {"before": "cut", "after": "cut_after", "within": "cut_within"}
-        self._add(Fault(kinds[when], on), times)
+        self._add(Fault(f"cut_{when}", on), times)
 
     def stall_next(self, *, on: str | None = None, times: int = 1) -> None:
         """Leave the next requests without an answer, until the client closes the connection."""
@@ -415,7 +415,7 @@ class McpServer:
         fault = self._take(request)
         session = headers.get("mcp-session-id", "")
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        if fault is not None and fault.kind in ("answer", "cut", "stall"):
+        if fault is not None and fault.kind in ("answer", "cut_before", "stall"):
             await self._refuse(fault, scope, receive, watched)
         elif scheme.lower() != "bearer" or not self._accepts(token):
             challenge = f'Bearer error="invalid_token", resource_metadata="{self._metadata_url}"'
@@ -429,7 +429,7 @@ class McpServer:
     async def _refuse(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
         if fault.kind == "answer":
             await _answer(send, fault.status, fault.headers, fault.body)
-        elif fault.kind == "cut":
+        elif fault.kind == "cut_before":
             _cut(scope)
         else:
             while not self._stopping.is_set():
@@ -445,9 +445,13 @@ def _cutting(fault: Fault | None, scope: Scope, send: Send) -> Send:
         return send
 
     async def cutting(message: Message) -> None:
-        if fault.kind == "cut_within":
+        if fault.kind == "cut_within" and message["type"] == "http.response.start":
             await send(message)
-            if message.get("body"):
+        elif fault.kind == "cut_within":
+            body = message.get("body", b"")
+            part = body if message.get("more_body") else body[: len(body) // 2]  # an event, or half of a document
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            if body:
                 _cut(scope)
         elif message["type"] == "http.response.body" and not message.get("more_body"):
             _cut(scope)

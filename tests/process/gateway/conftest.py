@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from notion_oauth.sandbox import Sandbox
 from tests.process.gateway.connecting import Home
 from tests.support.mcp_server import McpServer, serve_protected_mcp
+
+LIMIT = 90  # seconds for one test
 
 
 @pytest.fixture
@@ -31,3 +34,17 @@ def sandbox(protected: tuple[McpServer, Sandbox]) -> Sandbox:
 @pytest.fixture
 def home(server: McpServer, tmp_path: Path) -> Home:
     return Home(tmp_path, server.url)
+
+
+@pytest.fixture(autouse=True)
+def _time_limit() -> Iterator[None]:
+    """A gateway that does not answer or end fails its test, and does not stop the run."""
+
+    def expire(*_: object) -> None:
+        raise TimeoutError(f"this test has not ended after {LIMIT} seconds")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.alarm(LIMIT)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +17,7 @@ import httpx2
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
+from notion_oauth.gateway.local_secret import local_secret
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.support import consenting_browser
@@ -42,6 +43,7 @@ class Home:
         return {
             **kept,
             "XDG_DATA_HOME": str(self.directory / "data"),
+            "XDG_CACHE_HOME": str(self.directory / "cache"),
             "NOTION_OAUTH_SERVER_URL": self.server_url,
             "BROWSER": f"{sys.executable} -I {consenting_browser.__file__} %s {self.browser_log}",
             **self.variables,
@@ -108,23 +110,24 @@ class HttpGateway:
 @contextmanager
 def http_gateway(home: Home, *options: str) -> Generator[HttpGateway]:
     """Run `notion-oauth mcp serve` on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     log = home.directory / "serve.log"
-    with log.open("w") as stderr:
-        process = home.start("mcp", "serve", "--port", "0", *options, stdout=subprocess.DEVNULL, stderr=stderr)
+    with log.open("w") as output:
+        process = home.start("mcp", "serve", "--port", str(port), *options, stdout=output, stderr=output)
     try:
-        url = wait_until(lambda: re.search(r"http://127\.0\.0\.1:\d+/mcp", log.read_text()) or process.poll())
-        assert isinstance(url, re.Match), log.read_text()
-        yield HttpGateway(process, url[0], local_secret(home), log)
+        wait_until(lambda: _listens(port) or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        secret = local_secret(home.oauth.settings).get_secret_value()
+        yield HttpGateway(process, f"http://127.0.0.1:{port}/mcp", secret, log)
     finally:
         process.terminate()
         process.wait(10)
 
 
-def local_secret(home: Home) -> str:
-    """The secret of the local gateway, as `mcp config --http` shows it."""
-    shown = home.run("mcp", "config", "cursor", "--http").stdout
-    found = re.search(r"Bearer ([^\"\s]+)", shown)
-    return found[1] if found else ""
+def _listens(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 @asynccontextmanager

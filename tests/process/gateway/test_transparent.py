@@ -127,11 +127,13 @@ async def test_changes_are_announced(route: str, wire: str, server: McpServer, h
 
 async def test_cancelling_reaches_the_server(route: str, wire: str, server: McpServer, home: Home) -> None:
     await home.sign_in()
-    async with connect(route, wire, server, home) as client, anyio.create_task_group() as calls:
-        calls.start_soon(client.call_tool, "wait")
-        assert await anyio.to_thread.run_sync(server.tools.waiting.wait, 10)
-        calls.cancel_scope.cancel()
-    assert server.tools.cancelled.wait(10)
+    async with connect(route, wire, server, home) as client:
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(client.call_tool, "wait")
+            assert await anyio.to_thread.run_sync(server.tools.waiting.wait, 10)
+            calls.cancel_scope.cancel()
+        assert await anyio.to_thread.run_sync(server.tools.cancelled.wait, 10)
+        assert words(await client.call_tool("echo", {"word": "x"})) == "x"
 
 
 async def test_a_stream_is_resumed(route: str, server: McpServer, home: Home) -> None:
