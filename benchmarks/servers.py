@@ -38,12 +38,12 @@ class Server:
 @contextmanager
 def serving(app: str, directory: Path, *options: str, **settings: str) -> Iterator[Server]:
     """Run `uvicorn APP` with these settings and one worker; its log is a file in `directory`. Raises RuntimeError."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), *options]
     with (directory / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=directory, env=_environment(settings), stdout=log, stderr=log)
         try:
-            _wait(process, port)
+            wait_until_listening(process, port)
             yield Server(port, process.pid)
         finally:
             process.terminate()
@@ -54,13 +54,13 @@ def _environment(settings: Mapping[str, str]) -> dict[str, str]:
     return {**child_environment(), **{f"NOTION_OAUTH_{name.upper()}": value for name, value in settings.items()}}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
-def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+def wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,11 +27,13 @@ from benchmarks.environments import child_environment
 from benchmarks.gateways import GATEWAYS, Ready, prepare
 from benchmarks.logins import FRESH, sign_in
 from benchmarks.measurements.context import Context
-from benchmarks.servers import serving
+from benchmarks.servers import free_port, serving, wait_until_listening
 from benchmarks.tables import Table, milliseconds, times
 from notion_oauth.sandbox import SandboxOptions, serve_sandbox
 
 DIRECT = "directly over HTTP"
+OURS = "notion-oauth"
+SERVED = "`notion-oauth mcp serve`"
 AT_ONCE = 50
 TIME_LIMIT = 30.0  # seconds for the start of a gateway, and for one round of calls
 
@@ -96,9 +98,15 @@ def _measure(
             except (OSError, EOFError) as error:
                 failed[name] = str(error) or "no answer"
     working = {name: command for name, command in commands.items() if name not in failed}
-    with Path(os.devnull).open("w") as log:
-        rounds = context.choose(2, 15)
-        direct = anyio.run(_measure_rates, working, environment, url, token, rounds, results, failed, log)
+    served = Results()
+    with Path(os.devnull).open("w") as log, ExitStack() as stack:
+        endpoints = {DIRECT: (url, token)}
+        if OURS in working:
+            endpoints[SERVED] = stack.enter_context(_serving(working[OURS], environment, directory, served))
+        measured = {**results, SERVED: served}
+        direct = anyio.run(
+            _measure_rates, working, environment, endpoints, context.choose(2, 15), measured, failed, log
+        )
     rounds, calls = context.choose(1, 7), context.choose(50, 200)
     table = Table(
         "An MCP client's gateway on stdio",
@@ -127,7 +135,31 @@ def _measure(
             times(statistics.median(result.rates)),
             f"{result.memory / 1e6:.0f} MB",
         )
+    if served.rates:
+        note = (
+            f"`{SERVED}` over HTTP: 50 calls at once have {times(statistics.median(served.rates))} the direct rate, and"
+        )
+        table.note += f" {note} it takes {served.memory / 1e6:.0f} MB."
     yield table
+
+
+@contextmanager
+def _serving(
+    command: Sequence[str], environment: Mapping[str, str], directory: Path, results: Results
+) -> Iterator[tuple[str, str]]:
+    """Run our gateway's HTTP face. Yields its URL and its secret."""
+    port = free_port()
+    with (directory / "serve.log").open("wb") as log:
+        serve = [*command, "serve", "--port", str(port)]
+        process = subprocess.Popen(serve, env=environment, cwd=directory, stdout=log, stderr=log)
+    with process:
+        try:
+            wait_until_listening(process, port)
+            secret = Path(f"{environment['NOTION_OAUTH_TOKEN_FILE']}.gateway-secret").read_text().strip()
+            yield f"http://127.0.0.1:{port}/mcp", secret
+            results.memory = process_tree.resident_bytes(process.pid)
+        finally:
+            process.terminate()
 
 
 class _Talk:
@@ -192,8 +224,7 @@ def _talking(command: Sequence[str], environment: Mapping[str, str], directory: 
 async def _measure_rates(
     commands: Mapping[str, Sequence[str]],
     environment: Mapping[str, str],
-    url: str,
-    token: str,
+    endpoints: Mapping[str, tuple[str, str]],
     rounds: int,
     results: Mapping[str, Results],
     failed: dict[str, str],
@@ -202,7 +233,7 @@ async def _measure_rates(
     """Many calls at once, directly and through each gateway in turn. Returns the rate of direct calls."""
     direct: list[float] = []
     async with AsyncExitStack() as stack:
-        clients = {DIRECT: await stack.enter_async_context(_direct(url, token))}
+        clients = {name: await stack.enter_async_context(_over_http(*each)) for name, each in endpoints.items()}
         for name, command in commands.items():
             program, *arguments = command
             transport = StdioServerParameters(command=program, args=arguments, env=dict(environment))
@@ -226,7 +257,7 @@ async def _measure_rates(
 
 
 @asynccontextmanager
-async def _direct(url: str, token: str) -> AsyncGenerator[Client]:
+async def _over_http(url: str, token: str) -> AsyncGenerator[Client]:
     headers = {"Authorization": f"Bearer {token}"}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=TIME_LIMIT, trust_env=False) as http,
