@@ -106,8 +106,6 @@ def login(
         raise ConfigurationError(ignored[0], hint=ignored[1])
     oauth, console = oauth_from_options(ctx, profile, token_file, server_url, env_file), stderr_console()
     challenge = parse_sign_in_options(scope, acr_values, max_age)
-    if challenge is None:
-        _say_if_signed_in(oauth)
     if assertion_file is not None:
         for_browser = (port, callback_host, acr_values, max_age)
         if no_browser or new_client or any(option is not None for option in for_browser):
@@ -117,6 +115,8 @@ def login(
     else:
         from notion_oauth.interactive.sign_in import no_redirect_hint, sign_in
 
+        if challenge is None:
+            _say_if_signed_in(oauth)
         options: dict[str, Any] = {"port": port, "callback_host": callback_host, "new_client": new_client}
         try:
             run_async(partial(sign_in, oauth, challenge, console=console, no_browser=no_browser, **options))
@@ -320,11 +320,12 @@ def logout(
     """Revoke the grant at the server and delete the tokens."""
     from notion_oauth.files.default_profile import write_default_profile
     from notion_oauth.protocol.urls import server_name
-    from notion_oauth.tokens.revocation import sign_out_message
+    from notion_oauth.tokens.revocation import SignOut, sign_out_message
 
     def sign_out(oauth: NotionOAuth) -> tuple[dict[str, str], str]:
         server = server_name(run_async(oauth.server_of_login))
-        outcome = run_async(oauth.sign_out)
+        stored = oauth.settings.token_file.parent.exists()  # else a lock would need the directory
+        outcome = run_async(oauth.sign_out) if stored else SignOut.NOT_SIGNED_IN
         return {"status": "unauthenticated", "outcome": outcome.name.lower()}, sign_out_message(outcome, server)
 
     oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)

@@ -17,6 +17,7 @@ from notion_oauth.cli.options import (
     duration_option,
     echo,
     oauth_from_options,
+    parse_port,
     print_json,
     render_hint,
     settings_from_options,
@@ -39,7 +40,7 @@ Patience = Annotated[
     timedelta | None,
     duration_option("How long a request is repeated if the server cannot be reached, such as 20s."),
 ]
-Port = Annotated[int, typer.Option(help="The port of 127.0.0.1.", min=1, max=65535)]
+Port = Annotated[int, typer.Option(parser=partial(parse_port, lowest=1), metavar="PORT", help="The port of 127.0.0.1.")]
 ClientName = Literal[
     "claude-desktop", "claude-code", "cursor", "vscode", "codex", "gemini", "zed", "goose", "librechat", "n8n"
 ]

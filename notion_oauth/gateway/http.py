@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
 
-from notion_oauth.errors import NotionOAuthError
+from notion_oauth.errors import Hint, NotionOAuthError
 from notion_oauth.gateway import jsonrpc
 from notion_oauth.gateway.gateway import PATIENCE, Gateway
 from notion_oauth.gateway.http_sessions import HttpSessions
@@ -149,7 +149,7 @@ class HttpGateway:
         if self._bearer is not None:
             sent = request.headers.get("authorization", "").encode("latin-1")
             if not hmac.compare_digest(sent, self._bearer):
-                hint = "`notion-oauth mcp config CLIENT --http` shows it."
+                hint = Hint("See it", "mcp config", {"http": None}, arguments=("CLIENT",))
                 return _error(403, f"The secret in the Authorization header is missing or wrong. {hint}")
         if request.method not in ("GET", "POST", "DELETE"):
             return Response(status_code=405, headers={"Allow": "GET, POST, DELETE"})

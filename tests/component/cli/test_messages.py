@@ -85,6 +85,8 @@ def test_logout_of_a_profile_that_never_was_leaves_nothing(cli: CommandLine) -> 
     done = cli.run("logout", "--profile", "nope")
     assert (done.returncode, done.stderr) == (0, "You were not signed in.\n")
     assert set(cli.directory.iterdir()) == before
+    cli.run("logout", "--token-file", "new/tokens.json")
+    assert set(cli.directory.iterdir()) == before
 
 
 @pytest.mark.parametrize(
