@@ -256,9 +256,10 @@ class _Stream:
                 await self._send({"type": "http.response.body", "body": event.data})
                 return
             await self._start(headers)
-            for each in (*self._waiting, event):
-                await self._send({"type": "http.response.body", "body": each.encode(), "more_body": True})
+            body = b"".join(each.encode() for each in (*self._waiting, event))
             self._waiting.clear()
+            self._ended = event.final
+            await self._send({"type": "http.response.body", "body": body, "more_body": not event.final})
 
     async def start(self) -> None:
         """Begin the stream before its first event."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts
 LISTEN_PAUSE = 1.0  # seconds before a stream of the server's own messages is opened again
 MAX_LISTEN_PAUSE = 30.0
 BAD_REQUEST, HEADER_MISMATCH = 400, -32020
+END_WAIT = 0.2  # seconds for the end of a stream after its last event
 ELICITATION_WAIT = 50.0  # seconds; clients give up after 60
 
 Deliver = Callable[[Event], Awaitable[None]]
@@ -117,15 +118,16 @@ class Session:
         Nothing is delivered for a notification or a response that the server accepts. `headers` are the routing headers
         of a client that has sent them itself. Raises nothing but what `deliver` raises.
         """
-        started, outcome = uptime(), "cancelled"
+        started, ended, outcome = uptime(), None, "cancelled"
         request = _Request()
         key = _key(message.id)
         if message.is_request and not message.is_batch:
             self._requests[key] = request
 
         async def deliver_and_note(event: Event) -> None:
-            nonlocal outcome
+            nonlocal ended, outcome
             if event.final:
+                ended = uptime()
                 outcome = "local" if event.local else str(event.status)
             if not request.cancelled:
                 await deliver(event)
@@ -138,7 +140,7 @@ class Session:
         finally:
             if self._requests.get(key) is request:
                 del self._requests[key]
-            self._gateway.log(message, outcome, uptime() - started, self._upstream_id)
+            self._gateway.log(message, outcome, (ended or uptime()) - started, self._upstream_id)
 
     async def _handle(
         self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
@@ -290,12 +292,14 @@ class Session:
         while True:
             if current is not None:
                 with suppress(Failure):
-                    async for event in current.events():
+                    events = current.events()
+                    async for event in events:
                         last_id = last_id if event.id is None else event.id
                         retry = retry if event.retry is None else event.retry / 1000
                         event = self._seen(message, event)  # noqa: PLW2901
                         await deliver(event)
                         if event.final:
+                            await _read_to_end(events)
                             return
                 deadline = uptime() + self._gateway.patience
                 if current is not response:
@@ -570,6 +574,16 @@ def _key(request_id: Any) -> object:
 
 def _local(body: bytes) -> Event:
     return Event(body, final=True, local=True)
+
+
+async def _read_to_end(events: AsyncIterator[Event]) -> None:
+    """Read what follows the response: a connection can be used again only if its body was read to the end.
+
+    Also if the client has closed its own connection, because it has all it wants.
+    """
+    with anyio.move_on_after(END_WAIT, shield=True):
+        async for _ in events:
+            pass
 
 
 def _is_error(body: bytes) -> bool:

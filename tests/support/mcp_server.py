@@ -254,6 +254,7 @@ class Request:
     headers: dict[str, str]  # names in lower case
     body: bytes
     message: Any
+    connection: tuple[str, int]  # the client's address and port
     status: int | None = None
 
     @property
@@ -397,7 +398,7 @@ class McpServer:
     async def _mcp(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _read(receive)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        request = Request(scope["method"], headers, body, json.loads(body) if body else None)
+        request = Request(scope["method"], headers, body, json.loads(body) if body else None, tuple(scope["client"]))
         self.requests.append(request)
         pending = [{"type": "http.request", "body": body, "more_body": False}]
 

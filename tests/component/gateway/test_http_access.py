@@ -121,6 +121,15 @@ async def test_clients_that_begin_alike_have_sessions_of_their_own(settings: Set
         assert client.session != first
 
 
+async def test_a_connection_is_used_again(oauth: NotionOAuth, server: McpServer) -> None:
+    """Although the response is a stream, whose last event is not its end."""
+    async with client_of(create_gateway(oauth), bearer(oauth.settings)) as client:
+        await client.begin()
+        for _ in range(3):
+            await client.send(call("echo", word="x"))
+    assert len({request.connection for request in server.received("tools/call")}) == 1
+
+
 async def test_an_ended_session_is_not_continued(oauth: NotionOAuth, server: McpServer) -> None:
     async with client_of(create_gateway(oauth), bearer(oauth.settings)) as client:
         await client.begin()
