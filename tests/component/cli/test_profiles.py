@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import json
 
+import anyio
 import pytest
+from fastapi.testclient import TestClient
 
+from notion_oauth.app import create_app
 from notion_oauth.cli.fast_path import read_fast
 from notion_oauth.sandbox.mcp import WORKSPACE
 from notion_oauth.service import NotionOAuth
-from notion_oauth.settings import load_settings
+from notion_oauth.settings import Settings, load_settings
 from tests.support.command_line import CommandLine
+from tests.support.signing_in import sign_in
 
 
 @pytest.fixture
-def two(cli: CommandLine) -> CommandLine:
+def two(cli: CommandLine, settings: Settings) -> CommandLine:
     """With a login in the profiles `default` and `work`."""
     for profile in ("default", "work"):
-        assert cli.run("login", "--profile", profile).returncode == 0
+        in_clone = settings.model_copy(update={"token_file": cli.directory / ".notion-tokens.json"})
+        anyio.run(signed_in, NotionOAuth(in_clone, profile=profile))
     return cli
+
+
+async def signed_in(oauth: NotionOAuth) -> None:
+    await sign_in(oauth)
+    await oauth.identify()
 
 
 def profile_of(cli: CommandLine, *arguments: str, **environment: str) -> str:
@@ -51,7 +61,16 @@ def test_both_paths_and_the_library_use_it(two: CommandLine, monkeypatch: pytest
     monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", str(two.directory / ".notion-tokens.json"))
     assert NotionOAuth().profile == "work"
     assert load_settings(profile="default").profile == "default"
-    assert load_settings(default_profile=False).profile == "default", "so a service does not use it"
+
+
+def test_service_does_not_use_it(two: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    two.run("profile", "use", "work")
+    two.run("logout", "--profile", "default")
+    monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", two.environment["NOTION_OAUTH_SERVER_URL"])
+    with TestClient(
+        create_app(clone=two.directory), base_url="http://localhost", client=("127.0.0.1", 50000)
+    ) as client:
+        assert client.get("/auth/status").json()["status"] == "unauthenticated"
 
 
 def test_profile_without_a_login_cannot_be_used(two: CommandLine) -> None:

@@ -11,7 +11,8 @@ import anyio
 import httpx
 import pytest
 from fastapi import FastAPI
-from starlette.responses import StreamingResponse
+from starlette.background import BackgroundTask
+from starlette.responses import Response, StreamingResponse
 
 from notion_oauth.app import create_app
 from notion_oauth.cli.background_server import served
@@ -65,6 +66,19 @@ def client(app: FastAPI) -> Visitor:
 
 def lines(log_output: io.StringIO) -> list[str]:
     return [line for line in log_output.getvalue().splitlines() if " notion_oauth.request " in line]
+
+
+def test_work_in_the_background_is_after_the_line(app: FastAPI, client: Visitor, log_output: io.StringIO) -> None:
+    """Its time is not that of the request."""
+    logged: list[int] = []
+
+    @app.get("/background")
+    async def background() -> Response:
+        return Response(background=BackgroundTask(lambda: logged.append(len(lines(log_output)))))
+
+    client.get("/background")
+    assert logged == [1]
+    assert len(lines(log_output)) == 1
 
 
 @pytest.mark.parametrize("sent", ["from-the-proxy", "7f6c_A.b-0", "x" * 64])

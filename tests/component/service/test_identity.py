@@ -62,7 +62,7 @@ async def test_server_that_fails(oauth: NotionOAuth, sandbox: Sandbox, settings:
     before = settings.token_file.read_bytes()
     sandbox.fail_next("/mcp", status=503)
     assert (await oauth.identify()).identity() == Identity().identity()
-    sandbox.misbehave_next("/mcp", "slow", seconds=30)
+    sandbox.misbehave_next("/mcp", "hang")
     impatient = NotionOAuth(settings.model_copy(update={"timeout": 0.2}))
     with pytest.raises(TransientError):
         await impatient.identify()
