@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import tempfile
 import time
 from collections.abc import Generator
@@ -15,9 +17,11 @@ import httpx
 import typer
 from pydantic import SecretStr
 
+from notion_oauth import __version__
 from notion_oauth.app import create_app
 from notion_oauth.auth.httpx_auth import BearerAuth
 from notion_oauth.cli.background_server import served
+from notion_oauth.cli.mcp_config import program_command
 from notion_oauth.cli.options import program_name
 from notion_oauth.errors import NotionOAuthError
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
@@ -31,6 +35,16 @@ _SELF = {
     "id": 1,
     "method": "tools/call",
     "params": {"name": "notion-fetch", "arguments": {"id": "self"}},
+}
+_INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "notion-oauth demo", "version": __version__},
+    },
 }
 _MCP_HEADERS = {"Accept": "application/json, text/event-stream"}
 
@@ -88,6 +102,7 @@ class _Demo:
             self._expire()
             second = self._use("The program calls again, and the token is refreshed without any interaction")
             _check(first != second and self._refreshes() == 1, "The token was refreshed exactly once.")
+            self._use_gateway()
             self._sign_out(second)
 
     def _sign_in(self) -> None:
@@ -113,6 +128,31 @@ class _Demo:
         workspace = json.loads(response.json()["result"]["content"][0]["text"])["self"]["workspace"]["name"]
         _check(bool(workspace), f"The name of the workspace is “{workspace}”.")
         return SecretStr(response.request.headers["Authorization"].removeprefix("Bearer "))
+
+    def _use_gateway(self) -> None:
+        _print("\nAn MCP client starts `notion-oauth mcp`, which has the same login")
+        directory = self._settings.token_file.parent
+        options = {
+            "--server-url": self._settings.server_url,
+            "--token-file": str(self._settings.token_file),
+            "--env-file": str(directory / "empty.env"),  # not that of a clone
+        }
+        (directory / "empty.env").touch()
+        with subprocess.Popen(  # noqa: S603 - this program
+            [*program_command(), "mcp", *(word for option in options.items() for word in option)],
+            cwd=directory,
+            env={**os.environ, "XDG_CACHE_HOME": str(directory)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            server = _ask(process, _INITIALIZE)["serverInfo"]["name"]
+            _check(bool(server), f"The client's session is with the {server}.")
+            tools = [tool["name"] for tool in _ask(process, {**_SELF, "method": "tools/list", "params": {}})["tools"]]
+            _check(bool(tools), f"It lists the server's tools: {', '.join(tools)}.")
+            workspace = json.loads(_ask(process, _SELF)["content"][0]["text"])["self"]["workspace"]["name"]
+            _check(bool(workspace), f"It calls {tools[0]}: the name of the workspace is “{workspace}”.")
 
     def _expire(self) -> None:
         _print(f"\nThe token expires (here after {TOKEN_LIFETIME:g} seconds, at Notion after hours)")
@@ -141,6 +181,19 @@ class _Demo:
     def _refreshes(self) -> int:
         requests = self._sandbox.requests_to("/token", "POST")
         return sum(request.form.get("grant_type") == "refresh_token" for request in requests)
+
+
+def _ask(process: subprocess.Popen[str], message: dict[str, Any]) -> dict[str, Any]:
+    """Send a request to the gateway; returns its result."""
+    if process.stdin is not None and process.stdout is not None:
+        process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            answer = json.loads(line)
+            if "id" in answer and isinstance(answer.get("result"), dict):
+                result: dict[str, Any] = answer["result"]
+                return result
+    raise DemoFailed("The gateway ended without an answer.")
 
 
 def _print(text: str) -> None:

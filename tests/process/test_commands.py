@@ -354,7 +354,15 @@ def test_sandbox_reports_a_port_in_use(cli: CommandLine) -> None:
 def test_demo_succeeds(cli: CommandLine) -> None:
     done = cli.run("demo")
     assert done.returncode == 0, done.stderr
-    for said in ("Not connected", "authenticated", "expired", "refreshed exactly once", "unauthenticated", "401"):
+    for said in (
+        "Not connected",
+        "authenticated",
+        "expired",
+        "refreshed exactly once",
+        "notion-fetch",
+        "unauthenticated",
+        "401",
+    ):
         assert said in done.stdout
     assert "All steps succeeded" in done.stdout
     assert list(cli.directory.iterdir()) == [cli.program]
