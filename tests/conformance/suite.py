@@ -51,7 +51,7 @@ class Suite:
         """Install the suite on first use, into the user's cache directory. Raises CalledProcessError if npm fails."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "notion-oauth-conformance"
         suite = _package(cache / f"suite-{VERSION}", "@modelcontextprotocol/conformance", VERSION)
-        return cls(_node(cache), suite / "dist" / "index.js")
+        return cls(find_node(cache, NODE), suite / "dist" / "index.js")
 
     def scenarios(self) -> list[str]:
         """The authorization scenarios that the specification requires of every client, without extensions."""
@@ -103,13 +103,13 @@ def _package(directory: Path, name: str, version: str) -> Path:
     return package
 
 
-def _node(cache: Path) -> str:
+def find_node(cache: Path, least: str) -> str:
     """The installed Node if it is new enough, otherwise one from npm."""
     installed = shutil.which("node")
     if installed is not None:
         version = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True).stdout
-        if int(version.removeprefix("v").partition(".")[0]) >= int(NODE):
+        if int(version.removeprefix("v").partition(".")[0]) >= int(least):
             return installed
     kind = "arm64" if platform.machine() in ("aarch64", "arm64") else "x64"
     name = f"node-{platform.system().lower()}-{kind}"
-    return str(_package(cache / f"node-{NODE}", name, NODE) / "bin" / "node")
+    return str(_package(cache / f"node-{least}", name, least) / "bin" / "node")

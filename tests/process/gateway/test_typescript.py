@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from tests.conformance.suite import find_node
 from tests.process.gateway.connecting import Home, http_gateway
 from tests.support.mcp_server import FIXED_TOKEN, McpServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+NODE = "20"  # or later
 SOURCES = Path(__file__).parent / "typescript"
 CLIENTS: dict[str, dict[str, Any]] = {
     "1": {"sdk": 1},
@@ -27,8 +29,8 @@ CLIENTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def program() -> Path:
-    """The program with its packages, which are installed once into the user's cache directory."""
+def program() -> list[str]:
+    """The command of the program with its packages, which are installed once into the user's cache directory."""
     version = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(SOURCES.iterdir()))).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "notion-oauth-typescript"
     cache.mkdir(parents=True, exist_ok=True)
@@ -39,12 +41,14 @@ def program() -> Path:
             npm = shutil.which("npm") or "npm"
             subprocess.run([npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=directory, check=True)
             (directory / "installed").touch()
-    return directory / "client.mjs"
+        return [find_node(cache, NODE), str(directory / "client.mjs")]
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("route", ["direct", "stdio", "http"])
-async def test_every_kind_of_message(program: Path, route: str, client: str, server: McpServer, home: Home) -> None:
+async def test_every_kind_of_message(
+    program: list[str], route: str, client: str, server: McpServer, home: Home
+) -> None:
     await home.sign_in()
     with ExitStack() as stack:
         asked = dict(CLIENTS[client])
@@ -58,7 +62,7 @@ async def test_every_kind_of_message(program: Path, route: str, client: str, ser
                 url, token = running.url, running.secret
             asked |= {"url": url, "headers": {"Authorization": f"Bearer {token}"}}
         done = subprocess.run(
-            [shutil.which("node") or "node", program, json.dumps(asked)],
+            [*program, json.dumps(asked)],
             capture_output=True,
             text=True,
             timeout=60,
