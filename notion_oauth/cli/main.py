@@ -199,18 +199,20 @@ def status(
     fast = fast_login(*options)
     if fast is not None and is_surely_ignored(fast.file):
         found = login_status(fast, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=fast.protection)
-        file, origin, read = fast.file, fast.origin, None
+        file, origin, read, name = fast.file, fast.origin, None, fast.profile
         signed_out = errors.NotSignedIn("Not signed in.")
     else:
         oauth = oauth_from_options(*options)
-        file = profile_file(oauth.settings.token_file, oauth.profile)
+        name = oauth.profile
+        file = profile_file(oauth.settings.token_file, name)
         origin, read = oauth.settings.token_file_origin, oauth.settings.env_file
         signed_out = oauth.tokens.not_signed_in()
         found = run_async(oauth.status).with_storage_warning(work_tree_warning(file))
     render = partial(render_hint, ctx=ctx)
-    content = {**found.as_json(render=render), "token_file": str(file), "token_file_source": origin}
+    content = {**found.as_json(render=render), "profile": name, "token_file": str(file), "token_file_source": origin}
     shown_file = errors.escape(f"{file} ({describe_origin(origin, read)})")
-    text, active, error = describe(found, render, file=shown_file, signed_out=signed_out), True, None
+    text = describe(found, render, profile=name, file=shown_file, signed_out=signed_out)
+    active, error = True, None
     if remote and found.status != "unauthenticated":
         introspection, expired = None, found.status == "expired"
         try:

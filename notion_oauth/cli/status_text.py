@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from notion_oauth.errors import SIGN_IN_AGAIN, Hint, NotSignedIn
 from notion_oauth.humanize import format_local
+from notion_oauth.profile_names import DEFAULT_PROFILE
 from notion_oauth.protocol.urls import server_name
 from notion_oauth.tokens.status import LoginStatus
 
@@ -19,13 +20,20 @@ _REFRESH, _REFRESH_NOW = Hint("Refresh it", "refresh"), Hint("Refresh it now", "
 
 
 def describe(
-    status: LoginStatus, render: Callable[[Hint], str] = str, *, file: str = "", signed_out: NotSignedIn = _SIGNED_OUT
+    status: LoginStatus,
+    render: Callable[[Hint], str] = str,
+    *,
+    profile: str = DEFAULT_PROFILE,
+    file: str = "",
+    signed_out: NotSignedIn = _SIGNED_OUT,
 ) -> str:
-    """The status for a user to read, one fact per line. `file` is the token file.
+    """The status for a user to read, one fact per line. `profile` and `file`, the token file, are shown with it.
 
     Without a login, `signed_out` says what to do.
     """
     shown_file = f"  File       {file}"
+    if profile != DEFAULT_PROFILE:
+        shown_file = f"  Profile    {profile}\n{shown_file}"
     if status.ended_at is not None:
         ended = f"  Ended      {_local(status.ended_at)}"
         return "\n".join(["Not signed in.", ended, shown_file, f"{status.message} {render(SIGN_IN_AGAIN)}"])

@@ -78,7 +78,7 @@ def test_json_is_printed_on_stdout(cli: CommandLine) -> None:
     assert json.loads(cli.run("logout", "--json").stdout) == {"status": "unauthenticated", "outcome": "revoked"}
     status = cli.run("status", "--json")
     file = str(cli.directory / ".notion-tokens.json")
-    expected = {"status": "unauthenticated", "token_file": file, "token_file_source": "clone"}
+    expected = {"status": "unauthenticated", "profile": "default", "token_file": file, "token_file_source": "clone"}
     assert (status.returncode, json.loads(status.stdout)) == (3, expected)
 
 

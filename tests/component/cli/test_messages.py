@@ -52,6 +52,7 @@ def test_check_prints_nothing(cli: CommandLine, sandbox: Sandbox) -> None:
     assert check() == 6
 
 
+@pytest.mark.slow
 def test_logout_of_all_profiles(cli: CommandLine, sandbox: Sandbox) -> None:
     for profile in ("default", "work"):
         cli.run("login", "--profile", profile)
@@ -96,9 +97,6 @@ def test_logout_of_a_profile_that_never_was_leaves_nothing(cli: CommandLine) -> 
         (("login", "--port", "abc"), "'abc' is not a port: use a number from 1 to 65535"),
         (("login", "--port", "0"), "'0' is not a port: use a number from 1 to 65535"),
         (("sandbox", "--port", "65536"), "use a number from 0 to 65535"),
-        (("run", "--env", "1A", "--", "true"), "'1A' is not the name of a variable"),
-        (("run", "--env", "A=B", "--", "true"), "'A=B' is not the name of a variable"),
-        (("run", "--env", "", "--", "true"), "is not the name of a variable"),
         (("login", "--assertion-file", "nofile"), "There is no file nofile. Check the path after --assertion-file."),
         (("status", "--env-file", "nofile"), "nofile. Check the path in --env-file"),
         (("token", "--profile", "no/name"), "Wrong option --profile: "),
@@ -106,10 +104,17 @@ def test_logout_of_a_profile_that_never_was_leaves_nothing(cli: CommandLine) -> 
     ],
 )
 def test_wrong_options_are_named_as_typed(cli: CommandLine, arguments: tuple[str, ...], said: str) -> None:
-    done = cli.run(*arguments) if arguments[0] != "run" else cli.process(*arguments)
+    done = cli.run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "setting" not in done.stderr.replace("a file with settings", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["1A", "A=B", ""])
+def test_invalid_name_of_a_variable_is_refused(cli: CommandLine, name: str) -> None:
+    done = cli.process("run", "--env", name, "--", "true")
+    assert (done.returncode, f"{name!r} is not the name of a variable" in done.stderr) == (2, True)
 
 
 def test_option_is_named_in_the_place_of_its_setting(cli: CommandLine, tmp_path: Path) -> None:
@@ -135,6 +140,7 @@ def test_reseal_with_nothing_to_do_says_so(cli: CommandLine) -> None:
     assert "There is nothing to encrypt" in done.stderr
 
 
+@pytest.mark.slow
 def test_registrations_whose_key_is_lost_do_not_stop_a_sign_in(cli: CommandLine, sandbox: Sandbox, file: Path) -> None:
     key, other = (cli.run("key").stdout.strip() for _ in range(2))
     cli.run("login", NOTION_OAUTH_ENCRYPTION_KEY=key)

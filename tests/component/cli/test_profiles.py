@@ -44,6 +44,8 @@ def test_profile_use_sets_the_default(two: CommandLine) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert f"The profile work (workspace {WORKSPACE['name']}) is used now" in done.stderr
     assert profile_of(two) == "work"
+    assert "  Profile    work\n" in two.run("status").stdout
+    assert json.loads(two.run("status", "--json").stdout)["profile"] == "work"
     assert profile_of(two, "--profile", "default") == "default"
     assert profile_of(two, NOTION_OAUTH_PROFILE="default") == "default"
     two.run("profile", "use", "default")
