@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "NOTION_MCP_TOKEN"  # noqa: S105 - the name of a variable
 
-rare_commands = typer.Typer()
+rare_commands = typer.Typer(rich_markup_mode="markdown")
 
 
 @rare_commands.command(epilog="Example: `notion-oauth login --profile work`")

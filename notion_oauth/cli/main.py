@@ -116,7 +116,7 @@ class _Commands(TyperGroup):
 def _rare_commands(name: str) -> dict[str, Any]:
     """The command of this name, because it takes time to prepare all; all, if it is in a group, or there is none."""
     rare: typer.Typer = import_module("notion_oauth.cli.commands").rare_commands
-    one = typer.Typer(add_completion=False)
+    one = typer.Typer(add_completion=False, rich_markup_mode="markdown")
     one.registered_commands = [
         each for each in rare.registered_commands if getattr(each.callback, "__name__", "") == name
     ]

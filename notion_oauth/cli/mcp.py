@@ -45,7 +45,7 @@ ClientName = Literal[
     "claude-desktop", "claude-code", "cursor", "vscode", "codex", "gemini", "zed", "goose", "librechat", "n8n"
 ]
 
-mcp = typer.Typer(name="mcp", add_completion=False)
+mcp = typer.Typer(name="mcp", add_completion=False, rich_markup_mode="markdown")
 
 
 @mcp.callback(invoke_without_command=True, epilog="Example: `notion-oauth mcp`, as the command of an MCP client")

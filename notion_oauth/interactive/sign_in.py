@@ -150,7 +150,7 @@ async def _guide(
     elif browser:
         console.print(f"{browser}\n", markup=False, highlight=False)
     advise()
-    console.print(_WAITING, markup=False)
+    console.print(_WAITING, markup=False, highlight=False)
     await prompt.run(receiver)
 
 
@@ -160,7 +160,7 @@ async def _wait_for_browser(console: Console, browser: Browser, url: str) -> str
     open_in_thread(browser, url, failed.set)
     animated = console.is_terminal and not console.is_dumb_terminal
     if console.is_terminal and not animated:
-        console.print(_WAITING, markup=False)
+        console.print(_WAITING, markup=False, highlight=False)
     with console.status(_WAITING) if animated else nullcontext(), anyio.move_on_after(ADVICE_AFTER):
         while not failed.is_set():  # noqa: ASYNC110 - a thread sets it
             await anyio.sleep(_POLL)
