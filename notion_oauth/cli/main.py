@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
@@ -133,7 +133,8 @@ def _escaped_message() -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(message := getattr(error, "message", None), str):
-            error.message = errors.escape(message, keep="\n")  # type: ignore[attr-defined]
+            with suppress(AttributeError):  # an error of another kind, whose message cannot be set
+                error.message = errors.escape(message, keep="\n")  # type: ignore[attr-defined]
         raise
 
 

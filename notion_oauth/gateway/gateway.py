@@ -81,8 +81,11 @@ class Gateway:
 
     # The filter
 
-    def refusal(self, message: Message) -> bytes | None:
-        """The response to a message that the filter does not allow; None if it is allowed, or not yet decided."""
+    def refusal(self, message: Message, *, tools_listed: bool = False) -> bytes | None:
+        """The response to a message that the filter does not allow; None if it is allowed.
+
+        Before the tools are listed, also None if only that will decide.
+        """
         if not self.filter.is_set or message.is_response:
             return None
         if message.is_batch:
@@ -93,9 +96,9 @@ class Gateway:
         if message.method != jsonrpc.CALL_TOOL or message.tool == SIGN_IN_TOOL:
             return None
         name = message.tool or "(none)"
-        undecided = self.filter.read_only and not self.tools.is_current and self.filter.allows_name(name)
+        undecided = not tools_listed and self.filter.read_only and not self.tools.is_current
         allowed = self.filter.allows_name(name) and self.filter.allows(self.tools.find(name))
-        if message.tool is not None and (undecided or allowed):
+        if message.tool is not None and (allowed or (undecided and self.filter.allows_name(name))):
             return None
         return jsonrpc.failure(message, f"The tool {_shown(name)} is not allowed by the options of this gateway.")
 
@@ -118,11 +121,14 @@ class Gateway:
         elif message.method == jsonrpc.LIST_TOOLS:
             self.tools.record_page(message.params.get("cursor"), result)
             if self.filter.is_set:
-                tools = result.get("tools")
-                listed = tools if isinstance(tools, list) else []
-                allowed = [tool for tool in listed if isinstance(tool, dict) and self.filter.allows(tool)]
-                return {**result, "tools": allowed}
+                return self.filtered(result)
         return None
+
+    def filtered(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Return a list of tools as the client gets it."""
+        tools = result.get("tools")
+        listed = tools if isinstance(tools, list) else []
+        return {**result, "tools": [tool for tool in listed if isinstance(tool, dict) and self.filter.allows(tool)]}
 
     # Signing in
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import anyio
 from fastapi import Request
 from pydantic import SecretStr
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
@@ -108,12 +109,13 @@ class HttpGateway:
         strict: bool = False,
     ) -> None:
         self._resolver, self._build = resolver, build
-        self._bearer = None if bearer is None else b"Bearer " + bearer.get_secret_value().encode()
-        self._origins = frozenset(allow_origins)
+        self._bearer = None if bearer is None else bearer.get_secret_value().encode()
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in allow_origins)
         self._hosts = frozenset(host.lower() for host in allow_hosts)
         self._strict = strict
         self._sessions = HttpSessions(session_keys(resolver.oauth.settings))
         self._gateways: OrderedDict[str, Gateway] = OrderedDict()
+        self._unused: list[Gateway] = []  # to be closed
         self._stopping = anyio.Event()
 
     def end_streams(self) -> None:
@@ -123,7 +125,7 @@ class HttpGateway:
     async def aclose(self) -> None:
         """End all streams, and wait for refreshes that were sent."""
         self.end_streams()
-        for gateway in list(self._gateways.values()):
+        for gateway in (*self._gateways.values(), *self._unused):
             await gateway.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,7 +141,10 @@ class HttpGateway:
 
     def _refusal(self, request: Request, origin: str | None) -> Response | None:
         """The response to a request that is not allowed, whatever it contains."""
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+        try:
+            host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+        except ValueError:
+            host = None
         if not (is_loopback(host) or host in self._hosts):
             return _error(421, "This gateway does not answer to this host name. Allow it with: --allow-host")
         if origin is not None and origin not in self._origins:
@@ -147,8 +152,8 @@ class HttpGateway:
         if request.method == "OPTIONS":
             return Response(status_code=204)
         if self._bearer is not None:
-            sent = request.headers.get("authorization", "").encode("latin-1")
-            if not hmac.compare_digest(sent, self._bearer):
+            scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode("latin-1"), self._bearer):
                 hint = Hint("See it", "mcp config", {"http": None}, arguments=("CLIENT",))
                 return _error(403, f"The secret in the Authorization header is missing or wrong. {hint}")
         if request.method not in ("GET", "POST", "DELETE"):
@@ -163,6 +168,8 @@ class HttpGateway:
             return _error(403, error.message)
         if login is None:
             return _error(403, "Unknown user.")
+        while self._unused:
+            await self._unused.pop().aclose()
         find = partial(self._gateway, login, request)
         identifier = request.headers.get(SESSION_ID)
         session = None
@@ -197,27 +204,35 @@ class HttpGateway:
         self._gateways[login.profile] = gateway
         self._gateways.move_to_end(login.profile)
         while len(self._gateways) > MAX_GATEWAYS:
-            self._gateways.popitem(last=False)
+            self._unused.append(self._gateways.popitem(last=False)[1])
         return gateway
 
     async def _post(self, request: Request, send: Send, profile: str, session: Session) -> Response | None:
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BODY:
-                return _error(413, f"A message may have {MAX_BODY // 1024 // 1024} MiB.")
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    return _error(413, f"A message may have at most {MAX_BODY // 1024 // 1024} MiB.")
+        except ClientDisconnect:
+            return None
         try:
             message = jsonrpc.parse(bytes(body), strict=self._strict)
         except jsonrpc.InvalidMessage as error:
-            return _error(400, str(error), code=error.code)
+            return Response(error.response, 400, media_type="application/json")
         stream = _Stream(send, self._new_id(message, profile, session))
         headers = {} if session.initialize is not None else _routing_headers(request, self._strict)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_on_disconnect, request, tasks.cancel_scope)
             tasks.start_soon(stream.keep_alive)
+            tasks.start_soon(self._cancel_on_stop, tasks.cancel_scope)
             await session.handle(message, stream.deliver, headers)
             await stream.end()
             tasks.cancel_scope.cancel()
+        if self._stopping.is_set() and message.is_request:
+            text = "The gateway was stopped. It may have been done: check before you repeat it."
+            await stream.deliver(Event(jsonrpc.failure(message, text), final=True, local=True))
+        await stream.end()
         return None
 
     def _new_id(self, message: Message, profile: str, session: Session) -> Callable[[Event], str | None] | None:
@@ -242,6 +257,8 @@ class _Stream:
 
     async def deliver(self, event: Event) -> None:
         async with self._sending:
+            if self._ended:
+                return
             headers = []
             if self._new_id is not None:
                 if not event.final:

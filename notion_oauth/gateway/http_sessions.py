@@ -20,7 +20,8 @@ from notion_oauth.gateway.jsonrpc import Message
 from notion_oauth.gateway.session import Session
 
 MAX_SESSIONS = 1000  # in memory; others are continued from their id
-MAX_INITIALIZE = 64 * 1024  # bytes that an id is expanded to
+MAX_STATE = 64 * 1024  # bytes that an id is expanded to
+MAX_ID = 3 * 1024  # bytes
 _MAC = 16  # bytes
 
 
@@ -37,8 +38,12 @@ class HttpSessions:
         initialize = {} if session.initialize is None else session.initialize.document
         # With nobody signed in, clients of one kind begin alike: only the last value makes their ids different
         state = [initialize, session.upstream_id, session.revision, secrets.token_hex(8)]
-        packed = zlib.compress(json.dumps(state).encode())
-        identifier = base64.urlsafe_b64encode(_mac(self._keys[0], profile, packed) + packed).decode().rstrip("=")
+        written = json.dumps(state).encode()
+        packed = zlib.compress(written)
+        content = _mac(self._keys[0], profile, packed) + packed
+        if len(content) > MAX_ID or len(written) > MAX_STATE:
+            content = secrets.token_bytes(_MAC)  # some clients limit headers: this session ends with the process
+        identifier = base64.urlsafe_b64encode(content).decode().rstrip("=")
         self._keep(profile, identifier, session)
         return identifier
 
@@ -73,7 +78,7 @@ class HttpSessions:
         mac, packed = content[:_MAC], content[_MAC:]
         if not any(hmac.compare_digest(mac, _mac(key, profile, packed)) for key in self._keys):
             return None
-        initialize, upstream_id, revision, _ = json.loads(zlib.decompressobj().decompress(packed, MAX_INITIALIZE))
+        initialize, upstream_id, revision, _ = json.loads(zlib.decompressobj().decompress(packed, MAX_STATE))
         message = Message(jsonrpc.dumps(initialize), initialize)
         return Session(gateway(), initialize=message, upstream_id=upstream_id, revision=revision)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
+INTERNAL_ERROR = -32603
 SERVER_ERROR = -32000
 
 REVISION = "io.modelcontextprotocol/protocolVersion"  # in `_meta` of each request without a session (2026-07-28)
@@ -38,11 +40,19 @@ Id = str | int | float | None
 
 
 class InvalidMessage(ValueError):
-    """A text that is not a JSON-RPC message, or one that readers may understand differently. `code` is JSON-RPC's."""
+    """A text that is not a JSON-RPC message, or one that readers may understand differently.
 
-    def __init__(self, text: str, code: int = INVALID_REQUEST) -> None:
+    `code` is JSON-RPC's, and `id` that of the message, if it has one.
+    """
+
+    def __init__(self, text: str, code: int = INVALID_REQUEST, request_id: Id = None) -> None:
         super().__init__(text)
-        self.code = code
+        self.code, self.id = code, request_id
+
+    @property
+    def response(self) -> bytes:
+        """The response to the message."""
+        return error(self.id, self.code, str(self))
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class Message:
     def revision(self) -> str | None:
         """The protocol revision of a request without a session; None in the revisions with sessions."""
         revision = self.meta.get(REVISION)
-        return revision if isinstance(revision, str) else None
+        return revision if isinstance(revision, str) and revision.isascii() and revision.isprintable() else None
 
     @property
     def tool(self) -> str | None:
@@ -100,42 +110,65 @@ class Message:
 
 
 def parse(body: bytes, *, strict: bool = False) -> Message:
-    """Return the message. Raises InvalidMessage, with `strict` also for duplicate keys, NaN and the like.
+    """Return the message. Raises InvalidMessage, with `strict` also for one that readers may understand differently.
 
-    Two readers of such a document may understand different messages. A strict message is serialised anew.
+    Some take the last of two equal keys, some the first, and some ignore case. A strict message is serialised anew.
     """
     try:
-        if strict:
-            document = json.loads(body, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-            body = dumps(document)  # raises ValueError for a number that is too large for a float
-        else:
-            document = json.loads(body)
-    except InvalidMessage:
-        raise
+        document = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise InvalidMessage("Parse error: this is not JSON.", PARSE_ERROR) from None
     members = document if isinstance(document, list) else [document]
-    if not members or not all(isinstance(member, dict) for member in members):
+    if not members or not all(isinstance(member, dict) and is_id(member.get("id")) for member in members):
         raise InvalidMessage("Invalid request: this is not a JSON-RPC message.")
-    if strict and not all(member.keys() <= MEMBERS for member in members):
-        raise InvalidMessage("Invalid request: this message has a member that JSON-RPC does not know.")
-    return Message(body, document)
+    if not strict:
+        return Message(body, document)
+    message = Message(dumps(document), document)
+    if doubt := _doubt(body, message):
+        raise InvalidMessage(f"Invalid request: {doubt}.", request_id=message.id)
+    return message
+
+
+def is_id(value: object) -> bool:
+    """Whether this can be the id of a message."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, str | int) and not isinstance(value, bool))
+
+
+def _doubt(body: bytes, message: Message) -> str | None:
+    """What readers may understand differently."""
+    try:
+        json.loads(body, object_pairs_hook=_without_duplicates)
+    except _DuplicateKeyError:
+        return "an object has the same key twice"
+    members = message.document if message.is_batch else [message.document]
+    if not all(member.keys() <= MEMBERS for member in members):
+        return "this message has a member that JSON-RPC does not know"
+    for known in (message.params, message.meta):
+        if len({key.casefold() for key in known}) != len(known):
+            return "an object has two keys that differ only in case"
+    return None
+
+
+class _DuplicateKeyError(Exception):
+    pass
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Some readers take the last of two keys, some the first, and some ignore case."""
-    if len({key.casefold() for key, _ in pairs}) != len(pairs):
-        raise InvalidMessage("Invalid request: an object has the same key twice.")
-    return dict(pairs)
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise _DuplicateKeyError
+    return document
 
 
 def _refuse_constant(name: str) -> Any:
-    raise InvalidMessage(f"Invalid request: {name} is not JSON.")
+    raise ValueError(f"{name} is not JSON")
 
 
 def dumps(document: Any) -> bytes:
     """Serialise on one line."""
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def one_line(body: bytes) -> bytes:

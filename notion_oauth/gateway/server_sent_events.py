@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 
 from notion_oauth.gateway.jsonrpc import one_line
 
+SHORTEST_RETRY, LONGEST_RETRY = 200, 30_000  # milliseconds
+MAX_RETRY_DIGITS = 9
 MAX_EVENT = 64 * 1024 * 1024  # bytes
 
 
@@ -42,6 +45,7 @@ class EventParser:
     def __init__(self) -> None:
         self._line: list[bytes] = []  # the parts of the incomplete line
         self._size = 0
+        self._at_start = True
         self._skip_newline = False  # the last piece ended with a carriage return
         self._start_event()
 
@@ -53,6 +57,9 @@ class EventParser:
 
     def feed(self, piece: bytes) -> list[Event]:
         """Return the events that this piece completes. Raises EventTooLarge."""
+        if self._at_start:
+            self._at_start = False
+            piece = piece.removeprefix(codecs.BOM_UTF8)
         if self._skip_newline and piece.startswith(b"\n"):
             piece = piece[1:]
         self._skip_newline = piece.endswith(b"\r")
@@ -78,8 +85,8 @@ class EventParser:
             self._data.append(value)
         elif name == b"id" and b"\0" not in value:
             self._id = value
-        elif name == b"retry" and value.isdigit():
-            self._retry = int(value)
+        elif name == b"retry" and value.isdigit() and len(value) <= MAX_RETRY_DIGITS:
+            self._retry = min(max(int(value), SHORTEST_RETRY), LONGEST_RETRY)
         return None
 
     def _end_event(self) -> Event | None:

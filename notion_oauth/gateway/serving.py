@@ -27,6 +27,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.web.profiles.single import SingleProfile
 
 PATH = "/mcp"
+KEEP_ALIVE = 75  # seconds without a request; longer than clients keep a connection, so that they close it
 
 
 def serve(
@@ -75,10 +76,12 @@ def serve(
                 )
                 server = _Server(_at_path(gateway), listener, partial(on_started, url))
                 tasks.start_soon(_stop_on_signal, server, gateway)
-                await server.serve([listener])
-                tasks.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await gateway.aclose()
+                try:
+                    await server.serve([listener])
+                finally:
+                    tasks.cancel_scope.cancel()
+                    with anyio.CancelScope(shield=True):
+                        await gateway.aclose()
 
         anyio.run(main)
 
@@ -97,6 +100,7 @@ class _Server(uvicorn.Server):
                 lifespan="off",
                 proxy_headers=False,
                 timeout_graceful_shutdown=1,
+                timeout_keep_alive=KEEP_ALIVE,
             )
         )
         self._on_started = on_started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -31,10 +32,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts
 LISTEN_PAUSE = 1.0  # seconds before a stream of the server's own messages is opened again
 MAX_LISTEN_PAUSE = 30.0
 BAD_REQUEST, HEADER_MISMATCH = 400, -32020
+METHOD_NOT_ALLOWED = 405
+KNOWN_UNREACHABLE_AFTER = 0.8  # seconds, if the waiting room is open
+BEGIN_TIMEOUT = 30.0  # seconds
+LIST_TIMEOUT, MAX_PAGES = 30.0, 100  # seconds
 END_WAIT = 0.2  # seconds for the end of a stream after its last event
 ELICITATION_WAIT = 50.0  # seconds; clients give up after 60
 
 Deliver = Callable[[Event], Awaitable[None]]
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -88,7 +94,10 @@ class Session:
         self._upstream_id = upstream_id
         self._revision = revision
         self._begun = upstream_id is not None
-        self._beginning = anyio.Lock()  # held while the gateway begins the session itself
+        self._beginning = anyio.Lock()  # held while the session begins
+        self._initialized = upstream_id is not None  # whether the server knows that the client is ready
+        self._closed = anyio.Event()
+        self._restarting = False
         self._begin_attempts = 0
         self._begin_error: Failure | NotionOAuthError | None = None  # of the last attempt
         self._renewed = anyio.Event()  # set when the session has begun again, and then replaced
@@ -137,6 +146,11 @@ class Session:
                 await self._handle(message, deliver_and_note, headers, request)
                 if not message.is_request:
                     outcome = "accepted" if outcome == "cancelled" else outcome
+        except Exception as error:  # a defect of the gateway: the other messages go on
+            _LOG.exception("A message failed.", exc_info=error)
+            outcome = type(error).__name__
+            if message.is_request and ended is None:
+                await deliver(_local(jsonrpc.error(message.id, jsonrpc.INTERNAL_ERROR, "The gateway failed.")))
         finally:
             if self._requests.get(key) is request:
                 del self._requests[key]
@@ -159,11 +173,14 @@ class Session:
         if message.method == jsonrpc.CANCELLED and self._cancel(message):
             return
         if message.method == jsonrpc.INITIALIZE and message.is_request:
-            self._initialize, self._begun, self._upstream_id = message, False, None
+            self._initialize, self._begun, self._upstream_id, self._initialized = message, False, None, False
             self._restored.clear()
-        if message.method == jsonrpc.INITIALIZED and not self._begun:
-            return  # sent when the session begins
-        relay = self._subscribe if message.method == jsonrpc.LISTEN else self._relay
+        if message.method == jsonrpc.INITIALIZED:
+            async with self._beginning:
+                if not self._begun or self._initialized:
+                    return  # the server gets it, or has got it, from the gateway
+                self._initialized = True
+        relay = self._subscribe if message.method == jsonrpc.LISTEN and message.is_request else self._relay
         await relay(message, deliver, headers, request)
 
     def _cancel(self, message: Message) -> bool:
@@ -181,30 +198,34 @@ class Session:
         self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
     ) -> None:
         """Send the message, repeatedly if that is safe, and deliver what arrives."""
-        gateway = self._gateway
+        gateway, room = self._gateway, self._gateway.waiting_room
         trial = _Trial(gateway.patience, is_read=gateway.is_read(message))
-        started = uptime()
-        while True:
+        is_local = message.is_request and message.method in LOCAL_METHODS  # can be answered here
+        answer_at = math.inf
+        if is_local:
+            answer_at = uptime() + (KNOWN_UNREACHABLE_AFTER if room.is_open else UNREACHABLE_AFTER)
+        while not request.cancelled:
             try:
-                return await self._attempt(message, deliver, headers, request)
+                with anyio.move_on_after(answer_at - uptime()):
+                    return await self._attempt(message, deliver, headers, request)
+                failure = Failure(f"{self._upstream.host} did not answer in time.", unreachable=True)
             except NotionOAuthError as error:
-                if not gateway.waiting_room.enter(error):
-                    return await self._fail(message, deliver, gateway.explain(error))
-                return await self._answer_locally(message, deliver)
+                if room.enter(error):
+                    return await self._answer_locally(message, deliver)
+                return await self._fail(message, deliver, gateway.explain(error))
             except Failure as caught:
                 failure = caught
             request.sent = failure.processed
-            if request.cancelled or (message.is_response and isinstance(failure, SessionLost)):
+            if message.is_response and isinstance(failure, SessionLost):
                 return None  # the new session has not asked
-            if message.method in LOCAL_METHODS and not isinstance(failure, SessionLost):
-                known = gateway.waiting_room.is_open
-                if known or uptime() - started + FIRST_PAUSE >= UNREACHABLE_AFTER:
-                    gateway.waiting_room.enter(failure)
-                    return await self._answer_locally(message, deliver)
             pause = trial.pause(failure)
+            if is_local and (pause is None or uptime() + pause >= answer_at):
+                room.enter(failure)
+                return await self._answer_locally(message, deliver)
             if pause is None:
                 return await self._fail(message, deliver, failure.explanation)
             await anyio.sleep(pause)
+        return None
 
     async def _subscribe(
         self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
@@ -214,36 +235,47 @@ class Session:
         room, pause = self._gateway.waiting_room, LISTEN_PAUSE
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._announce, subscription.tell_tools_changed)
-            while not subscription.ended:
+            while not (subscription.ended or request.cancelled):
                 try:
                     await self._attempt(message, subscription.deliver, headers, request)
-                    pause = LISTEN_PAUSE
-                    continue
                 except NotionOAuthError as error:
                     room.enter(error)
                 except Failure:
-                    pause = min(2 * pause, MAX_LISTEN_PAUSE)
-                await subscription.acknowledge()
-                await room.wait_for_change(was_open=True)
-                await anyio.sleep(pause)
+                    pass
+                pause = LISTEN_PAUSE if subscription.take_progress() else min(2 * pause, MAX_LISTEN_PAUSE)
+                if not subscription.ended:
+                    await subscription.acknowledge()
+                    await room.wait_for_change(was_open=True)
+                    await anyio.sleep(pause)
             tasks.cancel_scope.cancel()
 
     async def _attempt(
         self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
     ) -> None:
-        if self._initialize is not None and not self._begun and message.method != jsonrpc.INITIALIZE:
-            await self._begin()
-        if self._gateway.needs_tools(message):
-            await self._fetch_tools(message)
-            if (refusal := self._gateway.refusal(message)) is not None:
-                await deliver(_local(refusal))
-                return
+        if message.method == jsonrpc.INITIALIZE:
+            async with self._beginning:  # the messages that follow wait for it
+                return await self._exchange(message, deliver, headers, request)
+        try:
+            if self._initialize is not None and not self._begun:
+                await self._begin()
+            if self._gateway.needs_tools(message):
+                await self._fetch_tools(message)
+        except Failure as failure:
+            failure.processed = False  # another message failed: this one was not sent
+            raise
+        if (refusal := self._gateway.refusal(message, tools_listed=True)) is not None:
+            return await deliver(_local(refusal))
+        return await self._exchange(message, deliver, headers, request)
+
+    async def _exchange(
+        self, message: Message, deliver: Deliver, headers: Mapping[str, str] | None, request: _Request
+    ) -> None:
+        """Send the message once, and deliver what arrives. Raises Failure."""
         upstream_id = self._upstream_id
-        lines = {**ACCEPT, **self._headers(message), **(headers or {})}
         request.sent = True
-        response = await self._open(message, lines)
-        self._gateway.waiting_room.leave()
-        async with response:
+        lines = {**ACCEPT, **self._headers(message), **(headers or {})}
+        async with await self._upstream.send("POST", lines, message.body) as response:
+            self._gateway.waiting_room.leave()
             if response.status == BAD_REQUEST and message.tool is not None and not (headers or request.tools_listed):
                 await self._check_headers(response, request)
             await self._receive(message, response, upstream_id, deliver)
@@ -257,58 +289,56 @@ class Session:
             self._gateway.tools.forget()
             raise Failure(f"{self._upstream.host} did not accept the headers of the request.")
 
-    async def _open(self, message: Message, headers: Mapping[str, str], body: bytes | None = None) -> Response:
-        """Return the response, for which a request that can be answered here waits five seconds. Raises Failure."""
-        with anyio.move_on_after(UNREACHABLE_AFTER if message.method in LOCAL_METHODS else math.inf):
-            return await self._upstream.send("POST", headers, message.body if body is None else body)
-        raise Failure(f"{self._upstream.host} did not answer within {UNREACHABLE_AFTER:g} seconds.", unreachable=True)
-
     async def _receive(self, message: Message, response: Response, upstream_id: str | None, deliver: Deliver) -> None:
         """Deliver the response to a message. Raises Failure."""
         if response.status == NOT_FOUND and upstream_id is not None:
-            self._lose(upstream_id)
-            raise SessionLost("The server has ended the session.")
+            error = jsonrpc.read_object(await response.read()).get("error")
+            if not (isinstance(error, dict) and error.get("code") == jsonrpc.METHOD_NOT_FOUND):
+                self._lose(upstream_id)
+                raise SessionLost("The server has ended the session.")
         if message.method == jsonrpc.INITIALIZE:
             self._upstream_id, self._revision = response.headers.get(SESSION_ID), None
         if response.is_stream and response.status < 300:
             await self._receive_stream(message, response, deliver)
             return
-        body = await response.read()
+        body = (await response.read()).strip()
         if response.status >= 400 and not _is_error(body):
-            text = f"{self._upstream.host} answered with HTTP {response.status}."
-            body = jsonrpc.failure(message, text) if message.is_request else jsonrpc.error(None, -32000, text)
-        elif message.is_request and not body.strip():
+            failure = Failure(f"{self._upstream.host} answered with HTTP {response.status}.")
+            failure.processed = response.status >= 500 and not self._gateway.is_read(message)
+            body = jsonrpc.failure(message, failure.explanation) if message.is_request else b""
+        elif message.is_request and not _is_json(body):
             raise broken(self._upstream.host)
-        if body.strip():
-            body = jsonrpc.with_id(body, message.id) if response.status >= 400 and message.is_request else body
+        if response.status >= 400 and message.is_request:
+            body = jsonrpc.with_id(body, message.id)
+        if body and (message.is_request or response.status >= 400):
             await deliver(self._seen(message, Event(body, status=response.status, final=True)))
 
     async def _receive_stream(self, message: Message, response: Response, deliver: Deliver) -> None:
         """Deliver events until the response to the message. A stream that breaks is resumed, if the server can."""
         last_id: bytes | None = None
-        retry = LISTEN_PAUSE
-        deadline: float | None = None  # once the stream is broken
+        pause = LISTEN_PAUSE
+        deadline: float | None = None  # of the attempts to resume it
         current: Response | None = response
         while True:
             if current is not None:
                 with suppress(Failure):
-                    events = current.events()
-                    async for event in events:
-                        last_id = last_id if event.id is None else event.id
-                        retry = retry if event.retry is None else event.retry / 1000
-                        event = self._seen(message, event)  # noqa: PLW2901
-                        await deliver(event)
-                        if event.final:
-                            await _read_to_end(events)
-                            return
+                    async with current:
+                        events = current.events()
+                        async for event in events:
+                            last_id = last_id if event.id is None else event.id
+                            pause = pause if event.retry is None else event.retry / 1000
+                            seen = self._seen(message, event)
+                            if not event.data or _is_json(event.data):
+                                await deliver(seen)
+                            if seen.final:
+                                await _read_to_end(events)
+                                return
                 deadline = uptime() + self._gateway.patience
-                if current is not response:
-                    await current.aclose()
             if message.is_batch or not message.is_request:
                 return
-            if last_id is None or deadline is None or uptime() + retry >= deadline:
+            if last_id is None or deadline is None or uptime() + pause >= deadline:
                 raise broken(self._upstream.host)
-            await anyio.sleep(retry)
+            await anyio.sleep(pause)
             current = await self._resume(last_id)
 
     async def _resume(self, last_id: bytes) -> Response | None:
@@ -379,11 +409,17 @@ class Session:
             self._begin_attempts += 1
             self._begin_error = None
             try:
-                await self._begin_with(self._initialize)
+                await self._begin_in_time(self._initialize)
             except (Failure, NotionOAuthError) as error:
                 self._begin_error = error
                 raise
+            self._initialized = True
             self._set_begun()
+
+    async def _begin_in_time(self, initialize: Message) -> None:
+        with anyio.move_on_after(BEGIN_TIMEOUT):
+            return await self._begin_with(initialize)
+        raise Failure(f"{self._upstream.host} did not begin a session in time.", unreachable=True)
 
     async def _begin_with(self, initialize: Message) -> None:
         answers = []
@@ -391,12 +427,17 @@ class Session:
         async def note(event: Event) -> None:
             answers.append(event.data)
 
-        async with await self._open(initialize, ACCEPT) as response:
-            await self._receive(initialize, response, None, note)
+        self._restarting = True
+        try:
+            async with await self._upstream.send("POST", ACCEPT, initialize.body) as response:
+                await self._receive(initialize, response, None, note)
+        finally:
+            self._restarting = False
         if self._revision is None:
             raise Failure(f"{self._upstream.host} did not begin a session: {_error_text(answers)}")
+        self._gateway.waiting_room.leave()
         for body in (jsonrpc.notification(jsonrpc.INITIALIZED), *(each.body for each in self._restored.values())):
-            async with await self._open(initialize, {**ACCEPT, **self._session_headers()}, body) as response:
+            async with await self._upstream.send("POST", {**ACCEPT, **self._session_headers()}, body) as response:
                 if not response.is_stream:
                     await response.read()
 
@@ -408,7 +449,7 @@ class Session:
     def _note_begun(self, result: Mapping[str, Any]) -> None:
         revision = result.get("protocolVersion")
         self._revision = revision if isinstance(revision, str) else ""
-        if not self._beginning.locked():
+        if not self._restarting:
             self._set_begun()
 
     def _note_setting(self, message: Message) -> None:
@@ -427,36 +468,40 @@ class Session:
     async def _fetch_tools(self, message: Message) -> None:
         """List all tools of the server, to know those that the client has not listed. Raises Failure."""
         cursor: str | None = None
-        while True:
-            self._number += 1
-            params = {} if cursor is None else {"cursor": cursor}
-            meta = {"_meta": dict(message.meta)} if message.revision is not None else {}
-            request = {"jsonrpc": "2.0", "id": f"notion-oauth-{self._number}", "method": jsonrpc.LIST_TOOLS}
-            document = {**request, "params": {**params, **meta}}
-            listing = Message(jsonrpc.dumps(document), document)
-            answers: list[bytes] = []
+        with anyio.move_on_after(LIST_TIMEOUT):
+            for _ in range(MAX_PAGES):
+                self._number += 1
+                params = {} if cursor is None else {"cursor": cursor}
+                meta = {"_meta": dict(message.meta)} if message.revision is not None else {}
+                request = {"jsonrpc": "2.0", "id": f"notion-oauth-{self._number}", "method": jsonrpc.LIST_TOOLS}
+                document = {**request, "params": {**params, **meta}}
+                listing = Message(jsonrpc.dumps(document), document)
+                answers: list[bytes] = []
 
-            async def note(event: Event, answers: list[bytes] = answers) -> None:
-                if event.final:
-                    answers.append(event.data)
+                async def note(event: Event, answers: list[bytes] = answers) -> None:
+                    if event.final:
+                        answers.append(event.data)
 
-            upstream_id = self._upstream_id
-            response = await self._upstream.send("POST", {**ACCEPT, **self._headers(listing)}, listing.body)
-            async with response:
-                await self._receive(listing, response, upstream_id, note)
-            if self._gateway.tools.is_current:
-                return
-            cursor = _next_cursor(answers)
-            if cursor is None:
-                raise Failure(f"{self._upstream.host} did not list its tools.")
+                upstream_id = self._upstream_id
+                lines = {**ACCEPT, **self._headers(listing)}
+                async with await self._upstream.send("POST", lines, listing.body) as response:
+                    await self._receive(listing, response, upstream_id, note)
+                if self._gateway.tools.is_current:
+                    return
+                cursor = _next_cursor(answers)
+                if cursor is None:
+                    break
+        raise Failure(f"{self._upstream.host} did not list its tools.")
 
     # Messages of the server that belong to no request
 
     async def listen(self, deliver: Deliver, last_id: str | None = None) -> None:
-        """Deliver the server's own messages, and the gateway's, until cancelled."""
+        """Deliver the server's own messages, and the gateway's, until cancelled or the session is closed."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._announce, deliver)
-            await self._listen(deliver, last_id)
+            tasks.start_soon(self._listen, deliver, last_id)
+            await self._closed.wait()
+            tasks.cancel_scope.cancel()
 
     async def _announce(self, deliver: Deliver) -> None:
         """Tell the client that the tools have changed, whenever the waiting room opens or closes."""
@@ -474,40 +519,48 @@ class Session:
         pause, begun_again = LISTEN_PAUSE, False
         while True:
             await self._gateway.waiting_room.wait_for_change(was_open=True)
+            pause = min(2 * pause, MAX_LISTEN_PAUSE)
             try:
                 await self._begin()
                 renewed, upstream_id = self._renewed, self._upstream_id
                 lines = {"accept": "text/event-stream", **self._session_headers()}
                 if last_id is not None:
                     lines["last-event-id"] = last_id
-                response = await self._upstream.send("GET", lines)
-                async with response:
+                async with await self._upstream.send("GET", lines) as response:
                     if response.status == NOT_FOUND and upstream_id is not None and not begun_again:
                         self._lose(upstream_id)
                         last_id, begun_again = None, True
                         continue
-                    if not response.is_stream or response.status >= 300:
+                    if response.status in (METHOD_NOT_ALLOWED, NOT_FOUND):
                         await response.aclose()
-                        await renewed.wait()  # this session has no such stream
+                        await renewed.wait()  # this server has no such stream
                         continue
-                    pause, begun_again = LISTEN_PAUSE, False
-                    async for event in response.events():
-                        pause = pause if event.retry is None else event.retry / 1000
-                        last_id = last_id if event.id is None else event.id.decode("latin-1")
-                        await deliver(self._noted(event))
+                    if response.is_stream and response.status < 300:
+                        pause, begun_again = LISTEN_PAUSE, False
+                        async for event in response.events():
+                            pause = pause if event.retry is None else event.retry / 1000
+                            last_id = last_id if event.id is None else event.id.decode("latin-1")
+                            if not event.data or _is_json(event.data):
+                                await deliver(self._noted(event))
             except NotionOAuthError as error:
                 self._gateway.waiting_room.enter(error)
             except Failure:
-                pause = min(2 * pause, MAX_LISTEN_PAUSE)
+                pass
             await anyio.sleep(pause)
 
     def _noted(self, event: Event) -> Event:
+        """Read what the gateway needs of a message that belongs to no request, or to one of an earlier connection."""
         if b"list_changed" in event.data:
             self._gateway.tools.is_current = False
-        return event
+        document = jsonrpc.read_object(event.data) if self._gateway.filter.is_set else {}
+        result = document.get("result")
+        if not isinstance(result, dict) or "tools" not in result:
+            return event
+        return replace(event, data=jsonrpc.dumps({**document, "result": self._gateway.filtered(result)}))
 
     async def close(self) -> None:
-        """End the session at the server."""
+        """End the session at the server, and what listens to it."""
+        self._closed.set()
         if self._upstream_id is not None:
             with suppress(Failure, NotionOAuthError):
                 response = await self._upstream.send("DELETE", self._session_headers())
@@ -584,6 +637,11 @@ async def _read_to_end(events: AsyncIterator[Event]) -> None:
     with anyio.move_on_after(END_WAIT, shield=True):
         async for _ in events:
             pass
+
+
+def _is_json(body: bytes) -> bool:
+    """Whether this can be a JSON-RPC message, and not a page of a proxy."""
+    return body.lstrip()[:1] in (b"{", b"[")
 
 
 def _is_error(body: bytes) -> bool:

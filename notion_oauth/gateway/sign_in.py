@@ -93,10 +93,11 @@ class LoopbackSignIn:
                 except BaseException:
                     self._claim.release()
                     raise
-                opened_at = None if page is None else page.opened_at
-                page = _Page(url, opened_at)
-                has_browser = isinstance(self._environment.browser(), Browser)
-                opens_at = time.time() if opened_at is None and has_browser else opened_at
+                if page is not None and page.opened_at is not None:
+                    await anyio.to_thread.run_sync(_Page(url, page.opened_at).write, self._file)
+                    return SignInOffer(f"The sign-in page of before does not work any more. Open this one: {url}")
+                page = _Page(url, None)
+                opens_at = time.time() if isinstance(self._environment.browser(), Browser) else None
                 await anyio.to_thread.run_sync(_Page(url, opens_at).write, self._file)
             else:
                 page = _Page.read(self._file)

@@ -23,7 +23,7 @@ from notion_oauth.gateway.tools import ToolFilter
 from notion_oauth.service import NotionOAuth
 
 MAX_UNWRITTEN = 1024 * 1024  # bytes that wait for a client that does not read; then the server's streams wait too
-MAX_MESSAGES = 1000  # of the client at once
+MAX_MESSAGES = 1000  # of the client that are read ahead
 ANSWER_WAIT = 0.3  # seconds after the end of the input for requests in progress, and for the client to read
 ORDER_WAIT = 1.0  # seconds
 CLOSE_WAIT = 0.3  # seconds to end the session at the server
@@ -69,19 +69,21 @@ async def _serve(session: Session, gateway: Gateway, lines: _Input, output: _Out
         if event.data:  # an event that only tells its id has none
             await output.write(jsonrpc.one_line(event.data))
 
+    async def handle(message: jsonrpc.Message) -> None:
+        await session.handle(message, deliver if message.is_request else deliver_others)
+
+    async def deliver_others(event: Event) -> None:
+        if not event.final:  # nobody waits for the answer to a notification
+            await deliver(event)
+
     async def begin(message: jsonrpc.Message, handled: anyio.Event) -> None:
-        await session.handle(message, deliver)
+        await handle(message)
         handled.set()
 
     listening = False
     async with anyio.create_task_group() as listener:
         async with anyio.create_task_group() as tasks:
-            async for line in lines:
-                try:
-                    message = jsonrpc.parse(line, strict=gateway.filter.is_set)
-                except jsonrpc.InvalidMessage as error:
-                    await output.write(jsonrpc.error(None, error.code, str(error)))
-                    continue
+            async for message in _messages(lines, output, strict=gateway.filter.is_set):
                 if message.method == jsonrpc.INITIALIZED:
                     handled = anyio.Event()
                     tasks.start_soon(begin, message, handled)
@@ -91,16 +93,30 @@ async def _serve(session: Session, gateway: Gateway, lines: _Input, output: _Out
                         listener.start_soon(session.listen, deliver)
                         listening = True
                 else:
-                    tasks.start_soon(session.handle, message, deliver)
+                    tasks.start_soon(handle, message)
             tasks.cancel_scope.deadline = anyio.current_time() + ANSWER_WAIT
         with anyio.move_on_after(ANSWER_WAIT):
             await output.drain()
         listener.cancel_scope.cancel()
 
 
+async def _messages(lines: _Input, output: _Output, *, strict: bool) -> AsyncGenerator[jsonrpc.Message]:
+    """Yield the client's messages, and answer what is none."""
+    async for line in lines:
+        try:
+            message = jsonrpc.parse(line, strict=strict)
+        except jsonrpc.InvalidMessage as error:
+            await output.write(error.response)
+        else:
+            yield message
+
+
 def _take_standard_streams() -> tuple[int, int]:
     """Return descriptors of standard input and output, in whose place are now the null device and standard error."""
     reading, writing = os.dup(0), os.dup(1)
+    for descriptor in (reading, writing):
+        with suppress(OSError):
+            os.set_blocking(descriptor, True)  # the threads that use them wait
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)

@@ -20,10 +20,12 @@ class Subscription:
         wanted = message.params.get("notifications")
         self._wanted: dict[str, Any] = wanted if isinstance(wanted, dict) else {}
         self._acknowledged = False
+        self._progress = False
         self.ended = False
 
     async def deliver(self, event: Event) -> None:
         """Deliver an event of the server."""
+        self._progress = True
         self.ended = self.ended or event.final
         if jsonrpc.read_object(event.data).get("method") != jsonrpc.ACKNOWLEDGED:
             await self._deliver(event)
@@ -33,6 +35,11 @@ class Subscription:
         else:
             self._acknowledged = True
             await self._deliver(event)
+
+    def take_progress(self) -> bool:
+        """Return whether the server has sent anything since the last call."""
+        progress, self._progress = self._progress, False
+        return progress
 
     async def acknowledge(self) -> None:
         """Acknowledge in the place of the server, unless it has."""

@@ -95,14 +95,16 @@ class KnownTools:
         listed = result.get("tools")
         if not isinstance(listed, list):
             return
-        start = self._partial.pop(cursor, []) if isinstance(cursor, str) else []
+        start = self._partial.pop(cursor, None) if isinstance(cursor, str) else []
+        if start is None:
+            return  # a page of a list whose beginning is not known
         tools = start + [tool for tool in listed if isinstance(tool, dict)]
         following = result.get("nextCursor")
         if isinstance(following, str):
             while len(self._partial) >= MAX_PARTIAL_LISTS:
                 self._partial.pop(next(iter(self._partial)))
             self._partial[following] = tools
-        elif cursor is None or start:
+        else:
             self.is_current = True
             self._change("tools", tools)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from types import TracebackType
@@ -48,7 +49,8 @@ class Failure(Exception):
         """What has happened, and what to do."""
         if self.processed:
             return f"{self.text} It may have been done: check before you repeat it."
-        wait = "Try again later." if self.retry_after is None else f"Try again in {self.retry_after:.0f} seconds."
+        seconds = math.ceil(self.retry_after or 0)
+        wait = f"Try again in {seconds} second{'s' * (seconds > 1)}." if seconds else "Try again later."
         return f"{self.text} {wait}"
 
 

@@ -86,10 +86,11 @@ class WaitingRoom:
                 return
             with suppress(Failure, NotionOAuthError):
                 await self._upstream.check_login()
-                if not self.needs_sign_in:
-                    response = await self._upstream.send("GET", {"accept": "text/event-stream"})
-                    await response.aclose()
-                self.leave()
+                with anyio.move_on_after(UNREACHABLE_AFTER):
+                    if not self.needs_sign_in:
+                        response = await self._upstream.send("GET", {"accept": "text/event-stream"})
+                        await response.aclose()
+                    self.leave()
             self._looked_at = uptime()
 
     def answer(self, message: Message) -> bytes:
@@ -114,7 +115,7 @@ class WaitingRoom:
         if isinstance(self._reason, NotionOAuthError):
             hint = self._render_hint(self._reason.hint)
             return f"{self._reason.message} Call the tool {SIGN_IN_TOOL}, or {hint[:1].lower()}{hint[1:]}"
-        return f"{self._reason.text if self._reason else ''} It is tried again by itself."
+        return f"{self._reason.text if self._reason else ''} The gateway tries again by itself."
 
     def _initialize_result(self, message: Message) -> dict[str, object]:
         requested = message.params.get("protocolVersion")

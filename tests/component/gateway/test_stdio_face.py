@@ -1,4 +1,4 @@
-"""Faults of the process on standard input and output: each test states what is right."""
+"""The gateway on standard input and output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 from notion_oauth.gateway.server_sent_events import EventParser
 from tests.component.gateway.talking import INITIALIZE
 
-pytestmark = pytest.mark.xfail(strict=True)
 PROGRAM = str(Path(sys.executable).with_name("notion-oauth"))
 
 

@@ -1,4 +1,4 @@
-"""Faults of one session: each test states what is right."""
+"""One session of a client, whatever the server and the client do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from notion_oauth.service import NotionOAuth
 from tests.component.gateway.talking import INITIALIZE, INITIALIZED, call, request
 from tests.support.mcp_server import McpServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xfail(strict=True)]  # remove the mark with each repair
+pytestmark = pytest.mark.anyio
 LIST_CHANGED = b'"notifications/tools/list_changed"'
 Handler = Callable[[dict[str, Any], Send], Awaitable[None]]
 

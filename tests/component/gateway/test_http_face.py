@@ -1,4 +1,4 @@
-"""Faults of the HTTP face: each test states what is right."""
+"""What clients get over HTTP from the gateway."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from notion_oauth.service import NotionOAuth
 from tests.component.gateway.talking import INITIALIZE, bearer, call, client_of, request
 from tests.support.mcp_server import McpServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xfail(strict=True)]  # remove the mark with each repair
+pytestmark = pytest.mark.anyio
 
 
 def initialize(icon: str) -> dict[str, object]:
