@@ -260,7 +260,7 @@ def use(
     oauth = NotionOAuth(settings, profile=name)
     names = run_async(partial(_all_profiles, oauth.store))
     if name not in (*names, DEFAULT_PROFILE):
-        known = f"There are {', '.join(names)}." if names else "There is none yet."
+        known = f"Profiles with a login: {', '.join(names) or 'none yet'}."
         hint = Hint(f"{known} To sign in to this one, run the command", "login", {"profile": name})
         raise ConfigurationError(f"There is no login in the profile {name}.", hint=hint)
     write_default_profile(settings.token_file, name)

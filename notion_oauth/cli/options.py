@@ -377,7 +377,7 @@ def print_rows(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), mar
     if sys.stdout is not None and sys.stdout.isatty():
         cells = [["*" if row[0] == marked else "", *row] for row in cells] if marked else cells
         cells = [[*([""] if marked else []), *map(str.upper, header)], *cells] if header else cells
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(map(_padded, row, widths)).rstrip() for row in cells]
     else:
         lines = ["\t".join(row).rstrip() for row in cells]
@@ -387,7 +387,14 @@ def print_rows(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), mar
 def _padded(cell: str, width: int) -> str:
     """Return the cell with spaces up to the width, and the word for a status in its colour."""
     colour = _COLOURS.get(cell) if has_colours(sys.stdout) else None
-    return (cell if colour is None else typer.style(cell, fg=colour)) + " " * (width - len(cell))
+    return (cell if colour is None else typer.style(cell, fg=colour)) + " " * (width - _width(cell))
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal the text takes: two for each wide character, such as an emoji."""
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text)
 
 
 def print_json(content: dict[str, Any]) -> None:

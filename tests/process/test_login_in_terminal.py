@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -88,6 +90,11 @@ def test_status_has_colours_on_a_terminal_alone(cli: CommandLine) -> None:
     assert "\x1b[32mSigned in to " in shown("status")
     assert "\x1b[32mauthenticated\x1b[0m" in shown("profiles")
     assert "PROFILE  WORKSPACE" in shown("profiles")
+    file = cli.directory / ".notion-tokens.json"
+    wide = Path(shutil.copy(file, file.with_name(f"{file.name}.wide.profile")))
+    wide.write_text(file.read_text().replace("Practice person", "🔑 世界"))
+    rows = [row.replace("🔑 世界", "🔑 世界   ") for row in shown("profiles", NO_COLOR="1").splitlines()]
+    assert len({row.index("authenticated") for row in rows[1:]}) == 1, "columns are aligned"
     assert "\x1b[31m\x1b[1mError:" in shown("token", "--profile", "other")
     for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
         assert "\x1b[" not in shown("status", **environment)

@@ -78,7 +78,7 @@ def test_service_does_not_use_it(two: CommandLine, monkeypatch: pytest.MonkeyPat
 def test_profile_without_a_login_cannot_be_used(two: CommandLine) -> None:
     done = two.run("profile", "use", "nope")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "There is no login in the profile nope. There are default, work." in done.stderr
+    assert "There is no login in the profile nope. Profiles with a login: default, work." in done.stderr
     assert "python cli.py login --profile nope" in done.stderr
     assert profile_of(two) == "default"
 
