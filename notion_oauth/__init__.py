@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         TransientError,
     )
     from notion_oauth.files.encryption import Encryption
-    from notion_oauth.gateway.http import create_gateway
+    from notion_oauth.gateway.application import create_gateway
     from notion_oauth.interactive.sign_in import sign_in
     from notion_oauth.router import create_router
     from notion_oauth.service import NotionOAuth
@@ -75,7 +75,7 @@ _MODULES = {
     "TokenStore": "storage",
     "ValidToken": "web.dependency",
     "create_app": "app",
-    "create_gateway": "gateway.http",
+    "create_gateway": "gateway.application",
     "create_router": "router",
     "sign_in": "interactive.sign_in",
 }

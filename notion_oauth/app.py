@@ -98,7 +98,7 @@ def _gateway(resolver: ProfileResolver) -> HttpGateway | None:
             "NOTION_OAUTH_GATEWAY needs a login that all clients share, but each visitor of this service has one.",
             hint="Set NOTION_OAUTH_OPERATOR_SECRET, which gives the service one login.",
         )
-    from notion_oauth.gateway.http import create_gateway  # noqa: PLC0415 - most services have no gateway
+    from notion_oauth.gateway.application import create_gateway  # noqa: PLC0415 - most services have no gateway
 
     def page(request: Request) -> str:
         return settings.public_url or str(request.url_for("notion_oauth_home"))

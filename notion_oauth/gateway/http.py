@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from urllib.parse import urlsplit
 
 import anyio
-from fastapi import Request
 from pydantic import SecretStr
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
 
 from notion_oauth.errors import Hint, NotionOAuthError
 from notion_oauth.gateway import jsonrpc
-from notion_oauth.gateway.gateway import PATIENCE, Gateway
+from notion_oauth.gateway.gateway import Gateway
 from notion_oauth.gateway.http_sessions import HttpSessions
 from notion_oauth.gateway.jsonrpc import Message
-from notion_oauth.gateway.local_secret import local_secret
 from notion_oauth.gateway.server_sent_events import Event
 from notion_oauth.gateway.session import SESSION_ID, Session
-from notion_oauth.gateway.sign_in import PageSignIn
-from notion_oauth.gateway.tools import ToolFilter
 from notion_oauth.protocol.urls import is_loopback
 from notion_oauth.service import NotionOAuth
-from notion_oauth.web.profiles.resolver import ProfileResolver
-from notion_oauth.web.profiles.single import SingleProfile
-from notion_oauth.web.profiles.users import ApplicationUsers, ProfileFromRequest
-from notion_oauth.web.sessions.keys import session_keys
 
 MAX_BODY = 16 * 1024 * 1024  # bytes of a message
 MAX_GATEWAYS = 1000  # profiles in memory
@@ -46,81 +39,48 @@ _CORS = {
 }
 
 
-def create_gateway(
-    oauth: NotionOAuth,
-    *,
-    profile: str | ProfileFromRequest | None = None,
-    bearer: SecretStr | None = None,
-    tool_filter: ToolFilter | None = None,
-    patience: float = PATIENCE,
-    allow_origins: Sequence[str] = (),
-    allow_hosts: Sequence[str] = (),
-    sign_in_url: str | Callable[[Request], str] | None = None,
-) -> HttpGateway:
-    """An ASGI application that is the login's MCP server, over Streamable HTTP, at every path.
-
-        app.add_route("/mcp", create_gateway(oauth, profile=profile_of_request))
-
-    Each request must have `Authorization: Bearer` with `bearer`: by default the operator's secret, or else the local
-    secret (`notion-oauth mcp secret`). If `profile` is a function, it takes the place of this check: it gets the
-    request, and returns the profile of its user, or None for an unknown one, whose request is refused.
-
-    `patience` is in seconds. Browsers may use it only from `allow_origins`. Requests for hosts other than localhost,
-    the public URL's and `allow_hosts` are refused. `sign_in_url` is the page where users sign in, or a function of the
-    request that returns its URL.
-
-    Raises StorageError if a secret can neither be read nor created.
-    """
-    resolver: ProfileResolver
-    if callable(profile):
-        resolver, bearer = ApplicationUsers(oauth, profile), None
-    else:
-        resolver = SingleProfile(oauth if profile is None else oauth.for_profile(profile))
-        bearer = bearer or oauth.settings.operator_secret or local_secret(oauth.settings)
-
-    def build(login: NotionOAuth, request: Request) -> Gateway:
-        url = sign_in_url(request) if callable(sign_in_url) else sign_in_url
-        return Gateway(login, sign_in=PageSignIn(url), tool_filter=tool_filter, patience=patience)
-
-    return HttpGateway(
-        resolver,
-        build,
-        bearer=bearer,
-        allow_origins=allow_origins,
-        allow_hosts=(*allow_hosts, *filter(None, (urlsplit(oauth.settings.public_url or "").hostname,))),
-        strict=tool_filter is not None and tool_filter.is_set,
-    )
-
-
 class HttpGateway:
-    """The ASGI application that `create_gateway` returns. Without `bearer`, `resolver` alone admits requests.
+    """The ASGI application that `create_gateway` returns.
 
-    `build` makes the gateway of a login, at the first request for it.
+    `find_login` returns the login of a request, or raises an error: without `bearer`, it alone admits requests. `build`
+    makes the gateway of a login, at the first request for it. `keys` authenticate session ids.
     """
 
     def __init__(
         self,
-        resolver: ProfileResolver,
+        find_login: Callable[[Request], Awaitable[NotionOAuth | None]],
         build: Callable[[NotionOAuth, Request], Gateway],
         *,
         bearer: SecretStr | None,
+        keys: Sequence[SecretStr],
         allow_origins: Sequence[str] = (),
         allow_hosts: Sequence[str] = (),
         strict: bool = False,
     ) -> None:
-        self._resolver, self._build = resolver, build
+        self._find_login, self._build = find_login, build
         self._bearer = None if bearer is None else bearer.get_secret_value().encode()
         self._origins = frozenset(origin.rstrip("/").lower() for origin in allow_origins)
         self._hosts = frozenset(host.lower() for host in allow_hosts)
         self._strict = strict
-        self._sessions = HttpSessions(session_keys(resolver.oauth.settings))
+        self._sessions = HttpSessions(keys)
         self._gateways: OrderedDict[str, Gateway] = OrderedDict()
         self._unused: list[Gateway] = []  # to be closed
-        self._stopping = anyio.Event()
+        self._answering: set[anyio.CancelScope] = set()
+        self._stopped = False
 
     def end_streams(self) -> None:
-        """End the streams of the server's own messages, which would last."""
-        self._stopping.set()
+        """End all requests, and the streams of the server's own messages, which would last."""
+        self._stopped = True
+        for scope in self._answering:
+            scope.cancel()
+
+    @contextmanager
+    def _until_stopped(self, scope: anyio.CancelScope) -> Generator[None]:
+        self._answering.add(scope)
+        try:
+            yield
+        finally:
+            self._answering.discard(scope)
 
     async def aclose(self) -> None:
         """End all streams, and wait for refreshes that were sent."""
@@ -163,7 +123,7 @@ class HttpGateway:
     async def _answer(self, request: Request, send: Send) -> Response | None:
         """Answer an allowed request; returns the response if it was not sent yet."""
         try:
-            login = await self._resolver.for_request(request)
+            login = await self._find_login(request)
         except NotionOAuthError as error:
             return _error(403, error.message)
         if login is None:
@@ -188,16 +148,12 @@ class HttpGateway:
         stream = _Stream(send)
         await stream.start()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(stream.keep_alive)
-            tasks.start_soon(_cancel_on_disconnect, request, tasks.cancel_scope)
-            tasks.start_soon(self._cancel_on_stop, tasks.cancel_scope)
-            await session.listen(stream.deliver, request.headers.get("last-event-id"))
+            tasks.start_soon(stream.watch, request, tasks.cancel_scope)
+            with self._until_stopped(tasks.cancel_scope):
+                await session.listen(stream.deliver, request.headers.get("last-event-id"))
+            tasks.cancel_scope.cancel()
         await stream.end()
         return None
-
-    async def _cancel_on_stop(self, scope: anyio.CancelScope) -> None:
-        await self._stopping.wait()
-        scope.cancel()
 
     def _gateway(self, login: NotionOAuth, request: Request) -> Gateway:
         gateway = self._gateways.get(login.profile) or self._build(login, request)
@@ -223,13 +179,12 @@ class HttpGateway:
         stream = _Stream(send, self._new_id(message, profile, session))
         headers = {} if session.initialize is not None else _routing_headers(request, self._strict)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_cancel_on_disconnect, request, tasks.cancel_scope)
-            tasks.start_soon(stream.keep_alive)
-            tasks.start_soon(self._cancel_on_stop, tasks.cancel_scope)
-            await session.handle(message, stream.deliver, headers)
-            await stream.end()
+            tasks.start_soon(stream.watch, request, tasks.cancel_scope)
+            with self._until_stopped(tasks.cancel_scope):
+                await session.handle(message, stream.deliver, headers)
+                await stream.end()
             tasks.cancel_scope.cancel()
-        if self._stopping.is_set() and message.is_request:
+        if self._stopped and message.is_request:
             text = "The gateway was stopped. It may have been done: check before you repeat it."
             await stream.deliver(Event(jsonrpc.failure(message, text), final=True, local=True))
         await stream.end()
@@ -288,10 +243,14 @@ class _Stream:
             self._started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *headers]})
 
-    async def keep_alive(self) -> None:
-        """Send comments, so that no proxy ends a stream that is silent."""
+    async def watch(self, request: Request, scope: anyio.CancelScope) -> None:
+        """Cancel the scope if the client goes, and send comments, so that no proxy ends a stream that is silent."""
         while True:
-            await anyio.sleep(KEEP_ALIVE)
+            with anyio.move_on_after(KEEP_ALIVE):
+                if (await request.receive())["type"] == "http.disconnect":
+                    scope.cancel()
+                    return
+                continue
             async with self._sending:
                 if self._new_id is None and not self._ended:
                     await self._start([])
@@ -320,12 +279,6 @@ def _with_headers(send: Send, headers: dict[str, str]) -> Send:
         await send(message)
 
     return send_with_headers
-
-
-async def _cancel_on_disconnect(request: Request, scope: anyio.CancelScope) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
 
 
 def _routing_headers(request: Request, strict: bool) -> dict[str, str]:

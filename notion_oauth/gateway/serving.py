@@ -24,7 +24,7 @@ from notion_oauth.gateway.sign_in import LoopbackSignIn
 from notion_oauth.gateway.tools import ToolFilter
 from notion_oauth.protocol.urls import is_loopback
 from notion_oauth.service import NotionOAuth
-from notion_oauth.web.profiles.single import SingleProfile
+from notion_oauth.web.sessions.keys import session_keys
 
 PATH = "/mcp"
 KEEP_ALIVE = 75  # seconds without a request; longer than clients keep a connection, so that they close it
@@ -66,10 +66,14 @@ def serve(
                         login, sign_in=sign_in, tool_filter=tool_filter, patience=patience, render_hint=render_hint
                     )
 
+                async def find_login(_: Request) -> NotionOAuth:
+                    return oauth
+
                 gateway = HttpGateway(
-                    SingleProfile(oauth),
+                    find_login,
                     build,
                     bearer=bearer,
+                    keys=session_keys(oauth.settings),
                     allow_origins=allow_origins,
                     allow_hosts=(host, *allow_hosts),
                     strict=tool_filter is not None and tool_filter.is_set,
