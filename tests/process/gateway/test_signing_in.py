@@ -9,6 +9,8 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from mcp import Client
+from mcp.client.subscriptions import ToolsListChanged
 
 from notion_oauth.sandbox import Sandbox
 from tests.process.gateway.connecting import Home, http_gateway, over_http, wait_until
@@ -156,3 +158,33 @@ def test_a_server_without_a_desktop_gives_the_address(home: Home, sandbox: Sandb
             browser.get(address.rstrip("."))
         wait_until(lambda: client.announced(CHANGED))
         assert text_of(client.call("echo", word="x")) == "x"
+
+
+async def test_a_client_without_sessions_waits_too(home: Home, server: McpServer) -> None:
+    async with Client(home.stdio(), mode="2026-07-28") as client:
+        assert [tool.name for tool in (await client.list_tools()).tools] == [SIGN_IN]
+        refused = await client.call_tool("echo", {"word": "x"})
+        assert refused.is_error
+        assert SIGN_IN in words(refused)
+        async with client.listen(tools_list_changed=True) as changes:
+            assert home.tabs == []
+            await client.call_tool(SIGN_IN)
+            with anyio.fail_after(20):
+                assert await anext(changes) == ToolsListChanged()
+                while words(await client.call_tool("echo", {"word": "x"})) != "x":
+                    await anyio.sleep(0.1)
+            assert {"echo", "write"} <= {tool.name for tool in (await client.list_tools()).tools}
+            await client.call_tool("add_tool")
+            with anyio.fail_after(20):
+                assert await anext(changes) == ToolsListChanged()  # of the server itself, on the same stream
+    assert len(home.tabs) == 1
+
+
+async def test_a_client_that_asks_for_revisions_gets_those_of_the_server(home: Home, server: McpServer) -> None:
+    """While the server is not known, it gets those with sessions, which it can use in any case."""
+    async with Client(home.stdio(), mode="auto") as client:
+        assert client.protocol_version == "2025-11-25"
+    await home.sign_in()
+    async with Client(home.stdio(), mode="auto") as client:
+        assert client.protocol_version == "2026-07-28"
+        assert words(await client.call_tool("echo", {"word": "x"})) == "x"

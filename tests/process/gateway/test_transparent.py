@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import httpx
 import mcp_types as types
 import pytest
 from mcp.client.subscriptions import ResourceUpdated, ToolsListChanged
@@ -16,7 +17,7 @@ from mcp.shared.inbound import (
     x_mcp_header_map,
 )
 
-from tests.process.gateway.connecting import WIRES, Home, connect
+from tests.process.gateway.connecting import WIRES, Home, connect, http_gateway
 from tests.support.mcp_server import NOTE, McpServer
 
 pytestmark = [
@@ -145,6 +146,41 @@ async def test_a_stream_is_resumed(route: str, server: McpServer, home: Home) ->
         assert words(await client.call_tool("write", {"word": "once"})) == "1 written"
     assert server.tools.written == ["once"]
     assert [request for request in server.received("GET") if "last-event-id" in request.headers]
+
+
+async def test_a_client_that_lost_its_connection_resumes(server: McpServer, home: Home) -> None:
+    """Over HTTP: the ids of events are the server's."""
+    await home.sign_in()
+    with http_gateway(home) as gateway:
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+            http.headers = httpx.Headers(
+                {
+                    "authorization": f"Bearer {gateway.secret}",
+                    "accept": "application/json, text/event-stream",
+                    "mcp-protocol-version": "2025-11-25",
+                }
+            )
+            info = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+            begun = await http.post(gateway.url, json=message("initialize", 1, info))
+            http.headers["mcp-session-id"] = begun.headers["mcp-session-id"]
+            await http.post(gateway.url, json={"jsonrpc": "2.0", "method": "notifications/initialized"})
+            call = message("tools/call", 2, {"name": "wait", "arguments": {}})
+            async with http.stream("POST", gateway.url, json=call) as response:
+                lines = response.aiter_lines()
+                while not (line := await anext(lines)).startswith("id:"):
+                    pass
+            server.tools.release.set()
+            last_id = line.removeprefix("id:").strip()
+            async with http.stream("GET", gateway.url, headers={"last-event-id": last_id}) as resumed:
+                lines = resumed.aiter_lines()
+                while not (line := await anext(lines)).startswith("data: {"):
+                    pass
+            assert '"done"' in line
+    assert not server.tools.cancelled.is_set()
+
+
+def message(method: str, number: int, params: dict[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
 
 
 ARGUMENTS: list[dict[str, Any]] = [
