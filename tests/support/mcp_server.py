@@ -126,7 +126,7 @@ class Tools:
     async def _progress(self, context: Context, _params: types.CallToolRequestParams) -> Answer:
         for step in (1, 2, 3):
             await context.session.report_progress(step, 3, f"step {step}")
-            await anyio.sleep(0.02)  # the TypeScript SDK drops progress that arrives together with the result
+            await anyio.sleep(0.05)  # the TypeScript SDK drops progress that it reads together with the result
         return text("done")
 
     async def _log(self, context: Context, _params: types.CallToolRequestParams) -> Answer:
