@@ -22,7 +22,8 @@ from notion_oauth.gateway.gateway import Gateway
 from notion_oauth.gateway.http_sessions import HttpSessions
 from notion_oauth.gateway.jsonrpc import Message
 from notion_oauth.gateway.server_sent_events import Event
-from notion_oauth.gateway.session import SESSION_ID, Session
+from notion_oauth.gateway.server_session import SESSION_ID
+from notion_oauth.gateway.session import Session
 from notion_oauth.protocol.urls import is_loopback
 from notion_oauth.service import NotionOAuth
 
@@ -177,7 +178,7 @@ class HttpGateway:
         except jsonrpc.InvalidMessage as error:
             return Response(error.response, 400, media_type="application/json")
         stream = _Stream(send, self._new_id(message, profile, session))
-        headers = {} if session.initialize is not None else _routing_headers(request, self._strict)
+        headers = {} if session.server.initialize is not None else _routing_headers(request, self._strict)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stream.watch, request, tasks.cancel_scope)
             with self._until_stopped(tasks.cancel_scope):

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from notion_oauth.gateway import jsonrpc
 from notion_oauth.gateway.gateway import Gateway
 from notion_oauth.gateway.jsonrpc import Message
+from notion_oauth.gateway.server_session import ServerSession
 from notion_oauth.gateway.session import Session
 
 MAX_SESSIONS = 1000  # in memory; others are continued from their id
@@ -35,9 +36,9 @@ class HttpSessions:
 
     def add(self, profile: str, session: Session) -> str:
         """Return the id of a session that has just begun."""
-        initialize = {} if session.initialize is None else session.initialize.document
+        initialize = {} if session.server.initialize is None else session.server.initialize.document
         # With nobody signed in, clients of one kind begin alike: only the last value makes their ids different
-        state = [initialize, session.upstream_id, session.revision, secrets.token_hex(8)]
+        state = [initialize, session.server.upstream_id, session.server.revision, secrets.token_hex(8)]
         written = json.dumps(state).encode()
         packed = zlib.compress(written)
         content = _mac(self._keys[0], profile, packed) + packed
@@ -80,7 +81,8 @@ class HttpSessions:
             return None
         initialize, upstream_id, revision, _ = json.loads(zlib.decompressobj().decompress(packed, MAX_STATE))
         message = Message(jsonrpc.dumps(initialize), initialize)
-        return Session(gateway(), initialize=message, upstream_id=upstream_id, revision=revision)
+        found = gateway()
+        return Session(found, ServerSession(found, initialize=message, upstream_id=upstream_id, revision=revision))
 
 
 def _mac(key: bytes, profile: str, packed: bytes) -> bytes:
