@@ -21,6 +21,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
+COMMAND = Path(sys.executable).with_name("notion-oauth")
 SANDBOX_PORT, SERVICE_PORT = 9000, 8000  # the ones that the documentation uses
 STARTUP = 30.0  # seconds
 COLUMNS = 96
@@ -56,7 +57,7 @@ def in_terminal(words: list[str], *, directory: str, environment: dict[str, str]
     """Return what a command of this repository writes to a terminal, with its colours."""
     terminal, end = pty.openpty()
     with subprocess.Popen(  # noqa: S603
-        [sys.executable, str(ROOT / "cli.py"), *words], cwd=directory, env=environment, stdout=end, stderr=end
+        [str(COMMAND), *words], cwd=directory, env=environment, stdout=end, stderr=end
     ):
         os.close(end)
         parts = []
@@ -95,16 +96,16 @@ def main() -> None:
     server, service = f"http://127.0.0.1:{SANDBOX_PORT}", f"http://127.0.0.1:{SERVICE_PORT}"
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("NOTION_OAUTH_")}
-        environment |= {"NOTION_OAUTH_SERVER_URL": f"{server}/mcp", "PYTHONPATH": str(ROOT)}
-        environment["NOTION_OAUTH_TOKEN_FILE"] = f"{directory}/tokens.json"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("NOTION_OAUTH_", "XDG_"))}
+        path = f"{COMMAND.parent}{os.pathsep}{kept['PATH']}"  # the command is found by its name
+        environment = {**kept, "HOME": directory, "PATH": path, "NOTION_OAUTH_SERVER_URL": f"{server}/mcp"}
         sandbox = [str(ROOT / "cli.py"), "sandbox", "--port", str(SANDBOX_PORT), "--auto-consent"]
         stack.enter_context(running(sandbox, server, directory=directory, environment=environment))
-        app = ["-m", "uvicorn", "main:app", "--port", str(SERVICE_PORT)]
+        app = ["-m", "uvicorn", "notion_oauth.app:create_app", "--factory", "--port", str(SERVICE_PORT)]
         stack.enter_context(running(app, f"{service}/healthz", directory=directory, environment=environment))
         with httpx.Client(follow_redirects=True, trust_env=False) as browser:
             browser.get(f"{service}/auth/login").raise_for_status()
-        photograph(f"{service}/", IMAGES / "status.png", (760, 560))
+        photograph(f"{service}/", IMAGES / "status.png", (900, 1030))
         page = Path(directory, "terminal.html")
         commands = [["whoami"], ["status"], ["profiles"]]
         page.write_text(terminal_page(commands, directory=directory, environment=environment))

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from notion_oauth import __version__, pages
 from notion_oauth.errors import ConfigurationError
 from notion_oauth.files import env_file
-from notion_oauth.gateway.launch import service_configurations
+from notion_oauth.gateway.usages import service_usages
 from notion_oauth.observability.log_format import configure
 from notion_oauth.protocol.urls import mcp_server_name
 from notion_oauth.router import build_router
@@ -135,8 +135,8 @@ def create_app(
     hosts = TrustedHosts(service.settings)
     route_class = auth_route_class(resolver, hosts, RateLimits(service.settings))
     # On a public URL, the person's clients are on another machine and cannot start a program of this one
-    clients = () if service.settings.is_public else service_configurations(service.settings, clone)
-    status_page = StatusPage(resolver, clients=clients)
+    usages = () if service.settings.is_public else service_usages(service.settings, clone)
+    status_page = StatusPage(resolver, usages=usages)
     auth = build_router(resolver, hosts, route_class, status_page)
     home_page = _home_page(status_page, route_class)
     gateway = _gateway(resolver)
@@ -173,11 +173,14 @@ def create_app(
     async def http_error(request: Request, error: HTTPException) -> Response:
         """Such as 404 and 405: a page for a browser, JSON for a program."""
         if responses.wants_html(request):
-            message = f"This URL does not accept {request.method} requests."
+            title, message = error.detail, f"The service refused the request: {error.detail}."
             if error.status_code == HTTPStatus.NOT_FOUND:
-                message = "There is no page at this URL."
+                title, message = "There is nothing here", "There is no page at this URL."
+            elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+                title = "This is not a page"
+                message = f"This URL does not accept {request.method} requests."
             home, hint = route_path(request, "notion_oauth_home"), "Open the status page."
-            response = pages.error_page(message, hint, title=error.detail, status=error.status_code, home=home)
+            response = pages.error_page(message, hint, title=title, status=error.status_code, home=home)
         else:
             response = responses.data({"error": error.detail}, status=error.status_code)
         response.headers.update(error.headers or {})

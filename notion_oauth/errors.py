@@ -26,6 +26,7 @@
     ├── UserNotIdentified           the application has not identified the user
     │   └── OperatorRequired        this browser has not sent the operator's secret
     ├── RequestForbidden            a form that another site sent, or an outdated page
+    │   └── WrongOperatorSecret     the operator's secret is wrong
     ├── BadRequest                  a request that no browser sends
     ├── TooManyRequests             one client sends requests too often
     ├── HostNotAllowed              a request for a host that is not the service's
@@ -38,8 +39,8 @@
 `message` says what happened and why; `hint` says what to do next. Neither ever contains a secret or a response body.
 The hint is `next` in HTTP responses, and `cure` in the output of `doctor --json`. `code` is the class name, with these
 exceptions: StoreSealed (StoreEncrypted), OtherResource (ResourceMismatch), Redirected (UnexpectedRedirect), NoDocument
-(MetadataNotJson), NotIdentified (UserNotIdentified), WrongHost (HostNotAllowed),
-PendingExpired (AuthorizationExpired).
+(MetadataNotJson), NotIdentified (UserNotIdentified), WrongHost (HostNotAllowed), RequestForbidden
+(WrongOperatorSecret), PendingExpired (AuthorizationExpired).
 """
 
 from __future__ import annotations
@@ -366,6 +367,12 @@ class RequestForbidden(NotionOAuthError):
     """Another site sent the request, its form is out of date or incomplete, or the operator's secret is wrong."""
 
     default_hint = Hint("Nothing was changed. Open the status page and use its buttons.")
+
+
+class WrongOperatorSecret(RequestForbidden, code="RequestForbidden"):
+    """The operator's secret is wrong."""
+
+    default_hint = Hint("Try again.")
 
 
 class BadRequest(NotionOAuthError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
+from typing import Literal
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -39,6 +40,13 @@ def format_local(when: datetime, now: datetime) -> str:
     local, today = when.astimezone(), now.astimezone().date()
     clock = f"{local:%H:%M}" if local.date() == today else f"{local:%Y-%m-%d %H:%M}"
     return f"{clock} ({format_relative(when, now)})"
+
+
+def format_short_time(when: datetime, show: Literal["clock", "day", "full"] = "full") -> str:
+    """Format a time, or a part of it, in UTC: the reader's time zone is unknown here. Lines break at a comma only."""
+    day, clock = f"{when.day} {when:%b %Y}", f"{when:%H:%M} UTC"
+    parts = {"clock": (clock,), "day": (day,), "full": (day, clock)}[show]
+    return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
 
 
 def format_time(when: datetime) -> str:

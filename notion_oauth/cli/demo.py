@@ -166,7 +166,7 @@ class _Demo:
         found = re.search(r'name="csrf_token" value="([^"]+)"', self._browser.get("/").text)
         token = found.group(1) if found else ""
         page = self._browser.post("/auth/logout", data={"csrf_token": token})
-        _check("Signed out" in page.text, "The service revokes the grant and deletes the tokens.")
+        _check("You are signed out" in page.text, "The service revokes the grant and deletes the tokens.")
         _check(self._status() == {"status": "unauthenticated"}, "GET /auth/status returns: unauthenticated.")
         _check(not self._settings.token_file.exists(), "The token file is deleted.")
         _check(self._sandbox.live_grants == 0, "The server has no active grant left.")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from notion_oauth.gateway.clients import CLIENTS, Configuration, Launch, Machine, UnsupportedTransport, configure
+from notion_oauth.gateway.clients import Launch, Machine
 from notion_oauth.profile_names import DEFAULT_PROFILE
 from notion_oauth.settings import Settings
 
@@ -24,14 +24,19 @@ def server_name(settings: Settings) -> str:
     return "notion" if settings.profile == DEFAULT_PROFILE else f"notion-{settings.profile}"
 
 
-def login_arguments(settings: Settings, names: Sequence[str] = SELECTING) -> list[str]:
-    """The options that select the same login and server in a process without this one's environment."""
+def selected(settings: Settings, names: Sequence[str] = SELECTING) -> dict[str, str]:
+    """The settings that select the same login and server in a process without this one's environment."""
     chosen = set(settings.given)
     if settings.profile != DEFAULT_PROFILE:
         chosen.add("profile")  # `profile use` may have set it, and may later set another
     if "XDG_DATA_HOME" in os.environ and settings.token_file_origin == "user_data":  # noqa: S105 - an origin
         chosen.add("token_file")
-    values = {name: str(getattr(settings, name)) for name in names if name in chosen}
+    return {name: str(getattr(settings, name)) for name in names if name in chosen}
+
+
+def login_arguments(settings: Settings, names: Sequence[str] = SELECTING) -> list[str]:
+    """The same, as options of the command line."""
+    values = selected(settings, names)
     return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
@@ -39,16 +44,3 @@ def launch(settings: Settings, program: Sequence[str], options: Sequence[str] = 
     """How a client starts the gateway with these settings. `program` starts the command line."""
     command, *rest = program
     return Launch(server_name(settings), command, (*rest, "mcp", *login_arguments(settings), *options))
-
-
-def service_configurations(settings: Settings, clone: Path | None) -> list[Configuration]:
-    """What each client on the service's machine needs to use its login. `clone` is the directory of `main.py`."""
-    installed = Path(sys.executable).with_name("notion-oauth.exe" if os.name == "nt" else "notion-oauth")
-    program = (str(installed),) if clone is None else (sys.executable, str(clone / "cli.py"))
-    found = []
-    for client in CLIENTS:
-        try:
-            found.append(configure(client, launch(settings, program), machine()))
-        except UnsupportedTransport:  # it connects over HTTP only
-            continue
-    return found

@@ -183,7 +183,7 @@ def _success_page() -> Response:
 
 
 def _error_page(error: NotionOAuthError) -> Response:
-    return pages.error_page(error.message, error.hint.instead_of_command("in the terminal."), status=400)
+    return pages.explained_page(error, error.hint.instead_of_command("in the terminal."), status=400)
 
 
 class _Server(uvicorn.Server):

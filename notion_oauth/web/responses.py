@@ -12,10 +12,9 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 from notion_oauth import errors
-from notion_oauth.pages import ERROR_TITLE, SECURE_HEADERS, error_page
+from notion_oauth.pages import SECURE_HEADERS, error_page, explained_page
 from notion_oauth.web.sign_in_query import QUERY as SIGN_IN_QUERY
 
-DECLINED_TITLE = "You declined the sign-in"
 _LOG = logging.getLogger(__name__)
 _JSON_HEADERS = [
     (name.lower().encode(), value.encode()) for name, value in {**SECURE_HEADERS, "Vary": "Accept"}.items()
@@ -118,28 +117,21 @@ def retry_after(error: errors.NotionOAuthError) -> dict[str, str]:
 
 
 def failure(
-    request: Request, error: errors.NotionOAuthError, *, home: str = "", login: str = "", server: str = ""
+    request: Request, error: errors.NotionOAuthError, *, home: str = "", login: str = "", server: str = "", **more: Any
 ) -> Response:
     """An error as a page or as JSON: what happened, and what to do next.
 
-    `home` and `login` are paths for buttons, `server` is the name of the MCP server that `login` signs in to.
+    `home` and `login` are paths for buttons, `server` is the name of the MCP server that `login` signs in to. `more` is
+    for the page alone: see `error_page`.
     """
     status, headers = status_code(error), retry_after(error)
     if not wants_html(request):
         return data(problem(error, login=login), status=status, headers=headers)
     sign_in = _sign_in_path(error.hint, login)
     hint = f"{error.hint.text}." if sign_in else next_step(error.hint)
-    declined = isinstance(error, errors.AuthorizationRefused) and error.error == "access_denied"
-    return error_page(
-        error.message,
-        hint,
-        title=DECLINED_TITLE if declined else ERROR_TITLE,
-        status=status,
-        home=home,
-        login=sign_in,
-        server=server,
-        headers=headers,
-    )
+    if isinstance(error, errors.TransientError) and request.method == "GET":  # of a sign-in: the status asks no server
+        sign_in = login
+    return explained_page(error, hint, status=status, headers=headers, home=home, login=sign_in, server=server, **more)
 
 
 def internal_error(request: Request) -> Response:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import Request, Response
 
 from notion_oauth import pages
-from notion_oauth.errors import NotionOAuthError, OperatorRequired, ResourceMismatch, StorageError
-from notion_oauth.humanize import format_time
+from notion_oauth.errors import (
+    NotionOAuthError,
+    OperatorRequired,
+    ResourceMismatch,
+    StorageError,
+    WrongOperatorSecret,
+)
+from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.protocol.urls import mcp_server_name, server_name
 from notion_oauth.tokens.revocation import SignOut, sign_out_message
 from notion_oauth.tokens.status import LoginStatus
@@ -32,28 +39,35 @@ _NOTICES = {  # the names are stored in cookies
     "sent_here": "Another site sent you here. Sign in only if you want to.",
 }
 _SIGNED_OUT = {f"signed_out_{outcome.name}": outcome for outcome in SignOut}
-_TITLES = {"authenticated": "Connected to {}", "expired": "Token expired", "unauthenticated": "Not connected"}
+_COLOURS = 6  # of the workspaces' tiles in style.css
+_SAME_DAY = timedelta(hours=12)  # a time that is closer needs no date
 
 
-class ClientConfiguration(Protocol):
-    """What an MCP client needs in its configuration: as `gateway.clients.Configuration`."""
+@dataclass(frozen=True)
+class Snippet:
+    """Lines to copy: what for, and where they belong. An alternative is shown on demand."""
 
-    @property
-    def client(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def files(self) -> Sequence[Path]: ...
-    @property
-    def note(self) -> str: ...
+    purpose: str
+    place: str
+    text: str
+    alternative: bool = False
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How one kind of program uses the login."""
+
+    title: str
+    snippets: Sequence[Snippet]
+    note: str = ""
 
 
 class StatusPage:
-    """The responses that show the login of a request. `clients` are shown with how each uses the login."""
+    """The responses that show the login of a request, and to a person on this machine its `usages`."""
 
-    def __init__(self, resolver: ProfileResolver, *, clients: Sequence[ClientConfiguration] = ()) -> None:
+    def __init__(self, resolver: ProfileResolver, *, usages: Sequence[Usage] = ()) -> None:
         self._resolver = resolver
-        self._clients = clients
+        self._usages = usages
         self._forms = Forms(resolver)
         self._cookies = BrowserCookies(public=resolver.oauth.settings.is_public)
         self._links = ("login", "refresh", "logout", *(() if resolver.operator_access is None else ("lock",)))
@@ -68,11 +82,34 @@ class StatusPage:
             return self._unusable_login(request, error, notice)
         if not responses.wants_html(request):
             return responses.encoded_data(_as_json(status, _login_path(request, status)))
-        context = self._page_context(request, notice or self._pop_notice(request))
-        context["own"] = self._resolver.has_visitors
-        context["clients"] = self._clients
-        context["title"] = _TITLES[status.status].format(context["server"])
-        return pages.page("status.html", {**_status_context(status, self._resolver.oauth.clock()), **context})
+        return self._status_page(request, status, notice or self._pop_notice(request))
+
+    def _status_page(self, request: Request, status: LoginStatus, notice: str | None) -> Response:
+        oauth = self._resolver.oauth
+        links = {"lock": None, **{name: route_path(request, f"notion_oauth_{name}") for name in self._links}}
+        context = {
+            "links": links,
+            "home": route_path(request, "notion_oauth_status"),
+            "csrf_token": self._forms.token(request),
+            "server": self._server,
+            "mcp_server": mcp_server_name(oauth.settings.server_url),
+            "local": not oauth.settings.is_public,
+            "own": self._resolver.has_visitors,
+            "usages": self._usages,
+            "wide": status.status == "authenticated" or (status.status == "expired" and self._usages),
+            **self._notice_context(status, notice),
+            **_status_context(status, oauth.clock(), oauth.settings.lifetimes),
+        }
+        return pages.page("status.html", {"title": self._title(status, context), **context})
+
+    def _title(self, status: LoginStatus, context: dict[str, Any]) -> str:
+        if status.status == "authenticated":
+            return f"Connected to {status.workspace or self._server}"
+        if status.status == "expired":
+            return "The token has expired"
+        if context["signed_out"]:
+            return "You are signed out"
+        return "This login has ended" if status.message else "Not connected yet"
 
     def _unusable_login(self, request: Request, error: NotionOAuthError, notice: str | None) -> Response:
         """Offer a visitor a new sign-in if the login cannot be used. The reason is logged for the operator."""
@@ -83,9 +120,17 @@ class StatusPage:
         code = responses.status_code(shown)
         if not responses.wants_html(request):
             return responses.data(responses.problem(shown), status=code)
-        context = self._page_context(request, notice)
-        context |= {"title": pages.ERROR_TITLE, **responses.problem(shown)}
-        return pages.page("unusable.html", context, status=code)
+        return pages.explained_page(
+            shown,
+            f"{shown.hint}",
+            status=code,
+            server=self._server,
+            notice=self._notice(notice),
+            home=route_path(request, "notion_oauth_status"),
+            login=route_path(request, "notion_oauth_login"),
+            logout=route_path(request, "notion_oauth_logout"),
+            csrf_token=self._forms.token(request),
+        )
 
     async def result(self, request: Request, notice: str) -> Response:
         """Show what was done. A browser is redirected: a reload repeats nothing, and no code stays in its URL."""
@@ -106,10 +151,16 @@ class StatusPage:
         return server_name(self._resolver.oauth.settings.server_url)
 
     def error(self, request: Request, error: NotionOAuthError) -> Response:
-        """As `error_response`. If the operator's secret is required, the page is the form for it."""
-        if isinstance(error, OperatorRequired) and responses.wants_html(request):
-            form = {"action": route_path(request, "notion_oauth_operator"), "csrf_token": self._forms.token(request)}
-            return pages.page("operator.html", {"title": "Operator sign-in", **form}, status=401)
+        """As `error_response`. If the operator's secret is required or wrong, the page is the form for it."""
+        if isinstance(error, OperatorRequired | WrongOperatorSecret) and responses.wants_html(request):
+            wrong = isinstance(error, WrongOperatorSecret)
+            form = {
+                "title": "Wrong secret: operator sign-in" if wrong else "Operator sign-in",
+                "wrong": error.message if wrong else None,
+                "action": route_path(request, "notion_oauth_operator"),
+                "csrf_token": self._forms.token(request),
+            }
+            return pages.page("operator.html", form, status=responses.status_code(error))
         return error_response(request, error, server=self._server)
 
     def _pop_notice(self, request: Request) -> str | None:
@@ -119,15 +170,16 @@ class StatusPage:
             self._cookies.delete(request, NOTICE)
         return notice
 
-    def _page_context(self, request: Request, notice: str | None) -> dict[str, Any]:
-        links = {"lock": None, **{name: route_path(request, f"notion_oauth_{name}") for name in self._links}}
-        return {
-            "links": links,
-            "notice": self._notice(notice),
-            "csrf_token": self._forms.token(request),
-            "server": self._server,
-            "mcp_server": mcp_server_name(self._resolver.oauth.settings.server_url),
-        }
+    def _notice_context(self, status: LoginStatus, name: str | None) -> dict[str, Any]:
+        """The notice above the status; after a sign-out, what it did, in place of the status."""
+        outcome, text = _SIGNED_OUT.get(name or ""), self._notice(name)
+        if outcome is not None and status.status == "unauthenticated":
+            if outcome is SignOut.REVOKED:
+                text = f"{self._server} has ended the login, and its tokens are deleted here. You can close this page."
+            return {"signed_out": text, "notice": None, "notice_kind": ""}
+        if name == "signed_in" and self._usages:
+            text = f"{text} Copy what your program needs, and you are done."
+        return {"signed_out": None, "notice": text, "notice_kind": "w" if name == "sent_here" or outcome else ""}
 
 
 @lru_cache(maxsize=64)
@@ -151,21 +203,32 @@ def error_response(request: Request, error: NotionOAuthError, *, server: str = "
     return responses.failure(request, error, home=home, login=login, server=server)
 
 
-def _status_context(status: LoginStatus, now: datetime) -> dict[str, Any]:
+def _status_context(status: LoginStatus, now: datetime, lifetimes: Lifetimes) -> dict[str, Any]:
+    warning = status.warning
+    primary = "copy"  # the one filled button: copy, refresh, or login
+    if warning is not None and warning.hint.command == "login":
+        primary = "login"
+    elif warning is not None or status.status == "expired":
+        primary = "refresh"
+    latest_end = status.authorized_at + lifetimes.grant if status.authorized_at else None
+    extendable = latest_end is not None and status.login_ends_at is not None and status.login_ends_at < latest_end
     return {
         "status": status,
-        "remaining": (status.expires_at - now) if status.expires_at else None,
-        "expires": _format(status.expires_at),
-        "authorized": _format(status.authorized_at),
-        "refreshed": _format(status.refreshed_at),
-        "ends": _format(status.login_ends_at),
-        "ended": _format(status.ended_at),
-        "warning": f"{status.warning.message} {status.warning.hint.text}." if status.warning else None,  # has a button
+        "now": now,
+        "primary": primary,
+        "tile": _tile(status),
+        "same_day": status.expires_at is not None and status.expires_at - now < _SAME_DAY,
+        "extended_until": latest_end if extendable else None,
+        "warning": f"{warning.message} {warning.hint.text}." if warning else None,  # has a button
     }
 
 
-def _format(when: datetime | None) -> str | None:
-    return format_time(when) if when else None
+def _tile(status: LoginStatus) -> dict[str, str | int] | None:
+    """The letter and the colour that stand for the workspace, if its name is known."""
+    letter = next((letter for letter in status.workspace or "" if letter.isalnum()), None)
+    if letter is None:
+        return None
+    return {"letter": letter.upper(), "colour": zlib.crc32((status.workspace_id or letter).encode()) % _COLOURS}
 
 
 def route_path(request: Request, route: str) -> str:

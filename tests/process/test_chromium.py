@@ -1,4 +1,4 @@
-"""A real headless browser, from the first click to the sign-out. The pages have no JavaScript."""
+"""A real headless browser, from the first click to the sign-out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pydantic import SecretStr
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.expected_conditions import title_contains
 from selenium.webdriver.support.ui import WebDriverWait
 
 from notion_oauth.app import create_app
 from notion_oauth.cli.background_server import served
+from notion_oauth.gateway.usages import service_usages
 from notion_oauth.interactive.loopback import Receiver, bind_redirect_uri, serve
 from notion_oauth.models import AuthorizationResponse
 from notion_oauth.sandbox import Sandbox
@@ -59,13 +61,14 @@ def test_user_signs_in_refreshes_and_signs_out(
     assert "code=" not in chromium.current_url
     assert settings.token_file.exists()
 
-    click(chromium, "refresh", then="Connected to 127.0.0.1:")
+    chromium.find_element(By.CSS_SELECTOR, ".more > summary").click()
+    click(chromium, "refresh", then="Connected to ")
     refreshed = WebDriverWait(chromium, 10, ignored_exceptions=[StaleElementReferenceException])  # of the previous page
     refreshed.until(lambda driver: "The token was refreshed." in text(driver))
     assert [request.form["grant_type"] for request in sandbox.requests_to("/token")][-1] == "refresh_token"
 
-    click(chromium, "logout", then="Not connected")
-    assert "has ended the grant." in text(chromium)
+    click(chromium, "logout", then="You are signed out")
+    assert "has ended the login" in text(chromium)
     assert not settings.token_file.exists()
     assert sandbox.live_grants == 0
 
@@ -73,8 +76,8 @@ def test_user_signs_in_refreshes_and_signs_out(
 def test_declined_sign_in_is_shown(chromium: Chrome, sandbox: Sandbox, service_url: str) -> None:
     sandbox.options.auto_consent = False
     chromium.get(f"{service_url}/auth/login")
-    click(chromium, "deny", then="You declined the sign-in")
-    assert "The sign-in was declined." in text(chromium)
+    click(chromium, "deny", then="The sign-in was declined")
+    assert "Perhaps you pressed Cancel" in text(chromium)
     click(chromium, "home", then="Not connected")
 
 
@@ -107,13 +110,30 @@ def test_operator_enters_the_secret(chromium: Chrome, settings: Settings) -> Non
     with served(create_app(guarded)) as url:
         chromium.get(url)
         chromium.find_element(By.ID, "secret").send_keys("wrong")
-        click(chromium, "enter", then="Something went wrong")
-        click(chromium, "home", then="Operator sign-in")
+        click(chromium, "enter", then="Wrong secret")
+        assert "The operator's secret is wrong." in text(chromium)
         chromium.find_element(By.ID, "secret").send_keys("correct-horse-battery")
         click(chromium, "enter", then="Not connected")
         click(chromium, "login", then="Connected to 127.0.0.1:")
-        click(chromium, "logout", then="Not connected")
+        click(chromium, "logout", then="You are signed out")
         click(chromium, "lock", then="Operator sign-in")
+
+
+def test_person_chooses_a_program_and_copies_its_lines_with_the_keyboard(
+    chromium: Chrome, service_url: str, settings: Settings
+) -> None:
+    allowed = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+    chromium.execute_cdp_cmd("Browser.grantPermissions", {"permissions": allowed})
+    chromium.get(f"{service_url}/auth/login")
+    WebDriverWait(chromium, 10).until(title_contains("Connected to "))
+    chromium.find_element(By.ID, "u1").send_keys(Keys.ARROW_LEFT)  # from the first to the last: Python
+    chromium.switch_to.active_element.send_keys(Keys.TAB)
+    focused = chromium.switch_to.active_element
+    assert focused.text.startswith("Copy")
+    focused.send_keys(Keys.ENTER)
+    WebDriverWait(chromium, 10).until(lambda _: focused.text.startswith("Copied"))
+    copied = chromium.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    assert copied == service_usages(settings, None)[-1].snippets[0].text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells users apart")

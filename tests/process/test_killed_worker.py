@@ -59,6 +59,6 @@ def test_redirect_is_repeated_at_another_worker(tmp_path: Path, sandbox: Sandbox
         page = browser.get(f"{other}{back.path}?{back.query}")
         assert page.status_code == 400
         assert "This sign-in was interrupted" in page.text
-        assert '<a class="button primary" id="login" href="/auth/login">' in page.text
+        assert '<a class="btn go" id="login" href="/auth/login">' in page.text
         assert grants_asked() == ["authorization_code"]
         assert "You are signed in" in browser.get(f"{other}/auth/login").text

@@ -343,6 +343,7 @@ ERRORS: dict[str, errors.NotionOAuthError] = {
     "application does not know the user": errors.UserNotIdentified("-"),
     "operator's secret is required": errors.OperatorRequired("-"),
     "request forbidden": errors.RequestForbidden("-"),
+    "wrong operator secret": errors.WrongOperatorSecret("-"),
     "bad request": errors.BadRequest("-"),
     "too many requests": errors.TooManyRequests("-"),
     "host is not allowed": errors.HostNotAllowed("-"),

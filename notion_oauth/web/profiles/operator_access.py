@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from fastapi import Request
 from pydantic import SecretStr
 
-from notion_oauth.errors import OperatorRequired, RequestForbidden
+from notion_oauth.errors import OperatorRequired, WrongOperatorSecret
 from notion_oauth.service import NotionOAuth
 from notion_oauth.web.sessions.keys import session_keys
 from notion_oauth.web.sessions.values import KEY_PREFIX, Session, clear_session, session_of
@@ -37,13 +37,13 @@ class OperatorAccess:
             raise OperatorRequired("Only the operator can use this service.")
 
     def unlock(self, session: Session, sent: str, *, client: str) -> None:
-        """Start a new session for the operator. Raises RequestForbidden if the secret is wrong.
+        """Start a new session for the operator. Raises WrongOperatorSecret if the secret is wrong.
 
         The audit log records both outcomes, with the address of the `client`.
         """
         with self._audit.attempt("operator_unlock", client=client) as attempt:
             if not hmac.compare_digest(sent.encode(), self._secret):
-                raise RequestForbidden("The operator's secret is wrong.", hint="Try again.")
+                raise WrongOperatorSecret("The operator's secret is wrong.")
             unlocked_at = int(self._clock().timestamp())
             clear_session(session)
             session[_UNLOCKED_AT], session[_PROOF] = unlocked_at, self._proof(self._keys[0], unlocked_at)

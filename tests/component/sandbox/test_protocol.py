@@ -123,7 +123,7 @@ def test_the_consent_page_asks_for_consent(person: Person, sandbox: Sandbox) -> 
     page = person.authorize(person.client_id(client_name="<b>Bold</b>"))
     assert page.status_code == 200
     assert "&lt;b&gt;Bold" in page.text
-    assert "It is not Notion" in page.text
+    assert "is not Notion" in page.text
     assert page.headers["x-frame-options"] == "DENY"
     found = re.search(r'name="ticket" value="([^"]+)"', page.text)
     assert found

@@ -150,7 +150,7 @@ def test_page_offers_the_sign_in_as_a_button(failing: tuple[Visitor, list[Notion
     raised.append(StepUpRequired("More consent is required.", hint=hint))
     page = browser.get("/auth/status").text
     assert 'href="/auth/login?scope=files%3Awrite+a">Sign in' in page
-    assert '<p class="soft">Allow it.</p>' in page
+    assert "Allow it." in page
     for error in (
         errors.StoreBusy("Busy."),
         errors.MetadataError("No endpoint.", hint=Hint("Use the assertion", "login", {"assertion_file": "FILE"})),

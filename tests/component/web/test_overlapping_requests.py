@@ -56,6 +56,11 @@ def consent(login: Any) -> str:
     return urlsplit(redirect)._replace(scheme="", netloc="").geturl()
 
 
+def shown(page: str) -> str:
+    """The page without what differs between requests."""
+    return re.sub(r"<code>[0-9a-f]{16}</code>", "", page)
+
+
 def works(visitor: Visitor) -> bool:
     """Whether the browser has a login that the server knows."""
     if visitor.status()["status"] != "authenticated":
@@ -240,7 +245,7 @@ class TestRepeatedCallback:
         assert first.status_code == 502
         for each in (before, browser, browser):
             again = each.get(back)
-            assert (again.status_code, again.text) == (502, first.text)
+            assert (again.status_code, shown(again.text)) == (502, shown(first.text))
         assert "Authorization code expired" in first.text
         assert grants_asked() == ["authorization_code"]
         assert "pending" not in str(browser.cookies)
@@ -357,6 +362,6 @@ class TestRepeatedCallback:
         answer = tab(browser, create_app(oauth=oauth)).get(back)
         assert answer.status_code == 400
         assert "Sign in again" in answer.text
-        assert re.search('<a class="button primary" id="login" href="/auth/login">', answer.text)
+        assert re.search('<a class="btn go" id="login" href="/auth/login">', answer.text)
         assert grants_asked() == []
         browser.sign_in()

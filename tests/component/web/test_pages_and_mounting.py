@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from notion_oauth.app import create_app
 from notion_oauth.cli.background_server import served
 from notion_oauth.errors import StorageError, StoreDamaged
+from notion_oauth.gateway.usages import service_usages
 from notion_oauth.router import create_router
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -35,25 +40,26 @@ class _Resources(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
-        self.tags: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
         self.found += [value or "" for name, value in attrs if name in ("src", "href", "action", "srcset", "data")]
 
 
 @pytest.mark.parametrize("path", ["/", "/auth/status", "/auth/callback?state=wrong", "/nowhere"])
-def test_page_needs_no_script_and_no_external_resource(signed_in: Browser, path: str) -> None:
+def test_page_has_one_constant_script_at_most_and_no_external_resource(signed_in: Browser, path: str) -> None:
     page = signed_in.get(path)
     resources = _Resources()
     resources.feed(page.text)
-    assert "script" not in resources.tags
-    assert all(url.startswith(("/", "data:,")) for url in resources.found), resources.found
+    assert all(url.startswith(("/", "data:image/svg+xml,")) for url in resources.found), resources.found
     assert "@import" not in page.text
     assert "url(" not in page.text
     assert 'name="viewport"' in page.text
     assert "prefers-color-scheme: dark" in page.text
     policy = page.headers["content-security-policy"]
+    scripts = re.findall("<script>(.*?)</script>", page.text, re.DOTALL)
+    assert len(scripts) == page.text.count("<script") <= 1
+    allowed = re.findall("script-src ([^;]*)", policy)
+    assert [f"'sha256-{b64encode(sha256(each.encode()).digest()).decode()}'" for each in scripts] in ([], allowed)
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "form-action 'self'" in policy
@@ -63,15 +69,65 @@ def test_page_needs_no_script_and_no_external_resource(signed_in: Browser, path:
     assert page.headers["x-frame-options"] == "DENY"
 
 
-def test_page_shows_how_mcp_clients_use_the_login_if_they_can_be_on_this_machine(
-    signed_in: Browser, settings: Settings
-) -> None:
+class _Code(HTMLParser):
+    """The lines to copy of a page, by the element's id."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+        self._current: str | None = None
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "code":
+            self._current = dict(attrs).get("id")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "code":
+            self._current = None
+
+    def handle_data(self, data: str) -> None:
+        if self._current is not None:
+            self.found[self._current] = self.found.get(self._current, "") + data
+
+
+def test_page_shows_how_programs_on_this_machine_use_the_login(signed_in: Browser, settings: Settings) -> None:
     page = signed_in.get("/").text
-    assert "<summary>Claude Code</summary>" in page
-    assert f"&#34;{settings.token_file}&#34;" in page
+    usages = service_usages(settings, None)
+    assert [*_Code(page).found.values()] == [snippet.text for usage in usages for snippet in usage.snippets]
+    assert re.findall(r"<label for=[^>]*>([^<]+)</label>", page) == [usage.title for usage in usages]
+    assert {"Claude Desktop", "Claude Code", "Cursor", "Shell", "Python"} <= {usage.title for usage in usages}
     visitor = Visitor(create_app(settings.model_copy(update={"public_url": PUBLIC})))
     visitor.sign_in()
-    assert "MCP client" not in visitor.get("/").text
+    assert not _Code(visitor.get("/").text).found, "the visitor's programs are on another machine"
+
+
+def test_python_lines_of_the_page_send_a_request(
+    signed_in: Browser, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    python = service_usages(settings, None)[-1].snippets[0].text
+    exec(compile(python, "example.py", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out.strip() == '{"jsonrpc":"2.0","id":1,"result":{}}'
+
+
+@pytest.mark.slow
+def test_commands_of_the_page_run(signed_in: Browser, settings: Settings, tmp_path: Path) -> None:
+    """Those of a shell, and one for a client's configuration, as the client's file then has it."""
+    home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    usages = {usage.title: usage.snippets for usage in service_usages(settings, None)}
+
+    def run(command: str) -> str:
+        done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, env=home, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    token, curl = usages["Shell"]
+    assert run(token.text).strip() in settings.token_file.read_text()
+    if shutil.which("curl"):
+        assert json.loads(run(curl.text)) == {"jsonrpc": "2.0", "id": 1, "result": {}}
+    write, entry = usages["Cursor"]
+    run(write.text)
+    assert json.loads((tmp_path / ".cursor" / "mcp.json").read_text()) == json.loads(entry.text)
 
 
 def test_tokens_never_reach_the_browser(signed_in: Browser, sandbox: Sandbox, settings: Settings) -> None:

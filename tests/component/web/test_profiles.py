@@ -194,7 +194,7 @@ class TestBrowserSessions:
     def test_lost_cookie_loses_login(self, public: Settings) -> None:
         visitor = Visitor(create_app(public))
         visitor.sign_in()
-        assert "if you delete its cookie, you lose access" in visitor.get("/").text
+        assert "if you delete its cookies, you cannot reach the login any more" in visitor.get("/").text
         visitor.cookies.clear()
         assert visitor.status() == {"status": "unauthenticated"}
 

@@ -52,8 +52,8 @@ def test_status_shows_expired_token_without_refreshing(
     status = browser.status()
     assert (status["status"], status["expires_in_seconds"], status["refreshable"]) == ("expired", 0, True)
     page = browser.get("/auth/status").text
-    assert "Token expired" in page
-    assert "Refresh token" in page
+    assert "The token has expired" in page
+    assert "Renew now" in page
     assert len(sandbox.requests) == before, "the status sends no request"
 
 
@@ -70,7 +70,7 @@ def test_expired_token_without_refresh_token_is_no_login(
 def test_token_without_expiry_that_cannot_be_refreshed_is_valid(sandbox: Sandbox, browser: Browser) -> None:
     sandbox.options.token_response_overrides = {"expires_in": None, "refresh_token": None}
     page = browser.get("/auth/login")
-    assert "until the server rejects it" in page.text
+    assert "Valid" in page.text
     assert browser.status()["expires_in_seconds"] is None
 
 
@@ -93,7 +93,7 @@ def test_sign_out_revokes_and_deletes(signed_in: Browser, sandbox: Sandbox, sett
     assert sandbox.live_grants == 1
     page = signed_in.post("/auth/logout", data={"csrf_token": signed_in.csrf_token()})
     assert page.status_code == 200
-    assert f"{urlsplit(sandbox.base_url).netloc} has ended the grant" in page.text
+    assert f"{urlsplit(sandbox.base_url).netloc} has ended the login, and its tokens are deleted here." in page.text
     assert sandbox.live_grants == 0
     assert not settings.token_file.exists()
     assert signed_in.status() == {"status": "unauthenticated"}
@@ -233,7 +233,7 @@ async def test_page_shows_when_login_ends_and_why_it_ended(
     browser = TestClient(create_app(settings), base_url="http://localhost")
     await sign_in(oauth)
     fresh = browser.get("/", headers=page).text
-    assert "a refresh may extend it" in fresh
+    assert "renewals extend it" in fresh
     assert "unless it is refreshed" not in fresh
     age(settings.token_file, days=20)
     shown = browser.get("/", headers=page).text

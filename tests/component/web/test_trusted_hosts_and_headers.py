@@ -233,7 +233,8 @@ def test_every_response_has_security_headers(
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "base-uri 'none'" in policy
-    assert "script-src" not in policy
+    if accept != "text/html":
+        assert "script-src" not in policy
     assert "unsafe" not in policy
     assert "camera=()" in answer.headers["permissions-policy"]
     assert answer.headers["strict-transport-security"].startswith("max-age=31536000")

@@ -55,7 +55,7 @@ class Page:
     @property
     def from_gateway(self) -> bool:
         """Whether the proxy made the page, because no worker answered."""
-        return self.status in (502, 504) and "Something went wrong" not in self.text
+        return self.status in (502, 504) and "notion-oauth</title>" not in self.text
 
     def field(self, name: str) -> str:
         """Return the value of a hidden field; empty without one."""
