@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -91,7 +93,11 @@ async def test_it_ends_when_its_parent_has_died(home: Home, server: McpServer) -
         running.initialize()
         pid = int(running.log.split()[0])
         running.process.send_signal(signal.SIGKILL)
-        wait_until(lambda: not _runs(pid), SOON)
+        try:
+            wait_until(lambda: not _runs(pid), SOON)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:
