@@ -105,7 +105,7 @@ def _measure(
             endpoints[SERVED] = stack.enter_context(_serving(working[OURS], environment, directory, served))
         measured = {**results, SERVED: served}
         direct = anyio.run(
-            _measure_rates, working, environment, endpoints, context.choose(2, 15), measured, failed, log
+            _measure_rates, working, environment, endpoints, context.choose(2, 21), measured, failed, log
         )
     rounds, calls = context.choose(1, 7), context.choose(50, 200)
     table = Table(
