@@ -181,7 +181,7 @@ async def run_checks(
     clean = scrub({**environment_checks.in_env_file(env_file), **environment}, *addresses)
 
     def shown(found: Finding) -> Finding:
-        hint = render(found.hint) if isinstance(found.hint, Hint) else found.hint
+        hint = render(Hint(found.hint) if isinstance(found.hint, str) else found.hint) if found.hint else None
         return replace(found, message=escape(clean(found.message)), hint=hint and escape(clean(hint)))
 
     return Report(tuple((name, shown(found)) for name, found in rows))

@@ -122,6 +122,8 @@ def test_option_is_named_in_the_place_of_its_setting(cli: CommandLine, tmp_path:
     with_variable = cli.run("token", NOTION_OAUTH_TOKEN_FILE=str(tmp_path))
     assert "set --token-file to another path" in with_option.stderr
     assert "set NOTION_OAUTH_TOKEN_FILE to another path" in with_variable.stderr
+    missing = cli.run("doctor", "--token-file", str(cli.program / "tokens.json"))
+    assert "or set --token-file to another path" in missing.stdout
 
 
 def test_two_warnings_are_two_lines(cli: CommandLine, file: Path) -> None:
