@@ -151,7 +151,13 @@ class LoopbackSignIn:
         else:
             with suppress(StorageError):
                 await anyio.to_thread.run_sync(atomic.delete_file, self._file)
+            self._tasks.start_soon(self._identify)
         self._claim.release()
+
+    async def _identify(self) -> None:
+        """Store who has signed in, for `status`. The sign-in has succeeded, and does not wait for it."""
+        with suppress(NotionOAuthError):
+            await self._oauth.identify()
 
 
 @dataclass(frozen=True)
