@@ -2,7 +2,7 @@
 
 Exit codes: 0 success, 1 internal error, output that cannot be written, or a failed check or demo, 2 invalid usage or
 setting, 3 not signed in, 4 the server refused, or its answer is invalid, 5 no usable answer from the network
-(temporary), 6 the login has ended: sign in again, 7 token file cannot be used, 130 interrupted or declined.
+(temporary), 6 the login has ended: sign in again, 7 token file cannot be used, 130 interrupted.
 """
 
 from __future__ import annotations

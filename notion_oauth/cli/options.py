@@ -75,8 +75,6 @@ def parse_port(value: str | int, *, lowest: int) -> int:
 
 def exit_code(error: errors.NotionOAuthError) -> int:
     """The exit code of the program for this error."""
-    if isinstance(error, errors.AuthorizationRefused) and error.error == "access_denied":
-        return INTERRUPTED  # the user has declined the sign-in in the browser
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 

@@ -288,7 +288,7 @@ def test_other_programs_cannot_end_the_sign_in(cli: CommandLine, tmp_path_factor
 
 
 @pytest.mark.slow
-def test_declined_consent_is_130(cli: CommandLine, sandbox: Sandbox) -> None:
+def test_declined_consent_is_4(cli: CommandLine, sandbox: Sandbox) -> None:
     with cli.start("login", BROWSER="true %s") as process:
         assert process.stderr is not None
         url = httpx.URL(next(line for line in process.stderr if line.startswith("http")).strip())
@@ -297,7 +297,7 @@ def test_declined_consent_is_130(cli: CommandLine, sandbox: Sandbox) -> None:
         assert page.status_code == 400
         assert "The sign-in was declined." in page.text
         _, rest = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 4
     assert "The sign-in was declined." in rest
 
 
