@@ -131,11 +131,11 @@ def create_app(
     if settings is None and oauth is None:
         configure(service.settings.log_level, service.settings.log_format)
         _warn_of_ignored_env_file(service.settings)
-    resolver = create_resolver(service)
+    resolver = create_resolver(service, choice=True)
     hosts = TrustedHosts(service.settings)
     route_class = auth_route_class(resolver, hosts, RateLimits(service.settings))
     # On a public URL, the person's clients are on another machine and cannot start a program of this one
-    usages = () if service.settings.is_public else service_usages(service.settings, clone)
+    usages = None if service.settings.is_public else partial(service_usages, service.settings, clone)
     status_page = StatusPage(resolver, usages=usages)
     auth = build_router(resolver, hosts, route_class, status_page)
     home_page = _home_page(status_page, route_class)

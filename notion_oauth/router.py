@@ -122,7 +122,8 @@ def build_router(
         """
         session_of(request)
         signed_in = await callbacks.complete(request)
-        response = await status_page.result(request, "signed_in")
+        profile = None if signed_in is None else signed_in.profile
+        response = await status_page.result(request, "signed_in", profile=profile)
         response.background = BackgroundTask(_identify, signed_in)
         return response
 

@@ -28,8 +28,12 @@ with httpx.Client(auth=BearerAuth(oauth), headers=headers) as client:
     print(client.post(oauth.settings.server_url, json=ping).text)"""
 
 
-def service_usages(settings: Settings, clone: Path | None) -> list[Usage]:
-    """How each MCP client, a shell and Python use the login. `clone` is the directory of a clone's `main.py`."""
+def service_usages(settings: Settings, clone: Path | None, profile: str | None = None) -> list[Usage]:
+    """How each MCP client, a shell and Python use the login of a profile, by default that of the settings.
+
+    `clone` is the directory of a clone's `main.py`.
+    """
+    settings = settings if profile is None else settings.model_copy(update={"profile": profile})
     here = machine()
     program = _program(clone)
     typed = (Path(program[0]).stem,) if shutil.which(Path(program[0]).stem) == program[0] else program  # in a shell

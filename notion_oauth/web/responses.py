@@ -94,7 +94,7 @@ def _sign_in_path(hint: errors.Hint, login: str) -> str:
     if not login or hint.command != "login" or not _has_button(hint):
         return ""
     query = {name: value for name, value in hint.options.items() if name in SIGN_IN_QUERY}
-    return f"{login}?{urlencode(query)}" if query else login
+    return f"{login}{'&' if '?' in login else '?'}{urlencode(query)}" if query else login
 
 
 def problem(error: errors.NotionOAuthError, *, login: str = "") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
@@ -26,6 +26,7 @@ from notion_oauth.tokens.revocation import SignOut, sign_out_message
 from notion_oauth.tokens.status import LoginStatus
 from notion_oauth.web import responses
 from notion_oauth.web.csrf import Forms
+from notion_oauth.web.profile_choice import Choice, ProfileChoice
 from notion_oauth.web.profiles.resolver import ProfileResolver
 from notion_oauth.web.sessions.browser_cookies import BrowserCookies
 
@@ -63,11 +64,12 @@ class Usage:
 
 
 class StatusPage:
-    """The responses that show the login of a request, and to a person on this machine its `usages`."""
+    """The responses that show the login of a request. `usages` returns how programs of this machine use a profile's."""
 
-    def __init__(self, resolver: ProfileResolver, *, usages: Sequence[Usage] = ()) -> None:
+    def __init__(self, resolver: ProfileResolver, *, usages: Callable[[str], Sequence[Usage]] | None = None) -> None:
         self._resolver = resolver
-        self._usages = usages
+        self._choice = ProfileChoice(resolver)
+        self._usages = lru_cache(usages or (lambda _: ()))
         self._forms = Forms(resolver)
         self._cookies = BrowserCookies(public=resolver.oauth.settings.is_public)
         self._links = ("login", "refresh", "logout", *(() if resolver.operator_access is None else ("lock",)))
@@ -81,23 +83,28 @@ class StatusPage:
                 raise
             return self._unusable_login(request, error, notice)
         if not responses.wants_html(request):
-            return responses.encoded_data(_as_json(status, _login_path(request, status)))
-        return self._status_page(request, status, notice or self._pop_notice(request))
+            return responses.encoded_data(_as_json(status, self._login_path(request, status)))
+        choices = await self._choice.all(request)
+        return self._status_page(request, status, notice or self._pop_notice(request), choices)
 
-    def _status_page(self, request: Request, status: LoginStatus, notice: str | None) -> Response:
+    def _status_page(
+        self, request: Request, status: LoginStatus, notice: str | None, choices: Sequence[Choice]
+    ) -> Response:
         oauth = self._resolver.oauth
-        links = {"lock": None, **{name: route_path(request, f"notion_oauth_{name}") for name in self._links}}
+        usages = self._usages(self._resolver.chosen_profile(request))
         context = {
-            "links": links,
-            "home": route_path(request, "notion_oauth_status"),
+            "links": {"lock": None, **{name: self._choice.path(request, name) for name in self._links}},
+            "home": self._choice.path(request, "status"),
+            "profile": self._resolver.chosen_profile(request),
+            "choices": [(each, _tile(each.status)) for each in choices],
             "csrf_token": self._forms.token(request),
             "server": self._server,
             "mcp_server": mcp_server_name(oauth.settings.server_url),
             "local": not oauth.settings.is_public,
             "own": self._resolver.has_visitors,
-            "usages": self._usages,
-            "wide": status.status == "authenticated" or (status.status == "expired" and self._usages),
-            **self._notice_context(status, notice),
+            "usages": usages,
+            "wide": status.status == "authenticated" or (status.status == "expired" and usages),
+            **self._notice_context(status, notice, usages),
             **_status_context(status, oauth.clock(), oauth.settings.lifetimes),
         }
         return pages.page("status.html", {"title": self._title(status, context), **context})
@@ -132,13 +139,18 @@ class StatusPage:
             csrf_token=self._forms.token(request),
         )
 
-    async def result(self, request: Request, notice: str) -> Response:
-        """Show what was done. A browser is redirected: a reload repeats nothing, and no code stays in its URL."""
+    async def result(self, request: Request, notice: str, *, profile: str | None = None) -> Response:
+        """Show what was done. A browser is redirected: a reload repeats nothing, and no code stays in its URL.
+
+        The login shown is that of `profile` if a person can choose it, by default the one that the request has chosen.
+        """
         if responses.wants_html(request):
             self._cookies.set(request, NOTICE, notice, max_age=NOTICE_LIFETIME)
-            return responses.redirect(route_path(request, "notion_oauth_status"))
+            name = profile or self._resolver.chosen_profile(request)
+            shown = name if name in await self._resolver.profiles() else self._resolver.oauth.profile
+            return responses.redirect(self._choice.path(request, "status", shown))
         status = await self._resolver.status(request)
-        content = _json_content(status, _login_path(request, status))
+        content = _json_content(status, self._login_path(request, status))
         return responses.data({**content, "message": self._notice(notice)})
 
     def _notice(self, name: str | None) -> str | None:
@@ -161,7 +173,12 @@ class StatusPage:
                 "csrf_token": self._forms.token(request),
             }
             return pages.page("operator.html", form, status=responses.status_code(error))
-        return error_response(request, error, server=self._server)
+        home, login = (self._choice.path(request, name) for name in ("status", "login"))
+        return responses.failure(request, error, home=home, login=login, server=self._server)
+
+    def _login_path(self, request: Request, status: LoginStatus) -> str:
+        """The path of the sign-in, if the status needs it: for its warning."""
+        return "" if status.warning is None else self._choice.path(request, "login")
 
     def _pop_notice(self, request: Request) -> str | None:
         """Return the name of the notice for the next page, once."""
@@ -170,14 +187,14 @@ class StatusPage:
             self._cookies.delete(request, NOTICE)
         return notice
 
-    def _notice_context(self, status: LoginStatus, name: str | None) -> dict[str, Any]:
+    def _notice_context(self, status: LoginStatus, name: str | None, usages: Sequence[Usage]) -> dict[str, Any]:
         """The notice above the status; after a sign-out, what it did, in place of the status."""
         outcome, text = _SIGNED_OUT.get(name or ""), self._notice(name)
         if outcome is not None and status.status == "unauthenticated":
             if outcome is SignOut.REVOKED:
                 text = f"{self._server} has ended the login, and its tokens are deleted here. You can close this page."
             return {"signed_out": text, "notice": None, "notice_kind": ""}
-        if name == "signed_in" and self._usages:
+        if name == "signed_in" and usages:
             text = f"{text} Copy what your program needs, and you are done."
         return {"signed_out": None, "notice": text, "notice_kind": "w" if name == "sent_here" or outcome else ""}
 
@@ -192,15 +209,10 @@ def _json_content(status: LoginStatus, login: str) -> dict[str, Any]:
     return status.as_json(storage=False, render=partial(responses.next_step, login=login))
 
 
-def _login_path(request: Request, status: LoginStatus) -> str:
-    """The path of the sign-in, if the status needs it: for its warning."""
-    return "" if status.warning is None else route_path(request, "notion_oauth_login")
-
-
-def error_response(request: Request, error: NotionOAuthError, *, server: str = "") -> Response:
-    """An error as a page or as JSON. `server` is the name of the MCP server."""
+def error_response(request: Request, error: NotionOAuthError) -> Response:
+    """An error as a page or as JSON."""
     home, login = (route_path(request, f"notion_oauth_{name}") for name in ("status", "login"))
-    return responses.failure(request, error, home=home, login=login, server=server)
+    return responses.failure(request, error, home=home, login=login)
 
 
 def _status_context(status: LoginStatus, now: datetime, lifetimes: Lifetimes) -> dict[str, Any]:
@@ -223,10 +235,10 @@ def _status_context(status: LoginStatus, now: datetime, lifetimes: Lifetimes) ->
     }
 
 
-def _tile(status: LoginStatus) -> dict[str, str | int] | None:
+def _tile(status: LoginStatus | None) -> dict[str, str | int] | None:
     """The letter and the colour that stand for the workspace, if its name is known."""
-    letter = next((letter for letter in status.workspace or "" if letter.isalnum()), None)
-    if letter is None:
+    letter = next((letter for letter in (status and status.workspace) or "" if letter.isalnum()), None)
+    if status is None or letter is None:
         return None
     return {"letter": letter.upper(), "colour": zlib.crc32((status.workspace_id or letter).encode()) % _COLOURS}
 

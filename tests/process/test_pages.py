@@ -41,6 +41,9 @@ def make_pages(settings: Settings, sandbox: Sandbox) -> dict[str, str]:
     found["sent-here"] = local.get("/auth/login", headers={"Sec-Fetch-Site": "cross-site"}).text
     found["signed-in"] = local.get(local.consent(), follow_redirects=True).text
     found["renewed"] = _press(local, "refresh")
+    anyio.run(sign_in, NotionOAuth(settings, profile="books"))
+    found["several"] = local.get("/").text
+    anyio.run(NotionOAuth(settings, profile="books").sign_out)
     sandbox.fail_next("/token", status=503)
     age(settings.token_file, hours=2)
     found["expired"] = local.get("/").text

@@ -16,14 +16,14 @@ class OperatorProfile(SingleProfile):
 
     operator_access: OperatorAccess
 
-    def __init__(self, oauth: NotionOAuth, secret: SecretStr) -> None:
-        super().__init__(oauth)
+    def __init__(self, oauth: NotionOAuth, secret: SecretStr, *, choice: bool = False) -> None:
+        super().__init__(oauth, choice=choice)
         self.operator_access = OperatorAccess(secret, oauth)
 
     async def for_request(self, request: Request) -> NotionOAuth | None:
         """Raises OperatorRequired unless the session is the operator's."""
         self.operator_access.require(request)
-        return self.oauth
+        return await super().for_request(request)
 
     def session_identity(self, request: Request) -> str:
         return self.operator_access.proof(session_of(request))

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -61,6 +62,12 @@ class ProfileResolver(Protocol):
     async def status(self, request: Request) -> LoginStatus:
         """Return the status of this request's login, from stored data only."""
 
+    async def profiles(self) -> Sequence[str]:
+        """Return the profiles that a person may choose from; none if a request cannot choose."""
+
+    def chosen_profile(self, request: Request) -> str:
+        """Return the profile that the request's query names, or that of the settings if it cannot choose one."""
+
     async def previous_login(self, request: Request) -> NotionOAuth | None:
         """Return the NotionOAuth of the login that a new sign-in would replace."""
 
@@ -95,10 +102,16 @@ class ProfileResolver(Protocol):
         """Keep tokens fresh, if the settings say so, until the context exits; that waits for refreshes in progress."""
 
 
-def create_resolver(oauth: NotionOAuth, profile: ProfileFromRequest | None = None) -> ProfileResolver:
-    """Return the policy for these settings. `profile` names a request's profile, or None for an unknown user."""
+def create_resolver(
+    oauth: NotionOAuth, profile: ProfileFromRequest | None = None, *, choice: bool = False
+) -> ProfileResolver:
+    """Return the policy for these settings. `profile` names a request's profile, or None for an unknown user.
+
+    With `choice`, the query of a request may name one of the stored profiles: for the service alone, because in an
+    application the query is the application's.
+    """
     if profile is not None:
         return ApplicationUsers(oauth, profile)
     if oauth.settings.operator_secret is not None:
-        return OperatorProfile(oauth, oauth.settings.operator_secret)
-    return Visitors(oauth) if oauth.settings.is_public else SingleProfile(oauth)
+        return OperatorProfile(oauth, oauth.settings.operator_secret, choice=choice)
+    return Visitors(oauth) if oauth.settings.is_public else SingleProfile(oauth, choice=choice)

@@ -105,6 +105,12 @@ class Visitors:
         oauth = await self.for_request(request)
         return LoginStatus(status="unauthenticated") if oauth is None else await oauth.status(storage=False)
 
+    async def profiles(self) -> Sequence[str]:
+        return ()
+
+    def chosen_profile(self, request: Request) -> str:  # noqa: ARG002 - a visitor cannot choose
+        return self.oauth.profile
+
     async def previous_login(self, request: Request) -> NotionOAuth | None:
         """None also for a login that cannot be read: the visitor can have another."""
         oauth = await self.for_request(request)
