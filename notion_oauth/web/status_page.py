@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any
 
+import anyio
 from fastapi import Request, Response
 
 from notion_oauth import pages
@@ -33,6 +34,8 @@ from notion_oauth.web.sessions.browser_cookies import BrowserCookies
 _LOG = logging.getLogger(__name__)
 NOTICE = "notion_oauth_notice"  # the cookie with the name of the notice for the next page
 NOTICE_LIFETIME = 60  # seconds
+NAMES_WITHIN = 1.5  # seconds that the page after a sign-in waits for the names of the workspace and the person
+_POLL = 0.05  # seconds
 _NOTICES = {  # the names are stored in cookies
     "signed_in": "You are signed in.",
     "refreshed": "The token was refreshed.",
@@ -84,8 +87,18 @@ class StatusPage:
             return self._unusable_login(request, error, notice)
         if not responses.wants_html(request):
             return responses.encoded_data(_as_json(status, self._login_path(request, status)))
-        choices = await self._choice.all(request)
-        return self._status_page(request, status, notice or self._pop_notice(request), choices)
+        notice = notice or self._pop_notice(request)
+        if notice == "signed_in":
+            status = await self._with_names(request, status)
+        return self._status_page(request, status, notice, await self._choice.all(request))
+
+    async def _with_names(self, request: Request, status: LoginStatus) -> LoginStatus:
+        """The status, if possible with the workspace and the person: the server is asked for them after the sign-in."""
+        with anyio.move_on_after(NAMES_WITHIN):
+            while status.status == "authenticated" and status.workspace is None:
+                await anyio.sleep(_POLL)
+                status = await self._resolver.status(request)
+        return status
 
     def _status_page(
         self, request: Request, status: LoginStatus, notice: str | None, choices: Sequence[Choice]

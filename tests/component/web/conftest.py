@@ -6,6 +6,7 @@ import pytest
 
 from notion_oauth.models import Identity
 from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.web import status_page
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +18,7 @@ def _nobody_is_asked_who_signed_in(request: pytest.FixtureRequest, monkeypatch: 
         return Identity()
 
     monkeypatch.setattr(OAuthClient, "identify", identify)
+    monkeypatch.setattr(status_page, "NAMES_WITHIN", 0.0)
 
 
 @pytest.fixture

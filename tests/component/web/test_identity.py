@@ -1,4 +1,4 @@
-"""The page and /auth/status show who has signed in, without the e-mail address. No sign-in waits for it."""
+"""The page and /auth/status show who has signed in, without the e-mail address. The page waits a moment for it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from notion_oauth.models import Identity
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.sandbox.mcp import PERSON, WORKSPACE
 from notion_oauth.tokens.oauth_client import OAuthClient
+from notion_oauth.web import status_page
 from tests.support.web_service import Browser
 
 TIMEOUT = 10.0  # seconds after which a test has failed
@@ -26,8 +27,10 @@ def wait_until_identified(browser: Browser) -> dict[str, object]:
 
 
 def test_page_and_json_show_the_workspace_and_the_user(browser: Browser, identified: None) -> None:
-    assert "You are signed in" in browser.get("/auth/login").text
-    status = wait_until_identified(browser)
+    page = browser.get("/auth/login").text
+    assert "You are signed in" in page
+    assert f"Connected to {WORKSPACE['name']}" in page
+    status = browser.status()
     shown = (status["workspace"], status["workspace_id"], status["user"], status["user_id"])
     assert shown == (WORKSPACE["name"], WORKSPACE["id"], PERSON["name"], PERSON["id"])
     page = browser.get("/").text
@@ -51,6 +54,7 @@ def test_sign_in_does_not_wait_for_the_answer(
         return Identity(workspace="Engines")
 
     monkeypatch.setattr(OAuthClient, "identify", identify)
+    monkeypatch.setattr(status_page, "NAMES_WITHIN", 0.1)
     assert "You are signed in" in browser.get("/auth/login").text
     assert browser.status()["workspace"] is None
     answered.set()
