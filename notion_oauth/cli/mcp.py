@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from notion_oauth import errors
 from notion_oauth.cli.options import (
     EnvFile,
     Profile,
@@ -68,6 +70,10 @@ def stdio(
         from notion_oauth.gateway import stdio as face
 
         oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
+        if sys.stdin.isatty():
+            hint = errors.Hint("To configure one", "mcp config", arguments=("CLIENT",))
+            text = "Waiting for the messages of an MCP client on standard input. Clients start this command themselves."
+            echo(f"{text} {render_hint(hint, ctx)} (Ctrl-C to stop)", err=True)
         face.run(oauth, **_gateway_options(ctx, oauth, read_only, allow_tool, deny_tool, patience))
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +20,9 @@ from typing import Any
 
 import typer
 
-from notion_oauth.cli.options import echo
+from notion_oauth.cli.options import echo, program_name, run_async
 from notion_oauth.cli.work_tree import work_tree_warning
-from notion_oauth.errors import ConfigurationError, StorageError, escape
+from notion_oauth.errors import SIGN_IN, ConfigurationError, NotionOAuthError, StorageError, escape
 from notion_oauth.files import atomic
 from notion_oauth.gateway.clients import (
     SECRET_VARIABLE,
@@ -34,6 +35,7 @@ from notion_oauth.gateway.clients import (
 )
 from notion_oauth.gateway.launch import SELECTING, launch, login_arguments, machine, server_name
 from notion_oauth.gateway.local_secret import DEFAULT_PORT, local_secret
+from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import PREFIX, Settings
 
 TIME_LIMIT = 60.0  # seconds for a client's own command
@@ -105,6 +107,9 @@ def _print_next_steps(
     elif left := sorted(PREFIX + name.upper() for name in settings.given.difference(SELECTING)):
         message = f"{configuration.client} may start the gateway without what is set in this shell: {', '.join(left)}."
         steps.append(f"Warning: {message} Put it into a file, and name the file with --env-file.")
+    with suppress(NotionOAuthError):  # a store that cannot be read is not what this command is about
+        if run_async(NotionOAuth(settings).status).status == "unauthenticated":
+            steps.append(f"Nobody is signed in yet. {SIGN_IN.with_command(program_name())}")
     if is_temporary(sys.prefix):
         message = "uvx and `pipx run` delete the environment of this program at some time."
         steps.append(f"Warning: {message} Install it with `uv tool install` or `pipx install`, and run this again.")

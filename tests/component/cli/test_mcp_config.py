@@ -70,6 +70,10 @@ def test_config_prints_the_text_on_stdout_and_where_it_goes_on_stderr(cli: Comma
     assert not (home / ".cursor").exists()
 
 
+def test_config_says_that_nobody_is_signed_in(cli: CommandLine, home: Path) -> None:
+    assert "Nobody is signed in yet. Sign in with: " in cli.run("mcp", "config", "cursor").stderr
+
+
 def test_options_and_the_environment_are_carried_over(cli: CommandLine, home: Path) -> None:
     options = ("--token-file", "my tokens.json", "--read-only", "--deny-tool", "notion-*", "--patience", "1m")
     shell = {"NOTION_OAUTH_PROFILE": "work", "NOTION_OAUTH_CLIENT_NAME": "mine"}
