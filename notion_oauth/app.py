@@ -179,8 +179,8 @@ def create_app(
             elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
                 title = "This is not a page"
                 message = f"This URL does not accept {request.method} requests."
-            home, hint = route_path(request, "notion_oauth_home"), "Open the status page."
-            response = pages.error_page(message, hint, title=title, status=error.status_code, home=home)
+            home = route_path(request, "notion_oauth_home")
+            response = pages.error_page(message, title=title, status=error.status_code, home=home)
         else:
             response = responses.data({"error": error.detail}, status=error.status_code)
         response.headers.update(error.headers or {})

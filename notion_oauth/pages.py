@@ -155,6 +155,17 @@ _EXPLANATIONS: tuple[tuple[type[errors.NotionOAuthError], Explanation], ...] = (
 )
 
 
+_ABOUT_REQUESTS = (
+    errors.RequestForbidden,
+    errors.BadRequest,
+    errors.TooManyRequests,
+    errors.HostNotAllowed,
+    errors.InsecureRequest,
+    errors.UserNotIdentified,
+    errors.ConfigurationError,
+)
+
+
 def explain(error: errors.NotionOAuthError) -> Explanation:
     """The error in words for people."""
     if isinstance(error, errors.AuthorizationRefused) and error.error == "access_denied":
@@ -216,7 +227,13 @@ def explained_page(
         status=status,
         title=_sentence(found.title, name),
         headers=headers,
-        **{"about_login": True, "temporary": found.temporary, "button": found.button, "cause": cause, **more},
+        **{
+            "about_login": not isinstance(error, _ABOUT_REQUESTS),
+            "temporary": found.temporary,
+            "button": found.button,
+            "cause": cause,
+            **more,
+        },
     )
 
 
