@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -110,24 +110,17 @@ class HttpGateway:
 @contextmanager
 def http_gateway(home: Home, *options: str) -> Generator[HttpGateway]:
     """Run `notion-oauth mcp serve` on a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     log = home.directory / "serve.log"
     with log.open("w") as output:
-        process = home.start("mcp", "serve", "--port", str(port), *options, stdout=output, stderr=output)
+        process = home.start("mcp", "serve", "--port", "0", *options, stdout=output, stderr=output)
     try:
-        wait_until(lambda: _listens(port) or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
+        url = wait_until(lambda: re.search(r"http://127\.0\.0\.1:\d+/mcp", log.read_text()) or process.poll())
+        assert isinstance(url, re.Match), log.read_text()
         secret = local_secret(home.oauth.settings).get_secret_value()
-        yield HttpGateway(process, f"http://127.0.0.1:{port}/mcp", secret, log)
+        yield HttpGateway(process, url[0], secret, log)
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 @asynccontextmanager
