@@ -98,10 +98,12 @@ class Environment:
         """
         return self.platform == "linux" and not (self.container or self.namespaced or self.wsl)
 
-    def ssh_tunnel_command(self, port: int) -> str | None:
-        """Return the command that forwards `port` from the user's own computer to this machine; None without SSH.
+    def ssh_tunnel_command(self, *targets: str) -> str | None:
+        """Return the command that forwards ports of the user's own computer to this machine; None without SSH.
 
-        SSH_CONNECTION holds the client's address and port, then the server's as the client reached it.
+        Each target is an address and a port, such as 127.0.0.1:39443: the forwarded port has the same number.
+        SSH_CONNECTION holds the client's address and port, then the server's as it sees itself: behind NAT, the client
+        may have used another one.
         """
         parts = self.variables.get("SSH_CONNECTION", "").split()
         if len(parts) != 4 or not parts[3].isdecimal():
@@ -111,8 +113,9 @@ class Environment:
         except ValueError:
             return None
         host = getattr(address, "ipv4_mapped", None) or address
+        forwards = "".join(f"-L {target.rpartition(':')[2]}:{target} " for target in targets)
         ssh_port = "" if parts[3] == "22" else f"-p {parts[3]} "
-        return f"ssh -L {port}:127.0.0.1:{port} {ssh_port}{shlex.quote(f'{_user_name()}@{host}')}"
+        return f"ssh {forwards}{ssh_port}{shlex.quote(f'{_user_name()}@{host}')}"
 
     def browser(self) -> Browser | str:
         """Return how to open a browser that the user can see, or the reason why none is opened, as a sentence.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import anyio
 from rich.console import Console
@@ -27,17 +27,19 @@ from notion_oauth.interactive.terminal import LineReader, open_standard_input
 from notion_oauth.models import PENDING_LIFETIME, TokenSet
 from notion_oauth.protocol.challenge import BearerChallenge
 from notion_oauth.protocol.registration import UNKNOWN_CLIENT, is_about_redirect_uri
+from notion_oauth.protocol.urls import is_loopback, origin
 from notion_oauth.service import NotionOAuth
 
 ADVICE_AFTER = 10.0  # seconds in which a browser usually comes back
 _POLL = 0.05  # seconds
 _WAITING = "Waiting for your consent in the browser … (Ctrl-C to stop)"
 _PROMPT = "URL: "
-_CONTAINER = (
-    "This is a container: a browser outside it can reach port {port} only if both share a network (--network host). "
-    "Otherwise, paste the URL to which the browser is redirected."
+_COPY = "Copy the address from the browser's address bar"
+_UNREACHABLE = "The browser then shows that the page cannot be reached: that is expected."
+_ADDRESS = "Correct the address after @ if you connected with another name:"
+_WITH_TERMINAL = (
+    "To paste it, run this command with a terminal ({option}), or pipe the address to it with --no-browser."
 )
-_NO_TERMINAL = "To paste it, run this command with a terminal (-it), or pipe the URL to it and add --no-browser."
 _QUOTES = "\"'`<>"  # which mail, chat programs and shells put around a URL
 
 T = TypeVar("T")
@@ -112,9 +114,11 @@ async def _sign_in_once(
             with open_standard_input(pipes=no_browser) or nullcontext() as source:
                 terminal = source is not None and source.is_terminal
                 port = listeners[0].getsockname()[1]
-                advise = partial(_print_remote_hints, console, environment, port, terminal=terminal)
-                prompt = _PastePrompt(console, source, redirect_uri)
-                await _wait_for_redirect(receiver, partial(_guide, console, browser, url, advise, prompt, receiver))
+                remote = environment.ssh or environment.container
+                advise = partial(_print_remote_steps, console, environment, url, port, terminal=terminal)
+                prompt = _PastePrompt(console, source, redirect_uri, explained=remote)
+                guide = partial(_guide, console, browser, url, advise if remote else None, prompt, receiver)
+                await _wait_for_redirect(receiver, guide)
     try:
         return receiver.result()
     except AuthorizationExpired as error:
@@ -134,23 +138,29 @@ async def _guide(
     console: Console,
     browser: Browser | str,
     url: str,
-    advise: Callable[[], None],
+    advise: Callable[[], None] | None,
     prompt: _PastePrompt,
     receiver: Receiver[T],
 ) -> None:
-    """Open the browser. If it does not come back soon, or cannot be opened, print the URL and what else may help."""
+    """Open the browser. If it does not come back soon, or cannot be opened, print the URL and what else may help.
+
+    `advise` prints the URL and the steps of a sign-in with a browser on another machine.
+    """
     known = False
     if isinstance(browser, Browser):
         known = not console.is_terminal  # a log has no spinner, and whoever reads it may need the URL at once
         if known:
             _print_url(console, "Opening the browser. If no page appears, open this URL:", url)
         browser = await _wait_for_browser(console, browser, url)
-    if not known:
+    if advise is not None:
+        if browser:
+            _print(console, f"{browser}\n")
+        advise()
+    elif not known:
         _print_url(console, f"{browser} Open this URL in a browser:".lstrip(), url)
     elif browser:
-        console.print(f"{browser}\n", markup=False, highlight=False)
-    advise()
-    console.print(_WAITING, markup=False, highlight=False)
+        _print(console, f"{browser}\n")
+    _print(console, _WAITING)
     await prompt.run(receiver)
 
 
@@ -167,23 +177,42 @@ async def _wait_for_browser(console: Console, browser: Browser, url: str) -> str
     return "No browser could be opened." if failed.is_set() else "The browser has not come back yet."
 
 
+def _print(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False)
+
+
 def _print_url(console: Console, text: str, url: str) -> None:
-    console.print(f"{text}\n", markup=False, highlight=False)
-    console.print(escape(url), markup=False, highlight=False, soft_wrap=True)
+    _print(console, f"{text}\n")
+    _print_to_copy(console, url)
+
+
+def _print_to_copy(console: Console, text: str) -> None:
+    """Print the text on one line, however narrow the terminal is."""
+    console.print(escape(text), markup=False, highlight=False, soft_wrap=True)
     console.print()
 
 
-def _print_remote_hints(console: Console, environment: Environment, port: int, *, terminal: bool) -> None:
-    """Explain what to do if the browser runs on another machine than this receiver."""
-    tunnel = environment.ssh_tunnel_command(port)
-    if tunnel is not None:
-        console.print("If the browser runs on your own computer, run this command there first:\n")
-        console.print(f"  {escape(tunnel)}\n", markup=False, highlight=False, soft_wrap=True)
+def _print_remote_steps(console: Console, environment: Environment, url: str, port: int, *, terminal: bool) -> None:
+    """Explain how to sign in with a browser on another machine than this receiver."""
+    redirect = f"{loopback.HOST}:{port}"
+    _, host, server_port = origin(urlsplit(url))
+    if is_loopback(host):  # the practice server
+        server = f"{f'[{host}]' if ':' in host else host}:{server_port}"
+        if (tunnel := environment.ssh_tunnel_command(server, redirect)) is not None:
+            _print(console, f"1. Run this command on your computer, because {server} is on this machine. {_ADDRESS}\n")
+            _print_to_copy(console, f"  {tunnel}")
+            _print_url(console, "2. Open this URL on your computer and agree:", url)
+            return
+    _print_url(console, "1. Open this URL on your computer and agree:", url)
+    option = "ssh -t" if environment.ssh else "-it"
+    paste = f"{_COPY} and paste it here." if terminal else f"{_COPY}. {_WITH_TERMINAL.format(option=option)}"
+    _print(console, f"2. {_UNREACHABLE} {paste}\n")
+    if (tunnel := environment.ssh_tunnel_command(redirect)) is not None:
+        _print(console, f"To avoid step 2, first run this command on your computer. {_ADDRESS}\n")
+        _print_to_copy(console, f"  {tunnel}")
     elif environment.container:
-        console.print(_CONTAINER.format(port=port), markup=False, highlight=False)
-        if not terminal:
-            console.print(_NO_TERMINAL, markup=False, highlight=False)
-        console.print()
+        share = "if this container shares the network of your computer (--network host)"
+        _print(console, f"The browser can reach port {port} {share}: step 2 is then not needed.\n")
 
 
 async def _wait_for_redirect(receiver: Receiver[T], guide: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -198,9 +227,12 @@ async def _wait_for_redirect(receiver: Receiver[T], guide: Callable[[], Coroutin
 class _PastePrompt:
     """Reads the redirect URL from standard input, if there is one. Never prints it: it holds the code."""
 
-    def __init__(self, console: Console, source: LineReader | None, redirect_uri: str) -> None:
+    def __init__(
+        self, console: Console, source: LineReader | None, redirect_uri: str, *, explained: bool = False
+    ) -> None:
         self._console, self._source, self._redirect_uri = console, source, redirect_uri
-        self._instruction = f"Paste the full URL to which the browser is redirected. It starts with {redirect_uri}"
+        self._instruction = f"{_COPY} and paste it here. It starts with {redirect_uri}"
+        self._explained = explained  # already
         self._prompting = False
 
     def print(self, text: str) -> None:
@@ -215,7 +247,7 @@ class _PastePrompt:
         """Read lines until one is the redirect, or the input ends."""
         if self._source is None:
             return
-        if self._source.is_terminal:
+        if self._source.is_terminal and not self._explained:
             self.print(f"If the browser shows an error page instead: {self._instruction}")
         while (line := await self._read_line(self._source)) is not None:
             try:

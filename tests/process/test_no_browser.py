@@ -178,16 +178,16 @@ def test_pipe_is_not_read_if_a_browser_opens(cli: CommandLine) -> None:
     assert (process.returncode, out) == (0, "all of it\n")
 
 
-def test_ssh_tunnel_command_is_printed_over_ssh(cli: CommandLine) -> None:
+def test_ssh_tunnel_to_a_server_on_this_machine_forwards_both_ports(cli: CommandLine) -> None:
     environment = {"SSH_CONNECTION": "198.51.100.9 50123 192.0.2.7 2222", "LOGNAME": "ada", "COLUMNS": "20"}
     with cli.start("login", "--no-browser", **environment) as process:
         assert process.stderr is not None
-        url = next(line for line in process.stderr if line.startswith("http")).strip()
         line = next(line for line in process.stderr if line.strip().startswith("ssh ")).strip()
+        url = next(line for line in process.stderr if line.startswith("http")).strip()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
-    port = urlsplit(redirect_uri_of(url)).port
-    assert line == f"ssh -L {port}:127.0.0.1:{port} -p 2222 ada@192.0.2.7"
+    server, port = urlsplit(url).port, urlsplit(redirect_uri_of(url)).port
+    assert line == f"ssh -L {server}:127.0.0.1:{server} -L {port}:127.0.0.1:{port} -p 2222 ada@192.0.2.7"
 
 
 def test_port_option_sets_the_redirect_uri(cli: CommandLine, sandbox: Sandbox) -> None:

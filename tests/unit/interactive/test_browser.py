@@ -41,12 +41,18 @@ def place(environment: Mapping[str, str], *programs: str, kernel: str = "", plat
 )
 def test_ssh_tunnel_command(connection: str, command: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
-    assert place({"SSH_CONNECTION": connection}).ssh_tunnel_command(4321) == command
+    assert place({"SSH_CONNECTION": connection}).ssh_tunnel_command("127.0.0.1:4321") == command
+
+
+def test_ssh_tunnel_of_two_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    command = place(SSH).ssh_tunnel_command("[::1]:9000", "127.0.0.1:4321")
+    assert command == "ssh -L 9000:[::1]:9000 -L 4321:127.0.0.1:4321 ada@192.0.2.7"
 
 
 def test_user_name_is_quoted_for_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada; reboot")
-    assert place(SSH).ssh_tunnel_command(4321) == "ssh -L 4321:127.0.0.1:4321 'ada; reboot@192.0.2.7'"
+    assert place(SSH).ssh_tunnel_command("127.0.0.1:4321") == "ssh -L 4321:127.0.0.1:4321 'ada; reboot@192.0.2.7'"
 
 
 @pytest.mark.parametrize(
