@@ -214,7 +214,7 @@ class NotSignedIn(NotionOAuthError):
 class ResourceMismatch(NotSignedIn, code="OtherResource"):
     """The stored login is for another server; its token is not sent to this one (MCP, RFC 8707)."""
 
-    default_hint = Hint("Set NOTION_OAUTH_TOKEN_FILE to another file, or end the other login", "logout")
+    default_hint = Hint("Set NOTION_OAUTH_SERVER_URL to that server.")
 
 
 class SignInRequired(NotionOAuthError):

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -37,11 +38,21 @@ from notion_oauth.cli.options import (
     print_text,
     render_hint,
     run_async,
+    run_with_notice,
     settings_from_options,
     stderr_console,
     valid_token,
 )
-from notion_oauth.errors import ConfigurationError, Hint, NotionOAuthError, ResourceMismatch, StorageError, escape
+from notion_oauth.errors import (
+    UNCHANGED,
+    ConfigurationError,
+    Hint,
+    NotionOAuthError,
+    ResourceMismatch,
+    StorageError,
+    TransientError,
+    escape,
+)
 from notion_oauth.profile_names import DEFAULT_PROFILE, VISITOR_PROFILE, profile_file
 
 if TYPE_CHECKING:
@@ -115,14 +126,17 @@ def login(
     else:
         from notion_oauth.interactive.sign_in import no_redirect_hint, sign_in
 
-        if challenge is None:
-            _say_if_signed_in(oauth)
+        has_login = _has_login(oauth, announce=challenge is None)
         options: dict[str, Any] = {"port": port, "callback_host": callback_host, "new_client": new_client}
         try:
             run_async(partial(sign_in, oauth, challenge, console=console, no_browser=no_browser, **options))
         except KeyboardInterrupt:
             hint = render_hint(no_redirect_hint(oauth), ctx)
             echo(f"\nNo redirect has arrived. {hint}", err=True)
+            raise
+        except TransientError as error:
+            if not has_login:
+                error.hint = replace(error.hint, text=error.hint.text.removeprefix(UNCHANGED).lstrip())
             raise
     with suppress(NotionOAuthError):  # the sign-in has succeeded
         run_async(oauth.identify)
@@ -137,13 +151,18 @@ def login(
         print_json(status.as_json(render=partial(render_hint, ctx=ctx)))
 
 
-def _say_if_signed_in(oauth: NotionOAuth) -> None:
+def _has_login(oauth: NotionOAuth, *, announce: bool) -> bool:
+    """Whether a login may be stored. If it is good, and with `announce`, say that the sign-in replaces it."""
     from notion_oauth.cli.status_text import identity_text
 
-    with suppress(NotionOAuthError):  # the sign-in reports it
+    try:
         status = run_async(oauth.status)
-        if status.status != "unauthenticated":
-            echo(f"You are signed in already{identity_text(status)}. A new sign-in replaces that login.", err=True)
+    except NotionOAuthError:  # the sign-in reports it
+        return True
+    signed_in = status.status != "unauthenticated"
+    if signed_in and announce:
+        echo(f"You are signed in already{identity_text(status)}. A new sign-in replaces that login.", err=True)
+    return signed_in
 
 
 @rare_commands.command(epilog="Example: `notion-oauth refresh --if-older-than 20d`, from a timer")
@@ -163,7 +182,7 @@ def refresh(
 
     oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
     before = run_async(oauth.status).updated_at
-    run_async(partial(oauth.refresh, if_older_than=if_older_than))
+    run_with_notice(oauth.settings, partial(oauth.refresh, if_older_than=if_older_than))
     run_async(oauth.tokens.wait_until_idle)
     oauth.tokens.check_saved()
     found = run_async(oauth.status)

@@ -42,6 +42,7 @@ EXIT_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
 FAILED = 1  # the demo or a check of doctor failed; also Python's exit code for an unhandled exception
 NOT_SIGNED_IN, REFUSED, ENDED = 3, 4, 6
 INTERRUPTED = 130
+NOTICE_AFTER = 2.0  # seconds
 _TYPED = "notion_oauth.typed_options"
 _VERBOSITY = "notion_oauth.verbosity"
 _SAW_ENV_FILE = "notion_oauth.saw_env_file"
@@ -234,8 +235,16 @@ def valid_token(
     if fast is not None and not min_ttl and phase(fast, datetime.now(UTC), Lifetimes().refresh_window) is Phase.VALID:
         return fast.access_token, fast.expires_at
     oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
-    token = run_async(partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value()
-    return token, run_async(oauth.status).expires_at
+    started = datetime.now(UTC)
+    token = run_with_notice(oauth.settings, partial(oauth.tokens.token_at_exit, min_ttl=min_ttl)).get_secret_value()
+    status = run_async(oauth.status)
+    left = None if status.expires_at is None else status.expires_at - datetime.now(UTC)
+    refreshed = status.updated_at is not None and status.updated_at >= started
+    if left is not None and left < min_ttl and not refreshed:
+        from notion_oauth.humanize import format_duration
+
+        echo(f"Warning: The token could not be refreshed. It expires in {format_duration(left)}.", err=True)
+    return token, status.expires_at
 
 
 def env_file_in_use(ctx: typer.Context, env_file: Path | None) -> Path | None:
@@ -313,6 +322,24 @@ def run_async(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
     from notion_oauth.concurrency import run_in_this_thread
 
     return run_in_this_thread(function)
+
+
+def run_with_notice(settings: Settings, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run what may wait for the server. On a terminal, say so after a while."""
+    import threading  # the engine has loaded it
+
+    from notion_oauth.protocol.urls import server_name
+
+    seconds, host = settings.retry_for or settings.timeout, server_name(settings.server_url)
+    message = f"{host} has not answered yet; trying again for up to {seconds:g} s (Ctrl-C to stop)"
+    timer = threading.Timer(NOTICE_AFTER, partial(echo, message, err=True))
+    timer.daemon = True
+    if sys.stderr is not None and sys.stderr.isatty():
+        timer.start()
+    try:
+        return run_async(function)
+    finally:
+        timer.cancel()
 
 
 def stderr_console() -> Console:

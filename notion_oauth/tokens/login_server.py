@@ -31,7 +31,12 @@ def mismatch(tokens: TokenSet, server_url: str, *, unbound: str) -> ResourceMism
         )
     return ResourceMismatch(
         f"The stored login is for {server}, not for {server_url}.",
-        hint=ResourceMismatch.default_hint.with_options({"server_url": server}),
+        hint=Hint(
+            f"To use it, set NOTION_OAUTH_SERVER_URL={server}. "
+            "To keep it and sign in here too, set NOTION_OAUTH_TOKEN_FILE to another file. To end it, sign out",
+            "logout",
+            {"server_url": server},
+        ),
     )
 
 

@@ -17,9 +17,9 @@ import httpcore
 
 from notion_oauth import __version__
 from notion_oauth.concurrency import run_within, shared_resources
-from notion_oauth.errors import MetadataError, NetworkError, ServerUnavailable, TransientError
+from notion_oauth.errors import UNCHANGED, Hint, MetadataError, NetworkError, ServerUnavailable, TransientError
 from notion_oauth.protocol.messages import Request, Response, host_of
-from notion_oauth.protocol.urls import url_problem
+from notion_oauth.protocol.urls import is_loopback, url_problem
 from notion_oauth.settings import Settings
 from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.certificates import CA_FILE, find_trusted_authorities, ssl_context
@@ -33,6 +33,11 @@ MAX_IDLE = 32  # connections to one origin that wait for the next request of a S
 MAX_SHARED = 4  # origins to which the requests of a SharedLoop share connections
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
 USER_AGENT = f"notion-oauth/{__version__}"
+_START_SERVER = Hint(
+    f"{UNCHANGED} For Notion itself, do not set NOTION_OAUTH_SERVER_URL. To practise, start the practice server",
+    "sandbox",
+    {"port": "9000"},
+)
 
 Sender = Callable[[httpcore.Request], Awaitable[httpcore.Response]]
 
@@ -90,7 +95,7 @@ class Transport:
             seconds = f"{self._timeout.total_seconds():g}"
             failure: TransientError = NetworkError(f"{host} sent no complete response within {seconds} seconds.")
         except CONNECTION_ERRORS as error:
-            failure = _unreachable(host, error)
+            failure = _unreachable(request.url, error)
         except TransientError as error:
             failure = error.with_traceback(None)
         raise failure  # outside the except blocks: errors of httpx hold the request, and must not be its context
@@ -175,9 +180,9 @@ def _check_size(size: int, host: str) -> None:
         raise ServerUnavailable(f"{host} sent more than {MAX_BODY // 1024} KiB; the rest was not read.")
 
 
-def _unreachable(host: str, error: Exception) -> NetworkError:
+def _unreachable(url: str, error: Exception) -> NetworkError:
     """Why there was no response, from the most specific cause in the chain."""
-    cause: BaseException | None = error
+    host, cause = host_of(url), cast("BaseException | None", error)
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             hint = f"Check the clock. If a private certificate authority signed it, set {CA_FILE} to its certificate."
@@ -186,6 +191,8 @@ def _unreachable(host: str, error: Exception) -> NetworkError:
             return NetworkError(f"The TLS handshake with {host} failed ({cause.reason or 'TLS'}).")
         if isinstance(cause, socket.gaierror):
             return NetworkError(f"{host} could not be reached: its name does not resolve.")
+        if isinstance(cause, ConnectionRefusedError) and is_loopback(urlsplit(url).hostname):
+            return NetworkError(f"Nothing listens on {host}.", hint=_START_SERVER)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpcore.ConnectError | OSError | UnicodeError):
         return NetworkError(f"{host} could not be reached.")

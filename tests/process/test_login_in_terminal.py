@@ -15,6 +15,7 @@ from notion_oauth.interactive import sign_in
 from notion_oauth.sandbox import Sandbox
 from tests.process.test_no_browser import ASKS, printed_url, terminal
 from tests.support.command_line import CommandLine
+from tests.support.signing_in import age
 
 pytestmark = pytest.mark.slow  # processes in terminals
 
@@ -99,3 +100,18 @@ def test_status_has_colours_on_a_terminal_alone(cli: CommandLine) -> None:
     for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
         assert "\x1b[" not in shown("status", **environment)
     assert "\x1b[" not in cli.process("status", TERM="xterm").stdout
+
+
+@pytest.mark.parametrize("command", ["refresh", "token"])
+def test_commands_that_wait_for_the_server_say_so_on_a_terminal(
+    cli: CommandLine, sandbox: Sandbox, command: str
+) -> None:
+    cli.run("login")
+    age(cli.directory / ".notion-tokens.json", hours=2)
+    sandbox.fail_next("/token", status=503, times=3)
+    with terminal(cli, sys.executable, "cli.py", command, NOTION_OAUTH_RETRY_FOR="15") as person:
+        shown = " ".join(person.see("Ctrl-C to stop)").split())
+        assert shown.endswith("has not answered yet; trying again for up to 15 s (Ctrl-C to stop)")
+        assert person.end() == 0
+    sandbox.fail_next("/token", status=503, times=3)
+    assert "not answered" not in cli.process("refresh", NOTION_OAUTH_RETRY_FOR="15").stderr

@@ -207,14 +207,20 @@ def test_doctor_creates_no_file_before_the_first_sign_in(doctor: Doctor) -> None
 # The servers
 
 
+START_SERVER = (
+    "The stored login is unchanged. For Notion itself, do not set NOTION_OAUTH_SERVER_URL. To practise, start the "
+    "practice server with: python cli.py sandbox --port 9000"
+)
+
+
 def test_no_network_is_reported_and_other_checks_still_run(signed_in: Doctor) -> None:
     url = "http://127.0.0.1:1/mcp"
     signed_in.run_checks(NOTION_OAUTH_SERVER_URL=url)
     assert signed_in.problems() == {"server", "metadata", "login"}  # login: the stored one is for another server
     assert signed_in.worst("server") == (
         "failure",
-        "127.0.0.1:1 could not be reached.",
-        "The stored login is unchanged. Check the network connection and try again.",
+        "Nothing listens on 127.0.0.1:1.",
+        START_SERVER,
     )
     assert signed_in.worst("endpoints")[:2] == ("warning", "Skipped: depends on the check metadata, which failed.")
     assert signed_in.code == 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,48 @@ def test_logout_of_a_profile_that_never_was_leaves_nothing(cli: CommandLine) -> 
     assert set(cli.directory.iterdir()) == before
     cli.run("logout", "--token-file", "new/tokens.json")
     assert set(cli.directory.iterdir()) == before
+
+
+def test_token_that_could_not_be_refreshed_for_min_ttl_is_reported(cli: CommandLine, sandbox: Sandbox) -> None:
+    cli.run("login")
+    stored = cli.run("token").stdout
+    sandbox.fail_next("/token", status=503)
+    done = cli.run("token", "--min-ttl", "2h", NOTION_OAUTH_RETRY_FOR="0")
+    assert (done.returncode, done.stdout) == (0, stored)
+    assert done.stderr == "Warning: The token could not be refreshed. It expires in 1 hour.\n"
+    assert cli.run("token", "--min-ttl", "2h").stderr == "", "refreshed, although the server issues no longer ones"
+
+
+@pytest.fixture
+def nothing_listens() -> Iterator[str]:
+    """The URL of a server on a port of this machine on which nothing listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{unused.getsockname()[1]}/mcp"
+
+
+def test_sign_in_without_a_login_does_not_speak_of_one(cli: CommandLine, nothing_listens: str, file: Path) -> None:
+    login = ("login", "--server-url", nothing_listens)
+    done = cli.run(*login)
+    assert done.returncode == 5
+    host = nothing_listens.split("/")[2]
+    assert done.stderr == (
+        f"Error: Nothing listens on {host}. For Notion itself, do not set --server-url. "
+        "To practise, start the practice server with: python cli.py sandbox --port 9000\n"
+    )
+    cli.run("login")
+    file.write_text(file.read_text().replace(cli.environment["NOTION_OAUTH_SERVER_URL"], nothing_listens))
+    assert "The stored login is unchanged." in cli.run(*login).stderr
+
+
+def test_login_of_another_server_names_the_setting_that_uses_it(cli: CommandLine) -> None:
+    cli.run("login")
+    done = cli.run("status", NOTION_OAUTH_SERVER_URL="https://mcp.notion.com/mcp")
+    url = cli.environment["NOTION_OAUTH_SERVER_URL"]
+    assert f"To use it, set NOTION_OAUTH_SERVER_URL={url}." in done.stderr
+    typed = cli.run("status", "--server-url", "https://mcp.notion.com/mcp").stderr
+    assert f"To use it, set --server-url={url}." in typed
+    assert typed.endswith(f"python cli.py logout --server-url {url}\n")
 
 
 @pytest.mark.parametrize(

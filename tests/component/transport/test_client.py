@@ -169,8 +169,10 @@ async def test_exactly_one_mebibyte_is_accepted() -> None:
 async def test_a_refused_connection_is_a_network_error() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        with pytest.raises(NetworkError, match="could not be reached"):
-            await send(f"http://127.0.0.1:{unused.getsockname()[1]}/")
+        host = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(NetworkError, match=f"Nothing listens on {host}") as caught:
+            await send(f"http://{host}/")
+    assert "notion-oauth sandbox --port 9000" in str(caught.value)
 
 
 async def test_an_unknown_name_is_a_network_error() -> None:
