@@ -7,7 +7,9 @@
     │   ├── StoreEncrypted          none of the configured keys decrypts the file; it was not changed
     │   ├── KeyUnavailable          the system keyring does not return the key
     │   ├── LoginExists             a login would be moved over another one
-    │   └── StoreBusy               another process holds the lock for too long
+    │   ├── StoreBusy               another process holds the lock for too long
+    │   ├── LockLost                this process held the lock for too long, and another one has it now
+    │   └── StoreUnavailable        the database cannot be reached
     ├── NotSignedIn                 no login is stored
     │   └── ResourceMismatch        the stored login is for another server
     ├── SignInRequired              the server has ended the login; only a new sign-in helps
@@ -203,6 +205,18 @@ class StoreBusy(StorageError):
         "Wait until your other programs have signed in or refreshed. If the lock is still held then, find its holder",
         "doctor",
     )
+
+
+class LockLost(StorageError):
+    """The lock of a login expired while this process was stopped, and another process has taken it."""
+
+    default_hint = Hint(TRY_LATER)
+
+
+class StoreUnavailable(StorageError):
+    """The database cannot be reached, or did not answer in time. A change that was sent may have been made."""
+
+    default_hint = Hint("Try again when the database is available. To find out what is wrong, run", "doctor")
 
 
 class NotSignedIn(NotionOAuthError):

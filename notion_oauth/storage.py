@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from notion_oauth.errors import (
     ConfigurationError,
     Hint,
+    LockLost,
     LoginExists,
     StorageError,
     StoreDamaged,
@@ -54,6 +55,8 @@ _MAX_LOGIN_SIZE = 24 * 1024  # bytes; more than any token set needs, encrypted o
 
 Kind = Literal["login", "registrations"]
 Login = TokenSet | EndedLogin
+# A marker, or a login that could not be written and, if the store knows it, the marker that was reserved for it
+Reservation = tuple[bytes, bytes | None]
 T = TypeVar("T")
 
 
@@ -86,6 +89,12 @@ class Documents(Protocol):
     async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
         """Profiles of which anything is stored, in sorted order after `after`, and when that last changed."""
 
+    async def due(self, before: datetime) -> Sequence[str] | None:
+        """Profiles whose login has `expires_at` before that time, the soonest first, or a part of them.
+
+        None if only the documents can tell.
+        """
+
     async def forget(self, profile: str) -> None:
         """Delete everything of a profile that will not be used again."""
 
@@ -110,7 +119,13 @@ class Documents(Protocol):
 
 
 class DocumentHold(Protocol):
-    """Changes the documents of one profile while it is locked."""
+    """Reads and changes the documents of one profile while it is locked.
+
+    If the store's locks expire, a change raises LockLost once another holder has taken the lock.
+    """
+
+    async def read(self, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
+        """Return the decoded document, as `Documents.read` does."""
 
     async def reserve(self, marker: bytes, size: int) -> None:
         """Make sure that the next login of at most `size` bytes can be written, and keep that until it is.
@@ -118,8 +133,8 @@ class DocumentHold(Protocol):
         `marker` is stored at once, and can be read by the next holder if this one dies.
         """
 
-    async def reserved(self) -> bytes | None:
-        """The content of the reservation: its marker, or a login that could not be written; None without one."""
+    async def reserved(self) -> Sequence[Reservation]:
+        """The reservations that are left, read anew."""
 
     async def release(self) -> None:
         """End the reservation."""
@@ -128,8 +143,11 @@ class DocumentHold(Protocol):
         """Replace a document atomically. Once this returns, it survives a crash and a power cut.
 
         Writing the login ends the reservation. If the login cannot be written, the reservation keeps it.
-        `expires_at` is when the login's access token expires.
+        `expires_at` is when the login's access token expires; None if it does not, or cannot be refreshed.
         """
+
+    async def set_aside(self, content: bytes) -> None:
+        """Keep a login that must not be written now for the next holder, also after the lock was lost."""
 
     async def delete(self, kind: Kind) -> bool:
         """Delete a document. Returns whether there was one."""
@@ -169,17 +187,21 @@ class _Codec:
         self.documents = documents
         self.encryption = encryption
 
-    async def read(self, profile: str, kind: Kind, decode: Callable[[bytes, str], T]) -> T | None:
+    async def read(
+        self, profile: str, kind: Kind, decode: Callable[[bytes, str], T], hold: DocumentHold | None = None
+    ) -> T | None:
+        """Return the decoded document, as far as possible from what `hold` has read."""
         slow = self.encryption is not None and self.encryption.uses_keyring
-        return await self.documents.read(profile, kind, partial(self.decode, profile, kind, decode), slow=slow)
+        read = partial(self.documents.read, profile) if hold is None else hold.read
+        return await read(kind, partial(self.decode, profile, kind, decode), slow=slow)
 
     def decode(self, profile: str, kind: Kind, decode: Callable[[bytes, str], T], content: bytes) -> T:
         name = self.documents.name(profile, kind)
         return decode(decrypt(content, name, self.encryption, bound_to=bound_to(profile, kind)), name)
 
-    async def check_login(self, profile: str) -> None:
+    async def check_login(self, profile: str, hold: DocumentHold | None = None) -> None:
         """Raise StorageError if the stored login must not be overwritten: damaged, or encrypted with a lost key."""
-        await self.read(profile, "login", token_file_format.decode_login)
+        await self.read(profile, "login", token_file_format.decode_login, hold)
 
     async def check_key(self) -> None:
         """Raise KeyUnavailable if the keyring returns no key: nothing could be encrypted."""
@@ -255,7 +277,12 @@ class TokenStore:
         return await self.documents.last_changed(after=after, limit=limit)
 
     async def due(self, before: datetime) -> Sequence[str]:
-        """Return the profiles whose access token expires before that time, and those whose login cannot be read."""
+        """Return the profiles whose access token expires before that time.
+
+        From a store without an index of expiries, also those whose login cannot be read.
+        """
+        if (indexed := await self.documents.due(before)) is not None:
+            return indexed
         due, seen = [], set()
         async for profile in self.all_profiles():
             seen.add(profile)
@@ -273,7 +300,7 @@ class TokenStore:
             return known[1]
         try:
             tokens = (await self.load(profile)).tokens
-            expires_at = expiry(tokens) if tokens is not None and tokens.refresh_token is not None else None
+            expires_at = None if tokens is None else _due_at(tokens)
         except StorageError:
             expires_at = datetime.min.replace(tzinfo=UTC)
         self._expiries[profile] = version, expires_at
@@ -357,22 +384,19 @@ class Hold:
         """
         documents = self._held()
         version = self._codec.documents.version(self._profile)
-        login = await self._codec.read(self._profile, "login", token_file_format.decode_login)
-        left = None if self._reserved else await documents.reserved()
+        login = await self._codec.read(self._profile, "login", token_file_format.decode_login, documents)
+        for content, marker in await documents.reserved():
+            if (unsaved := self._unsaved(content)) is None:
+                self.attempt = self.attempt if self._reserved else _attempt(content)
+            elif _is_newer(unsaved, login, marker):
+                await self._write_login(unsaved)
+                login, version = unsaved, self._codec.documents.version(self._profile)
         self._loaded = True
-        if left is None:
-            return StoredLogin(login, version)
-        unsaved = self._unsaved(left)
-        if unsaved is None:
-            self.attempt = _attempt(left)
-        elif not isinstance(login, TokenSet) or login.updated_at < unsaved.updated_at:
-            await self._write_login(unsaved)
-            return StoredLogin(unsaved, self._codec.documents.version(self._profile))
         return StoredLogin(login, version)
 
-    def _unsaved(self, left: bytes) -> TokenSet | None:
+    def _unsaved(self, content: bytes) -> TokenSet | None:
         try:
-            found = self._codec.decode(self._profile, "login", token_file_format.decode_login, left)
+            found = self._codec.decode(self._profile, "login", token_file_format.decode_login, content)
         except StoreDamaged:
             return None
         return found if isinstance(found, TokenSet) else None
@@ -421,19 +445,26 @@ class Hold:
         documents = self._held()
         content = await self._encrypted("login", token_file_format.encode_tokens(tokens))
         try:
-            await self._codec.check_login(self._profile)
+            await self._codec.check_login(self._profile, documents)
         except StorageError:
-            if self._reserved:
-                with suppress(StorageError):
-                    await documents.reserve(content, _MAX_LOGIN_SIZE)  # sets the tokens aside
+            await self._set_aside(documents, content)
             raise
-        await documents.write("login", content, expires_at=expiry(tokens))
+        try:
+            await documents.write("login", content, expires_at=_due_at(tokens))
+        except LockLost:
+            await self._set_aside(documents, content)
+            raise
         self._reserved, self.attempt = False, None
+
+    async def _set_aside(self, documents: DocumentHold, content: bytes) -> None:
+        if self._reserved:  # they are from a request
+            with suppress(StorageError):
+                await documents.set_aside(content)
 
     async def end(self, ended: EndedLogin) -> None:
         """Replace the login with the record that it has ended, in the same way as `save`."""
         documents = self._held()
-        await self._codec.check_login(self._profile)
+        await self._codec.check_login(self._profile, documents)
         # Never encrypted: it has no secret, and is read even if the key is lost
         await documents.write("login", token_file_format.encode_ended_login(ended))
         self._reserved, self.attempt = False, None
@@ -441,7 +472,7 @@ class Hold:
     async def delete(self) -> bool:
         """Delete the login or the record of its end, not the registrations. Returns whether anything was stored."""
         documents = self._held()
-        await self._codec.check_login(self._profile)
+        await self._codec.check_login(self._profile, documents)
         self._reserved, self.attempt = False, None
         return await documents.delete("login")
 
@@ -452,7 +483,7 @@ class Hold:
         """
         documents = self._held()
         try:
-            old = await self._codec.read(self._profile, "registrations", token_file_format.decode_registrations) or ()
+            old = await self.registrations()
         except StoreEncrypted:
             if not replace_encrypted:
                 raise
@@ -504,11 +535,12 @@ class Hold:
 
     async def is_registered(self) -> bool:
         """Return whether there are client registrations, readable or not."""
-        return await self._codec.documents.read(self._profile, "registrations", lambda _: True) or False
+        return await self._held().read("registrations", lambda _: True) or False
 
     async def registrations(self) -> tuple[Registration, ...]:
-        """Return the stored client registrations, read anew, the newest last."""
-        return await self._codec.read(self._profile, "registrations", token_file_format.decode_registrations) or ()
+        """Return the stored client registrations, the newest last."""
+        decode = token_file_format.decode_registrations
+        return await self._codec.read(self._profile, "registrations", decode, self._held()) or ()
 
     async def forget(self) -> None:
         """Delete everything of the profile, also the lock itself: a program that waits for it makes a new one."""
@@ -530,10 +562,10 @@ class Hold:
             secret = not isinstance(decoded, EndedLogin)
             return (decoded, plain) if secret and needs_encryption(content, codec.encryption) else None
 
-        found = await codec.documents.read(self._profile, kind, needed, slow=True)
+        found = await documents.read(kind, needed, slow=True)
         if found is None:
             return False
-        expires_at = expiry(found[0]) if isinstance(found[0], TokenSet) else None
+        expires_at = _due_at(found[0]) if isinstance(found[0], TokenSet) else None
         await documents.write(kind, await self._encrypted(kind, found[1]), expires_at=expires_at)
         return True
 
@@ -579,6 +611,26 @@ class JsonFileStore(TokenStore):
 def bound_to(profile: str, kind: Kind) -> str:
     """Return what an encrypted document is bound to: it cannot be opened as another profile's or another kind's."""
     return f"{profile}/{kind}"
+
+
+def _due_at(tokens: TokenSet) -> datetime | None:
+    """When the access token expires; None if it does not, or cannot be refreshed."""
+    return None if tokens.refresh_token is None else expiry(tokens)
+
+
+def _is_newer(unsaved: TokenSet, stored: Login | None, marker: bytes | None) -> bool:
+    """Whether tokens that an earlier holder received, and could not save, replace what is stored.
+
+    After a pause that outlasts its lock, a holder receives tokens late: their time says nothing. They count if the
+    refresh token that they replace is still the stored one, or if the login has ended, which it did over that token.
+    """
+    sent = None if marker is None else _attempt(marker).refresh_token_sha256
+    if isinstance(stored, TokenSet):
+        if sent is None:
+            return stored.updated_at < unsaved.updated_at
+        known = (stored.refresh_token, stored.previous_refresh_token)
+        return sent in [_hash(token.get_secret_value()) for token in known if token is not None]
+    return sent is None or stored is not None  # not for a login that was signed out meanwhile
 
 
 def _same_sign_in(one: TokenSet, other: TokenSet) -> bool:

@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.unit.spec.plugin",
     "tests.support.certificates",
     "tests.support.command_line",
+    "tests.support.databases",
     "tests.support.log_lines",
     "tests.support.web_service",
 ]

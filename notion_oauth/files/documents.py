@@ -89,6 +89,9 @@ class FileDocuments:
                 times[profile] = max(times.get(profile, 0), changed)
         return {profile: datetime.fromtimestamp(times[profile], UTC) for profile in sorted(times)[:limit]}
 
+    async def due(self, before: datetime) -> Sequence[str] | None:  # noqa: ARG002 - only the documents tell
+        return None
+
     async def forget(self, profile: str) -> None:
         path = self.path(profile)
         for suffix in (*_SUFFIXES.values(), *_OTHER_SUFFIXES):
@@ -128,7 +131,7 @@ class FileDocuments:
         except OSError as error:
             raise atomic.storage_error(path, "locked", error) from None
         try:
-            yield _FileHold(partial(self.path, profile))
+            yield _FileHold(self, profile)
         finally:
             login.release()
             lock.release()
@@ -137,16 +140,21 @@ class FileDocuments:
 class _FileHold:
     """Changes the files of one profile while its lock is held."""
 
-    def __init__(self, path: Callable[[Kind], Path]) -> None:
-        self._path = path
+    def __init__(self, documents: FileDocuments, profile: str) -> None:
+        self._documents, self._profile = documents, profile
+        self._path = partial(documents.path, profile)
         self._reserved = False
+
+    async def read(self, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
+        return await self._documents.read(self._profile, kind, decode, slow=slow)
 
     async def reserve(self, marker: bytes, size: int) -> None:
         await in_thread(partial(atomic.reserve_file, self._path("login"), marker, size=size))
         self._reserved = True
 
-    async def reserved(self) -> bytes | None:
-        return await in_thread(atomic.read_reserved, self._path("login"))
+    async def reserved(self) -> Sequence[tuple[bytes, bytes | None]]:
+        content = await in_thread(atomic.read_reserved, self._path("login"))
+        return [] if content is None else [(content, None)]
 
     async def release(self) -> None:
         self._reserved = False
@@ -158,6 +166,9 @@ class _FileHold:
         write = atomic.replace_with_reserved if use_reserved else atomic.write_file
         await in_thread(write, self._path(kind), content)
         self._reserved = self._reserved and not use_reserved
+
+    async def set_aside(self, content: bytes) -> None:
+        await self.reserve(content, len(content))
 
     async def delete(self, kind: Kind) -> bool:
         return await in_thread(atomic.delete_file, self._path(kind))

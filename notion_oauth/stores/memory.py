@@ -16,7 +16,7 @@ import anyio
 from notion_oauth.clock import Clock, uptime, utc_now
 from notion_oauth.errors import ConfigurationError, StoreBusy, WarningWithHint
 from notion_oauth.files.encryption import Encryption
-from notion_oauth.storage import LOCK_WAIT, Kind, TokenStore
+from notion_oauth.storage import LOCK_WAIT, Kind, Reservation, TokenStore
 
 _POLL = 0.005  # seconds between two tries to get a lock
 
@@ -87,6 +87,9 @@ class MemoryDocuments:
             changed = {name: found.changed for name, found in self._profiles.items() if found.changed and name > after}
         return {name: changed[name] for name in sorted(changed)[:limit]}
 
+    async def due(self, before: datetime) -> Sequence[str] | None:  # noqa: ARG002 - only the documents tell
+        return None
+
     async def forget(self, profile: str) -> None:
         with self._changing:
             self._profiles.pop(profile, None)
@@ -145,11 +148,15 @@ class _MemoryHold:
         self._documents = documents
         self._profile = profile
 
+    async def read(self, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
+        return await self._documents.read(self._profile, kind, decode, slow=slow)
+
     async def reserve(self, marker: bytes, size: int) -> None:  # noqa: ARG002 - memory is not reserved
         self._documents.change(self._profile, lambda found: setattr(found, "reserved", marker))
 
-    async def reserved(self) -> bytes | None:
-        return self._documents.change(self._profile, lambda found: found.reserved)
+    async def reserved(self) -> Sequence[Reservation]:
+        content = self._documents.change(self._profile, lambda found: found.reserved)
+        return [] if content is None else [(content, None)]
 
     async def release(self) -> None:
         self._documents.change(self._profile, lambda found: setattr(found, "reserved", None))
@@ -161,6 +168,9 @@ class _MemoryHold:
                 found.reserved = None
 
         self._documents.change(self._profile, change)
+
+    async def set_aside(self, content: bytes) -> None:
+        await self.reserve(content, len(content))
 
     async def delete(self, kind: Kind) -> bool:
         def change(found: _Profile) -> bool:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from notion_oauth.clock import utc_now
-from notion_oauth.storage import DocumentHold, Kind
+from notion_oauth.storage import DocumentHold, Kind, Reservation
 from notion_oauth.stores.memory import MemoryDocuments
 
 T = TypeVar("T")
@@ -33,7 +33,10 @@ class _Hold:
     async def reserve(self, marker: bytes, size: int) -> None:
         await self.hold.reserve(marker, size)
 
-    async def reserved(self) -> bytes | None:
+    async def read(self, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
+        return await self.hold.read(kind, decode, slow=slow)
+
+    async def reserved(self) -> Sequence[Reservation]:
         return await self.hold.reserved()
 
     async def release(self) -> None:
@@ -41,6 +44,9 @@ class _Hold:
 
     async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
         await self.hold.write(kind, content, expires_at=expires_at)
+
+    async def set_aside(self, content: bytes) -> None:
+        await self.reserve(content, len(content))
 
     async def delete(self, kind: Kind) -> bool:
         return await self.hold.delete(kind)
@@ -162,7 +168,7 @@ class DeletesNothingReserved(_Hold):
     async def delete(self, kind: Kind) -> bool:
         left = await self.hold.reserved()
         deleted = await self.hold.delete(kind)
-        await self.hold.reserve(left or b"{}", 1)
+        await self.hold.reserve(left[0][0], 1)
         return deleted
 
 

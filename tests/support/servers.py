@@ -16,6 +16,12 @@ import trustme
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
 class Visitors:
     """What a server has received: connections, heads of requests, names from TLS (SNI)."""
 

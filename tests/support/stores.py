@@ -11,7 +11,7 @@ from notion_oauth.clock import utc_now
 from notion_oauth.errors import WarningWithHint
 from notion_oauth.models import EndedLogin, Registration, TokenSet
 from notion_oauth.service import NotionOAuth
-from notion_oauth.storage import DocumentHold, Documents, Kind, TokenStore
+from notion_oauth.storage import DocumentHold, Documents, Kind, Reservation, TokenStore
 from notion_oauth.stores.memory import MemoryDocuments
 
 T = TypeVar("T")
@@ -96,6 +96,9 @@ class HookedDocuments:
     async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
         return await self.documents.last_changed(after=after, limit=limit)
 
+    async def due(self, before: datetime) -> Sequence[str] | None:
+        return await self.documents.due(before)
+
     async def forget(self, profile: str) -> None:
         await self.documents.forget(profile)
 
@@ -129,7 +132,11 @@ class _HookedHold:
         await self._documents.call("reserve", self._profile, marker)
         await self._hold.reserve(marker, size)
 
-    async def reserved(self) -> bytes | None:
+    async def read(self, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
+        await self._documents.call("read", self._profile)
+        return await self._hold.read(kind, decode, slow=slow)
+
+    async def reserved(self) -> Sequence[Reservation]:
         return await self._hold.reserved()
 
     async def release(self) -> None:
@@ -141,6 +148,10 @@ class _HookedHold:
         await self._hold.write(kind, content, expires_at=expires_at)
         if self._documents.after is not None:
             self._documents.after("write", self._profile, content)
+
+    async def set_aside(self, content: bytes) -> None:
+        await self._documents.call("reserve", self._profile, content)
+        await self._hold.set_aside(content)
 
     async def delete(self, kind: Kind) -> bool:
         await self._documents.call("delete", self._profile)

@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import trustme
 
+from tests.support.servers import free_port
+
 HOST = "notion.example"
 PUBLIC_URL = f"https://{HOST}"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
@@ -149,12 +151,6 @@ def front_of(workers: Sequence[int], directory: Path, *, nginx: bool) -> Iterato
         finally:
             process.terminate()
             process.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:

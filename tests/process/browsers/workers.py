@@ -14,8 +14,9 @@ from typing import Literal
 import anyio
 import anyio.to_thread
 
-from tests.process.browsers.front import PUBLIC_URL, free_port, wait_until_listening
+from tests.process.browsers.front import PUBLIC_URL, wait_until_listening
 from tests.support.paths import ROOT
+from tests.support.servers import free_port
 
 Kind = Literal["visitors", "users"]
 _APPS = {"visitors": "main:app", "users": "tests.process.browsers.application:app"}

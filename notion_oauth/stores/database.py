@@ -1,0 +1,66 @@
+"""A database and its connections: where SQLite and PostgreSQL differ."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from notion_oauth.errors import StoreUnavailable, WarningWithHint
+
+Row = Sequence[Any]
+T = TypeVar("T")
+
+
+class BrokenConnection(StoreUnavailable):
+    """The connection broke. A statement that was sent may have taken effect."""
+
+
+class Connection(ABC):
+    """A connection to the database, in autocommit mode. `execute` and `close` block."""
+
+    @abstractmethod
+    def execute(self, statement: str, parameters: dict[str, Any]) -> list[Row]:
+        """Run a statement. Raises BrokenConnection if another connection may help, else StorageError."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Make `execute` fail soon. Called in another thread; does not block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection. Raises nothing."""
+
+
+class Database(ABC):
+    """A database, and the expressions in which its SQL differs from that of others."""
+
+    name: str  # for messages
+    expressions: Mapping[str, str]  # by their placeholders, which are in braces, in statements
+
+    def __init__(self) -> None:
+        self.sql = cache(self._sql)
+
+    def _sql(self, statement: str) -> str:
+        """Return a statement with `:name` for each parameter as this database takes it."""
+        return statement.format(**self.expressions)
+
+    @abstractmethod
+    def connect(self) -> Connection:
+        """Open a connection. Raises BrokenConnection if the database cannot be reached now, StorageError."""
+
+    def create(self) -> None:  # noqa: B027 - a server's database is created by its administrator
+        """Create the database, if that is possible and needed, without tables. Raises StorageError."""
+
+    def protection(self) -> tuple[int | None, Sequence[WarningWithHint]]:
+        """Return the mode of the database's file, if there is one, and who else could read or replace it."""
+        return None, ()
+
+    def run(self, use: Callable[[Connection], T]) -> T:
+        """Run a function with a new connection, in this thread: for commands, and at the start of a service."""
+        connection = self.connect()
+        try:
+            return use(connection)
+        finally:
+            connection.close()

@@ -1,0 +1,328 @@
+"""Documents in a database: one row per profile, with a lease as its lock.
+
+A holder takes the lease with one statement, and no connection is open while it waits for a server. Each lease has a
+fence, a number that grows, and each change is made only if the row still has the holder's fence. So a holder that was
+stopped for longer than its lease changes nothing. Tokens that it has received are set aside in the row, for the holder
+that comes next. All times are those of the database.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from notion_oauth.clock import uptime
+from notion_oauth.concurrency import run_shielded
+from notion_oauth.errors import (
+    ConfigurationError,
+    LockLost,
+    StorageError,
+    StoreBusy,
+    StoreUnavailable,
+    WarningWithHint,
+)
+from notion_oauth.files.encryption import Encryption
+from notion_oauth.profile_names import PROFILE_NAME
+from notion_oauth.storage import LOCK_WAIT, Kind, Reservation, TokenStore
+from notion_oauth.stores.database import Database, Row
+from notion_oauth.stores.pool import Pool
+
+LEASE = timedelta(seconds=60)  # how long others wait for a holder that has died
+FIRST_POLL, LAST_POLL = 0.02, 0.25  # seconds between two looks at a lease that another holder has
+REMOVE_INTERVAL = 60.0  # seconds between two removals of ended claims
+MAX_REMOVED = 1000  # ended claims at once
+MAX_DUE = 1000  # profiles at once
+
+_READ = "SELECT {kind} FROM notion_oauth_logins WHERE profile = :profile"
+_PROFILES = """
+SELECT profile FROM notion_oauth_logins WHERE profile > :after AND (login IS NOT NULL{or_registered})
+ORDER BY profile LIMIT :limit"""
+_LAST_CHANGED = """
+SELECT profile, changed_at FROM notion_oauth_logins WHERE profile > :after ORDER BY profile LIMIT :limit"""
+_DUE = "SELECT profile FROM notion_oauth_logins WHERE due_at < :before ORDER BY due_at LIMIT :limit"
+_FORGET = "DELETE FROM notion_oauth_logins WHERE profile = :profile"
+
+# `owner` is taken again by the process that has it, and could not tell that it took or released the lease
+_LOCK = """
+INSERT INTO notion_oauth_logins AS stored (profile, changed_at, fence, owner, lease_until)
+VALUES (:profile, {now}, 1, :owner, {now} + :lease)
+ON CONFLICT (profile) DO UPDATE SET fence = stored.fence + 1, owner = :owner, lease_until = {now} + :lease
+WHERE stored.lease_until <= {now} OR stored.owner = :owner
+RETURNING fence, login, registrations, attempt, set_aside"""
+_IS_LOCKED = "SELECT 1 FROM notion_oauth_logins WHERE profile = :profile AND lease_until > {now}"
+_CHANGE = """
+UPDATE notion_oauth_logins SET {change} WHERE profile = :profile AND fence = :fence AND owner = :owner RETURNING 1"""
+_UNLOCK = "owner = '', lease_until = 0, attempt = :attempt"
+_RESERVE = "attempt = :attempt, changed_at = {now}, lease_until = {now} + :lease"
+_WRITE = {
+    # Of tokens that were set aside, those stay that this holder has not seen
+    "login": """login = :content, due_at = :due_at, changed_at = {now}, attempt = NULL,
+    set_aside = NULLIF(set_aside, :seen)""",
+    "registrations": "registrations = :content, changed_at = {now}",
+}
+_DELETE = {
+    "login": "login = NULL, due_at = NULL, changed_at = {now}, attempt = NULL, set_aside = NULL",
+    "registrations": "registrations = NULL, changed_at = {now}",
+}
+_RESERVED = "SELECT attempt, set_aside FROM notion_oauth_logins WHERE profile = :profile"
+# Without a lease. Of several holders that have lost it, the last one has the newest tokens
+_SET_ASIDE = """
+UPDATE notion_oauth_logins SET set_aside = :content, set_aside_fence = :fence, changed_at = {now}
+WHERE profile = :profile AND set_aside_fence <= :fence"""
+
+# `claimant` makes it known again to a caller that could not tell that it has made the claim
+_CLAIM = """
+INSERT INTO notion_oauth_claims AS stored (name, claimant, ends_at) VALUES (:name, :claimant, {now} + :lifetime)
+ON CONFLICT (name) DO UPDATE SET claimant = :claimant, ends_at = {now} + :lifetime, outcome = NULL
+WHERE stored.ends_at <= {now} OR stored.claimant = :claimant
+RETURNING 1"""
+_SETTLE = "UPDATE notion_oauth_claims SET outcome = :outcome WHERE name = :name AND ends_at > {now}"
+_OUTCOME = "SELECT outcome FROM notion_oauth_claims WHERE name = :name AND ends_at > {now}"
+_REMOVE_CLAIM = "DELETE FROM notion_oauth_claims WHERE name = :name"
+_REMOVE_CLAIMS = """
+DELETE FROM notion_oauth_claims WHERE name IN (
+    SELECT name FROM notion_oauth_claims WHERE ends_at <= {now} LIMIT :limit {skip_locked}
+)"""
+
+T = TypeVar("T")
+
+
+class DatabaseStore(TokenStore):
+    """Stores logins in a database, for all processes and machines that use it.
+
+    `lease` is how long the lock of a login lasts without its holder: others wait for that long after its death. It
+    must be longer than a request for tokens.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        lock_wait: timedelta = LOCK_WAIT,
+        lease: timedelta = LEASE,
+        encryption: Encryption | None = None,
+    ) -> None:
+        super().__init__(SqlDocuments(Pool(database), lock_wait=lock_wait, lease=lease), encryption=encryption)
+        self.database = database
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigurationError(
+            "A DatabaseStore cannot be pickled: pickles must not contain the password of the database.",
+            hint="Set NOTION_OAUTH_DATABASE_URL, and pickle an object that was made without a store.",
+        )
+
+
+class SqlDocuments:
+    """Documents in the rows of a database."""
+
+    def __init__(self, pool: Pool, *, lock_wait: timedelta, lease: timedelta) -> None:
+        self._pool = pool
+        self._execute = pool.execute
+        self._lock_wait = lock_wait
+        self._lease = lease.total_seconds()
+        self._unreleased: dict[str, tuple[str, float]] = {}  # owners whose leases may not be over, and until when
+        self._removed_at = float("-inf")
+
+    def name(self, profile: str, kind: Kind) -> str:
+        return f"The {kind} of profile {profile} in {self._pool.database.name}"
+
+    def version(self, profile: str) -> object | None:  # noqa: ARG002 - the database would have to be asked
+        return None
+
+    async def read(self, profile: str, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
+        rows = await self._execute(_READ.replace("{kind}", kind), profile=_checked(profile))
+        return await _decoded(rows[0][0] if rows else None, decode, slow=slow)
+
+    async def check_writable(self, profile: str, size: int) -> None:  # noqa: ARG002 - a row of any profile shows it
+        probe = secrets.token_hex(16)
+        await self._execute(_CLAIM, name=probe, claimant=probe, lifetime=0)
+        await self._execute(_REMOVE_CLAIM, name=probe)
+
+    async def profiles(self, *, after: str, limit: int, registered: bool) -> Sequence[str]:
+        statement = _PROFILES.replace("{or_registered}", " OR registrations IS NOT NULL" if registered else "")
+        return [row[0] for row in await self._execute(statement, after=after, limit=limit)]
+
+    async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
+        rows = await self._execute(_LAST_CHANGED, after=after, limit=limit)
+        return {profile: datetime.fromtimestamp(changed_at, UTC) for profile, changed_at in rows}
+
+    async def due(self, before: datetime) -> Sequence[str]:
+        return [row[0] for row in await self._execute(_DUE, before=before.timestamp(), limit=MAX_DUE)]
+
+    async def forget(self, profile: str) -> None:
+        await self._execute(_FORGET, profile=profile)
+
+    def protection(self, profile: str) -> tuple[int | None, Sequence[WarningWithHint]]:  # noqa: ARG002 - the same for all
+        return self._pool.database.protection()
+
+    async def claim(self, key: str, lifetime: timedelta) -> bool:
+        if uptime() - self._removed_at >= REMOVE_INTERVAL:
+            self._removed_at = uptime()
+            await self._execute(_REMOVE_CLAIMS, limit=MAX_REMOVED)
+        claimant = secrets.token_hex(8)
+        return bool(await self._execute(_CLAIM, name=key, claimant=claimant, lifetime=lifetime.total_seconds()))
+
+    async def settle(self, key: str, outcome: bytes) -> None:
+        await self._execute(_SETTLE, name=key, outcome=outcome)
+
+    async def outcome(self, key: str) -> bytes | None:
+        rows = await self._execute(_OUTCOME, name=key)
+        return _bytes(rows[0][0]) if rows else None
+
+    @asynccontextmanager
+    async def exclusive(self, profile: str) -> AsyncIterator[_SqlHold]:
+        hold = _SqlHold(self._pool, _checked(profile), self._owner(profile), self._lease)
+        try:
+            await self._lock(hold)
+            yield hold
+        finally:
+            if not await run_shielded(hold.unlock):
+                self._unreleased.setdefault(profile, (hold.owner, uptime() + self._lease))
+
+    def _owner(self, profile: str) -> str:
+        """Return a new owner, or the one that may still have the lease: its hold is over."""
+        for name in [name for name, (_, until) in list(self._unreleased.items()) if until < uptime()]:
+            self._unreleased.pop(name, None)
+        unreleased = self._unreleased.pop(profile, None)
+        return secrets.token_hex(8) if unreleased is None else unreleased[0]
+
+    async def _lock(self, hold: _SqlHold) -> None:
+        deadline, poll = anyio.current_time() + self._lock_wait.total_seconds(), FIRST_POLL
+        while not await run_shielded(hold.lock):
+            while True:  # without a connection, and without a change of the row
+                if anyio.current_time() >= deadline:
+                    waited = f"{self._lock_wait.total_seconds():g} seconds"
+                    raise StoreBusy(f"Others have held the lock of profile {hold.profile} for more than {waited}.")
+                await anyio.sleep(random.uniform(poll / 2, poll))  # noqa: S311 - not for security
+                poll = min(1.5 * poll, LAST_POLL)
+                if not await self._execute(_IS_LOCKED, profile=hold.profile):
+                    break
+
+
+class _SqlHold:
+    """Reads and changes the row of one profile while its lease, or nobody else's, is in the row."""
+
+    def __init__(self, pool: Pool, profile: str, owner: str, lease: float) -> None:
+        self._execute = pool.execute
+        self.profile = profile
+        self.owner = owner
+        self._lease = lease
+        self._fence: int | None = None
+        self._contents: dict[Kind, bytes | None] = {}
+        self._attempt: bytes | None = None
+        self._set_aside: bytes | None = None
+        self._marker = b""  # of the last reservation
+        self._fresh = False  # whether what is reserved has just been read
+        self._is_unsure = False  # whether the lease may be in the row, although it was not seen there
+
+    async def lock(self) -> bool:
+        """Take the lease. Returns whether it was free."""
+        self._is_unsure = True
+        rows = await self._execute(_LOCK, profile=self.profile, owner=self.owner, lease=self._lease)
+        self._is_unsure = False
+        if rows:
+            fence, login, registrations, attempt, set_aside = rows[0]
+            self._fence, self._fresh = fence, True
+            self._contents = {"login": _bytes(login), "registrations": _bytes(registrations)}
+            self._attempt, self._set_aside = _bytes(attempt), _bytes(set_aside)
+        return bool(rows)
+
+    async def unlock(self) -> bool:
+        """Release the lease. Returns False if it may be in the row until it ends."""
+        if self._is_unsure:
+            return False  # the database was not reached a moment ago
+        if self._fence is not None:
+            try:
+                await self._change(_UNLOCK, attempt=self._attempt)
+            except LockLost:
+                pass
+            except StorageError:
+                return False
+        return True
+
+    async def _change(self, change: str, **parameters: Any) -> None:
+        """Change the row. Raises LockLost, without a change, if another holder has taken the lease."""
+        statement = _CHANGE.replace("{change}", change)
+        held = {"profile": self.profile, "fence": self._fence, "owner": self.owner}
+        try:
+            changed = await run_shielded(partial(self._execute, statement, **held, **parameters))
+        except StoreUnavailable:
+            self._is_unsure = True
+            raise
+        self._is_unsure = False
+        if not changed:
+            raise LockLost(f"The lock of profile {self.profile} has expired, and another process has taken it.")
+
+    async def read(self, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
+        return await _decoded(self._contents[kind], decode, slow=slow)
+
+    async def reserve(self, marker: bytes, size: int) -> None:  # noqa: ARG002 - a database reserves no space
+        """Store the marker, and let the lease begin anew: the request that follows has all of it."""
+        await self._change(_RESERVE, attempt=marker, lease=self._lease)
+        self._attempt = self._marker = marker
+
+    async def reserved(self) -> Sequence[Reservation]:
+        if not self._fresh:
+            rows = await self._execute(_RESERVED, profile=self.profile)
+            self._attempt, self._set_aside = (_bytes(each) for each in _only(rows, (None, None)))
+        self._fresh = False
+        found: list[Reservation] = [] if self._attempt is None else [(self._attempt, None)]
+        if self._set_aside is not None:
+            marker, _, content = self._set_aside.partition(b"\n")
+            found.append((content, marker))
+        return found
+
+    async def release(self) -> None:
+        self._attempt = None  # in the row, at the end of the hold
+
+    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
+        due_at = None if expires_at is None else expires_at.timestamp()
+        await self._change(_WRITE[kind], content=content, due_at=due_at, seen=self._set_aside)
+        self._contents[kind] = content
+        if kind == "login":
+            self._attempt = self._set_aside = None
+
+    async def set_aside(self, content: bytes) -> None:
+        aside = b"\n".join((self._marker, content))
+        change = partial(self._execute, _SET_ASIDE, profile=self.profile, fence=self._fence, content=aside)
+        await run_shielded(change)
+
+    async def delete(self, kind: Kind) -> bool:
+        await self._change(_DELETE[kind])
+        deleted, self._contents[kind] = self._contents[kind], None
+        if kind == "login":
+            self._attempt = self._set_aside = None
+        return deleted is not None
+
+
+def _checked(profile: str) -> str:
+    if not PROFILE_NAME.match(profile):
+        raise ConfigurationError(
+            "A profile name consists of letters, digits, - and _ (64 at most).", hint="Choose another name."
+        )
+    return profile
+
+
+def _only(rows: list[Row], default: Row) -> Row:
+    return rows[0] if rows else default
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+async def _decoded(content: Any, decode: Callable[[bytes], T], *, slow: bool) -> T | None:
+    """Decode a document; `slow` if that may block."""
+    if content is None:
+        return None
+    if slow:
+        return await anyio.to_thread.run_sync(decode, bytes(content))
+    return decode(bytes(content))

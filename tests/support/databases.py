@@ -1,0 +1,158 @@
+"""PostgreSQL and PgBouncer from the system's packages, for tests: each run starts its own in a temporary directory."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from notion_oauth.stores import schema
+from notion_oauth.stores.postgresql import PostgresqlDatabase
+from tests.support.servers import free_port
+
+REQUIRED = os.environ.get("NOTION_OAUTH_TEST_DATABASES") == "required"
+_PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200", "shared_buffers=32MB")
+_PGBOUNCER = """
+[databases]
+* = host={host} port={port} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 20
+max_client_conn = 500
+ignore_startup_parameters = extra_float_digits
+"""
+
+
+class Postgresql:
+    """A PostgreSQL server with the tables of this version in its only database."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        self._user = _unprivileged_user()
+        if self._user is not None:
+            shutil.chown(directory, self._user)
+        options = "".join(f" -c {option}" for option in (*_FAST, f"port={self.port}", "listen_addresses=127.0.0.1"))
+        self._options = f"{options} -c unix_socket_directories={directory}"
+
+    def create(self) -> None:
+        self._run("initdb", "--no-sync", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8")
+        self.start()
+        schema.migrate(PostgresqlDatabase(self.url))
+
+    def start(self) -> None:
+        self._run("pg_ctl", "--wait", "--log", str(self.directory / "log"), "-o", self._options, "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._run("pg_ctl", "--wait", "--mode", mode, "stop")
+
+    def execute(self, statement: str) -> list[tuple[object, ...]]:
+        with closing(psycopg.connect(self.url, autocommit=True)) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def clear(self) -> None:
+        self.execute("DELETE FROM notion_oauth_logins; DELETE FROM notion_oauth_claims")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(_PROGRAMS[-1] / program), "--pgdata", str(self.directory / "data"), *arguments]
+        with (self.directory / "output").open("a+") as output:  # not a pipe: the server keeps it open
+            try:
+                subprocess.run(command, user=self._user, check=True, cwd="/", stdout=output, stderr=output)
+            except subprocess.CalledProcessError:
+                output.seek(0)
+                raise AssertionError(output.read()) from None
+
+
+def _unprivileged_user() -> str | None:
+    """The user to run servers as: root must not run PostgreSQL."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
+    raise AssertionError("there is no unprivileged user")
+
+
+def _require(found: object, name: str) -> None:
+    if not found and REQUIRED:
+        pytest.fail(f"{name} is not installed")
+    if not found:
+        pytest.skip(f"{name} is not installed")
+
+
+@contextmanager
+def run_postgresql() -> Iterator[Postgresql]:
+    _require(_PROGRAMS, "PostgreSQL")
+    with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as directory:
+        server = Postgresql(Path(directory))
+        server.create()
+        try:
+            yield server
+        finally:
+            with suppress(AssertionError):  # a test may have stopped it
+                server.stop()
+
+
+@contextmanager
+def run_pgbouncer(postgresql: Postgresql) -> Iterator[str]:
+    """Run PgBouncer in transaction mode in front of the server; yields the URL of its database."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    _require(program, "PgBouncer")
+    port = free_port()
+    configuration = postgresql.directory / "pgbouncer.ini"
+    configuration.write_text(_PGBOUNCER.format(host="127.0.0.1", port=postgresql.port, listen=port))
+    user = _unprivileged_user()
+    with (postgresql.directory / "pgbouncer.log").open("w") as log:
+        process = subprocess.Popen([str(program), configuration], user=user, cwd="/", stdout=log, stderr=log)
+    url = postgresql.url.replace(f":{postgresql.port}/", f":{port}/")
+    try:
+        for _ in range(200):
+            with suppress(psycopg.Error):
+                psycopg.connect(url).close()
+                break
+            time.sleep(0.02)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Postgresql]:
+    with run_postgresql() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_url(postgresql_server: Postgresql) -> Iterator[str]:
+    with run_pgbouncer(postgresql_server) as url:
+        yield url
+
+
+@pytest.fixture
+def postgresql(postgresql_server: Postgresql) -> Postgresql:
+    """A PostgreSQL server without any login."""
+    postgresql_server.clear()
+    return postgresql_server
+
+
+@pytest.fixture
+def pgbouncer(postgresql: Postgresql, pgbouncer_url: str) -> str:
+    """The URL of the same database through PgBouncer."""
+    return pgbouncer_url
