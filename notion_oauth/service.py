@@ -47,7 +47,7 @@ from notion_oauth.protocol.lifetime import expiry
 from notion_oauth.protocol.registration import UNKNOWN_CLIENT
 from notion_oauth.settings import Settings, load_settings
 from notion_oauth.storage import Hold, TokenStore
-from notion_oauth.stores.factory import file_store
+from notion_oauth.stores.factory import create_store
 from notion_oauth.tokens.backoff import Backoff
 from notion_oauth.tokens.client_factory import build_audit, build_client
 from notion_oauth.tokens.code_claims import CodeAlreadySent, CodeClaim
@@ -99,7 +99,7 @@ class NotionOAuth:
         self._given = {"store": store, "client": client, "audit": audit, "registrations": registrations}
         self.settings = settings or load_settings()
         self.profile = profile or self.settings.profile
-        self.store: TokenStore = store or file_store(self.settings)
+        self.store: TokenStore = store or create_store(self.settings)
         self.audit = audit or build_audit(self.settings, self.profile)
         self.client = client or build_client(self.settings, clock)
         self.registrations = Registrations(
@@ -123,7 +123,7 @@ class NotionOAuth:
             self.client,
             server_url=self.settings.server_url,
             server_of_unbound_login=self.settings.server_of_unbound_login,
-            other_token_file=other_file if store is None else lambda: None,
+            other_token_file=other_file if store is None and self.settings.database is None else lambda: None,
             profile=self.profile,
             lifetimes=self.settings.lifetimes,
             retry_for=self._retry_for,

@@ -61,6 +61,12 @@ class Settings(BaseModel):
         description="Path of a file with settings, such as `.env`. By default none is read; `cli.py` and `main.py` of "
         "a clone read the `.env` beside them.",
     )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="URL of the database for the logins, instead of the token file: `sqlite:///PATH` for the processes "
+        "of one machine, or `postgresql://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full` for any number of machines "
+        "(needs the extra `postgres`). `notion-oauth migrate` creates the tables.",
+    )
     profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = Field(
         default=profile_names.DEFAULT_PROFILE,
         description="Name of the login to use. Each profile is a separate login, for example one for each workspace.",
@@ -298,6 +304,12 @@ class Settings(BaseModel):
         )
 
     @property
+    def database(self) -> SecretStr | None:
+        """The URL of the database; None for the token file, also if only that one is an argument or an option."""
+        named = [name for name in ("token_file", "database_url") if self._origins.get(name) == "option"]
+        return None if named == ["token_file"] else self.database_url
+
+    @property
     def encryption_key_file(self) -> Path | None:
         """The file with settings that contains the key; None if the key is from elsewhere."""
         return self.env_file if self._origins.get("encryption_key") == "env_file" else None
@@ -369,6 +381,17 @@ class Settings(BaseModel):
             return path.absolute()
         except OSError:
             raise ValueError("the path is relative, and the working directory does not exist") from None
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            scheme, _, rest = value.get_secret_value().partition("://")
+            if scheme not in ("postgresql", "postgres", "sqlite"):
+                raise ValueError("it begins with neither postgresql:// nor sqlite:///")
+            if scheme == "sqlite" and (not rest.startswith("/") or not rest.strip("/")):
+                raise ValueError("it names no file: write sqlite:///PATH")
+        return value
 
     @field_validator("secret_key")
     @classmethod

@@ -228,6 +228,9 @@ class TokenStore:
         self._codec = _Codec(documents, encryption)
         self._expiries: dict[str, tuple[object, datetime | None]] = {}
 
+    def check_usable(self) -> None:
+        """Raise ConfigurationError if this version cannot use the store. Called when a service starts; blocks."""
+
     def version(self, profile: str) -> object | None:
         """Return the version of the stored login, in microseconds; None if only `load` can tell. Raises nothing."""
         return self.documents.version(profile)

@@ -112,6 +112,7 @@ def login(
     from notion_oauth.cli.sign_in_options import parse_sign_in_options, read_assertion
     from notion_oauth.cli.status_text import identity_text, signed_in_to, validity
     from notion_oauth.cli.work_tree import work_tree_warning
+    from notion_oauth.stores.factory import database_for
 
     if (ignored := ignored_env_file(ctx, env_file)) is not None:
         raise ConfigurationError(ignored[0], hint=ignored[1])
@@ -140,11 +141,12 @@ def login(
             raise
     with suppress(NotionOAuthError):  # the sign-in has succeeded
         run_async(oauth.identify)
-    file = profile_file(oauth.settings.token_file, oauth.profile)
-    warning = work_tree_warning(file)
+    database, file = database_for(oauth.settings), profile_file(oauth.settings.token_file, oauth.profile)
+    warning = None if database is not None else work_tree_warning(file)
     status = run_async(oauth.status).with_storage_warning(warning)
+    place = escape(str(file) if database is None else f"the {database.name}")
     done = f"{signed_in_to(status, oauth.settings.server_url)}{identity_text(status)}."
-    echo(f"{done} The token is {validity(status)}.\nIt is stored in {escape(str(file))}.", err=True)
+    echo(f"{done} The token is {validity(status)}.\nIt is stored in {place}.", err=True)
     if warning is not None:
         echo(f"Warning: {warning}", err=True)
     if as_json:
@@ -419,6 +421,34 @@ def key(
     echo(made.secret)
     message = f"This is key {made.id}. Set {encryption.KEY_SETTING} to it and keep a copy: without it, logins are lost."
     echo(message, err=True)
+
+
+@rare_commands.command(epilog="Example: `notion-oauth migrate`, before the first start and after an update")
+def migrate(
+    ctx: typer.Context,
+    check: Annotated[bool, typer.Option("--check", help="Only check that the tables are up to date.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL that is missing.")] = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Create or update the tables in the database of NOTION_OAUTH_DATABASE_URL."""
+    from notion_oauth.stores import schema
+    from notion_oauth.stores.factory import database_for
+
+    settings = settings_from_options(ctx, None, None, None, env_file)
+    if (database := database_for(settings)) is None:
+        hint = "Set it to the URL of a database. The token file needs no migration."
+        raise ConfigurationError("NOTION_OAUTH_DATABASE_URL is not set.", hint=hint)
+    if check:
+        database.run(partial(schema.check, database))
+    elif sql:
+        print_text(schema.script(database, database.run(partial(schema.version, database))))
+        return
+    else:
+        found = schema.migrate(database)
+        if found < schema.VERSION:
+            echo(f"The {database.name} has the tables of version {schema.VERSION} now.", err=True)
+            return
+    echo(f"The {database.name} is up to date.", err=True)
 
 
 @rare_commands.command(epilog="Example: `notion-oauth reseal`, after a change of keys")

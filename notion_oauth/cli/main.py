@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -46,6 +46,10 @@ from notion_oauth.cli.options import (
     valid_token,
 )
 
+if TYPE_CHECKING:
+    from notion_oauth.files.locations import Origin
+    from notion_oauth.service import NotionOAuth
+
 OUTPUT_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT, errno.EFBIG}
 STOPPED = errors.Hint("Interrupted. A request that was already sent may have taken effect. Check the status", "status")
 ORDER = (
@@ -63,6 +67,7 @@ ORDER = (
         "adopt",
         "key",
         "reseal",
+        "migrate",
     ),
     *("doctor", "sandbox", "demo"),
 )
@@ -190,9 +195,7 @@ def status(
     the token.
     """
     from notion_oauth.cli.status_text import describe, describe_remote
-    from notion_oauth.cli.work_tree import is_surely_ignored, work_tree_warning
-    from notion_oauth.files.locations import describe_origin
-    from notion_oauth.profile_names import profile_file
+    from notion_oauth.cli.work_tree import is_surely_ignored
     from notion_oauth.protocol.lifetime import Lifetimes
     from notion_oauth.tokens.status import login_status
 
@@ -200,18 +203,17 @@ def status(
     fast = fast_login(*options)
     if fast is not None and is_surely_ignored(fast.file):
         found = login_status(fast, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=fast.protection)
-        file, origin, read, name = fast.file, fast.origin, None, fast.profile
+        place, shown_file = _file(fast.file, fast.origin, None)
+        name = fast.profile
         signed_out = errors.NotSignedIn("Not signed in.")
     else:
         oauth = oauth_from_options(*options)
+        place, shown_file, warning = _place(oauth)
         name = oauth.profile
-        file = profile_file(oauth.settings.token_file, name)
-        origin, read = oauth.settings.token_file_origin, oauth.settings.env_file
         signed_out = oauth.tokens.not_signed_in()
-        found = run_async(oauth.status).with_storage_warning(work_tree_warning(file))
+        found = run_async(oauth.status).with_storage_warning(warning)
     render = partial(render_hint, ctx=ctx)
-    content = {**found.as_json(render=render), "profile": name, "token_file": str(file), "token_file_source": origin}
-    shown_file = errors.escape(f"{file} ({describe_origin(origin, read)})")
+    content = {**found.as_json(render=render), "profile": name, **place}
     text = describe(found, render, profile=name, file=shown_file, signed_out=signed_out)
     active, error = True, None
     if remote and found.status != "unauthenticated":
@@ -234,6 +236,27 @@ def status(
         raise typer.Exit(REFUSED)
     if found.status == "unauthenticated":
         raise typer.Exit(NOT_SIGNED_IN if found.ended_at is None else ENDED)
+
+
+def _file(file: Path, origin: Origin, env_file: Path | None) -> tuple[dict[str, str], str]:
+    """Where a login is stored, for JSON and for people."""
+    from notion_oauth.files.locations import describe_origin
+
+    shown = errors.escape(f"{file} ({describe_origin(origin, env_file)})")
+    return {"token_file": str(file), "token_file_source": origin}, shown
+
+
+def _place(oauth: NotionOAuth) -> tuple[dict[str, str], str, errors.WarningWithHint | None]:
+    """Where the login is stored, for JSON and for people, and who may read it by mistake."""
+    from notion_oauth.cli.work_tree import work_tree_warning
+    from notion_oauth.profile_names import profile_file
+    from notion_oauth.stores.factory import database_for
+
+    settings = oauth.settings
+    if (database := database_for(settings)) is not None:
+        return {"database": database.name}, errors.escape(database.name), None
+    file = profile_file(settings.token_file, oauth.profile)
+    return *_file(file, settings.token_file_origin, settings.env_file), work_tree_warning(file)
 
 
 _COLOURS = {"authenticated": "green", "expired": "yellow", "unauthenticated": "red"}

@@ -53,11 +53,11 @@ class Pool:
         with anyio.move_on_after(TIME_LIMIT):
             return await anyio.to_thread.run_sync(self._run, call, abandon_on_cancel=True, limiter=_limiter())
         call.give_up()
-        raise StoreUnavailable(f"{self.database.name} did not answer within {TIME_LIMIT:g} seconds.")
+        raise StoreUnavailable(f"The {self.database.name} did not answer within {TIME_LIMIT:g} seconds.")
 
     def _run(self, call: _Call) -> list[Row]:
         if not self._free.acquire(timeout=TIME_LIMIT):
-            raise StoreUnavailable(f"All {MAX_CONNECTIONS} connections to {self.database.name} are in use.")
+            raise StoreUnavailable(f"All {MAX_CONNECTIONS} connections to the {self.database.name} are in use.")
         try:
             return self._run_once(call)
         except BrokenConnection:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from notion_oauth.errors import ConfigurationError, StorageError
+from notion_oauth.files.installation import install_hint
 from notion_oauth.stores.database import BrokenConnection, Connection, Database, Row
 
 try:
@@ -20,7 +21,7 @@ try:
 except ImportError as error:
     raise ConfigurationError(
         "The setting NOTION_OAUTH_DATABASE_URL names a PostgreSQL database, which needs the package psycopg.",
-        hint="Install it, for example with: pip install 'notion-oauth[postgres]'",
+        hint=install_hint("postgres", "'psycopg[binary]'"),
     ) from error
 
 # Unless the URL says otherwise: notice within seconds that the server, or the network to it, is gone
@@ -74,7 +75,7 @@ class PostgresqlDatabase(Database):
             )
         self._parameters: dict[str, Any] = {**_DEFAULTS, **given}
         name = given.get("dbname") or os.environ.get("PGDATABASE", "")
-        self.name = f"The database {name} at {hosts or 'this machine'}"
+        self.name = f"PostgreSQL database {name} at {hosts or 'this machine'}"
 
     def connect(self) -> Connection:
         try:
@@ -82,7 +83,7 @@ class PostgresqlDatabase(Database):
             connection = psycopg.connect(**self._parameters, autocommit=True, prepare_threshold=None)
         except psycopg.Error as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise BrokenConnection(f"{self.name} cannot be reached: {reason}") from None
+            raise BrokenConnection(f"The {self.name} cannot be reached: {reason}") from None
         return _PostgresqlConnection(self.name, connection)
 
     def _sql(self, statement: str) -> str:
@@ -102,8 +103,10 @@ class _PostgresqlConnection(Connection):
             # Not the whole text of the error, whose details may quote a row
             reason = error.diag.message_primary or type(error).__name__
             if self._connection.closed or state.startswith(_RETRIED) or state == _READ_ONLY:
-                raise BrokenConnection(f"{self._name} did not complete a request: {reason} {state}".rstrip()) from None
-            raise StorageError(f"{self._name} refused a request: {reason} ({state})") from None
+                raise BrokenConnection(
+                    f"The {self._name} did not complete a request: {reason} {state}".rstrip()
+                ) from None
+            raise StorageError(f"The {self._name} refused a request: {reason} ({state})") from None
 
     def interrupt(self) -> None:
         with (

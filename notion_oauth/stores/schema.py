@@ -45,12 +45,12 @@ def check(database: Database, connection: Connection) -> None:
     """Raise ConfigurationError unless the tables are those of this version."""
     found = version(database, connection)
     if found == 0:
-        raise ConfigurationError(f"{database.name} has no tables of notion-oauth.", hint=MIGRATE)
+        raise ConfigurationError(f"The {database.name} has no tables of notion-oauth.", hint=MIGRATE)
     if found < VERSION:
-        message = f"{database.name} has tables of an earlier version ({found}; this one needs {VERSION})."
+        message = f"The {database.name} has tables of an earlier version ({found}; this one needs {VERSION})."
         raise ConfigurationError(message, hint=Hint("Bring them up to date", "migrate"))
     if found > VERSION:
-        message = f"{database.name} has tables of a later version ({found}; this one knows {VERSION})."
+        message = f"The {database.name} has tables of a later version ({found}; this one knows {VERSION})."
         raise ConfigurationError(message, hint="Install that version of notion-oauth.")
 
 

@@ -8,6 +8,7 @@ that comes next. All times are those of the database.
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -34,12 +35,14 @@ from notion_oauth.profile_names import PROFILE_NAME
 from notion_oauth.storage import LOCK_WAIT, Kind, Reservation, TokenStore
 from notion_oauth.stores.database import Database, Row
 from notion_oauth.stores.pool import Pool
+from notion_oauth.stores.schema import check
 
 LEASE = timedelta(seconds=60)  # how long others wait for a holder that has died
 FIRST_POLL, LAST_POLL = 0.02, 0.25  # seconds between two looks at a lease that another holder has
 REMOVE_INTERVAL = 60.0  # seconds between two removals of ended claims
 MAX_REMOVED = 1000  # ended claims at once
 MAX_DUE = 1000  # profiles at once
+_LOG = logging.getLogger(__name__)
 
 _READ = "SELECT {kind} FROM notion_oauth_logins WHERE profile = :profile"
 _PROFILES = """
@@ -111,7 +114,13 @@ class DatabaseStore(TokenStore):
         encryption: Encryption | None = None,
     ) -> None:
         super().__init__(SqlDocuments(Pool(database), lock_wait=lock_wait, lease=lease), encryption=encryption)
-        self.database = database
+        self._database = database
+
+    def check_usable(self) -> None:
+        try:
+            self._database.run(partial(check, self._database))
+        except StorageError as error:  # a service starts without its database, and is not ready until that is back
+            _LOG.warning("%s", error)
 
     def __reduce__(self) -> NoReturn:
         raise ConfigurationError(
@@ -132,7 +141,7 @@ class SqlDocuments:
         self._removed_at = float("-inf")
 
     def name(self, profile: str, kind: Kind) -> str:
-        return f"The {kind} of profile {profile} in {self._pool.database.name}"
+        return f"The {kind} of profile {profile} in the {self._pool.database.name}"
 
     def version(self, profile: str) -> object | None:  # noqa: ARG002 - the database would have to be asked
         return None

@@ -37,11 +37,11 @@ class SqliteDatabase(Database):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self.name = f"The database {path}"
+        self.name = f"SQLite database {path}"
 
     def connect(self) -> Connection:
         if not self._path.exists():
-            raise ConfigurationError(f"{self.name} does not exist.", hint=MIGRATE)
+            raise ConfigurationError(f"The {self.name} does not exist.", hint=MIGRATE)
         try:
             uri = f"{self._path.as_uri()}?mode=rw"
             connection = sqlite3.connect(
@@ -83,5 +83,7 @@ class _SqliteConnection(Connection):
 def _storage_error(name: str, error: sqlite3.Error) -> StorageError:
     reason = getattr(error, "sqlite_errorname", type(error).__name__)
     if reason in _BUSY:
-        return StoreUnavailable(f"{name} is in use by another process for too long ({reason}).")
-    return StorageError(f"{name} could not be read or written ({reason}).", hint="Check the file, and the free space.")
+        return StoreUnavailable(f"The {name} is in use by another process for too long ({reason}).")
+    return StorageError(
+        f"The {name} could not be read or written ({reason}).", hint="Check the file, and the free space."
+    )

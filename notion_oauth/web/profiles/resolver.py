@@ -108,8 +108,9 @@ def create_resolver(
     """Return the policy for these settings. `profile` names a request's profile, or None for an unknown user.
 
     With `choice`, the query of a request may name one of the stored profiles: for the service alone, because in an
-    application the query is the application's.
+    application the query is the application's. Raises ConfigurationError if this version cannot use the store.
     """
+    oauth.store.check_usable()
     if profile is not None:
         return ApplicationUsers(oauth, profile)
     if oauth.settings.operator_secret is not None:
