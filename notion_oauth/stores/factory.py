@@ -43,7 +43,9 @@ def create_store(settings: Settings) -> TokenStore:
     if settings.is_public and not settings.secret_keys:
         raise ConfigurationError(
             "With a database, a service on a public URL needs NOTION_OAUTH_SECRET_KEY: all instances use the same key.",
-            hint="Set it to the same random value in all instances, for example of: openssl rand -hex 32",
+            hint=Hint(
+                "Set it to the same random value in all instances. Make one", other_command="openssl rand -hex 32"
+            ),
         )
     if settings.is_public and settings.encryption_key is None:
         raise ConfigurationError(

@@ -95,6 +95,10 @@ class TokenCache:
         self._entry = _Entry(tokens, version, now, valid_until, expires_at, expired - leeway.total_seconds(), expired)
         self._unchanged_until = 0.0 if self._store.version(self._profile) is not None else uptime + UNCHECKED_INTERVAL
 
+    def assume_unchanged(self) -> None:
+        """Use the cached login for a while without asking the store."""
+        self._unchanged_until = self._uptime() + UNCHECKED_INTERVAL
+
     @property
     def latest(self) -> TokenSet | None:
         """The last login that was read or saved, even if it has expired or changed since."""

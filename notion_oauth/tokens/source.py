@@ -18,12 +18,14 @@ from pydantic import SecretStr
 
 from notion_oauth.clock import Clock, uptime, utc_now
 from notion_oauth.errors import (
+    LockLost,
     NewTokenRejected,
     NotionOAuthError,
     NotSignedIn,
     ServerUnavailable,
     SignInRequired,
     StorageError,
+    StoreUnavailable,
     TokenRefused,
     TransientError,
 )
@@ -43,6 +45,8 @@ from notion_oauth.tokens.single_flight import Abandoned, SharedCall, SingleFligh
 
 BACKGROUND_LOCK_WAIT = timedelta(seconds=2)  # a process that holds the lock for longer is refreshing already
 CHECK_INTERVAL = timedelta(seconds=30)  # of `keep_fresh`; a sleep does not count the time that the machine is suspended
+SAVE_INTERVAL = 1.0  # seconds between two tries to save tokens in a database that cannot be reached
+SAVE_FOR = 300.0  # seconds
 REFUSAL_PAUSE = 2.0  # seconds before a refused refresh token is sent again, because some servers refuse once by mistake
 REFUSED_COOLDOWN = 60.0  # seconds without a refresh after the resource refused a token that was just refreshed for it
 MAX_REFRESHES = 32  # at once in one event loop: each opens files and a connection, whose number systems limit
@@ -77,12 +81,14 @@ class _Unsaved:
     login: TokenSet
     before: TokenSet
     error: StorageError
+    at: float  # uptime
 
     def replaces(self, stored: TokenSet) -> bool:
         """Return whether it is newer than the stored login, which no other program has replaced by a newer one."""
         rotated = self.login.refresh_token != self.before.refresh_token
         same = rotated and stored.refresh_token == self.before.refresh_token
-        return same or stored.updated_at < self.login.updated_at
+        # After a pause in which the lock was lost, the time of the tokens says nothing
+        return same or (not isinstance(self.error, LockLost) and stored.updated_at < self.login.updated_at)
 
 
 class TokenSource:
@@ -294,13 +300,20 @@ class TokenSource:
         return self._require_tokens(await self.load())
 
     async def _stored_or_unsaved(self) -> TokenSet:
-        """The stored login; if it cannot be read, the one that could not be saved."""
+        """The stored login; if it cannot be read, the one that could not be saved.
+
+        While the database cannot be reached, the last login that was read counts as unchanged if its token is valid.
+        """
         try:
             return await self.stored()
-        except StorageError:
-            if (unsaved := self._unsaved) is None:
+        except StorageError as error:
+            if (unsaved := self._unsaved) is not None:
+                return unsaved.login
+            latest = self._cache.latest if isinstance(error, StoreUnavailable) else None
+            if latest is None or self._phase(latest, None) is Phase.EXPIRED:
                 raise
-            return unsaved.login
+            self._cache.assume_unchanged()
+            return latest
 
     def _require_tokens(self, stored: StoredLogin) -> TokenSet:
         if stored.tokens is not None:
@@ -373,7 +386,7 @@ class TokenSource:
         while True:
             try:
                 with call.abandonable():
-                    await self._sleep(self._backoff.next_delay(deadline))
+                    await self._sleep(self._save_delay() or self._backoff.next_delay(deadline))
                     await limiter.acquire_on_behalf_of(call)
                 try:
                     with call.abandonable(BACKGROUND_LOCK_WAIT if background and self._unsaved is None else None):
@@ -387,9 +400,22 @@ class TokenSource:
             except NotionOAuthError as error:
                 self._backoff.record_failure(error)
                 self._audit.failed("refresh", error, self._cache.latest)
-                tried_again = (isinstance(error, TransientError) and call.waiting) or (background and self._unsaved)
-                if not tried_again or self._backoff.exhausted(deadline):
+                # With tokens that are not saved, callers get these at once, and another call saves them
+                store_failed = isinstance(error, StoreUnavailable | LockLost) and self._unsaved is None
+                temporary = isinstance(error, TransientError) or store_failed
+                tried_again = (temporary and call.waiting) or (background and self._unsaved)
+                if not tried_again or (self._backoff.exhausted(deadline) and not self._save_delay()):
                     raise
+
+    def _save_delay(self) -> float:
+        """The delay before tokens are saved that a database did not take, because it could not be reached; else 0.
+
+        Short, because other processes wait for the lock, and would use the old refresh token.
+        """
+        unsaved = self._unsaved
+        if unsaved is None or not isinstance(unsaved.error, StoreUnavailable):
+            return 0.0
+        return SAVE_INTERVAL if self._uptime() - unsaved.at < SAVE_FOR else 0.0
 
     async def _refresh_locked(
         self, hold: Hold, rejected: SecretStr | None, min_ttl: timedelta, *, background: bool
@@ -473,7 +499,9 @@ class TokenSource:
         try:
             await hold.save(login)
         except StorageError as error:
-            self._unsaved = _Unsaved(login, before, error)
+            self._unsaved = _Unsaved(
+                login, before, error, self._uptime() if self._unsaved is None else self._unsaved.at
+            )
             self._cache.clear()  # it has the stored login, which must not be used any more
             raise
         self._unsaved = None

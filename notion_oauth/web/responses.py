@@ -33,6 +33,8 @@ _STATUS_CODES: tuple[tuple[type[errors.NotionOAuthError], int], ...] = (
     (errors.StepUpRequired, 403),
     (errors.SignInRequired, 401),
     (errors.StoreBusy, 503),
+    (errors.LockLost, 503),
+    (errors.StoreUnavailable, 503),
     (errors.StorageError, 500),
     (errors.ConfigurationError, 500),
     (errors.NotionOAuthError, 502),  # all others: the authorization server has failed or refused

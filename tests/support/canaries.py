@@ -33,6 +33,7 @@ def settings_that_are_secret() -> dict[str, str]:
     """A value for each secret setting, as environment variables; the server creates the client secret."""
     names = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
     names.remove("client_secret")
+    names.remove("database_url")  # tests/component/stores follow this one
     names.remove("operator_secret")  # tests/component/web/test_profiles.py follows this one
     hidden = {PREFIX + name.upper(): base64.urlsafe_b64encode(os.urandom(32)).decode() for name in names}
     storage = f"{PREFIX}RATE_LIMIT_STORAGE"

@@ -30,6 +30,7 @@ VALUES = {
     "RATE_LIMIT": "5/second;100/hour",
     "STATUS_RATE_LIMIT": "0",
     "REFRESH_FLOOR": "0",
+    "DATABASE_URL": "postgresql://me:canary@db.example/logins?sslmode=verify-full",
     "RATE_LIMIT_STORAGE": "redis://:canary@localhost:6379/0",
     "API_DOCS": "true",
     "ENCRYPTION_KEY": "canary_" + "k" * 36 + "=",
