@@ -631,8 +631,8 @@ def _is_newer(unsaved: TokenSet, stored: Login | None, marker: bytes | None) -> 
     if isinstance(stored, TokenSet):
         if sent is None:
             return stored.updated_at < unsaved.updated_at
-        known = (stored.refresh_token, stored.previous_refresh_token)
-        return sent in [_hash(token.get_secret_value()) for token in known if token is not None]
+        # Not the previous one: whoever saved the stored tokens may have sent it too
+        return stored.refresh_token is not None and sent == _hash(stored.refresh_token.get_secret_value())
     return sent is None or stored is not None  # not for a login that was signed out meanwhile
 
 

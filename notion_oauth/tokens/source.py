@@ -45,7 +45,7 @@ from notion_oauth.tokens.single_flight import Abandoned, SharedCall, SingleFligh
 
 BACKGROUND_LOCK_WAIT = timedelta(seconds=2)  # a process that holds the lock for longer is refreshing already
 CHECK_INTERVAL = timedelta(seconds=30)  # of `keep_fresh`; a sleep does not count the time that the machine is suspended
-SAVE_INTERVAL = 1.0  # seconds between two tries to save tokens in a database that cannot be reached
+STORE_INTERVAL = 1.0  # seconds between two tries to read a login from, or save it in, a database that is away
 SAVE_FOR = 300.0  # seconds
 REFUSAL_PAUSE = 2.0  # seconds before a refused refresh token is sent again, because some servers refuse once by mistake
 REFUSED_COOLDOWN = 60.0  # seconds without a refresh after the resource refused a token that was just refreshed for it
@@ -188,7 +188,7 @@ class TokenSource:
     async def _valid_login(self, rejected: SecretStr | None, min_ttl: timedelta) -> TokenSet:
         deadline = self._backoff.new_deadline()
         while True:
-            tokens = await self._stored_or_unsaved()
+            tokens = await self._stored_or_unsaved(deadline)
             phase = self._phase(tokens, rejected, min_ttl)
             if phase is not Phase.EXPIRED:
                 if phase is Phase.DUE or self._unsaved is not None:
@@ -299,21 +299,27 @@ class TokenSource:
         """The stored login. Raises NotSignedIn, ResourceMismatch, SignInRequired if the server has ended it."""
         return self._require_tokens(await self.load())
 
-    async def _stored_or_unsaved(self) -> TokenSet:
+    async def _stored_or_unsaved(self, deadline: float) -> TokenSet:
         """The stored login; if it cannot be read, the one that could not be saved.
 
         While the database cannot be reached, the last login that was read counts as unchanged if its token is valid.
+        Otherwise the database is tried again until the deadline.
         """
-        try:
-            return await self.stored()
-        except StorageError as error:
-            if (unsaved := self._unsaved) is not None:
-                return unsaved.login
-            latest = self._cache.latest if isinstance(error, StoreUnavailable) else None
-            if latest is None or self._phase(latest, None) is Phase.EXPIRED:
-                raise
-            self._cache.assume_unchanged()
-            return latest
+        while True:
+            try:
+                return await self.stored()
+            except StorageError as error:
+                if (unsaved := self._unsaved) is not None:
+                    return unsaved.login
+                if not isinstance(error, StoreUnavailable):
+                    raise
+                latest = self._cache.latest
+                if latest is not None and self._phase(latest, None) is not Phase.EXPIRED:
+                    self._cache.assume_unchanged()
+                    return latest
+                if self._uptime() >= deadline:
+                    raise
+            await self._sleep(STORE_INTERVAL)
 
     def _require_tokens(self, stored: StoredLogin) -> TokenSet:
         if stored.tokens is not None:
@@ -415,7 +421,7 @@ class TokenSource:
         unsaved = self._unsaved
         if unsaved is None or not isinstance(unsaved.error, StoreUnavailable):
             return 0.0
-        return SAVE_INTERVAL if self._uptime() - unsaved.at < SAVE_FOR else 0.0
+        return STORE_INTERVAL if self._uptime() - unsaved.at < SAVE_FOR else 0.0
 
     async def _refresh_locked(
         self, hold: Hold, rejected: SecretStr | None, min_ttl: timedelta, *, background: bool
