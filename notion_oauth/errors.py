@@ -216,7 +216,7 @@ class LockLost(StorageError):
 class StoreUnavailable(StorageError):
     """The database cannot be reached, or did not answer in time. A change that was sent may have been made."""
 
-    default_hint = Hint("Try again when the database is available. To find out what is wrong, run", "doctor")
+    default_hint = Hint("Try again when the database is available. Find out what is wrong", "doctor")
 
 
 class NotSignedIn(NotionOAuthError):

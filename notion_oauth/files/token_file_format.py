@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
@@ -60,13 +61,18 @@ def read_stored(
     Raises as `atomic.read_file` and `encryption.decrypt` do.
     """
 
-    def read(content: bytes) -> StoredFile[T]:
-        key_id = encryption_key_id(content)
-        key = None if key_id is None or encryption is None else encryption.key(key_id)
-        decoded = decode(decrypt(content, path, encryption, bound_to=bound_to), str(path))
-        return StoredFile(decoded, key, encryption_weakness(content, encryption, path.name))
+    decoded = partial(decode_stored, str(path), decode, encryption, bound_to)
+    return atomic.read_file(path, decoded, fix=fix)
 
-    return atomic.read_file(path, read, fix=fix)
+
+def decode_stored(
+    name: str, decode: Callable[[bytes, str], T], encryption: Encryption | None, bound_to: str, content: bytes
+) -> StoredFile[T]:
+    """Decrypt and decode the content of a file, or of what has this name in another store."""
+    key_id = encryption_key_id(content)
+    key = None if key_id is None or encryption is None else encryption.key(key_id)
+    decoded = decode(decrypt(content, name, encryption, bound_to=bound_to), name)
+    return StoredFile(decoded, key, encryption_weakness(content, encryption, Path(name).name))
 
 
 def encode_tokens(tokens: TokenSet) -> bytes:

@@ -52,6 +52,8 @@ class PostgresqlDatabase(Database):
             "begin": "BEGIN",
             "lock": f"SELECT pg_advisory_xact_lock({_LOCK})",
             "has_table": "SELECT 1 WHERE to_regclass('notion_oauth_schema') IS NOT NULL",
+            "version": "current_setting('server_version')",
+            "synchronous_commit": "current_setting('synchronous_commit')",
             "skip_locked": "FOR UPDATE SKIP LOCKED",
         }
     )

@@ -30,6 +30,8 @@ class SqliteDatabase(Database):
             "begin": "BEGIN IMMEDIATE",
             "lock": "SELECT 1",
             "has_table": "SELECT 1 FROM sqlite_master WHERE name = 'notion_oauth_schema'",
+            "version": "sqlite_version()",
+            "synchronous_commit": "'on'",
             "skip_locked": "",
         }
     )

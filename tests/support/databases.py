@@ -10,15 +10,18 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from notion_oauth.stores import schema
+from notion_oauth.stores.database import BrokenConnection, Connection, Row
 from notion_oauth.stores.postgresql import PostgresqlDatabase
+from notion_oauth.stores.sqlite import SqliteDatabase
 from tests.support.servers import free_port
 
 REQUIRED = os.environ.get("NOTION_OAUTH_TEST_DATABASES") == "required"
@@ -204,3 +207,39 @@ class Relay:
                 self._running.wait()
                 other.sendall(data)
             other.shutdown(socket.SHUT_WR)
+
+
+Fail = Callable[[str], bool]
+
+
+class FailingDatabase(SqliteDatabase):
+    """Breaks the connection before or after the statements that are chosen."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.fails_before: Fail = lambda statement: False
+        self.fails_after: Fail = lambda statement: False
+        self.statements: list[str] = []
+
+    def connect(self) -> Connection:
+        return _FailingConnection(self, super().connect())
+
+
+class _FailingConnection(Connection):
+    def __init__(self, database: FailingDatabase, connection: Connection) -> None:
+        self._database, self._connection = database, connection
+
+    def execute(self, statement: str, parameters: dict[str, Any]) -> list[Row]:
+        self._database.statements.append(statement)
+        if self._database.fails_before(statement):
+            raise BrokenConnection("The database is away.")
+        rows = self._connection.execute(statement, parameters)
+        if self._database.fails_after(statement):
+            raise BrokenConnection("The answer is lost.")
+        return rows
+
+    def interrupt(self) -> None:
+        self._connection.interrupt()
+
+    def close(self) -> None:
+        self._connection.close()

@@ -23,7 +23,8 @@ from notion_oauth.protocol import discovery
 from notion_oauth.protocol.messages import Response
 from notion_oauth.settings import Settings
 from notion_oauth.storage import Kind, bound_to
-from notion_oauth.stores.factory import encryption_for
+from notion_oauth.stores import schema
+from notion_oauth.stores.factory import create_store, database_for, encryption_for
 from notion_oauth.tokens.oauth_client import OAuthClient
 from notion_oauth.transport.client import Sender, Transport
 
@@ -78,7 +79,7 @@ class CheckContext:
         self.token_file = profile_names.profile_file(settings.token_file, settings.profile)
         self.transport = RecordingTransport(settings, clock)
         self.encryption: SharedResult[Encryption | None] = SharedResult("kept")
-        self.file_size: SharedResult[int | None] = SharedResult("file")
+        self.file_size: SharedResult[int | None] = SharedResult("file" if settings.database is None else "database")
         self.login: SharedResult[StoredFile[TokenSet | EndedLogin] | None] = SharedResult("login")
         self.registrations: SharedResult[StoredFile[tuple[Registration, ...]] | None] = SharedResult("registrations")
         self.response: SharedResult[Response] = SharedResult("server")
@@ -86,19 +87,32 @@ class CheckContext:
 
     async def read_files(self) -> None:
         """Read the stored files. This may read a key from the system keyring, which takes a few seconds at most."""
-        await self.file_size.run(run_in_daemon_thread(partial(atomic.read_file, self.token_file, len, fix=False)))
+        read = partial(atomic.read_file, self.token_file, len, fix=False)
+        checked = read if self.settings.database is None else self._check_database
+        await self.file_size.run(run_in_daemon_thread(checked))
         await self.encryption.run(run_in_daemon_thread(partial(encryption_for, self.settings)))
-        await self.login.run(self._read(self.token_file, "login", token_file_format.decode_login))
-        await self.registrations.run(
-            self._read(self.sibling(".clients"), "registrations", token_file_format.decode_registrations)
-        )
+        await self.login.run(self._read("", "login", token_file_format.decode_login))
+        decode = token_file_format.decode_registrations
+        await self.registrations.run(self._read(".clients", "registrations", decode))
 
     def sibling(self, suffix: str) -> Path:
         """The file next to the token file with this suffix, such as its lock."""
         return profile_names.add_suffix(self.token_file, suffix)
 
-    async def _read(self, path: Path, kind: Kind, decode: Callable[[bytes, str], T]) -> StoredFile[T] | None:
+    def _check_database(self) -> None:
+        """Raise an error unless this version can use the database."""
+        if (database := database_for(self.settings)) is not None:
+            database.run(partial(schema.check, database))
+
+    async def _read(self, suffix: str, kind: Kind, decode: Callable[[bytes, str], T]) -> StoredFile[T] | None:
         encryption, binding = await self.encryption.get(), bound_to(self.settings.profile, kind)
+        if self.settings.database is not None:
+            await self.file_size.get_or_skip()
+            documents = create_store(self.settings).documents
+            name = documents.name(self.settings.profile, kind)
+            decoded = partial(token_file_format.decode_stored, name, decode, encryption, binding)
+            return await documents.read(self.settings.profile, kind, decoded, slow=True)
+        path = self.sibling(suffix)
         read = partial(token_file_format.read_stored, path, decode, encryption, bound_to=binding, fix=False)
         return await run_in_daemon_thread(read)
 

@@ -79,6 +79,8 @@ class SharedResult(Generic[T]):
     async def get_or_skip(self) -> T:
         """The result. Raises CheckSkipped if the work failed, for checks that depend on it but do not report it."""
         await self._done.wait()
+        if isinstance(self._error, CheckSkipped):
+            raise self._error
         if self._error is not None:
             raise CheckSkipped(self._check)
         return self._value  # type: ignore[return-value]

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 
-from notion_oauth.cli.doctor import environment_checks, gateway_checks, network_checks, storage_checks
+from notion_oauth.cli.doctor import database_checks, environment_checks, gateway_checks, network_checks, storage_checks
 from notion_oauth.cli.doctor.context import Check, CheckContext, in_thread
 from notion_oauth.cli.doctor.findings import RESULTS, CheckSkipped, Finding, Result, failure
 from notion_oauth.cli.doctor.scrub import scrub
@@ -46,6 +46,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("gateway", gateway_checks.gateway),
     ("clients", in_thread(gateway_checks.clients)),
 )
+_OF_FILES = ("file", "folder", "lock")  # not made with a database
 _LABELS = {"place": "system", "folder": "directory", "kept": "encryption", "trust": "authorities"}  # in the text report
 _WIDTH = max(len(name) for name, _ in CHECKS)
 
@@ -173,6 +174,8 @@ async def run_checks(
                 run_in_daemon_thread(lambda: environment_checks.configured(settings, environment))
             )
         ]
+        if settings.database is not None:
+            checks = [("database", database_checks.database), *(each for each in checks if each[0] not in _OF_FILES)]
         rows += await _run_all(CheckContext(settings, clock), checks, time_limit)
     rows += [
         ("browser", found)

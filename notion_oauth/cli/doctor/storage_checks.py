@@ -165,7 +165,8 @@ async def login(context: CheckContext) -> Sequence[Finding]:
     """Whether there is a login, and how long it is valid."""
     found, settings = await context.login.get_or_skip(), context.settings
     if found is None:
-        signed_out = not_signed_in(other_token_file(settings.token_file, settings.profile))
+        in_file = settings.database is None
+        signed_out = not_signed_in(other_token_file(settings.token_file, settings.profile) if in_file else None)
         return [warning(signed_out.message, signed_out.hint)]
     if isinstance(found.content, EndedLogin):
         reason = end_reasons.describe_end(found.content, context.settings.lifetimes)

@@ -16,52 +16,16 @@ from notion_oauth.errors import LockLost, StorageError, StoreBusy, StoreUnavaila
 from notion_oauth.models import EndedLogin, TokenSet
 from notion_oauth.storage import Hold
 from notion_oauth.stores import pool
-from notion_oauth.stores.database import BrokenConnection, Connection, Row
 from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.stores.schema import migrate
 from notion_oauth.stores.sql_documents import DatabaseStore
-from notion_oauth.stores.sqlite import SqliteDatabase
 from tests.contract.rules import RULES, Rule, ended, other
-from tests.support.databases import Postgresql, Relay
+from tests.support.databases import FailingDatabase, Postgresql, Relay
 from tests.support.stores import delete_login, load_login, save_login
 from tests.unit.protocol.builders import tokens
 
 pytestmark = pytest.mark.anyio
 LEASE = timedelta(seconds=0.05)
-Fail = Callable[[str], bool]
-
-
-class FailingDatabase(SqliteDatabase):
-    """Breaks the connection before or after the statements that are chosen."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.fails_before: Fail = lambda statement: False
-        self.fails_after: Fail = lambda statement: False
-        self.statements: list[str] = []
-
-    def connect(self) -> Connection:
-        return _FailingConnection(self, super().connect())
-
-
-class _FailingConnection(Connection):
-    def __init__(self, database: FailingDatabase, connection: Connection) -> None:
-        self._database, self._connection = database, connection
-
-    def execute(self, statement: str, parameters: dict[str, Any]) -> list[Row]:
-        self._database.statements.append(statement)
-        if self._database.fails_before(statement):
-            raise BrokenConnection("The database is away.")
-        rows = self._connection.execute(statement, parameters)
-        if self._database.fails_after(statement):
-            raise BrokenConnection("The answer is lost.")
-        return rows
-
-    def interrupt(self) -> None:
-        self._connection.interrupt()
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 @pytest.fixture
