@@ -222,6 +222,8 @@ class TokenStore:
     have changed it since.
     """
 
+    has_leases = False  # whether locks are leases, which end by themselves
+
     def __init__(self, documents: Documents, *, encryption: Encryption | None = None) -> None:
         self.documents = documents
         self.encryption = encryption

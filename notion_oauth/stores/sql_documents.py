@@ -105,6 +105,8 @@ class DatabaseStore(TokenStore):
     must be longer than a request for tokens.
     """
 
+    has_leases = True
+
     def __init__(
         self,
         database: Database,

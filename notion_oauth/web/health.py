@@ -84,6 +84,8 @@ class Health:
         """All that a sign-in writes: the login, and, under a lock, the registration of its client."""
         store, profile = self._resolver.oauth.store, self._resolver.sign_in_profile
         await store.check_writable(profile)
+        if store.has_leases:  # which are rows: nothing more to check, and sign-ins need not wait
+            return
         for name in {profile, SHARED_PROFILE} if self._resolver.oauth.settings.preregistered else {profile}:
             await store.load_registrations(name)
             with anyio.move_on_after(self._lock_timeout), suppress(StoreBusy):
