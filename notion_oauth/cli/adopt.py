@@ -1,14 +1,15 @@
-"""The command `adopt`: move logins from another token file into the one in use."""
+"""Move logins from another token file into the one in use (`adopt`), into a database and back (`import`, `export`)."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from notion_oauth.errors import ConfigurationError
+from notion_oauth.errors import ConfigurationError, NotionOAuthError
 from notion_oauth.profile_names import VISITOR_PROFILE
 from notion_oauth.settings import Settings
-from notion_oauth.storage import JsonFileStore
+from notion_oauth.storage import JsonFileStore, TokenStore
 from notion_oauth.stores.factory import file_store
 
 _OF_PROFILE = re.compile(r"(.+)\.([A-Za-z0-9_-]+)\.profile")
@@ -42,6 +43,27 @@ async def move_logins(path: Path, settings: Settings, profile: str | None) -> li
         async with target.exclusive(name) as hold, source.exclusive(name) as other:
             await hold.move_from(other)
     return names
+
+
+async def move_all(
+    source: TokenStore, target: TokenStore, failed: Callable[[str, NotionOAuthError], object]
+) -> list[str]:
+    """Move all profiles with their client registrations, also those of browser sessions. Returns their names.
+
+    Each is locked in both stores while it is moved, and deleted from the source once it is stored in the target, so
+    that no login is ever live in both. If this is interrupted, a second call moves the rest. Of one sign-in, the newer
+    tokens stay. A profile with another login in the target stays where it is, and `failed` is called.
+    """
+    moved = []
+    async for name in source.all_profiles(registered=True):
+        try:
+            async with target.exclusive(name) as hold, source.exclusive(name) as other:
+                await hold.move_from(other)
+        except NotionOAuthError as error:
+            failed(name, error)
+        else:
+            moved.append(name)
+    return moved
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -57,6 +57,7 @@ from notion_oauth.profile_names import DEFAULT_PROFILE, VISITOR_PROFILE, profile
 
 if TYPE_CHECKING:
     from notion_oauth.service import NotionOAuth
+    from notion_oauth.settings import Settings
     from notion_oauth.storage import TokenStore
     from notion_oauth.tokens.status import LoginStatus
 
@@ -449,6 +450,56 @@ def migrate(
             echo(f"The {database.name} has the tables of version {schema.VERSION} now.", err=True)
             return
     echo(f"The {database.name} is up to date.", err=True)
+
+
+@rare_commands.command(name="import", epilog="Example: `notion-oauth import /data/tokens.json`")
+def import_(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The token file to move the logins from.")],
+    env_file: EnvFile = None,
+) -> None:
+    """Move all logins with their client registrations from FILE into the database, also those of a service's visitors.
+
+    Stop the programs that use FILE first. An interrupted import can be repeated.
+    """
+    _move_between(settings_from_options(ctx, None, None, None, env_file), file, into_database=True)
+
+
+@rare_commands.command(epilog="Example: `notion-oauth export /data/tokens.json`")
+def export(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The token file to move the logins to.")],
+    env_file: EnvFile = None,
+) -> None:
+    """Move all logins with their client registrations from the database into FILE and the files beside it.
+
+    Stop the programs that use the database first. An interrupted export can be repeated.
+    """
+    _move_between(settings_from_options(ctx, None, None, None, env_file), file, into_database=False)
+
+
+def _move_between(settings: Settings, file: Path, *, into_database: bool) -> None:
+    from notion_oauth.cli.adopt import move_all
+    from notion_oauth.storage import JsonFileStore
+    from notion_oauth.stores.factory import create_store, encryption_for
+
+    if settings.database is None:
+        hint = "Set it to the URL of a database."
+        raise ConfigurationError("NOTION_OAUTH_DATABASE_URL is not set.", hint=hint)
+    database = create_store(settings)
+    database.check_usable()
+    files = JsonFileStore(file.expanduser().absolute(), encryption=encryption_for(settings))
+    failures: list[NotionOAuthError] = []
+
+    def failed(name: str, error: NotionOAuthError) -> None:
+        failures.append(error)
+        echo(f"{name}: {error.message}", err=True)
+
+    source, target = (files, database) if into_database else (database, files)
+    moved = run_async(partial(move_all, source, target, failed))
+    echo(f"Profiles moved: {len(moved)}. Not moved: {len(failures)}.", err=True)
+    if failures:
+        raise typer.Exit(exit_code(failures[0]))
 
 
 @rare_commands.command(epilog="Example: `notion-oauth reseal`, after a change of keys")

@@ -68,6 +68,8 @@ ORDER = (
         "key",
         "reseal",
         "migrate",
+        "import",
+        "export",
     ),
     *("doctor", "sandbox", "demo"),
 )

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -25,11 +26,12 @@ from notion_oauth.stores.factory import create_store
 from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.stores.sql_documents import DatabaseStore
 from notion_oauth.stores.sqlite import SqliteDatabase
+from tests.contract.rules import other, registration
 from tests.support.clock import Clock
 from tests.support.command_line import CommandLine
 from tests.support.databases import FailingDatabase, Postgresql
 from tests.support.signing_in import sign_in
-from tests.support.stores import save_login
+from tests.support.stores import load_login, save_login, save_registration
 from tests.unit.protocol.builders import tokens
 
 PUBLIC = {"public_url": "https://notion.example", "secret_key": "k" * 32, "encryption_key": new_key()}
@@ -263,3 +265,44 @@ def test_no_token_is_in_the_log_of_the_database_or_its_activity(postgresql: Post
     forms: tuple[Callable[[str], str], ...] = (str, lambda text: text.encode().hex())
     for form in forms:
         assert form(secret) not in log + activity
+
+
+# Moving logins
+
+
+def test_logins_are_moved_into_the_database_and_back(cli: CommandLine, url: str, tmp_path: Path) -> None:
+    files = JsonFileStore(tmp_path / "data" / "tokens.json")
+    visitor = f"web-{'0' * 32}"
+    logins = {name: other(name) for name in ("default", "work", visitor)}
+    for name, login in logins.items():
+        anyio.run(save_login, files, name, login)
+    anyio.run(save_registration, files, "default", registration())
+    anyio.run(save_registration, files, "registered-only", registration())
+    store = create_store(Settings(database_url=url))
+    path, environment = str(tmp_path / "data" / "tokens.json"), {"NOTION_OAUTH_DATABASE_URL": url}
+    for source, target, command in ((files, store, "import"), (store, files, "export")):
+        done = cli.run(command, path, **environment)
+        assert (done.returncode, done.stderr) == (0, "Profiles moved: 4. Not moved: 0.\n")
+        assert {name: anyio.run(load_login, target, name) for name in logins} == logins
+        assert anyio.run(target.load_registrations, "default") == (registration(),)
+        assert anyio.run(target.load_registrations, "registered-only") == (registration(),)
+        assert anyio.run(partial(source.profiles, registered=True)) == []
+
+
+def test_import_replaces_no_other_login_and_can_be_repeated(cli: CommandLine, url: str, tmp_path: Path) -> None:
+    files, store = JsonFileStore(tmp_path / "tokens.json"), create_store(Settings(database_url=url))
+    newer = other("default", updated_at=other("default").updated_at + timedelta(minutes=1))
+    anyio.run(save_login, files, "default", other("default"))  # an import that was interrupted has left it
+    anyio.run(save_login, store, "default", newer)
+    anyio.run(save_login, files, "work", other("work"))
+    anyio.run(save_login, store, "work", other("of another sign-in", authorized_at=datetime(2020, 1, 1, tzinfo=UTC)))
+    done = cli.run("import", str(tmp_path / "tokens.json"), NOTION_OAUTH_DATABASE_URL=url)
+    assert done.returncode == 7
+    assert "Profiles moved: 1. Not moved: 1." in done.stderr
+    assert anyio.run(load_login, store, "default") == newer
+    assert anyio.run(files.profiles) == ["work"]
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_moving_needs_a_database(cli: CommandLine, command: str) -> None:
+    assert "NOTION_OAUTH_DATABASE_URL is not set" in cli.run(command, "tokens.json").stderr
