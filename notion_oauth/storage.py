@@ -311,6 +311,16 @@ class TokenStore:
         self._expiries[profile] = version, expires_at
         return expires_at
 
+    async def claim_unused(self, limit: int) -> Sequence[str] | None:  # noqa: ARG002 - of stores with leases
+        """Claim logins that have not been refreshed for long, so that no other instance refreshes them.
+
+        None if it is too early, because an instance has just claimed some: the server limits requests.
+        """
+        return ()
+
+    async def slow_down(self, pause: timedelta) -> None:
+        """Let all instances claim nothing until the end of the pause, and fewer logins afterwards."""
+
     async def forget(self, profile: str) -> None:
         """Delete everything of a profile that will not be used again: its login, registrations and lock."""
         await self.documents.forget(profile)

@@ -15,6 +15,7 @@ from notion_oauth.stores.sql_documents import LEASE, DatabaseStore
 
 MAX_REQUESTS = 6  # under one lock: five for discovery and one refresh, if another program stored the login
 LOCK_MARGIN = timedelta(seconds=10)  # for disk access
+KEEP = 2 / 3  # of the time after which the server ends an idle login
 SAVE_MARGIN = timedelta(seconds=15)  # to save tokens in a database before the lease ends, if a connection breaks
 
 
@@ -52,7 +53,12 @@ def create_store(settings: Settings) -> TokenStore:
             f"With a database, a service on a public URL needs {KEY_SETTING}: backups of a database have many readers.",
             hint=Hint("Make a key, and set it in all instances", "key"),
         )
-    return DatabaseStore(database, lock_wait=_lock_wait(settings), encryption=encryption_for(settings))
+    return DatabaseStore(
+        database,
+        lock_wait=_lock_wait(settings),
+        keep_after=KEEP * settings.lifetimes.idle,
+        encryption=encryption_for(settings),
+    )
 
 
 def database_for(settings: Settings) -> Database | None:

@@ -123,6 +123,8 @@ class _Call:
 
     def run(self, connection: Connection) -> list[Row]:
         with self._lock:
+            if self.given_up:  # while it waited for a connection
+                raise StoreUnavailable("The statement was given up.")
             self._connection = connection
         try:
             return connection.execute(self._statement, self._parameters)

@@ -19,6 +19,8 @@ CREATE TABLE notion_oauth_logins (
     login {blob},
     registrations {blob},
     due_at double precision,
+    used_at double precision,
+    keep_at double precision,
     changed_at double precision NOT NULL,
     fence bigint NOT NULL,
     owner text NOT NULL,
@@ -28,6 +30,7 @@ CREATE TABLE notion_oauth_logins (
     set_aside_fence bigint NOT NULL DEFAULT 0
 ){table_options};
 CREATE INDEX notion_oauth_logins_due_at ON notion_oauth_logins (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX notion_oauth_logins_keep_at ON notion_oauth_logins (keep_at) WHERE keep_at IS NOT NULL;
 CREATE TABLE notion_oauth_claims (
     name text PRIMARY KEY,
     claimant text NOT NULL,
@@ -35,6 +38,11 @@ CREATE TABLE notion_oauth_claims (
     outcome {blob}
 );
 CREATE INDEX notion_oauth_claims_ends_at ON notion_oauth_claims (ends_at);
+CREATE TABLE notion_oauth_pace (
+    next_at double precision NOT NULL,
+    per_second double precision NOT NULL
+);
+INSERT INTO notion_oauth_pace VALUES (0, 1);
 """,
 )
 VERSION = len(MIGRATIONS)

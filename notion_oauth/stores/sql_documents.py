@@ -31,7 +31,7 @@ from notion_oauth.errors import (
     WarningWithHint,
 )
 from notion_oauth.files.encryption import Encryption
-from notion_oauth.profile_names import PROFILE_NAME
+from notion_oauth.profile_names import PROFILE_NAME, VISITOR_PROFILE
 from notion_oauth.storage import LOCK_WAIT, Kind, Reservation, TokenStore
 from notion_oauth.stores.database import Database, Row
 from notion_oauth.stores.pool import Pool
@@ -42,6 +42,11 @@ FIRST_POLL, LAST_POLL = 0.02, 0.25  # seconds between two looks at a lease that 
 REMOVE_INTERVAL = 60.0  # seconds between two removals of ended claims
 MAX_REMOVED = 1000  # ended claims at once
 MAX_DUE = 1000  # profiles at once
+KEEP_AFTER = timedelta(days=20)  # without a refresh; Notion ends a login after 30
+KEEP_SPREAD = 0.1  # so that logins that were refreshed at the same time are not due at the same time
+KEEP_AGAIN = timedelta(days=1)  # after a failure
+VISITORS_FOR = timedelta(days=30)  # a visitor's cookie ends that long after its last use
+PER_SECOND = (0.01, 5.0)  # logins that all instances keep, at least and at most
 _LOG = logging.getLogger(__name__)
 
 _READ = "SELECT {kind} FROM notion_oauth_logins WHERE profile = :profile"
@@ -68,13 +73,29 @@ _RESERVE = "attempt = :attempt, changed_at = {now}, lease_until = {now} + :lease
 _WRITE = {
     # Of tokens that were set aside, those stay that this holder has not seen
     "login": """login = :content, due_at = :due_at, changed_at = {now}, attempt = NULL,
-    set_aside = NULLIF(set_aside, :seen)""",
+    set_aside = NULLIF(set_aside, :seen), used_at = CASE WHEN :kept THEN used_at ELSE {now} END,
+    keep_at = CASE WHEN :kept AND used_at + :used_for < {now} + :keep_after THEN NULL ELSE {now} + :keep_after END""",
     "registrations": "registrations = :content, changed_at = {now}",
 }
 _DELETE = {
-    "login": "login = NULL, due_at = NULL, changed_at = {now}, attempt = NULL, set_aside = NULL",
+    "login": "login = NULL, due_at = NULL, keep_at = NULL, changed_at = {now}, attempt = NULL, set_aside = NULL",
     "registrations": "registrations = NULL, changed_at = {now}",
 }
+# Of logins that are due to be kept; one that cannot be refreshed is tried again on another day
+_CLAIM_UNUSED = """
+UPDATE notion_oauth_logins SET fence = fence + 1, owner = :owner, lease_until = {now} + :lease, keep_at = {now} + :again
+WHERE profile IN (
+    SELECT profile FROM notion_oauth_logins WHERE keep_at <= {now} AND lease_until <= {now}
+    ORDER BY keep_at LIMIT :limit {skip_locked}
+)
+RETURNING profile"""
+_PACE = """
+UPDATE notion_oauth_pace SET next_at = {now} + :count / per_second,
+per_second = CASE WHEN per_second * 1.1 < :most THEN per_second * 1.1 ELSE :most END
+WHERE next_at <= {now} RETURNING 1"""
+_SLOW_DOWN = """
+UPDATE notion_oauth_pace SET per_second = CASE WHEN per_second / 2 > :least THEN per_second / 2 ELSE :least END,
+next_at = CASE WHEN next_at > {now} + :pause THEN next_at ELSE {now} + :pause END"""
 _RESERVED = "SELECT attempt, set_aside FROM notion_oauth_logins WHERE profile = :profile"
 # Without a lease. Of several holders that have lost it, the last one has the newest tokens
 _SET_ASIDE = """
@@ -113,10 +134,18 @@ class DatabaseStore(TokenStore):
         *,
         lock_wait: timedelta = LOCK_WAIT,
         lease: timedelta = LEASE,
+        keep_after: timedelta = KEEP_AFTER,
         encryption: Encryption | None = None,
     ) -> None:
-        super().__init__(SqlDocuments(Pool(database), lock_wait=lock_wait, lease=lease), encryption=encryption)
-        self._database = database
+        documents = SqlDocuments(Pool(database), lock_wait=lock_wait, lease=lease, keep_after=keep_after)
+        super().__init__(documents, encryption=encryption)
+        self._database, self._sql_documents = database, documents
+
+    async def claim_unused(self, limit: int) -> Sequence[str] | None:
+        return await self._sql_documents.claim_unused(limit)
+
+    async def slow_down(self, pause: timedelta) -> None:
+        await self._sql_documents.slow_down(pause)
 
     def check_usable(self) -> None:
         try:
@@ -134,12 +163,14 @@ class DatabaseStore(TokenStore):
 class SqlDocuments:
     """Documents in the rows of a database."""
 
-    def __init__(self, pool: Pool, *, lock_wait: timedelta, lease: timedelta) -> None:
+    def __init__(self, pool: Pool, *, lock_wait: timedelta, lease: timedelta, keep_after: timedelta) -> None:
         self._pool = pool
         self._execute = pool.execute
         self._lock_wait = lock_wait
         self._lease = lease.total_seconds()
+        self._keep_after = keep_after.total_seconds()
         self._unreleased: dict[str, tuple[str, float]] = {}  # owners whose leases may not be over, and until when
+        self._kept: dict[str, str] = {}  # owners of leases that were claimed to keep a login
         self._removed_at = float("-inf")
 
     def name(self, profile: str, kind: Kind) -> str:
@@ -190,13 +221,30 @@ class SqlDocuments:
 
     @asynccontextmanager
     async def exclusive(self, profile: str) -> AsyncIterator[_SqlHold]:
-        hold = _SqlHold(self._pool, _checked(profile), self._owner(profile), self._lease)
+        owner = self._owner(_checked(profile))
+        kept = self._kept.pop(profile, None) == owner
+        hold = _SqlHold(self._pool, profile, owner, self._lease, kept=kept, keep_after=self._keep_after)
         try:
             await self._lock(hold)
             yield hold
         finally:
             if not await run_shielded(hold.unlock):
                 self._unreleased.setdefault(profile, (hold.owner, uptime() + self._lease))
+
+    async def claim_unused(self, limit: int) -> Sequence[str] | None:
+        """Take the leases of logins that nobody has used for long. The next hold of each has the lease."""
+        if not await self._execute(_PACE, count=limit, most=PER_SECOND[1]):
+            return None
+        owner, again = secrets.token_hex(8), KEEP_AGAIN.total_seconds()
+        claim = partial(self._execute, _CLAIM_UNUSED, owner=owner, lease=self._lease, again=again, limit=limit)
+        profiles = [row[0] for row in await run_shielded(claim)]
+        for profile in profiles:
+            self._unreleased[profile] = owner, uptime() + self._lease
+            self._kept[profile] = owner
+        return profiles
+
+    async def slow_down(self, pause: timedelta) -> None:
+        await self._execute(_SLOW_DOWN, least=PER_SECOND[0], pause=pause.total_seconds())
 
     def _owner(self, profile: str) -> str:
         """Return a new owner, or the one that may still have the lease: its hold is over."""
@@ -221,17 +269,19 @@ class SqlDocuments:
 class _SqlHold:
     """Reads and changes the row of one profile while its lease, or nobody else's, is in the row."""
 
-    def __init__(self, pool: Pool, profile: str, owner: str, lease: float) -> None:
+    def __init__(self, pool: Pool, profile: str, owner: str, lease: float, *, kept: bool, keep_after: float) -> None:
         self._execute = pool.execute
         self.profile = profile
         self.owner = owner
         self._lease = lease
+        self._kept, self._keep_after = kept, keep_after
         self._fence: int | None = None
         self._contents: dict[Kind, bytes | None] = {}
         self._attempt: bytes | None = None
         self._set_aside: bytes | None = None
         self._marker = b""  # of the last reservation
         self._fresh = False  # whether what is reserved has just been read
+        self._used_for = VISITORS_FOR.total_seconds() if VISITOR_PROFILE.match(profile) else float("inf")
         self._is_unsure = False  # whether the lease may be in the row, although it was not seen there
 
     async def lock(self) -> bool:
@@ -296,7 +346,9 @@ class _SqlHold:
 
     async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
         due_at = None if expires_at is None else expires_at.timestamp()
-        await self._change(_WRITE[kind], content=content, due_at=due_at, seen=self._set_aside)
+        keep_after = None if due_at is None else self._keep_after * random.uniform(1 - KEEP_SPREAD, 1 + KEEP_SPREAD)  # noqa: S311
+        kept = {"kept": self._kept, "keep_after": keep_after, "used_for": self._used_for}
+        await self._change(_WRITE[kind], content=content, due_at=due_at, seen=self._set_aside, **kept)
         self._contents[kind] = content
         if kind == "login":
             self._attempt = self._set_aside = None

@@ -17,6 +17,7 @@ from notion_oauth.errors import ConfigurationError, NotionOAuthError, UserNotIde
 from notion_oauth.service import NotionOAuth
 from notion_oauth.tokens.source import CHECK_INTERVAL
 from notion_oauth.web.profiles.background_refresh import BackgroundRefresh
+from notion_oauth.web.profiles.keeper import Keeper
 from notion_oauth.web.profiles.logins import MAX_LOGINS, Logins
 from notion_oauth.web.profiles.single import SingleProfile
 
@@ -57,7 +58,10 @@ class ApplicationUsers(SingleProfile):
     @asynccontextmanager
     async def background_tasks(self) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            if self.oauth.settings.keep_fresh:
+            if self.oauth.settings.keep_fresh and self.oauth.store.has_leases:
+                # There may be very many users: a token is refreshed when it is used, and ahead of its expiry
+                tasks.start_soon(Keeper(self.oauth.store, self._logins.for_profile).run)
+            elif self.oauth.settings.keep_fresh:
                 refresh = BackgroundRefresh(self._due, self._logins.for_profile, interval=self._refresh_interval)
                 tasks.start_soon(refresh.run)
             yield

@@ -21,6 +21,7 @@ from notion_oauth.tokens.source import CHECK_INTERVAL
 from notion_oauth.tokens.status import LoginStatus
 from notion_oauth.web.profiles import visitor_cleanup, visitor_registrations
 from notion_oauth.web.profiles.background_refresh import BackgroundRefresh
+from notion_oauth.web.profiles.keeper import Keeper
 from notion_oauth.web.profiles.logins import MAX_LOGINS, Logins
 from notion_oauth.web.profiles.operator_access import OperatorAccess
 from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
@@ -216,6 +217,8 @@ class Visitors:
             tasks.start_soon(cleanup.run)
             if self.oauth.settings.keep_fresh:
                 tasks.start_soon(refresh.run)
+                if self.oauth.store.has_leases:
+                    tasks.start_soon(Keeper(self.oauth.store, self._logins.for_profile).run)
             yield
             tasks.cancel_scope.cancel()
         await self._logins.wait_until_idle()
