@@ -346,7 +346,8 @@ def logout(
 
     def sign_out(oauth: NotionOAuth) -> tuple[dict[str, str], str]:
         server = server_name(run_async(oauth.server_of_login))
-        stored = oauth.settings.token_file.parent.exists()  # else a lock would need the directory
+        settings = oauth.settings  # without the directory of the token file, a lock would create it
+        stored = settings.database is not None or settings.token_file.parent.exists()
         outcome = run_async(oauth.sign_out) if stored else SignOut.NOT_SIGNED_IN
         return {"status": "unauthenticated", "outcome": outcome.name.lower()}, sign_out_message(outcome, server)
 
@@ -392,6 +393,9 @@ def adopt(
 
     settings = settings_from_options(ctx, profile, token_file, None, env_file)
     path, profile = named_profile(file, profile)
+    if settings.database is not None:
+        hint = Hint("Move all logins of FILE into the database", "import", arguments=(str(path),))
+        raise ConfigurationError("NOTION_OAUTH_DATABASE_URL is set: no token file is in use.", hint=hint)
     moved = run_async(partial(move_logins, path, settings, profile))
     if as_json:
         print_json({"token_file": str(settings.token_file), "profiles": moved})

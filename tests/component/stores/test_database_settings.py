@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -203,6 +204,22 @@ def test_command_of_a_login_reads_the_database_and_not_the_token_file(
     assert "file.json" not in doctor
 
 
+def test_logout_ends_the_login_in_the_database(cli: CommandLine, sandbox: Sandbox, url: str) -> None:
+    anyio.run(sign_in, NotionOAuth(Settings(server_url=sandbox.mcp_url, database_url=url)))
+    environment = {"NOTION_OAUTH_SERVER_URL": sandbox.mcp_url, "NOTION_OAUTH_DATABASE_URL": url}
+    environment["NOTION_OAUTH_TOKEN_FILE"] = str(cli.directory / "no-such-directory" / "tokens.json")
+    assert "has ended the grant" in cli.run("logout", **environment).stderr
+    assert sandbox.live_grants == 0
+    assert "Not signed in" in cli.run("status", **environment).stdout
+
+
+def test_postgresql_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "notion_oauth.stores.postgresql")
+    with pytest.raises(ConfigurationError, match="needs the package psycopg"):
+        create_store(Settings(database_url="postgresql://me@127.0.0.1/x"))
+
+
 # A service in use
 
 
@@ -301,6 +318,12 @@ def test_import_replaces_no_other_login_and_can_be_repeated(cli: CommandLine, ur
     assert "Profiles moved: 1. Not moved: 1." in done.stderr
     assert anyio.run(load_login, store, "default") == newer
     assert anyio.run(files.profiles) == ["work"]
+
+
+def test_adopt_names_import_if_a_database_is_in_use(cli: CommandLine, url: str) -> None:
+    said = cli.run("adopt", "tokens.json", NOTION_OAUTH_DATABASE_URL=url).stderr
+    assert "no token file is in use" in said
+    assert "import" in said
 
 
 @pytest.mark.parametrize("command", ["import", "export"])
