@@ -66,10 +66,15 @@ def _client(configuration: Configuration, write: list[str], here: Machine) -> Us
     if command is not None:
         purpose = f"Run this once. It adds the server {configuration.keys[-1]} to {configuration.client}."
         snippets.append(Snippet(purpose, _TERMINAL, here.render_command(command)))
-    file = str(configuration.files[-1]) if configuration.files else f"Configuration of {configuration.client}"
+    file = _shown(configuration.files[-1], here) if configuration.files else f"Configuration of {configuration.client}"
     purpose = "Or add it to the configuration yourself" if snippets else "Add this to the configuration."
     snippets.append(Snippet(purpose, file, configuration.text, alternative=bool(snippets)))
     return Usage(configuration.client, snippets, configuration.note)
+
+
+def _shown(file: Path, here: Machine) -> str:
+    """The path, with ~ for the home directory."""
+    return f"~/{file.relative_to(here.home)}" if here.system != "win32" and here.home in file.parents else str(file)
 
 
 def _shell(here: Machine, settings: Settings, token: str) -> Usage:

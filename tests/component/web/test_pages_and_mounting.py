@@ -126,6 +126,7 @@ def test_commands_of_the_page_run(signed_in: Browser, settings: Settings, tmp_pa
     if shutil.which("curl"):
         assert json.loads(run(curl.text)) == {"jsonrpc": "2.0", "id": 1, "result": {}}
     write, entry = usages["Cursor"]
+    assert entry.place == "~/.cursor/mcp.json"
     run(write.text)
     assert json.loads((tmp_path / ".cursor" / "mcp.json").read_text()) == json.loads(entry.text)
 
