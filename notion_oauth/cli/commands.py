@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -47,6 +46,7 @@ from notion_oauth.errors import (
     UNCHANGED,
     ConfigurationError,
     Hint,
+    MetadataError,
     NotionOAuthError,
     ResourceMismatch,
     StorageError,
@@ -56,6 +56,7 @@ from notion_oauth.errors import (
 from notion_oauth.profile_names import DEFAULT_PROFILE, VISITOR_PROFILE, profile_file
 
 if TYPE_CHECKING:
+    from notion_oauth.protocol.challenge import BearerChallenge
     from notion_oauth.service import NotionOAuth
     from notion_oauth.settings import Settings
     from notion_oauth.storage import TokenStore
@@ -117,7 +118,7 @@ def login(
 
     if (ignored := ignored_env_file(ctx, env_file)) is not None:
         raise ConfigurationError(ignored[0], hint=ignored[1])
-    oauth, console = oauth_from_options(ctx, profile, token_file, server_url, env_file), stderr_console()
+    oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
     challenge = parse_sign_in_options(scope, acr_values, max_age)
     if assertion_file is not None:
         for_browser = (port, callback_host, acr_values, max_age)
@@ -126,32 +127,47 @@ def login(
             raise typer.BadParameter(message, param_hint="--assertion-file")
         run_async(partial(oauth.sign_in_with_assertion, read_assertion(assertion_file), scope=scope))
     else:
-        from notion_oauth.interactive.sign_in import no_redirect_hint, sign_in
-
-        has_login = _has_login(oauth, announce=challenge is None)
-        options: dict[str, Any] = {"port": port, "callback_host": callback_host, "new_client": new_client}
-        try:
-            run_async(partial(sign_in, oauth, challenge, console=console, no_browser=no_browser, **options))
-        except KeyboardInterrupt:
-            hint = render_hint(no_redirect_hint(oauth), ctx)
-            echo(f"\nNo redirect has arrived. {hint}", err=True)
-            raise
-        except TransientError as error:
-            if not has_login:
-                error.hint = replace(error.hint, text=error.hint.text.removeprefix(UNCHANGED).lstrip())
-            raise
-    with suppress(NotionOAuthError):  # the sign-in has succeeded
-        run_async(oauth.identify)
+        options = {"no_browser": no_browser, "port": port, "callback_host": callback_host, "new_client": new_client}
+        _sign_in_through_browser(ctx, oauth, challenge, options)
+    wrong_url = _identify(ctx, oauth)
     database, file = database_for(oauth.settings), profile_file(oauth.settings.token_file, oauth.profile)
     warning = None if database is not None else work_tree_warning(file)
     status = run_async(oauth.status).with_storage_warning(warning)
     place = escape(str(file) if database is None else f"the {database.name}")
     done = f"{signed_in_to(status, oauth.settings.server_url)}{identity_text(status)}."
     echo(f"{done} The token is {validity(status)}.\nIt is stored in {place}.", err=True)
-    if warning is not None:
-        echo(f"Warning: {warning}", err=True)
+    for each in filter(None, (warning, wrong_url)):
+        echo(f"Warning: {each}", err=True)
     if as_json:
         print_json(status.as_json(render=partial(render_hint, ctx=ctx)))
+
+
+def _sign_in_through_browser(
+    ctx: typer.Context, oauth: NotionOAuth, challenge: BearerChallenge | None, options: dict[str, Any]
+) -> None:
+    from notion_oauth.interactive.sign_in import no_redirect_hint, sign_in
+
+    has_login = _has_login(oauth, announce=challenge is None)
+    try:
+        run_async(partial(sign_in, oauth, challenge, console=stderr_console(), **options))
+    except KeyboardInterrupt:
+        echo(f"\nNo redirect has arrived. {render_hint(no_redirect_hint(oauth), ctx)}", err=True)
+        raise
+    except TransientError as error:
+        if not has_login:
+            error.hint = replace(error.hint, text=error.hint.text.removeprefix(UNCHANGED).lstrip())
+        raise
+
+
+def _identify(ctx: typer.Context, oauth: NotionOAuth) -> str | None:
+    """Ask who has signed in. Returns a warning if there is no MCP server at the URL."""
+    try:
+        run_async(oauth.identify)
+    except MetadataError as error:
+        return f"{error.message} {render_hint(error.hint, ctx)}"
+    except NotionOAuthError:
+        pass  # the sign-in has succeeded
+    return None
 
 
 def _has_login(oauth: NotionOAuth, *, announce: bool) -> bool:

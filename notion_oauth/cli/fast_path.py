@@ -59,6 +59,7 @@ class FastLogin:
     profile: str
     file: Path
     origin: Origin
+    server_url: str  # the configured one
 
 
 def read_fast(
@@ -78,7 +79,7 @@ def read_fast(
         file = profile_names.profile_file(path.expanduser().absolute(), profile)
         if not profile_names.PROFILE_NAME.match(profile) or url_problem(url) or path.name == ".." or _is_quoted(path):
             return None
-        found = atomic.read_file(file, partial(_login, profile=profile, file=file, origin=origin))
+        found = atomic.read_file(file, partial(_login, profile=profile, file=file, origin=origin, server_url=url))
     except (NotionOAuthError, ValueError, OSError, RuntimeError):
         return None
     if found is None or permissions.weakness(file):
@@ -120,7 +121,7 @@ def _is_quoted(path: Path) -> bool:
     return str(path)[0] in "'\"" and str(path)[-1] == str(path)[0]
 
 
-def _login(content: bytes, *, profile: str, file: Path, origin: Origin) -> FastLogin:
+def _login(content: bytes, *, profile: str, file: Path, origin: Origin, server_url: str) -> FastLogin:
     """Decode a login that has all fields as the store writes them. Raises ValueError otherwise, also if encrypted."""
     document = parse_json(content)
     if not isinstance(document, dict):
@@ -158,6 +159,7 @@ def _login(content: bytes, *, profile: str, file: Path, origin: Origin) -> FastL
         profile=profile,
         file=file,
         origin=origin,
+        server_url=server_url,
     )
 
 

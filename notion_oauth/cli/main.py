@@ -206,17 +206,17 @@ def status(
     if fast is not None and is_surely_ignored(fast.file):
         found = login_status(fast, now=datetime.now(UTC), lifetimes=Lifetimes(), protection=fast.protection)
         place, shown_file = _file(fast.file, fast.origin, None)
-        name = fast.profile
+        name, url = fast.profile, fast.server_url
         signed_out = errors.NotSignedIn("Not signed in.")
     else:
         oauth = oauth_from_options(*options)
         place, shown_file, warning = _place(oauth)
-        name = oauth.profile
+        name, url = oauth.profile, oauth.settings.server_url
         signed_out = oauth.tokens.not_signed_in()
         found = run_async(oauth.status).with_storage_warning(warning)
     render = partial(render_hint, ctx=ctx)
     content = {**found.as_json(render=render), "profile": name, **place}
-    text = describe(found, render, profile=name, file=shown_file, signed_out=signed_out)
+    text = describe(found, render, profile=name, file=shown_file, server_url=url, signed_out=signed_out)
     active, error = True, None
     if remote and found.status != "unauthenticated":
         introspection, expired = None, found.status == "expired"

@@ -25,9 +25,11 @@ def describe(
     *,
     profile: str = DEFAULT_PROFILE,
     file: str = "",
+    server_url: str = "",
     signed_out: NotSignedIn = _SIGNED_OUT,
 ) -> str:
-    """The status for a user to read, one fact per line. `profile` and `file`, the token file, are shown with it.
+    """The status for a user to read, one fact per line. `profile` and `file`, the token file, are shown with it,
+    and `server_url`, the configured server, if it is not the one that the login names.
 
     Without a login, `signed_out` says what to do.
     """
@@ -42,6 +44,8 @@ def describe(
     signed_in = signed_in_to(status)
     lines = [f"{signed_in}." if status.status == "authenticated" else f"{signed_in}; the access token has expired."]
     lines += [f"  {label:<10} {value}" for label, value in _facts(status, render) if value]
+    if server_url != status.resource:
+        lines.append(f"  URL        {server_url}")
     lines.append(shown_file)
     if status.storage:
         lines.append(f"  Storage    {status.storage}")

@@ -143,7 +143,9 @@ class ServerSession:
             return
         body = (await response.read()).strip()
         if response.status >= 400 and not _is_error(body):
-            failure = Failure(f"{self._upstream.host} answered with HTTP {response.status}.")
+            wrong_url = response.status in (NOT_FOUND, METHOD_NOT_ALLOWED)
+            hint = f"Check the server URL: {self._upstream.url}" if wrong_url else None
+            failure = Failure(f"{self._upstream.host} answered with HTTP {response.status}.", hint=hint)
             failure.processed = response.status >= 500 and not self._gateway.is_read(message)
             body = jsonrpc.failure(message, failure.explanation) if message.is_request else b""
         elif message.is_request and not _is_json(body):

@@ -35,18 +35,28 @@ _NOT_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeou
 class Failure(Exception):
     """A request without a usable response. `processed`: the server may have processed it.
 
-    `retry_after` is in seconds, if the server sent it. `unreachable`: there was no connection.
+    `retry_after` is in seconds, if the server sent it. `unreachable`: there was no connection. `hint` says what
+    to do if the same request cannot succeed later.
     """
 
     def __init__(
-        self, text: str, *, processed: bool = False, retry_after: float | None = None, unreachable: bool = False
+        self,
+        text: str,
+        *,
+        processed: bool = False,
+        retry_after: float | None = None,
+        unreachable: bool = False,
+        hint: str | None = None,
     ) -> None:
         super().__init__(text)
         self.text, self.processed, self.retry_after, self.unreachable = text, processed, retry_after, unreachable
+        self.hint = hint
 
     @property
     def explanation(self) -> str:
         """What has happened, and what to do."""
+        if self.hint is not None:
+            return f"{self.text} {self.hint}"
         if self.processed:
             return f"{self.text} It may have been done: check before you repeat it."
         seconds = math.ceil(self.retry_after or 0)

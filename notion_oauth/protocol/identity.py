@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
+from notion_oauth.errors import MetadataError
 from notion_oauth.models import Identity
 from notion_oauth.protocol.messages import Request, Response, parse_json, safe_name
 
@@ -31,7 +32,8 @@ def identity_in_token_response(document: Mapping[str, Any]) -> Identity:
 def identity_requests(server_url: str, access_token: str) -> Generator[Request, Response, Identity]:
     """Yield the requests that find out who has signed in; each takes its response. Return the answer, maybe empty.
 
-    The tool is called only if the server lists it. A server that wants a session gets one, and its end.
+    The tool is called only if the server lists it. A server that wants a session gets one, and its end. Raises
+    MetadataError if there is no MCP server at the URL.
     """
     messages = _Messages(server_url, access_token)
     if (yield from messages.has_tool()):
@@ -70,6 +72,8 @@ class _Messages:
         self._session = {}
         response = yield self._request("initialize", version)
         if (found := _result(response)) is None:
+            if response.status in (404, 405) and "jsonrpc" not in _parsed(response.body):
+                raise MetadataError(f"There is no MCP server at {self._url} (HTTP {response.status}).")
             return None
         agreed = found.get("protocolVersion")
         headers = {"MCP-Protocol-Version": agreed, "Mcp-Session-Id": response.headers.get("mcp-session-id")}

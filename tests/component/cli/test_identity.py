@@ -54,3 +54,22 @@ def test_login_that_has_ended_is_6_for_every_command(cli: CommandLine, sandbox: 
     age(cli.directory / ".notion-tokens.json", hours=2)
     done = cli.run(command)
     assert (done.returncode, "issued no refresh token" in done.stdout + done.stderr) == (6, True)
+
+
+def test_wrong_path_of_the_server_is_reported(cli: CommandLine, sandbox: Sandbox) -> None:
+    """A sign-in succeeds there, because the metadata of the origin covers the path."""
+    url = f"{sandbox.base_url}/wrong"
+    done = cli.run("login", NOTION_OAUTH_SERVER_URL=url)
+    said = f"There is no MCP server at {url} (HTTP 404). Check NOTION_OAUTH_SERVER_URL."
+    assert (done.returncode, f"Warning: {said}" in done.stderr) == (0, True)
+    whoami = cli.run("whoami", NOTION_OAUTH_SERVER_URL=url)
+    assert (whoami.returncode, said in whoami.stderr) == (4, True)
+    status = cli.run("status", NOTION_OAUTH_SERVER_URL=url).stdout
+    assert f"  Server     {sandbox.base_url}\n  URL        {url}\n" in status
+    typed = cli.run("whoami", "--server-url", url)
+    assert "Check --server-url." in typed.stderr
+
+
+def test_configured_url_is_not_repeated(cli: CommandLine, sandbox: Sandbox) -> None:
+    cli.run("login")
+    assert cli.run("status").stdout.count(sandbox.mcp_url) == 1

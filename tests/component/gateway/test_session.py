@@ -441,6 +441,21 @@ async def test_a_resumed_list_is_filtered(oauth: NotionOAuth, server: McpServer)
     assert not any(b'"write"' in each for each in seen)
 
 
+@pytest.mark.parametrize("status", [404, 405])
+async def test_server_url_without_an_mcp_server_is_to_be_checked(
+    oauth: NotionOAuth, server: McpServer, status: int
+) -> None:
+    async def handler(_: dict[str, Any], send: Send) -> None:
+        await start(send, status)
+        await body(send, b"Not here")
+
+    with scripted(server, handler):
+        async with talk(oauth, patience=1) as client:
+            answered = await client.send(INITIALIZE)
+    said = answered["error"]["message"]
+    assert f"HTTP {status}. Check the server URL: {oauth.settings.server_url}" in said
+
+
 async def test_a_404_for_an_unknown_method_is_no_lost_session(oauth: NotionOAuth, server: McpServer) -> None:
     """Servers answer -32601 with HTTP 404."""
     error = {"jsonrpc": "2.0", "id": 1, "error": {"code": -32601, "message": "Method not found"}}
