@@ -6,7 +6,7 @@ import logging
 import sys
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -46,6 +46,24 @@ Port = Annotated[int, typer.Option(parser=partial(parse_port, lowest=1), metavar
 ClientName = Literal[
     "claude-desktop", "claude-code", "cursor", "vscode", "codex", "gemini", "zed", "goose", "librechat", "n8n"
 ]
+
+
+def _client_name(text: str) -> str:
+    """Return the client of this name, in any case, or the text if no client has a similar name. Raises BadParameter."""
+    import difflib
+
+    names, name = get_args(ClientName), text.lower().replace(" ", "-")
+    if name in names:
+        return name
+    similar = [each for each in names if each.startswith(name)] or difflib.get_close_matches(name, names)
+    if similar and name:
+        raise typer.BadParameter(f"{text!r} is not a name of a client. Did you mean {' or '.join(similar)}?")
+    return text
+
+
+def _complete_client(incomplete: str) -> list[str]:
+    return [name for name in get_args(ClientName) if name.startswith(incomplete.lower())]
+
 
 mcp = typer.Typer(name="mcp", add_completion=False, rich_markup_mode="markdown")
 
@@ -101,7 +119,10 @@ def _gateway_options(
 @mcp.command(epilog="Example: `notion-oauth mcp config cursor --write`")
 def config(
     ctx: typer.Context,
-    client: Annotated[ClientName, typer.Argument(metavar="CLIENT", help="The MCP client.")],
+    client: Annotated[
+        str,
+        typer.Argument(parser=_client_name, autocompletion=_complete_client, metavar="CLIENT", help="The MCP client."),
+    ],
     http: Annotated[bool, typer.Option("--http", help="For `mcp serve` instead of `mcp`: print its URL.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Write it into your configuration of the client.")] = False,
     port: Port = DEFAULT_PORT,
@@ -116,7 +137,8 @@ def config(
 ) -> None:
     """Print what an MCP client needs in its configuration to have Notion through this program.
 
-    CLIENT is claude-desktop, claude-code, cursor, vscode, codex, gemini, zed, goose, librechat or n8n.
+    CLIENT is claude-desktop, claude-code, cursor, vscode, codex, gemini, zed, goose, librechat or n8n. For any other
+    name, it shows what every client needs.
     The options that select a login, and those of the gateway, are repeated in what is printed.
     """
     from notion_oauth.cli import mcp_config

@@ -25,6 +25,7 @@ from notion_oauth.cli.work_tree import work_tree_warning
 from notion_oauth.errors import SIGN_IN, ConfigurationError, NotionOAuthError, StorageError, escape
 from notion_oauth.files import atomic
 from notion_oauth.gateway.clients import (
+    CLIENTS,
     SECRET_VARIABLE,
     Configuration,
     Endpoint,
@@ -39,6 +40,7 @@ from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import PREFIX, Settings
 
 TIME_LIMIT = 60.0  # seconds for a client's own command
+_BACKUP = re.compile(r"\.\d{8}T\d{6}\.bak")
 _TEMPORARY = re.compile(r"[/\\](?:(?:archive|environments)-v\d+|pipx[/\\]\.cache)[/\\]")
 
 
@@ -68,6 +70,8 @@ def run(client: str, settings: Settings, options: GatewayOptions, *, port: int |
     """
     server: Launch | Endpoint
     server = launch(settings, program_command(), options.arguments()) if port is None else endpoint(settings, port)
+    if client not in CLIENTS:
+        raise _unknown(client, server)
     try:
         configuration = configure(client, server, machine())
     except UnsupportedTransport as error:
@@ -76,6 +80,19 @@ def run(client: str, settings: Settings, options: GatewayOptions, *, port: int |
     if not write or why is not None:
         _print(configuration, why)
     _print_next_steps(configuration, server, settings, serve_command(settings, options, port or DEFAULT_PORT))
+
+
+def _unknown(client: str, server: Launch | Endpoint) -> ConfigurationError:
+    """The error for a client that this program does not know: it has what any client needs."""
+    if isinstance(server, Endpoint):
+        secret = machine().render_command((*server.secret_command, "--headers"))
+        needs = f"the URL {server.url}, and the header that this command prints: {secret}"
+    else:
+        needs = f"the command {server.command} with these arguments: {json.dumps(server.arguments)}"
+    return ConfigurationError(
+        f"{client!r} is not among the clients that this program knows: {', '.join(CLIENTS)}.",
+        hint=f"Any other client needs {needs}",
+    )
 
 
 def _print(configuration: Configuration, why: str | None) -> None:
@@ -276,13 +293,16 @@ def _run_own(program: str, configuration: Configuration, *, exists: bool) -> Non
 
 
 def _back_up(path: Path) -> Path | None:
-    """Copy the file beside it, with the same mode. Returns the copy; None if there is no file."""
+    """Copy the file beside it, with the same mode, in the place of earlier copies. Returns the copy, if it exists."""
     try:
         content, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:
         return None
     backup = path.with_name(f"{path.name}.{time.strftime('%Y%m%dT%H%M%S')}.bak")
     _write_private(backup, content, mode)
+    for earlier in path.parent.iterdir():
+        if earlier != backup and _BACKUP.fullmatch(earlier.name.removeprefix(path.name)):
+            earlier.unlink(missing_ok=True)
     return backup
 
 

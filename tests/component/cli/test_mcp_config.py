@@ -70,6 +70,38 @@ def test_config_prints_the_text_on_stdout_and_where_it_goes_on_stderr(cli: Comma
     assert not (home / ".cursor").exists()
 
 
+@pytest.mark.parametrize("name", ["Cursor", "CURSOR"])
+def test_client_can_be_named_in_any_case(cli: CommandLine, home: Path, name: str) -> None:
+    assert cli.run("mcp", "config", name).stdout == cli.run("mcp", "config", "cursor").stdout
+
+
+@pytest.mark.parametrize(("name", "similar"), [("claude", "claude-desktop or claude-code"), ("cursr", "cursor")])
+def test_similar_clients_are_suggested(cli: CommandLine, home: Path, name: str, similar: str) -> None:
+    done = cli.run("mcp", "config", name)
+    assert (done.returncode, f"Did you mean {similar}?" in done.stderr) == (2, True)
+
+
+def test_unknown_client_gets_what_every_client_needs(cli: CommandLine, home: Path) -> None:
+    done = cli.run("mcp", "config", "windsurf", "--read-only")
+    arguments = json.dumps([str(cli.program), "mcp", "--read-only"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Any other client needs the command {sys.executable} with these arguments: {arguments}" in done.stderr
+    over_http = cli.run("mcp", "config", "windsurf", "--http").stderr
+    assert "the URL http://127.0.0.1:8765/mcp, and the header that this command prints: " in over_http
+    assert "mcp secret --headers" in over_http
+
+
+def test_only_the_newest_copy_is_kept(cli: CommandLine, home: Path) -> None:
+    file = write_cursor(home, "{}")
+    earlier, other = (file.with_name(f"mcp.json.{each}.bak") for each in ("20200101T000000", "mine"))
+    earlier.touch()
+    other.touch()
+    assert cli.run("mcp", "config", "cursor", "--write").returncode == 0
+    assert not earlier.exists()
+    assert other.exists()
+    assert len(list(file.parent.glob("*.bak"))) == 2
+
+
 def test_config_says_that_nobody_is_signed_in(cli: CommandLine, home: Path) -> None:
     assert "Nobody is signed in yet. Sign in with: " in cli.run("mcp", "config", "cursor").stderr
 
