@@ -46,7 +46,8 @@ async def _route(context: CheckContext, url: str) -> list[Finding]:
         return [ok(f"{found.host} through the proxy {found.proxy}")]
     if not found.addresses:
         hint = "Check the network connection and DNS. If you need a proxy, set HTTPS_PROXY."
-        return [failure(f"{found.host} does not resolve to an address.", hint)]
+        # As the transport says it, because findings with the same message are shown as one
+        return [failure(f"{found.host} could not be reached: its name does not resolve.", hint)]
     shown = ", ".join(f"{address} ({kind.value})" for address, kind in found.addresses[:4])
     return [ok(f"{found.host} directly, at {shown}")]
 

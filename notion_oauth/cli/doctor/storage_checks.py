@@ -203,6 +203,6 @@ def _grant(context: CheckContext, status: LoginStatus) -> list[Finding]:
         return [warning(status.warning.message, status.warning.hint)]
     if not status.refreshable or status.login_ends_at is None:
         return []
-    days = (status.login_ends_at - context.clock()).days
+    left = humanize.format_duration(status.login_ends_at - context.clock())
     until = humanize.format_time(status.login_ends_at)
-    return [ok(f"without a refresh, the login ends in {days} days, on {until}")]
+    return [ok(f"without a refresh, the login ends in {left}, on {until}")]

@@ -228,7 +228,22 @@ def test_no_network_is_reported_and_other_checks_still_run(signed_in: Doctor) ->
 
 def test_host_name_that_does_not_resolve_is_reported(doctor: Doctor) -> None:
     doctor.run_checks(NOTION_OAUTH_SERVER_URL="https://nowhere.invalid/mcp", NOTION_OAUTH_TIMEOUT="2")
-    assert doctor.worst("route")[:2] == ("failure", "nowhere.invalid does not resolve to an address.")
+    assert doctor.worst("route")[:2] == (
+        "failure",
+        "nowhere.invalid could not be reached: its name does not resolve.",
+    )
+
+
+def test_name_that_does_not_resolve_is_one_failure(doctor: Doctor) -> None:
+    done = doctor.cli.run("doctor", NOTION_OAUTH_SERVER_URL="https://nowhere.invalid/mcp", NOTION_OAUTH_TIMEOUT="2")
+    assert done.stdout.count("nowhere.invalid could not be reached: its name does not resolve.") == 1
+    assert "server" not in done.stdout.splitlines()[0]
+
+
+def test_end_of_the_login_is_the_same_in_status(signed_in: Doctor) -> None:
+    signed_in.run_checks()
+    assert any("the login ends in 30 days, on " in found[1] for found in signed_in.of("login"))
+    assert "(in 30 days)" in signed_in.cli.run("status").stdout
 
 
 @pytest.mark.slow
