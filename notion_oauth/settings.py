@@ -316,9 +316,11 @@ class Settings(BaseModel):
 
     @field_validator("server_url", "public_url", "issuer", "client_metadata_url")
     @classmethod
-    def _check_url(cls, value: str | None) -> str | None:
+    def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and (reason := url_problem(value)):
-            raise ValueError(f"the URL {reason}")
+            is_server = info.field_name == "server_url" and "://" not in value
+            example = f", such as {profile_names.DEFAULT_SERVER_URL}" if is_server else ""
+            raise ValueError(f"the URL {reason}{example}")
         return value
 
     @field_validator("public_url")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from notion_oauth.cli.options import (
     FAILED,
@@ -272,7 +273,16 @@ def profiles(
         echo(f"No profiles. {render_hint(Hint('Sign in', 'login', {'profile': 'NAME'}), ctx)}", err=True)
 
 
-profile_commands = typer.Typer(name="profile", help="Choose the profile that is used if none is named.")
+class _ProfileCommands(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] == "list":
+            raise ConfigurationError("There is no command `profile list`.", hint=Hint("List the profiles", "profiles"))
+        return super().resolve_command(ctx, args)
+
+
+profile_commands = typer.Typer(
+    name="profile", cls=_ProfileCommands, help="Choose the profile that is used if none is named."
+)
 rare_commands.add_typer(profile_commands)
 
 
@@ -299,7 +309,7 @@ def use(
     names = run_async(partial(_all_profiles, oauth.store))
     if name not in (*names, DEFAULT_PROFILE):
         known = f"Profiles with a login: {', '.join(names) or 'none yet'}."
-        hint = Hint(f"{known} To sign in to this one, run the command", "login", {"profile": name})
+        hint = Hint(f"{known} Sign in to it", "login", {"profile": name})
         raise ConfigurationError(f"There is no login in the profile {name}.", hint=hint)
     write_default_profile(settings.token_file, name)
     workspace = _profile_status(oauth, ctx).get("workspace")

@@ -119,7 +119,7 @@ class _Demo:
         text = f"GET /auth/status returns: authenticated; expires_in_seconds: {seconds}."
         _check(status["status"] == "authenticated", text)
         mode = self._settings.token_file.stat().st_mode & 0o777
-        _check(mode == 0o600, f"The tokens are stored in {self._settings.token_file.name}, mode {mode:o}.")
+        _check(mode == 0o600, f"The tokens are stored in a temporary {self._settings.token_file.name}, mode {mode:o}.")
 
     def _use(self, what: str) -> SecretStr:
         _print(f"\n{what}")

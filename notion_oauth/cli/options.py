@@ -383,10 +383,11 @@ def print_text(text: str, *, err: bool = False) -> None:
 
 
 def output_failed(error: OSError) -> NoReturn:
-    """Say in one sentence that standard output is closed or full, and exit."""
+    """Exit; if standard output is closed or full, say so. A pipe that its reader has closed, such as head, is usual."""
     with suppress(OSError, ValueError, AttributeError):  # what is not written yet must not fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    echo(f"Error: The output cannot be written: {error.strerror or error}.", err=True)
+    if error.errno != errno.EPIPE:
+        echo(f"Error: The output cannot be written: {error.strerror or error}.", err=True)
     raise typer.Exit(FAILED)
 
 

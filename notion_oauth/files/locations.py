@@ -40,14 +40,16 @@ def describe_origin(origin: Origin, env_file: Path | None) -> str:
 
 
 def other_token_file(used: Path, profile: str) -> Path | None:
-    """Return the `.notion-tokens.json` of the working directory if it has that profile and is not the file in use.
+    """Return another file that has that profile: `.notion-tokens.json` of the working directory, or the user's file.
 
-    Raises nothing.
+    The user's file is looked for only if a clone's is in use. Raises nothing.
     """
     try:
         found = Path(CLONE_TOKEN_FILE).absolute()
-        is_login = profile_file(found, profile).is_file()
         same = found.parent.samefile(used.parent) and found.name == used.name if used.parent.exists() else False
-    except OSError:
+        if profile_file(found, profile).is_file() and not same:
+            return found
+        found = user_token_file()
+        return found if used.name == CLONE_TOKEN_FILE and profile_file(found, profile).is_file() else None
+    except (OSError, ConfigurationError):
         return None
-    return found if is_login and not same else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from notion_oauth.errors import Hint, NotSignedIn, ResourceMismatch
+from notion_oauth.files.locations import CLONE_TOKEN_FILE
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol.urls import resource_covers
 
@@ -44,7 +45,13 @@ def not_signed_in(other_token_file: Path | None) -> NotSignedIn:
     """Return the error without a login. `other_token_file` has one, but is not in use."""
     if other_token_file is None:
         return NotSignedIn("Not signed in.")
-    return NotSignedIn(  # the message is also for web pages, and so names no file
+    # The messages are also for web pages, and so name no file
+    if other_token_file.name != CLONE_TOKEN_FILE:
+        return NotSignedIn(
+            "Not signed in here. The user's data directory has a login in a token file that is not used.",
+            hint=Hint("To use it, name its file, for example", "status", {"token_file": str(other_token_file)}),
+        )
+    return NotSignedIn(
         "Not signed in. The working directory has a login in a token file that is not used.",
         hint=Hint("If that login is yours, move it to the one in use", "adopt", arguments=(str(other_token_file),)),
     )

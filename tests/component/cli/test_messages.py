@@ -145,6 +145,7 @@ def test_login_of_another_server_names_the_setting_that_uses_it(cli: CommandLine
         (("status", "--env-file", "nofile"), "nofile. Check the path in --env-file"),
         (("token", "--profile", "no/name"), "Wrong option --profile: "),
         (("token", "--server-url", "ftp://x"), "Wrong option --server-url: "),
+        (("token", "--server-url", "mcp.notion.com"), "is not an https URL, such as https://mcp.notion.com/mcp"),
     ],
 )
 def test_wrong_options_are_named_as_typed(cli: CommandLine, arguments: tuple[str, ...], said: str) -> None:
@@ -217,8 +218,10 @@ def test_output_that_is_full_or_closed_is_one_sentence(cli: CommandLine, command
     full = os.open("/dev/full", os.O_WRONLY)
     reading, broken = os.pipe()
     os.close(reading)
-    for output, reason in ((full, "No space left on device"), (broken, "Broken pipe"), (None, "it is closed")):
+    for output, reason in ((full, "No space left on device"), (None, "it is closed")):
         done = run_into(output, cli, *command)
         assert (done.returncode, done.stderr) == (1, f"Error: The output cannot be written: {reason}.\n")
+    done = run_into(broken, cli, *command)
+    assert (done.returncode, done.stderr) == (1, ""), "as other programs before `head`"
     os.close(full)
     os.close(broken)

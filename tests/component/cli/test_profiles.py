@@ -79,8 +79,14 @@ def test_profile_without_a_login_cannot_be_used(two: CommandLine) -> None:
     done = two.run("profile", "use", "nope")
     assert (done.returncode, done.stdout) == (2, "")
     assert "There is no login in the profile nope. Profiles with a login: default, work." in done.stderr
-    assert "python cli.py login --profile nope" in done.stderr
+    assert "Sign in to it with: python cli.py login --profile nope\n" in done.stderr
     assert profile_of(two) == "default"
+
+
+def test_profile_list_hints_at_profiles(cli: CommandLine) -> None:
+    done = cli.run("profile", "list")
+    assert (done.returncode, "List the profiles with: python cli.py profiles\n" in done.stderr) == (2, True)
+    assert "list" not in cli.run("profile", "--help").stdout
 
 
 def test_variable_that_takes_precedence_is_named(two: CommandLine) -> None:

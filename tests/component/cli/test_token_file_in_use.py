@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -273,6 +274,18 @@ def test_adopt_moves_logins_with_their_registrations(
     registered = len(sandbox.requests_to("/register"))
     assert installed.run("refresh").returncode == installed.run("login").returncode == 0
     assert len(sandbox.requests_to("/register")) == registered, "the registration was moved"
+
+
+def test_clone_says_where_a_login_that_was_moved_is_now(cli: CommandLine, data: Path) -> None:
+    installed = replace(cli, clone=None)
+    assert cli.run("login").returncode == 0
+    assert installed.run("adopt", str(cli.directory / ".notion-tokens.json")).returncode == 0
+    for command in ("status", "token"):
+        done = cli.run(command)
+        assert done.returncode == 3
+        said = f"To use it, name its file, for example with: python cli.py status --token-file {data}\n"
+        assert said in done.stdout + done.stderr
+    assert "data directory" not in installed.run("token", "--profile", "other").stderr
 
 
 @pytest.mark.slow
