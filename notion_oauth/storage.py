@@ -53,6 +53,8 @@ PAGE = 1000  # profiles in one page of a listing
 OUTCOME_POLL = timedelta(milliseconds=50)
 _MAX_LOGIN_SIZE = 24 * 1024  # bytes; more than any token set needs, encrypted or not
 
+_ALWAYS = datetime.max.replace(tzinfo=UTC)
+
 Kind = Literal["login", "registrations"]
 Login = TokenSet | EndedLogin
 # A marker, or a login that could not be written and, if the store knows it, the marker that was reserved for it
@@ -86,8 +88,11 @@ class Documents(Protocol):
     async def profiles(self, *, after: str, limit: int, registered: bool) -> Sequence[str]:
         """Sorted names after `after` of profiles with a login; if `registered`, also those with registrations only."""
 
-    async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
-        """Profiles of which anything is stored, in sorted order after `after`, and when that last changed."""
+    async def last_changed(self, *, after: str, limit: int, before: datetime) -> Mapping[str, datetime]:
+        """Profiles of which anything is stored, in sorted order after `after`, and when that last changed.
+
+        Only those that changed before that time.
+        """
 
     async def due(self, before: datetime) -> Sequence[str] | None:
         """Profiles whose login has `expires_at` before that time, the soonest first, or a part of them.
@@ -277,9 +282,11 @@ class TokenStore:
                 yield profile
             after = page[-1]
 
-    async def last_changed(self, *, after: str = "", limit: int = PAGE) -> Mapping[str, datetime]:
-        """Return one page of profiles of which anything is stored, and when that last changed."""
-        return await self.documents.last_changed(after=after, limit=limit)
+    async def last_changed(
+        self, *, after: str = "", limit: int = PAGE, before: datetime = _ALWAYS
+    ) -> Mapping[str, datetime]:
+        """Return one page of profiles of which anything is stored and was last changed before that time, and when."""
+        return await self.documents.last_changed(after=after, limit=limit, before=before)
 
     async def due(self, before: datetime) -> Sequence[str]:
         """Return the profiles whose access token expires before that time.

@@ -80,14 +80,15 @@ class FileDocuments:
         }
         return sorted(profile for profile in found if profile > after)[:limit]
 
-    async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
+    async def last_changed(self, *, after: str, limit: int, before: datetime) -> Mapping[str, datetime]:
         times: dict[str, float] = {}
         suffixes = (*_SUFFIXES.values(), *_OTHER_SUFFIXES)
         for name, changed in await in_thread(atomic.directory_entries, self._path.parent):
             profile = profile_names.profile_of(self._path, name, suffixes)
             if profile is not None and profile > after:
                 times[profile] = max(times.get(profile, 0), changed)
-        return {profile: datetime.fromtimestamp(times[profile], UTC) for profile in sorted(times)[:limit]}
+        earlier = [profile for profile, changed in times.items() if datetime.fromtimestamp(changed, UTC) < before]
+        return {profile: datetime.fromtimestamp(times[profile], UTC) for profile in sorted(earlier)[:limit]}
 
     async def due(self, before: datetime) -> Sequence[str] | None:  # noqa: ARG002 - only the documents tell
         return None

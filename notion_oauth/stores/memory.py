@@ -82,9 +82,10 @@ class MemoryDocuments:
             ]
         return sorted(name for name in names if name > after)[:limit]
 
-    async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
+    async def last_changed(self, *, after: str, limit: int, before: datetime) -> Mapping[str, datetime]:
         with self._changing:
             changed = {name: found.changed for name, found in self._profiles.items() if found.changed and name > after}
+        changed = {name: when for name, when in changed.items() if when < before}
         return {name: changed[name] for name in sorted(changed)[:limit]}
 
     async def due(self, before: datetime) -> Sequence[str] | None:  # noqa: ARG002 - only the documents tell

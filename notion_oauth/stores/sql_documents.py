@@ -54,7 +54,8 @@ _PROFILES = """
 SELECT profile FROM notion_oauth_logins WHERE profile > :after AND (login IS NOT NULL{or_registered})
 ORDER BY profile LIMIT :limit"""
 _LAST_CHANGED = """
-SELECT profile, changed_at FROM notion_oauth_logins WHERE profile > :after ORDER BY profile LIMIT :limit"""
+SELECT profile, changed_at FROM notion_oauth_logins WHERE profile > :after AND changed_at < :before
+ORDER BY profile LIMIT :limit"""
 _DUE = "SELECT profile FROM notion_oauth_logins WHERE due_at < :before ORDER BY due_at LIMIT :limit"
 _FORGET = "DELETE FROM notion_oauth_logins WHERE profile = :profile"
 
@@ -192,8 +193,8 @@ class SqlDocuments:
         statement = _PROFILES.replace("{or_registered}", " OR registrations IS NOT NULL" if registered else "")
         return [row[0] for row in await self._execute(statement, after=after, limit=limit)]
 
-    async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
-        rows = await self._execute(_LAST_CHANGED, after=after, limit=limit)
+    async def last_changed(self, *, after: str, limit: int, before: datetime) -> Mapping[str, datetime]:
+        rows = await self._execute(_LAST_CHANGED, after=after, limit=limit, before=before.timestamp())
         return {profile: datetime.fromtimestamp(changed_at, UTC) for profile, changed_at in rows}
 
     async def due(self, before: datetime) -> Sequence[str]:

@@ -211,7 +211,7 @@ class ForgetsHalf(_Documents):
 
 
 class KnowsNoTimes(_Documents):
-    async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
+    async def last_changed(self, *, after: str, limit: int, before: datetime) -> Mapping[str, datetime]:
         return {name: datetime(1970, 1, 1, tzinfo=UTC) for name in sorted(self._profiles)}
 
 

@@ -400,6 +400,8 @@ async def the_last_change_of_each_profile_is_known(make: Make) -> None:
     assert list(changed) == ["registered", "user-1", "user-2", "user-3"]
     assert all(before < when < datetime.now(UTC) + timedelta(seconds=1) for when in changed.values())
     assert list(await make().last_changed(after="user-1", limit=1)) == ["user-2"]
+    assert list(await make().last_changed(before=before)) == []
+    assert list(await make().last_changed(before=datetime.now(UTC) + timedelta(seconds=1))) == list(changed)
 
 
 @rule

@@ -93,8 +93,8 @@ class HookedDocuments:
     async def profiles(self, *, after: str, limit: int, registered: bool) -> Sequence[str]:
         return await self.documents.profiles(after=after, limit=limit, registered=registered)
 
-    async def last_changed(self, *, after: str, limit: int) -> Mapping[str, datetime]:
-        return await self.documents.last_changed(after=after, limit=limit)
+    async def last_changed(self, *, after: str, limit: int, before: datetime) -> Mapping[str, datetime]:
+        return await self.documents.last_changed(after=after, limit=limit, before=before)
 
     async def due(self, before: datetime) -> Sequence[str] | None:
         return await self.documents.due(before)

@@ -64,9 +64,12 @@ class VisitorCleanup:
         failure: StorageError | None = None
         ended_before, self._ended_since = self._ended_since, {}
         after = ""
+        # A database may have very many profiles: there, only those are looked at that no server lets live any longer
+        unchanged_for = self._lifetimes.idle + MARGIN if self._store.has_leases else MARGIN
+        before = self._clock() - unchanged_for
         while True:
             try:
-                page = await self._store.last_changed(after=after)
+                page = await self._store.last_changed(after=after, before=before)
             except StorageError as error:
                 return failure or error
             if not page:

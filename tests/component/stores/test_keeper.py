@@ -11,17 +11,21 @@ import anyio
 import pytest
 
 from notion_oauth.models import TokenSet
+from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from notion_oauth.storage import StoredLogin
 from notion_oauth.stores import schema
 from notion_oauth.stores.database import Database
 from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.stores.sql_documents import DatabaseStore
 from notion_oauth.stores.sqlite import SqliteDatabase
 from notion_oauth.web.profiles.keeper import Keeper
+from notion_oauth.web.profiles.visitor_cleanup import VisitorCleanup
 from tests.conftest import Posted
 from tests.contract.rules import ended
+from tests.support.clock import Clock
 from tests.support.databases import Postgresql
 from tests.support.signing_in import sign_in
 from tests.support.stores import load_login, save_login
@@ -177,3 +181,29 @@ class TestKeeper:
         [[left]] = execute(database, "SELECT next_at - {now} FROM notion_oauth_pace")
         assert 100 < left <= 120
         assert await load_login(oauth.store, "user-1") is not None
+
+
+async def test_cleanup_looks_only_at_visitors_that_no_server_lets_live(database: Database) -> None:
+    """Among very many that are stored."""
+    store, now = DatabaseStore(database), datetime.now(UTC)
+    names = [f"web-{number:032x}" for number in range(3)]
+    for name in names:
+        await save_login(store, name, tokens(updated_at=now, authorized_at=now, expires_at=now + timedelta(hours=1)))
+    looked: list[str] = []
+    load = store.load
+
+    async def note(profile: str) -> StoredLogin:
+        looked.append(profile)
+        return await load(profile)
+
+    store.load = note  # type: ignore[method-assign]
+    clock = Clock()
+    clock.ahead = timedelta(days=20)
+    cleanup = VisitorCleanup(store, Lifetimes(), clock, uptime=lambda: clock().timestamp())
+    assert await cleanup.remove_ended() is None
+    assert looked == []
+    for days in (32, 34):
+        clock.ahead = timedelta(days=days)
+        assert await cleanup.remove_ended() is None
+    assert looked == names * 2
+    assert await store.profiles() == []
