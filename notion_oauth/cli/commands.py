@@ -247,17 +247,27 @@ def run(
 @rare_commands.command(epilog="Example: `notion-oauth profiles`")
 def profiles(
     ctx: typer.Context,
+    after: Annotated[
+        str, typer.Option(help="List only those whose name comes after this one.", show_default=False)
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option(help="List at most this number.", min=1, max=1000, show_default=False)
+    ] = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
     env_file: EnvFile = None,
     as_json: AsJson = False,
 ) -> None:
     """List the profiles and their status."""
-    if (fast := _fast_profiles(ctx, token_file, server_url, env_file)) is not None:
+    in_part = bool(after) or limit is not None
+    if not in_part and (fast := _fast_profiles(ctx, token_file, server_url, env_file)) is not None:
         found, default = fast
     else:
         oauth = oauth_from_options(ctx, None, token_file, server_url, env_file)
-        names = run_async(partial(_all_profiles, oauth.store))
+        from notion_oauth.storage import PAGE
+
+        part = partial(oauth.store.profiles, after=after, limit=limit or PAGE)
+        names = run_async(part if in_part else partial(_all_profiles, oauth.store))
         found, default = {name: _profile_status(oauth.for_profile(name), ctx) for name in names}, oauth.profile
     if as_json:
         print_json(found)

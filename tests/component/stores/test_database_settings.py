@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import sys
@@ -211,6 +212,16 @@ def test_logout_ends_the_login_in_the_database(cli: CommandLine, sandbox: Sandbo
     assert "has ended the grant" in cli.run("logout", **environment).stderr
     assert sandbox.live_grants == 0
     assert "Not signed in" in cli.run("status", **environment).stdout
+
+
+def test_profiles_are_listed_in_parts(cli: CommandLine, url: str) -> None:
+    store = create_store(Settings(database_url=url))
+    for number in range(5):
+        anyio.run(save_login, store, f"user-{number}", tokens(resource=None))
+    environment = {"NOTION_OAUTH_DATABASE_URL": url}
+    assert list(json.loads(cli.run("profiles", "--json", **environment).stdout)) == [f"user-{n}" for n in range(5)]
+    part = cli.run("profiles", "--after", "user-1", "--limit", "2", "--json", **environment)
+    assert list(json.loads(part.stdout)) == ["user-2", "user-3"]
 
 
 def test_postgresql_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
