@@ -101,8 +101,13 @@ class _Commands(TyperGroup):
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         accept_verbose(self)
-        with _escaped_message():
-            return super().make_context(*arguments, **options)
+        try:
+            with _escaped_message():
+                return super().make_context(*arguments, **options)
+        except OSError as error:  # of --help
+            if error.errno not in OUTPUT_ERRORS:
+                raise
+            output_failed(error)
 
     def invoke(self, ctx: Any) -> Any:
         try:

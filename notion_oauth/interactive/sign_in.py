@@ -203,6 +203,9 @@ def _print_remote_steps(console: Console, environment: Environment, url: str, po
             _print_to_copy(console, f"  {tunnel}")
             _print_url(console, "2. Open this URL on your computer and agree:", url)
             return
+        if environment.container:
+            shares = "if the container shares the network of your computer (--network host)"
+            _print(console, f"{server} is in this container. The browser can open its page only {shares}.\n")
     _print_url(console, "1. Open this URL on your computer and agree:", url)
     option = "ssh -t" if environment.ssh else "-it"
     paste = f"{_COPY} and paste it here." if terminal else f"{_COPY}. {_WITH_TERMINAL.format(option=option)}"

@@ -223,5 +223,7 @@ def test_output_that_is_full_or_closed_is_one_sentence(cli: CommandLine, command
         assert (done.returncode, done.stderr) == (1, f"Error: The output cannot be written: {reason}.\n")
     done = run_into(broken, cli, *command)
     assert (done.returncode, done.stderr) == (1, ""), "as other programs before `head`"
+    done = run_into(full, cli, "--help")
+    assert done.stderr == "Error: The output cannot be written: No space left on device.\n"
     os.close(full)
     os.close(broken)

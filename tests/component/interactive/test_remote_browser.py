@@ -88,3 +88,10 @@ async def test_server_on_this_machine_needs_a_tunnel_of_its_own(
     assert "1. Run this command on your computer, because 127.0.0.1:" in text
     assert text.count(" -L ") == 2
     assert text.index("ssh -L") < text.index("2. Open this URL on your computer and agree:")
+
+
+async def test_server_in_this_container_needs_a_shared_network(
+    oauth: NotionOAuth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = await printed(oauth, Environment({}, container=True), monkeypatch)
+    assert "is in this container. The browser can open its page only if the container shares the network" in text
