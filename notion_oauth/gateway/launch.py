@@ -31,6 +31,8 @@ def selected(settings: Settings, names: Sequence[str] = SELECTING) -> dict[str, 
         chosen.add("profile")  # `profile use` may have set it, and may later set another
     if "XDG_DATA_HOME" in os.environ and settings.token_file_origin == "user_data":  # noqa: S105 - an origin
         chosen.add("token_file")
+    if settings.database is not None:
+        chosen.discard("token_file")  # as an option, it would take the place of the database
     return {name: str(getattr(settings, name)) for name in names if name in chosen}
 
 

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from notion_oauth.app import create_app
 from notion_oauth.errors import ConfigurationError, StoreUnavailable
 from notion_oauth.files.encryption import Encryption, new_key
+from notion_oauth.gateway.launch import login_arguments
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings, load_settings
@@ -212,6 +213,16 @@ def test_logout_ends_the_login_in_the_database(cli: CommandLine, sandbox: Sandbo
     assert "has ended the grant" in cli.run("logout", **environment).stderr
     assert sandbox.live_grants == 0
     assert "Not signed in" in cli.run("status", **environment).stdout
+
+
+def test_configuration_of_a_client_selects_the_database(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client does not have the settings of this environment; an env file is named to it."""
+    (tmp_path / "my.env").write_text(f"NOTION_OAUTH_DATABASE_URL={url}\n")
+    monkeypatch.setenv("NOTION_OAUTH_ENV_FILE", str(tmp_path / "my.env"))
+    monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", str(tmp_path / "file.json"))
+    assert login_arguments(load_settings()) == ["--env-file", str(tmp_path / "my.env")]
 
 
 def test_profiles_are_listed_in_parts(cli: CommandLine, url: str) -> None:
