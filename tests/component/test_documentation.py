@@ -43,7 +43,7 @@ SHELLS = ("sh", "console", "powershell")
 STARTS = ("uv run python cli.py", "notion-oauth")  # how the documentation spells a command of ours
 # Lines that are not run here: they need a person, never end, install packages, or need something of the reader's
 NOT_RUN = re.compile(
-    r"\b(login|adopt|import|export|migrate|sandbox|uvicorn|pytest|COMMAND|keyring)\b|uv (sync|pip|add|tool)|\.ci/run"
+    r"\b(login|adopt|import|export(?! [A-Z])|migrate|sandbox|uvicorn|pytest|COMMAND|keyring)\b|uv (sync|pip|add|tool)|\.ci/run"
     r"|localhost:8000"
     r"|^NOTION_"
 )
