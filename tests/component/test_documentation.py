@@ -43,8 +43,8 @@ SHELLS = ("sh", "console", "powershell")
 STARTS = ("uv run python cli.py", "notion-oauth")  # how the documentation spells a command of ours
 # Lines that are not run here: they need a person, never end, install packages, or need something of the reader's
 NOT_RUN = re.compile(
-    r"\b(login|adopt|import|export(?! [A-Z])|migrate|sandbox|uvicorn|pytest|COMMAND|keyring)\b|uv (sync|pip|add|tool)|\.ci/run"
-    r"|localhost:8000"
+    r"\b(login|adopt|import|export(?! [A-Z])|migrate|sandbox|uvicorn|pytest|COMMAND|keyring)\b|uv (sync|pip|add|tool)"
+    r"|\.ci/run|localhost:8000"
     r"|^NOTION_"
 )
 OTHER_SHELL = re.compile(r"\$env:|\$token|^\$ ", re.MULTILINE)  # needs PowerShell, or shows output too
