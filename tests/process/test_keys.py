@@ -109,7 +109,7 @@ def test_keys_in_the_keyring_are_created_used_and_replaced(keyring_file: Path, c
     assert added.stdout == "", "a key in the keyring is not printed"
     assert all(key not in added.stderr for key in keyring_file.read_text().split())
     assert "Warning: .notion-tokens.json is encrypted with key" in cli.run("status", **environment).stdout
-    assert cli.run("reseal", **environment).stdout == "default  encrypted\n"
+    assert cli.run("reseal", **environment).stdout == "default\tencrypted\n"
     assert "Warning" not in cli.run("status", **environment).stdout
 
 

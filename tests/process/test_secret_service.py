@@ -118,7 +118,7 @@ def test_login_is_encrypted_with_a_key_in_the_secret_service(
     assert "from the system keyring" in status.stdout
     added = cli.process("key", "--keyring", **keyed)
     assert added.returncode == 0, added.stderr
-    assert cli.process("reseal", **keyed).stdout == "default  encrypted\n"
+    assert cli.process("reseal", **keyed).stdout == "default\tencrypted\n"
     assert cli.process("logout", **keyed).returncode == 0
     assert sandbox.live_grants == 0
 
