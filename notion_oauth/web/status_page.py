@@ -34,7 +34,7 @@ from notion_oauth.web.sessions.browser_cookies import BrowserCookies
 _LOG = logging.getLogger(__name__)
 NOTICE = "notion_oauth_notice"  # the cookie with the name of the notice for the next page
 NOTICE_LIFETIME = 60  # seconds
-NAMES_WITHIN = 1.5  # seconds that the page after a sign-in waits for the names of the workspace and the person
+NAMES_WITHIN = 0.2  # seconds that the page after a sign-in waits for the names of the workspace and the person
 _POLL = 0.05  # seconds
 _NOTICES = {  # the names are stored in cookies
     "signed_in": "You are signed in.",
