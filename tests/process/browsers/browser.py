@@ -54,7 +54,7 @@ class Page:
 
     @property
     def from_gateway(self) -> bool:
-        """Whether the proxy made the page, because no worker answered."""
+        """Whether the proxy or the browser made the page, because no worker answered."""
         return self.status in (502, 504) and "notion-oauth</title>" not in self.text
 
     def field(self, name: str) -> str:
@@ -143,7 +143,10 @@ class Browser:
         if way.worker is not None and urlsplit(url).hostname == HOST:
             headers[WORKER_HEADER] = str(way.worker)
         extensions = {"latency": way.latency, "impatient": way.impatient}
-        response = await self._http.request(method, url, headers=headers, data=form, extensions=extensions)
+        try:
+            response = await self._http.request(method, url, headers=headers, data=form, extensions=extensions)
+        except httpx.RemoteProtocolError:  # a worker died within its response: the browser says so itself
+            return Page(url, 502, "")
         text = f"Location: {urljoin(url, response.headers['location'])}" if response.is_redirect else response.text
         return Page(url, response.status_code, text)
 
