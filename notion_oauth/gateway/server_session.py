@@ -248,7 +248,7 @@ class ServerSession:
     async def _begin_in_time(self, initialize: Message) -> None:
         with anyio.move_on_after(BEGIN_TIMEOUT):
             return await self._begin_with(initialize)
-        raise Failure(f"{self._upstream.host} did not begin a session in time.", unreachable=True)
+        raise Failure(f"{self._upstream.host} did not begin a session in time.")
 
     async def _begin_with(self, initialize: Message) -> None:
         answers = []

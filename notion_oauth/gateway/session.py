@@ -154,7 +154,7 @@ class Session:
             try:
                 with anyio.move_on_after(answer_at - uptime()):
                     return await self.server.send(message, deliver, headers, request)
-                failure = Failure(f"{gateway.upstream.host} did not answer in time.", unreachable=True)
+                failure = Failure(f"{gateway.upstream.host} did not answer in time.")
             except NotionOAuthError as error:
                 if room.enter(error):
                     return await self._answer_locally(message, deliver)

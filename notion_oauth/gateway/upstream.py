@@ -35,22 +35,14 @@ _NOT_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeou
 class Failure(Exception):
     """A request without a usable response. `processed`: the server may have processed it.
 
-    `retry_after` is in seconds, if the server sent it. `unreachable`: there was no connection. `hint` says what
-    to do if the same request cannot succeed later.
+    `retry_after` is in seconds, if the server sent it. `hint` says what to do if the same request cannot succeed later.
     """
 
     def __init__(
-        self,
-        text: str,
-        *,
-        processed: bool = False,
-        retry_after: float | None = None,
-        unreachable: bool = False,
-        hint: str | None = None,
+        self, text: str, *, processed: bool = False, retry_after: float | None = None, hint: str | None = None
     ) -> None:
         super().__init__(text)
-        self.text, self.processed, self.retry_after, self.unreachable = text, processed, retry_after, unreachable
-        self.hint = hint
+        self.text, self.processed, self.retry_after, self.hint = text, processed, retry_after, hint
 
     @property
     def explanation(self) -> str:
@@ -170,7 +162,7 @@ class Upstream:
         try:
             return await self._tokens.token(rejected=rejected)
         except TransientError as error:
-            raise Failure(str(error), unreachable=True) from None
+            raise Failure(str(error)) from None
 
     async def _check_refusal(self, response: Response, token: SecretStr) -> None:
         """Raise StepUpRequired if the server requires more; Failure for a 401 after a refresh."""
@@ -191,9 +183,9 @@ class Upstream:
             async with response:
                 target = urljoin(url, response.headers.get("location", ""))
             if response.status not in REDIRECTS or url_problem(target) or origin(urlsplit(target)) != self._origin:
-                raise Failure(f"{self.host} sent a redirect, which is not followed.", unreachable=True)
+                raise Failure(f"{self.host} sent a redirect, which is not followed.")
             url = target
-        raise Failure(f"{self.host} sent more than {MAX_REDIRECTS} redirects.", unreachable=True)
+        raise Failure(f"{self.host} sent more than {MAX_REDIRECTS} redirects.")
 
     async def _send_to(
         self, url: str, method: str, headers: Mapping[str, str], body: bytes | None, token: SecretStr
@@ -204,9 +196,9 @@ class Upstream:
             request.extensions = {"timeout": {"connect": CONNECT_TIMEOUT}}
             return Response(await self._pool.send(request), self.host)
         except _NOT_SENT:
-            raise Failure(f"{self.host} could not be reached.", unreachable=True) from None
+            raise Failure(f"{self.host} could not be reached.") from None
         except NotionOAuthError as error:  # of a proxy, or an address that is not allowed
-            raise Failure(str(error), unreachable=True) from None
+            raise Failure(str(error)) from None
         except CONNECTION_ERRORS:
             raise broken(self.host) from None
 
