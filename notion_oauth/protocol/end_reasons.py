@@ -60,8 +60,7 @@ def describe_end(ended: EndedLogin, lifetimes: Lifetimes) -> str:
         "idle": f"it was not refreshed for {lifetimes.idle.days} days",
         "too_old": f"a login ends {lifetimes.grant.days} days after the sign-in",
         "expired": f"{server} reports that its refresh token has expired",
-        "revoked": f"it was revoked: the app was disconnected in the settings of {server}, "
-        "or another machine signed out",
+        "revoked": f"the app was disconnected in the settings of {server}, or another machine signed out",
         "client_forgotten": f"{server} no longer recognises this client; a new sign-in registers it again",
         "client_refused": f"{server} no longer allows this client to use refresh tokens",
         "ended": f"{server} ended it: the app was disconnected in its settings, or the same client signed in again",

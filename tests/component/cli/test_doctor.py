@@ -495,7 +495,7 @@ def test_an_ended_login_is_a_failure_with_its_reason(signed_in: Doctor, sandbox:
     assert signed_in.problems() == {"login"}
     result, message, hint = signed_in.worst("login")
     assert result == "failure"
-    assert "it was revoked" in message
+    assert "the app was disconnected in the settings" in message
     assert hint == "Sign in again with: python cli.py login"
 
 

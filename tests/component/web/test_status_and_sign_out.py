@@ -246,4 +246,4 @@ async def test_page_shows_when_login_ends_and_why_it_ended(
     browser.get("/", headers=page)
     with pytest.raises(SignInRequired):
         await NotionOAuth(settings).tokens.token()
-    assert "it was revoked" in browser.get("/", headers=page).text
+    assert "<strong>Why?</strong> The app was disconnected in the settings" in browser.get("/", headers=page).text
