@@ -7,6 +7,7 @@
     │   ├── StoreEncrypted          none of the configured keys decrypts the file; it was not changed
     │   ├── KeyUnavailable          the system keyring does not return the key
     │   ├── LoginExists             a login would be moved over another one
+    │   ├── LoginMoved              the login was moved to a database, which is not configured
     │   ├── StoreBusy               another process holds the lock for too long
     │   ├── LockLost                this process held the lock for too long, and another one has it now
     │   └── StoreUnavailable        the database cannot be reached
@@ -196,6 +197,10 @@ class LoginExists(StorageError):
     """A login is stored where another one was to be moved. Neither was changed."""
 
     default_hint = Hint("Neither was changed. To replace the login here, first end it", "logout")
+
+
+class LoginMoved(StorageError):
+    """The login of this token file was moved to a database, so the file is not used. Nothing was changed."""
 
 
 class StoreBusy(StorageError):

@@ -24,6 +24,7 @@ from notion_oauth.errors import (
     Hint,
     LockLost,
     LoginExists,
+    LoginMoved,
     StorageError,
     StoreDamaged,
     StoreEncrypted,
@@ -313,6 +314,8 @@ class TokenStore:
         try:
             tokens = (await self.load(profile)).tokens
             expires_at = None if tokens is None else _due_at(tokens)
+        except LoginMoved:
+            expires_at = None
         except StorageError:
             expires_at = datetime.min.replace(tzinfo=UTC)
         self._expiries[profile] = version, expires_at
@@ -538,7 +541,7 @@ class Hold:
         found, existing = await self.check_can_move_from(source)
         for registration in await source.registrations():
             await self.save_registration(registration)
-        if isinstance(found, TokenSet) and (existing is None or found.updated_at > existing.updated_at):
+        if isinstance(found, TokenSet) and _is_later(found, existing):
             await self.save(found)
             if source.may_still_arrive(found.refresh_token):
                 await self.reserve(found.refresh_token)
@@ -548,10 +551,10 @@ class Hold:
         await source.forget()
         return found is not None
 
-    async def check_can_move_from(self, source: Hold) -> tuple[Login | None, TokenSet | None]:
+    async def check_can_move_from(self, source: Hold) -> tuple[Login | None, Login | None]:
         """Return the login of the source and the one that is stored here. Raises as `move_from` does."""
-        found, existing = (await source.load()).login, (await self.load()).tokens
-        if isinstance(found, TokenSet) and existing is not None and not _same_sign_in(found, existing):
+        found, existing = (await source.load()).login, (await self.load()).login
+        if isinstance(found, TokenSet) and isinstance(existing, TokenSet) and not _same_sign_in(found, existing):
             raise LoginExists(f"There is a login in {self._codec.documents.name(self._profile, 'login')} already.")
         return found, existing
 
@@ -653,6 +656,13 @@ def _is_newer(unsaved: TokenSet, stored: Login | None, marker: bytes | None) -> 
         # Not the previous one: whoever saved the stored tokens may have sent it too
         return stored.refresh_token is not None and sent == _hash(stored.refresh_token.get_secret_value())
     return sent is None or stored is not None  # not for a login that was signed out meanwhile
+
+
+def _is_later(tokens: TokenSet, stored: Login | None) -> bool:
+    """Whether the tokens are from after what is stored of the same sign-in, or from another sign-in than its end."""
+    if isinstance(stored, TokenSet):
+        return tokens.updated_at > stored.updated_at
+    return stored is None or tokens.authorized_at is None or stored.authorized_at != tokens.authorized_at
 
 
 def _same_sign_in(one: TokenSet, other: TokenSet) -> bool:

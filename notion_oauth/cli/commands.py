@@ -500,7 +500,8 @@ def import_(
 ) -> None:
     """Move all logins with their client registrations from FILE into the database, also those of a service's visitors.
 
-    Stop the programs that use FILE first. An interrupted import can be repeated.
+    Stop the programs that use FILE first. Afterwards, they refuse it until they have the database's URL. An interrupted
+    import can be repeated.
     """
     _move_between(settings_from_options(ctx, None, None, None, env_file), file, into_database=True)
 
@@ -519,25 +520,23 @@ def export(
 
 
 def _move_between(settings: Settings, file: Path, *, into_database: bool) -> None:
-    from notion_oauth.cli.adopt import move_all
-    from notion_oauth.storage import JsonFileStore
-    from notion_oauth.stores.factory import create_store, encryption_for
+    from notion_oauth.cli.adopt import Move
+    from notion_oauth.stores.factory import create_store, database_for, encryption_for
 
-    if settings.database is None:
+    if (database := database_for(settings)) is None:
         hint = "Set it to the URL of a database."
         raise ConfigurationError("NOTION_OAUTH_DATABASE_URL is not set.", hint=hint)
-    database = create_store(settings)
-    database.check_usable()
-    files = JsonFileStore(file.expanduser().absolute(), encryption=encryption_for(settings))
+    store = create_store(settings)
+    store.check_usable()
     failures: list[NotionOAuthError] = []
 
     def failed(name: str, error: NotionOAuthError) -> None:
         failures.append(error)
         echo(f"{name}: {error.message}", err=True)
 
-    source, target = (files, database) if into_database else (database, files)
-    moved = run_async(partial(move_all, source, target, failed))
-    echo(f"Profiles moved: {len(moved)}. Not moved: {len(failures)}.", err=True)
+    move = Move(file.expanduser().absolute(), store, database.name, encryption_for(settings), failed)
+    moved = run_async(move.into_database if into_database else move.into_files)
+    echo(f"Profiles moved: {moved}. Not moved: {len(failures)}.", err=True)
     if failures:
         raise typer.Exit(exit_code(failures[0]))
 

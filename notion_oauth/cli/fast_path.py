@@ -14,7 +14,7 @@ from pathlib import Path
 
 from notion_oauth import profile_names
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.files import atomic, env_file, permissions
+from notion_oauth.files import atomic, env_file, moved, permissions
 from notion_oauth.files.default_profile import read_default_profile
 from notion_oauth.files.locations import CLONE_TOKEN_FILE, Origin, user_token_file
 from notion_oauth.files.protection import Protection
@@ -82,7 +82,7 @@ def read_fast(
         found = atomic.read_file(file, partial(_login, profile=profile, file=file, origin=origin, server_url=url))
     except (NotionOAuthError, ValueError, OSError, RuntimeError):
         return None
-    if found is None or permissions.weakness(file):
+    if found is None or permissions.weakness(file) or moved.is_moved(file):
         return None
     if found.resource is not None and not resource_covers(found.resource, url):
         return None
@@ -94,8 +94,8 @@ def stored_profiles(token_file: Path | None, *, clone: Path | None = None) -> di
     try:
         path, _ = _token_file(token_file, os.environ.get(_PREFIX + "TOKEN_FILE") or None, clone)
         path = path.expanduser().absolute()
-        names = [name for name, _ in atomic.directory_entries(path.parent)]
-        found = sorted({each for name in names if (each := profile_names.profile_of(path, name)) is not None})
+        names, suffixes = [name for name, _ in atomic.directory_entries(path.parent)], ("", moved.SUFFIX)
+        found = sorted({each for name in names if (each := profile_names.profile_of(path, name, suffixes)) is not None})
         return {name: _workspace(profile_names.profile_file(path, name)) for name in found}
     except (NotionOAuthError, ValueError, OSError, RuntimeError):
         return {}

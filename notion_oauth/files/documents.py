@@ -15,7 +15,7 @@ import filelock
 
 from notion_oauth import profile_names
 from notion_oauth.errors import ConfigurationError, StoreBusy, WarningWithHint
-from notion_oauth.files import atomic, permissions
+from notion_oauth.files import atomic, moved, permissions
 from notion_oauth.files.claims import Claims
 from notion_oauth.files.held_file import HeldFile
 
@@ -31,11 +31,12 @@ class FileDocuments:
     """Stores the default profile in the file at `path`, and profile NAME in `path.NAME.profile`.
 
     Next to each are `.clients` (registrations), `.lock` (the kernel lock) and, during a request for tokens,
-    `.reserved`. All are mode 0600.
+    `.reserved`. All are mode 0600. Profiles with a `.moved` are refused, unless `moving` says that this is for a move.
     """
 
-    def __init__(self, path: Path, *, lock_wait: timedelta) -> None:
+    def __init__(self, path: Path, *, lock_wait: timedelta, moving: bool = False) -> None:
         self._path = path
+        self._moving = moving
         self._lock_wait = lock_wait
         # `version` must take microseconds, and each browser session has a new profile name
         self._file_names = lru_cache(maxsize=1024)(lambda profile: str(self.path(profile)))
@@ -60,6 +61,7 @@ class FileDocuments:
 
     async def read(self, profile: str, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
         path = self.path(profile, kind)
+        self._check_not_moved(profile)
         if kind == "login":
             permissions.warn_if_linked(path)
         if slow:
@@ -68,17 +70,22 @@ class FileDocuments:
         return atomic.read_file(path, decode)
 
     async def check_writable(self, profile: str, size: int) -> None:
+        self._check_not_moved(profile)
         await in_thread(partial(atomic.ensure_writable, self.path(profile), size=size))
 
     async def profiles(self, *, after: str, limit: int, registered: bool) -> Sequence[str]:
-        suffixes = ("", ".clients") if registered else ("",)
-        names = await in_thread(atomic.directory_entries, self._path.parent)
-        found = {
-            profile
-            for name, _ in names
-            if (profile := profile_names.profile_of(self._path, name, suffixes)) is not None
-        }
+        suffixes = ("", *([".clients"] if registered else []), *([] if self._moving else [moved.SUFFIX]))
+        found = await in_thread(self._profiles_with, suffixes)
         return sorted(profile for profile in found if profile > after)[:limit]
+
+    def moved_profiles(self) -> set[str]:
+        """Return the profiles that were moved to a database. Raises StorageError."""
+        return self._profiles_with((moved.SUFFIX,))
+
+    def _profiles_with(self, suffixes: Sequence[str]) -> set[str]:
+        entries = atomic.directory_entries(self._path.parent)
+        found = (profile_names.profile_of(self._path, name, suffixes) for name, _ in entries)
+        return {profile for profile in found if profile is not None}
 
     async def last_changed(self, *, after: str, limit: int, before: datetime) -> Mapping[str, datetime]:
         times: dict[str, float] = {}
@@ -112,6 +119,10 @@ class FileDocuments:
     async def outcome(self, key: str) -> bytes | None:
         return await in_thread(self._claims.outcome, key)
 
+    def _check_not_moved(self, profile: str) -> None:
+        if not self._moving:
+            moved.check_not_moved(self.path(profile), self._path)
+
     @cached_property
     def _claims(self) -> Claims:
         return Claims(profile_names.add_suffix(self.path(profile_names.DEFAULT_PROFILE), ".claims"))
@@ -132,6 +143,7 @@ class FileDocuments:
         except OSError as error:
             raise atomic.storage_error(path, "locked", error) from None
         try:
+            self._check_not_moved(profile)  # now that no move can be in progress
             yield _FileHold(self, profile)
         finally:
             login.release()

@@ -328,6 +328,7 @@ ERRORS: dict[str, errors.NotionOAuthError] = {
     "store: lock lost": errors.LockLost("-"),
     "store: not reachable": errors.StoreUnavailable("-"),
     "store: another login is there": errors.LoginExists("-"),
+    "store: login was moved to a database": errors.LoginMoved("-"),
     "not signed in": errors.NotSignedIn("-"),
     "login is for another server": errors.ResourceMismatch("-"),
     "login has ended": errors.SignInRequired("-"),

@@ -15,7 +15,7 @@ from notion_oauth import profile_names
 from notion_oauth.cli.doctor.findings import Finding, SharedResult
 from notion_oauth.clock import Clock
 from notion_oauth.concurrency import run_in_daemon_thread
-from notion_oauth.files import atomic, token_file_format
+from notion_oauth.files import atomic, moved, token_file_format
 from notion_oauth.files.encryption import Encryption
 from notion_oauth.files.token_file_format import StoredFile
 from notion_oauth.models import Discovery, EndedLogin, Registration, TokenSet
@@ -87,8 +87,7 @@ class CheckContext:
 
     async def read_files(self) -> None:
         """Read the stored files. This may read a key from the system keyring, which takes a few seconds at most."""
-        read = partial(atomic.read_file, self.token_file, len, fix=False)
-        checked = read if self.settings.database is None else self._check_database
+        checked = self._check_file if self.settings.database is None else self._check_database
         await self.file_size.run(run_in_daemon_thread(checked))
         await self.encryption.run(run_in_daemon_thread(partial(encryption_for, self.settings)))
         await self.login.run(self._read("", "login", token_file_format.decode_login))
@@ -99,6 +98,11 @@ class CheckContext:
         """The file next to the token file with this suffix, such as its lock."""
         return profile_names.add_suffix(self.token_file, suffix)
 
+    def _check_file(self) -> int | None:
+        """Return the size of the token file, if it exists. Raises StorageError if it must not be used."""
+        moved.check_not_moved(self.token_file, self.settings.token_file)
+        return atomic.read_file(self.token_file, len, fix=False)
+
     def _check_database(self) -> None:
         """Raise an error unless this version can use the database."""
         if (database := database_for(self.settings)) is not None:
@@ -106,8 +110,8 @@ class CheckContext:
 
     async def _read(self, suffix: str, kind: Kind, decode: Callable[[bytes, str], T]) -> StoredFile[T] | None:
         encryption, binding = await self.encryption.get(), bound_to(self.settings.profile, kind)
+        await self.file_size.get_or_skip()
         if self.settings.database is not None:
-            await self.file_size.get_or_skip()
             documents = create_store(self.settings).documents
             name = documents.name(self.settings.profile, kind)
             decoded = partial(token_file_format.decode_stored, name, decode, encryption, binding)

@@ -325,7 +325,8 @@ def test_logins_are_moved_into_the_database_and_back(cli: CommandLine, url: str,
         assert {name: anyio.run(load_login, target, name) for name in logins} == logins
         assert anyio.run(target.load_registrations, "default") == (registration(),)
         assert anyio.run(target.load_registrations, "registered-only") == (registration(),)
-        assert anyio.run(partial(source.profiles, registered=True)) == []
+        left = [each.name for each in (tmp_path / "data").iterdir() if each.suffix in (".json", ".profile", ".clients")]
+        assert left == [] if source is files else anyio.run(partial(source.profiles, registered=True)) == []
 
 
 def test_import_replaces_no_other_login_and_can_be_repeated(cli: CommandLine, url: str, tmp_path: Path) -> None:
@@ -339,7 +340,8 @@ def test_import_replaces_no_other_login_and_can_be_repeated(cli: CommandLine, ur
     assert done.returncode == 7
     assert "Profiles moved: 1. Not moved: 1." in done.stderr
     assert anyio.run(load_login, store, "default") == newer
-    assert anyio.run(files.profiles) == ["work"]
+    assert [each.name for each in tmp_path.glob("tokens.json*.profile")] == ["tokens.json.work.profile"]
+    assert not (tmp_path / "tokens.json").exists()
 
 
 def test_adopt_names_import_if_a_database_is_in_use(cli: CommandLine, url: str) -> None:
