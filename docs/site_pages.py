@@ -23,6 +23,7 @@ OUTSIDE = {  # of docs/: the file, and its page
     "CHANGELOG.md": "changelog.md",
     "benchmarks/README.md": "benchmarks.md",
     "deploy/README.md": "deploy.md",
+    "examples/README.md": "examples.md",
 }
 SOURCES = {page: file for file, page in OUTSIDE.items()}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
@@ -31,7 +32,8 @@ _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages."""
     for file, page in OUTSIDE.items():
-        files.append(File.generated(config, page, content=(ROOT / file).read_text()))
+        code = programs() if file == "examples/README.md" else ""
+        files.append(File.generated(config, page, content=(ROOT / file).read_text() + code))
     files.append(File.generated(config, "api.md", content=api()))
     files.append(File.generated(config, "commands.md", content=commands()))
     return files
@@ -47,11 +49,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return link[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         found = OUTSIDE.get(path) or OUTSIDE.get(f"{path}/README.md") or path.removeprefix("docs/")
+        if path in programs_by_path():
+            return f"[{text}](examples.md#{posixpath.basename(path).replace('.', '')})"
         if files.get_file_from_path(found) or not (ROOT / path).exists():  # mkdocs reports what does not exist
             return f"{image}[{text}]({found}{anchor})"
         return text
 
     return _LINK.sub(linked, markdown)
+
+
+def programs_by_path() -> dict[str, Path]:
+    """The programs in examples/."""
+    found = sorted((ROOT / "examples").iterdir())
+    return {f"examples/{file.name}": file for file in found if file.is_file() and file.suffix != ".md"}
+
+
+def programs() -> str:
+    """The code of the examples."""
+    files = programs_by_path().values()
+    return "".join(f"\n## {each.name}\n\n```{each.suffix[1:]}\n{each.read_text()}```\n" for each in files)
 
 
 def api() -> str:

@@ -21,6 +21,7 @@ from notion_oauth.settings import Settings
 pytest_plugins = [
     "tests.unit.spec.plugin",
     "tests.support.certificates",
+    "tests.support.clone",
     "tests.support.command_line",
     "tests.support.databases",
     "tests.support.log_lines",

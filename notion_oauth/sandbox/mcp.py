@@ -17,6 +17,7 @@ TOOL = {
     "name": "notion-fetch",
     "description": "Fetch an entity by its id; `self` returns the signed-in user and the workspace.",
     "inputSchema": {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+    "annotations": {"readOnlyHint": True},
 }
 
 
