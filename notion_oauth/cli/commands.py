@@ -91,19 +91,29 @@ def login(
         bool, typer.Option("--new-client", help="Register a new client, if the server has forgotten the stored one.")
     ] = False,
     scope: Annotated[
-        str | None, typer.Option(help="Request these scopes in addition to those of the login.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="SCOPES", help="Request these scopes in addition to those of the login.", show_default=False
+        ),
     ] = None,
     acr_values: Annotated[
         str | None,
-        typer.Option(help="Request these authentication context classes (acr_values, RFC 9470).", show_default=False),
+        typer.Option(
+            metavar="VALUES",
+            help="Request these authentication context classes (acr_values, RFC 9470).",
+            show_default=False,
+        ),
     ] = None,
     max_age: Annotated[
         int | None,
-        typer.Option(help="Request a sign-in that is at most this old, in seconds.", min=0, show_default=False),
+        typer.Option(metavar="SECONDS", help="Request a sign-in that is at most this old.", min=0, show_default=False),
     ] = None,
     assertion_file: Annotated[
         Path | None,
-        typer.Option(help="Sign in without a browser, with the JWT in this file (RFC 7523); - means standard input."),
+        typer.Option(
+            metavar="FILE",
+            help="Sign in without a browser, with the JWT in this file (RFC 7523); - means standard input.",
+        ),
     ] = None,
     profile: Profile = None,
     token_file: TokenFile = None,
@@ -225,9 +235,12 @@ def _variable_name(text: str) -> str:
 )
 def run(
     ctx: typer.Context,
-    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.")],
+    command: Annotated[
+        list[str], typer.Argument(metavar="COMMAND...", help="The program and its arguments, after --.")
+    ],
     variable: Annotated[
-        str, typer.Option("--env", parser=_variable_name, help="The environment variable for the token.")
+        str,
+        typer.Option("--env", parser=_variable_name, metavar="NAME", help="The environment variable for the token."),
     ] = TOKEN_VARIABLE,
     min_ttl: Annotated[
         timedelta, duration_option("Refresh first if the token expires within this time, such as 10m.")
@@ -248,10 +261,10 @@ def run(
 def profiles(
     ctx: typer.Context,
     after: Annotated[
-        str, typer.Option(help="List only those whose name comes after this one.", show_default=False)
+        str, typer.Option(metavar="NAME", help="List only those whose name comes after this one.", show_default=False)
     ] = "",
     limit: Annotated[
-        int | None, typer.Option(help="List at most this number.", min=1, max=1000, show_default=False)
+        int | None, typer.Option(metavar="N", help="List at most this number.", min=1, max=1000, show_default=False)
     ] = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
@@ -604,7 +617,9 @@ def sandbox(
             parser=partial(parse_port, lowest=0), metavar="PORT", help="The port to listen on; 0 means any free port."
         ),
     ] = 9000,
-    token_lifetime: Annotated[float, typer.Option(help="The lifetime of an access token, in seconds.", min=1)] = 3600,
+    token_lifetime: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The lifetime of an access token.", min=1)
+    ] = 3600,
     auto_consent: Annotated[bool, typer.Option("--auto-consent", help="Grant consent without showing a page.")] = False,
 ) -> None:
     """Run a practice server on this machine, for development without a Notion workspace."""

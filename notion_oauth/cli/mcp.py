@@ -145,16 +145,17 @@ def config(
 
     settings = settings_from_options(ctx, profile, token_file, server_url, env_file)
     options = mcp_config.GatewayOptions(read_only, allow_tool or (), deny_tool or (), patience)
-    mcp_config.run(client, settings, options, port=port if http else None, write=write)
+    sign_in = render_hint(errors.SIGN_IN, ctx)
+    mcp_config.run(client, settings, options, port=port if http else None, write=write, sign_in=sign_in)
 
 
 @mcp.command(epilog="Example: `notion-oauth mcp serve --read-only`")
 def serve(
     ctx: typer.Context,
     port: Annotated[
-        int, typer.Option(help="The port to listen on; 0 is any free port.", min=0, max=65535)
+        int, typer.Option(metavar="PORT", help="The port to listen on; 0 is any free port.", min=0, max=65535)
     ] = DEFAULT_PORT,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Answer requests for this host name, too. Can be repeated.")
     ] = None,

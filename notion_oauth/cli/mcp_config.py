@@ -20,9 +20,9 @@ from typing import Any
 
 import typer
 
-from notion_oauth.cli.options import echo, program_name, run_async
+from notion_oauth.cli.options import echo, run_async
 from notion_oauth.cli.work_tree import work_tree_warning
-from notion_oauth.errors import SIGN_IN, ConfigurationError, NotionOAuthError, StorageError, escape
+from notion_oauth.errors import ConfigurationError, NotionOAuthError, StorageError, escape
 from notion_oauth.files import atomic
 from notion_oauth.gateway.clients import (
     CLIENTS,
@@ -63,8 +63,12 @@ class GatewayOptions:
         ]
 
 
-def run(client: str, settings: Settings, options: GatewayOptions, *, port: int | None, write: bool) -> None:
+def run(
+    client: str, settings: Settings, options: GatewayOptions, *, port: int | None, write: bool, sign_in: str
+) -> None:
     """The command. `port` is that of the HTTP face; None if the client starts the gateway itself.
+
+    `sign_in` is what to do if nobody is signed in.
 
     Raises ConfigurationError, StorageError.
     """
@@ -79,7 +83,12 @@ def run(client: str, settings: Settings, options: GatewayOptions, *, port: int |
     why = write_configuration(configuration) if write else None
     if not write or why is not None:
         _print(configuration, why)
-    _print_next_steps(configuration, server, settings, serve_command(settings, options, port or DEFAULT_PORT))
+    steps = _next_steps(configuration, server, settings, serve_command(settings, options, port or DEFAULT_PORT))
+    with suppress(NotionOAuthError):  # a store that cannot be read is not what this command is about
+        if run_async(NotionOAuth(settings).status).status == "unauthenticated":
+            steps.append(f"Nobody is signed in yet. {sign_in}")
+    if steps:
+        echo("\n" + "\n".join(steps), err=True)
 
 
 def _unknown(client: str, server: Launch | Endpoint) -> ConfigurationError:
@@ -107,9 +116,10 @@ def _print(configuration: Configuration, why: str | None) -> None:
         echo(f"\nOr run: {machine().render_command(configuration.add)}", err=True)
 
 
-def _print_next_steps(
+def _next_steps(
     configuration: Configuration, server: Launch | Endpoint, settings: Settings, serve: tuple[str, ...]
-) -> None:
+) -> list[str]:
+    """What to do after this."""
     steps = [configuration.note] if configuration.note else []
     if isinstance(server, Endpoint):
         steps.append(f"Start the gateway, and let it run: {machine().render_command(serve)}")
@@ -124,14 +134,10 @@ def _print_next_steps(
     elif left := sorted(PREFIX + name.upper() for name in settings.given.difference(SELECTING)):
         message = f"{configuration.client} may start the gateway without what is set in this shell: {', '.join(left)}."
         steps.append(f"Warning: {message} Put it into a file, and name the file with --env-file.")
-    with suppress(NotionOAuthError):  # a store that cannot be read is not what this command is about
-        if run_async(NotionOAuth(settings).status).status == "unauthenticated":
-            steps.append(f"Nobody is signed in yet. {SIGN_IN.with_command(program_name())}")
     if is_temporary(sys.prefix):
         message = "uvx and `pipx run` delete the environment of this program at some time."
         steps.append(f"Warning: {message} Install it with `uv tool install` or `pipx install`, and run this again.")
-    if steps:
-        echo("\n" + "\n".join(steps), err=True)
+    return steps
 
 
 def program_command() -> tuple[str, ...]:

@@ -108,16 +108,24 @@ def complete_profile(ctx: typer.Context, incomplete: str) -> list[tuple[str, str
     return [(name, workspace) for name, workspace in found.items() if name.startswith(incomplete)]
 
 
-TokenFile = Annotated[Path | None, _login_option("--token-file", "The token file. [NOTION_OAUTH_TOKEN_FILE]")]
-ServerUrl = Annotated[str | None, _login_option("--server-url", "The URL of the MCP server. [NOTION_OAUTH_SERVER_URL]")]
+TokenFile = Annotated[
+    Path | None, _login_option("--token-file", "The token file. [NOTION_OAUTH_TOKEN_FILE]", metavar="FILE")
+]
+ServerUrl = Annotated[
+    str | None, _login_option("--server-url", "The URL of the MCP server. [NOTION_OAUTH_SERVER_URL]", metavar="URL")
+]
 Profile = Annotated[
     str | None,
     _login_option(
-        "--profile", "The profile, which names a login. [NOTION_OAUTH_PROFILE]", autocompletion=complete_profile
+        "--profile",
+        "The profile, which names a login. [NOTION_OAUTH_PROFILE]",
+        metavar="NAME",
+        autocompletion=complete_profile,
     ),
 ]
 EnvFile = Annotated[
-    Path | None, _login_option("--env-file", "A file with settings, such as .env. [NOTION_OAUTH_ENV_FILE]")
+    Path | None,
+    _login_option("--env-file", "A file with settings, such as .env. [NOTION_OAUTH_ENV_FILE]", metavar="FILE"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

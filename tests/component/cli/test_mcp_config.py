@@ -105,6 +105,7 @@ def test_only_the_newest_copy_is_kept(cli: CommandLine, home: Path) -> None:
 
 def test_config_says_that_nobody_is_signed_in(cli: CommandLine, home: Path) -> None:
     assert "Nobody is signed in yet. Sign in with: " in cli.run("mcp", "config", "cursor").stderr
+    assert "login --profile work\n" in cli.run("mcp", "config", "cursor", "--profile", "work").stderr
 
 
 def test_options_and_the_environment_are_carried_over(cli: CommandLine, home: Path) -> None:
