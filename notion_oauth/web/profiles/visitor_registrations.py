@@ -8,7 +8,6 @@ request additional scopes.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
@@ -22,8 +21,9 @@ from notion_oauth.models import ClientInformation, Registration
 from notion_oauth.storage import TokenStore
 from notion_oauth.tokens.registrations import Save
 
-MAX_EXTENDED_SCOPE = 100  # registrations an hour and worker, for scopes that the unclaimed client may not request
+MAX_EXTENDED_SCOPE = 100  # registrations an hour of all instances, for scopes that the unclaimed client may not request
 HOUR = timedelta(hours=1)
+RECHECK = timedelta(minutes=1)  # between two looks for a registration that is more than an hour old
 RETRY_AFTER = 5.0  # seconds; a registration is usually faster
 LOCK_TIMEOUT = timedelta(seconds=20)  # how long a sign-in waits for the registrations of others
 MAX_AGE = timedelta(days=1)  # servers forget clients after months, and a login ends with its client
@@ -53,7 +53,9 @@ class VisitorRegistrations:
         self._extended_scope_lock = anyio.Lock()
         self._registered: anyio.Event | None = None  # of the task that registers a client for the default scope
         self._file_lock = anyio.Lock()  # for short file operations
-        self._extended_scope_times: deque[datetime] = deque()
+        self._full_at: datetime | None = None  # when all registrations of an hour were found to be used
+        self._unused_at: datetime | None = None  # when one was claimed that is not used yet
+        self._next = 0
 
     async def load(self) -> Sequence[Registration]:
         """Return the clients that a sign-in may use: the unclaimed ones of the last day."""
@@ -121,27 +123,35 @@ class VisitorRegistrations:
         try:
             before = await self._extended_scope_clients()
             if before:  # the first one is not limited
-                self._check_limit()
+                await self._claim_one()
             yield
             if before and await self._extended_scope_clients() != before:
-                self._extended_scope_times.append(self._clock())
+                self._unused_at = None
         finally:
             self._extended_scope_lock.release()
 
     async def _extended_scope_clients(self) -> Sequence[Registration]:
         return [stored for stored in await self.load() if stored.extended_scope]
 
-    def _check_limit(self) -> None:
-        now = self._clock()
-        times = self._extended_scope_times
-        while times and not timedelta() <= now - times[0] < HOUR:
-            times.popleft()
-        if len(times) >= self._max_extended_scope:
-            raise TooManyRequests(
-                "This service has registered too many clients for additional scopes in the last hour.",
-                hint=f"{_WITHOUT_SCOPE} in an hour.",
-                retry_after=(HOUR - (now - times[0])).total_seconds(),
-            )
+    async def _claim_one(self) -> None:
+        """Claim one of the registrations of an hour among all instances. Raises TooManyRequests if none is left."""
+        if self._is_less_than(HOUR, self._unused_at):
+            return
+        if not self._is_less_than(RECHECK, self._full_at):
+            for _ in range(self._max_extended_scope):
+                self._next = (self._next + 1) % self._max_extended_scope
+                if await self._store.claim(f"registration for additional scopes {self._next}", HOUR):
+                    self._unused_at = self._clock()
+                    return
+            self._full_at = self._clock()
+        raise TooManyRequests(
+            "This service has registered too many clients for additional scopes in the last hour.",
+            hint=f"{_WITHOUT_SCOPE} later.",
+            retry_after=RECHECK.total_seconds(),
+        )
+
+    def _is_less_than(self, age: timedelta, since: datetime | None) -> bool:
+        return since is not None and timedelta() <= self._clock() - since < age
 
     async def claim(self, client: ClientInformation) -> None:
         """Mark the client as claimed: the completed sign-in keeps it, and later sign-ins use another."""

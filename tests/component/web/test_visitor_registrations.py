@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
@@ -26,8 +27,11 @@ from notion_oauth.sandbox.recording import RecordedRequest
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import JsonFileStore
+from notion_oauth.stores import schema
+from notion_oauth.stores.sql_documents import DatabaseStore
 from notion_oauth.web.profiles.visitor_registrations import REGISTERING
 from notion_oauth.web.profiles.visitors import Visitors
+from tests.support.databases import FailingDatabase
 from tests.support.visiting import PUBLIC, Visitor, application
 from tests.support.web_service import Browser
 
@@ -133,20 +137,37 @@ def held(store: JsonFileStore, profile: str) -> Iterator[None]:
 
 
 class Late:
-    """Applications whose clock is late by `by`."""
+    """Applications that share a store, whose clock is late by `by`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, database: FailingDatabase | None) -> None:
+        self._settings, self.database = settings, database
         self.by = timedelta()
 
     def app(self, *, max_extended_scope: int = 100) -> FastAPI:
-        oauth = NotionOAuth(self._settings, clock=lambda: utc_now() + self.by)
+        store = None if self.database is None else DatabaseStore(self.database)
+        oauth = NotionOAuth(self._settings, store=store, clock=lambda: utc_now() + self.by)
         return application(Visitors(oauth, max_extended_scope=max_extended_scope))
+
+    def pass_time(self, span: timedelta) -> None:
+        """Be late by that span, also in the store."""
+        self.by = span
+        if self.database is not None:
+            change = f"UPDATE notion_oauth_claims SET ends_at = ends_at - {span.total_seconds()}"  # noqa: S608
+            self.database.run(lambda connection: connection.execute(change, {}))
+        file = self._settings.token_file
+        for path in file.with_name(f"{file.name}.claims").glob("[!.]*"):
+            claim = json.loads(path.read_text())
+            path.write_text(json.dumps({**claim, "until": claim["until"] - span.total_seconds()}))
 
 
 @pytest.fixture
-def late(public: Settings) -> Late:
-    return Late(public)
+def late(public: Settings, request: pytest.FixtureRequest, tmp_path: Path) -> Late:
+    """With files, unless the test asks for a database."""
+    if getattr(request, "param", "files") == "files":
+        return Late(public, None)
+    database = FailingDatabase(tmp_path / "tokens.db")
+    schema.migrate(database)
+    return Late(public, database)
 
 
 def start(app: FastAPI, query: str = "") -> int:
@@ -168,8 +189,33 @@ def test_invented_scopes_register_a_limited_number_of_clients(late: Late, sandbo
     client_of(Visitor(app))
     assert start(app, "scope=invented-5") == 303, "the unclaimed client is reused for its scope"
     assert start(app, "scope=invented-again") == 429
-    late.by = timedelta(hours=1, seconds=1)
+    late.pass_time(timedelta(hours=1, seconds=1))
     assert start(app, "scope=invented-again") == 303
+
+
+@pytest.mark.parametrize("late", ["files", "database"], indirect=True)
+def test_instances_together_register_as_many_clients_as_one(late: Late, sandbox: Sandbox) -> None:
+    instances = [late.app(max_extended_scope=4) for _ in range(3)]
+    assert start(instances[0], "scope=first") == 303
+    codes = [start(instances[number % 3], f"scope=invented-{number}") for number in range(12)]
+    assert (codes.count(303), codes.count(429)) == (4, 8)
+    assert registrations(sandbox) == 5
+    late.pass_time(timedelta(hours=1, seconds=1))
+    assert start(instances[1], "scope=invented-again") == 303
+
+
+@pytest.mark.parametrize("late", ["database"], indirect=True)
+def test_full_hour_is_noticed_once_a_minute(late: Late) -> None:
+    """Each look at all registrations of the hour takes many statements."""
+    database = late.database
+    assert database is not None
+    app = late.app(max_extended_scope=4)
+    assert [start(app, f"scope=invented-{number}") for number in range(6)] == [303] * 5 + [429]
+    database.statements.clear()
+    assert [start(app, f"scope=again-{number}") for number in range(5)] == [429] * 5
+    assert len([each for each in database.statements if "INSERT INTO notion_oauth_claims" in each]) < 10, (
+        "one for each sign-in: can it be written?"
+    )
 
 
 def test_returning_visitor_can_sign_in_without_the_additional_scope(late: Late, sandbox: Sandbox) -> None:
@@ -207,7 +253,7 @@ def test_expired_registration_is_replaced(late: Late, sandbox: Sandbox, reason: 
         sandbox.forget_clients()
     else:
         sandbox.advance(90 * 86400 + 1 if reason == "expired" else 0)
-        late.by = timedelta(minutes=59) if reason == "expired" else timedelta(days=1)
+        late.pass_time(timedelta(minutes=59) if reason == "expired" else timedelta(days=1))
     before = registrations(sandbox)
     assert [start(app), start(app), start(app, "scope=x1"), start(app, "scope=x1")] == [303] * 4
     assert registrations(sandbox) == before + 2, "one for each of the two unclaimed clients"
