@@ -158,6 +158,16 @@ class DocumentHold(Protocol):
     async def delete(self, kind: Kind) -> bool:
         """Delete a document. Returns whether there was one."""
 
+    @property
+    def cooldown(self) -> Cooldown | None:
+        """What was recorded before this hold; None if the store is not for many instances."""
+
+    async def record_failure(self, failure: bytes, *, pause_all: float) -> None:
+        """Record that a request for tokens has failed, until a login is written.
+
+        For `pause_all` seconds, the holds of all profiles have a `Cooldown.pause`.
+        """
+
 
 @dataclass(frozen=True)
 class StoredLogin:
@@ -184,6 +194,18 @@ class Attempt:
 
     started_at: datetime | None
     refresh_token_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """What other instances have learned of the server. Times are in seconds, by the clock of the store.
+
+    `failure` is what `record_failure` recorded `age` seconds ago; `pause` is how long no request is to be sent.
+    """
+
+    failure: bytes | None = None
+    age: float = 0.0
+    pause: float = 0.0
 
 
 class _Codec:
@@ -451,6 +473,18 @@ class Hold:
     def request_may_arrive(self) -> None:
         """Keep the `Attempt` after the lock is released: its request may still reach the server."""
         self._keep_reservation = self._reserved
+
+    @property
+    def cooldown(self) -> Cooldown | None:
+        """The failure that was recorded before this hold, and the pause of all; None if the store records none."""
+        return self._held().cooldown
+
+    async def record_failure(self, failure: bytes, *, pause_all: float = 0) -> None:
+        """Let the next holders know that a request for tokens has failed, and all others wait for `pause_all` seconds.
+
+        Only stores for many instances record it.
+        """
+        await self._held().record_failure(failure, pause_all=pause_all)
 
     async def save(self, tokens: TokenSet) -> None:
         """Replace the login, or the record of its end. Once this returns, it survives a crash and a power cut.

@@ -153,6 +153,8 @@ class FileDocuments:
 class _FileHold:
     """Changes the files of one profile while its lock is held."""
 
+    cooldown: None = None  # one instance knows what has failed
+
     def __init__(self, documents: FileDocuments, profile: str) -> None:
         self._documents, self._profile = documents, profile
         self._path = partial(documents.path, profile)
@@ -182,6 +184,9 @@ class _FileHold:
 
     async def set_aside(self, content: bytes) -> None:
         await self.reserve(content, len(content))
+
+    async def record_failure(self, failure: bytes, *, pause_all: float) -> None:
+        pass
 
     async def delete(self, kind: Kind) -> bool:
         return await in_thread(atomic.delete_file, self._path(kind))

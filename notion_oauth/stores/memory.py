@@ -145,6 +145,8 @@ class MemoryDocuments:
 class _MemoryHold:
     """Changes the documents of one profile while its lock is held."""
 
+    cooldown: None = None  # one instance knows what has failed
+
     def __init__(self, documents: MemoryDocuments, profile: str) -> None:
         self._documents = documents
         self._profile = profile
@@ -172,6 +174,9 @@ class _MemoryHold:
 
     async def set_aside(self, content: bytes) -> None:
         await self.reserve(content, len(content))
+
+    async def record_failure(self, failure: bytes, *, pause_all: float) -> None:
+        pass
 
     async def delete(self, kind: Kind) -> bool:
         def change(found: _Profile) -> bool:

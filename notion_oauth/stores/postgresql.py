@@ -51,6 +51,7 @@ class PostgresqlDatabase(Database):
             "table_options": " WITH (fillfactor = 70)",  # leases change rows in place
             "begin": "BEGIN",
             "lock": f"SELECT pg_advisory_xact_lock({_LOCK})",
+            "lock_timeout": "SET LOCAL lock_timeout = '5s'",  # others wait behind a change of a table that waits
             "has_table": "SELECT 1 WHERE to_regclass('notion_oauth_schema') IS NOT NULL",
             "version": "current_setting('server_version')",
             "synchronous_commit": "current_setting('synchronous_commit')",

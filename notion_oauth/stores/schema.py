@@ -44,6 +44,12 @@ CREATE TABLE notion_oauth_pace (
 );
 INSERT INTO notion_oauth_pace VALUES (0, 1);
 """,
+    """
+ALTER TABLE notion_oauth_logins ADD COLUMN failed_at double precision;
+ALTER TABLE notion_oauth_logins ADD COLUMN failure {blob};
+ALTER TABLE notion_oauth_pace ADD COLUMN paused_until double precision NOT NULL DEFAULT 0;
+ALTER TABLE notion_oauth_pace ADD COLUMN paused_by text NOT NULL DEFAULT '';
+""",
 )
 VERSION = len(MIGRATIONS)
 _VERSION_TABLE = "CREATE TABLE notion_oauth_schema (version integer NOT NULL);"
@@ -92,7 +98,7 @@ def statements(database: Database, found: int) -> list[str]:
     """Return the statements that bring tables of the version `found` up to date."""
     if found >= VERSION:
         return []
-    scripts = [database.sql(each) for each in MIGRATIONS[found:]]
+    scripts = [database.sql(each) for each in ("{lock_timeout};", *MIGRATIONS[found:])]
     record = f"UPDATE notion_oauth_schema SET version = {VERSION};"  # noqa: S608
     if found == 0:
         scripts.insert(0, _VERSION_TABLE)

@@ -32,7 +32,7 @@ from notion_oauth.errors import (
 )
 from notion_oauth.files.encryption import Encryption
 from notion_oauth.profile_names import PROFILE_NAME, VISITOR_PROFILE
-from notion_oauth.storage import LOCK_WAIT, Kind, Reservation, TokenStore
+from notion_oauth.storage import LOCK_WAIT, Cooldown, Kind, Reservation, TokenStore
 from notion_oauth.stores.database import Database, Row
 from notion_oauth.stores.pool import Pool
 from notion_oauth.stores.schema import check
@@ -65,7 +65,8 @@ INSERT INTO notion_oauth_logins AS stored (profile, changed_at, fence, owner, le
 VALUES (:profile, {now}, 1, :owner, {now} + :lease)
 ON CONFLICT (profile) DO UPDATE SET fence = stored.fence + 1, owner = :owner, lease_until = {now} + :lease
 WHERE stored.lease_until <= {now} OR stored.owner = :owner
-RETURNING fence, login, registrations, attempt, set_aside"""
+RETURNING fence, login, registrations, attempt, set_aside,
+failure, {now} - failed_at, (SELECT paused_until - {now} FROM notion_oauth_pace)"""
 _IS_LOCKED = "SELECT 1 FROM notion_oauth_logins WHERE profile = :profile AND lease_until > {now}"
 _CHANGE = """
 UPDATE notion_oauth_logins SET {change} WHERE profile = :profile AND fence = :fence AND owner = :owner RETURNING 1"""
@@ -74,12 +75,13 @@ _RESERVE = "attempt = :attempt, changed_at = {now}, lease_until = {now} + :lease
 _WRITE = {
     # Of tokens that were set aside, those stay that this holder has not seen
     "login": """login = :content, due_at = :due_at, changed_at = {now}, attempt = NULL,
-    set_aside = NULLIF(set_aside, :seen), used_at = CASE WHEN :kept THEN used_at ELSE {now} END,
+    failure = NULL, set_aside = NULLIF(set_aside, :seen), used_at = CASE WHEN :kept THEN used_at ELSE {now} END,
     keep_at = CASE WHEN :kept AND used_at + :used_for < {now} + :keep_after THEN NULL ELSE {now} + :keep_after END""",
     "registrations": "registrations = :content, changed_at = {now}",
 }
 _DELETE = {
-    "login": "login = NULL, due_at = NULL, keep_at = NULL, changed_at = {now}, attempt = NULL, set_aside = NULL",
+    "login": """login = NULL, due_at = NULL, keep_at = NULL, changed_at = {now}, attempt = NULL, set_aside = NULL,
+    failure = NULL""",
     "registrations": "registrations = NULL, changed_at = {now}",
 }
 # Of logins that are due to be kept; one that cannot be refreshed is tried again on another day
@@ -93,10 +95,16 @@ RETURNING profile"""
 _PACE = """
 UPDATE notion_oauth_pace SET next_at = {now} + :count / per_second,
 per_second = CASE WHEN per_second * 1.1 < :most THEN per_second * 1.1 ELSE :most END
-WHERE next_at <= {now} RETURNING 1"""
+WHERE next_at <= {now} AND paused_until <= {now} RETURNING 1"""
 _SLOW_DOWN = """
 UPDATE notion_oauth_pace SET per_second = CASE WHEN per_second / 2 > :least THEN per_second / 2 ELSE :least END,
 next_at = CASE WHEN next_at > {now} + :pause THEN next_at ELSE {now} + :pause END"""
+_FAIL = "failure = :failure, failed_at = {now}"
+# Not twice in a row for the same login: the server may refuse its requests alone
+_PAUSE_ALL = """
+UPDATE notion_oauth_pace SET paused_by = :profile,
+paused_until = CASE WHEN paused_until > {now} + :pause THEN paused_until ELSE {now} + :pause END
+WHERE paused_by <> :profile"""
 _RESERVED = "SELECT attempt, set_aside FROM notion_oauth_logins WHERE profile = :profile"
 # Without a lease. Of several holders that have lost it, the last one has the newest tokens
 _SET_ASIDE = """
@@ -283,6 +291,7 @@ class _SqlHold:
         self._marker = b""  # of the last reservation
         self._fresh = False  # whether what is reserved has just been read
         self._used_for = VISITORS_FOR.total_seconds() if VISITOR_PROFILE.match(profile) else float("inf")
+        self.cooldown: Cooldown | None = None
         self._is_unsure = False  # whether the lease may be in the row, although it was not seen there
 
     async def lock(self) -> bool:
@@ -291,10 +300,11 @@ class _SqlHold:
         rows = await self._execute(_LOCK, profile=self.profile, owner=self.owner, lease=self._lease)
         self._is_unsure = False
         if rows:
-            fence, login, registrations, attempt, set_aside = rows[0]
+            fence, login, registrations, attempt, set_aside, failure, age, pause = rows[0]
             self._fence, self._fresh = fence, True
             self._contents = {"login": _bytes(login), "registrations": _bytes(registrations)}
             self._attempt, self._set_aside = _bytes(attempt), _bytes(set_aside)
+            self.cooldown = Cooldown(_bytes(failure), age or 0.0, pause or 0.0)
         return bool(rows)
 
     async def unlock(self) -> bool:
@@ -358,6 +368,11 @@ class _SqlHold:
         aside = b"\n".join((self._marker, content))
         change = partial(self._execute, _SET_ASIDE, profile=self.profile, fence=self._fence, content=aside)
         await run_shielded(change)
+
+    async def record_failure(self, failure: bytes, *, pause_all: float) -> None:
+        if pause_all:
+            await self._execute(_PAUSE_ALL, profile=self.profile, pause=pause_all)
+        await self._change(_FAIL, failure=failure)
 
     async def delete(self, kind: Kind) -> bool:
         await self._change(_DELETE[kind])

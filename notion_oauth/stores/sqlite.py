@@ -29,6 +29,7 @@ class SqliteDatabase(Database):
             "table_options": "",
             "begin": "BEGIN IMMEDIATE",
             "lock": "SELECT 1",
+            "lock_timeout": "",
             "has_table": "SELECT 1 FROM sqlite_master WHERE name = 'notion_oauth_schema'",
             "version": "sqlite_version()",
             "synchronous_commit": "'on'",

@@ -5,17 +5,24 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import secrets
 from collections.abc import Callable
 from datetime import timedelta
 
 from notion_oauth.clock import uptime
-from notion_oauth.errors import NotionOAuthError, ServerUnavailable
+from notion_oauth.errors import NetworkError, NotionOAuthError, ServerUnavailable, TransientError, UnexpectedRedirect
 
 FIRST_DELAY = 1.0  # seconds; a server whose response was lost may still be processing the request
 MAX_DELAY = 8.0  # seconds between two attempts while a caller waits
 MAX_COOLDOWN = 60.0  # seconds between two attempts in the background
 MAX_RETRY_AFTER = 600.0  # seconds; a longer Retry-After counts as this
+MAX_PAUSE = 60.0  # seconds in which no other login is refreshed: the server may limit the requests of one login alone
+TOLERANCE = 0.1  # seconds between the same moment in the process and in the store
+_RECORDED: dict[str, type[TransientError]] = {
+    each.code: each for each in (NetworkError, ServerUnavailable, UnexpectedRedirect)
+}
 _RANDOM = secrets.SystemRandom()
 
 
@@ -39,18 +46,68 @@ class Backoff:
         self.record_success()
 
     def record_success(self) -> None:
-        self._failures, self._retry_at, self._server_delay = 0, 0.0, False
+        self._failures, self._retry_at, self._server_delay, self._delay = 0, 0.0, False, 0.0
 
     def record_failure(self, error: NotionOAuthError) -> None:
         """Double the delay before the next attempt, or take the server's Retry-After if that is longer."""
         delay = min(MAX_COOLDOWN, FIRST_DELAY * 2**self._failures) * (0.5 + self._random() / 2)
         retry_after = error.retry_after if isinstance(error, ServerUnavailable) else None
         self._failures = min(self._failures + 1, 10)
-        self._server_delay = retry_after is not None and retry_after > delay
-        if retry_after is not None and self._server_delay:
+        server_delay = retry_after is not None and retry_after > delay
+        if retry_after is not None and server_delay:
             delay = min(retry_after, MAX_RETRY_AFTER)
-        self._retry_at = self._uptime() + delay
-        self._error = error
+        self._wait(delay, error, server_delay=server_delay)
+
+    def has_recorded(self, error: NotionOAuthError) -> bool:
+        """Return whether this very error was recorded, by `record_failure` or as that of another instance."""
+        return error is self._error
+
+    def _wait(self, delay: float, error: NotionOAuthError, *, server_delay: bool, left: float | None = None) -> None:
+        self._delay, self._error, self._server_delay = delay, error, server_delay
+        self._retry_at = self._uptime() + (delay if left is None else left)
+
+    def as_record(self) -> bytes:
+        """Return the last failure for other instances: see `check_record`."""
+        error = self._error
+        record = {
+            "failures": self._failures,
+            "delay": self._delay,
+            "from_server": self._server_delay,
+            "error": None if error is None else error.code,
+            "message": None if error is None else error.message,
+        }
+        return json.dumps(record).encode()
+
+    @property
+    def pause_of_all(self) -> float:
+        """For how long other logins must not be refreshed either, because the server has too many requests."""
+        refused = isinstance(self._error, ServerUnavailable) and self._error.not_processed
+        return min(self._delay, MAX_PAUSE) if refused else 0.0
+
+    def check_record(self, record: bytes, age: float, *, waits: bool) -> None:
+        """Raise the error of another instance that failed `age` seconds ago, if it is too early for another attempt.
+
+        `waits`: a caller waits for the attempt, so that it is made soon unless the server has named a time.
+        """
+        found = json.loads(record)
+        self._failures = max(self._failures, found["failures"])
+        delay, from_server = found["delay"], found["from_server"]
+        left = (min(delay, MAX_DELAY) if waits and not from_server else delay) - age
+        if left <= TOLERANCE:
+            return
+        error = _RECORDED.get(found["error"], ServerUnavailable)(found["message"])
+        if isinstance(error, ServerUnavailable):
+            error.retry_after = left if from_server else None
+        self._wait(delay, error, server_delay=from_server, left=delay - age)
+        raise error
+
+    def check_pause(self, left: float) -> None:
+        """Raise ServerUnavailable if another login has been told to wait, and all wait for `left` seconds."""
+        if left > TOLERANCE:
+            message = "The server has too many requests, as it responded to that of another login."
+            error = ServerUnavailable(message, retry_after=left, not_processed=True)
+            self._wait(left, error, server_delay=True)
+            raise error
 
     @property
     def in_cooldown(self) -> bool:
@@ -70,6 +127,9 @@ class Backoff:
         left = self._retry_at - self._uptime()
         if self._server_delay and left > 0:
             if self._error is not None and self._retry_at > deadline:
+                self._error = copy.copy(self._error)
+                if isinstance(self._error, ServerUnavailable):
+                    self._error.retry_after = left
                 raise self._error
             return left
         return max(0.0, min(left, MAX_DELAY, deadline - self._uptime()))

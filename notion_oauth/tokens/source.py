@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from notion_oauth.clock import Clock, uptime, utc_now
 from notion_oauth.errors import (
     LockLost,
+    NetworkError,
     NewTokenRejected,
     NotionOAuthError,
     NotSignedIn,
@@ -404,14 +405,18 @@ class TokenSource:
             except (NotSignedIn, SignInRequired):
                 raise
             except NotionOAuthError as error:
-                self._backoff.record_failure(error)
-                self._audit.failed("refresh", error, self._cache.latest)
+                if not self._backoff.has_recorded(error):
+                    self._record_failure(error)
                 # With tokens that are not saved, callers get these at once, and another call saves them
                 store_failed = isinstance(error, StoreUnavailable | LockLost) and self._unsaved is None
                 temporary = isinstance(error, TransientError) or store_failed
                 tried_again = (temporary and call.waiting) or (background and self._unsaved)
                 if not tried_again or (self._backoff.exhausted(deadline) and not self._save_delay()):
                     raise
+
+    def _record_failure(self, error: NotionOAuthError) -> None:
+        self._backoff.record_failure(error)
+        self._audit.failed("refresh", error, self._cache.latest)
 
     def _save_delay(self) -> float:
         """The delay before tokens are saved that a database did not take, because it could not be reached; else 0.
@@ -437,9 +442,9 @@ class TokenSource:
             return tokens  # refreshed by another process while this one waited for the lock
         if self._ended_token is not None and self._ended_token[0] == tokens.refresh_token:
             raise self._sign_in_required(self._ended_token[1])
+        self._check_cooldown(hold, waits=not background)
         try:
-            complete = await self._client.with_endpoints(tokens, self._server_url)
-            new = await self._send_until_repeated_refusal(hold, complete)
+            new = await self._request_tokens(hold, tokens)
         except SignInRequired as error:  # the login has no refresh token
             raise self.with_profile_hint(error) from None
         except TokenRefused as refused:
@@ -453,6 +458,24 @@ class TokenSource:
         self._backoff.record_success()
         self._audit.refreshed(tokens, new)
         return new
+
+    def _check_cooldown(self, hold: Hold, *, waits: bool) -> None:
+        """Raise TransientError if another instance has learned that it is too early for a request."""
+        if (cooldown := hold.cooldown) is not None:
+            self._backoff.check_pause(cooldown.pause)
+            if cooldown.failure is not None:
+                self._backoff.check_record(cooldown.failure, cooldown.age, waits=waits)
+
+    async def _request_tokens(self, hold: Hold, tokens: TokenSet) -> TokenSet | None:
+        """Do what `_send_until_repeated_refusal` does. Other instances get to know a transient failure."""
+        try:
+            complete = await self._client.with_endpoints(tokens, self._server_url)
+            return await self._send_until_repeated_refusal(hold, complete)
+        except (NetworkError, ServerUnavailable) as error:
+            self._record_failure(error)
+            with suppress(StorageError):
+                await hold.record_failure(self._backoff.as_record(), pause_all=self._backoff.pause_of_all)
+            raise
 
     async def _send_until_repeated_refusal(self, hold: Hold, tokens: TokenSet) -> TokenSet | None:
         """Return the refreshed login; None if a program that does not use the lock has stored a newer one.

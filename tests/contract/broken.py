@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from notion_oauth.clock import utc_now
-from notion_oauth.storage import DocumentHold, Kind, Reservation
+from notion_oauth.storage import Cooldown, DocumentHold, Kind, Reservation
 from notion_oauth.stores.memory import MemoryDocuments
 
 T = TypeVar("T")
@@ -50,6 +50,13 @@ class _Hold:
 
     async def delete(self, kind: Kind) -> bool:
         return await self.hold.delete(kind)
+
+    @property
+    def cooldown(self) -> Cooldown | None:
+        return self.hold.cooldown
+
+    async def record_failure(self, failure: bytes, *, pause_all: float) -> None:
+        await self.hold.record_failure(failure, pause_all=pause_all)
 
 
 def _with(hold: type[_Hold]) -> Callable[[], _Documents]:

@@ -11,7 +11,7 @@ from notion_oauth.clock import utc_now
 from notion_oauth.errors import WarningWithHint
 from notion_oauth.models import EndedLogin, Registration, TokenSet
 from notion_oauth.service import NotionOAuth
-from notion_oauth.storage import DocumentHold, Documents, Kind, Reservation, TokenStore
+from notion_oauth.storage import Cooldown, DocumentHold, Documents, Kind, Reservation, TokenStore
 from notion_oauth.stores.memory import MemoryDocuments
 
 T = TypeVar("T")
@@ -127,6 +127,13 @@ class HookedDocuments:
 class _HookedHold:
     def __init__(self, documents: HookedDocuments, profile: str, hold: DocumentHold) -> None:
         self._documents, self._profile, self._hold = documents, profile, hold
+
+    @property
+    def cooldown(self) -> Cooldown | None:
+        return self._hold.cooldown
+
+    async def record_failure(self, failure: bytes, *, pause_all: float) -> None:
+        await self._hold.record_failure(failure, pause_all=pause_all)
 
     async def reserve(self, marker: bytes, size: int) -> None:
         await self._documents.call("reserve", self._profile, marker)

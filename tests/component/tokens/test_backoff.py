@@ -150,6 +150,23 @@ async def test_no_request_is_sent_before_a_long_retry_after(
     assert time.slept == [pytest.approx(19)]
 
 
+async def test_callers_do_not_extend_the_time_of_retry_after(
+    oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time
+) -> None:
+    await sign_in(oauth)
+    age(settings.token_file, hours=2)
+    sandbox.fail_next("/token", status=429, headers={"Retry-After": "30"})
+    source = retrying_source(oauth, time, retry_for=0)
+    left = []
+    for _ in range(3):
+        with pytest.raises(ServerUnavailable) as caught:
+            await source.token()
+        left.append(caught.value.retry_after)
+        time.now += 10
+    assert left == [30, 20, 10]
+    assert sandbox.is_access_token_live((await source.token()).get_secret_value())
+
+
 async def test_permanent_failure_is_not_retried(
     oauth: NotionOAuth, sandbox: Sandbox, settings: Settings, time: Time, grants_asked: Posted
 ) -> None:
