@@ -1,23 +1,24 @@
-"""Pages of the site that are not in docs/: files of other directories, and what the program says of itself."""
+"""What the site has in addition to docs/: files of other directories, and what the program says of itself."""
 
 from __future__ import annotations
 
+import html
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from typer.cli import get_docs_for_click
 
 import notion_oauth
 from notion_oauth.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = {  # of docs/: the file, and its page
-    "README.md": "start.md",
     "SECURITY.md": "security.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
@@ -27,15 +28,20 @@ OUTSIDE = {  # of docs/: the file, and its page
 }
 SOURCES = {page: file for file, page in OUTSIDE.items()}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
+_COMMAND = re.compile(r"^\| `(notion-oauth (?:mcp (?=[a-z])|profile (?=[a-z]))?\w+)([^`]*)`", re.MULTILINE)
+_NAME = re.compile(r"^- `(?:(\w+(?:\.\w+)*)\.)?(\w+)`.*$", re.MULTILINE)
+_TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+_CELL = re.compile(r"<(th|td)\b[^>]*>(.*?)</\1>", re.DOTALL)
+# Options that docs/commands.md describes once for all commands, if their help is this
+_OF_MANY = ("profile", "token_file", "server_url", "env_file", "verbose", "help")
+_AS_JSON = "Print JSON."
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages."""
+    """Add the pages of files outside of docs/."""
     for file, page in OUTSIDE.items():
         code = programs() if file == "examples/README.md" else ""
         files.append(File.generated(config, page, content=(ROOT / file).read_text() + code))
-    files.append(File.generated(config, "api.md", content=api()))
-    files.append(File.generated(config, "commands.md", content=commands()))
     return files
 
 
@@ -55,6 +61,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"{image}[{text}]({found}{anchor})"
         return text
 
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation", "toc"]
+    if page.file.src_uri == "commands.md":
+        markdown = f"{_with_links_to_commands(markdown)}\n\n## Each command\n\n{_commands()}\n"
+    elif page.file.src_uri == "python-api.md":
+        markdown = _NAME.sub(_directive, markdown)
     return _LINK.sub(linked, markdown)
 
 
@@ -70,14 +82,59 @@ def programs() -> str:
     return "".join(f"\n## {each.name}\n\n```{each.suffix[1:]}\n{each.read_text()}```\n" for each in files)
 
 
-def api() -> str:
-    """The public names, from their docstrings."""
-    names = [name for name in notion_oauth.__all__ if hasattr(getattr(notion_oauth, name), "__module__")]
-    objects = (f"::: {getattr(notion_oauth, name).__module__}.{name}" for name in names)
-    return "# Python API\n\n`from notion_oauth import …`\n\n" + "\n\n".join(objects) + "\n"
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - named by mkdocs
+    """Give each cell of a table the heading of its column: site.css shows rows as blocks on narrow screens."""
+    return _TABLE.sub(_with_labels, content)
 
 
-def commands() -> str:
+def _with_labels(table: re.Match[str]) -> str:
+    headings = [html.escape(re.sub(r"<[^>]+>", "", text)) for tag, text in _CELL.findall(table[0]) if tag == "th"]
+    columns = iter(range(len(re.findall(r"<td\b", table[0]))))
+
+    def labelled(cell: re.Match[str]) -> str:
+        if cell[1] == "th":
+            return cell[0]
+        return cell[0].replace("<td", f'<td data-label="{headings[next(columns) % len(headings)]}"', 1)
+
+    return _CELL.sub(labelled, table[0])
+
+
+def _directive(name: re.Match[str]) -> str:
+    """The docstring of a public name in a list. Names that are not in `notion_oauth` have their module before them."""
+    module = name[1] or getattr(notion_oauth, name[2]).__module__
+    return f"::: {module}.{name[2]}"
+
+
+def _with_links_to_commands(markdown: str) -> str:
+    return _COMMAND.sub(lambda found: f"| [`{found[1]}{found[2]}`](#{found[1].replace(' ', '-')})", markdown)
+
+
+def _commands() -> str:
     """What `--help` says, of every command."""
-    command = typer.main.get_command(app)
-    return get_docs_for_click(obj=command, ctx=typer.Context(command), name="notion-oauth", title="Commands")
+    group: Any = typer.main.get_command(app)
+    return "\n\n".join(_subcommands(group, typer.Context(group, info_name="notion-oauth")))
+
+
+def _subcommands(group: Any, above: typer.Context) -> Iterator[str]:
+    for name in group.list_commands(above):
+        command = group.get_command(above, name)
+        context = typer.Context(command, info_name=name, parent=above)
+        usage = re.sub("[{}]", "", " ".join((context.command_path, *command.collect_usage_pieces(context))))
+        described = (_described(parameter) for parameter in command.get_params(context))
+        options = "\n".join(line for line in described if line is not None)
+        parts = [f"### {context.command_path}", command.help, f"```text\n{usage}\n```", options, command.epilog]
+        yield "\n\n".join(part for part in parts if part)
+        if hasattr(command, "list_commands"):
+            yield from _subcommands(command, context)
+
+
+def _described(parameter: Any) -> str | None:
+    """A list item for an option or an argument; None for an option of many commands."""
+    if parameter.name in _OF_MANY or (parameter.name == "as_json" and parameter.help == _AS_JSON):
+        return None
+    if parameter.param_type_name == "argument":
+        return f"- `{parameter.metavar}`: {parameter.help}"
+    value = "" if parameter.is_flag else f" {parameter.metavar or '|'.join(parameter.type.choices)}"
+    shown = parameter.show_default and not parameter.is_flag and parameter.default is not None
+    default = f" Default: `{parameter.default}`." if shown else ""
+    return f"- `{', '.join(parameter.opts)}{value}`: {parameter.help}{default}"
