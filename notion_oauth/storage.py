@@ -305,6 +305,13 @@ class TokenStore:
                 yield profile
             after = page[-1]
 
+    async def encrypted(self, *, after: str = "", limit: int = PAGE) -> Mapping[str, bool]:
+        """One page of profiles with a login or registrations, and whether all is known to have the first key.
+
+        Raises KeyUnavailable.
+        """
+        return dict.fromkeys(await self.profiles(after=after, limit=limit, registered=True), False)
+
     async def last_changed(
         self, *, after: str = "", limit: int = PAGE, before: datetime = _ALWAYS
     ) -> Mapping[str, datetime]:
@@ -422,6 +429,7 @@ class Hold:
         self._reserved = False
         self._keep_reservation = False
         self._loaded = False
+        self._has_older = False  # tokens that an earlier holder set aside, and that are older than the stored ones
         self.attempt: Attempt | None = None  # by an earlier holder of the lock that did not finish; set by `load`
 
     async def load(self) -> StoredLogin:
@@ -438,6 +446,8 @@ class Hold:
             elif _is_newer(unsaved, login, marker):
                 await self._write_login(unsaved)
                 login, version = unsaved, self._codec.documents.version(self._profile)
+            else:
+                self._has_older = True
         self._loaded = True
         return StoredLogin(login, version)
 
@@ -562,7 +572,7 @@ class Hold:
             hint = Hint(f"Set {KEY_SETTING} to a new key. Create one", "key")
             raise ConfigurationError("No encryption key is configured.", hint=hint)
         await self.load()  # saves tokens that were set aside, which a write would remove
-        login = await self._reencrypt("login", token_file_format.decode_login)
+        login = await self._reencrypt("login", token_file_format.decode_login, again=self._has_older)
         return await self._reencrypt("registrations", token_file_format.decode_registrations) or login
 
     async def move_from(self, source: Hold) -> bool:
@@ -610,7 +620,8 @@ class Hold:
         with suppress(StorageError):  # Windows does not delete a lock file in use
             await self._codec.documents.forget(self._profile)
 
-    async def _reencrypt(self, kind: Kind, decode: Callable[[bytes, str], Any]) -> bool:
+    async def _reencrypt(self, kind: Kind, decode: Callable[[bytes, str], Any], *, again: bool = False) -> bool:
+        """Encrypt a document if needed, or `again` to remove what is set aside, perhaps encrypted with another key."""
         documents, codec = self._held(), self._codec
 
         def needed(content: bytes) -> tuple[Any, bytes] | None:
@@ -619,7 +630,7 @@ class Hold:
             plain = decrypt(content, name, codec.encryption, bound_to=bound_to(self._profile, kind))
             decoded = decode(plain, name)
             secret = not isinstance(decoded, EndedLogin)
-            return (decoded, plain) if secret and needs_encryption(content, codec.encryption) else None
+            return (decoded, plain) if secret and (again or needs_encryption(content, codec.encryption)) else None
 
         found = await documents.read(kind, needed, slow=True)
         if found is None:

@@ -555,24 +555,38 @@ def _move_between(settings: Settings, file: Path, *, into_database: bool) -> Non
 
 
 @rare_commands.command(epilog="Example: `notion-oauth reseal`, after a change of keys")
-def reseal(ctx: typer.Context, token_file: TokenFile = None, env_file: EnvFile = None, as_json: AsJson = False) -> None:
-    """Encrypt all stored logins and registrations with the first key now, instead of at their next save."""
+def reseal(
+    ctx: typer.Context,
+    after: Annotated[
+        str, typer.Option(help="Encrypt only profiles whose name comes after this one.", show_default=False)
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option(help="Encrypt at most this number of profiles.", min=1, show_default=False)
+    ] = None,
+    token_file: TokenFile = None,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Encrypt all stored logins and registrations with the first key now, instead of at their next save.
+
+    A profile that cannot be encrypted is reported, and the others are. An interrupted run can be repeated.
+    """
     # The command is named after the key `sealed` of an encrypted file
-    store = oauth_from_options(ctx, None, token_file, None, env_file).store
+    from notion_oauth.cli.reseal import Output, Reencryption
 
-    async def reencrypt(name: str) -> bool:
-        async with store.exclusive(name) as hold:
-            return await hold.reencrypt()
-
-    names = run_async(partial(_all_profiles, store, registered=True))
-    done = {name: run_async(partial(reencrypt, name)) for name in names}
-    if as_json:
-        print_json(done)
-        return
-    if done:
-        print_rows([(name, "encrypted" if changed else "already encrypted") for name, changed in done.items()])
-    else:
-        echo("There is nothing to encrypt: no login and no registration is stored.", err=True)
+    work = Reencryption(oauth_from_options(ctx, None, token_file, None, env_file).store, after=after, limit=limit)
+    output = Output(as_json=as_json)
+    try:
+        while (page := run_async(work.next_page)).count:
+            output.add(page, work)
+    except (NotionOAuthError, KeyboardInterrupt):
+        if work.count:
+            hint = Hint(f"{work.count} profiles are done. Continue", "reseal", {"after": work.last})
+            echo(f"\n{render_hint(hint, ctx)}", err=True)
+        raise
+    output.end()
+    if output.failure is not None:
+        raise typer.Exit(exit_code(output.failure))
 
 
 @rare_commands.command(epilog="Example: `notion-oauth doctor --json`")

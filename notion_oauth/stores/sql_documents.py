@@ -32,7 +32,7 @@ from notion_oauth.errors import (
 )
 from notion_oauth.files.encryption import Encryption
 from notion_oauth.profile_names import PROFILE_NAME, VISITOR_PROFILE
-from notion_oauth.storage import LOCK_WAIT, Cooldown, Kind, Reservation, TokenStore
+from notion_oauth.storage import LOCK_WAIT, PAGE, Cooldown, Kind, Reservation, TokenStore
 from notion_oauth.stores.database import Database, Row
 from notion_oauth.stores.pool import Pool
 from notion_oauth.stores.schema import check
@@ -57,6 +57,11 @@ _LAST_CHANGED = """
 SELECT profile, changed_at FROM notion_oauth_logins WHERE profile > :after AND changed_at < :before
 ORDER BY profile LIMIT :limit"""
 _DUE = "SELECT profile FROM notion_oauth_logins WHERE due_at < :before ORDER BY due_at LIMIT :limit"
+_STARTING_WITH = """
+SELECT profile, CASE WHEN set_aside IS NULL AND (login IS NULL OR substr(login, 1, :length) = :start)
+AND (registrations IS NULL OR substr(registrations, 1, :length) = :start) THEN 1 ELSE 0 END
+FROM notion_oauth_logins WHERE profile > :after AND (login IS NOT NULL OR registrations IS NOT NULL)
+ORDER BY profile LIMIT :limit"""
 _FORGET = "DELETE FROM notion_oauth_logins WHERE profile = :profile"
 
 # `owner` is taken again by the process that has it, and could not tell that it took or released the lease
@@ -156,6 +161,12 @@ class DatabaseStore(TokenStore):
     async def slow_down(self, pause: timedelta) -> None:
         await self._sql_documents.slow_down(pause)
 
+    async def encrypted(self, *, after: str = "", limit: int = PAGE) -> Mapping[str, bool]:
+        if self.encryption is None:
+            return await super().encrypted(after=after, limit=limit)
+        start = await anyio.to_thread.run_sync(self.encryption.start)
+        return await self._sql_documents.starting_with(start, after=after, limit=limit)
+
     def check_usable(self) -> None:
         try:
             self._database.run(partial(check, self._database))
@@ -207,6 +218,11 @@ class SqlDocuments:
 
     async def due(self, before: datetime) -> Sequence[str]:
         return [row[0] for row in await self._execute(_DUE, before=before.timestamp(), limit=MAX_DUE)]
+
+    async def starting_with(self, start: bytes, *, after: str, limit: int) -> Mapping[str, bool]:
+        """One page of profiles with a login or registrations, and whether all documents of each start with this."""
+        found = {"start": start, "length": len(start), "after": after, "limit": limit}
+        return {profile: bool(starts) for profile, starts in await self._execute(_STARTING_WITH, **found)}
 
     async def forget(self, profile: str) -> None:
         await self._execute(_FORGET, profile=profile)
