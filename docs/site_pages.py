@@ -29,7 +29,9 @@ OUTSIDE = {  # of docs/: the file, and its page
 SOURCES = {page: file for file, page in OUTSIDE.items()}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 _COMMAND = re.compile(r"^\| `(notion-oauth (?:mcp (?=[a-z])|profile (?=[a-z]))?\w+)([^`]*)`", re.MULTILINE)
-_NAME = re.compile(r"^- `(?:(\w+(?:\.\w+)*)\.)?(\w+)`.*$", re.MULTILINE)
+_NAME = re.compile(r"^- `(?:(\w+(?:\.\w+)*)\.)?(\w+)`((?:.|\n  )*)$", re.MULTILINE)
+_PARAGRAPH = re.compile(r"<p>.*?</p>", re.DOTALL)
+_HEADING_ID = re.compile(r'id="(notion_oauth\.[\w.]+\.([A-Z]\w+))"')
 _TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
 _CELL = re.compile(r"<(th|td)\b[^>]*>(.*?)</\1>", re.DOTALL)
 # Options that docs/commands.md describes once for all commands, if their help is this
@@ -84,6 +86,8 @@ def programs() -> str:
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - named by mkdocs
     """Give each cell of a table the heading of its column: site.css shows rows as blocks on narrow screens."""
+    if page.file.src_uri == "python-api.md":
+        content = _with_links_to_names(content)
     return _TABLE.sub(_with_labels, content)
 
 
@@ -100,9 +104,29 @@ def _with_labels(table: re.Match[str]) -> str:
 
 
 def _directive(name: re.Match[str]) -> str:
-    """The docstring of a public name in a list. Names that are not in `notion_oauth` have their module before them."""
+    """The docstring of a public name in a list, and of the members that the item names, in backquotes too.
+
+    Names that are not in `notion_oauth` have their module before them.
+    """
     module = name[1] or getattr(notion_oauth, name[2]).__module__
-    return f"::: {module}.{name[2]}"
+    members = re.findall(r"`(\w+)`", name[3])
+    lines = [f"::: {module}.{name[2]}", "    options:", f"      members: {members or 'false'}"]
+    if name[1]:
+        lines.append("      show_root_full_path: true")
+    if module == "notion_oauth.errors":
+        lines.append("      merge_init_into_class: false")
+    return "\n".join(lines)
+
+
+def _with_links_to_names(content: str) -> str:
+    """Let the names of classes in docstrings lead to their descriptions, if the page has them."""
+    places = {name: place for place, name in reversed(_HEADING_ID.findall(content))}
+    names = re.compile(rf"<(a|code)\b.*?</\1>|\b({'|'.join(places)})\b", re.DOTALL)
+
+    def linked(found: re.Match[str]) -> str:
+        return f'<a href="#{places[found[2]]}">{found[2]}</a>' if found[2] else found[0]
+
+    return _PARAGRAPH.sub(lambda paragraph: names.sub(linked, paragraph[0]), content)
 
 
 def _with_links_to_commands(markdown: str) -> str:
@@ -119,10 +143,12 @@ def _subcommands(group: Any, above: typer.Context) -> Iterator[str]:
     for name in group.list_commands(above):
         command = group.get_command(above, name)
         context = typer.Context(command, info_name=name, parent=above)
+        arguments = any(each.param_type_name == "argument" for each in command.params)
         usage = re.sub("[{}]", "", " ".join((context.command_path, *command.collect_usage_pieces(context))))
         described = (_described(parameter) for parameter in command.get_params(context))
         options = "\n".join(line for line in described if line is not None)
-        parts = [f"### {context.command_path}", command.help, f"```text\n{usage}\n```", options, command.epilog]
+        shown = f"`{usage}`" if arguments else ""
+        parts = [f"### {context.command_path}", shown, command.help, options, command.epilog]
         yield "\n\n".join(part for part in parts if part)
         if hasattr(command, "list_commands"):
             yield from _subcommands(command, context)

@@ -80,7 +80,8 @@ def random_text(length: int) -> str:
 class NotionOAuth:
     """One profile's login, from discovery to revocation. Cheap to create; keeps no connection and no file open.
 
-    The other arguments replace the defaults, which follow from `settings`.
+    Without `settings`, they are read from the environment: that raises ConfigurationError if one is wrong. The other
+    arguments replace the defaults, which follow from `settings`. `tokens` is the login's TokenSource.
     """
 
     def __init__(

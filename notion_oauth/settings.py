@@ -44,7 +44,13 @@ _CLONE = "clone"  # key of a value that is not a setting
 
 
 class Settings(BaseModel):
-    """All settings. The description of each field is also its row in docs/settings.md; a test compares them."""
+    """All settings, by their names in lower case and without the prefix: `Settings(server_url="https://mcp.example/mcp")`.
+
+    An argument has priority over the environment, and that over the file in `env_file`. `NotionOAuth()` without
+    settings also uses the profile that `profile use` has chosen. Raises pydantic's ValidationError for a wrong value.
+    """
+
+    # The description of each field is also its row in docs/settings.md; a test compares them
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 

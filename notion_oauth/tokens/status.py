@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class LoginStatus:
     """`status` is "authenticated", "expired" (the access token has expired and the next use refreshes it) or
-    "unauthenticated". `ended_at` and the fields after it describe a login that the server has ended.
+    "unauthenticated". `ended_at` and the fields after it describe a login that the server has ended. Times are in UTC,
+    and None if they are unknown.
     """
 
     status: Literal["authenticated", "expired", "unauthenticated"]
