@@ -160,7 +160,8 @@ def _described(parameter: Any) -> str | None:
         return None
     if parameter.param_type_name == "argument":
         return f"- `{parameter.metavar}`: {parameter.help}"
-    value = "" if parameter.is_flag else f" {parameter.metavar or '|'.join(parameter.type.choices)}"
+    values = "|".join(getattr(parameter.type, "choices", ())) or parameter.type.name.upper()
+    value = "" if parameter.is_flag else f" {parameter.metavar or values}"
     shown = parameter.show_default and not parameter.is_flag and parameter.default is not None
     default = f" Default: `{parameter.default}`." if shown else ""
     return f"- `{', '.join(parameter.opts)}{value}`: {parameter.help}{default}"

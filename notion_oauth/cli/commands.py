@@ -558,10 +558,12 @@ def _move_between(settings: Settings, file: Path, *, into_database: bool) -> Non
 def reseal(
     ctx: typer.Context,
     after: Annotated[
-        str, typer.Option(help="Encrypt only profiles whose name comes after this one.", show_default=False)
+        str,
+        typer.Option(metavar="NAME", help="Encrypt only profiles whose name comes after this one.", show_default=False),
     ] = "",
     limit: Annotated[
-        int | None, typer.Option(help="Encrypt at most this number of profiles.", min=1, show_default=False)
+        int | None,
+        typer.Option(metavar="N", help="Encrypt at most this number of profiles.", min=1, show_default=False),
     ] = None,
     token_file: TokenFile = None,
     env_file: EnvFile = None,

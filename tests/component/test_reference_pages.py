@@ -54,6 +54,26 @@ def test_commands_are_all_commands() -> None:
     assert documented == set(group.list_commands(typer.Context(group)))
 
 
+def options_of(group: Any, above: typer.Context) -> Iterator[Any]:
+    for name in group.list_commands(above):
+        command = group.get_command(above, name)
+        yield from (each for each in command.params if each.param_type_name == "option")
+        if hasattr(command, "list_commands"):
+            yield from options_of(command, typer.Context(command, parent=above))
+
+
+def test_options_name_their_values() -> None:
+    """The site and --help would show the name of a type, or of a function."""
+    group: Any = typer.main.get_command(command_line)
+    named = [
+        each.metavar or getattr(each.type, "choices", None)
+        for each in options_of(group, typer.Context(group))
+        if not each.is_flag
+    ]
+    assert len(named) > 60
+    assert all(named)
+
+
 def test_exit_codes_are_the_ones_in_use() -> None:
     documented = {
         int(code) for code in re.findall(r"^\| (\d+) \|", section("commands.md", "## Exit codes"), re.MULTILINE)
