@@ -468,18 +468,20 @@ class NotionOAuth:
         """
         return await self.tokens.refresh(if_older_than=if_older_than)
 
-    async def sign_out(self, *, successor: GrantRequest | None = None) -> SignOut:
+    async def sign_out(self, *, successor: GrantRequest | None = None, forget: bool = False) -> SignOut:
         """Revoke the grant if the server offers that, and delete the stored tokens in any case.
 
         `successor` is the request of a login that replaces this one: see `tokens.revocation.revoke`. The client
-        registration stays for the next sign-in. Raises StorageError; StoreDamaged for a file that is not a login, which
-        is not deleted.
+        registration stays for the next sign-in, unless `forget` says to delete everything of the profile. Raises
+        StorageError; StoreDamaged for a file that is not a login, which is not deleted.
         """
         with self.audit.attempt("sign_out") as attempt:
             async with self.store.exclusive(self.profile) as hold:
-                return await run_shielded(partial(self._sign_out_locked, hold, attempt, successor))
+                return await run_shielded(partial(self._sign_out_locked, hold, attempt, successor, forget))
 
-    async def _sign_out_locked(self, hold: Hold, attempt: Attempt, successor: GrantRequest | None) -> SignOut:
+    async def _sign_out_locked(
+        self, hold: Hold, attempt: Attempt, successor: GrantRequest | None, forget: bool
+    ) -> SignOut:
         with attempt:
             tokens, outcome = self.tokens.newest(await hold.load()).tokens, SignOut.NOT_SIGNED_IN
             if tokens is not None:
@@ -487,7 +489,7 @@ class NotionOAuth:
                 url = self.tokens.server_of(tokens)
                 outcome = await revoke(tokens, self.client, self.audit, server_url=url, successor=successor)
             await hold.delete()  # also deletes the record of an ended login
-            if outcome is SignOut.NOT_SIGNED_IN and not await hold.is_registered():
-                await hold.forget()  # a profile that never was leaves no lock
+            if forget or (outcome is SignOut.NOT_SIGNED_IN and not await hold.is_registered()):
+                await hold.forget()  # also the lock, which a profile that never was has only now
             attempt.succeeded(tokens, revocation=outcome.name.lower())
         return outcome

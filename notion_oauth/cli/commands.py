@@ -382,6 +382,10 @@ def _as_json(status: LoginStatus, profile: str, ctx: typer.Context) -> dict[str,
 def logout(
     ctx: typer.Context,
     every: Annotated[bool, typer.Option("--all", help="Sign out of all profiles.")] = False,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Delete the client registration too, so that nothing of the profile is left."),
+    ] = False,
     profile: Profile = None,
     token_file: TokenFile = None,
     server_url: ServerUrl = None,
@@ -390,19 +394,10 @@ def logout(
 ) -> None:
     """Revoke the grant at the server and delete the tokens."""
     from notion_oauth.files.default_profile import write_default_profile
-    from notion_oauth.protocol.urls import server_name
-    from notion_oauth.tokens.revocation import SignOut, sign_out_message
-
-    def sign_out(oauth: NotionOAuth) -> tuple[dict[str, str], str]:
-        server = server_name(run_async(oauth.server_of_login))
-        settings = oauth.settings  # without the directory of the token file, a lock would create it
-        stored = settings.database is not None or settings.token_file.parent.exists()
-        outcome = run_async(oauth.sign_out) if stored else SignOut.NOT_SIGNED_IN
-        return {"status": "unauthenticated", "outcome": outcome.name.lower()}, sign_out_message(outcome, server)
 
     oauth = oauth_from_options(ctx, profile, token_file, server_url, env_file)
     if not every:
-        content, message = sign_out(oauth)
+        content, message = _sign_out(oauth, named=profile is not None, forget=forget)
         print_json(content) if as_json else echo(message, err=True)
         return
     if profile is not None:
@@ -412,7 +407,7 @@ def logout(
         if VISITOR_PROFILE.match(name):
             continue  # of a service, not of this user
         try:
-            done[name], message = sign_out(oauth.for_profile(name))
+            done[name], message = _sign_out(oauth.for_profile(name), named=True, forget=forget)
         except NotionOAuthError as error:
             failure, message = failure or error, f"Error: {error.message}"
         echo(f"{name}: {message}", err=True)
@@ -423,6 +418,22 @@ def logout(
     if failure is not None:
         raise typer.Exit(exit_code(failure))
     write_default_profile(oauth.settings.token_file, DEFAULT_PROFILE)
+
+
+def _sign_out(oauth: NotionOAuth, *, named: bool, forget: bool) -> tuple[dict[str, str], str]:
+    """Sign out. Returns the outcome as JSON, and in words: those for a profile that is `named` name it."""
+    from notion_oauth.protocol.urls import server_name
+    from notion_oauth.tokens.revocation import SignOut, sign_out_message
+
+    server = server_name(run_async(oauth.server_of_login))
+    settings = oauth.settings  # without the directory of the token file, a lock would create it
+    stored = settings.database is not None or settings.token_file.parent.exists()
+    forget = forget or VISITOR_PROFILE.match(oauth.profile) is not None  # its browser starts with another client
+    outcome = run_async(partial(oauth.sign_out, forget=forget)) if stored else SignOut.NOT_SIGNED_IN
+    message = sign_out_message(outcome, server)
+    if outcome is SignOut.NOT_SIGNED_IN and named:
+        message = f"There was no login in the profile {oauth.profile}."
+    return {"status": "unauthenticated", "outcome": outcome.name.lower()}, message
 
 
 @rare_commands.command(epilog="Example: `notion-oauth adopt .notion-tokens.json`")

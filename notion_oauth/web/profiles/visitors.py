@@ -200,11 +200,9 @@ class Visitors:
 
     async def _end(self, profile: str, successor: GrantRequest | None = None) -> SignOut:
         try:
-            outcome = await self._logins.for_profile(profile).sign_out(successor=successor)
+            return await self._logins.for_profile(profile).sign_out(successor=successor, forget=True)
         finally:
             self._logins.drop(profile)
-        await self.oauth.store.forget(profile)
-        return outcome
 
     @asynccontextmanager
     async def background_tasks(self) -> AsyncIterator[None]:

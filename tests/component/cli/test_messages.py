@@ -86,7 +86,7 @@ def test_logout_of_all_profiles_continues_after_a_failure(cli: CommandLine, sand
 def test_logout_of_a_profile_that_never_was_leaves_nothing(cli: CommandLine) -> None:
     before = set(cli.directory.iterdir())
     done = cli.run("logout", "--profile", "nope")
-    assert (done.returncode, done.stderr) == (0, "You were not signed in.\n")
+    assert (done.returncode, done.stderr) == (0, "There was no login in the profile nope.\n")
     assert set(cli.directory.iterdir()) == before
     cli.run("logout", "--token-file", "new/tokens.json")
     assert set(cli.directory.iterdir()) == before

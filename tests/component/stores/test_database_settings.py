@@ -29,7 +29,7 @@ from notion_oauth.stores.factory import create_store
 from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.stores.sql_documents import DatabaseStore
 from notion_oauth.stores.sqlite import SqliteDatabase
-from tests.contract.rules import other, registration
+from tests.contract.rules import ended, other, registration
 from tests.support.clock import Clock
 from tests.support.command_line import CommandLine
 from tests.support.databases import FailingDatabase, Postgresql
@@ -213,6 +213,38 @@ def test_logout_ends_the_login_in_the_database(cli: CommandLine, sandbox: Sandbo
     assert "has ended the grant" in cli.run("logout", **environment).stderr
     assert sandbox.live_grants == 0
     assert "Not signed in" in cli.run("status", **environment).stdout
+
+
+VISITOR = f"web-{'0' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("profile", "options", "registered"),
+    [("user-42", [], True), ("user-42", ["--forget"], False), (VISITOR, [], False)],
+)
+def test_logout_ends_the_login_of_any_user_of_a_service(
+    profile: str, options: list[str], registered: bool, cli: CommandLine, sandbox: Sandbox, url: str, tmp_path: Path
+) -> None:
+    for name in (profile, "user-43"):
+        anyio.run(sign_in, NotionOAuth(Settings(server_url=sandbox.mcp_url, database_url=url), profile=name))
+    environment = {"NOTION_OAUTH_SERVER_URL": sandbox.mcp_url, "NOTION_OAUTH_DATABASE_URL": url}
+    assert "has ended the grant" in cli.run("logout", "--profile", profile, *options, **environment).stderr
+    assert sandbox.live_grants == 1
+    with closing(sqlite3.connect(tmp_path / "tokens.db")) as connection:
+        rows = connection.execute("SELECT profile, login IS NULL FROM notion_oauth_logins ORDER BY profile").fetchall()
+    assert rows == [*([(profile, 1)] if registered else []), ("user-43", 0)]
+    again = cli.run("logout", "--profile", profile, **environment)
+    assert (again.returncode, again.stderr) == (0, f"There was no login in the profile {profile}.\n")
+
+
+def test_logout_removes_a_login_that_has_ended(cli: CommandLine, url: str) -> None:
+    """And all else of its profile."""
+    store = create_store(Settings(database_url=url))
+    anyio.run(save_login, store, "user-42", ended())
+    anyio.run(save_registration, store, "user-42", registration())
+    environment = {"NOTION_OAUTH_DATABASE_URL": url}
+    assert cli.run("logout", "--profile", "user-42", "--forget", **environment).returncode == 0
+    assert anyio.run(partial(store.profiles, registered=True)) == []
 
 
 def test_configuration_of_a_client_selects_the_database(
