@@ -1,25 +1,26 @@
-"""The code in README.md and docs/: every Python example runs against the practice server, every command line parses,
-and the token file is as documented. The slow test runs the shell examples. `test_reference_pages` has the tables.
+"""The documentation is true: Python blocks run against the practice server, every command parses, and files and exit
+codes are as shown. tests/process/test_documented_commands.py runs the blocks for a shell, test_reference_pages.py checks
+the tables.
 """
 
 from __future__ import annotations
 
 import base64
 import inspect
-import os
+import json
 import re
 import secrets
 import shlex
 import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tomllib
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import anyio
 import pytest
+import typer
+import yaml  # type: ignore[import-untyped]
 from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.testclient import TestClient
@@ -28,67 +29,32 @@ from uvicorn.main import main as uvicorn_command
 
 from notion_oauth import JsonFileStore, NotionOAuth, Settings
 from notion_oauth.cli.main import app as command_line
+from notion_oauth.gateway.clients import CLIENTS, Launch, Machine, configure
 from notion_oauth.sandbox import Sandbox
+from notion_oauth.settings import load_settings
+from tests.support.documents import BLOCKS, DOCUMENTS, SHELLS, Block, commands, inline_code
 from tests.support.paths import ROOT
 from tests.support.signing_in import sign_in
 from tests.support.stores import load_login
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROGRAMS = Path(sys.executable).parent
-SERVER = "https://mcp.notion.com/mcp"
-PRACTICE_SERVER = "http://127.0.0.1:9000/mcp"
-SHELLS = ("sh", "console", "powershell")
-STARTS = ("uv run python cli.py", "notion-oauth")  # how the documentation spells a command of ours
-# Lines that are not run here: they need a person, never end, install packages, or need something of the reader's
-NOT_RUN = re.compile(
-    r"\b(login|adopt|import|export(?! [A-Z])|migrate|sandbox|uvicorn|pytest|COMMAND|keyring)\b|uv (sync|pip|add|tool)"
-    r"|\.ci/run|localhost:8000"
-    r"|^NOTION_"
-)
-OTHER_SHELL = re.compile(r"\$env:|\$token|^\$ ", re.MULTILINE)  # needs PowerShell, or shows output too
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of code in a document."""
-
-    document: Path
-    line: int
-    language: str
-    code: str
-
-    def __str__(self) -> str:
-        return f"{self.document.relative_to(ROOT)}:{self.line}"
-
-    @property
-    def script(self) -> str:
-        """The lines of a shell block that can be run here; empty if none of them runs a program of ours."""
-        if self.language not in SHELLS or OTHER_SHELL.search(self.code):
-            return ""
-        lines = self.code.replace("\\\n", " ").splitlines()
-        kept = [line for line in lines if not NOT_RUN.search(line.partition("#")[0])]
-        return "\n".join(kept) if any(start in line for start in STARTS for line in kept) else ""
-
-    @property
-    def commands(self) -> list[list[str]]:
-        """The words of each of our own commands in a shell block, without the program's name."""
-        text = self.code.replace("\\\n", " ")
-        found = re.findall(rf"(?:^|&& |\(|= )(?:\$ )?(?:{'|'.join(STARTS)})(?![.\w-])([^|)\n]*)", text, re.MULTILINE)
-        return [shlex.split(line.strip('"'), comments=True) for line in found]
-
-
-def blocks() -> Iterator[Block]:
-    for document in DOCUMENTS:
-        text = document.read_text()
-        for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            yield Block(document, text.count("\n", 0, found.start()) + 1, found[1], found[2])
-
-
-BLOCKS = list(blocks())
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 SHELL = [block for block in BLOCKS if block.language in SHELLS]
-RUN = [block for block in SHELL if block.script]
+DATA = [block for block in BLOCKS if block.language not in ("python", *SHELLS)]
+TOKEN_FILES = [block for block in DATA if '"access_token":' in block.code]
+ENV_FILES = [block for block in DATA if block.code.startswith("NOTION_OAUTH_")]
+MANIFESTS = [block for block in DATA if "initContainers:" in block.code]
+CLIENT_FILES = [block for block in DATA if "/home/ada/.local/bin/notion-oauth" in block.code]
+LAYOUTS = [block for block in DATA if block.code.startswith("notion_oauth/")]
+NOT_CHECKED_HERE = {  # the beginning of a block, and the reason
+    "0 6 * * * ": "tests/process/test_timers_and_profiles.py runs it as cron does",
+    "2026-11-25T09:58:18.733Z INFO notion_oauth.audit": "shows lines of a log: tests/component/observability",
+}
+OTHER_OPTIONS = {"--network", "--no-proxy-headers", "--timeout-graceful-shutdown"}  # of docker run, and of uvicorn
+TEXT = "\n".join(document.read_text() for document in DOCUMENTS)
+INLINE = sorted({" ".join(words) for _, code in inline_code() for words in commands(code)})
 UVICORN = re.compile(r"^(?:uv run )?(uvicorn .*)$", re.MULTILINE)
+LAUNCH = Launch("notion", "/home/ada/.local/bin/notion-oauth", ("mcp",))
+LINUX = Machine("linux", Path("/home/ada"), {})
 
 
 @pytest.fixture
@@ -104,7 +70,7 @@ def signed_in(sandbox: Sandbox, settings: Settings, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("example", PYTHON, ids=str)
 def test_python_example_runs(example: Block, signed_in: Settings) -> None:
     names: dict[str, Any] = {"__name__": "__example__"}
-    exec(example.code.replace(SERVER, signed_in.server_url), names)  # noqa: S102 - our own documentation
+    exec(example.code, names)  # noqa: S102 - our own documentation
     for function in [value for name, value in names.items() if name in ("main", "workspace")]:
         assert isinstance(function, FunctionType)
         keys = (
@@ -130,30 +96,78 @@ def _ask(app: FastAPI, *, has_users: bool) -> None:
             assert client.get("/pages").json()["length"] > 0
 
 
-def test_examples_of_all_kinds_are_found() -> None:
+def test_every_block_is_checked() -> None:
+    checked = {*TOKEN_FILES, *ENV_FILES, *MANIFESTS, *CLIENT_FILES, *LAYOUTS}
+    assert [
+        str(block) for block in DATA if block not in checked and not block.code.startswith((*NOT_CHECKED_HERE,))
+    ] == []
     assert len(PYTHON) > 8
-    assert len(RUN) > 3
-    assert sum(len(block.commands) for block in SHELL) > 30
+    assert len(SHELL) > 20
+    assert len(INLINE) > 30
 
 
-@pytest.mark.parametrize("block", [block for block in SHELL if block.commands], ids=str)
-def test_commands_in_the_documentation_exist_with_their_options(block: Block) -> None:
-    for words in [words for words in block.commands if words != ["--version"]]:
-        at = next(place for place, word in enumerate(words, 1) if not word.startswith("-"))  # after the command's name
-        done = CliRunner().invoke(command_line, [*words[:at], "--help", *words[at:]])
-        assert done.exit_code == 0, f"{words}: {done.output}"
-        assert "Example" in done.output
+@pytest.mark.parametrize("start", NOT_CHECKED_HERE)
+def test_every_exception_is_a_block(start: str) -> None:
+    assert any(block.code.startswith(start) for block in DATA)
 
 
-@pytest.mark.parametrize("block", [block for block in SHELL if UVICORN.search(block.code)], ids=str)
-def test_uvicorn_commands_in_the_documentation_parse(block: Block) -> None:
-    for command in UVICORN.findall(block.code):
-        options = uvicorn_command.make_context("uvicorn", shlex.split(command, comments=True)[1:]).params
-        assert options["app"] in ("main:app", "notion_oauth.app:create_app")
+def _parse(words: list[str]) -> None:
+    """Let the program parse a command with its options; values are not checked."""
+    if words == ["--version"]:
+        return
+    at = next(place for place, word in enumerate(words, 1) if not word.startswith("-"))  # after the command's name
+    done = CliRunner().invoke(command_line, [*words[:at], "--help", *words[at:]])
+    assert done.exit_code == 0, f"{words}: {done.output}"
+    assert "Example" in done.output
+
+
+@pytest.mark.parametrize("block", [block for block in SHELL if commands(block.code)], ids=str)
+def test_commands_in_blocks_exist_with_their_options(block: Block) -> None:
+    for words in commands(block.code):
+        _parse(words)
+
+
+@pytest.mark.parametrize("command", INLINE)
+def test_commands_in_the_text_exist_with_their_options(command: str) -> None:
+    if command:
+        _parse(shlex.split(command))
+
+
+def test_options_in_the_text_exist() -> None:
+    """Options that are named without their command. Those of other programs stand after the program's name."""
+    named = {code.split()[0].partition("=")[0] for _, code in inline_code() if code.startswith("--")}
+    group = typer.main.get_command(command_line)
+    assert named - _options(group) == OTHER_OPTIONS
+
+
+def _options(command: Any) -> set[str]:
+    context = typer.Context(command)
+    own = {name for parameter in command.get_params(context) for name in (*parameter.opts, *parameter.secondary_opts)}
+    names = command.list_commands(context) if hasattr(command, "list_commands") else []
+    return own.union(*(_options(command.get_command(context, name)) for name in names))
+
+
+def test_extras_and_groups_that_are_named_exist() -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"--extra (\w+)|\.\[(\w+)\]|notion-oauth\[(\w+)\]|[Ee]xtra `(\w+)`", TEXT)
+    assert {name for names in named for name in names if name} <= {*known}
+    assert len(named) > 5
+
+
+UVICORN_COMMANDS = sorted(
+    {command for block in SHELL for command in UVICORN.findall("\n".join(block.lines))}
+    | {command for _, code in inline_code() for command in UVICORN.findall(code) if ":" in command}
+)
+
+
+@pytest.mark.parametrize("command", UVICORN_COMMANDS)
+def test_uvicorn_commands_parse(command: str) -> None:
+    chosen = uvicorn_command.make_context("uvicorn", shlex.split(command)[1:]).params
+    assert chosen["app"] in ("main:app", "example:app", "fastapi_users:app", "notion_oauth.app:create_app")
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("block", [block for block in BLOCKS if 'access_token":' in block.code], ids=str)
+@pytest.mark.parametrize("block", TOKEN_FILES, ids=str)
 async def test_documented_token_file_is_a_login(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     path.write_text(block.code)
@@ -166,27 +180,52 @@ async def test_documented_token_file_is_a_login(block: Block, tmp_path: Path) ->
     assert tokens.expires_at.timestamp() == 1707734160 + 3600
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("block", RUN, ids=str)
-def test_shell_example_runs(block: Block, signed_in: Settings, tmp_path: Path) -> None:
-    """In a directory that looks like a clone; `uv run` is the environment that runs the tests."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    (programs / "uv").write_text('#!/bin/sh\nshift\nexec "$@"\n')
-    (programs / "uv").chmod(0o755)
-    for name in ("cli.py", "main.py"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / ".curlrc").write_text("fail\n")  # an HTTP error is an error
-    environment = os.environ | {"HOME": str(tmp_path), "PATH": f"{programs}:{PROGRAMS}:{os.environ['PATH']}"}
-    script = re.sub(r"NOTION_OAUTH_TOKEN_FILE=\S+", "", block.script)  # the login is where the fixture put it
-    script = script.replace(SERVER, signed_in.server_url).replace(PRACTICE_SERVER, signed_in.server_url)
-    done = subprocess.run(
-        ["/bin/sh", "-eu", "-c", script],
-        check=False,
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.parametrize("block", CLIENT_FILES, ids=str)
+def test_files_of_mcp_clients_are_what_the_program_prints(block: Block) -> None:
+    texts = {configure(client, LAUNCH, LINUX).text for client in CLIENTS if client != "n8n"}
+    assert block.code.removesuffix("\n") in texts
+
+
+def test_commands_of_mcp_clients_are_what_the_program_runs() -> None:
+    shown = [code for _, code in inline_code() if "/home/ada/" in code and code.startswith(("claude mcp", "codex mcp"))]
+    run = {configure(client, LAUNCH, LINUX).add for client in CLIENTS if client != "n8n"}
+    assert len(shown) > 2
+    for command in shown:
+        words = shlex.split(command)
+        if words[2] == "add-json":
+            headers = json.loads(words[-1])["headersHelper"]
+            assert commands(headers.removeprefix("/home/ada/.local/bin/")) == [["token", "--headers"]]
+        else:
+            assert tuple(words) in run
+
+
+@pytest.mark.parametrize("block", ENV_FILES, ids=str)
+def test_env_files_are_read(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "documented.env"
+    file.write_text(block.code)
+    file.chmod(0o600)
+    names = re.findall(r"^NOTION_OAUTH_(\w+)=.", block.code, re.MULTILINE)
+    settings = load_settings(env_file=file)
+    assert [name for name in names if not settings.is_set(name.lower())] == []
+
+
+@pytest.mark.parametrize("block", MANIFESTS, ids=str)
+def test_init_container_copies_a_login_once(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/tokens.json").write_text("first")
+    pod = yaml.safe_load(block.code)["spec"]["template"]["spec"]
+    command = [re.sub(r"/(data|secret)\b", rf"{tmp_path}/\1", word) for word in pod["initContainers"][0]["command"]]
+    for _ in range(2):
+        subprocess.run(command, check=True)
+        (tmp_path / "secret/tokens.json").write_text("later")
+    copy = tmp_path / "data/login/tokens.json"
+    assert (copy.read_text(), copy.stat().st_mode & 0o777) == ("first", 0o600)
+    assert pod["containers"][0]["env"] == [{"name": "NOTION_OAUTH_TOKEN_FILE", "value": "/data/login/tokens.json"}]
+
+
+@pytest.mark.parametrize("block", LAYOUTS, ids=str)
+def test_layout_names_what_exists(block: Block) -> None:
+    names = re.findall(r"── (\w+\.py)", block.code)
+    packages = block.code.rpartition(": ")[2].replace("\n", "").split(", ")
+    assert names
+    assert [name for name in (*names, *packages) if not (ROOT / "notion_oauth" / name).exists()] == []

@@ -34,7 +34,7 @@ PROGRAMS = Path(sys.executable).parent
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").glob("*.md")),
-    *(ROOT / name / "README.md" for name in ("deploy", "benchmarks")),
+    *(ROOT / name / "README.md" for name in ("deploy", "benchmarks", "examples")),
 ]
 SHIPPED = [ROOT / "Dockerfile", *DOCUMENTS, *sorted(file for file in DEPLOY.iterdir() if file.suffix != ".md")]
 HOST = "auth.example"

@@ -52,6 +52,13 @@ def test_every_example_is_in_the_table() -> None:
     assert {*table, "README.md"} == {file.name for file in EXAMPLES.iterdir() if file.is_file()}
 
 
+def test_table_has_the_commands_that_the_examples_have() -> None:
+    rows = re.findall(r"^\| \[([\w.]+)\].* \| `(.*)` \|$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
+    for name, command in rows:
+        own = [each.replace("PAGE ...", "self self").replace("PAGE FILE", "self self.json") for each in commands(name)]
+        assert command in (own or ["crontab -e"])
+
+
 @pytest.mark.parametrize("command", PROGRAMS)
 async def test_programs_list_and_call_tools(clone: Clone, command: str) -> None:
     await sign_in(clone.oauth)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +15,16 @@ import pytest
 
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
+from tests.support import consenting_browser
 from tests.support.paths import ROOT
 
-LINKED = ("cli.py", "main.py", "examples", "deploy", "requirements.lock", "pyproject.toml", "notion_oauth", "README.md")
+FILES = ("cli.py", "main.py", "requirements.lock", "pyproject.toml", "README.md")
+DIRECTORIES = ("examples", "deploy")
 
 
 @dataclass
 class Clone:
-    """Links to the repository's files and to its environment."""
+    """The repository's files and its environment. `notion-oauth` is on the PATH, as after `uv tool install`."""
 
     directory: Path
     home: Path
@@ -28,9 +33,12 @@ class Clone:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name.startswith(("COV", "PATH"))}
+        kept = {name: value for name, value in os.environ.items() if name.startswith("COV")}
+        log = self.home / "browser.log"
         return {
             **kept,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "BROWSER": f"{sys.executable} -I {consenting_browser.__file__} %s {log}",
             "HOME": str(self.home),
             "XDG_DATA_HOME": os.environ["XDG_DATA_HOME"],  # that of this process, so that both have the same login
             "UV_NO_SYNC": "1",
@@ -49,9 +57,9 @@ class Clone:
         with self.start(command, **variables) as process:
             try:
                 out, err = process.communicate(timeout=90)
-            except BaseException:
-                process.kill()
-                raise
+            finally:  # what it has left in the background
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def start(self, command: str, **variables: str) -> subprocess.Popen[str]:
@@ -63,6 +71,7 @@ class Clone:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
 
@@ -71,7 +80,9 @@ def clone(settings: Settings, tmp_path: Path) -> Clone:
     directory, home = tmp_path / "clone", tmp_path / "home"
     directory.mkdir()
     home.mkdir()
-    for name in LINKED:
-        (directory / name).symlink_to(ROOT / name)
+    for name in FILES:
+        shutil.copy(ROOT / name, directory)
+    for name in DIRECTORIES:
+        shutil.copytree(ROOT / name, directory / name)
     (directory / ".venv").symlink_to(sys.prefix)
     return Clone(directory, home, settings.server_url)
