@@ -1,6 +1,6 @@
 """The documentation is true: Python blocks run against the practice server, every command parses, and files and exit
-codes are as shown. tests/process/test_documented_commands.py runs the blocks for a shell, test_reference_pages.py checks
-the tables.
+codes are as shown. tests/process/test_documented_commands.py runs the blocks for a shell, and compares their output.
+test_reference_pages.py has the tables.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 from uvicorn.main import main as uvicorn_command
 
-from notion_oauth import JsonFileStore, NotionOAuth, Settings
+from notion_oauth import JsonFileStore, NotionOAuth, Settings, create_app
 from notion_oauth.cli.main import app as command_line
 from notion_oauth.gateway.clients import CLIENTS, Launch, Machine, configure
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import load_settings
-from tests.support.documents import BLOCKS, DOCUMENTS, SHELLS, Block, commands, inline_code
+from tests.support.documents import BLOCKS, DOCUMENTS, OUTPUTS, SHELLS, TUTORIALS, Block, commands, inline_code
 from tests.support.paths import ROOT
 from tests.support.signing_in import sign_in
 from tests.support.stores import load_login
@@ -44,8 +44,13 @@ TOKEN_FILES = [block for block in DATA if '"access_token":' in block.code]
 ENV_FILES = [block for block in DATA if block.code.startswith("NOTION_OAUTH_")]
 MANIFESTS = [block for block in DATA if "initContainers:" in block.code]
 CLIENT_FILES = [block for block in DATA if "/home/ada/.local/bin/notion-oauth" in block.code]
+RESPONSES = [
+    block for block in DATA if block.language == "json" and ('"issuer":' in block.code or '"error":' in block.code)
+]
+TRANSCRIPTS = [block for block in OUTPUTS if block.document in TUTORIALS]
 LAYOUTS = [block for block in DATA if block.code.startswith("notion_oauth/")]
 NOT_CHECKED_HERE = {  # the beginning of a block, and the reason
+    "   PROFILE  WORKSPACE": "the table on a terminal: tests/component/cli/test_profiles.py",
     "0 6 * * * ": "tests/process/test_timers_and_profiles.py runs it as cron does",
     "2026-11-25T09:58:18.733Z INFO notion_oauth.audit": "shows lines of a log: tests/component/observability",
 }
@@ -97,7 +102,7 @@ def _ask(app: FastAPI, *, has_users: bool) -> None:
 
 
 def test_every_block_is_checked() -> None:
-    checked = {*TOKEN_FILES, *ENV_FILES, *MANIFESTS, *CLIENT_FILES, *LAYOUTS}
+    checked = {*TOKEN_FILES, *ENV_FILES, *MANIFESTS, *CLIENT_FILES, *RESPONSES, *TRANSCRIPTS, *LAYOUTS}
     assert [
         str(block) for block in DATA if block not in checked and not block.code.startswith((*NOT_CHECKED_HERE,))
     ] == []
@@ -113,8 +118,10 @@ def test_every_exception_is_a_block(start: str) -> None:
 
 def _parse(words: list[str]) -> None:
     """Let the program parse a command with its options; values are not checked."""
-    if words == ["--version"]:
-        return
+    if words[0] == "COMMAND":
+        words = ["status", *words[1:]]
+    if words[0] in ("--version", "--install-completion"):
+        return  # of the program itself; test_options_in_the_text_exist knows them
     at = next(place for place, word in enumerate(words, 1) if not word.startswith("-"))  # after the command's name
     done = CliRunner().invoke(command_line, [*words[:at], "--help", *words[at:]])
     assert done.exit_code == 0, f"{words}: {done.output}"
@@ -178,6 +185,22 @@ async def test_documented_token_file_is_a_login(block: Block, tmp_path: Path) ->
     assert tokens.client.client_id == "dynamic_id_123"
     assert tokens.expires_at is not None
     assert tokens.expires_at.timestamp() == 1707734160 + 3600
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("block", RESPONSES, ids=str)
+async def test_responses_have_the_fields_that_are_shown(block: Block, oauth: NotionOAuth) -> None:
+    shown = json.loads(block.code)
+    with TestClient(create_app(oauth.settings), base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
+        if "error" in shown:
+            response = client.get("/auth/callback")
+        else:
+            await sign_in(oauth)
+            await oauth.identify()
+            response = client.get("/auth/status")
+    assert [(name, type(value)) for name, value in response.json().items()] == [
+        (name, type(value)) for name, value in shown.items()
+    ]
 
 
 @pytest.mark.parametrize("block", CLIENT_FILES, ids=str)

@@ -1,106 +1,112 @@
 """The blocks for a shell in README.md, docs/, deploy/ and examples/ run in a clone, against the practice server.
 
 All lines run, except those that NOT_RUN names. Three things differ from what a reader sees: ports are free ones,
-Notion's address is the practice server's, and a server is stopped once it answers.
+Notion's address is the practice server's, and a server is stopped at the end. The tutorial runs as one script, and what
+it prints is compared with what it shows.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from tests.support.clone import Clone
-from tests.support.documents import BLOCKS, SHELLS, Block
+from tests.support.documents import BLOCKS, OUTPUTS, SHELLS, TUTORIALS, Block
 from tests.support.servers import free_port
 from tests.support.signing_in import sign_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
-INSTALLS = "installs; .ci/run installs everything that the tests use"
-DOCKER, ROOT_RIGHTS, SYSTEMD = "needs Docker", "needs root", "needs systemd"
+INSTALLS = "installs packages; .ci/run installs all that the tests use"
+KEYRING = "needs the system keyring: tests/process/test_system_keyring.py"
 POWERSHELL = "needs PowerShell"
-NOT_RUN = {  # the beginning of a line, and why it is not run; what it has of our commands is parsed in any case
+NOT_RUN = {  # the beginning of a line, and why it is not run; commands of this program in it are parsed in any case
     "uv sync": INSTALLS,
+    "uv add ": INSTALLS,
     "uv tool install": INSTALLS,
-    "docker compose": DOCKER,
-    "sudo ": ROOT_RIGHTS,
-    "systemctl ": SYSTEMD,
-    "notion-oauth key --keyring": "needs the system keyring: tests/process/test_system_keyring.py",
-    "export NOTION_OAUTH_ENCRYPTION_KEY=keyring": "needs the system keyring: tests/process/test_system_keyring.py",
+    "docker compose": "needs Docker",
+    "sudo ": "needs root, and changes the machine",
+    "systemctl ": "needs systemd",
+    "notion-oauth key --keyring": KEYRING,
+    "export NOTION_OAUTH_ENCRYPTION_KEY=keyring": KEYRING,
     "$env:": POWERSHELL,
     "$token = ": POWERSHELL,
-    "Invoke-RestMethod ": POWERSHELL,
-    "  Authorization = ": POWERSHELL,
-    "} -ContentType ": POWERSHELL,
 }
 DATABASE = 'export NOTION_OAUTH_DATABASE_URL="sqlite:///$HOME/tokens.db"'
-CLIENT = "https://me.example/enterprise.json"
 BEFORE = {  # the beginning of a line, and what is run before it
     "$ curl http://localhost:8000/": "uv run uvicorn main:app --port 8000",
     "notion-oauth adopt ": "notion-oauth logout",
     "notion-oauth migrate": DATABASE,
-    "notion-oauth status": "notion-oauth login",
     "notion-oauth import ": f"{DATABASE}\nnotion-oauth migrate",
-    "notion-oauth login --assertion-file ": f"export NOTION_OAUTH_CLIENT_ID={CLIENT}",
+    "notion-oauth profile use work": "notion-oauth login --profile work",
+    "notion-oauth status": "notion-oauth login",
+}
+INSTEAD = {  # in the tutorial: of choosing Allow, and of waiting a minute
+    "notion-oauth sandbox": "notion-oauth sandbox --auto-consent",
+    "notion-oauth token\nnotion-oauth status": "notion-oauth refresh\nnotion-oauth token\nnotion-oauth status",
 }
 SERVES = re.compile(r"(?:uvicorn|sandbox|mcp serve) .*--port (\d+)")
+END = "-- the end of a block --"
 SHELL_BLOCKS = [block for block in BLOCKS if block.language in SHELLS]
 
 
-@dataclass
-class Script:
-    """What of a block is run."""
-
-    block: Block
-
-    @property
-    def lines(self) -> list[str]:
-        if self.block.code.startswith("$ "):  # with output
-            return [line for line in self.block.lines if line.startswith("$ ")]
-        if any(
-            NOT_RUN[start] is POWERSHELL and line.startswith(start) for line in self.block.lines for start in NOT_RUN
-        ):
-            return []
-        return [line for line in self.block.lines if not line.startswith((*NOT_RUN,))]
-
-    def text(self, clone: Clone) -> str:
-        """For /bin/sh, with free ports in place of the documented ones."""
-        lines = [each for line in self.lines for each in self._steps(line)]
-        text = "\n".join(lines)
-        for port in {*re.findall(r"(?:--port |localhost:)(\d+)", text)}:
-            text = text.replace(port, str(free_port()))
-        addresses = ("https://mcp.notion.com/mcp", "http://127.0.0.1:9000/mcp")
-        for address in addresses:
-            text = text.replace(address, clone.server_url)
-        return text.replace("COMMAND", "true").replace(
-            "/data/tokens.json", str(clone.directory / ".notion-tokens.json")
-        )
-
-    def _steps(self, line: str) -> list[str]:
-        before = [command for start, command in BEFORE.items() if line.startswith(start)]
-        return [step for each in [*"\n".join(before).splitlines(), line.removeprefix("$ ")] for step in _step(each)]
+def lines_to_run(block: Block) -> list[str]:
+    lines = block.lines
+    if block.code.startswith("$ "):  # the others are output
+        return [line for line in lines if line.startswith("$ ")]
+    if any(line.startswith(start) for line in lines for start, reason in NOT_RUN.items() if reason == POWERSHELL):
+        return []
+    return [line for line in lines if not line.startswith((*NOT_RUN,))]
 
 
-def _step(line: str) -> list[str]:
+RUN = [block for block in SHELL_BLOCKS if lines_to_run(block)]
+
+
+def for_sh(line: str) -> str:
     """A command, or the start of a server and a wait until it answers."""
     if not (serves := SERVES.search(line)):
-        return [line]
+        return line.removeprefix("$ ")
     answers = f"curl -q -s -o /dev/null http://127.0.0.1:{serves[1]}/"
-    return [f"{line} >serving.log 2>&1 & serving=$!", f"until {answers}; do kill -0 $serving; sleep 0.1; done"]
+    return f"{line} >serving 2>&1 & serving=$!\nuntil {answers}; do kill -0 $serving; sleep 0.1; done\ncat serving >&2"
 
 
-RUN = [block for block in SHELL_BLOCKS if Script(block).lines]
+def adapted(script: str, clone: Clone) -> str:
+    """The script with this test's addresses, ports and files."""
+    script = script.replace("https://mcp.notion.com/mcp", clone.server_url)
+    if "sandbox -" not in script:
+        script = script.replace("http://127.0.0.1:9000/mcp", clone.server_url)
+    for port in {*re.findall(r"(?:--port |localhost:)(\d+)", script)}:
+        script = re.sub(rf"\b{port}\b", str(free_port()), script)
+    file = clone.directory / ".notion-tokens.json"
+    return script.replace("COMMAND", "true").replace("/data/tokens.json", str(file))
+
+
+def pattern(shown: str, clone: Clone) -> str:
+    """For output with other numbers, times and tokens, and with anything in place of `…`."""
+    text = re.escape(shown.replace("/home/ada", str(clone.home)).strip()).replace("…", ".*")
+    text = re.sub(r"user:[\w:\\-]+", r"user:[\\w:-]+", text)
+    text = re.sub(r"\\\(in .*?\\\)|\\\(\d.*? ago\\\)", r"\\([^)]+\\)", text)
+    return re.sub(r"\d+", r"\\d+", re.sub(r"(\\ )+", " +", text))
+
+
+@pytest.fixture
+async def signed_in(clone: Clone) -> Clone:
+    """A clone with a login beside `cli.py`, and one of the command `notion-oauth`."""
+    file = clone.directory / ".notion-tokens.json"
+    await sign_in(clone.oauth)
+    await sign_in(NotionOAuth(Settings(server_url=clone.server_url, token_file=file)))
+    (clone.home / ".curlrc").write_text("fail\n")  # an HTTP error is an error
+    return clone
 
 
 def test_almost_all_blocks_are_run() -> None:
-    assert len(RUN) > 20
-    shells = {str(block) for block in SHELL_BLOCKS}
-    assert len(shells - {str(block) for block in RUN}) < 12
+    assert len(RUN) > 25
+    assert len([block for block in SHELL_BLOCKS if block not in RUN]) < 9
+    assert len(TUTORIALS) == 1
 
 
 @pytest.mark.parametrize("start", [*NOT_RUN, *BEFORE])
@@ -108,25 +114,36 @@ def test_every_exception_is_a_line_of_the_documentation(start: str) -> None:
     assert any(line.startswith(start) for block in SHELL_BLOCKS for line in block.lines)
 
 
-@pytest.fixture
-async def signed_in(clone: Clone, sandbox: Sandbox) -> Clone:
-    """A clone with a login beside `cli.py`, and one of the command `notion-oauth`."""
-    file = clone.directory / ".notion-tokens.json"
-    await sign_in(clone.oauth)
-    await sign_in(NotionOAuth(Settings(server_url=clone.server_url, token_file=file)))
-    (clone.home / ".curlrc").write_text("fail\n")  # an HTTP error is an error
-    sandbox.options.client_metadata_documents = {CLIENT: {"client_id": CLIENT, "redirect_uris": ["https://me.example"]}}
-    (clone.directory / "FILE").write_text(sandbox.identity_provider.assertion(CLIENT))
-    return clone
-
-
-@pytest.mark.parametrize("block", RUN, ids=str)
+@pytest.mark.parametrize("block", [block for block in RUN if block.document not in TUTORIALS], ids=str)
 async def test_block_runs(block: Block, signed_in: Clone) -> None:
-    done = signed_in.run(Script(block).text(signed_in))
+    lines = lines_to_run(block)
+    before = [[first for start, first in BEFORE.items() if line.startswith(start)] for line in lines]
+    all_lines = [line for first, line in zip(before, lines, strict=True) for line in (*first, line)]
+    script = "\n".join(for_sh(line) for each in all_lines for line in each.splitlines())
+    done = signed_in.run(adapted(script, signed_in))
     assert done.returncode == 0, done.stdout + done.stderr
-    if "curl http" in block.code and block.code.startswith("$ "):
-        pattern = re.sub(r"\d+", r"\\d+", re.escape(block.code.partition("\n")[2].strip()).replace("…", ".*"))
-        assert re.fullmatch(pattern, done.stdout.strip().replace('":', '": ').replace(',"', ', "')), done.stdout
+    if "status" in block.code and block.code.startswith("$ curl "):
+        shown, printed = (json.loads(text) for text in (re.sub(r", …", "", block.code.partition("\n")[2]), done.stdout))
+        assert shown.keys() <= printed.keys()
+        assert shown["status"] == printed["status"]
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda file: file.name)
+def test_tutorial_prints_what_it_shows(tutorial: Path, clone: Clone) -> None:
+    blocks = [block for block in BLOCKS if block.document == tutorial]
+    steps = [block for block in blocks if block in RUN]
+    script = "exec 2>&1\n" + "".join(
+        "\n".join([f"echo {END}", *map(for_sh, lines_to_run(block)), ""]) for block in steps
+    )
+    for line, instead in INSTEAD.items():
+        assert line in script
+        script = script.replace(line, instead)
+    done = clone.run(adapted(script, clone))
+    assert done.returncode == 0, done.stdout
+    printed = dict(zip(steps, done.stdout.split(f"{END}\n")[1:], strict=True))
+    for block in (block for block in blocks if block in OUTPUTS):
+        step = [each for each in steps if each.number < block.number][-1]
+        assert re.search(pattern(block.code, clone), printed[step], re.DOTALL), f"{block}: {printed[step]}"
 
 
 async def test_checks_of_doctor_have_the_documented_names(signed_in: Clone) -> None:

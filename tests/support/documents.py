@@ -57,6 +57,10 @@ def _blocks() -> Iterator[Block]:
 BLOCKS = list(_blocks())
 
 
+OUTPUTS = [block for block in BLOCKS if block.language == "text"]
+TUTORIALS = [document for document in DOCUMENTS if sum(block.document == document for block in OUTPUTS) > 2]
+
+
 def inline_code() -> Iterator[tuple[Path, str]]:
     """What is between backticks on one line, outside of blocks."""
     for document in DOCUMENTS:
