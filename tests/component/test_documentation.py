@@ -32,7 +32,7 @@ from notion_oauth.cli.main import app as command_line
 from notion_oauth.gateway.clients import CLIENTS, Launch, Machine, configure
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import load_settings
-from tests.support.documents import BLOCKS, DOCUMENTS, OUTPUTS, SHELLS, TUTORIALS, Block, commands, inline_code
+from tests.support.documents import BLOCKS, DOCUMENTS, NOT_COMPARED, OUTPUTS, SHELLS, Block, commands, inline_code
 from tests.support.paths import ROOT
 from tests.support.signing_in import sign_in
 from tests.support.stores import load_login
@@ -47,13 +47,7 @@ CLIENT_FILES = [block for block in DATA if "/home/ada/.local/bin/notion-oauth" i
 RESPONSES = [
     block for block in DATA if block.language == "json" and ('"issuer":' in block.code or '"error":' in block.code)
 ]
-TRANSCRIPTS = [block for block in OUTPUTS if block.document in TUTORIALS]
 LAYOUTS = [block for block in DATA if block.code.startswith("notion_oauth/")]
-NOT_CHECKED_HERE = {  # the beginning of a block, and the reason
-    "   PROFILE  WORKSPACE": "the table on a terminal: tests/component/cli/test_profiles.py",
-    "0 6 * * * ": "tests/process/test_timers_and_profiles.py runs it as cron does",
-    "2026-11-25T09:58:18.733Z INFO notion_oauth.audit": "shows lines of a log: tests/component/observability",
-}
 OTHER_OPTIONS = {"--network", "--no-proxy-headers", "--timeout-graceful-shutdown"}  # of docker run, and of uvicorn
 TEXT = "\n".join(document.read_text() for document in DOCUMENTS)
 INLINE = sorted({" ".join(words) for _, code in inline_code() for words in commands(code)})
@@ -102,16 +96,14 @@ def _ask(app: FastAPI, *, has_users: bool) -> None:
 
 
 def test_every_block_is_checked() -> None:
-    checked = {*TOKEN_FILES, *ENV_FILES, *MANIFESTS, *CLIENT_FILES, *RESPONSES, *TRANSCRIPTS, *LAYOUTS}
-    assert [
-        str(block) for block in DATA if block not in checked and not block.code.startswith((*NOT_CHECKED_HERE,))
-    ] == []
+    checked = {*TOKEN_FILES, *ENV_FILES, *MANIFESTS, *CLIENT_FILES, *RESPONSES, *OUTPUTS, *LAYOUTS}
+    assert [str(block) for block in DATA if block not in checked and not block.code.startswith((*NOT_COMPARED,))] == []
     assert len(PYTHON) > 8
     assert len(SHELL) > 20
     assert len(INLINE) > 30
 
 
-@pytest.mark.parametrize("start", NOT_CHECKED_HERE)
+@pytest.mark.parametrize("start", NOT_COMPARED)
 def test_every_exception_is_a_block(start: str) -> None:
     assert any(block.code.startswith(start) for block in DATA)
 
@@ -198,9 +190,9 @@ async def test_responses_have_the_fields_that_are_shown(block: Block, oauth: Not
             await sign_in(oauth)
             await oauth.identify()
             response = client.get("/auth/status")
-    assert [(name, type(value)) for name, value in response.json().items()] == [
-        (name, type(value)) for name, value in shown.items()
-    ]
+    assert {name: type(value) for name, value in response.json().items()} == {
+        name: type(value) for name, value in shown.items()
+    }
 
 
 @pytest.mark.parametrize("block", CLIENT_FILES, ids=str)
