@@ -1,4 +1,4 @@
-"""PostgreSQL and PgBouncer from the system's packages, for tests: each run starts its own in a temporary directory."""
+"""PostgreSQL, PgBouncer and Redis from the system's packages: each run of the tests starts its own."""
 
 from __future__ import annotations
 
@@ -162,6 +162,62 @@ def postgresql(postgresql_server: Postgresql) -> Postgresql:
 def pgbouncer(postgresql: Postgresql, pgbouncer_url: str) -> str:
     """The URL of the same database through PgBouncer."""
     return pgbouncer_url
+
+
+class Redis:
+    """A Redis server that stores its counters when it is stopped."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = {"bind": "127.0.0.1", "port": self.port, "dir": self._directory, "logfile": self._directory / "log"}
+        arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self._process = subprocess.Popen([str(shutil.which("redis-server")), *arguments])
+        for _ in range(500):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as connected:
+                connected.sendall(b"PING\r\n")
+                if connected.recv(16).startswith(b"+PONG"):  # not while it loads its counters
+                    return
+            time.sleep(0.02)
+        raise AssertionError((self._directory / "log").read_text())
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def clear(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.port)) as connected:
+            connected.sendall(b"FLUSHALL\r\n")
+            assert connected.recv(16).startswith(b"+OK")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    _require(shutil.which("redis-server"), "Redis")
+    with tempfile.TemporaryDirectory(prefix="redis-") as directory:
+        server = Redis(Path(directory))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def redis(redis_server: Redis) -> Redis:
+    """A Redis server without any counter."""
+    redis_server.clear()
+    return redis_server
 
 
 class Relay:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from typing import Any
 
+import anyio
 import pytest
-from fakeredis import FakeServer, FakeStrictRedis
-from limits.storage import MemoryStorage, RedisStorage
+from limits.storage import MemoryStorage
 from pydantic import SecretStr
 
 from notion_oauth.app import create_app
 from notion_oauth.errors import ConfigurationError, TooManyRequests
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.settings import Settings
-from notion_oauth.web.rate_limits import STORAGE_TIMEOUT, RateLimits
+from notion_oauth.web.rate_limits import STORAGE_RETRY_AFTER, RateLimits
 from tests.conftest import Posted
+from tests.support.databases import Redis
 from tests.support.signing_in import age
 from tests.support.visiting import PUBLIC, Visitor
 
 JSON = {"Accept": "application/json"}
+CLIENT = "198.51.100.7"
 
 
 @pytest.fixture
@@ -169,25 +172,21 @@ def test_expired_token_is_refreshed_at_once(settings: Settings, sandbox: Sandbox
 
 
 class TestRedis:
-    """With Redis, all workers share the counters."""
+    """With Redis, all workers and instances share the counters."""
 
     @pytest.fixture
-    def redis_url(self, monkeypatch: pytest.MonkeyPatch) -> str:
-        """A Redis in this process, for the real client library."""
-        server = FakeServer()
+    def shared(self, public: Settings, redis: Redis) -> Settings:
+        return public.model_copy(update={"rate_limit_storage": SecretStr(redis.url)})
 
-        def connected(url: str, **options: object) -> FakeStrictRedis:
-            assert options["socket_timeout"] == options["socket_connect_timeout"] == STORAGE_TIMEOUT
-            return FakeStrictRedis(server=server)
-
-        monkeypatch.setattr("redis.from_url", connected)
-        return "redis://localhost:6379/0"
-
-    def test_workers_share_counters(self, public: Settings, redis_url: str) -> None:
-        shared = public.model_copy(update={"rate_limit_storage": SecretStr(redis_url)})
+    def test_workers_share_counters(self, public: Settings, shared: Settings) -> None:
         assert statuses(Visitor(create_app(shared)), 3) == [400] * 3
         assert statuses(Visitor(create_app(shared)), 1) == [429]
         assert statuses(Visitor(create_app(public)), 1) == [400]
+
+    def test_services_with_different_addresses_share_no_counters(self, shared: Settings) -> None:
+        assert statuses(Visitor(create_app(shared)), 4) == [400] * 3 + [429]
+        other = shared.model_copy(update={"public_url": "https://other.example"})
+        assert statuses(Visitor(create_app(other), "https://other.example"), 1) == [400]
 
     def test_workers_count_separately_while_redis_is_down(
         self, public: Settings, caplog: pytest.LogCaptureFixture
@@ -200,9 +199,8 @@ class TestRedis:
         assert "canary" not in caplog.text
 
     @pytest.mark.anyio
-    async def test_ipv6_network_is_counted_across_workers(self, public: Settings, redis_url: str) -> None:
+    async def test_ipv6_network_is_counted_across_workers(self, shared: Settings) -> None:
         """The /48 has ten times the limit of a client, and refused clients do not count towards it."""
-        shared = public.model_copy(update={"rate_limit_storage": SecretStr(redis_url)})
         one, other = limits_of(shared), limits_of(shared)
         assert (await allowed(one, *["2001:db8:1:2::1"] * 40)).count(True) == 3
         found = await allowed(other, *(f"2001:db8:1:{number:x}::1" for number in range(100, 130)))
@@ -211,30 +209,50 @@ class TestRedis:
         assert await allowed(one, "::ffff:198.51.100.7") == [True]
 
     @pytest.mark.anyio
-    async def test_redis_is_retried(
-        self, public: Settings, redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    async def test_counters_survive_a_restart_of_redis(
+        self, shared: Settings, redis: Redis, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """And no worker notices it, if it had no request meanwhile."""
+        one, other = limits_of(shared), limits_of(shared)
+        assert await allowed(one, CLIENT, CLIENT) == [True, True]
+        redis.stop()
+        redis.start()
+        assert await allowed(other, CLIENT, CLIENT) == [True, False]
+        assert await allowed(one, CLIENT) == [False]
+        assert not caplog.records
+
+    @pytest.mark.anyio
+    async def test_requests_stay_limited_while_redis_is_away_and_are_counted_together_again(
+        self, shared: Settings, redis: Redis, caplog: pytest.LogCaptureFixture
     ) -> None:
         now = [0.0]
-        shared = public.model_copy(update={"rate_limit_storage": SecretStr(redis_url)})
-        limits = RateLimits(shared, uptime=lambda: now[0])
-        tried = []
-
-        def failing(*args: object, **options: object) -> None:
-            tried.append(args)
-            raise ConnectionError
-
-        caplog.set_level(logging.WARNING)
-        with monkeypatch.context() as patch:
-            patch.setattr(RedisStorage, "incr", failing)
-            for _ in range(3):
-                await limits.count("auth", "198.51.100.7")
-            assert len(tried) == 1
-            now[0] = 5.1
-            await limits.count("status", "198.51.100.7")
-            assert len(tried) == 2
-        now[0] = 10.3
-        await limits.count("auth", "198.51.100.7")
+        one, other = (limits_of(shared, uptime=lambda: now[0]) for _ in range(2))
+        assert await allowed(one, CLIENT) == [True]
+        redis.stop()
+        for each in (one, other):  # the counters of each in memory
+            assert await allowed(each, *[CLIENT] * 4) == [True] * 3 + [False]
+        assert len(caplog.records) == 2
+        redis.start()
+        now[0] = STORAGE_RETRY_AFTER - 0.1
+        assert await allowed(one, CLIENT) == [False], "in memory, without a look at Redis"
+        now[0] = STORAGE_RETRY_AFTER + 0.1
+        assert await allowed(one, CLIENT) == [True]
+        assert await allowed(other, CLIENT, CLIENT) == [True, False]
         assert "can be used again" in caplog.text
+
+    @pytest.mark.anyio
+    async def test_redis_that_does_not_answer_delays_one_request(self, shared: Settings, redis: Redis) -> None:
+        """By STORAGE_TIMEOUT. The next ones are counted in memory at once."""
+        now = [0.0]
+        limits = limits_of(shared, uptime=lambda: now[0])
+        redis.signal(signal.SIGSTOP)
+        try:
+            with anyio.fail_after(30):
+                assert await allowed(limits, *[CLIENT] * 4) == [True] * 3 + [False]
+        finally:
+            redis.signal(signal.SIGCONT)
+        now[0] = STORAGE_RETRY_AFTER + 0.1
+        assert await allowed(limits, CLIENT) == [True]
 
     @pytest.mark.parametrize("url", ["memcached://canary:11211", "canary", "redis://canary:not-a-port/"])
     def test_invalid_storage_url_is_refused_and_not_shown(self, public: Settings, url: str) -> None:
