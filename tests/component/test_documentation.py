@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from uvicorn.main import main as uvicorn_command
 
 from notion_oauth import JsonFileStore, NotionOAuth, Settings, create_app
+from notion_oauth.cli import options
 from notion_oauth.cli.main import app as command_line
 from notion_oauth.gateway.clients import CLIENTS, Launch, Machine, configure
 from notion_oauth.sandbox import Sandbox
@@ -58,10 +59,10 @@ LINUX = Machine("linux", Path("/home/ada"), {})
 
 @pytest.fixture
 def signed_in(sandbox: Sandbox, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The settings of the environment mean the practice server, with a login in two profiles."""
+    """The settings of the environment mean the practice server, with logins in the profiles that the examples use."""
     monkeypatch.setenv("NOTION_OAUTH_SERVER_URL", sandbox.mcp_url)
     monkeypatch.setenv("NOTION_OAUTH_TOKEN_FILE", str(settings.token_file))
-    for profile in ("default", "work"):
+    for profile in ("default", "work", "user-1"):
         anyio.run(sign_in, NotionOAuth(settings, profile=profile))
     return settings
 
@@ -85,7 +86,8 @@ def test_python_example_runs(example: Block, signed_in: Settings) -> None:
 def _ask(app: FastAPI, *, has_users: bool) -> None:
     """Ask each route of an example's application that needs no form."""
     paths = set(app.openapi()["paths"])
-    assert paths & {"/auth/status", "/pages"}
+    gateway = any(getattr(route, "path", "") == "/mcp" for route in app.routes)
+    assert gateway or paths & {"/auth/status", "/pages"}
     with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
         if "/auth/status" in paths:
             answer = client.get("/auth/status")
@@ -93,6 +95,12 @@ def _ask(app: FastAPI, *, has_users: bool) -> None:
             assert (answer.status_code, answer.json().get("status")) == expected
         if "/pages" in paths:
             assert client.get("/pages").json()["length"] > 0
+        if gateway:
+            client.headers |= {"Accept": "application/json, text/event-stream", "Authorization": "Bearer secret-of-ann"}
+            params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+            message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
+            assert "practice server" in client.post("/mcp", json=message).text
+            assert client.post("/mcp", json=message, headers={"Authorization": "Bearer other"}).status_code == 403
 
 
 def test_every_block_is_checked() -> None:
@@ -163,6 +171,13 @@ UVICORN_COMMANDS = sorted(
 def test_uvicorn_commands_parse(command: str) -> None:
     chosen = uvicorn_command.make_context("uvicorn", shlex.split(command)[1:]).params
     assert chosen["app"] in ("main:app", "example:app", "fastapi_users:app", "notion_oauth.app:create_app")
+
+
+def test_exit_codes_in_the_text_are_in_the_table() -> None:
+    named = re.findall(r"[Ee]xit codes?(?: is)? (\d+)|exits? with (\d+)", TEXT)
+    known = {0, options.FAILED, options.INTERRUPTED, *(code for _, code in options.EXIT_CODES)}
+    assert len(named) > 2
+    assert {int(code) for codes in named for code in codes if code} <= known
 
 
 @pytest.mark.anyio

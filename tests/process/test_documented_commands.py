@@ -83,7 +83,7 @@ def for_sh(line: str) -> str:
 
 def adapted(script: str, clone: Clone) -> str:
     """The script with this test's addresses, ports and files."""
-    script = script.replace("https://mcp.notion.com/mcp", clone.server_url)
+    script = re.sub(r"https://mcp\.[\w.]+/mcp", clone.server_url, script)
     if "sandbox -" not in script:
         script = script.replace("http://127.0.0.1:9000/mcp", clone.server_url)
     for port in {*re.findall(r"(?:--port |localhost:)(\d+)", script)}:

@@ -201,6 +201,15 @@ async def test_agent_calls_notion_through_the_gateway(clone: Clone, model_url: s
     assert "Practice workspace" in done.stdout
 
 
+async def test_agent_without_a_key_says_what_is_missing(clone: Clone) -> None:
+    await sign_in(clone.oauth)
+    (command,) = commands("agent.py")
+    done = clone.run(command.removeprefix("OPENAI_API_KEY=... "))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "OPENAI_API_KEY" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def as_cron(clone: Clone, command: str) -> Any:
     """Run a line of the crontab with cron's environment, and the settings that the user has repeated in the crontab."""
     needed = {name: value for name, value in clone.environment.items() if name.startswith(("COV", "XDG", "NOTION"))}
