@@ -430,6 +430,7 @@ class Hold:
         self._keep_reservation = False
         self._loaded = False
         self._has_older = False  # tokens that an earlier holder set aside, and that are older than the stored ones
+        self.sent: Attempt | None = None  # the last one of this hold
         self.attempt: Attempt | None = None  # by an earlier holder of the lock that did not finish; set by `load`
 
     async def load(self) -> StoredLogin:
@@ -444,6 +445,8 @@ class Hold:
             if (unsaved := self._unsaved(content)) is None:
                 self.attempt = self.attempt if self._reserved else _attempt(content)
             elif _is_newer(unsaved, login, marker):
+                if isinstance(login, TokenSet) and marker is not None:
+                    unsaved = self.with_previous(unsaved, login.refresh_token, sent=_attempt(marker))
                 await self._write_login(unsaved)
                 login, version = unsaved, self._codec.documents.version(self._profile)
             else:
@@ -472,6 +475,7 @@ class Hold:
         now = round(datetime.now(UTC).timestamp() * 1000)
         marker = json.dumps({"attempt": {"started_at": now, "refresh_token_sha256": sent}}).encode()
         await documents.reserve(marker, _MAX_LOGIN_SIZE)
+        self.sent = _attempt(marker)
         # An earlier request with the same token may still arrive, even if this one turns out not to
         self._reserved, self._keep_reservation = True, sent is not None and sent == earlier
 
@@ -479,6 +483,16 @@ class Hold:
         """Return whether an earlier holder sent this refresh token and its request may still reach the server."""
         sent = None if refresh_token is None else _hash(refresh_token.get_secret_value())
         return sent is not None and self.attempt is not None and self.attempt.refresh_token_sha256 == sent
+
+    def with_previous(self, tokens: TokenSet, refresh_token: SecretStr | None, *, sent: Attempt | None) -> TokenSet:
+        """Return the tokens with the refresh token that they have replaced, if a later holder has sent it too.
+
+        When that request arrives, it replaces them, and only the previous refresh token is then valid. `sent` is the
+        attempt that they are from.
+        """
+        if self.attempt == sent or not self.may_still_arrive(refresh_token):
+            return tokens
+        return tokens.model_copy(update={"previous_refresh_token": refresh_token})
 
     def request_may_arrive(self) -> None:
         """Keep the `Attempt` after the lock is released: its request may still reach the server."""

@@ -37,7 +37,7 @@ from notion_oauth.profile_names import DEFAULT_PROFILE, VISITOR_PROFILE
 from notion_oauth.protocol import end_reasons, lifetime
 from notion_oauth.protocol.lifetime import Lifetimes, Phase
 from notion_oauth.protocol.token import NoUsableToken
-from notion_oauth.storage import Hold, StoredLogin, TokenStore
+from notion_oauth.storage import Attempt, Hold, StoredLogin, TokenStore
 from notion_oauth.tokens import login_server
 from notion_oauth.tokens.backoff import Backoff
 from notion_oauth.tokens.cache import TokenCache
@@ -83,6 +83,7 @@ class _Unsaved:
     before: TokenSet
     error: StorageError
     at: float  # uptime
+    sent: Attempt | None  # the request that it is from
 
     def replaces(self, stored: TokenSet) -> bool:
         """Return whether it is newer than the stored login, which no other program has replaced by a newer one."""
@@ -369,6 +370,11 @@ class TokenSource:
         while (call := self._single_flight.current()) is not None:
             await call.wait_until_done()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a refresh is running, or tokens of the last one are not saved: this object must not be dropped."""
+        return self._unsaved is not None or self._single_flight.current() is not None
+
     def check_saved(self) -> None:
         """Raise StorageError if tokens of the last refresh could not be saved. Call it when `wait_until_idle` ends."""
         if (unsaved := self._unsaved) is not None:
@@ -434,7 +440,8 @@ class TokenSource:
         # Read again, whatever the version says: network file systems show changes late
         tokens = self._require_tokens(self._checked(await hold.load()))
         if (unsaved := self._unsaved) is not None:
-            await self._save(hold, unsaved.login, before=unsaved.before)
+            login = hold.with_previous(unsaved.login, unsaved.before.refresh_token, sent=unsaved.sent)
+            await self._save(hold, login, before=unsaved.before)
             self._audit.refreshed(unsaved.before, unsaved.login)
             self._backoff.record_success()
         phase = self._phase(tokens, rejected, min_ttl)
@@ -528,9 +535,9 @@ class TokenSource:
         try:
             await hold.save(login)
         except StorageError as error:
-            self._unsaved = _Unsaved(
-                login, before, error, self._uptime() if self._unsaved is None else self._unsaved.at
-            )
+            earlier = self._unsaved
+            at, sent = (self._uptime(), None) if earlier is None else (earlier.at, earlier.sent)
+            self._unsaved = _Unsaved(login, before, error, at, hold.sent or sent)
             self._cache.clear()  # it has the stored login, which must not be used any more
             raise
         self._unsaved = None

@@ -74,6 +74,7 @@ class Postgresql:
 
     def clear(self) -> None:
         self.execute("DELETE FROM notion_oauth_logins; DELETE FROM notion_oauth_claims")
+        self.execute("UPDATE notion_oauth_pace SET next_at = 0, per_second = 1, paused_until = 0, paused_by = ''")
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(_PROGRAMS[-1] / program), "--pgdata", str(self.directory / "data"), *arguments]

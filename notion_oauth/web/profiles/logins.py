@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from notion_oauth.service import NotionOAuth
 
 MAX_LOGINS = 1024  # in memory; the least recently used is dropped, and created again on demand
+TRIES = 2  # to drop one, each time
 
 
 class Logins:
@@ -31,9 +32,18 @@ class Logins:
             return self._oauth
         oauth = self._logins.pop(profile, None) or self._oauth.for_profile(profile)
         self._logins[profile] = oauth
-        if len(self._logins) > self._max_logins:
-            self._on_drop(self._logins.popitem(last=False)[0])
+        for _ in range(TRIES):
+            if len(self._logins) > self._max_logins:
+                self._drop_oldest()
         return oauth
+
+    def _drop_oldest(self) -> None:
+        """Drop the least recently used login, unless it has tokens that only this process has. Those stay longer."""
+        profile, oldest = self._logins.popitem(last=False)
+        if oldest.tokens.is_busy:
+            self._logins[profile] = oldest
+        else:
+            self._on_drop(profile)
 
     def drop(self, profile: str) -> None:
         if self._logins.pop(profile, None) is not None:

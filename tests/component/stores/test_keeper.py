@@ -16,7 +16,7 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import StoredLogin
-from notion_oauth.stores import schema
+from notion_oauth.stores import schema, sql_documents
 from notion_oauth.stores.database import Database
 from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.stores.sql_documents import DatabaseStore
@@ -181,6 +181,21 @@ class TestKeeper:
         [[left]] = execute(database, "SELECT next_at - {now} FROM notion_oauth_pace")
         assert 100 < left <= 120
         assert await load_login(oauth.store, "user-1") is not None
+
+
+async def test_profiles_that_have_not_changed_for_long_are_found_in_parts(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among a million, one statement would take longer than a statement may."""
+    monkeypatch.setattr(sql_documents, "ROWS_AT_ONCE", 2)
+    store = DatabaseStore(database)
+    for number in range(9):
+        await save_login(store, f"user-{number}", tokens())
+    execute(database, "UPDATE notion_oauth_logins SET changed_at = 0 WHERE profile IN ('user-3', 'user-4', 'user-7')")
+    long_ago, found = datetime(2000, 1, 1, tzinfo=UTC), list[str]()
+    while page := await store.last_changed(after=max(found, default=""), before=long_ago):
+        found += page
+    assert found == ["user-3", "user-4", "user-7"]
 
 
 async def test_cleanup_looks_only_at_visitors_that_no_server_lets_live(database: Database) -> None:

@@ -136,6 +136,24 @@ async def test_tokens_of_a_lost_lease_are_found(
         assert await documents.reserved() == [], "they are found once"
 
 
+async def test_request_of_another_holder_may_replace_the_tokens_of_a_lost_lease(database: FailingDatabase) -> None:
+    """The other one sent the same refresh token, and got no response. It is the one that is valid afterwards."""
+    first, second = DatabaseStore(database, lease=LEASE), DatabaseStore(database)
+    await save_login(first, "default", OLD)
+    async with first.exclusive("default") as late:
+        await late.load()
+        await late.reserve(OLD.refresh_token)
+        await anyio.sleep(2 * LEASE.total_seconds())
+        async with second.exclusive("default") as hold:
+            await hold.load()
+            await hold.reserve(OLD.refresh_token)
+            hold.request_may_arrive()
+        with pytest.raises(LockLost):
+            await late.save(other("late"))
+    async with DatabaseStore(database).exclusive("default") as hold:
+        assert (await hold.load()).tokens == other("late", previous_refresh_token=OLD.refresh_token)
+
+
 async def test_tokens_of_a_lost_lease_are_deleted_by_a_sign_out(database: FailingDatabase) -> None:
     first, second = DatabaseStore(database, lease=LEASE), DatabaseStore(database)
     await save_login(first, "default", OLD)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
 import pytest
 
 from notion_oauth.app import create_app
+from notion_oauth.errors import NetworkError
 from notion_oauth.files.encryption import new_key
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
@@ -16,8 +18,10 @@ from notion_oauth.settings import Settings
 from notion_oauth.stores import schema
 from notion_oauth.stores.sql_documents import DatabaseStore
 from notion_oauth.stores.sqlite import SqliteDatabase
+from notion_oauth.web.profiles.logins import Logins
 from notion_oauth.web.profiles.resolver import create_resolver
 from tests.support.databases import FailingDatabase, Postgresql
+from tests.support.signing_in import sign_in
 from tests.support.visiting import PUBLIC, Visitor
 
 
@@ -93,3 +97,51 @@ def test_service_is_not_ready_without_its_database(tmp_path: Path, settings: Set
     answer = service.get("/readyz")
     assert (answer.status_code, answer.json()) == (503, {"status": "failing", "failing": ["store"]})
     assert service.get("/healthz").status_code == 200
+
+
+@pytest.mark.anyio
+async def test_login_whose_tokens_are_not_saved_stays_in_memory(
+    sandbox: Sandbox, settings: Settings, tmp_path: Path
+) -> None:
+    """While the database is away, and others are used. A new object would send the old refresh token."""
+    sandbox.options.reuse = "strict"
+    database = FailingDatabase(tmp_path / "tokens.db")
+    schema.migrate(database)
+    logins = Logins(NotionOAuth(settings, store=DatabaseStore(database)), max_logins=2)
+    oauth = logins.for_profile("user-1")
+    await sign_in(oauth)
+    database.fails_before = lambda statement: "login = :content" in statement
+    token = (await oauth.refresh()).access_token
+    for number in range(2, 7):
+        logins.for_profile(f"user-{number}")
+    assert len(logins.profiles) <= 3
+    database.fails_before = lambda statement: False
+    assert (await logins.for_profile("user-1").tokens.stored()).access_token == token
+    assert sandbox.is_access_token_live((await logins.for_profile("user-1").refresh()).access_token.get_secret_value())
+    await oauth.tokens.wait_until_idle()
+    for number in range(2, 7):
+        logins.for_profile(f"user-{number}")
+    assert len(logins.profiles) == 2
+    assert "user-1" not in logins.profiles
+
+
+@pytest.mark.anyio
+async def test_tokens_that_are_saved_late_keep_what_another_instance_has_sent_meanwhile(
+    sandbox: Sandbox, settings: Settings, tmp_path: Path
+) -> None:
+    """Its request may still arrive, and replace them: then only the old refresh token is valid."""
+    database = FailingDatabase(tmp_path / "tokens.db")
+    schema.migrate(database)
+    first = NotionOAuth(settings, store=DatabaseStore(database, lease=timedelta(seconds=0.05)))
+    old = await sign_in(first)
+    database.fails_before = lambda statement: "login = :content" in statement
+    new = await first.refresh()
+    sandbox.misbehave_next("/token", "drop")
+    await anyio.sleep(0.1)  # the lease ends
+    second = NotionOAuth(settings, store=DatabaseStore(database))
+    with pytest.raises(NetworkError):
+        await second.refresh()
+    database.fails_before = lambda statement: False
+    await first.tokens.wait_until_idle()
+    stored = await second.tokens.stored()
+    assert (stored.refresh_token, stored.previous_refresh_token) == (new.refresh_token, old.refresh_token)
