@@ -34,7 +34,7 @@ from tests.support.signing_in import sign_in
 
 ENOUGH = 20  # of this number of refreshes, at least one must have been made to fail
 # Workers may write compiled modules; otherwise each one compiles its imports for seconds
-_REMOVED = ("NOTION_OAUTH_", "COV", "PYTHONDONTWRITEBYTECODE")
+REMOVED = ("NOTION_OAUTH_", "COV", "PYTHONDONTWRITEBYTECODE")
 STEP = 0.05  # seconds between two reads of the events
 
 
@@ -151,7 +151,7 @@ class Runner:
             login.workers[name] = self._start(login, name)
 
     def _start(self, login: Login, name: str) -> subprocess.Popen[bytes]:
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_REMOVED)}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(REMOVED)}
         environment = {
             **inherited,
             "PYTHONPATH": str(ROOT),
@@ -251,7 +251,7 @@ def run(plan: Plan) -> Report:
         access_token_survives_refresh=plan.rules == "notion",
     )
     with (
-        _silent("uvicorn.error"),
+        silent("uvicorn.error"),
         tempfile.TemporaryDirectory() as directory,
         Disks([Path(directory) / f"login-{number}" for number in range(plan.logins)]) as disks,
         serve_sandbox(options) as sandbox,
@@ -260,7 +260,7 @@ def run(plan: Plan) -> Report:
 
 
 @contextmanager
-def _silent(name: str) -> Iterator[None]:
+def silent(name: str) -> Iterator[None]:
     """Silence a logger, which would log each interrupted response, during the block."""
     logger = logging.getLogger(name)
     level = logger.level

@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -82,7 +82,9 @@ class ServerEvents:
     rate: float
     timeout: float
     on_refresh: Callable[[Refresh], None] = lambda refresh: None
+    kinds: tuple[Fault, ...] = FAULTS
     refreshes: list[Refresh] = field(default_factory=list)
+    of_grant: defaultdict[str, list[Refresh]] = field(default_factory=lambda: defaultdict(list))
     tokens: dict[str, Access] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
@@ -93,7 +95,7 @@ class ServerEvents:
     _ended_early: float = 0
 
     def __post_init__(self) -> None:
-        self._deck = Deck(FAULTS, self.rng)
+        self._deck = Deck(self.kinds, self.rng)
         self.sandbox.observe(on_arrival=self._arrived, on_answer=self._answered)
 
     def end_tokens_early(self) -> None:
@@ -112,7 +114,7 @@ class ServerEvents:
     def end_of(self, grant: str) -> Refresh | None:
         """The refresh at which the server ended the login, or None."""
         with self.lock:
-            return next((each for each in self.refreshes if each.grant == grant and each.ended_grant), None)
+            return next((each for each in self.of_grant[grant] if each.ended_grant), None)
 
     def replayable(self, grant: str) -> set[str]:
         """The refresh token before the current one; none while a request may change that.
@@ -126,7 +128,7 @@ class ServerEvents:
             return set() if last is None else {last.used}
 
     def _last_success(self, grant: str) -> Refresh | None:
-        done = [each for each in self.refreshes if each.grant == grant and each.status == 200]
+        done = [each for each in self.of_grant[grant] if each.status == 200]
         return max(done, key=lambda each: each.done, default=None)
 
     def _arrived(self, request: RecordedRequest) -> Awaitable[None] | None:
@@ -138,19 +140,21 @@ class ServerEvents:
         token, sender = request.form.get("refresh_token", ""), request.headers.get("x-sender", "")
         with self.lock:
             used = fingerprint(token)
-            refresh = Refresh(sender, _grant(token), used, now, self._fault(used) if sender else None, now)
+            grant = _grant(token)
+            refresh = Refresh(sender, grant, used, now, self._fault(grant, used) if sender else None, now)
             self.refreshes.append(refresh)
+            self.of_grant[refresh.grant].append(refresh)
             if refresh.fault in (None, "slow", "lost", "late"):
                 self._open[id(request)] = refresh
         self.on_refresh(refresh)
         return self._delay(request, refresh) if refresh.fault == "late" else None
 
-    def _fault(self, used: str) -> Fault | None:
+    def _fault(self, grant: str, used: str) -> Fault | None:
         if self.rng.random() >= self.rate:
             return None
         fault = self._deck.draw()
         if fault == "refused":
-            if used in self._refused or any(each.used == used and each.status for each in self.refreshes):
+            if used in self._refused or any(each.used == used and each.status for each in self.of_grant[grant]):
                 return None  # a refusal that is repeated is final, and so is that of the previous refresh token
             self._refused.add(used)
             status, error = self.rng.choice(REFUSALS)

@@ -61,14 +61,14 @@ class EventFile:
         os.write(self._descriptor, json.dumps({"kind": kind, "at": time.time(), **details}).encode() + b"\n")
 
 
-def number_requests(name: str, record: EventFile) -> None:
+def number_requests(name: str, record: Callable[..., None]) -> None:
     """Put the sender into every request, and record its outcome."""
     numbers = itertools.count(1)
     _number_requests_of_the_program(name, numbers, record)
     _number_requests_for_tokens(name, numbers, record)
 
 
-def _number_requests_of_the_program(name: str, numbers: Iterator[int], record: EventFile) -> None:
+def _number_requests_of_the_program(name: str, numbers: Iterator[int], record: Callable[..., None]) -> None:
     send = httpx.AsyncHTTPTransport.handle_async_request
 
     async def recorded(self: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
@@ -85,7 +85,7 @@ def _number_requests_of_the_program(name: str, numbers: Iterator[int], record: E
     httpx.AsyncHTTPTransport.handle_async_request = recorded  # type: ignore[method-assign]
 
 
-def _number_requests_for_tokens(name: str, numbers: Iterator[int], record: EventFile) -> None:
+def _number_requests_for_tokens(name: str, numbers: Iterator[int], record: Callable[..., None]) -> None:
     send = ConnectionPool.send
 
     async def recorded(self: ConnectionPool, request: httpcore.Request) -> httpcore.Response:
@@ -106,7 +106,7 @@ def _number_requests_for_tokens(name: str, numbers: Iterator[int], record: Event
 
 
 @contextmanager
-def _recorded_failure(sender: str, record: EventFile) -> Iterator[None]:
+def _recorded_failure(sender: str, record: Callable[..., None]) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
