@@ -299,31 +299,67 @@ async def run_within(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
 
     A process that was stopped meanwhile gets GRACE more seconds when it goes on, to read what has arrived.
     """
-    results: list[T] = []
-    failure: Exception | None = None
+    due = anyio.current_time() + seconds
+    with anyio.CancelScope() as scope:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return await _run_within_on_trio(due, scope, work)
+        timers: list[asyncio.TimerHandle] = []
+
+        def expire() -> None:
+            if loop.time() > due + LATE:
+                timers.append(loop.call_later(GRACE, scope.cancel))
+            else:
+                scope.cancel()
+
+        timers.append(loop.call_at(due, expire))
+        try:
+            return await work()
+        finally:
+            timers[-1].cancel()
+    raise TimeoutError
+
+
+async def _run_within_on_trio(due: float, scope: anyio.CancelScope, work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work`, and cancel the scope at that time, or later if the process was stopped."""
 
     async def expire() -> None:
-        due = anyio.current_time() + seconds
-        await anyio.sleep(seconds)
+        await anyio.sleep_until(due)
         if anyio.current_time() > due + LATE:
             await anyio.sleep(GRACE)
-        group.cancel_scope.cancel()
+        scope.cancel()
 
+    outcome: Callable[[], T]
     async with anyio.create_task_group() as group:
         group.start_soon(expire)
         try:
-            results.append(await work())
+            result = await work()
+            outcome = lambda: result  # noqa: E731
         except Exception as error:  # raised below, because the task group would put it into an ExceptionGroup
-            failure = error
+            outcome = partial(_raise, error)
         group.cancel_scope.cancel()
     try:
-        if failure is not None:
-            raise failure
+        return outcome()
     finally:
-        del failure  # its traceback refers to this frame
-    if not results:
-        raise TimeoutError
-    return results[0]
+        del outcome  # a traceback refers to this frame
+
+
+_BACKGROUND: set[asyncio.Task[None]] = set()  # an event loop alone would not keep its tasks
+
+
+def start_in_background(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start the work, which raises nothing, in the running event loop: no task waits for it. It ends with the loop."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        import trio  # noqa: PLC0415 - Trio runs this code, so it is installed
+
+        trio.lowlevel.spawn_system_task(work)
+        return
+    task = loop.create_task(work())
+    _BACKGROUND.add(task)
+    task.add_done_callback(_BACKGROUND.discard)
 
 
 async def run_shielded(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

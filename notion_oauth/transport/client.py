@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import httpcore
@@ -19,7 +20,7 @@ from notion_oauth import __version__
 from notion_oauth.concurrency import run_within, shared_resources
 from notion_oauth.errors import UNCHANGED, Hint, MetadataError, NetworkError, ServerUnavailable, TransientError
 from notion_oauth.protocol.messages import Request, Response, host_of
-from notion_oauth.protocol.urls import is_loopback, url_problem
+from notion_oauth.protocol.urls import is_loopback, origin, url_problem
 from notion_oauth.settings import Settings
 from notion_oauth.transport.address_policy import AddressPolicy
 from notion_oauth.transport.certificates import CA_FILE, find_trusted_authorities, ssl_context
@@ -29,7 +30,8 @@ from notion_oauth.transport.proxies import Resolver, proxy_for, resolve_host
 if TYPE_CHECKING:
     import httpx
 
-MAX_IDLE = 32  # connections to one origin that wait for the next request of a SharedLoop
+MAX_IDLE = 256  # connections to one origin that wait for the next request of a SharedLoop
+ROUTE_LIFETIME = 1.0  # seconds
 MAX_SHARED = 4  # origins to which the requests of a SharedLoop share connections
 MAX_BODY = 1024 * 1024  # bytes, before and after decompression
 USER_AGENT = f"notion-oauth/{__version__}"
@@ -123,14 +125,28 @@ class Transport:
             from notion_oauth.transport.httpx_sender import HttpxSender  # noqa: PLC0415 - httpx is slow to import
 
             return HttpxSender(self._httpx_transport).send
-        pool, shared = self.pool(url), shared_resources()
-        key = (self, pool.route)
-        if shared is None:
-            return pool.send
-        if key not in shared and len(shared) < MAX_SHARED:
-            pool.max_idle = MAX_IDLE
-            shared[key] = pool
-        return cast("ConnectionPool", shared.get(key, pool)).send
+        shared = shared_resources()
+        pool = self.pool(url) if shared is None else self._shared_pool(url, shared)
+        return pool.send
+
+    def _shared_pool(self, url: str, shared: dict[object, Any]) -> ConnectionPool:
+        """Return connections to the origin of the URL that are kept, or new ones if too many are kept already.
+
+        Whether proxy and certificates have changed is checked once in ROUTE_LIFETIME: it takes long.
+        """
+        key = self, origin(urlsplit(url))
+        kept: ConnectionPool | None = shared.get(key)
+        if kept is not None and time.monotonic() < kept.route_known_until:
+            return kept
+        pool = self.pool(url, max_idle=MAX_IDLE)
+        if kept is not None and kept.route == pool.route:
+            pool = kept
+        elif kept is not None or len(shared) >= MAX_SHARED:
+            pool.max_idle = 0
+            return pool
+        pool.route_known_until = time.monotonic() + ROUTE_LIFETIME
+        shared[key] = pool
+        return pool
 
     async def _send(self, send: Sender, request: Request) -> Response:
         headers = {**request.all_headers(), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}

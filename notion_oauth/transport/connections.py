@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain, zip_longest
+from typing import Any, cast
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
+import h11
 import httpcore
 
 from notion_oauth.errors import NetworkError, NotionOAuthError
@@ -27,6 +32,8 @@ _KEEP_ALIVE: list[tuple[int, int, int]] = [
         if hasattr(socket, name)
     ),
 ]
+MAX_HEADERS = 100 * 1024  # bytes of the headers of a response
+READ_SIZE = 64 * 1024  # bytes
 STAGGER = 0.25  # seconds after which the next address is tried too (RFC 8305 §8)
 # UnicodeError: an invalid host name
 CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError)
@@ -91,7 +98,8 @@ class ConnectionPool:
         self._host, self._port = urlsplit(url).hostname or "", port_of(url)
         self._policy, self._proxy, self._resolve, self._context = policy, proxy, resolve, context
         self.max_idle, self._idle_time = max_idle, idle_time
-        self._idle: list[_Connection] = []  # the one that was used last is the last
+        self.route_known_until = 0.0  # for users that keep it: until then, its route counts as unchanged
+        self._idle: list[_DirectConnection | _ProxyConnection] = []  # the one that was used last is the last
         self._closed = False
 
     @property
@@ -108,7 +116,7 @@ class ConnectionPool:
             raise ValueError("the request is to another origin")
         if self._proxy is not None:
             self._policy.check_literal(self._host, self._port)  # a name is resolved by the proxy
-        connection = self._idle.pop() if self._idle else self._new()
+        connection = await self._take()
         try:
             response = await connection.send(request)
         except BaseException as error:
@@ -133,16 +141,22 @@ class ConnectionPool:
             extensions=response.extensions,
         )
 
-    def _new(self) -> _Connection:
-        backend = (
-            _ProxyBackend(self._proxy) if self._proxy else _DirectBackend(self._policy, self._resolve, self._context)
-        )
-        return _Connection(backend, self._proxy, self._context, self._idle_time)
+    async def _take(self) -> _DirectConnection | _ProxyConnection:
+        """Return the connection that was used last, or a new one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_reusable:
+                return connection
+            await connection.aclose()
+        if self._proxy is not None:
+            return _ProxyConnection(self._proxy, self._context, self._idle_time)
+        backend = _DirectBackend(self._policy, self._resolve, self._context)
+        return _DirectConnection(backend, self._host, self._port, self._context, self._idle_time)
 
-    async def _keep_or_close(self, connection: _Connection) -> None:
-        while self._idle and not self._idle[0].is_reusable:
+    async def _keep_or_close(self, connection: _DirectConnection | _ProxyConnection) -> None:
+        while self._idle and not self._idle[0].is_idle:
             await self._idle.pop(0).aclose()
-        if connection.is_reusable and len(self._idle) < self.max_idle and not self._closed:
+        if connection.is_idle and len(self._idle) < self.max_idle and not self._closed:
             self._idle.append(connection)
         else:
             await connection.aclose()
@@ -170,34 +184,130 @@ class Body:
             await self._close()
 
 
-class _Connection:
-    """A connection for one request at a time. It is opened for the first request, and again after it has expired.
+class _DirectConnection:
+    """HTTP/1.1 (RFC 9112) over a connection to the server, for one request at a time.
 
-    It is closed completely, also if a request is cancelled.
+    httpcore's own connections take three times the processor time. It is closed completely, also if a request is
+    cancelled.
     """
 
     def __init__(
-        self, backend: _TrackingBackend, proxy: Proxy | None, context: ssl.SSLContext | None, idle_time: float
+        self, backend: _TrackingBackend, host: str, port: int, context: ssl.SSLContext | None, idle_time: float
     ) -> None:
-        self._backend = backend
-        pool_proxy = None
-        if proxy is not None:
-            secure = proxy.address.startswith("https:")
-            pool_proxy = httpcore.Proxy(proxy.address, auth=proxy.auth, ssl_context=context if secure else None)
-        self._pool = httpcore.AsyncConnectionPool(
-            context, pool_proxy, max_connections=1, keepalive_expiry=idle_time, network_backend=backend
+        self._backend, self._host, self._port, self._context = backend, host, port, context
+        self._idle_time = idle_time
+        self._idle_until = 0.0
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
+        self._stream: httpcore.AsyncNetworkStream | None = None
+
+    async def send(self, request: httpcore.Request) -> httpcore.Response:
+        """Send a request; return when the response headers arrive."""
+        self._idle_until = 0.0
+        stream = self._stream = self._stream or await self._connect(request)
+        with _errors_of_httpcore():
+            head = h11.Request(method=request.method, target=request.url.target, headers=request.headers)
+            events = [head, *[h11.Data(part) async for part in _body(request)], h11.EndOfMessage()]
+            content = b"".join([self._http.send(event) or b"" for event in events])
+        with suppress(httpcore.WriteError):  # a server may respond, and close, before it has read all
+            await stream.write(content)
+        event = await self._receive(stream)
+        while isinstance(event, h11.InformationalResponse):
+            event = await self._receive(stream)
+        assert isinstance(event, h11.Response)  # noqa: S101 - nothing else comes first
+        return httpcore.Response(
+            event.status_code,
+            headers=event.headers.raw_items(),
+            content=Body(partial(self._parts, stream), self._end),
+            extensions={"network_stream": stream},
         )
-        self.send = self._pool.handle_async_request
+
+    async def _connect(self, request: httpcore.Request) -> httpcore.AsyncNetworkStream:
+        timeout = request.extensions.get("timeout", {}).get("connect")
+        stream = await self._backend.connect_tcp(self._host, self._port, timeout)
+        if self._context is None:
+            return stream
+        self._context.set_alpn_protocols(["http/1.1"])
+        return await stream.start_tls(self._context, self._host, timeout)
+
+    async def _receive(self, stream: httpcore.AsyncNetworkStream) -> Any:
+        with _errors_of_httpcore():
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                received = await stream.read(READ_SIZE)
+                if not received and self._http.their_state is h11.SEND_RESPONSE:
+                    raise httpcore.RemoteProtocolError("The connection was closed without a response.")
+                self._http.receive_data(received)
+        return event
+
+    async def _parts(self, stream: httpcore.AsyncNetworkStream) -> AsyncIterator[bytes]:
+        while isinstance(event := await self._receive(stream), h11.Data):
+            yield bytes(event.data)
+
+    async def _end(self) -> None:
+        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+            self._http.start_next_cycle()
+            self._idle_until = time.monotonic() + self._idle_time
+        else:
+            await self.aclose()
 
     @property
     def address(self) -> Address | None:
-        """The checked address, if there is no proxy."""
+        """The address, which was checked."""
         return self._backend.address
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it may be used for a further request."""
+        return time.monotonic() < self._idle_until
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether it is open for a further request. If something can be read, the server has closed it."""
+        return self.is_idle and self._stream is not None and not self._stream.get_extra_info("is_readable")
+
+    async def aclose(self) -> None:
+        """Close the connection, also if its handshake is incomplete."""
+        self._idle_until = 0.0
+        await self._backend.close_all()
+
+
+async def _body(request: httpcore.Request) -> AsyncIterator[bytes]:
+    async for part in cast("AsyncIterable[bytes]", request.stream):
+        yield part
+
+
+@contextmanager
+def _errors_of_httpcore() -> Iterator[None]:
+    try:
+        yield
+    except h11.RemoteProtocolError as error:
+        raise httpcore.RemoteProtocolError(str(error)) from error
+    except h11.LocalProtocolError as error:
+        raise httpcore.LocalProtocolError(str(error)) from error
+
+
+class _ProxyConnection:
+    """The same through a proxy."""
+
+    address = None  # the proxy resolves the name
+
+    def __init__(self, proxy: Proxy, context: ssl.SSLContext | None, idle_time: float) -> None:
+        self._backend = _ProxyBackend(proxy)
+        secure = proxy.address.startswith("https:")
+        self._pool = httpcore.AsyncConnectionPool(
+            context,
+            httpcore.Proxy(proxy.address, auth=proxy.auth, ssl_context=context if secure else None),
+            max_connections=1,
+            keepalive_expiry=idle_time,
+            network_backend=self._backend,
+        )
+        self.send = self._pool.handle_async_request
 
     @property
     def is_reusable(self) -> bool:
         """Whether it is open for a further request."""
         return any(each.is_idle() and not each.has_expired() for each in self._pool.connections)
+
+    is_idle = is_reusable
 
     async def aclose(self) -> None:
         """Close the connection, also if its handshake is incomplete."""

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.util import find_spec
@@ -81,6 +82,8 @@ async def resolve_host(host: str, port: int) -> list[Address]:
 
     Raises OSError if there are none, UnicodeError for an invalid name.
     """
+    with suppress(ValueError):
+        return [ip_address(host)]  # without a thread
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [ip_address(address) for address in dict.fromkeys(entry[4][0] for entry in found)]
 

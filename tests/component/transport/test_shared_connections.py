@@ -16,6 +16,7 @@ import pytest
 from notion_oauth.errors import NetworkError
 from notion_oauth.protocol.messages import Request
 from notion_oauth.tokens.single_flight import SharedCall, SingleFlight
+from notion_oauth.transport.addresses import Address
 from notion_oauth.transport.client import Transport
 
 pytestmark = pytest.mark.anyio
@@ -117,3 +118,26 @@ async def test_other_requests_have_their_own_connections(server: Server) -> None
     with anyio.fail_after(60):
         await send(Transport(timeout=timedelta(seconds=10), server_url=server.url), server.url)
     assert server.connections == REQUESTS
+
+
+@pytest.mark.slow
+async def test_changed_proxy_is_used_within_a_second(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared connections lead to where the settings of the system say."""
+    url = server.url.replace("127.0.0.1", "mcp.example").replace("http:", "https:")
+    transport = Transport(timeout=timedelta(seconds=5), server_url=url, resolve=_no_address)
+
+    async def work(_: SharedCall[None]) -> None:
+        with pytest.raises(NetworkError, match="does not resolve"):
+            await transport.send(Request("GET", url))
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+        await anyio.sleep(1.1)
+        with pytest.raises(NetworkError, match="proxy"):
+            await transport.send(Request("GET", url))
+
+    call, _ = SingleFlight[None]().join_or_start(work)
+    with anyio.fail_after(60):
+        await call.result()
+
+
+async def _no_address(host: str, port: int) -> list[Address]:
+    raise socket.gaierror
