@@ -15,6 +15,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 from pydantic import SecretStr
@@ -145,11 +146,14 @@ class DocumentHold(Protocol):
     async def release(self) -> None:
         """End the reservation."""
 
-    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
+    async def write(
+        self, kind: Kind, content: bytes, *, expires_at: datetime | None = None, last: bool = False
+    ) -> None:
         """Replace a document atomically. Once this returns, it survives a crash and a power cut.
 
         Writing the login ends the reservation. If the login cannot be written, the reservation keeps it.
-        `expires_at` is when the login's access token expires; None if it does not, or cannot be refreshed.
+        `expires_at` is when the login's access token expires; None if it does not, or cannot be refreshed. `last` says
+        that this hold changes nothing afterwards, so that the lock can be released in the same step.
         """
 
     async def set_aside(self, content: bytes) -> None:
@@ -214,6 +218,21 @@ class _Codec:
     def __init__(self, documents: Documents, encryption: Encryption | None) -> None:
         self.documents = documents
         self.encryption = encryption
+        # By profile and content, for as long as somebody uses them: a refresh reads the same login three times
+        self._logins: WeakValueDictionary[tuple[str, bytes], Login] = WeakValueDictionary()
+
+    async def read_login(self, profile: str, hold: DocumentHold | None = None) -> Login | None:
+        """Return the login, as `read` does. Raises StorageError if it is damaged, or encrypted with a lost key."""
+        slow = self.encryption is not None and self.encryption.uses_keyring
+        read = partial(self.documents.read, profile) if hold is None else hold.read
+        return await read("login", partial(self._decode_login, profile), slow=slow)
+
+    def _decode_login(self, profile: str, content: bytes) -> Login:
+        login = self._logins.get((profile, content))
+        if login is None:
+            login = self.decode(profile, "login", token_file_format.decode_login, content)
+            self._logins[profile, content] = login
+        return login
 
     async def read(
         self, profile: str, kind: Kind, decode: Callable[[bytes, str], T], hold: DocumentHold | None = None
@@ -226,10 +245,6 @@ class _Codec:
     def decode(self, profile: str, kind: Kind, decode: Callable[[bytes, str], T], content: bytes) -> T:
         name = self.documents.name(profile, kind)
         return decode(decrypt(content, name, self.encryption, bound_to=bound_to(profile, kind)), name)
-
-    async def check_login(self, profile: str, hold: DocumentHold | None = None) -> None:
-        """Raise StorageError if the stored login must not be overwritten: damaged, or encrypted with a lost key."""
-        await self.read(profile, "login", token_file_format.decode_login, hold)
 
     async def check_key(self) -> None:
         """Raise KeyUnavailable if the keyring returns no key: nothing could be encrypted."""
@@ -251,6 +266,7 @@ class TokenStore:
     """
 
     has_leases = False  # whether locks are leases, which end by themselves
+    max_refreshes = 32  # at once in one event loop: each opens files and a connection, whose number systems limit
 
     def __init__(self, documents: Documents, *, encryption: Encryption | None = None) -> None:
         self.documents = documents
@@ -268,7 +284,7 @@ class TokenStore:
     async def load(self, profile: str) -> StoredLogin:
         """Return the stored login, or the record of its end. Raises StoreDamaged for unreadable data."""
         version = self.version(profile)  # before reading: a change in between then shows as another version
-        return StoredLogin(await self._codec.read(profile, "login", token_file_format.decode_login), version)
+        return StoredLogin(await self._codec.read_login(profile), version)
 
     async def load_registrations(self, profile: str) -> tuple[Registration, ...]:
         """Return the stored client registrations, the newest last."""
@@ -276,7 +292,7 @@ class TokenStore:
 
     async def check_writable(self, profile: str) -> None:
         """Raise StorageError unless a login can be saved now. Called before a user is asked to sign in."""
-        await self._codec.check_login(profile)
+        await self._codec.read_login(profile)  # raises for one that must not be overwritten
         await self._codec.check_key()
         await self.documents.check_writable(profile, _MAX_LOGIN_SIZE)
 
@@ -431,6 +447,7 @@ class Hold:
         self._loaded = False
         self._has_older = False  # tokens that an earlier holder set aside, and that are older than the stored ones
         self.sent: Attempt | None = None  # the last one of this hold
+        self._stored: Login | None = None  # what was loaded, which the decoder then has at hand
         self.attempt: Attempt | None = None  # by an earlier holder of the lock that did not finish; set by `load`
 
     async def load(self) -> StoredLogin:
@@ -440,7 +457,7 @@ class Hold:
         """
         documents = self._held()
         version = self._codec.documents.version(self._profile)
-        login = await self._codec.read(self._profile, "login", token_file_format.decode_login, documents)
+        login = self._stored = await self._codec.read_login(self._profile, documents)
         for content, marker in await documents.reserved():
             if (unsaved := self._unsaved(content)) is None:
                 self.attempt = self.attempt if self._reserved else _attempt(content)
@@ -510,30 +527,40 @@ class Hold:
         """
         await self._held().record_failure(failure, pause_all=pause_all)
 
-    async def save(self, tokens: TokenSet) -> None:
+    async def save(self, tokens: TokenSet, *, last: bool = False) -> None:
         """Replace the login, or the record of its end. Once this returns, it survives a crash and a power cut.
 
-        If the tokens cannot be saved, they are set aside as far as possible, and the next holder finds them.
+        If the tokens cannot be saved, they are set aside as far as possible, and the next holder finds them. `last`
+        says that this hold changes nothing afterwards: a database then releases the lock in the same step.
         """
+        reencrypts = await self._should_reencrypt_registrations()
         try:
-            await self._write_login(tokens)
+            await self._write_login(tokens, last=last and not reencrypts)
         except StorageError:
             self.request_may_arrive()
             raise
-        if self._codec.encryption is not None:
+        if reencrypts:
             with suppress(StorageError):  # the login is saved; `protection` reports the weakness
                 await self._reencrypt("registrations", token_file_format.decode_registrations)
 
-    async def _write_login(self, tokens: TokenSet) -> None:
+    async def _should_reencrypt_registrations(self) -> bool:
+        if (encryption := self._codec.encryption) is None:
+            return False
+        needed = partial(needs_encryption, encryption=encryption)
+        with suppress(StorageError):
+            return await self._held().read("registrations", needed, slow=encryption.uses_keyring) or False
+        return False
+
+    async def _write_login(self, tokens: TokenSet, *, last: bool = False) -> None:
         documents = self._held()
         content = await self._encrypted("login", token_file_format.encode_tokens(tokens))
         try:
-            await self._codec.check_login(self._profile, documents)
+            await self._codec.read_login(self._profile, documents)  # raises for one that must not be overwritten
         except StorageError:
             await self._set_aside(documents, content)
             raise
         try:
-            await documents.write("login", content, expires_at=_due_at(tokens))
+            await documents.write("login", content, expires_at=_due_at(tokens), last=last)
         except LockLost:
             await self._set_aside(documents, content)
             raise
@@ -547,7 +574,7 @@ class Hold:
     async def end(self, ended: EndedLogin) -> None:
         """Replace the login with the record that it has ended, in the same way as `save`."""
         documents = self._held()
-        await self._codec.check_login(self._profile, documents)
+        await self._codec.read_login(self._profile, documents)  # raises for one that must not be overwritten
         # Never encrypted: it has no secret, and is read even if the key is lost
         await documents.write("login", token_file_format.encode_ended_login(ended))
         self._reserved, self.attempt = False, None
@@ -555,7 +582,7 @@ class Hold:
     async def delete(self) -> bool:
         """Delete the login or the record of its end, not the registrations. Returns whether anything was stored."""
         documents = self._held()
-        await self._codec.check_login(self._profile, documents)
+        await self._codec.read_login(self._profile, documents)  # raises for one that must not be overwritten
         self._reserved, self.attempt = False, None
         return await documents.delete("login")
 

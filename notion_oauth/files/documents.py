@@ -175,7 +175,14 @@ class _FileHold:
         self._reserved = False
         await in_thread(atomic.delete_reserved, self._path("login"))
 
-    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:  # noqa: ARG002 - of use to a database
+    async def write(
+        self,
+        kind: Kind,
+        content: bytes,
+        *,
+        expires_at: datetime | None = None,  # noqa: ARG002 - of use to a database
+        last: bool = False,  # noqa: ARG002 - of use to a database
+    ) -> None:
         # Tokens that an earlier holder set aside stay untouched: only this hold's own reservation is used
         use_reserved = kind == "login" and self._reserved
         write = atomic.replace_with_reserved if use_reserved else atomic.write_file

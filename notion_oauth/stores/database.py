@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from notion_oauth.errors import StoreUnavailable, WarningWithHint
 
 Row = Sequence[Any]
+Statement = tuple[str, dict[str, Any]]  # with its parameters
 T = TypeVar("T")
 
 
@@ -18,11 +19,19 @@ class BrokenConnection(StoreUnavailable):
 
 
 class Connection(ABC):
-    """A connection to the database, in autocommit mode. `execute` and `close` block."""
+    """A connection to the database, in autocommit mode. Methods block, apart from `interrupt`."""
 
     @abstractmethod
     def execute(self, statement: str, parameters: dict[str, Any]) -> list[Row]:
         """Run a statement. Raises BrokenConnection if another connection may help, else StorageError."""
+
+    @abstractmethod
+    def execute_together(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Run statements in this order in one transaction, and return the rows of each.
+
+        If one fails, none takes effect. Raises BrokenConnection if the connection broke, else StorageError: then each
+        may succeed alone.
+        """
 
     @abstractmethod
     def interrupt(self) -> None:

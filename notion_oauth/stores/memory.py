@@ -164,7 +164,14 @@ class _MemoryHold:
     async def release(self) -> None:
         self._documents.change(self._profile, lambda found: setattr(found, "reserved", None))
 
-    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:  # noqa: ARG002 - of use to a database
+    async def write(
+        self,
+        kind: Kind,
+        content: bytes,
+        *,
+        expires_at: datetime | None = None,  # noqa: ARG002 - of use to a database
+        last: bool = False,  # noqa: ARG002 - of use to a database
+    ) -> None:
         def change(found: _Profile) -> None:
             found.documents[kind] = content
             if kind == "login":

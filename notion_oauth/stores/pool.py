@@ -1,28 +1,37 @@
-"""Connections that are used again: run short statements in worker threads, each a transaction of its own.
+"""Connections that are used again: run short statements in worker threads.
 
-If a connection breaks, the statement is run again on a new one, although it may have taken effect: all statements
+Statements that many tasks want to run at the same time are run together, in one transaction: while some run, the next
+ones gather. So a thousand of them need few threads, and few writes to the disk.
+
+If a connection breaks, the statements are run again on a new one, although they may have taken effect: all statements
 may be run twice. No connection is opened in advance, and after a failure the next statement connects at once.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from notion_oauth.errors import StoreUnavailable
+from notion_oauth.concurrency import start_in_background
+from notion_oauth.errors import StorageError, StoreUnavailable
 from notion_oauth.stores import schema
-from notion_oauth.stores.database import BrokenConnection, Connection, Database, Row
+from notion_oauth.stores.database import BrokenConnection, Connection, Database, Row, Statement
 
 MAX_CONNECTIONS = 10  # of a process
-TIME_LIMIT = 10.0  # seconds for one statement, with the wait for a connection
+MAX_TOGETHER = 100  # statements in one transaction
+TIME_LIMIT = 10.0  # seconds for one transaction, with the wait for a connection
 _LIMITER: RunVar[anyio.CapacityLimiter] = RunVar("notion_oauth database")
 
 
@@ -49,13 +58,25 @@ class Pool:
         Raises StoreUnavailable, StorageError; ConfigurationError if the tables are not those of this version. If the
         caller is cancelled, the statement may still take effect.
         """
-        call = _Call(self.database.sql(statement), parameters)
+        [rows] = await self.run([(self.database.sql(statement), parameters)])
+        return rows
+
+    async def execute_together(self, statement: str, *, key: str, **parameters: Any) -> list[Row]:
+        """Run a statement like `execute`, if possible in one transaction with those of other tasks.
+
+        It must be short, and lock no other row than that of `key`. If it fails, the others succeed.
+        """
+        return await _queue(self).execute(_Waiting(key, (self.database.sql(statement), parameters)))
+
+    async def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Run statements in one transaction, and return the rows of each. Raises as `execute` does."""
+        call = _Call(statements)
         with anyio.move_on_after(TIME_LIMIT):
             return await anyio.to_thread.run_sync(self._run, call, abandon_on_cancel=True, limiter=_limiter())
         call.give_up()
         raise StoreUnavailable(f"The {self.database.name} did not answer within {TIME_LIMIT:g} seconds.")
 
-    def _run(self, call: _Call) -> list[Row]:
+    def _run(self, call: _Call) -> list[list[Row]]:
         if not self._free.acquire(timeout=TIME_LIMIT):
             raise StoreUnavailable(f"All {MAX_CONNECTIONS} connections to the {self.database.name} are in use.")
         try:
@@ -68,7 +89,7 @@ class Pool:
         finally:
             self._free.release()
 
-    def _run_once(self, call: _Call) -> list[Row]:
+    def _run_once(self, call: _Call) -> list[list[Row]]:
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -113,27 +134,29 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Call:
-    """A statement that runs in a thread, until its caller gives it up."""
+    """Statements that run in a thread, until their caller gives them up."""
 
-    def __init__(self, statement: str, parameters: dict[str, Any]) -> None:
-        self._statement, self._parameters = statement, parameters
+    def __init__(self, statements: Sequence[Statement]) -> None:
+        self._statements = statements
         self._connection: Connection | None = None
         self._lock = threading.Lock()
         self.given_up = False
 
-    def run(self, connection: Connection) -> list[Row]:
+    def run(self, connection: Connection) -> list[list[Row]]:
         with self._lock:
             if self.given_up:  # while it waited for a connection
                 raise StoreUnavailable("The statement was given up.")
             self._connection = connection
         try:
-            return connection.execute(self._statement, self._parameters)
+            if len(self._statements) == 1:
+                return [connection.execute(*self._statements[0])]
+            return connection.execute_together(self._statements)
         finally:
             with self._lock:
                 self._connection = None
 
     def give_up(self) -> None:
-        """Interrupt the statement, so that its thread does not wait for ever."""
+        """Interrupt the statements, so that their thread does not wait for ever."""
         with self._lock:
             self.given_up = True
             if self._connection is not None:
@@ -148,3 +171,89 @@ def _limiter() -> anyio.CapacityLimiter:
         limiter = anyio.CapacityLimiter(MAX_CONNECTIONS)
         _LIMITER.set(limiter)
         return limiter
+
+
+class _Waiting:
+    """A statement of one task, its rows or its error. `key` names the row that it locks."""
+
+    def __init__(self, key: str, statement: Statement) -> None:
+        self.key, self.statement = key, statement
+        self.rows: list[Row] = []
+        self.error: Exception | None = None
+        self.done = anyio.Event()
+
+    def finish(self, rows: list[Row], error: Exception | None = None) -> None:
+        self.rows, self.error = rows, error
+        self.done.set()
+
+    def result(self) -> list[Row]:
+        if self.error is not None:
+            raise copy.copy(self.error)  # each task raises its own
+        return self.rows
+
+
+class _Queue:
+    """Statements of one event loop that run together with others."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._waiting: list[_Waiting] = []
+        self._is_running = False
+
+    async def execute(self, call: _Waiting) -> list[Row]:
+        self._waiting.append(call)
+        if not self._is_running:
+            self._is_running = True
+            start_in_background(self._run)
+        try:
+            await call.done.wait()
+        finally:
+            if not call.done.is_set() and call in self._waiting:
+                self._waiting.remove(call)
+        return call.result()
+
+    async def _run(self) -> None:
+        """Run what waits until nothing is left, in an order that is the same in all processes: none waits for rows of
+        another one that waits for its rows."""
+        try:
+            while self._waiting:
+                calls, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
+                calls.sort(key=attrgetter("key"))
+                await self._run_together(calls)
+        finally:
+            self._is_running = False
+
+    async def _run_together(self, calls: list[_Waiting]) -> None:
+        try:
+            found = await self._pool.run([call.statement for call in calls])
+        except StorageError as error:
+            if len(calls) > 1 and not isinstance(error, StoreUnavailable):
+                for call in calls:
+                    start_in_background(partial(self._run_together, [call]))
+            else:
+                _fail(calls, error)
+        except Exception as error:  # such as ConfigurationError, or that no thread can be started
+            _fail(calls, error)
+        else:
+            for call, rows in zip(calls, found, strict=True):
+                call.finish(rows)
+
+
+def _fail(calls: list[_Waiting], error: Exception) -> None:
+    for call in calls:
+        call.finish([], error)
+
+
+_QUEUES: RunVar[weakref.WeakKeyDictionary[Pool, _Queue]] = RunVar("notion_oauth statements")
+
+
+def _queue(pool: Pool) -> _Queue:
+    """Return the queue of the running event loop."""
+    try:
+        queues = _QUEUES.get()
+    except LookupError:
+        queues = weakref.WeakKeyDictionary()
+        _QUEUES.set(queues)
+    if pool not in queues:
+        queues[pool] = _Queue(pool)
+    return queues[pool]

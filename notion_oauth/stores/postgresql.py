@@ -6,14 +6,14 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
 from notion_oauth.errors import ConfigurationError, StorageError
 from notion_oauth.files.installation import install_hint
-from notion_oauth.stores.database import BrokenConnection, Connection, Database, Row
+from notion_oauth.stores.database import BrokenConnection, Connection, Database, Row, Statement
 
 try:
     import psycopg
@@ -37,7 +37,10 @@ _LOCK = 0x6E6F74696F6E  # of the advisory lock that migrations take
 _PARAMETER = re.compile(r":(\w+)")
 # SQLSTATE classes: connection exception, transaction rollback (such as a serialization failure), operator intervention
 _RETRIED = ("08", "40", "57")
+_BROKEN = ("08", "57P")
 _READ_ONLY = "25006"  # this server has become a standby
+# A statement that waits for a row that another transaction has locked must not let others wait with it for long
+_TOGETHER = "SET LOCAL lock_timeout = 500"  # milliseconds
 
 
 class PostgresqlDatabase(Database):
@@ -102,14 +105,29 @@ class _PostgresqlConnection(Connection):
             cursor = self._connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
-            state = error.sqlstate or ""
-            # Not the whole text of the error, whose details may quote a row
-            reason = error.diag.message_primary or type(error).__name__
-            if self._connection.closed or state.startswith(_RETRIED) or state == _READ_ONLY:
-                raise BrokenConnection(
-                    f"The {self._name} did not complete a request: {reason} {state}".rstrip()
-                ) from None
-            raise StorageError(f"The {self._name} refused a request: {reason} ({state})") from None
+            raise self._storage_error(error, _RETRIED) from None
+
+    def execute_together(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Send them in one message. The server runs nothing before all of it has arrived, so that no rows stay locked
+        if this process stops, or the network, and it runs them in one transaction."""
+        try:
+            complete = psycopg.ClientCursor(self._connection).mogrify
+            text = ";".join([_TOGETHER, *(complete(statement.encode(), values) for statement, values in statements)])
+            cursor = self._connection.execute(text.encode())
+            rows = []
+            while cursor.nextset():
+                rows.append(cursor.fetchall() if cursor.description else [])
+        except psycopg.Error as error:
+            raise self._storage_error(error, _BROKEN) from None
+        return rows
+
+    def _storage_error(self, error: psycopg.Error, retried: tuple[str, ...]) -> StorageError:
+        state = error.sqlstate or ""
+        # Not the whole text of the error, whose details may quote a row
+        reason = error.diag.message_primary or type(error).__name__
+        if self._connection.closed or state.startswith(retried) or state == _READ_ONLY:
+            return BrokenConnection(f"The {self._name} did not complete a request: {reason} {state}".rstrip())
+        return StorageError(f"The {self._name} refused a request: {reason} ({state})")
 
     def interrupt(self) -> None:
         with (

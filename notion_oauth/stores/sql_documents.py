@@ -83,6 +83,7 @@ _IS_LOCKED = "SELECT 1 FROM notion_oauth_logins WHERE profile = :profile AND lea
 _CHANGE = """
 UPDATE notion_oauth_logins SET {change} WHERE profile = :profile AND fence = :fence AND owner = :owner RETURNING 1"""
 _UNLOCK = "owner = '', lease_until = 0, attempt = :attempt"
+_RELEASE = ", lease_until = 0"  # with the owner left in the row: the statement may be run twice
 _RESERVE = "attempt = :attempt, changed_at = {now}, lease_until = {now} + :lease"
 _WRITE = {
     # Of tokens that were set aside, those stay that this holder has not seen
@@ -148,6 +149,7 @@ class DatabaseStore(TokenStore):
     """
 
     has_leases = True
+    max_refreshes = 256  # each opens only a connection
 
     def __init__(
         self,
@@ -192,7 +194,7 @@ class SqlDocuments:
 
     def __init__(self, pool: Pool, *, lock_wait: timedelta, lease: timedelta, keep_after: timedelta) -> None:
         self._pool = pool
-        self._execute = pool.execute
+        self._execute, self._execute_together = pool.execute, pool.execute_together
         self._lock_wait = lock_wait
         self._lease = lease.total_seconds()
         self._keep_after = keep_after.total_seconds()
@@ -207,13 +209,13 @@ class SqlDocuments:
         return None
 
     async def read(self, profile: str, kind: Kind, decode: Callable[[bytes], T], *, slow: bool = False) -> T | None:
-        rows = await self._execute(_READ.replace("{kind}", kind), profile=_checked(profile))
+        rows = await self._execute_together(_READ.replace("{kind}", kind), key=_checked(profile), profile=profile)
         return await _decoded(rows[0][0] if rows else None, decode, slow=slow)
 
     async def check_writable(self, profile: str, size: int) -> None:  # noqa: ARG002 - a row of any profile shows it
         probe = secrets.token_hex(16)
-        await self._execute(_CLAIM, name=probe, claimant=probe, lifetime=0)
-        await self._execute(_REMOVE_CLAIM, name=probe)
+        await self._execute_together(_CLAIM, key=probe, name=probe, claimant=probe, lifetime=0)
+        await self._execute_together(_REMOVE_CLAIM, key=probe, name=probe)
 
     async def profiles(self, *, after: str, limit: int, registered: bool) -> Sequence[str]:
         statement = _PROFILES.replace("{or_registered}", " OR registrations IS NOT NULL" if registered else "")
@@ -247,14 +249,14 @@ class SqlDocuments:
         if uptime() - self._removed_at >= REMOVE_INTERVAL:
             self._removed_at = uptime()
             await self._execute(_REMOVE_CLAIMS, limit=MAX_REMOVED)
-        claimant = secrets.token_hex(8)
-        return bool(await self._execute(_CLAIM, name=key, claimant=claimant, lifetime=lifetime.total_seconds()))
+        claim = {"name": key, "claimant": secrets.token_hex(8), "lifetime": lifetime.total_seconds()}
+        return bool(await self._execute_together(_CLAIM, key=key, **claim))
 
     async def settle(self, key: str, outcome: bytes) -> None:
-        await self._execute(_SETTLE, name=key, outcome=outcome)
+        await self._execute_together(_SETTLE, key=key, name=key, outcome=outcome)
 
     async def outcome(self, key: str) -> bytes | None:
-        rows = await self._execute(_OUTCOME, name=key)
+        rows = await self._execute_together(_OUTCOME, key=key, name=key)
         return _bytes(rows[0][0]) if rows else None
 
     @asynccontextmanager
@@ -300,7 +302,7 @@ class SqlDocuments:
                     raise StoreBusy(f"Others have held the lock of profile {hold.profile} for more than {waited}.")
                 await anyio.sleep(random.uniform(poll / 2, poll))  # noqa: S311 - not for security
                 poll = min(1.5 * poll, LAST_POLL)
-                if not await self._execute(_IS_LOCKED, profile=hold.profile):
+                if not await self._execute_together(_IS_LOCKED, key=hold.profile, profile=hold.profile):
                     break
 
 
@@ -308,7 +310,7 @@ class _SqlHold:
     """Reads and changes the row of one profile while its lease, or nobody else's, is in the row."""
 
     def __init__(self, pool: Pool, profile: str, owner: str, lease: float, *, kept: bool, keep_after: float) -> None:
-        self._execute = pool.execute
+        self._execute = partial(pool.execute_together, key=profile, profile=profile)
         self.profile = profile
         self.owner = owner
         self._lease = lease
@@ -326,7 +328,7 @@ class _SqlHold:
     async def lock(self) -> bool:
         """Take the lease. Returns whether it was free."""
         self._is_unsure = True
-        rows = await self._execute(_LOCK, profile=self.profile, owner=self.owner, lease=self._lease)
+        rows = await self._execute(_LOCK, owner=self.owner, lease=self._lease)
         self._is_unsure = False
         if rows:
             fence, login, registrations, attempt, set_aside, failure, age, pause = rows[0]
@@ -352,7 +354,7 @@ class _SqlHold:
     async def _change(self, change: str, **parameters: Any) -> None:
         """Change the row. Raises LockLost, without a change, if another holder has taken the lease."""
         statement = _CHANGE.replace("{change}", change)
-        held = {"profile": self.profile, "fence": self._fence, "owner": self.owner}
+        held = {"fence": self._fence, "owner": self.owner}
         try:
             changed = await run_shielded(partial(self._execute, statement, **held, **parameters))
         except StoreUnavailable:
@@ -372,7 +374,7 @@ class _SqlHold:
 
     async def reserved(self) -> Sequence[Reservation]:
         if not self._fresh:
-            rows = await self._execute(_RESERVED, profile=self.profile)
+            rows = await self._execute(_RESERVED)
             self._attempt, self._set_aside = (_bytes(each) for each in _only(rows, (None, None)))
         self._fresh = False
         found: list[Reservation] = [] if self._attempt is None else [(self._attempt, None)]
@@ -384,23 +386,27 @@ class _SqlHold:
     async def release(self) -> None:
         self._attempt = None  # in the row, at the end of the hold
 
-    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
+    async def write(
+        self, kind: Kind, content: bytes, *, expires_at: datetime | None = None, last: bool = False
+    ) -> None:
         due_at = None if expires_at is None else expires_at.timestamp()
         keep_after = None if due_at is None else self._keep_after * random.uniform(1 - KEEP_SPREAD, 1 + KEEP_SPREAD)  # noqa: S311
         kept = {"kept": self._kept, "keep_after": keep_after, "used_for": self._used_for}
-        await self._change(_WRITE[kind], content=content, due_at=due_at, seen=self._set_aside, **kept)
+        change = _WRITE[kind] + _RELEASE if last else _WRITE[kind]
+        await self._change(change, content=content, due_at=due_at, seen=self._set_aside, **kept)
+        if last:
+            self._fence = None  # so that nothing can be changed any more
         self._contents[kind] = content
         if kind == "login":
             self._attempt = self._set_aside = None
 
     async def set_aside(self, content: bytes) -> None:
         aside = b"\n".join((self._marker, content))
-        change = partial(self._execute, _SET_ASIDE, profile=self.profile, fence=self._fence, content=aside)
-        await run_shielded(change)
+        await run_shielded(partial(self._execute, _SET_ASIDE, fence=self._fence, content=aside))
 
     async def record_failure(self, failure: bytes, *, pause_all: float) -> None:
         if pause_all:
-            await self._execute(_PAUSE_ALL, profile=self.profile, pause=pause_all)
+            await self._execute(_PAUSE_ALL, key="", pause=pause_all)  # the row of all, before those of profiles
         await self._change(_FAIL, failure=failure)
 
     async def delete(self, kind: Kind) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from notion_oauth.errors import ConfigurationError, StorageError, StoreUnavailable, WarningWithHint
 from notion_oauth.files import atomic, permissions
-from notion_oauth.stores.database import Connection, Database, Row
+from notion_oauth.stores.database import Connection, Database, Row, Statement
 from notion_oauth.stores.schema import MIGRATE
 
 BUSY_TIMEOUT = 5.0  # seconds; another process writes for milliseconds
@@ -74,6 +74,17 @@ class _SqliteConnection(Connection):
             return self._connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise _storage_error(self._name, error) from None
+
+    def execute_together(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        self.execute("BEGIN IMMEDIATE", {})
+        try:
+            rows = [self.execute(*each) for each in statements]
+            self.execute("COMMIT", {})
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._connection.rollback()
+            raise
+        return rows
 
     def interrupt(self) -> None:
         self._connection.interrupt()

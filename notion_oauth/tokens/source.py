@@ -50,20 +50,19 @@ STORE_INTERVAL = 1.0  # seconds between two tries to read a login from, or save 
 SAVE_FOR = 300.0  # seconds
 REFUSAL_PAUSE = 2.0  # seconds before a refused refresh token is sent again, because some servers refuse once by mistake
 REFUSED_COOLDOWN = 60.0  # seconds without a refresh after the resource refused a token that was just refreshed for it
-MAX_REFRESHES = 32  # at once in one event loop: each opens files and a connection, whose number systems limit
-_LIMITER: RunVar[anyio.CapacityLimiter] = RunVar("notion_oauth refreshes")
+_LIMITERS: RunVar[dict[int, anyio.CapacityLimiter]] = RunVar("notion_oauth refreshes")
 _LOG = logging.getLogger(__name__)
 E = TypeVar("E", bound=NotionOAuthError)
 
 
-def _limiter() -> anyio.CapacityLimiter:
-    """Return the limiter of refreshes of the running event loop."""
+def _limiter(store: TokenStore) -> anyio.CapacityLimiter:
+    """Return the limiter of the refreshes of such stores in the running event loop."""
     try:
-        return _LIMITER.get()
+        limiters = _LIMITERS.get()
     except LookupError:
-        limiter = anyio.CapacityLimiter(MAX_REFRESHES)
-        _LIMITER.set(limiter)
-        return limiter
+        limiters = {}
+        _LIMITERS.set(limiters)
+    return limiters.setdefault(store.max_refreshes, anyio.CapacityLimiter(store.max_refreshes))
 
 
 @dataclass(frozen=True)
@@ -394,7 +393,7 @@ class TokenSource:
     ) -> TokenSet:
         """Refresh, with retries while a caller waits and until the deadline. Between attempts the lock is released."""
         PROFILE.set(self._profile)  # for the log lines of this refresh
-        limiter = _limiter()
+        limiter = _limiter(self._store)
         deadline = self._backoff.new_deadline()
         while True:
             try:
@@ -461,7 +460,7 @@ class TokenSource:
         if new is None:
             return await self._refresh_locked(hold, rejected, min_ttl, background=background)
         self._latest_refresh = _Renewed(new.access_token, self._uptime())
-        await self._save(hold, new, before=tokens)
+        await self._save(hold, new, before=tokens, last=True)
         self._backoff.record_success()
         self._audit.refreshed(tokens, new)
         return new
@@ -530,10 +529,10 @@ class TokenSource:
             new = new.model_copy(update={"previous_refresh_token": previous})
         return new
 
-    async def _save(self, hold: Hold, login: TokenSet, *, before: TokenSet) -> None:
+    async def _save(self, hold: Hold, login: TokenSet, *, before: TokenSet, last: bool = False) -> None:
         """Save tokens before any caller gets them. If that fails, this process keeps them."""
         try:
-            await hold.save(login)
+            await hold.save(login, last=last)
         except StorageError as error:
             earlier = self._unsaved
             at, sent = (self._uptime(), None) if earlier is None else (earlier.at, earlier.sent)

@@ -42,8 +42,10 @@ class _Hold:
     async def release(self) -> None:
         await self.hold.release()
 
-    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
-        await self.hold.write(kind, content, expires_at=expires_at)
+    async def write(
+        self, kind: Kind, content: bytes, *, expires_at: datetime | None = None, last: bool = False
+    ) -> None:
+        await self.hold.write(kind, content, expires_at=expires_at, last=last)
 
     async def set_aside(self, content: bytes) -> None:
         await self.reserve(content, len(content))
@@ -75,14 +77,18 @@ class InventsAProfile(_Documents):
 
 
 class TruncatesDocuments(_Hold):
-    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
-        await self.hold.write(kind, content[:-3], expires_at=expires_at)
+    async def write(
+        self, kind: Kind, content: bytes, *, expires_at: datetime | None = None, last: bool = False
+    ) -> None:
+        await self.hold.write(kind, content[:-3], expires_at=expires_at, last=last)
 
 
 class IgnoresEnds(_Hold):
-    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
+    async def write(
+        self, kind: Kind, content: bytes, *, expires_at: datetime | None = None, last: bool = False
+    ) -> None:
         if b"ended_at" not in content:
-            await self.hold.write(kind, content, expires_at=expires_at)
+            await self.hold.write(kind, content, expires_at=expires_at, last=last)
 
 
 class AlwaysDeleted(_Hold):
@@ -196,14 +202,20 @@ class DeletesRegistrationsToo(_Hold):
 
 
 class ForgetsClaimedRegistrations(_Hold):
-    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
-        await self.hold.write(kind, content.replace(b'"taken": true', b'"taken": false'), expires_at=expires_at)
+    async def write(
+        self, kind: Kind, content: bytes, *, expires_at: datetime | None = None, last: bool = False
+    ) -> None:
+        await self.hold.write(
+            kind, content.replace(b'"taken": true', b'"taken": false'), expires_at=expires_at, last=last
+        )
 
 
 class EmptiesRegistrations(_Hold):
-    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
+    async def write(
+        self, kind: Kind, content: bytes, *, expires_at: datetime | None = None, last: bool = False
+    ) -> None:
         content = b'{"registrations": []}' if kind == "registrations" else content
-        await self.hold.write(kind, content, expires_at=expires_at)
+        await self.hold.write(kind, content, expires_at=expires_at, last=last)
 
 
 class IgnoresPages(_Documents):

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from notion_oauth.stores import schema
-from notion_oauth.stores.database import BrokenConnection, Connection, Row
+from notion_oauth.stores.database import BrokenConnection, Connection, Row, Statement
 from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.stores.sqlite import SqliteDatabase
 from tests.support.servers import free_port
@@ -278,6 +278,7 @@ class FailingDatabase(SqliteDatabase):
         self.fails_before: Fail = lambda statement: False
         self.fails_after: Fail = lambda statement: False
         self.statements: list[str] = []
+        self.transactions = 0
 
     def connect(self) -> Connection:
         return _FailingConnection(self, super().connect())
@@ -289,10 +290,21 @@ class _FailingConnection(Connection):
 
     def execute(self, statement: str, parameters: dict[str, Any]) -> list[Row]:
         self._database.statements.append(statement)
+        self._database.transactions += 1
         if self._database.fails_before(statement):
             raise BrokenConnection("The database is away.")
         rows = self._connection.execute(statement, parameters)
         if self._database.fails_after(statement):
+            raise BrokenConnection("The answer is lost.")
+        return rows
+
+    def execute_together(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        self._database.statements += [statement for statement, _ in statements]
+        self._database.transactions += 1
+        if any(self._database.fails_before(statement) for statement, _ in statements):
+            raise BrokenConnection("The database is away.")
+        rows = self._connection.execute_together(statements)
+        if any(self._database.fails_after(statement) for statement, _ in statements):
             raise BrokenConnection("The answer is lost.")
         return rows
 

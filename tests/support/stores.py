@@ -150,9 +150,11 @@ class _HookedHold:
         await self._documents.call("release", self._profile)
         await self._hold.release()
 
-    async def write(self, kind: Kind, content: bytes, *, expires_at: datetime | None = None) -> None:
+    async def write(
+        self, kind: Kind, content: bytes, *, expires_at: datetime | None = None, last: bool = False
+    ) -> None:
         await self._documents.call("write", self._profile, content)
-        await self._hold.write(kind, content, expires_at=expires_at)
+        await self._hold.write(kind, content, expires_at=expires_at, last=last)
         if self._documents.after is not None:
             self._documents.after("write", self._profile, content)
 
