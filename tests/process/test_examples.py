@@ -110,12 +110,12 @@ def application(clone: Clone) -> Iterator[str]:
     url = f"http://localhost:{port}"
     try:
         with httpx.Client(trust_env=False) as client:
-            wait_until(lambda: _answers(client, url) or process.poll() is not None)
+            wait_until(lambda: _answers(client, url) or process.poll() is not None, 60)
         assert process.poll() is None, process.communicate()[1]
         yield url
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def _answers(client: httpx.Client, url: str) -> bool:

@@ -56,7 +56,7 @@ class Clone:
         """Run a command line of a shell."""
         with self.start(command, **variables) as process:
             try:
-                out, err = process.communicate(timeout=90)
+                out, err = process.communicate(timeout=300)
             finally:  # what it has left in the background
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
