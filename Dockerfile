@@ -1,4 +1,5 @@
-# The service as an image: docker build -t notion-oauth . ; deploy/ shows how to run it safely
+# The service as an image: docker build -t notion-oauth . ; deploy/ shows how to run it safely.
+# requirements.lock includes the extras postgres and redis, for several instances
 
 FROM python:3.12-slim-bookworm AS build
 RUN ["pip", "install", "--no-cache-dir", "uv==0.13.9"]

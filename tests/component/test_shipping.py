@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ from notion_oauth.app import create_app
 from notion_oauth.cli import main
 from notion_oauth.cli.background_server import served
 from notion_oauth.settings import PREFIX, Settings, load_settings
+from notion_oauth.stores import schema
+from notion_oauth.stores.factory import create_store
+from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.web import request_log
+from notion_oauth.web.rate_limits import RateLimits
+from tests.support.databases import Postgresql
 from tests.support.paths import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -241,7 +247,7 @@ def test_the_service_and_its_proxy_meet_in_one_network_that_leads_nowhere_else()
 
 def test_the_proxy_passes_on_to_the_service_and_logs_no_code() -> None:
     configured = (DEPLOY / "Caddyfile").read_text()
-    assert f"reverse_proxy {next(iter(services()))}:{instructions('EXPOSE')[-1]} {{\n" in configured
+    assert f"reverse_proxy {{$UPSTREAMS:{next(iter(services()))}:{instructions('EXPOSE')[-1]}}} {{\n" in configured
     left_out = configured.partition("request>uri query {")[2].partition("}")[0]
     assert set(left_out.split()) == {"delete", "code", "state"}
 
@@ -251,6 +257,106 @@ def test_the_proxy_hands_on_no_request_id_that_a_client_has_chosen() -> None:
     passed_on = (DEPLOY / "Caddyfile").read_text().partition("reverse_proxy ")[2].partition("\n\t}")[0]
     orders = [line.split() for line in passed_on.splitlines()]
     assert ["header_up", request_log.HEADER, "{http.request.uuid}"] in orders
+
+
+# The compose file with PostgreSQL
+
+
+@pytest.fixture(scope="module")
+def several() -> dict[str, Any]:
+    found: dict[str, Any] = import_module("yaml").safe_load((DEPLOY / "compose.postgresql.yaml").read_text())
+    return found
+
+
+INSTANCES = ["notion-oauth-1", "notion-oauth-2"]
+
+
+def condition(service: dict[str, Any], other: str) -> str:
+    found: str = service["depends_on"][other]["condition"]
+    return found
+
+
+def test_the_tables_are_there_before_the_instances_and_these_are_ready_before_the_proxy(
+    several: dict[str, Any],
+) -> None:
+    services = several["services"]
+    assert condition(services["migrate"], "postgresql") == "service_healthy"
+    assert services["migrate"]["command"] == ["notion-oauth", "migrate"]
+    assert services["migrate"]["restart"] == "no"
+    for name in INSTANCES:
+        assert condition(services[name], "migrate") == "service_completed_successfully"
+        assert condition(services["caddy"], name) == "service_healthy"
+        check = [word.replace("/readyz", "/healthz") for word in services[name]["healthcheck"]["test"]]
+        assert check == ["CMD", *health_command()], "as in the image, of another path"
+
+
+def test_only_the_proxy_is_reached_from_outside_and_only_instances_reach_the_database(
+    several: dict[str, Any],
+) -> None:
+    services, networks = several["services"], several["networks"]
+    assert [name for name, service in services.items() if "ports" in service] == ["caddy"]
+    assert {name for name, network in networks.items() if network and network.get("internal")} == {"inside", "storage"}
+    members = {
+        network: {name for name, service in services.items() if network in service["networks"]} for network in networks
+    }
+    assert members["storage"] == {*INSTANCES, "migrate", "postgresql", "valkey"}
+    assert members["inside"] == {*INSTANCES, "caddy"}
+    for service in services.values():
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_proxy_passes_on_to_all_instances_and_each_believes_it_alone(several: dict[str, Any]) -> None:
+    services = several["services"]
+    port = instructions("EXPOSE")[-1]
+    assert services["caddy"]["environment"]["UPSTREAMS"].split() == [f"{name}:{port}" for name in INSTANCES]
+    address = services["caddy"]["networks"]["inside"]["ipv4_address"]
+    for name in INSTANCES:
+        assert services[name]["environment"][f"{PREFIX}TRUSTED_PROXIES"] == address
+
+
+def test_settings_of_the_instances_are_accepted(
+    several: dict[str, Any], keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The passwords are in an env file, which libpq reads: the compose file has none."""
+    given_variables = several["services"]["notion-oauth-1"]["environment"]
+    for name, value in given_variables.items():
+        monkeypatch.setenv(name, re.sub(r"\$\{SITE:\?[^}]*\}", HOST, value))
+    store = create_store(load_settings())
+    assert store.has_leases
+    RateLimits(load_settings())
+    passwords = (DEPLOY / "database.env.example").read_text()
+    assert re.findall(r"^(\w+)=(.*)$", passwords, re.MULTILINE) == [("POSTGRES_PASSWORD", ""), ("PGPASSWORD", "")]
+    assert [name for name, service in several["services"].items() if "database.env" in service.get("env_file", [])] == [
+        *INSTANCES,
+        "migrate",
+        "postgresql",
+    ]
+    assert '--set=password="$PGPASSWORD"' in (DEPLOY / "postgresql-init.sh").read_text()
+
+
+@pytest.mark.xdist_group("postgresql")
+def test_the_script_of_the_database_makes_a_role_without_rights_elsewhere(
+    postgresql: Postgresql, tmp_path: Path
+) -> None:
+    server = {"PGHOST": "127.0.0.1", "PGPORT": str(postgresql.port), "PGPASSWORD": "it's a 'password'"}
+    subprocess.run([DEPLOY / "postgresql-init.sh"], check=True, env=os.environ | server, capture_output=True)
+    try:
+        role = (
+            "SELECT rolsuper OR rolcreatedb OR rolcreaterole, rolcanlogin FROM pg_roles WHERE rolname = 'notion_oauth'"
+        )
+        assert postgresql.execute(role) == [(False, True)]
+        database = PostgresqlDatabase(f"postgresql://notion_oauth@127.0.0.1:{postgresql.port}/notion_oauth")
+        assert schema.migrate(database) == 0
+    finally:
+        postgresql.execute("DROP DATABASE notion_oauth")
+        postgresql.execute("DROP ROLE notion_oauth")
+
+
+def test_packages_of_several_instances_are_in_the_image() -> None:
+    pinned = set(re.findall(r"^([\w-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert {"psycopg", "psycopg-binary", "redis"} <= pinned
 
 
 # The units
