@@ -47,6 +47,7 @@ class Database(ABC):
 
     name: str  # for messages
     expressions: Mapping[str, str]  # by their placeholders, which are in braces, in statements
+    shows_values = False  # whether others see the values of `Connection.execute_together`, as in a log of statements
 
     def __init__(self) -> None:
         self.sql = cache(self._sql)

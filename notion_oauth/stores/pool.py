@@ -36,10 +36,14 @@ _LIMITER: RunVar[anyio.CapacityLimiter] = RunVar("notion_oauth database")
 
 
 class Pool:
-    """The connections of this process to a database. May be used in any number of threads and event loops."""
+    """The connections of this process to a database. May be used in any number of threads and event loops.
 
-    def __init__(self, database: Database) -> None:
+    `sealed` says that no value is secret, because all are encrypted.
+    """
+
+    def __init__(self, database: Database, *, sealed: bool) -> None:
         self.database = database
+        self._runs_together = sealed or not database.shows_values
         self._checked = False
         self._idle: deque[Connection] = deque()
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
@@ -66,6 +70,8 @@ class Pool:
 
         It must be short, and lock no other row than that of `key`. If it fails, the others succeed.
         """
+        if not self._runs_together:
+            return await self.execute(statement, **parameters)
         return await _queue(self).execute(_Waiting(key, (self.database.sql(statement), parameters)))
 
     async def run(self, statements: Sequence[Statement]) -> list[list[Row]]:

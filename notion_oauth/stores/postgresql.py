@@ -46,6 +46,7 @@ _TOGETHER = "SET LOCAL lock_timeout = 500"  # milliseconds
 class PostgresqlDatabase(Database):
     """The database that a `postgresql://` URL names, which PgBouncer may be in front of."""
 
+    shows_values = True
     expressions: Mapping[str, str] = MappingProxyType(
         {
             "now": "CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
@@ -109,7 +110,8 @@ class _PostgresqlConnection(Connection):
 
     def execute_together(self, statements: Sequence[Statement]) -> list[list[Row]]:
         """Send them in one message. The server runs nothing before all of it has arrived, so that no rows stay locked
-        if this process stops, or the network, and it runs them in one transaction."""
+        if this process stops, or the network, and it runs them in one transaction. Such a message has no parameters:
+        the values are in its text."""
         try:
             complete = psycopg.ClientCursor(self._connection).mogrify
             text = ";".join([_TOGETHER, *(complete(statement.encode(), values) for statement, values in statements)])

@@ -160,7 +160,8 @@ class DatabaseStore(TokenStore):
         keep_after: timedelta = KEEP_AFTER,
         encryption: Encryption | None = None,
     ) -> None:
-        documents = SqlDocuments(Pool(database), lock_wait=lock_wait, lease=lease, keep_after=keep_after)
+        pool = Pool(database, sealed=encryption is not None)
+        documents = SqlDocuments(pool, lock_wait=lock_wait, lease=lease, keep_after=keep_after)
         super().__init__(documents, encryption=encryption)
         self._database, self._sql_documents = database, documents
 

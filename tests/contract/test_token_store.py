@@ -53,16 +53,21 @@ def postgresql(path: Path, request: Request) -> Make:
     return partial(DatabaseStore, PostgresqlDatabase(url), encryption=Encryption(KEY))
 
 
+def plain_postgresql(path: Path, request: Request) -> Make:
+    url = request.getfixturevalue("postgresql").url
+    return partial(DatabaseStore, PostgresqlDatabase(url))
+
+
 def pgbouncer(path: Path, request: Request) -> Make:
     url = request.getfixturevalue("pgbouncer")
-    return partial(DatabaseStore, PostgresqlDatabase(url))
+    return partial(DatabaseStore, PostgresqlDatabase(url), encryption=Encryption(KEY))
 
 
 # One worker runs all tests of a server, so that one server is started
 SERVER = pytest.mark.xdist_group("postgresql")
 STORES = (
     *(memory, files, encrypted_files, sqlite),
-    *(pytest.param(each, marks=SERVER, id=each.__name__) for each in (postgresql, pgbouncer)),
+    *(pytest.param(each, marks=SERVER, id=each.__name__) for each in (postgresql, plain_postgresql, pgbouncer)),
 )
 
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import anyio
 import pytest
+from pydantic import SecretStr
 
+from notion_oauth.files.encryption import new_key
 from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -31,16 +33,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("postgresql")]
 
 PROCESSES, TASKS = 4, 25
 LEASE = 4  # seconds
+KEY = SecretStr(new_key())
 WORK = """
 import json, sys, anyio
 from datetime import timedelta
 from notion_oauth import NotionOAuth, Settings
 from notion_oauth.errors import NotionOAuthError
-from notion_oauth.stores.factory import database_for
+from notion_oauth.stores.factory import database_for, encryption_for
 from notion_oauth.stores.sql_documents import DatabaseStore
 
 settings, tasks, lease = Settings(), int(sys.argv[1]), timedelta(seconds=float(sys.argv[2]))
-oauth = NotionOAuth(settings, store=DatabaseStore(database_for(settings), lease=lease))
+store = DatabaseStore(database_for(settings), lease=lease, encryption=encryption_for(settings))
+oauth = NotionOAuth(settings, store=store)
 tokens, errors = [], []
 
 async def ask():
@@ -77,6 +81,7 @@ class Workers:
             **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
             "NOTION_OAUTH_SERVER_URL": self._settings.server_url,
             "NOTION_OAUTH_DATABASE_URL": self._url,
+            "NOTION_OAUTH_ENCRYPTION_KEY": KEY.get_secret_value(),
         }
         command = [sys.executable, "-c", WORK, str(TASKS), str(lease)]
         pipe = subprocess.PIPE
@@ -134,8 +139,7 @@ def begin(sandbox: Sandbox, settings: Settings) -> Iterator[Begin]:
     started = ExitStack()
 
     def make(url: str) -> Workers:
-        in_database = Settings(**{**dict(settings), "database_url": url})
-        oauth = NotionOAuth(in_database)
+        oauth = NotionOAuth(in_database(settings, url))
         anyio.run(sign_in, oauth)
         login = anyio.run(stored, oauth)
         past = datetime.now(UTC) - timedelta(hours=2)
@@ -149,9 +153,14 @@ def begin(sandbox: Sandbox, settings: Settings) -> Iterator[Begin]:
         yield make
 
 
+def in_database(settings: Settings, url: str) -> Settings:
+    """Settings as on a public URL, where an encryption key is required with a database."""
+    return Settings(**{**dict(settings), "database_url": url, "encryption_key": KEY})
+
+
 def is_alive(settings: Settings, url: str, sandbox: Sandbox) -> None:
     """The stored login is the one that the server accepts."""
-    oauth = NotionOAuth(Settings(**{**dict(settings), "database_url": url}))
+    oauth = NotionOAuth(in_database(settings, url))
     anyio.run(oauth.refresh)
     assert sandbox.live_grants == 1
 

@@ -13,8 +13,10 @@ import anyio
 import anyio.to_thread
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from notion_oauth.errors import LockLost, StorageError, StoreUnavailable
+from notion_oauth.files.encryption import Encryption, new_key
 from notion_oauth.stores.database import Connection, Database
 from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.stores.schema import migrate
@@ -27,6 +29,7 @@ from tests.unit.protocol.builders import tokens
 
 pytestmark = pytest.mark.anyio
 PROFILES = [f"user-{number}" for number in range(30)]
+ENCRYPTION = Encryption(SecretStr(new_key()))  # without it, statements in PostgreSQL do not run together
 _BAD = {
     "sqlite": """
 CREATE TRIGGER bad BEFORE UPDATE OF login ON notion_oauth_logins WHEN NEW.profile = 'user-7'
@@ -90,7 +93,7 @@ async def test_statement_that_fails_lets_the_others_succeed(
     else:
         found = PostgresqlDatabase(request.getfixturevalue("postgresql").url)
     execute(found, _BAD[kind])
-    store, failed = DatabaseStore(found), dict[str, StorageError]()
+    store, failed = DatabaseStore(found, encryption=ENCRYPTION), dict[str, StorageError]()
     try:
         await save_all(store, failed)
     finally:
@@ -160,7 +163,7 @@ async def test_task_that_is_cancelled_leaves_the_others_alone(database: FailingD
 @pytest.mark.xdist_group("postgresql")
 async def test_locked_row_does_not_stop_the_other_tasks(postgresql: Postgresql) -> None:
     """An administrator's transaction has changed a row and is not committed."""
-    store = DatabaseStore(PostgresqlDatabase(postgresql.url))
+    store = DatabaseStore(PostgresqlDatabase(postgresql.url), encryption=ENCRYPTION)
     await save_all(store)
     done: list[str] = []
 
@@ -183,7 +186,7 @@ async def test_locked_row_does_not_stop_the_other_tasks(postgresql: Postgresql) 
 @pytest.mark.xdist_group("postgresql")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_event_loops_that_want_the_same_rows_do_not_wait_for_each_other(postgresql: Postgresql, backend: str) -> None:
-    store = DatabaseStore(PostgresqlDatabase(postgresql.url), lock_wait=timedelta(seconds=50))
+    store = DatabaseStore(PostgresqlDatabase(postgresql.url), lock_wait=timedelta(seconds=50), encryption=ENCRYPTION)
     failed: list[BaseException] = []
 
     async def change(profiles: list[str]) -> None:

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from notion_oauth.errors import NotionOAuthError, NotSignedIn, SignInRequired
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import load_settings
-from notion_oauth.stores.factory import database_for
+from notion_oauth.stores.factory import database_for, encryption_for
 from notion_oauth.stores.sql_documents import DatabaseStore
 from notion_oauth.web.profiles.logins import Logins
 from tests.process.chaos.fingerprints import fingerprint
@@ -37,7 +37,7 @@ class Instance:
         settings = load_settings()
         database = database_for(settings)
         assert database is not None
-        oauth = NotionOAuth(settings, store=DatabaseStore(database, lease=lease))
+        oauth = NotionOAuth(settings, store=DatabaseStore(database, lease=lease, encryption=encryption_for(settings)))
         self._url = settings.server_url
         self._logins = Logins(oauth, max_logins=max(1, round(logins * IN_MEMORY)))
         self._stopping = False

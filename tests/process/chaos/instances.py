@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import anyio
+from pydantic import SecretStr
 
 from notion_oauth.errors import NotSignedIn, SignInRequired
+from notion_oauth.files.encryption import Encryption, new_key
 from notion_oauth.sandbox import Sandbox, SandboxOptions, serve_sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
@@ -128,8 +130,9 @@ class Run:
         kinds = FAULTS if plan.rules == "notion" else NOT_PROCESSED
         self._events = ServerEvents(sandbox, faults, plan.faults, plan.timeout, kinds=kinds)
         self._events.on_refresh = self._on_refresh
+        self._key = SecretStr(new_key())
         settings = Settings(server_url=sandbox.mcp_url, database_url=postgresql.url, timeout=10, retry_for=20)
-        store = DatabaseStore(PostgresqlDatabase(postgresql.url))
+        store = DatabaseStore(PostgresqlDatabase(postgresql.url), encryption=Encryption(self._key))
         self._logins = [
             Login(NotionOAuth(settings, store=store, profile=f"user-{number}")) for number in range(plan.logins)
         ]
@@ -199,6 +202,7 @@ class Run:
                     "PYTHONPATH": str(ROOT),
                     "NOTION_OAUTH_SERVER_URL": self._sandbox.mcp_url,
                     "NOTION_OAUTH_DATABASE_URL": self._postgresql.url,
+                    "NOTION_OAUTH_ENCRYPTION_KEY": self._key.get_secret_value(),  # as on a public URL
                     "NOTION_OAUTH_TIMEOUT": str(plan.timeout),
                     "NOTION_OAUTH_RETRY_FOR": "5",
                 },
