@@ -16,6 +16,7 @@ from notion_oauth.errors import NetworkError, NotionOAuthError, ServerUnavailabl
 
 FIRST_DELAY = 1.0  # seconds; a server whose response was lost may still be processing the request
 MAX_DELAY = 8.0  # seconds between two attempts while a caller waits
+MAX_FAILURES = 10  # that are counted
 MAX_COOLDOWN = 60.0  # seconds between two attempts in the background
 MAX_RETRY_AFTER = 600.0  # seconds; a longer Retry-After counts as this
 MAX_PAUSE = 60.0  # seconds in which no other login is refreshed: the server may limit the requests of one login alone
@@ -52,7 +53,7 @@ class Backoff:
         """Double the delay before the next attempt, or take the server's Retry-After if that is longer."""
         delay = min(MAX_COOLDOWN, FIRST_DELAY * 2**self._failures) * (0.5 + self._random() / 2)
         retry_after = error.retry_after if isinstance(error, ServerUnavailable) else None
-        self._failures = min(self._failures + 1, 10)
+        self._failures = min(self._failures + 1, MAX_FAILURES)
         server_delay = retry_after is not None and retry_after > delay
         if retry_after is not None and server_delay:
             delay = min(retry_after, MAX_RETRY_AFTER)
@@ -89,13 +90,19 @@ class Backoff:
 
         `waits`: a caller waits for the attempt, so that it is made soon unless the server has named a time.
         """
-        found = json.loads(record)
-        self._failures = max(self._failures, found["failures"])
-        delay, from_server = found["delay"], found["from_server"]
+        try:
+            found = json.loads(record)
+            failures, delay = int(found["failures"]), min(float(found["delay"]), MAX_RETRY_AFTER)
+            from_server, code, message = bool(found["from_server"]), str(found["error"]), str(found["message"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            return  # of another version
+        if age < -MAX_COOLDOWN:
+            return  # the store's clock was set back since
+        self._failures = max(self._failures, min(failures, MAX_FAILURES))
         left = (min(delay, MAX_DELAY) if waits and not from_server else delay) - age
         if left <= TOLERANCE:
             return
-        error = _RECORDED.get(found["error"], ServerUnavailable)(found["message"])
+        error = _RECORDED.get(code, ServerUnavailable)(message)
         if isinstance(error, ServerUnavailable):
             error.retry_after = left if from_server else None
         self._wait(delay, error, server_delay=from_server, left=delay - age)
@@ -103,7 +110,7 @@ class Backoff:
 
     def check_pause(self, left: float) -> None:
         """Raise ServerUnavailable if another login has been told to wait, and all wait for `left` seconds."""
-        if left > TOLERANCE:
+        if TOLERANCE < left <= 2 * MAX_PAUSE:  # if it is longer, the store's clock was set back since
             message = "The server has too many requests, as it responded to that of another login."
             error = ServerUnavailable(message, retry_after=left, not_processed=True)
             self._wait(left, error, server_delay=True)

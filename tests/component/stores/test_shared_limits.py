@@ -179,6 +179,36 @@ async def test_success_and_sign_in_forget_the_failure(
         assert not execute(database, "SELECT 1 FROM notion_oauth_logins WHERE failure IS NOT NULL")
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"[]",
+        b'{"failures": "many"}',
+        b'{"failures": 1, "delay": []}',
+        b'{"failures": 1e999}',
+    ],
+)
+async def test_failure_that_another_version_has_recorded_does_not_end_the_refreshes(
+    instances: Instances, sandbox: Sandbox, database: Database, record: bytes
+) -> None:
+    oauth = await instances.sign_in()
+    execute(database, "UPDATE notion_oauth_logins SET failure = :failure, failed_at = {now}", failure=record)
+    assert sandbox.is_access_token_live((await oauth.tokens.token()).get_secret_value())
+
+
+async def test_failure_and_pause_from_before_the_clock_of_the_database_was_set_back_are_over(
+    instances: Instances, sandbox: Sandbox
+) -> None:
+    """As after a failover to a server whose clock is an hour behind."""
+    oauth = await instances.sign_in()
+    sandbox.fail_next("/token", status=429, headers={"Retry-After": "60"})
+    with pytest.raises(ServerUnavailable):
+        await oauth.tokens.token()
+    instances.pass_time(-3600)
+    assert sandbox.is_access_token_live((await instances.open().tokens.token()).get_secret_value())
+
+
 # Too many requests
 
 
