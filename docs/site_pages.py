@@ -33,6 +33,8 @@ _NAME = re.compile(r"^- `(?:(\w+(?:\.\w+)*)\.)?(\w+)`((?:.|\n  )*)$", re.MULTILI
 _PARAGRAPH = re.compile(r"<p>.*?</p>", re.DOTALL)
 _HEADING_ID = re.compile(r'id="(notion_oauth\.[\w.]+\.([A-Z]\w+))"')
 _TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+_CODE = re.compile(r"<pre>(.*?)</pre>", re.DOTALL)
+_COLUMNS = re.compile(r"├|\S {6,}[^\s#]")  # of a drawing or a table in code
 _CELL = re.compile(r"<(th|td)\b[^>]*>(.*?)</\1>", re.DOTALL)
 # Options that docs/commands.md describes once for all commands, if their help is this
 _OF_MANY = ("profile", "token_file", "server_url", "env_file", "verbose", "help")
@@ -85,10 +87,18 @@ def programs() -> str:
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - named by mkdocs
-    """Give each cell of a table the heading of its column: site.css shows rows as blocks on narrow screens."""
+    """Give each cell of a table the heading of its column, and code with columns a class, for site.css.
+
+    On narrow screens, it shows the rows of a table as blocks. It breaks long lines of code, but not columns.
+    """
     if page.file.src_uri == "python-api.md":
         content = _with_links_to_names(content)
-    return _TABLE.sub(_with_labels, content)
+    return _CODE.sub(_with_class, _TABLE.sub(_with_labels, content))
+
+
+def _with_class(code: re.Match[str]) -> str:
+    has_columns = _COLUMNS.search(re.sub(r"<[^>]+>", "", code[1]))
+    return f'<pre class="columns">{code[1]}</pre>' if has_columns else code[0]
 
 
 def _with_labels(table: re.Match[str]) -> str:
