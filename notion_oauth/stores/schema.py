@@ -49,6 +49,7 @@ ALTER TABLE notion_oauth_logins ADD COLUMN failed_at double precision;
 ALTER TABLE notion_oauth_logins ADD COLUMN failure {blob};
 ALTER TABLE notion_oauth_pace ADD COLUMN paused_until double precision NOT NULL DEFAULT 0;
 ALTER TABLE notion_oauth_pace ADD COLUMN paused_by text NOT NULL DEFAULT '';
+CREATE INDEX notion_oauth_logins_changed_at ON notion_oauth_logins (changed_at);
 """,
 )
 VERSION = len(MIGRATIONS)

@@ -42,7 +42,6 @@ FIRST_POLL, LAST_POLL = 0.02, 0.25  # seconds between two looks at a lease that 
 REMOVE_INTERVAL = 60.0  # seconds between two removals of ended claims
 MAX_REMOVED = 1000  # ended claims at once
 MAX_DUE = 1000  # profiles at once
-ROWS_AT_ONCE = 20_000  # to look for profiles that have not changed for long
 KEEP_AFTER = timedelta(days=20)  # without a refresh; Notion ends a login after 30
 KEEP_SPREAD = 0.1  # so that logins that were refreshed at the same time are not due at the same time
 KEEP_AGAIN = timedelta(days=1)  # after a failure
@@ -54,15 +53,9 @@ _READ = "SELECT {kind} FROM notion_oauth_logins WHERE profile = :profile"
 _PROFILES = """
 SELECT profile FROM notion_oauth_logins WHERE profile > :after AND (login IS NOT NULL{or_registered})
 ORDER BY profile LIMIT :limit"""
-# Of the next rows; and the last of these
 _LAST_CHANGED = """
-WITH part AS (
-    SELECT profile, changed_at FROM notion_oauth_logins WHERE profile > :after ORDER BY profile LIMIT :rows
-)
-SELECT profile, changed_at FROM (
-    SELECT profile, changed_at FROM part WHERE changed_at < :before ORDER BY profile LIMIT :limit
-) AS found
-UNION ALL SELECT max(profile), NULL FROM part"""
+SELECT profile, changed_at FROM notion_oauth_logins WHERE profile > :after AND changed_at < :before
+ORDER BY profile LIMIT :limit"""
 _DUE = "SELECT profile FROM notion_oauth_logins WHERE due_at < :before ORDER BY due_at LIMIT :limit"
 _STARTING_WITH = """
 SELECT profile, CASE WHEN set_aside IS NULL AND (login IS NULL OR substr(login, 1, :length) = :start)
@@ -84,7 +77,7 @@ _CHANGE = """
 UPDATE notion_oauth_logins SET {change} WHERE profile = :profile AND fence = :fence AND owner = :owner RETURNING 1"""
 _UNLOCK = "owner = '', lease_until = 0, attempt = :attempt"
 _RELEASE = ", lease_until = 0"  # with the owner left in the row: the statement may be run twice
-_RESERVE = "attempt = :attempt, changed_at = {now}, lease_until = {now} + :lease"
+_RESERVE = "attempt = :attempt, lease_until = {now} + :lease"  # no column of an index: the row stays in place
 _WRITE = {
     # Of tokens that were set aside, those stay that this holder has not seen
     "login": """login = :content, due_at = :due_at, changed_at = {now}, attempt = NULL,
@@ -223,14 +216,8 @@ class SqlDocuments:
         return [row[0] for row in await self._execute(statement, after=after, limit=limit)]
 
     async def last_changed(self, *, after: str, limit: int, before: datetime) -> Mapping[str, datetime]:
-        position: str | None = after
-        found: dict[str, datetime] = {}
-        while position is not None and not found:  # in parts: no statement may take long, however many rows there are
-            parameters = {"after": position, "limit": limit, "before": before.timestamp(), "rows": ROWS_AT_ONCE}
-            rows = await self._execute(_LAST_CHANGED, **parameters)
-            found = {profile: datetime.fromtimestamp(at, UTC) for profile, at in rows if at is not None}
-            position = next(profile for profile, at in rows if at is None)
-        return found
+        rows = await self._execute(_LAST_CHANGED, after=after, limit=limit, before=before.timestamp())
+        return {profile: datetime.fromtimestamp(changed_at, UTC) for profile, changed_at in rows}
 
     async def due(self, before: datetime) -> Sequence[str]:
         return [row[0] for row in await self._execute(_DUE, before=before.timestamp(), limit=MAX_DUE)]

@@ -468,9 +468,9 @@ class TokenSource:
     def _check_cooldown(self, hold: Hold, *, waits: bool) -> None:
         """Raise TransientError if another instance has learned that it is too early for a request."""
         if (cooldown := hold.cooldown) is not None:
-            self._backoff.check_pause(cooldown.pause)
             if cooldown.failure is not None:
                 self._backoff.check_record(cooldown.failure, cooldown.age, waits=waits)
+            self._backoff.check_pause(cooldown.pause)
 
     async def _request_tokens(self, hold: Hold, tokens: TokenSet) -> TokenSet | None:
         """Do what `_send_until_repeated_refusal` does. Other instances get to know a transient failure."""

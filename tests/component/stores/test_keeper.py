@@ -16,8 +16,8 @@ from notion_oauth.sandbox import Sandbox
 from notion_oauth.service import NotionOAuth
 from notion_oauth.settings import Settings
 from notion_oauth.storage import StoredLogin
-from notion_oauth.stores import schema, sql_documents
-from notion_oauth.stores.database import Database
+from notion_oauth.stores import schema
+from notion_oauth.stores.database import Connection, Database, Row
 from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.stores.sql_documents import DatabaseStore
 from notion_oauth.stores.sqlite import SqliteDatabase
@@ -183,19 +183,32 @@ class TestKeeper:
         assert await load_login(oauth.store, "user-1") is not None
 
 
-async def test_profiles_that_have_not_changed_for_long_are_found_in_parts(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Among a million, one statement would take longer than a statement may."""
-    monkeypatch.setattr(sql_documents, "ROWS_AT_ONCE", 2)
-    store = DatabaseStore(database)
-    for number in range(9):
-        await save_login(store, f"user-{number}", tokens())
-    execute(database, "UPDATE notion_oauth_logins SET changed_at = 0 WHERE profile IN ('user-3', 'user-4', 'user-7')")
-    long_ago, found = datetime(2000, 1, 1, tzinfo=UTC), list[str]()
-    while page := await store.last_changed(after=max(found, default=""), before=long_ago):
-        found += page
-    assert found == ["user-3", "user-4", "user-7"]
+@pytest.mark.xdist_group("postgresql")
+async def test_profiles_that_have_not_changed_for_long_are_found_by_an_index(postgresql: Postgresql) -> None:
+    """Among a million, a statement that reads all rows would take longer than it may."""
+    plans: list[str] = []
+
+    class Explaining(PostgresqlDatabase):
+        def connect(self) -> Connection:
+            connection = super().connect()
+            execute = connection.execute
+
+            def explained(statement: str, parameters: dict[str, Any]) -> list[Row]:
+                if "changed_at <" in statement:
+                    plans.extend(row[0] for row in execute(f"EXPLAIN {statement}", parameters))
+                return execute(statement, parameters)
+
+            connection.execute = explained  # type: ignore[method-assign]
+            return connection
+
+    postgresql.execute(
+        "INSERT INTO notion_oauth_logins (profile, changed_at, fence, owner, lease_until)"
+        " SELECT md5(CAST(n AS text)), n, 1, '', 0 FROM generate_series(1, 10000) AS n"
+    )
+    postgresql.execute("ANALYZE notion_oauth_logins")
+    store = DatabaseStore(Explaining(postgresql.url))
+    assert len(await store.last_changed(before=datetime.fromtimestamp(6, UTC))) == 5
+    assert "notion_oauth_logins_changed_at" in str(plans)
 
 
 async def test_cleanup_looks_only_at_visitors_that_no_server_lets_live(database: Database) -> None:
