@@ -362,6 +362,47 @@ def start_in_background(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     task.add_done_callback(_BACKGROUND.discard)
 
 
+class Signal:
+    """Wakes the one task that waits for it, in the same event loop."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._wake: Callable[[], object] = lambda: None
+
+    def set(self) -> None:
+        self.is_set = True
+        self._wake()
+
+    async def wait(self, *, shielded: bool) -> None:
+        """Wait until it is set. If `shielded`, a cancellation is raised only afterwards, as by `run_shielded`."""
+        with anyio.CancelScope(shield=shielded):
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:  # Trio, where only scopes are cancelled
+                event = anyio.Event()
+                self._wake = event.set
+                if not self.is_set:
+                    await event.wait()
+                return
+            cancelled: asyncio.CancelledError | None = None
+            while not self.is_set:
+                future: asyncio.Future[None] = loop.create_future()
+                self._wake = partial(_resolve, future)
+                try:
+                    await future
+                except asyncio.CancelledError as error:
+                    cancelled = error
+                    if not shielded:
+                        raise
+            if cancelled is not None:
+                raise cancelled
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 async def run_shielded(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run the work to completion even if the caller is cancelled; the cancellation is raised afterwards.
 

@@ -127,7 +127,8 @@ def parse_json(content: bytes) -> Any:
     """
     try:
         value = json.loads(content)
-        json.dumps(value, ensure_ascii=False).encode()
+        if not content.isascii() or b"\\" in content:
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return value

@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
@@ -24,7 +24,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from notion_oauth.concurrency import start_in_background
+from notion_oauth.concurrency import Signal, run_shielded, start_in_background
 from notion_oauth.errors import StorageError, StoreUnavailable
 from notion_oauth.stores import schema
 from notion_oauth.stores.database import BrokenConnection, Connection, Database, Row, Statement
@@ -33,6 +33,13 @@ MAX_CONNECTIONS = 10  # of a process
 MAX_TOGETHER = 100  # statements in one transaction
 TIME_LIMIT = 10.0  # seconds for one transaction, with the wait for a connection
 _LIMITER: RunVar[anyio.CapacityLimiter] = RunVar("notion_oauth database")
+
+
+Then = Callable[[list[Row]], object]
+
+
+def _nothing(_: list[Row]) -> None:
+    pass
 
 
 class Pool:
@@ -65,14 +72,23 @@ class Pool:
         [rows] = await self.run([(self.database.sql(statement), parameters)])
         return rows
 
-    async def execute_together(self, statement: str, *, key: str, **parameters: Any) -> list[Row]:
+    async def execute_together(
+        self, statement: str, *, key: str, shielded: bool = False, then: Then = _nothing, **parameters: Any
+    ) -> list[Row]:
         """Run a statement like `execute`, if possible in one transaction with those of other tasks.
 
-        It must be short, and lock no other row than that of `key`. If it fails, the others succeed.
+        It must be short, and lock no other row than that of `key`. If it fails, the others succeed. `then` gets the
+        rows, also if the caller was cancelled meanwhile. A `shielded` caller is cancelled only afterwards.
         """
         if not self._runs_together:
-            return await self.execute(statement, **parameters)
-        return await _queue(self).execute(_Waiting(key, (self.database.sql(statement), parameters)))
+            alone = partial(self._execute_alone, statement, then, parameters)
+            return await (run_shielded(alone) if shielded else alone())
+        return await _queue(self).execute(_Waiting(key, (self.database.sql(statement), parameters), then), shielded)
+
+    async def _execute_alone(self, statement: str, then: Then, parameters: dict[str, Any]) -> list[Row]:
+        rows = await self.execute(statement, **parameters)
+        then(rows)
+        return rows
 
     async def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
         """Run statements in one transaction, and return the rows of each. Raises as `execute` does."""
@@ -182,14 +198,16 @@ def _limiter() -> anyio.CapacityLimiter:
 class _Waiting:
     """A statement of one task, its rows or its error. `key` names the row that it locks."""
 
-    def __init__(self, key: str, statement: Statement) -> None:
-        self.key, self.statement = key, statement
+    def __init__(self, key: str, statement: Statement, then: Then) -> None:
+        self.key, self.statement, self._then = key, statement, then
         self.rows: list[Row] = []
         self.error: Exception | None = None
-        self.done = anyio.Event()
+        self.done = Signal()
 
     def finish(self, rows: list[Row], error: Exception | None = None) -> None:
         self.rows, self.error = rows, error
+        if error is None:
+            self._then(rows)
         self.done.set()
 
     def result(self) -> list[Row]:
@@ -206,15 +224,15 @@ class _Queue:
         self._waiting: list[_Waiting] = []
         self._is_running = False
 
-    async def execute(self, call: _Waiting) -> list[Row]:
+    async def execute(self, call: _Waiting, shielded: bool) -> list[Row]:
         self._waiting.append(call)
         if not self._is_running:
             self._is_running = True
             start_in_background(self._run)
         try:
-            await call.done.wait()
+            await call.done.wait(shielded=shielded)
         finally:
-            if not call.done.is_set() and call in self._waiting:
+            if not call.done.is_set and call in self._waiting:
                 self._waiting.remove(call)
         return call.result()
 

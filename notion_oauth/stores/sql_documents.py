@@ -237,7 +237,7 @@ class SqlDocuments:
         if uptime() - self._removed_at >= REMOVE_INTERVAL:
             self._removed_at = uptime()
             await self._execute(_REMOVE_CLAIMS, limit=MAX_REMOVED)
-        claim = {"name": key, "claimant": secrets.token_hex(8), "lifetime": lifetime.total_seconds()}
+        claim: dict[str, Any] = {"name": key, "claimant": secrets.token_hex(8), "lifetime": lifetime.total_seconds()}
         return bool(await self._execute_together(_CLAIM, key=key, **claim))
 
     async def settle(self, key: str, outcome: bytes) -> None:
@@ -256,7 +256,7 @@ class SqlDocuments:
             await self._lock(hold)
             yield hold
         finally:
-            if not await run_shielded(hold.unlock):
+            if hold.may_have_lease and not await run_shielded(hold.unlock):
                 self._unreleased.setdefault(profile, (hold.owner, uptime() + self._lease))
 
     async def claim_unused(self, limit: int) -> Sequence[str] | None:
@@ -283,7 +283,7 @@ class SqlDocuments:
 
     async def _lock(self, hold: _SqlHold) -> None:
         deadline, poll = anyio.current_time() + self._lock_wait.total_seconds(), FIRST_POLL
-        while not await run_shielded(hold.lock):
+        while not await hold.lock():
             while True:  # without a connection, and without a change of the row
                 if anyio.current_time() >= deadline:
                     waited = f"{self._lock_wait.total_seconds():g} seconds"
@@ -316,7 +316,10 @@ class _SqlHold:
     async def lock(self) -> bool:
         """Take the lease. Returns whether it was free."""
         self._is_unsure = True
-        rows = await self._execute(_LOCK, owner=self.owner, lease=self._lease)
+        lock: dict[str, Any] = {"owner": self.owner, "lease": self._lease}
+        return bool(await self._execute(_LOCK, shielded=True, then=self._locked, **lock))
+
+    def _locked(self, rows: list[Row]) -> None:
         self._is_unsure = False
         if rows:
             fence, login, registrations, attempt, set_aside, failure, age, pause = rows[0]
@@ -324,7 +327,11 @@ class _SqlHold:
             self._contents = {"login": _bytes(login), "registrations": _bytes(registrations)}
             self._attempt, self._set_aside = _bytes(attempt), _bytes(set_aside)
             self.cooldown = Cooldown(_bytes(failure), age or 0.0, pause or 0.0)
-        return bool(rows)
+
+    @property
+    def may_have_lease(self) -> bool:
+        """Whether there is a lease to release."""
+        return self._is_unsure or self._fence is not None
 
     async def unlock(self) -> bool:
         """Release the lease. Returns False if it may be in the row until it ends."""
@@ -342,9 +349,9 @@ class _SqlHold:
     async def _change(self, change: str, **parameters: Any) -> None:
         """Change the row. Raises LockLost, without a change, if another holder has taken the lease."""
         statement = _CHANGE.replace("{change}", change)
-        held = {"fence": self._fence, "owner": self.owner}
+        held: dict[str, Any] = {"fence": self._fence, "owner": self.owner}
         try:
-            changed = await run_shielded(partial(self._execute, statement, **held, **parameters))
+            changed = await self._execute(statement, shielded=True, **held, **parameters)
         except StoreUnavailable:
             self._is_unsure = True
             raise
@@ -390,7 +397,7 @@ class _SqlHold:
 
     async def set_aside(self, content: bytes) -> None:
         aside = b"\n".join((self._marker, content))
-        await run_shielded(partial(self._execute, _SET_ASIDE, fence=self._fence, content=aside))
+        await self._execute(_SET_ASIDE, shielded=True, fence=self._fence, content=aside)
 
     async def record_failure(self, failure: bytes, *, pause_all: float) -> None:
         if pause_all:

@@ -16,7 +16,7 @@ def server_of(tokens: TokenSet, server_url: str, *, unbound: str) -> str:
     A login that names no resource belongs to the server at `unbound`.
     """
     server = tokens.resource or unbound
-    return server_url if resource_covers(server, server_url) else server
+    return server_url if server == server_url or resource_covers(server, server_url) else server
 
 
 def mismatch(tokens: TokenSet, server_url: str, *, unbound: str) -> ResourceMismatch | None:

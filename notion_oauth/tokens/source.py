@@ -398,7 +398,8 @@ class TokenSource:
         while True:
             try:
                 with call.abandonable():
-                    await self._sleep(self._save_delay() or self._backoff.next_delay(deadline))
+                    if delay := self._save_delay() or self._backoff.next_delay(deadline):
+                        await self._sleep(delay)
                     await limiter.acquire_on_behalf_of(call)
                 try:
                     with call.abandonable(BACKGROUND_LOCK_WAIT if background and self._unsaved is None else None):

@@ -424,6 +424,10 @@ class _DirectBackend(_TrackingBackend):
 
     async def _connect_first(self, addresses: Sequence[Address], port: int) -> httpcore.AsyncNetworkStream:
         """The first connection that succeeds; attempts start STAGGER seconds apart (Happy Eyeballs, RFC 8305 §5)."""
+        if len(addresses) == 1:
+            stream = await self._open(str(addresses[0]), port)
+            self.address = addresses[0]
+            return stream
         connected: dict[Address, httpcore.AsyncNetworkStream] = {}
         failed: list[httpcore.ConnectError] = []
 
