@@ -34,7 +34,7 @@ _PARAGRAPH = re.compile(r"<p>.*?</p>", re.DOTALL)
 _HEADING_ID = re.compile(r'id="(notion_oauth\.[\w.]+\.([A-Z]\w+))"')
 _TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
 _CODE = re.compile(r"<pre>(.*?)</pre>", re.DOTALL)
-_COLUMNS = re.compile(r"├|\S {6,}[^\s#]")  # of a drawing or a table in code
+_COLUMNS = re.compile(r"├|\S {7,}[^\s#]")  # of a drawing or a table in code
 _CELL = re.compile(r"<(th|td)\b[^>]*>(.*?)</\1>", re.DOTALL)
 # Options that docs/commands.md describes once for all commands, if their help is this
 _OF_MANY = ("profile", "token_file", "server_url", "env_file", "verbose", "help")
