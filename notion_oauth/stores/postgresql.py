@@ -59,6 +59,9 @@ class PostgresqlDatabase(Database):
             "has_table": "SELECT 1 WHERE to_regclass('notion_oauth_schema') IS NOT NULL",
             "version": "current_setting('server_version')",
             "synchronous_commit": "current_setting('synchronous_commit')",
+            "read_only": "current_setting('transaction_read_only') = 'on'",  # also of a standby
+            "has_late_standby": "EXISTS (SELECT 1 FROM pg_stat_replication) AND "
+            "(current_setting('synchronous_standby_names') = '' OR current_setting('synchronous_commit') = 'local')",
             "skip_locked": "FOR UPDATE SKIP LOCKED",
         }
     )

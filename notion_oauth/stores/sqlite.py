@@ -33,6 +33,8 @@ class SqliteDatabase(Database):
             "has_table": "SELECT 1 FROM sqlite_master WHERE name = 'notion_oauth_schema'",
             "version": "sqlite_version()",
             "synchronous_commit": "'on'",
+            "read_only": "0",
+            "has_late_standby": "0",
             "skip_locked": "",
         }
     )

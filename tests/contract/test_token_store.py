@@ -49,7 +49,7 @@ def sqlite(path: Path, request: Request) -> Make:
 
 
 def postgresql(path: Path, request: Request) -> Make:
-    url = request.getfixturevalue("postgresql").url
+    url = request.getfixturevalue("postgresql").service_url
     return partial(DatabaseStore, PostgresqlDatabase(url), encryption=Encryption(KEY))
 
 
@@ -83,6 +83,17 @@ def make(tmp_path: Path, request: Request) -> Make:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_rule(rule: Rule, make: Make, backend: str) -> None:
     anyio.run(rule, make, backend=backend)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("make", [pytest.param(postgresql, marks=SERVER)], indirect=True)
+async def test_role_of_the_documentation_may_keep_and_encrypt_unused_logins(make: Make) -> None:
+    store = make()
+    await save_login(store, "default", tokens())
+    await store.slow_down(timedelta(0))
+    assert await store.claim_unused(1) is not None
+    assert list(await store.encrypted()) == ["default"]
+    store.check_usable()
 
 
 @pytest.mark.slow

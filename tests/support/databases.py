@@ -22,6 +22,7 @@ from notion_oauth.stores import schema
 from notion_oauth.stores.database import BrokenConnection, Connection, Row, Statement
 from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.stores.sqlite import SqliteDatabase
+from tests.support.paths import ROOT
 from tests.support.servers import free_port
 
 REQUIRED = os.environ.get("NOTION_OAUTH_TEST_DATABASES") == "required"
@@ -50,6 +51,8 @@ class Postgresql:
         self.directory = directory
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        # Of a role that has only the rights that the documentation names
+        self.service_url = self.url.replace("postgres@", "notion_service@")
         self._user = _unprivileged_user()
         if self._user is not None:
             shutil.chown(directory, self._user)
@@ -60,6 +63,9 @@ class Postgresql:
         self._run("initdb", "--no-sync", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8")
         self.start()
         schema.migrate(PostgresqlDatabase(self.url))
+        self.execute("CREATE ROLE notion_service LOGIN")
+        granted = (ROOT / "docs" / "operating.md").read_text().partition("```sql\n")[2].partition("```")[0]
+        self.execute(granted)
 
     def start(self) -> None:
         self._run("pg_ctl", "--wait", "--log", str(self.directory / "log"), "-o", self._options, "start")

@@ -60,6 +60,7 @@ BLOCKS = list(_blocks())
 NOT_COMPARED = {  # the beginning of a block that is no output of the block above it, and what checks it instead
     "   PROFILE  WORKSPACE": "the table on a terminal: tests/component/cli/test_profiles.py",
     "0 6 * * * ": "tests/process/test_timers_and_profiles.py runs it as cron does",
+    "GRANT SELECT, INSERT": "the rights of the role that the tests of the store use: tests/support/databases.py",
     "2026-11-25T09:58:18.733Z INFO notion_oauth.audit": "lines of a log: tests/component/test_reference_pages.py",
 }
 OUTPUTS = [block for block in BLOCKS if block.language == "text" and not block.code.startswith((*NOT_COMPARED,))]

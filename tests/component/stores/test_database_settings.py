@@ -207,6 +207,38 @@ def test_command_of_a_login_reads_the_database_and_not_the_token_file(
     assert "file.json" not in doctor
 
 
+def database_checks(cli: CommandLine, url: str) -> list[dict[str, str]]:
+    report = json.loads(cli.run("doctor", "--json", NOTION_OAUTH_DATABASE_URL=url).stdout)
+    return [check for check in report["checks"] if check["check"] == "database"]
+
+
+def test_doctor_names_what_to_check_without_the_database(cli: CommandLine) -> None:
+    (check,) = database_checks(cli, "postgresql://me:canary@127.0.0.1:1/x")
+    assert (check["result"], "cannot be reached" in check["message"]) == ("failure", True)
+    assert "NOTION_OAUTH_DATABASE_URL" in check["cure"]
+    assert "canary" not in str(check)
+
+
+@pytest.mark.xdist_group("postgresql")
+@pytest.mark.parametrize(
+    ("setting", "result", "says"),
+    [
+        ("default_transaction_read_only = on", "failure", "standby"),
+        ("synchronous_commit = off", "warning", "before they are safe"),
+    ],
+)
+def test_doctor_finds_a_database_that_cannot_keep_logins_safe(
+    setting: str, result: str, says: str, cli: CommandLine, postgresql: Postgresql
+) -> None:
+    assert [check["result"] for check in database_checks(cli, postgresql.service_url)] == ["ok"]
+    postgresql.execute(f"ALTER ROLE notion_service SET {setting}")
+    try:
+        fine, found = database_checks(cli, postgresql.service_url)
+    finally:
+        postgresql.execute("ALTER ROLE notion_service RESET ALL")
+    assert (fine["result"], found["result"], says in found["message"]) == ("ok", result, True)
+
+
 def test_logout_ends_the_login_in_the_database(cli: CommandLine, sandbox: Sandbox, url: str) -> None:
     anyio.run(sign_in, NotionOAuth(Settings(server_url=sandbox.mcp_url, database_url=url)))
     environment = {"NOTION_OAUTH_SERVER_URL": sandbox.mcp_url, "NOTION_OAUTH_DATABASE_URL": url}
