@@ -90,11 +90,12 @@ _DELETE = {
     failure = NULL""",
     "registrations": "registrations = NULL, changed_at = {now}",
 }
-# Of logins that are due to be kept; one that cannot be refreshed is tried again on another day
+# Of logins that are due to be kept; one that cannot be refreshed is tried again on another day. In a query of its own,
+# the time is read once: otherwise PostgreSQL reads it for each row, and compares all of them without the index
 _CLAIM_UNUSED = """
 UPDATE notion_oauth_logins SET fence = fence + 1, owner = :owner, lease_until = {now} + :lease, keep_at = {now} + :again
 WHERE profile IN (
-    SELECT profile FROM notion_oauth_logins WHERE keep_at <= {now} AND lease_until <= {now}
+    SELECT profile FROM notion_oauth_logins WHERE keep_at <= (SELECT {now}) AND lease_until <= {now}
     ORDER BY keep_at LIMIT :limit {skip_locked}
 )
 RETURNING profile"""
@@ -128,7 +129,7 @@ _OUTCOME = "SELECT outcome FROM notion_oauth_claims WHERE name = :name AND ends_
 _REMOVE_CLAIM = "DELETE FROM notion_oauth_claims WHERE name = :name"
 _REMOVE_CLAIMS = """
 DELETE FROM notion_oauth_claims WHERE name IN (
-    SELECT name FROM notion_oauth_claims WHERE ends_at <= {now} LIMIT :limit {skip_locked}
+    SELECT name FROM notion_oauth_claims WHERE ends_at <= (SELECT {now}) LIMIT :limit {skip_locked}
 )"""
 
 T = TypeVar("T")
