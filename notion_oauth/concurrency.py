@@ -348,18 +348,32 @@ async def _run_within_on_trio(due: float, scope: anyio.CancelScope, work: Callab
 _BACKGROUND: set[asyncio.Task[None]] = set()  # an event loop alone would not keep its tasks
 
 
-def start_in_background(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Start the work, which raises nothing, in the running event loop: no task waits for it. It ends with the loop."""
+def start_in_background(work: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], object]) -> None:
+    """Start the work, which raises nothing, in the running event loop: no task waits for it. It ends with the loop.
+
+    Then `ended` is called, also if the work was cancelled before it began.
+    """
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         import trio  # noqa: PLC0415 - Trio runs this code, so it is installed
 
-        trio.lowlevel.spawn_system_task(work)
+        async def run() -> None:
+            try:
+                await work()
+            finally:
+                ended()
+
+        trio.lowlevel.spawn_system_task(run)
         return
+
+    def discard(task: asyncio.Task[None]) -> None:
+        _BACKGROUND.discard(task)
+        ended()
+
     task = loop.create_task(work())
     _BACKGROUND.add(task)
-    task.add_done_callback(_BACKGROUND.discard)
+    task.add_done_callback(discard)
 
 
 class Signal:

@@ -31,7 +31,7 @@ from notion_oauth.stores.database import BrokenConnection, Connection, Database,
 
 MAX_CONNECTIONS = 10  # of a process
 MAX_TOGETHER = 100  # statements in one transaction
-TIME_LIMIT = 10.0  # seconds for one transaction, with the wait for a connection
+TIME_LIMIT = 10.0  # seconds for one transaction, with the wait for a connection; and before it, behind other statements
 _LIMITER: RunVar[anyio.CapacityLimiter] = RunVar("notion_oauth database")
 
 
@@ -83,7 +83,8 @@ class Pool:
         if not self._runs_together:
             alone = partial(self._execute_alone, statement, then, parameters)
             return await (run_shielded(alone) if shielded else alone())
-        return await _queue(self).execute(_Waiting(key, (self.database.sql(statement), parameters), then), shielded)
+        call = _Waiting(key, (self.database.sql(statement), parameters), then)
+        return await _queue(self).execute(self, call, shielded)
 
     async def _execute_alone(self, statement: str, then: Then, parameters: dict[str, Any]) -> list[Row]:
         rows = await self.execute(statement, **parameters)
@@ -96,7 +97,11 @@ class Pool:
         with anyio.move_on_after(TIME_LIMIT):
             return await anyio.to_thread.run_sync(self._run, call, abandon_on_cancel=True, limiter=_limiter())
         call.give_up()
-        raise StoreUnavailable(f"The {self.database.name} did not answer within {TIME_LIMIT:g} seconds.")
+        raise self.no_answer()
+
+    def no_answer(self) -> StoreUnavailable:
+        """Return the error of a statement that has waited for too long."""
+        return StoreUnavailable(f"The {self.database.name} did not answer within {TIME_LIMIT:g} seconds.")
 
     def _run(self, call: _Call) -> list[list[Row]]:
         if not self._free.acquire(timeout=TIME_LIMIT):
@@ -203,6 +208,7 @@ class _Waiting:
         self.rows: list[Row] = []
         self.error: Exception | None = None
         self.done = Signal()
+        self.since = anyio.current_time()
 
     def finish(self, rows: list[Row], error: Exception | None = None) -> None:
         self.rows, self.error = rows, error
@@ -219,16 +225,13 @@ class _Waiting:
 class _Queue:
     """Statements of one event loop that run together with others."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self) -> None:
         self._waiting: list[_Waiting] = []
         self._is_running = False
 
-    async def execute(self, call: _Waiting, shielded: bool) -> list[Row]:
+    async def execute(self, pool: Pool, call: _Waiting, shielded: bool) -> list[Row]:
         self._waiting.append(call)
-        if not self._is_running:
-            self._is_running = True
-            start_in_background(self._run)
+        self._start(pool)
         try:
             await call.done.wait(shielded=shielded)
         finally:
@@ -236,31 +239,50 @@ class _Queue:
                 self._waiting.remove(call)
         return call.result()
 
-    async def _run(self) -> None:
+    def _start(self, pool: Pool) -> None:
+        if self._waiting and not self._is_running:
+            self._is_running = True
+            start_in_background(partial(self._run, pool), partial(self._ended, pool))
+
+    def _ended(self, pool: Pool) -> None:
+        self._is_running = False
+        self._start(pool)  # a program that has cancelled all tasks may go on
+
+    async def _run(self, pool: Pool) -> None:
         """Run what waits until nothing is left, in an order that is the same in all processes: none waits for rows of
         another one that waits for its rows."""
-        try:
-            while self._waiting:
-                calls, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
+        while self._waiting:
+            too_early = anyio.current_time() - TIME_LIMIT
+            _fail([call for call in self._waiting if call.since < too_early], pool.no_answer())
+            waiting = [call for call in self._waiting if not call.done.is_set]
+            calls, self._waiting = waiting[:MAX_TOGETHER], waiting[MAX_TOGETHER:]
+            if calls:
                 calls.sort(key=attrgetter("key"))
-                await self._run_together(calls)
-        finally:
-            self._is_running = False
+                await self._run_together(pool, calls)
 
-    async def _run_together(self, calls: list[_Waiting]) -> None:
+    async def _run_together(self, pool: Pool, calls: list[_Waiting]) -> None:
         try:
-            found = await self._pool.run([call.statement for call in calls])
+            found = await pool.run([call.statement for call in calls])
         except StorageError as error:
             if len(calls) > 1 and not isinstance(error, StoreUnavailable):
                 for call in calls:
-                    start_in_background(partial(self._run_together, [call]))
+                    start_in_background(partial(self._run_together, pool, [call]), partial(_cancelled, [call]))
             else:
                 _fail(calls, error)
         except Exception as error:  # such as ConfigurationError, or that no thread can be started
             _fail(calls, error)
+        except BaseException:
+            _cancelled(calls)
+            raise
         else:
             for call, rows in zip(calls, found, strict=True):
                 call.finish(rows)
+
+
+def _cancelled(calls: list[_Waiting]) -> None:
+    """A program has cancelled all tasks, also those that it did not start."""
+    unfinished = [call for call in calls if not call.done.is_set]
+    _fail(unfinished, StoreUnavailable("The statement was cancelled. It may still take effect."))
 
 
 def _fail(calls: list[_Waiting], error: Exception) -> None:
@@ -279,5 +301,5 @@ def _queue(pool: Pool) -> _Queue:
         queues = weakref.WeakKeyDictionary()
         _QUEUES.set(queues)
     if pool not in queues:
-        queues[pool] = _Queue(pool)
+        queues[pool] = _Queue()
     return queues[pool]

@@ -78,7 +78,8 @@ class _SqliteConnection(Connection):
             raise _storage_error(self._name, error) from None
 
     def execute_together(self, statements: Sequence[Statement]) -> list[list[Row]]:
-        self.execute("BEGIN IMMEDIATE", {})
+        reads = all(statement.lstrip().startswith("SELECT") for statement, _ in statements)
+        self.execute("BEGIN" if reads else "BEGIN IMMEDIATE", {})  # readers do not wait for writers
         try:
             rows = [self.execute(*each) for each in statements]
             self.execute("COMMIT", {})

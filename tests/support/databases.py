@@ -285,6 +285,7 @@ class FailingDatabase(SqliteDatabase):
         self.fails_after: Fail = lambda statement: False
         self.statements: list[str] = []
         self.transactions = 0
+        self.open_connections = 0
 
     def connect(self) -> Connection:
         return _FailingConnection(self, super().connect())
@@ -293,6 +294,7 @@ class FailingDatabase(SqliteDatabase):
 class _FailingConnection(Connection):
     def __init__(self, database: FailingDatabase, connection: Connection) -> None:
         self._database, self._connection = database, connection
+        database.open_connections += 1
 
     def execute(self, statement: str, parameters: dict[str, Any]) -> list[Row]:
         self._database.statements.append(statement)
@@ -319,3 +321,4 @@ class _FailingConnection(Connection):
 
     def close(self) -> None:
         self._connection.close()
+        self._database.open_connections -= 1

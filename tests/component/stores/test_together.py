@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +20,7 @@ from pydantic import SecretStr
 
 from notion_oauth.errors import LockLost, StorageError, StoreUnavailable
 from notion_oauth.files.encryption import Encryption, new_key
+from notion_oauth.stores import pool
 from notion_oauth.stores.database import Connection, Database
 from notion_oauth.stores.postgresql import PostgresqlDatabase
 from notion_oauth.stores.schema import migrate
@@ -231,3 +235,99 @@ async def test_last_save_releases_the_lease(database: FailingDatabase) -> None:
         database.statements.clear()
     assert database.statements == [], "nothing is left to release"
     assert await load_login(store, "default") == other("newer")
+
+
+def test_program_that_has_cancelled_all_tasks_can_use_the_store(database: FailingDatabase) -> None:
+    """As many programs do when they are stopped, before they sign out or save something."""
+    blocked, go = threading.Event(), threading.Event()
+
+    def block(_: str) -> bool:
+        blocked.set()
+        go.wait(20)
+        return False
+
+    async def program() -> None:
+        store = DatabaseStore(database)
+        await save_login(store, "user-0", tokens())
+        database.fails_before = block
+        running = asyncio.create_task(save_login(store, "user-0", other("user-0")))
+        await anyio.to_thread.run_sync(blocked.wait)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        go.set()
+        with anyio.fail_after(20):
+            await load_login(store, "user-0")
+            await asyncio.wait([running])
+            await save_login(store, "user-1", tokens())
+            assert await load_login(store, "user-1") == tokens()
+
+    asyncio.run(program())
+
+
+def test_all_tasks_may_be_cancelled_at_any_moment(database: FailingDatabase) -> None:
+    """Also before a task of this package has begun. What was stored is never waited for in vain."""
+
+    async def program() -> None:
+        store = DatabaseStore(database)
+        for turns in range(25):
+            running = asyncio.create_task(save_login(store, "user-0", other("user-0")))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            with anyio.fail_after(20):
+                await asyncio.wait([running])
+                await save_login(store, "user-1", tokens())
+
+    asyncio.run(program())
+
+
+async def test_no_statement_waits_longer_than_its_time_limit(
+    database: FailingDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that waits behind many others. A lease has no time for more."""
+    store = DatabaseStore(database)
+    await load_login(store, "user-0")
+    monkeypatch.setattr(pool, "TIME_LIMIT", 0.5)
+    monkeypatch.setattr(pool, "MAX_TOGETHER", 1)
+    go = threading.Event()
+    database.fails_before = lambda _: not go.wait(60)
+    failed: list[StorageError] = []
+
+    async def load(profile: str) -> None:
+        try:
+            await store.load(profile)
+        except StoreUnavailable as error:
+            failed.append(error)
+
+    try:
+        with anyio.move_on_after(len(PROFILES) / 4):  # half the time that they take one after another
+            async with anyio.create_task_group() as tasks:
+                for profile in PROFILES:
+                    tasks.start_soon(load, profile)
+    finally:
+        go.set()
+    assert len(failed) == len(PROFILES)
+
+
+async def test_readers_do_not_wait_for_a_writer(database: FailingDatabase, tmp_path: Path) -> None:
+    """Another process changes the tables of SQLite, or removes unused space."""
+    store = DatabaseStore(database)
+    await save_all(store)
+    database.transactions = 0
+    with closing(sqlite3.connect(tmp_path / "tokens.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        async with anyio.create_task_group() as tasks:
+            for profile in PROFILES:
+                tasks.start_soon(load_login, store, profile)
+    assert database.transactions < len(PROFILES)
+
+
+async def test_connections_are_closed_with_their_store(database: FailingDatabase) -> None:
+    """Also while the event loop goes on."""
+    store = DatabaseStore(database)
+    await save_all(store)
+    assert database.open_connections
+    del store
+    gc.collect()
+    assert not database.open_connections
