@@ -243,7 +243,8 @@ class _DirectConnection:
             yield bytes(event.data)
 
     async def _end(self) -> None:
-        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+        complete = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        if complete and not self._http.trailing_data[0]:
             self._http.start_next_cycle()
             self._idle_until = time.monotonic() + self._idle_time
         else:
@@ -261,8 +262,12 @@ class _DirectConnection:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it is open for a further request. If something can be read, the server has closed it."""
-        return self.is_idle and self._stream is not None and not self._stream.get_extra_info("is_readable")
+        """Whether it is open for a further request. If something can be read, the server has closed it, or has sent
+        more than one response."""
+        if not self.is_idle or self._stream is None or self._stream.get_extra_info("is_readable"):
+            return False
+        secure: ssl.SSLObject | None = self._stream.get_extra_info("ssl_object")
+        return secure is None or not _has_more(secure)
 
     async def aclose(self) -> None:
         """Close the connection, also if its handshake is incomplete."""
@@ -283,6 +288,17 @@ def _errors_of_httpcore() -> Iterator[None]:
         raise httpcore.RemoteProtocolError(str(error)) from error
     except h11.LocalProtocolError as error:
         raise httpcore.LocalProtocolError(str(error)) from error
+
+
+def _has_more(secure: ssl.SSLObject) -> bool:
+    """Whether more data, or the end of it, has been received already."""
+    try:
+        secure.read(1)
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLError:
+        pass
+    return True
 
 
 class _ProxyConnection:

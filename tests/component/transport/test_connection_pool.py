@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import anyio
 import pytest
+import trustme
 
 from notion_oauth.transport.client import Transport
 from notion_oauth.transport.connections import ConnectionPool, http_request
@@ -97,6 +101,38 @@ async def test_connection_of_a_response_that_was_not_read_is_closed(server: Serv
         assert server.connections == 2
     while server.ended < 2:
         await asyncio.sleep(0)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("parts", [[OK + b"my", OK + b"no"], [b"HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\n", b"no"]])
+async def test_what_a_server_sends_after_a_response_is_not_the_next_response(
+    parts: list[bytes], authority: trustme.CA, ca_file: Path, *, secure: bool
+) -> None:
+    connections: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(0)
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.transport.writelines(parts)  # with TLS, two records at the same time
+        writer.close()
+
+    context = None
+    if secure:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("localhost").configure_cert(context)
+    async with await asyncio.start_server(serve, "localhost", 0, family=socket.AF_INET, ssl=context) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        url = f"{'https' if secure else 'http'}://localhost:{port}/"
+        transport = Transport(timeout=timedelta(seconds=10), server_url=url, ca_file=ca_file)
+        async with aclosing(transport.pool(url, max_idle=10, idle_time=60)) as pool:
+            for _ in range(3):
+                async with aclosing(await pool.send(http_request("GET", url, {}))) as response:
+                    assert await response.aread() in (b"my", b"")
+    assert len(connections) == 3
 
 
 async def test_request_to_another_origin_is_refused(server: Server) -> None:
