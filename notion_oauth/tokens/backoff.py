@@ -48,6 +48,7 @@ class Backoff:
 
     def record_success(self) -> None:
         self._failures, self._retry_at, self._server_delay, self._delay = 0, 0.0, False, 0.0
+        self._has_paused_all = False
 
     def record_failure(self, error: NotionOAuthError) -> None:
         """Double the delay before the next attempt, or take the server's Retry-After if that is longer."""
@@ -76,13 +77,17 @@ class Backoff:
             "from_server": self._server_delay,
             "error": None if error is None else error.code,
             "message": None if error is None else error.message,
+            "paused_all": self._has_paused_all or self.pause_of_all > 0,
         }
         return json.dumps(record).encode()
 
     @property
     def pause_of_all(self) -> float:
-        """For how long other logins must not be refreshed either, because the server has too many requests."""
-        refused = isinstance(self._error, ServerUnavailable) and self._error.not_processed
+        """For how long other logins must not be refreshed either, because the server has too many requests.
+
+        Once until the next success: the server may refuse the requests of this login alone.
+        """
+        refused = isinstance(self._error, ServerUnavailable) and self._error.not_processed and not self._has_paused_all
         return min(self._delay, MAX_PAUSE) if refused else 0.0
 
     def check_record(self, record: bytes, age: float, *, waits: bool) -> None:
@@ -96,6 +101,7 @@ class Backoff:
             from_server, code, message = bool(found["from_server"]), str(found["error"]), str(found["message"])
         except (ValueError, KeyError, TypeError, OverflowError):
             return  # of another version
+        self._has_paused_all = self._has_paused_all or bool(found.get("paused_all"))
         if age < -MAX_COOLDOWN:
             return  # the store's clock was set back since
         self._failures = max(self._failures, min(failures, MAX_FAILURES))

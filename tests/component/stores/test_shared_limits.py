@@ -236,15 +236,17 @@ async def test_refusal_of_one_login_pauses_all_instances(
         await instances.open("refused").tokens.token()
 
 
-async def test_login_that_is_always_refused_pauses_the_others_once(
-    instances: Instances, sandbox: Sandbox, grants_asked: Posted
+@pytest.mark.parametrize("refused", [["refused"], ["refused", "another"]])
+async def test_logins_that_are_always_refused_pause_the_others_once_each(
+    instances: Instances, sandbox: Sandbox, refused: list[str]
 ) -> None:
-    await instances.sign_in("refused")
-    await instances.sign_in("other")
-    for _ in range(2):
+    """One person may have several."""
+    for profile in (*refused, "other"):
+        await instances.sign_in(profile)
+    for profile in refused * 2:
         sandbox.fail_next("/token", status=429, headers={"Retry-After": "30"})
         with pytest.raises(ServerUnavailable):
-            await instances.open("refused").tokens.token()
+            await instances.open(profile).tokens.token()
         instances.pass_time(31)
     instances.pass_time(-31)
     assert sandbox.is_access_token_live((await instances.open("other").tokens.token()).get_secret_value())
