@@ -212,8 +212,11 @@ class _Waiting:
 
     def finish(self, rows: list[Row], error: Exception | None = None) -> None:
         self.rows, self.error = rows, error
-        if error is None:
-            self._then(rows)
+        try:
+            if error is None:
+                self._then(rows)
+        except Exception as unexpected:  # such as rows with values of another type: those of other tasks are good
+            self.error = unexpected
         self.done.set()
 
     def result(self) -> list[Row]:

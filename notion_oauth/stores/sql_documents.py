@@ -426,6 +426,9 @@ def _only(rows: list[Row], default: Row) -> Row:
 
 
 def _bytes(value: Any) -> bytes | None:
+    """Return the bytes in a column. In SQLite, an administrator's statement may have left text there."""
+    if isinstance(value, str):
+        return value.encode()
     return None if value is None else bytes(value)
 
 

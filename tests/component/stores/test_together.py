@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from notion_oauth.errors import LockLost, StorageError, StoreUnavailable
+from notion_oauth.errors import LockLost, StorageError, StoreDamaged, StoreUnavailable
 from notion_oauth.files.encryption import Encryption, new_key
 from notion_oauth.stores import pool
 from notion_oauth.stores.database import Connection, Database
@@ -104,6 +104,20 @@ async def test_statement_that_fails_lets_the_others_succeed(
         execute(found, _GOOD[kind])
     assert list(failed) == ["user-7"]
     await check_all(store, but="user-7")
+
+
+async def test_row_with_another_type_does_not_stop_the_other_tasks(database: FailingDatabase) -> None:
+    """In SQLite, each value has its own type, and an administrator writes text."""
+    store, failed = DatabaseStore(database), dict[str, StorageError]()
+    await save_all(store)
+    execute(database, "UPDATE notion_oauth_logins SET login = 'broken' WHERE profile = 'user-7'")
+    with anyio.fail_after(20):
+        await save_all(store, failed)
+    assert list(failed) == ["user-7"]
+    assert isinstance(failed["user-7"], StoreDamaged)
+    execute(database, "UPDATE notion_oauth_logins SET login = CAST(login AS text) WHERE profile = 'user-8'")
+    await save_all(store, failed)
+    assert list(failed) == ["user-7"]
 
 
 async def test_connection_that_breaks_is_replaced_for_all(database: FailingDatabase) -> None:
