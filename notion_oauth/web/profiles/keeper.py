@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import NoReturn
 
 import anyio
 
-from notion_oauth.errors import NotionOAuthError, ServerUnavailable
+from notion_oauth.errors import NotionOAuthError, ServerUnavailable, StorageError
 from notion_oauth.service import NotionOAuth
 from notion_oauth.storage import TokenStore
+from notion_oauth.tokens.backoff import MAX_RETRY_AFTER
 from notion_oauth.tokens.source import CHECK_INTERVAL
 
 BATCH = 10  # logins that an instance claims at once
@@ -61,6 +63,6 @@ class Keeper:
             await self._for_profile(profile).refresh(if_older_than=RECENT)
         except NotionOAuthError as error:  # the audit log has it; the login is claimed again tomorrow
             if isinstance(error, ServerUnavailable) and error.not_processed:
-                await self._store.slow_down(
-                    PAUSE if error.retry_after is None else timedelta(seconds=error.retry_after)
-                )
+                pause = PAUSE.total_seconds() if error.retry_after is None else error.retry_after
+                with suppress(StorageError):  # the failure of this login is recorded too, and pauses all
+                    await self._store.slow_down(timedelta(seconds=min(pause, MAX_RETRY_AFTER)))

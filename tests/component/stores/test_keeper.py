@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from notion_oauth.errors import StoreUnavailable
 from notion_oauth.models import TokenSet
 from notion_oauth.protocol.lifetime import Lifetimes
 from notion_oauth.sandbox import Sandbox
@@ -181,6 +182,24 @@ class TestKeeper:
         [[left]] = execute(database, "SELECT next_at - {now} FROM notion_oauth_pace")
         assert 100 < left <= 120
         assert await load_login(oauth.store, "user-1") is not None
+
+    async def test_refusal_does_not_end_the_refresh_of_unused_logins(
+        self, oauth: NotionOAuth, sandbox: Sandbox, database: Database
+    ) -> None:
+        sandbox.fail_next("/token", status=503, headers={"Retry-After": "999999999"})
+        await Keeper(oauth.store, oauth.for_profile).keep()
+        [[left]] = execute(database, "SELECT next_at - {now} FROM notion_oauth_pace")
+        assert left <= 600
+
+    async def test_keeper_runs_on_if_the_database_is_away_after_a_refusal(
+        self, oauth: NotionOAuth, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def away(_: timedelta) -> None:
+            raise StoreUnavailable("The database is away.")
+
+        monkeypatch.setattr(oauth.store, "slow_down", away)
+        sandbox.fail_next("/token", status=429)
+        assert await Keeper(oauth.store, oauth.for_profile).keep() == 1
 
 
 class Explaining(PostgresqlDatabase):
