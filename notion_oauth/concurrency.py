@@ -214,7 +214,7 @@ class SharedLoop:
                 start_thread(partial(Context().run, self._run_thread, current), name="notion-oauth loop")
                 self._new, self._current = [], current
             self._new.append(_Work(copied_context(), work, failed))
-            if self._wake is not None:
+            if self._wake is not None and len(self._new) == 1:  # else the thread has been woken for those before
                 self._wake()
 
     def _run_thread(self, current: object) -> None:

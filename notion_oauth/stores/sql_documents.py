@@ -143,7 +143,7 @@ class DatabaseStore(TokenStore):
     """
 
     has_leases = True
-    max_refreshes = 256  # each opens only a connection
+    max_refreshes = 400  # each opens only a connection; a process may often open no more than 1024
 
     def __init__(
         self,

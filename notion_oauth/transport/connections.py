@@ -383,6 +383,8 @@ class _TrackingBackend(httpcore.AsyncNetworkBackend):
 
     async def close_all(self) -> None:
         """Close all connections at once, without a TLS close that could block."""
+        if not self._opened:
+            return
         with anyio.CancelScope(shield=True):
             while self._opened:
                 with anyio.CancelScope() as scope:
