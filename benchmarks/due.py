@@ -6,7 +6,6 @@ import json
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,7 +17,7 @@ SAMPLE = 0.005  # seconds between two counts of the threads
 
 
 async def _refresh_all(command: dict[str, Any]) -> dict[str, Any]:
-    settings = Settings(server_url=command["server_url"], token_file=Path(command["token_file"]), env_file=None)
+    settings = Settings(**command["settings"], env_file=None)
     oauth = NotionOAuth(settings, profile=command["warm"])
     await oauth.tokens.token()  # loads all modules
     profiles = [oauth.for_profile(profile) for profile in command["profiles"]]
