@@ -43,3 +43,5 @@ if __name__ == "__main__":
         asyncio.run(main(*sys.argv[1:]))
     except* NotionOAuthError as errors:  # from a task of the SDK
         sys.exit(str(errors.exceptions[0]))
+    except* json.JSONDecodeError:
+        sys.exit('The arguments of a tool are JSON, such as \'{"id": "self"}\'.')

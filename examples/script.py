@@ -65,3 +65,5 @@ if __name__ == "__main__":
         main(*sys.argv[1:])
     except (NotionOAuthError, httpx.HTTPError, RuntimeError) as error:
         sys.exit(str(error))
+    except json.JSONDecodeError:
+        sys.exit('The arguments of a tool are JSON, such as \'{"id": "self"}\'.')

@@ -92,7 +92,7 @@ class Explanation:
 
 DECLINED = Explanation(
     "The sign-in was declined",
-    "{server} says that access was not allowed. Perhaps you pressed Cancel, or your workspace does not let its "
+    "{server} says that access was not allowed. Perhaps you did not agree, or your workspace does not let its "
     "members connect tools. Nothing was connected or changed.",
     "Try again",
 )

@@ -262,7 +262,7 @@ def _why_not(found: ClientFile, configuration: Configuration) -> str:
     if found.document is None:
         return found.why
     if configuration.syntax != "json":
-        return f"its comments would be lost, and the command of {configuration.client} was not found"
+        return f"a change would lose its comments, and the command of {configuration.client} was not found"
     if configuration.contains_secret and work_tree_warning(found.path) is not None:
         return "it is in a git work tree that does not ignore it, and the text contains a secret"
     if "inputs" in configuration.text:

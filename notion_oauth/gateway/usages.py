@@ -36,7 +36,8 @@ def service_usages(settings: Settings, clone: Path | None, profile: str | None =
     settings = settings if profile is None else settings.model_copy(update={"profile": profile})
     here = machine()
     program = _program(clone)
-    typed = (Path(program[0]).stem,) if shutil.which(Path(program[0]).stem) == program[0] else program  # in a shell
+    name = Path(program[0]).stem
+    typed = (name,) if program == (shutil.which(name),) else program  # in a shell
     found = []
     for client in CLIENTS:
         try:

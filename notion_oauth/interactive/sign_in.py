@@ -38,7 +38,7 @@ _COPY = "Copy the address from the browser's address bar"
 _UNREACHABLE = "The browser then shows that the page cannot be reached: that is expected."
 _ADDRESS = "Correct the address after @ if you connected with another name:"
 _WITH_TERMINAL = (
-    "To paste it, run this command with a terminal ({option}), or pipe the address to it with --no-browser."
+    "To paste it, run this command with a terminal ({option}), or with --no-browser and the address on standard input."
 )
 _QUOTES = "\"'`<>"  # which mail, chat programs and shells put around a URL
 

@@ -77,7 +77,7 @@ def test_declined_sign_in_is_shown(chromium: Chrome, sandbox: Sandbox, service_u
     sandbox.options.auto_consent = False
     chromium.get(f"{service_url}/auth/login")
     click(chromium, "deny", then="The sign-in was declined")
-    assert "Perhaps you pressed Cancel" in text(chromium)
+    assert "Perhaps you did not agree" in text(chromium)
     click(chromium, "home", then="Not connected")
 
 

@@ -86,6 +86,15 @@ async def test_refusal_of_a_tool_is_a_failure(clone: Clone, command: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["script.py", "mcp_sdk.py"])
+async def test_arguments_that_are_not_json_are_explained(clone: Clone, name: str) -> None:
+    await sign_in(clone.oauth)
+    done = clone.run(f"uv run examples/{name} notion-fetch id=self")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "The arguments of a tool are JSON, such as" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["script.py", "mcp_sdk.py"])
 async def test_programs_work_with_a_server_of_sessions_and_streams(clone: Clone, name: str) -> None:
     """The MCP SDK's own server, which also speaks the newest version."""
     with serve_protected_mcp() as (server, _):

@@ -113,7 +113,7 @@ class Report:
         rows = [row for row, cause in zip(self.rows, causes, strict=True) if cause is None]
         failed = list(dict.fromkeys(_label(name) for name, found in rows if found.result == "failure"))
         warnings = sum(found.result == "warning" for _, found in rows)
-        text = "Everything works."
+        text = "No check fails." if warnings else "Everything works."
         if failed:
             text = f"{len(failed)} check{' fails' if len(failed) == 1 else 's fail'}: {', '.join(failed)}."
         return f"{text} {warnings} warning{'' if warnings == 1 else 's'}." if warnings else text

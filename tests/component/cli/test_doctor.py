@@ -134,7 +134,7 @@ def test_first_line_is_the_verdict(signed_in: Doctor, sandbox: Sandbox) -> None:
 
     assert verdict() == "Everything works."
     (signed_in.cli.directory / ".notion-tokens.json").chmod(0o644)
-    assert verdict() == "Everything works. 1 warning."
+    assert verdict() == "No check fails. 1 warning."
     sandbox.fail_next("/mcp", status=503)
     assert verdict() == "1 check fails: server. 1 warning."
     assert verdict(NOTION_OAUTH_TIMEOUT="soon") == "1 check fails: settings."

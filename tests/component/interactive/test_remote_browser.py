@@ -72,7 +72,7 @@ async def test_without_a_terminal_it_says_how_to_paste(
     remote: NotionOAuth, monkeypatch: pytest.MonkeyPatch, here: Environment, option: str
 ) -> None:
     text = await printed(remote, here, monkeypatch)
-    assert f"run this command with a terminal ({option}), or pipe the address to it with --no-browser." in text
+    assert f"with a terminal ({option}), or with --no-browser and the address on standard input." in text
 
 
 async def test_ssh_without_an_address_still_has_the_steps(remote: NotionOAuth, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,10 +111,17 @@ def test_python_lines_of_the_page_send_a_request(
 
 
 @pytest.mark.slow
-def test_commands_of_the_page_run(signed_in: Browser, settings: Settings, tmp_path: Path) -> None:
-    """Those of a shell, and one for a client's configuration, as the client's file then has it."""
+@pytest.mark.parametrize("clone", [None, ROOT], ids=["installed", "clone"])
+def test_commands_of_the_page_run(
+    signed_in: Browser, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clone: Path | None
+) -> None:
+    """Those of a shell, and one for a client's configuration, as the client's file then has it.
+
+    The directory of Python is first in PATH, as in `uv run`.
+    """
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    usages = {usage.title: usage.snippets for usage in service_usages(settings, None)}
+    usages = {usage.title: usage.snippets for usage in service_usages(settings, clone)}
 
     def run(command: str) -> str:
         done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, env=home, check=False)
