@@ -64,15 +64,18 @@ FROM notion_oauth_logins WHERE profile > :after AND (login IS NOT NULL OR regist
 ORDER BY profile LIMIT :limit"""
 _FORGET = "DELETE FROM notion_oauth_logins WHERE profile = :profile"
 
+# A lease that ends more than ten minutes too late counts as over: the clock was set back, as by a failover
 # `owner` is taken again by the process that has it, and could not tell that it took or released the lease
 _LOCK = """
 INSERT INTO notion_oauth_logins AS stored (profile, changed_at, fence, owner, lease_until)
 VALUES (:profile, {now}, 1, :owner, {now} + :lease)
 ON CONFLICT (profile) DO UPDATE SET fence = stored.fence + 1, owner = :owner, lease_until = {now} + :lease
-WHERE stored.lease_until <= {now} OR stored.owner = :owner
+WHERE stored.lease_until <= {now} OR stored.lease_until > {now} + :lease + 600 OR stored.owner = :owner
 RETURNING fence, login, registrations, attempt, set_aside,
 failure, {now} - failed_at, (SELECT paused_until - {now} FROM notion_oauth_pace)"""
-_IS_LOCKED = "SELECT 1 FROM notion_oauth_logins WHERE profile = :profile AND lease_until > {now}"
+_IS_LOCKED = """
+SELECT 1 FROM notion_oauth_logins WHERE profile = :profile
+AND lease_until > {now} AND lease_until <= {now} + :lease + 600"""
 _CHANGE = """
 UPDATE notion_oauth_logins SET {change} WHERE profile = :profile AND fence = :fence AND owner = :owner RETURNING 1"""
 _UNLOCK = "owner = '', lease_until = 0, attempt = :attempt"
@@ -291,7 +294,9 @@ class SqlDocuments:
                     raise StoreBusy(f"Others have held the lock of profile {hold.profile} for more than {waited}.")
                 await anyio.sleep(random.uniform(poll / 2, poll))  # noqa: S311 - not for security
                 poll = min(1.5 * poll, LAST_POLL)
-                if not await self._execute_together(_IS_LOCKED, key=hold.profile, profile=hold.profile):
+                if not await self._execute_together(
+                    _IS_LOCKED, key=hold.profile, profile=hold.profile, lease=self._lease
+                ):
                     break
 
 

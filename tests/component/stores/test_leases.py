@@ -69,6 +69,15 @@ async def test_lease_that_is_over_can_be_taken(database: FailingDatabase) -> Non
                 pass
 
 
+async def test_lease_that_ends_late_can_be_taken_since_the_clock_was_set_back(database: FailingDatabase) -> None:
+    late = "UPDATE notion_oauth_logins SET lease_until = lease_until + 3600 RETURNING 1"
+    async with DatabaseStore(database).exclusive("default"):
+        database.run(lambda connection: connection.execute(late, {}))
+        async with DatabaseStore(database, lock_wait=timedelta()).exclusive("default") as hold:
+            await hold.save(other("newer"))
+    assert await load_login(DatabaseStore(database), "default") == other("newer")
+
+
 async def test_request_renews_the_lease(database: FailingDatabase) -> None:
     ends = "SELECT lease_until FROM notion_oauth_logins"
     async with DatabaseStore(database).exclusive("default") as hold:
