@@ -25,6 +25,7 @@ COMMAND = Path(sys.executable).with_name("notion-oauth")
 SANDBOX_PORT, SERVICE_PORT = 9000, 8000  # the ones that the documentation uses
 STARTUP = 30.0  # seconds
 COLUMNS = 96
+SHOWN_HOME = "/home/ada"  # in the place of the temporary directory
 TERMINAL = """<!doctype html><meta charset="utf-8"><style>body {{ margin: 0; padding: 20px 24px; color: {foreground};
 background: {background}; }} pre {{ font: 14px/1.5 monospace; margin: 0; white-space: pre-wrap; }}</style>
 <pre>{code}</pre>"""
@@ -75,7 +76,7 @@ def terminal_page(commands: list[list[str]], *, directory: str, environment: dic
     for words in commands:
         console.print(f"[bold green]$[/] [bold]notion-oauth {' '.join(words)}[/]", highlight=False)
         output = in_terminal(words, directory=directory, environment=wide)
-        console.print(Text.from_ansi(output.rstrip("\n")))
+        console.print(Text.from_ansi(output.rstrip("\n").replace(directory, SHOWN_HOME)))
         console.print()
     return console.export_html(theme=DIMMED_MONOKAI, code_format=TERMINAL, inline_styles=True)
 
