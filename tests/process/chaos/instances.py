@@ -58,8 +58,8 @@ class Plan:
 
     expiries: int = 10_000
     seconds: float = 900
-    logins: int = 100
-    tasks: int = 6  # in each instance
+    logins: int = 160
+    tasks: int = 14  # in each instance
     seed: int = 0
     rules: Literal["notion", "strict"] = "notion"
     faults: float = 0.1  # of the refreshes
