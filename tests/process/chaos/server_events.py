@@ -114,7 +114,7 @@ class ServerEvents:
     def end_of(self, grant: str) -> Refresh | None:
         """The refresh at which the server ended the login, or None."""
         with self.lock:
-            return next((each for each in self.of_grant[grant] if each.ended_grant), None)
+            return next((each for each in self.refreshes if each.grant == grant and each.ended_grant), None)
 
     def replayable(self, grant: str) -> set[str]:
         """The refresh token before the current one; none while a request may change that.
