@@ -36,10 +36,10 @@ from notion_oauth.storage import Hold
 
 save = Hold.save
 
-async def crash(self, tokens):
+async def crash(self, tokens, **options):
     if Path("crash").exists():
         raise RuntimeError("a mistake of ours")
-    await save(self, tokens)
+    await save(self, tokens, **options)
 
 Hold.save = crash
 """
@@ -246,10 +246,10 @@ def refuse_callbacks(service: Service, browser: Browser, sandbox: Sandbox, canar
 @pytest.mark.parametrize(
     ("code", "listens_to"),
     [
-        (OURS, ("notion_oauth.audit refresh", "notion_oauth.request request", "DEBUG httpcore")),
+        (OURS, ("notion_oauth.audit refresh", "notion_oauth.request request", "DEBUG asyncio")),
         (
             THEIRS,
-            ("INFO:notion_oauth.audit:refresh", "Started scope=", "DEBUG:httpcore", '"GET /auth/callback HTTP/1.1"'),
+            ("INFO:notion_oauth.audit:refresh", "Started scope=", "DEBUG:asyncio", '"GET /auth/callback HTTP/1.1"'),
         ),
     ],
     ids=["our service", "an application of their own"],
@@ -301,7 +301,7 @@ def test_no_secret_leaves_the_commands(cli: CommandLine, sandbox: Sandbox, canar
     for text in (
         "notion_oauth.audit sign_in outcome=success",
         "refresh outcome=login_ended",
-        "DEBUG httpcore",
+        "DEBUG asyncio",
         "revocation",
     ):
         assert text in log, "the log is recorded"

@@ -28,7 +28,7 @@ from tests.support.stores import delete_login
 
 pytestmark = pytest.mark.anyio
 
-MAX_CALLS = 200  # more than any save makes
+MAX_CALLS = 300  # more than any save makes
 # The system calls that change or sync files; "?": optional, because not every architecture has all of them
 SYSTEM_CALLS = (
     "?open,?openat,?creat,?mkdir,?mkdirat,?write,?pwrite64,?writev,?ftruncate,?fallocate,?fchmod,?chmod,?fchown,?fsync,"

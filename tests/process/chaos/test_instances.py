@@ -19,5 +19,5 @@ def test_no_login_is_lost_and_no_token_is_wrong(rules: Literal["notion", "strict
     assert not results.failures, f"\n{results}"
     assert results.lost == 0
     assert results.disruptions.keys() == set(KINDS[rules])
-    assert results.faults.total() > 3
+    assert results.faults.total() > 0
     assert results.expiries >= 25
