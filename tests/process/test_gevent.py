@@ -58,7 +58,8 @@ def test_greenlets_share_one_refresh(
         check=False,
         timeout=60,
     )
-    assert (done.stderr, done.stdout, done.returncode) == ("", "200 other greenlets ran\n", 0)
+    assert done.returncode == 0, done.stderr  # whole, for a failure that is rare
+    assert (done.stderr, done.stdout) == ("", "200 other greenlets ran\n")
     assert settings.token_file.read_text() != before
     assert grants_asked() == ONE_REFRESH
     assert sandbox.live_grants == 1
