@@ -8,7 +8,6 @@ when a refresh token is used twice: with its rules, nothing happens that no clie
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -18,7 +17,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +34,7 @@ from notion_oauth.stores.sql_documents import DatabaseStore
 from tests.process.chaos.deck import Deck
 from tests.process.chaos.runner import REMOVED, STEP, silent
 from tests.process.chaos.server_events import FAULTS, Access, Fault, Refresh, ServerEvents
+from tests.process.chaos.worker_events import new_events
 from tests.support.databases import Postgresql, run_postgresql
 from tests.support.paths import ROOT
 from tests.support.signing_in import sign_in
@@ -316,7 +315,7 @@ class Run:
 
     def _read_events(self) -> None:
         for path in self._directory.glob("*.events"):
-            for event in self._new(path):
+            for event in new_events(path, self._offsets):
                 if event["kind"] == "ready":
                     self._ready.add(path.stem)
                 elif event["kind"] == "failed":
@@ -325,15 +324,6 @@ class Run:
                     self._uses.append(event)
                 elif event["requested"] > self._logins[event["login"]].signed_in_at:
                     self._lost(event["login"], event["message"])
-
-    def _new(self, path: Path) -> Iterator[dict[str, Any]]:
-        with path.open("rb") as file:
-            file.seek(self._offsets.get(path, 0))
-            content = file.read()
-        complete = content[: content.rfind(b"\n") + 1]  # the last line may be incomplete
-        self._offsets[path] = self._offsets.get(path, 0) + len(complete)
-        for line in complete.splitlines():
-            yield json.loads(line)
 
     # Results
 

@@ -29,6 +29,17 @@ class Problem:
     message: str
 
 
+def new_events(path: Path, offsets: dict[Path, int]) -> Iterator[dict[str, Any]]:
+    """Yield the events that were written since the last call, and update how far each file has been read."""
+    with path.open("rb") as file:
+        file.seek(offsets.get(path, 0))
+        content = file.read()
+    complete = content[: content.rfind(b"\n") + 1]  # the last line may be incomplete
+    offsets[path] = offsets.get(path, 0) + len(complete)
+    for line in complete.splitlines():
+        yield json.loads(line)
+
+
 @dataclass
 class WorkerEvents:
     """All event files of a directory. `read` adds the new events and returns the reports of lost logins."""
@@ -49,20 +60,11 @@ class WorkerEvents:
         """Read the new events. Returns the worker and the report of each lost login among them."""
         lost = []
         for path in self.directory.glob("*.events"):
-            for event in self._new(path):
+            for event in new_events(path, self._offsets):
                 self._add(path.stem, event)
                 if event["kind"] == "lost":
                     lost.append((path.stem, event))
         return lost
-
-    def _new(self, path: Path) -> Iterator[dict[str, Any]]:
-        with path.open("rb") as file:
-            file.seek(self._offsets.get(path, 0))
-            content = file.read()
-        complete = content[: content.rfind(b"\n") + 1]  # the last line may be incomplete
-        self._offsets[path] = self._offsets.get(path, 0) + len(complete)
-        for line in complete.splitlines():
-            yield json.loads(line)
 
     def _add(self, worker: str, event: dict[str, Any]) -> None:
         kind, at = event["kind"], event["at"]
